@@ -1,0 +1,70 @@
+"""An artifact as text for people: what it is, what it was made from, and the first rows of its tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cache.store import Record, Store
+from cache.tables import read_head
+
+
+def listing(store: Store) -> str:
+    """Return one line per artifact: id, when it was finished, size, rows, failures."""
+    records = sorted((store.record(id) for id in store), key=lambda record: record.finished)
+    lines = []
+    for record in records:
+        size_bytes = sum(file["size_bytes"] for file in record.files.values())
+        failed = sum(record.dropped.values())
+        rows = ", ".join(f"{count} {table}" for table, count in record.rows.items()) + (
+            f", {failed} failed" if failed else ""
+        )
+        lines.append(f"{record.id:42} {record.finished[:19]} {human_size(size_bytes):>9}  {rows}".rstrip())
+    return "\n".join(lines) or f"no artifacts in {store.root}"
+
+
+def description(store: Store, prefix: str, n_rows: int) -> str:
+    """Return the record of one artifact and the first rows of its tables; `prefix` as in `Store.find`."""
+    record = store.record(store.find(prefix))
+    folder = store.path(record.id)
+    parts = [_facts(record, folder)]
+    for table, schema in record.schemas.items():
+        names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
+        columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())
+        parts.append(f"{table} (version {schema['version']}, {record.rows.get(table, 0)} rows): {columns}")
+        parts += [f"  {_line(row)}" for row in read_head([folder / name for name in names], n_rows)]
+    return "\n".join(parts)
+
+
+def human_size(size_bytes: float) -> str:
+    """Return `3.2 GB` and the like, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def _facts(record: Record, folder: Path) -> str:
+    facts: dict[str, Any] = {
+        "id": record.id,
+        "folder": folder,
+        "config": json.dumps(record.config, ensure_ascii=False),
+        "finished": f"{record.finished} on {record.host} ({record.device}), {record.git_revision or 'no git revision'}",
+        "seconds": ", ".join(f"{name} {seconds}" for name, seconds in record.phase_seconds.items()) or "-",
+        "peak memory": human_size(record.peak_memory_bytes),
+        "libraries": ", ".join(f"{name} {version}" for name, version in record.libraries.items()),
+        "failed": ", ".join(f"{count} {reason}" for reason, count in record.dropped.items()) or "none",
+    }
+    lines = [f"{name:12} {value}" for name, value in facts.items()]
+    lines += [f"{'input':12} {name} = {id or '-'}" for name, id in record.inputs.items()]
+    lines += [
+        f"{'file':12} {name}  {human_size(file['size_bytes'])}  {file['sha256']}" for name, file in record.files.items()
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = "  ".join(f"{name}={value!r}" for name, value in row.items())
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,185 @@
+"""The store: immutable artifacts in folders, each of which exists if and only if its `record.json` does.
+
+<root>/artifacts/<id>/record.json        written last, then the whole folder is renamed into place
+<root>/partial/<id>/                      work in progress, kept after a kill so that finished shards are not repeated
+<root>/locks/                             advisory locks; the operating system frees a dead holder's
+<root>/digests.json                       SHA-256 of files outside the store, remembered by size, mtime and inode
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from cache.errors import CorruptArtifactError, StoreError
+from cache.files import sync, write_atomically
+from cache.fingerprint import DigestCache, file_digest, fingerprint
+
+RECORD_VERSION = 1
+PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
+
+
+def artifact_id(stage: str, version: int, config: dict[str, Any], inputs: dict[str, str | None]) -> str:
+    """Return `stage-v1-<20 hexadecimal digits>`: the identity of what this stage makes from this config and these inputs."""
+    return f"{stage}-v{version}-{fingerprint({'config': config, 'inputs': inputs})}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything known about one artifact; the content of `record.json`.
+
+    Attributes:
+        files: per file name, relative to the artifact: its size in bytes and SHA-256.
+        rows: number of rows per table.
+        dropped: number of rows that carry a failure, by reason code (`truncated`, `missing`, ...).
+        phase_seconds: wall seconds per phase, summed over the processes that took part.
+    """
+
+    id: str
+    stage: str
+    version: int
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, str | None]
+    schemas: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    host: str = ""
+    device: str = ""
+    started: str = ""
+    finished: str = ""
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
+    record_version: int = RECORD_VERSION
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read a record.
+
+        Raises:
+            CorruptArtifactError: it is not JSON, was written by another version of the store, or has other fields.
+        """
+        try:
+            content = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CorruptArtifactError(
+                f"{path}: not readable as JSON: {error}; delete its folder and run again"
+            ) from error
+        if not isinstance(content, dict) or content.get("record_version") != RECORD_VERSION:
+            found = content.get("record_version") if isinstance(content, dict) else type(content).__name__
+            raise CorruptArtifactError(f"{path}: record version {found}, wanted {RECORD_VERSION}; run its stage again")
+        wanted = {entry.name for entry in dataclasses.fields(cls)}
+        if content.keys() != wanted:
+            raise CorruptArtifactError(f"{path}: fields differ from a record's: {sorted(content.keys() ^ wanted)}")
+        return cls(**content)
+
+
+class Store:
+    """The artifacts under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.digests = DigestCache(self.root / "digests.json")
+
+    def path(self, artifact: str) -> Path:
+        """Return the folder of a published artifact, whether or not it exists."""
+        if "/" in artifact or artifact.startswith("."):
+            raise StoreError(f"{artifact!r} is not an artifact id; `sevila cache ls` lists them")
+        return self.root / "artifacts" / artifact
+
+    def partial(self, artifact: str) -> Path:
+        """Return the folder in which an artifact is being made."""
+        return self.root / "partial" / self.path(artifact).name
+
+    def exists(self, artifact: str) -> bool:
+        """Whether the artifact is published."""
+        return (self.path(artifact) / "record.json").exists()
+
+    def record(self, artifact: str) -> Record:
+        """Return the record of a published artifact; raises `StoreError` if there is none."""
+        if not self.exists(artifact):
+            raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
+        return Record.load(self.path(artifact) / "record.json")
+
+    def find(self, prefix: str) -> str:
+        """Return the one artifact whose id, or whose id's hexadecimal part, starts with `prefix`.
+
+        Raises:
+            StoreError: none or several do.
+        """
+        ids = list(self)
+        found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+        if prefix in ids:
+            return prefix
+        if len(found) != 1:
+            what = "several artifacts start" if found else "no artifact starts"
+            raise StoreError(
+                f"{what} with {prefix!r} in {self.root}: {', '.join(sorted(found)) or '`sevila cache ls` lists all'}"
+            )
+        return found[0]
+
+    def __iter__(self) -> Iterator[str]:
+        folder = self.root / "artifacts"
+        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        return (name for name in names if self.exists(name))
+
+    def lock(self, name: str) -> FileLock:
+        """Return a lock shared by all processes that use this store; it is freed when its holder dies."""
+        path = self.root / "locks" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
+
+    def publish(self, record: Record) -> None:
+        """Turn the partial folder of `record.id` into the artifact: sync, write the record last, rename, drop its locks.
+
+        The caller holds the artifact's `publish` lock and has seen that it is not published yet.
+        """
+        partial, final = self.partial(record.id), self.path(record.id)
+        for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
+            sync(folder)
+        content = json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, ensure_ascii=False)
+        write_atomically(partial / "record.json", content.encode())
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(partial, final)
+        sync(final.parent)
+        # Whoever still waits on one of these locks gets it and then sees that the artifact exists.
+        shutil.rmtree(self.root / "locks" / record.id, ignore_errors=True)
+
+    @contextmanager
+    def set_aside(self, artifact: str) -> Iterator[None]:
+        """Unpublish an artifact while the block rebuilds it; it comes back if the block fails."""
+        aside = self.root / "aside" / self.path(artifact).name
+        with self.lock(f"{artifact}/publish"):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            if self.exists(artifact):
+                os.rename(self.path(artifact), aside)
+        try:
+            yield
+        except BaseException:
+            if aside.exists() and not self.exists(artifact):
+                os.rename(aside, self.path(artifact))
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of files, as a record keeps them."""
+    return {
+        name: {"size_bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+        for name in sorted(names)
+    }

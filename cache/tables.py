@@ -1,0 +1,144 @@
+"""Parquet tables with declared, versioned schemas: plain Python rows or numpy columns in, the same out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.errors import CorruptArtifactError, SchemaError
+from cache.files import published
+
+_TYPES = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+}
+# "element" is what Parquet calls a list's values: with it a schema comes back from a file as it was declared.
+_TYPES |= {f"list<{name}>": pa.list_(pa.field("element", kind)) for name, kind in _TYPES.items()}
+
+
+class Schema:
+    """The declared columns of one table, in order, and the version of their meaning.
+
+    `Schema(1, question_id="string", seconds="float64")`. Every column may hold nulls; a null means "not known", and which
+    columns use it is said beside the schema.
+    """
+
+    def __init__(self, version: int, **columns: str) -> None:
+        self.version = version
+        self.columns = columns
+        self._arrow = pa.schema([pa.field(name, _TYPES[kind]) for name, kind in columns.items()])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the record keeps: the version and each column's type."""
+        return {"version": self.version, "columns": dict(self.columns)}
+
+    def arrow(self) -> pa.Schema:
+        """Return the pyarrow schema, with the version in its metadata."""
+        return self._arrow.with_metadata({"sevila_schema_version": str(self.version)})
+
+
+def write_rows(path: Path, schema: Schema, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows (dicts with exactly the schema's columns) to one Parquet file and return how many there were.
+
+    Raises:
+        SchemaError: a row lacks a column, has another one, or holds a value of another type.
+    """
+    rows = list(rows)
+    for number, row in enumerate(rows):
+        if row.keys() != schema.columns.keys():
+            missing, extra = schema.columns.keys() - row.keys(), row.keys() - schema.columns.keys()
+            raise SchemaError(
+                f"{path.name}, row {number}: missing columns {sorted(missing)}, unexpected {sorted(extra)}"
+            )
+    return write_columns(path, schema, {name: [row[name] for row in rows] for name in schema.columns})
+
+
+def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> int:
+    """Write whole columns to one Parquet file and return the number of rows; raises `SchemaError` like `write_rows`."""
+    if columns.keys() != schema.columns.keys():
+        raise SchemaError(f"{path.name}: has columns {sorted(columns)}, wanted {sorted(schema.columns)}")
+    arrays = []
+    for name, values in columns.items():
+        try:
+            arrays.append(_array(values, _TYPES[schema.columns[name]]))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+            raise SchemaError(f"{path.name}, column {name!r}: not {schema.columns[name]}: {error}") from error
+    table = pa.Table.from_arrays(arrays, schema=schema.arrow())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as part:
+        pq.write_table(table, part, compression="zstd")
+    return int(table.num_rows)
+
+
+def _array(values: Sequence[Any] | np.ndarray, wanted: pa.DataType) -> pa.Array:
+    # Not pa.array(values, type=...), which cuts 1.5 to 1 in an integer column; a cast refuses that, but parses text.
+    found = pa.array(values)
+    if pa.types.is_string(found.type) and not pa.types.is_string(wanted):
+        raise pa.ArrowTypeError("holds text")
+    return found.cast(wanted)
+
+
+def read_rows(paths: Sequence[Path], schema: Schema) -> list[dict[str, Any]]:
+    """Return all rows of a table's files, in order, as dicts of Python values (None where null)."""
+    rows: list[dict[str, Any]] = _read(paths, schema, None).to_pylist()
+    return rows
+
+
+def read_columns(paths: Sequence[Path], schema: Schema, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the named columns of a table's files as numpy arrays; columns without nulls only (a null is an error).
+
+    Raises:
+        SchemaError: the files hold other columns, types or another schema version, or a null where a number is wanted.
+        CorruptArtifactError: a file is not readable Parquet.
+    """
+    table = _read(paths, schema, names)
+    for name in names:
+        if table[name].null_count:
+            raise SchemaError(
+                f"{paths[0].parent}: column {name!r} holds {table[name].null_count} nulls; read it as rows"
+            )
+    return {name: table[name].to_numpy() for name in names}
+
+
+def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) -> pa.Table:
+    tables = []
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                found = file.schema_arrow
+                if not found.equals(schema.arrow(), check_metadata=True):
+                    raise SchemaError(
+                        f"{path}: holds schema\n{found}\nwanted version {schema.version} with {schema.columns}; "
+                        "the artifact was written by another version: run its stage again"
+                    )
+                tables.append(file.read(columns=names))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptArtifactError(
+                f"{path}: not readable as Parquet: {error}; delete its artifact and run again"
+            ) from error
+    return pa.concat_tables(tables) if tables else schema.arrow().empty_table().select(list(names or schema.columns))
+
+
+def read_head(paths: Sequence[Path], n_rows: int) -> list[dict[str, Any]]:
+    """Return the first rows of a table's files, whatever their schema, for people to look at."""
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        if len(rows) < n_rows:
+            try:
+                with pq.ParquetFile(path) as file:
+                    batch = next(file.iter_batches(batch_size=n_rows), None)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}") from error
+            rows += batch.to_pylist() if batch is not None else []
+    return rows[:n_rows]

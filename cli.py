@@ -1,0 +1,226 @@
+"""The `sevila` command: runs, plans and inspects chains without a server."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import SevilaError
+from cache.store import Store
+
+# Stages and models are imported by the commands that need them: decoder processes import this module again when they
+# start, and `sevila cache ls` should not wait for torch.
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.sources import Sources
+    from pipeline.stage import RunContext
+
+DEFAULT_STORE = ".sevila"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for an error that the message explains, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sevila").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    try:
+        return int(options.command(options) or 0)
+    except SevilaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> None:
+    from stages.chain import forward
+    from stages.steps import Run
+    from stages.summary import summary
+
+    recipe, run, sources = _context(options)
+    steps = Run(recipe, run)
+    forward(recipe, steps, sources)
+    print(summary(steps.made))
+
+
+def _stage(options: argparse.Namespace) -> None:
+    from stages.chain import forward
+    from stages.steps import RunOnly
+
+    recipe, run, sources = _context(options)
+    artifact = RunOnly(options.name, recipe, run, options.again).walk(forward, sources)
+    print(artifact.path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from stages.chain import forward
+    from stages.steps import Plan
+
+    recipe, run, sources = _context(options, download=False)
+    plan = Plan(recipe, run)
+    forward(recipe, plan, sources)
+    for step in plan.steps:
+        print(f"{step.status:8} {step.stage:18} {step.id or '-':42} {step.why}".rstrip())
+    counts = {status: sum(step.status == status for step in plan.steps) for status in ("exists", "build", "blocked")}
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from pipeline.demo import write_demo
+
+    folder = Path(options.folder)
+    print(f"rendering a small data set and a tiny BLIP-2 with random weights into {folder}", file=sys.stderr)
+    write_demo(folder)
+    options.recipe, options.set = "demo", []
+    options.annotations, options.videos = [str(folder / "questions.csv")], [str(folder / "videos")]
+    options.weights = [f"tiny-blip2={folder / 'tiny-blip2'}"]
+    _run(options)
+    print("\nThe weights are random, so the accuracy is chance: what you saw is the pipeline, not the model.")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
+    from pipeline.recipe import available, load
+
+    for name in available():
+        print(f"{name:12} {load(name).description}")
+
+
+def _stages(options: argparse.Namespace) -> None:
+    import stages.chain  # noqa: F401
+    from pipeline.stage import STAGES
+
+    for stage in STAGES.values():
+        print(f"{stage.name}: {stage.summary}")
+        for key, field in stage.config.model_fields.items():
+            print(f"    {key} = {field.default!r}  {field.description or ''}")
+
+
+def _cache_ls(options: argparse.Namespace) -> None:
+    from cache.show import listing
+
+    print(listing(Store(options.store)))
+
+
+def _cache_show(options: argparse.Namespace) -> None:
+    from cache.show import description
+
+    print(description(Store(options.store), options.id, options.rows))
+
+
+def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
+    import stages.chain  # noqa: F401
+    from pipeline.recipe import load
+    from pipeline.sources import Sources
+    from pipeline.stage import RunContext
+
+    store = Store(options.store)
+    places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
+    sources = Sources(store.digests, places, download)
+    run = RunContext(
+        store,
+        device=options.device,
+        batch_tokens=options.batch_tokens,
+        decode_workers=options.decode_workers,
+        decode_timeout_seconds=options.decode_timeout_seconds,
+        shard_bytes=int(options.shard_megabytes * 2**20),
+        sources=sources,
+    )
+    return load(options.recipe, options.set), run, sources
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sevila",
+        description="Video question answering with SeViLA as a staged pipeline: every step is a stored, reusable artifact.",
+        epilog="Start with `sevila demo`; then `sevila run plain --annotations questions.csv --videos FOLDER "
+        "--weights Salesforce/blip2-flan-t5-xl=FOLDER` on your own videos.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "run a recipe's chain; what the store holds is not made again")
+    _chain_options(run)
+    stage = _command(commands, "stage", _stage, "run one stage from what the store holds")
+    stage.add_argument("name", help="a stage, as `sevila stages` lists them")
+    _chain_options(stage)
+    stage.add_argument("--again", action="store_true", help="rebuild the artifact even if the store holds it")
+    plan = _command(commands, "plan", _plan, "say what a run would build and why, without running")
+    _chain_options(plan)
+    demo = _command(commands, "demo", _demo, "run the chain on a small rendered data set with a tiny random model")
+    demo.add_argument("--folder", default=f"{DEFAULT_STORE}/demo", help="where to write the data set [%(default)s]")
+    _execution_options(demo)
+    _command(commands, "recipes", _recipes, "list the recipes that come with the package")
+    _command(commands, "stages", _stages, "list the stages and every key of their recipe sections")
+
+    cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
+    listing = _command(cache, "ls", _cache_ls, "list the artifacts")
+    _store_option(listing)
+    show = _command(cache, "show", _cache_show, "show one artifact: its record and the first rows of its tables")
+    show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
+    show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
+    _store_option(show)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[..., None], help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.set_defaults(command=function)
+    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
+    return parser
+
+
+def _chain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="name of a recipe (`sevila recipes`) or path of a .toml file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one key of the recipe"
+    )
+    for kind, what in (
+        ("annotations", "annotation file, or folder of the files as downloaded"),
+        ("videos", "folder of the videos"),
+        ("weights", "weights by the name the recipe gives them: a folder or a file"),
+    ):
+        parser.add_argument(
+            f"--{kind}",
+            action="append",
+            default=[],
+            metavar="[NAME=]PATH",
+            help=f"{what}; else SEVILA_{kind.upper()}, sevila.toml",
+        )
+    _execution_options(parser)
+
+
+def _execution_options(parser: argparse.ArgumentParser) -> None:
+    _store_option(parser)
+    group = parser.add_argument_group("execution", "speed and place; never part of an artifact's identity")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... [the first GPU, else cpu]")
+    group.add_argument(
+        "--batch-tokens", type=int, default=16384, metavar="N", help="tokens in a forward pass [%(default)s]"
+    )
+    group.add_argument("--decode-workers", type=int, default=2, metavar="N", help="processes that decode [%(default)s]")
+    group.add_argument(
+        "--decode-timeout-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="give up on a silent decoder after [%(default)s]",
+    )
+    group.add_argument(
+        "--shard-megabytes", type=float, default=1024.0, metavar="MB", help="size at which a shard is cut [%(default)s]"
+    )
+
+
+def _store_option(parser: argparse.ArgumentParser) -> None:
+    store = os.environ.get("SEVILA_STORE", DEFAULT_STORE)
+    parser.add_argument(
+        "--store", type=Path, default=Path(store), metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

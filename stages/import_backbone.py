@@ -1,0 +1,100 @@
+"""BLIP-2 weights on this machine -> the frozen backbone by content; large files are referenced, not copied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from cache.errors import MissingSourceError
+from pipeline.sources import Weights
+from pipeline.stage import Artifact, Config, Output, RunContext, stage
+
+if TYPE_CHECKING:
+    from pipeline.models.checkpoint import ModelConfig
+    from pipeline.models.language import Language
+    from pipeline.models.vision import VisionEncoder
+
+
+class Backbone(Artifact):
+    """The frozen ViT and Flan-T5 of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+
+    kind = "backbone"
+
+    def description(self) -> dict[str, Any]:
+        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, shape of a frame's features."""
+        content: dict[str, Any] = json.loads((self.path / "backbone.json").read_text())
+        return content
+
+    def feature_shape(self) -> tuple[int, int]:
+        """Return (tokens, width) of one frame's features: (257, 1408) for ViT-g."""
+        tokens, width = self.description()["feature_shape"]
+        return tokens, width
+
+    def folder(self, run: RunContext) -> Path:
+        """Return the folder of the weights on this machine.
+
+        Raises:
+            MissingSourceError: they are not here, or other bytes lie where they should.
+        """
+        description = self.description()
+        assert run.sources is not None
+        weights = run.sources.weights(description["name"])
+        if weights.id is None:
+            raise MissingSourceError(weights.problem)
+        changed = {name for name, digest in description["files"].items() if weights.files.get(name) != digest}
+        if changed:
+            raise MissingSourceError(
+                f"{weights.path}: {', '.join(sorted(changed))} differ from the files that {self.id} was made from; "
+                "put those back, or run the recipe again to import these as another backbone"
+            )
+        assert weights.path is not None
+        return weights.path
+
+    def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
+        """Return the frozen ViT on the run's device."""
+        from pipeline.models.checkpoint import load_vision_encoder, read_blip2_config
+
+        folder = self.folder(run)
+        return load_vision_encoder(read_blip2_config(folder), folder, precision).to(run.torch_device())
+
+    def language(self, run: RunContext, precision: str) -> Language:
+        """Return the frozen T5 and its tokenizer on the run's device."""
+        from pipeline.models.checkpoint import load_language, read_blip2_config
+
+        folder = self.folder(run)
+        return load_language(read_blip2_config(folder), folder, precision).to(run.torch_device())
+
+    def config(self, run: RunContext) -> ModelConfig:
+        """Return the sizes of the model."""
+        from pipeline.models.checkpoint import read_blip2_config
+
+        return read_blip2_config(self.folder(run))
+
+
+class ImportBackbone(Config):
+    """Which BLIP-2 to build on."""
+
+    weights: str = Field(
+        "Salesforce/blip2-flan-t5-xl",
+        description="name of a BLIP-2 Flan-T5: placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+    )
+
+
+@stage(version=1, output=Backbone)
+def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
+    """Check that a folder holds a complete BLIP-2 Flan-T5 that fits, and note what identifies it."""
+    from pipeline.models.checkpoint import check_blip2_folder, read_blip2_config
+
+    assert weights.path is not None
+    config = read_blip2_config(weights.path)
+    check_blip2_folder(config, weights.path)
+    content = {
+        "name": weights.name,
+        "files": dict(weights.files),
+        "feature_shape": list(config.feature_shape),
+    }
+    (out.folder / "backbone.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+    out.add_file("backbone.json")

@@ -1,0 +1,30 @@
+"""The Answerer's trainable part, as released: BLIP-2's own, or the Answerer of an official SeViLA checkpoint."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.sources import Weights
+from pipeline.stage import Config, Output, RunContext, stage
+from stages.import_backbone import Backbone
+from stages.visual_prompt_weights import VisualPromptWeights, copy_weights
+
+
+class AnswererWeights(VisualPromptWeights):
+    """LayerNorm, query tokens, Q-Former and projection of a Answerer."""
+
+    kind = "answerer_weights"
+
+
+class InitAnswerer(Config):
+    """Where the Answerer's weights come from."""
+
+    weights: str = Field("", description="name of an official SeViLA checkpoint; empty: BLIP-2's own Q-Former")
+
+
+@stage(version=1, output=AnswererWeights)
+def init_answerer(
+    cfg: InitAnswerer, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
+) -> None:
+    """Take the Answerer's weights out of BLIP-2, or out of an official SeViLA checkpoint, strictly."""
+    copy_weights("answerer", run, backbone, checkpoint, out)

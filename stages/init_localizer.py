@@ -1,0 +1,30 @@
+"""The Localizer's trainable part, as released: BLIP-2's own, or the Localizer of an official SeViLA checkpoint."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.sources import Weights
+from pipeline.stage import Config, Output, RunContext, stage
+from stages.import_backbone import Backbone
+from stages.visual_prompt_weights import VisualPromptWeights, copy_weights
+
+
+class LocalizerWeights(VisualPromptWeights):
+    """LayerNorm, query tokens, Q-Former and projection of a Localizer."""
+
+    kind = "localizer_weights"
+
+
+class InitLocalizer(Config):
+    """Where the Localizer's weights come from."""
+
+    weights: str = Field("", description="name of an official SeViLA checkpoint; empty: BLIP-2's own Q-Former")
+
+
+@stage(version=1, output=LocalizerWeights)
+def init_localizer(
+    cfg: InitLocalizer, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
+) -> None:
+    """Take the Localizer's weights out of BLIP-2, or out of an official SeViLA checkpoint, strictly."""
+    copy_weights("localizer", run, backbone, checkpoint, out)

@@ -1,0 +1,82 @@
+"""Annotation files of any data set -> questions in one schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.question import Question
+from pydantic import Field
+
+from cache.errors import SevilaError
+from cache.tables import Schema
+from pipeline.datasets import adapter
+from pipeline.sources import Annotations
+from pipeline.stage import Artifact, Config, Output, RunContext, stage
+
+
+class Questions(Artifact):
+    """The questions of one split, the videos they ask about, and the annotation rows that could not be used."""
+
+    kind = "questions"
+    tables = {
+        "questions": Schema(
+            1,
+            question_id="string",
+            video_id="string",
+            clip_id="string",  # the video id, with the bounds appended where the question has any
+            question="string",
+            options="list<string>",
+            answer_index="int8",  # null: the file does not say which option is right
+            question_type="string",
+            question_group="string",
+            start_seconds="float64",  # null: from the start of the video
+            end_seconds="float64",  # null: to its end
+        ),
+        "videos": Schema(1, video_id="string", path="string"),
+        "rejected": Schema(1, file="string", line="int32", reason="string"),
+    }
+
+
+class ListQuestions(Config):
+    """Which questions to ask."""
+
+    dataset: str = Field(
+        "plain", description="data set, by the name of its adapter: nextqa, or plain for your own questions.csv"
+    )
+    split: str = Field("", description="split to read, as the data set names it; plain: empty for all rows")
+    limit: int | None = Field(None, ge=1, description="keep only the first so many questions (a trial run)")
+
+
+@stage(version=1, output=Questions)
+def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations, *, out: Output) -> None:
+    """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
+    source = adapter(cfg.dataset)
+    assert annotations.path is not None
+    found = source.read(annotations.path, cfg.split)
+    questions = found.questions[: cfg.limit]
+    if not questions:
+        reasons = "; ".join(f"{bad.file} line {bad.line}: {bad.reason}" for bad in found.rejected[:3])
+        raise SevilaError(
+            f"{annotations.path}: no usable question for split {cfg.split!r}; {reasons or 'the file has no row'}"
+        )
+    wanted = {question.video_id for question in questions}
+    out.write_rows("questions", [_row(question, source.group(question.question_type)) for question in questions])
+    out.write_rows("videos", [vars(video) for video in found.videos if video.video_id in wanted])
+    out.write_rows("rejected", [vars(rejected) for rejected in found.rejected])
+    if found.rejected:
+        out.dropped["rejected annotation row"] += len(found.rejected)
+
+
+def _row(question: Question, group: str) -> dict[str, Any]:
+    return {
+        "question_id": question.question_id,
+        "video_id": question.video_id,
+        "clip_id": question.clip_id,
+        "question": question.question,
+        "options": list(question.options),
+        "answer_index": question.answer_index,
+        "question_type": question.question_type,
+        "question_group": group,
+        "start_seconds": question.start_seconds,
+        "end_seconds": question.end_seconds,
+    }

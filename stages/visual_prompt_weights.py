@@ -1,0 +1,39 @@
+"""What Localizer and Answerer weights have in common as artifacts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.sources import Weights
+from pipeline.stage import Artifact, Output, RunContext
+from stages.import_backbone import Backbone
+
+if TYPE_CHECKING:
+    from pipeline.models.visual_prompt import VisualPrompt
+
+FILE = "visual_prompt.safetensors"
+
+
+class VisualPromptWeights(Artifact):
+    """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors."""
+
+    def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
+        """Return the module on the run's device, its matrix products in `precision`."""
+        from pipeline.models.checkpoint import read_visual_prompt
+
+        return read_visual_prompt(backbone.config(run), self.path / FILE, precision).to(run.torch_device())
+
+
+def copy_weights(
+    part: Literal["localizer", "answerer"], run: RunContext, backbone: Backbone, checkpoint: Weights | None, out: Output
+) -> None:
+    """Write one part's weights from an official checkpoint, or from the backbone's BLIP-2 where there is none."""
+    from pipeline.models.checkpoint import load_visual_prompt, save_visual_prompt
+
+    if checkpoint is None:
+        prompt = load_visual_prompt(backbone.config(run), backbone.folder(run), "blip2")
+    else:
+        assert checkpoint.path is not None
+        prompt = load_visual_prompt(backbone.config(run), checkpoint.path, part)
+    save_visual_prompt(prompt, out.folder / FILE)
+    out.add_file(FILE)

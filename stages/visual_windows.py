@@ -1,0 +1,45 @@
+"""Cached features -> visual tokens, a bounded window of frames at a time, read ahead of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.extract_features import Features
+from stages.streams import read_ahead
+
+if TYPE_CHECKING:
+    import torch
+    from pipeline.models.answerer import Answerer
+    from pipeline.models.localizer import Localizer
+
+WINDOW_FRAMES = 256  # 185 MB of ViT-g features; up to four windows are in memory, the ones read ahead included
+
+
+Group = list[tuple[str, list[int]]]  # stored rows, ascending, of some videos
+
+
+def windows(
+    features: Features, groups: Iterable[Group], model: Localizer | Answerer, device: str, batch_frames: int
+) -> Iterator[tuple[dict[tuple[str, int], int], torch.Tensor]]:
+    """Yield, per group, where each (video_id, row) stands in its visual tokens, and those: [F, Q, L]."""
+    import torch
+
+    for group, array in read_ahead(_read(features, groups), depth=1):
+        batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
+        visual = torch.cat([model.visual(torch.from_numpy(batch).to(device)) for batch in batches])
+        places = [(video_id, row) for video_id, rows in group for row in rows]
+        yield {place: number for number, place in enumerate(places)}, visual
+
+
+def _read(features: Features, groups: Iterable[Group]) -> Iterator[tuple[Group, np.ndarray]]:
+    reader = features.open()
+    for group in groups:
+        yield group, np.concatenate([reader.read(video_id, _as_slice(rows)) for video_id, rows in group])
+
+
+def _as_slice(rows: list[int]) -> slice | list[int]:
+    # HDF5 reads a slice many times faster than a list of the same rows.
+    return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.errors import CorruptArtifactError, SchemaError
+from cache.tables import Schema, read_columns, read_head, read_rows, write_columns, write_rows
+
+SCHEMA = Schema(1, question_id="string", answer="int8", logits="list<float32>")
+ROWS = [
+    {"question_id": "q/1:é", "answer": None, "logits": [0.5, -1.0]},
+    {"question_id": "q2", "answer": 3, "logits": []},
+]
+
+
+def test_rows_come_back_as_written_nulls_included(tmp_path: Path) -> None:
+    assert write_rows(tmp_path / "a.parquet", SCHEMA, ROWS) == 2
+    assert read_rows([tmp_path / "a.parquet"], SCHEMA) == ROWS
+
+
+def test_parts_are_read_in_the_given_order(tmp_path: Path) -> None:
+    for number, row in enumerate(ROWS):
+        write_rows(tmp_path / f"{number}.parquet", SCHEMA, [row])
+    assert read_rows([tmp_path / "1.parquet", tmp_path / "0.parquet"], SCHEMA) == ROWS[::-1]
+
+
+def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_rows(tmp_path / f"{name}.parquet", SCHEMA, ROWS)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_empty_table_keeps_its_schema(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", SCHEMA, [])
+    assert read_rows([tmp_path / "a.parquet"], SCHEMA) == []
+    assert read_columns([], SCHEMA, ["answer"])["answer"].shape == (0,)
+
+
+def test_columns_come_back_as_numpy(tmp_path: Path) -> None:
+    schema = Schema(1, row="int32", score="float32")
+    write_columns(tmp_path / "a.parquet", schema, {"row": np.arange(3), "score": np.array([1.0, 2.0, 3.0])})
+    found = read_columns([tmp_path / "a.parquet"], schema, ["score"])
+    assert found["score"].dtype == np.float32 and found["score"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_missing_and_unexpected_columns_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"row 1: missing columns \['answer'\], unexpected \['anwser'\]"):
+        write_rows(tmp_path / "a.parquet", SCHEMA, [ROWS[0], {"question_id": "q", "anwser": 1, "logits": []}])
+
+
+@pytest.mark.parametrize("value", ["three", 300, 1.5])
+def test_value_of_another_type_is_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(SchemaError, match="'answer'"):
+        write_rows(tmp_path / "a.parquet", SCHEMA, [{**ROWS[0], "answer": value}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_of_another_version_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", SCHEMA, ROWS)
+    with pytest.raises(SchemaError, match="run its stage again"):
+        read_rows([tmp_path / "a.parquet"], Schema(2, **SCHEMA.columns))
+
+
+def test_truncated_file_is_corrupt_not_shorter(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", SCHEMA, ROWS)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    with pytest.raises(CorruptArtifactError, match=r"a\.parquet"):
+        read_rows([tmp_path / "a.parquet"], SCHEMA)
+
+
+def test_head_reads_over_parts_without_a_schema(tmp_path: Path) -> None:
+    for number, row in enumerate(ROWS):
+        write_rows(tmp_path / f"{number}.parquet", SCHEMA, [row])
+    assert read_head([tmp_path / "0.parquet", tmp_path / "1.parquet"], 5) == ROWS
