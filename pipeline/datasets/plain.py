@@ -1,0 +1,175 @@
+"""People's own data: `questions.csv` or `questions.jsonl`, one question a row, beside a folder of videos.
+
+CSV columns: video, question, a0, a1, ... (up to 26 options; empty trailing cells mean fewer), and if you like
+question_id, answer, type, start_seconds, end_seconds, split. JSON lines: the same keys, with `options: [...]` for a0...
+`answer` is a 0-based index, a letter from A, or the exact text of an option; leave it empty where it is not known.
+"""
+
+import logging
+import math
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cache.errors import MissingSourceError, SchemaError
+from pipeline.datasets.rows import BadRow, Row, Rows, collect, read_csv, read_jsonl
+from pipeline.question import Annotations, Question, Video
+
+name = "plain"
+
+FILE_NAMES = ("questions.csv", "questions.jsonl")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+USED = {"video", "question", "options", "question_id", "answer", "type", "start_seconds", "end_seconds", "split"}
+
+REQUIRED = ("video", "question", "a0", "a1")  # of a CSV file
+
+logger = logging.getLogger(__name__)
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The one file that `read` reads: `path` itself, or the questions.csv or questions.jsonl in the folder `path`.
+
+    Raises MissingSourceError if there is none, or both.
+    """
+    if path.is_file():
+        if path.suffix.lower() not in (".csv", ".jsonl"):
+            raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; .csv or .jsonl was wanted")
+        return [path]
+    found = [path / file_name for file_name in FILE_NAMES if (path / file_name).is_file()]
+    if len(found) != 1:
+        what = "holds both questions.csv and questions.jsonl" if found else "holds no questions.csv or questions.jsonl"
+        raise MissingSourceError(f"{path}: {what if path.is_dir() else 'no such file or folder'}; name one file")
+    return found
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The rows of `split`; all rows if the file has no `split` column, or if `split` is "" or "all".
+
+    A row without question_id is called "{video}#{n}", the n-th row (from 0) of its video in the file, so that mending
+    or splitting off other videos' rows renames nothing. Raises MissingSourceError for an unknown file or split,
+    SchemaError for a file whose columns do not fit.
+    """
+    (file,) = files(path, split)
+    table = read_jsonl(file) if file.suffix.lower() == ".jsonl" else _with_options(file, read_csv(file, REQUIRED))
+    unused = [column for column in table.columns if column not in USED]
+    if unused:
+        logger.warning("%s: columns not used: %s", file.name, ", ".join(unused))
+
+    ids: dict[int, str] = {}
+    rows_of_video: Counter[str] = Counter()
+    for row in table.rows:
+        video = str(row.cells.get("video")).strip()
+        ids[row.line] = f"{video}#{rows_of_video[video]}"
+        rows_of_video[video] += 1
+    rows = _rows_of_split(file, table, split)
+    return collect(table.file, rows, table.rejected, lambda row: _parse(row, ids[row.line]))
+
+
+def group(question_type: str) -> str:
+    """Always "": nothing is known about groups of other people's question types."""
+    return ""
+
+
+def _with_options(file: Path, table: Rows) -> Rows:
+    """The table with its a0, a1, ... cells gathered under `options`, empty trailing ones dropped."""
+    columns = [column for column in table.columns if re.fullmatch(r"a\d+", column)]
+    wanted = [f"a{i}" for i in range(len(columns))]
+    if set(columns) != set(wanted) or len(columns) > len(LETTERS):
+        raise SchemaError(
+            f"{file}: found the option columns {', '.join(columns)}; "
+            f"wanted a0, a1, ... with none left out and at most {len(LETTERS)}"
+        )
+    rows = []
+    for row in table.rows:
+        options = [row.cells[column] for column in wanted]
+        while options and not options[-1].strip():
+            options.pop()
+        rows.append(Row(row.line, {**row.cells, "options": options}))
+    others = [column for column in table.columns if column not in wanted]
+    return Rows(table.file, others, rows, table.rejected)
+
+
+def _rows_of_split(file: Path, table: Rows, split: str) -> list[Row]:
+    if split in ("", "all") or "split" not in table.columns:
+        return table.rows
+    rows_of: dict[str, list[Row]] = {}
+    for row in table.rows:
+        rows_of.setdefault(str(row.cells.get("split") or "").strip(), []).append(row)
+    if split not in rows_of:
+        found = ", ".join(sorted(map(repr, rows_of))) or "only rows that cannot be read"
+        raise MissingSourceError(f"{file}: no row of split {split!r}; found {found}; name one of them, or all")
+    return rows_of[split]
+
+
+def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
+    cells = row.cells
+    video_id = _text("video", cells.get("video"))
+    video_path = PurePosixPath(video_id)
+    if video_path.is_absolute() or ".." in video_path.parts:
+        raise BadRow(f"video is {video_id!r}, a path below the videos folder was wanted")
+    options = _options(cells.get("options"))
+    start_seconds, end_seconds = (_seconds(key, cells.get(key)) for key in ("start_seconds", "end_seconds"))
+    if end_seconds is not None and end_seconds < (start_seconds or 0.0):
+        raise BadRow(f"end_seconds {end_seconds} is before start_seconds {start_seconds}")
+    question = Question(
+        question_id=_text("question_id", cells.get("question_id"), default_id),
+        video_id=video_id,
+        question=_text("question", cells.get("question")),
+        options=options,
+        answer_index=_answer_index(cells.get("answer"), options),
+        question_type=_text("type", cells.get("type"), ""),
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+    )
+    return question, Video(video_id, video_id)
+
+
+def _text(what: str, value: Any, default: str | None = None) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # an id or an option in JSON may well be a bare number
+    if value is not None and not isinstance(value, str):
+        raise BadRow(f"{what} is a JSON {type(value).__name__}, text was wanted")
+    text = (value or "").strip() or default
+    if text is None:
+        raise BadRow(f"{what} is missing or empty")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # JSON's escapes allow it
+    return text
+
+
+def _options(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not 2 <= len(values) <= len(LETTERS):
+        found = f"{len(values)} options" if isinstance(values, list) else "no list of options"
+        raise BadRow(f"{found}, 2 to {len(LETTERS)} were wanted")
+    return tuple(_text(f"option {position}", value) for position, value in enumerate(values))
+
+
+def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
+    """The one option that `value` can mean; None for no value. Two possible meanings are refused, not ranked."""
+    n_options = len(options)
+    if isinstance(value, int) and not isinstance(value, bool):
+        meanings = {value} & set(range(n_options))
+    else:
+        text = _text("answer", value, "")
+        if not text:
+            return None
+        meanings = {position for position, option in enumerate(options) if option == text}
+        meanings |= {position for position in range(n_options) if text in (str(position), LETTERS[position])}
+    if len(meanings) != 1:
+        wanted = f"an index from 0 to {n_options - 1}, a letter from A to {LETTERS[n_options - 1]} or an option's text"
+        several = f"; it could mean the options {sorted(meanings)}" if meanings else ""
+        raise BadRow(f"answer is {value!r}, {wanted} was wanted{several}")
+    return meanings.pop()
+
+
+def _seconds(what: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise BadRow(f"{what} is {value!r}, a number of seconds from 0 was wanted")
+    return seconds

@@ -1,0 +1,99 @@
+"""The Answerer (paper section 3.2): which option do these frames support?
+
+Shapes: F frames, R rows (one question each), K frames a row, P patches + 1 class token, D vision width, Q query tokens,
+L language width, O most options of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cache.errors import CheckpointError
+from pipeline.models.language import Language
+from pipeline.models.visual_prompt import VisualPrompt
+
+
+class AnswererOutput(NamedTuple):
+    """What the second decoded token says about each row.
+
+    Attributes:
+        option_logits: [R, O] float32, raw logits of the letters after the row's own greedy first token; -inf where a
+            row has fewer options.
+        prediction: [R] int64, their argmax: the index of the chosen option.
+        first_token_id: [R] int64, the greedy first token, normally the word "Option".
+        option_logits_forced: [R, O] float32, the letters' logits after the word "Option" whether or not it came first:
+            what pseudo-labels are read from (paper section 3.3; the official code teacher-forces the target text).
+    """
+
+    option_logits: Tensor
+    prediction: Tensor
+    first_token_id: Tensor
+    option_logits_forced: Tensor
+
+
+class Answerer:
+    """A VisualPrompt that asks the frozen language model for an option's letter. `prompt` is all there is to train."""
+
+    def __init__(self, prompt: VisualPrompt, language: Language) -> None:
+        self.prompt = prompt
+        self.language = language
+
+    @torch.no_grad()
+    def visual(self, features: Tensor) -> Tensor:
+        """Return visual tokens [F, Q, L] of `features` [F, P, D]."""
+        return self.prompt(features)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        n_options: Sequence[int],
+        frame_prefixes: Sequence[str],
+    ) -> AnswererOutput:
+        """Return the answers to R questions about K frames each; a batch holds rows of one K.
+
+        Two decoder steps in one pass: the decoder is causal, so that its first step is the same whatever token is put
+        second. "Option" is; only the rows that would have begun otherwise are decoded again, after their own token.
+
+        Args:
+            visual: [R, K, Q, L], frames in time order.
+            token_ids: R answering prompts as ids.
+            n_options: R numbers of options; letters beyond them cannot win.
+            frame_prefixes: K texts: `numbered_frame_prefixes(K)` for frames that are read together, or
+                `single_frame_prefixes()` for one frame, as the official code writes it in its one-keyframe and its
+                frame-by-frame modes.
+
+        Raises:
+            CheckpointError: a row has more options than the tokenizer has single-token letters.
+        """
+        language, option_id = self.language, self.language.verbalizer.option_id
+        letters = self._letters(max(n_options))
+        inputs = language.assemble(frame_prefixes, visual, token_ids)
+        hidden = language.encode(inputs)
+        logits = language.decode(hidden, inputs.mask, language.decoder_ids(len(visual), option_id))  # [R, 2, V]
+        first = logits[:, 0].argmax(dim=-1)
+        forced = logits[:, 1][:, letters]
+        chosen = forced.clone()
+        others = (first != option_id).nonzero().squeeze(1)
+        if len(others):
+            begun = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)
+            chosen[others] = language.decode(hidden[others], inputs.mask[others], begun)[:, 1][:, letters]
+        absent = (
+            torch.arange(len(letters), device=chosen.device) >= torch.tensor(n_options, device=chosen.device)[:, None]
+        )
+        chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
+        return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
+
+    def _letters(self, n_options: int) -> list[int]:
+        known = self.language.verbalizer.letter_ids
+        if n_options > len(known):
+            raise CheckpointError(
+                f"a question has {n_options} options, but the tokenizer has single tokens for {len(known)} letters "
+                "only; drop the question or give it fewer options"
+            )
+        return list(known[:n_options])

@@ -1,0 +1,198 @@
+"""Foreign and own weights into our modules, strictly: every tensor of a part is used, and every parameter is filled.
+
+A directory is read as a Hugging Face BLIP-2 Flan-T5, a file as official names (SeViLA's or BLIP-2's own).
+Modules are built without memory and receive the tensors one by one, each already in its dtype and on its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import T5ForConditionalGeneration
+
+from cache.errors import CheckpointError
+from pipeline.models import keys
+from pipeline.models.config import ModelConfig
+from pipeline.models.language import Language
+from pipeline.models.tensors import TensorReaders, open_checkpoint
+from pipeline.models.verbalizer import Verbalizer
+from pipeline.models.vision import VisionEncoder
+from pipeline.models.visual_prompt import VisualPrompt
+
+PromptPart = Literal["blip2", "localizer", "answerer"]
+
+VISION_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16
+
+_OFFICIAL_PROMPTS = {
+    "blip2": keys.OFFICIAL_ANSWERER,  # BLIP-2's own names; the SeViLA fork kept them for its Answerer
+    "answerer": keys.OFFICIAL_ANSWERER,
+    "localizer": keys.OFFICIAL_LOCALIZER,
+}
+_EMBEDDING_COPIES = {
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+}
+_NAMES_SHOWN = 10
+
+
+def load_vision_encoder(
+    config: ModelConfig, path: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> VisionEncoder:
+    """Return the frozen ViT from a Hugging Face directory or an official file.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen tensors; a dtype other than float32, float16 and bfloat16.
+    """
+    _check_dtype("the ViT", dtype, VISION_DTYPES)
+    with torch.device("meta"):
+        module = VisionEncoder(config.vision)
+    table = keys.HUGGING_FACE_VISION if path.is_dir() else keys.OFFICIAL_VISION
+    _fill(module, path, "ViT", table, dtype, device)
+    return module.eval().requires_grad_(False)
+
+
+def load_language(
+    config: ModelConfig,
+    path: Path,
+    verbalizer: Verbalizer,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Language:
+    """Return the frozen Flan-T5 from a Hugging Face directory or an official file.
+
+    `lm_head` is loaded as it is in the file, apart from the embeddings and in float32: transformers 5 ties the two, and
+    a plain `load_state_dict` or `tie_weights` would overwrite one with the other.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen tensors; a dtype other than float32 and bfloat16; a verbalizer
+            of another model.
+    """
+    _check_dtype("Flan-T5", dtype, LANGUAGE_DTYPES)
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(config.text)
+    table = keys.HUGGING_FACE_LANGUAGE if path.is_dir() else keys.OFFICIAL_LANGUAGE
+    _fill(model, path, "language model", table, dtype, device, copies=_EMBEDDING_COPIES, float32=("lm_head.weight",))
+    model.set_input_embeddings(model.shared)  # one tensor again, on any device it is moved to
+    assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr(), "transformers tied lm_head to shared"
+    return Language(model, verbalizer)
+
+
+def load_visual_prompt(
+    config: ModelConfig, path: Path, part: PromptPart, device: str | torch.device = "cpu"
+) -> VisualPrompt:
+    """Return the LayerNorm, query tokens, Q-Former and projection of one part, float32, in evaluation mode.
+
+    Args:
+        part: "blip2" from a Hugging Face directory or an official BLIP-2 file; "localizer" or "answerer" from an
+            official SeViLA file.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen tensors; a directory and a part other than "blip2".
+    """
+    if path.is_dir() and part != "blip2":
+        raise CheckpointError(
+            f"{path}: a Hugging Face directory holds BLIP-2's own Q-Former, no {part}; "
+            'ask for part "blip2", or name the official SeViLA file'
+        )
+    return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else _OFFICIAL_PROMPTS[part], device)
+
+
+def save_visual_prompt(prompt: VisualPrompt, path: Path) -> None:
+    """Write the parameters as float32 safetensors under our own names, the same bytes for the same values."""
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in prompt.state_dict().items()}, path)
+
+
+def load_saved_visual_prompt(config: ModelConfig, path: Path, device: str | torch.device = "cpu") -> VisualPrompt:
+    """Return what `save_visual_prompt` wrote, in evaluation mode.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen tensors.
+    """
+    return _prompt(config, path, "visual prompt", keys.OWN, device)
+
+
+def _prompt(
+    config: ModelConfig, path: Path, what: str, table: keys.KeyTable, device: str | torch.device
+) -> VisualPrompt:
+    with torch.device("meta"):
+        module = VisualPrompt(config.qformer, config.num_query_tokens, config.text.d_model)
+    _fill(module, path, what, table, torch.float32, device)
+    return module.eval()
+
+
+def _fill(
+    module: nn.Module,
+    path: Path,
+    what: str,
+    table: keys.KeyTable,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    copies: Mapping[str, str] = MappingProxyType({}),
+    float32: Sequence[str] = (),
+) -> None:
+    """Give every parameter of `module`, built on the meta device, its tensor from `path`.
+
+    Args:
+        copies: parameters that equal another one, which files may hold under either name or both.
+        float32: parameters that stay float32 whatever `dtype` is.
+    """
+    readers = open_checkpoint(path)
+    wanted = {own: parameter.shape for own, parameter in module.state_dict().items() if own not in copies}
+    sources = _sources(path, what, table, readers, list(wanted), copies)
+    state: dict[str, Tensor] = {}
+    misshapen: list[str] = []
+    for own, shape in wanted.items():
+        tensor = _joined([readers[name]() for name in sources[own]])
+        if tensor.shape != shape:
+            misshapen.append(f"{' + '.join(sources[own])} is {list(tensor.shape)}, wanted {list(shape)}")
+        state[own] = tensor.to(device, torch.float32 if own in float32 else dtype, copy=True)
+    if misshapen:
+        raise CheckpointError(f"{path}: {what} of another size than config.json says: {_some(misshapen)}")
+    module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
+    assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a buffer was not loaded"
+
+
+def _sources(
+    path: Path, what: str, table: keys.KeyTable, readers: TensorReaders, wanted: list[str], copies: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Return, per parameter, the foreign names its tensor is made of; nothing missing, nothing left over."""
+    sources, unexpected = table.resolve(readers)
+    for copy, original in copies.items():
+        names = sources.pop(copy, [])
+        kept = sources.setdefault(original, names)
+        if names and names != kept and not torch.equal(readers[names[0]](), readers[kept[0]]()):
+            raise CheckpointError(f"{path}: {names[0]} differs from {kept[0]}, whose copy it should be; wanted Flan-T5")
+    unexpected += [name for own, names in sources.items() if own not in wanted for name in names]
+    missing = [own for own in wanted if not sources.get(own)]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: does not hold exactly the {what} of this model: "
+            f"{len(missing)} missing ({_some(missing)}), {len(unexpected)} unexpected ({_some(unexpected)}); "
+            "check that the file and config.json belong together"
+        )
+    return sources
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """Return the one tensor, or (q_bias, zeros, v_bias): the official ViT has no bias on its keys."""
+    if len(tensors) == 1:
+        return tensors[0]
+    q_bias, v_bias = tensors
+    return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def _check_dtype(what: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:
+    if dtype not in allowed:
+        names = ", ".join(str(each).removeprefix("torch.") for each in allowed)
+        raise CheckpointError(f"{what} cannot run in {str(dtype).removeprefix('torch.')}; choose one of {names}")

@@ -1,0 +1,119 @@
+"""The frozen Flan-T5 that both models ask: pieces of text and visual tokens in, logits of the first decoded tokens out.
+
+Shapes: R rows (one question each), K frames a row, Q query tokens, D language width, W tokens of a frame prefix,
+N tokens of the longest text, S = K * (W + Q) + N, M decoder steps, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import T5ForConditionalGeneration
+
+from cache.errors import CheckpointError
+from pipeline.models.verbalizer import Verbalizer
+
+
+class EncoderInput(NamedTuple):
+    """What T5's encoder reads: embeddings [R, S, D] in the model's dtype and mask [R, S] int64 (0: padding)."""
+
+    embeddings: Tensor
+    mask: Tensor
+
+
+class Language:
+    """A frozen T5 with its verbalizer; shared by Localizer and Answerer, which train nothing of it.
+
+    Encoder, decoder and `lm_head` are called one by one: `T5ForConditionalGeneration.forward` may scale the decoder's
+    output or tie `lm_head` to the embeddings depending on a configuration flag, and Flan-T5 wants neither.
+    Gradients flow through to the visual tokens; callers that only infer use `torch.no_grad`.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, verbalizer: Verbalizer) -> None:
+        """Take over `model`: freeze it, switch dropout off, and put `lm_head` in float32.
+
+        Logits in bfloat16 have 8 significant bits: frames with different scores would tie.
+
+        Raises:
+            CheckpointError: the tokenizer knows more tokens than the model, or they disagree on padding or end.
+        """
+        _check_agreement(model, verbalizer)
+        self.model = model.eval().requires_grad_(False)
+        self.model.lm_head.float()
+        self.verbalizer = verbalizer
+        start_id = model.config.decoder_start_token_id
+        self.start_id: int = verbalizer.pad_id if start_id is None else start_id
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of embeddings and hidden states."""
+        return self.model.shared.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies and its inputs are put."""
+        return self.model.shared.weight.device
+
+    def assemble(self, prefixes: Sequence[str], visual: Tensor, token_ids: Sequence[Sequence[int]]) -> EncoderInput:
+        """Return `[prefix 1][frame 1] ... [prefix K][frame K][text]` as embeddings and mask.
+
+        Prefixes are padded to the longest where they stand ("Frame 10: " is longer than "Frame 1: "), and texts at the
+        end; both pads are masked, but T5's relative positions count the first (official `sevila.py`, forward).
+
+        Args:
+            prefixes: K texts, the same for all rows.
+            visual: [R, K, Q, D], any float dtype.
+            token_ids: R texts as ids including `</s>`.
+        """
+        rows, frames = visual.shape[:2]
+        assert len(prefixes) == frames and len(token_ids) == rows, (len(prefixes), visual.shape, len(token_ids))
+        prefix_ids, prefix_mask = self._padded(self.verbalizer.tokenize_prefixes(prefixes))  # [K, W]
+        text_ids, text_mask = self._padded(token_ids)  # [R, N]
+        prefix = self.model.shared(prefix_ids).expand(rows, -1, -1, -1)  # [R, K, W, D]
+        seen = torch.cat([prefix, visual.to(self.device, self.dtype)], dim=2).flatten(1, 2)  # [R, K * (W + Q), D]
+        visual_mask = prefix_mask.new_ones(frames, visual.shape[2])
+        seen_mask = torch.cat([prefix_mask, visual_mask], dim=1).flatten().expand(rows, -1)
+        return EncoderInput(
+            torch.cat([seen, self.model.shared(text_ids)], dim=1), torch.cat([seen_mask, text_mask], dim=1)
+        )
+
+    def encode(self, inputs: EncoderInput) -> Tensor:
+        """Return the encoder's hidden states [R, S, D]."""
+        return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
+
+    def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
+        """Return logits [R, M, V] float32 of the token after each of `decoder_ids` [R, M], which begin with `start_id`."""
+        states = self.model.decoder(
+            input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return functional.linear(states.float(), self.model.lm_head.weight)
+
+    def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
+        """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
+        return torch.tensor([[self.start_id, *after_start]], device=self.device).expand(rows, -1)
+
+    def _padded(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        width = max(len(ids) for ids in token_ids)
+        padded = [[*ids, *[self.verbalizer.pad_id] * (width - len(ids))] for ids in token_ids]
+        mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in token_ids]
+        return torch.tensor(padded, device=self.device), torch.tensor(mask, device=self.device)
+
+
+def _check_agreement(model: T5ForConditionalGeneration, verbalizer: Verbalizer) -> None:
+    rows = model.shared.num_embeddings
+    if verbalizer.vocabulary_size > rows:
+        raise CheckpointError(
+            f"{verbalizer.path}: {verbalizer.vocabulary_size} tokens, but the language model has {rows} embeddings; "
+            "use the tokenizer.json that belongs to the weights"
+        )
+    for name, found in (("pad_token_id", verbalizer.pad_id), ("eos_token_id", verbalizer.end_id)):
+        wanted = getattr(model.config, name)
+        if found != wanted:
+            raise CheckpointError(
+                f"{verbalizer.path}: its {name} is {found}, but the language model's is {wanted}; "
+                "use the tokenizer.json that belongs to the weights"
+            )
