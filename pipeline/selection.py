@@ -70,18 +70,15 @@ def majority_vote(option_logits: ArrayLike) -> tuple[int, NDArray[np.int64]]:
 
     `option_logits` [T, n_options]: each frame votes for its highest logit (of equal ones the lower index), as in the
     paper's voting baseline. Ties are ours to settle: of options with equally many votes the one with the larger sum of
-    log-probabilities over all frames wins (log-softmax of each frame's logits, so that a frame with large logits counts
-    no more than another), then the lower index. Raises ValueError without frames or options, or for a logit that is
-    not finite.
+    log-probabilities over all frames wins, then the lower index. Raises ValueError without frames or options, or for a
+    logit that is not finite.
     """
     logits = np.asarray(option_logits, np.float64)
     if logits.ndim != 2 or logits.size == 0 or not np.isfinite(logits).all():
         raise ValueError(f"option logits have the shape {logits.shape}; finite [T, n_options], neither 0, was wanted")
     votes = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    tied = votes == votes.max()
-    winner = np.where(tied, log_probabilities.sum(axis=0), -np.inf).argmax()
+    # Within a frame logits and log-probabilities differ by one constant, so their sums over frames rank options alike.
+    winner = np.where(votes == votes.max(), logits.sum(axis=0), -np.inf).argmax()
     return int(winner), votes
 
 

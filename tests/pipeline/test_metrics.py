@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets import nextqa
@@ -73,6 +73,7 @@ def test_the_printed_table_is_aligned() -> None:
     ]
 
 
+@settings(deadline=None)  # scipy's first interval loads what it needs
 @given(st.lists(outcome, max_size=60))
 def test_counts_add_up_and_percentages_are_never_nan(outcomes: list) -> None:
     overall, *parts = accuracy_table(outcomes, nextqa.group)
