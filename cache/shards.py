@@ -100,7 +100,7 @@ class ShardReader:
 
 
 def _checksum(frame: np.ndarray) -> int:
-    return int(xxhash.xxh3_64_intdigest(np.ascontiguousarray(frame)))
+    return int(xxhash.xxh3_64_intdigest(np.ascontiguousarray(frame).data))
 
 
 class SeriesReader:

@@ -138,13 +138,16 @@ class Store:
         return (name for name in names if self.exists(name))
 
     def lock(self, name: str) -> FileLock:
-        """Return a lock shared by all processes that use this store; it is freed when its holder dies."""
+        """Return a lock shared by all processes that use this store; it is freed when its holder dies.
+
+        Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
+        """
         path = self.root / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
 
     def publish(self, record: Record) -> None:
-        """Turn the partial folder of `record.id` into the artifact: sync, write the record last, rename, drop its locks.
+        """Turn the partial folder of `record.id` into the artifact: sync, write the record last, rename.
 
         The caller holds the artifact's `publish` lock and has seen that it is not published yet.
         """
@@ -156,8 +159,6 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(partial, final)
         sync(final.parent)
-        # Whoever still waits on one of these locks gets it and then sees that the artifact exists.
-        shutil.rmtree(self.root / "locks" / record.id, ignore_errors=True)
 
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:

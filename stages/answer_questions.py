@@ -7,13 +7,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
-from pipeline.selection import majority_vote
 from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
+from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.selection import majority_vote
 from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
 from stages.extract_features import Features
 from stages.import_backbone import Backbone

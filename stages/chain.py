@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.datasets import adapter
+from pipeline.datasets import adapter_named
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources, Weights
 from stages.answer_questions import answer_questions
@@ -27,7 +27,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     listing = recipe.config(list_questions)
     questions = step(
         list_questions,
-        sources.annotations(listing.dataset, lambda path: adapter(listing.dataset).files(path, listing.split)),
+        sources.annotations(listing.dataset, lambda path: adapter_named(listing.dataset).files(path, listing.split)),
     )
     frames = step(sample_frames, sources.videos(listing.dataset, questions))
     backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))

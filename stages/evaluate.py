@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from pipeline.metrics import AccuracyRow, accuracy_table, format_accuracy_table
-
 from cache.tables import Schema
+from pipeline.metrics import AccuracyRow, accuracy_table, format_accuracy_table
 from pipeline.stage import Artifact, Config, Output, RunContext, stage
 from stages.answer_questions import Answers
 from stages.list_questions import Questions

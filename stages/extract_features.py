@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pipeline.frames import pixels
@@ -19,6 +19,9 @@ from stages.import_backbone import Backbone
 from stages.progress import track
 from stages.sample_frames import Frames
 from stages.streams import Rows, read_ahead, rebatch
+
+if TYPE_CHECKING:
+    from pipeline.models.vision import VisionEncoder
 
 
 class Features(Artifact):
@@ -77,7 +80,7 @@ def extract_features(
         batches = read_ahead(rebatch(_stored_frames(frames, readable, batch_frames), batch_frames))
         rows = []
         with shard.phase("encode"), shard.arrays("features") as arrays:
-            encoded = Rows(_encode(load(), batches, cfg.stored_as))
+            encoded = Rows(_encode(load(), run.torch_device(), batches, cfg.stored_as)) if readable else Rows(())
             for video in track(wanted, "extract_features", "video"):
                 number = None
                 if video["status"] == "ok":
@@ -97,11 +100,15 @@ def _stored_frames(frames: Frames, videos: list[dict[str, Any]], batch_frames: i
             yield reader.read(video["video_id"], slice(start, start + batch_frames))
 
 
-def _encode(encoder: Any, batches: Iterator[np.ndarray], stored_as: str) -> Iterator[np.ndarray]:
+def _encode(encoder: VisionEncoder, device: str, batches: Iterator[np.ndarray], stored_as: str) -> Iterator[np.ndarray]:
+    import torch
+
     for batch in batches:
-        features = encoder.encode(pixels(batch)).astype(stored_as)
+        with torch.no_grad():
+            output = encoder(torch.from_numpy(pixels(batch)).to(device))
+        features = output.to(getattr(torch, stored_as)).cpu().numpy()
         if not np.isfinite(features).all():
             raise SevilaError(
-                f"the ViT gave values that {stored_as} cannot hold; extract with precision or stored_as float32"
+                f"the ViT gave values that {stored_as} cannot hold; set precision or stored_as to float32"
             )
         yield features

@@ -13,7 +13,7 @@ from pipeline.sources import Weights
 from pipeline.stage import Artifact, Config, Output, RunContext, stage
 
 if TYPE_CHECKING:
-    from pipeline.models.checkpoint import ModelConfig
+    from pipeline.models.config import ModelConfig
     from pipeline.models.language import Language
     from pipeline.models.vision import VisionEncoder
 
@@ -55,21 +55,31 @@ class Backbone(Artifact):
 
     def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
         """Return the frozen ViT on the run's device."""
-        from pipeline.models.checkpoint import load_vision_encoder, read_blip2_config
+        import torch
+
+        from pipeline.models.checkpoint import load_vision_encoder
+        from pipeline.models.config import read_blip2_config
 
         folder = self.folder(run)
-        return load_vision_encoder(read_blip2_config(folder), folder, precision).to(run.torch_device())
+        return load_vision_encoder(read_blip2_config(folder), folder, getattr(torch, precision), run.torch_device())
 
     def language(self, run: RunContext, precision: str) -> Language:
         """Return the frozen T5 and its tokenizer on the run's device."""
-        from pipeline.models.checkpoint import load_language, read_blip2_config
+        import torch
+
+        from pipeline.models.checkpoint import load_language
+        from pipeline.models.config import read_blip2_config
+        from pipeline.models.verbalizer import Verbalizer
 
         folder = self.folder(run)
-        return load_language(read_blip2_config(folder), folder, precision).to(run.torch_device())
+        verbalizer = Verbalizer(folder / "tokenizer.json")
+        return load_language(
+            read_blip2_config(folder), folder, verbalizer, getattr(torch, precision), run.torch_device()
+        )
 
     def config(self, run: RunContext) -> ModelConfig:
         """Return the sizes of the model."""
-        from pipeline.models.checkpoint import read_blip2_config
+        from pipeline.models.config import read_blip2_config
 
         return read_blip2_config(self.folder(run))
 
@@ -86,11 +96,12 @@ class ImportBackbone(Config):
 @stage(version=1, output=Backbone)
 def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
     """Check that a folder holds a complete BLIP-2 Flan-T5 that fits, and note what identifies it."""
-    from pipeline.models.checkpoint import check_blip2_folder, read_blip2_config
+    from pipeline.models.config import read_blip2_config
+    from pipeline.models.verbalizer import Verbalizer
 
     assert weights.path is not None
     config = read_blip2_config(weights.path)
-    check_blip2_folder(config, weights.path)
+    Verbalizer(weights.path / "tokenizer.json")
     content = {
         "name": weights.name,
         "files": dict(weights.files),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.question import Question
 from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.tables import Schema
-from pipeline.datasets import adapter
+from pipeline.datasets import adapter_named
+from pipeline.question import Question
 from pipeline.sources import Annotations
 from pipeline.stage import Artifact, Config, Output, RunContext, stage
 
@@ -50,7 +50,7 @@ class ListQuestions(Config):
 @stage(version=1, output=Questions)
 def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations, *, out: Output) -> None:
     """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
-    source = adapter(cfg.dataset)
+    source = adapter_named(cfg.dataset)
     assert annotations.path is not None
     found = source.read(annotations.path, cfg.split)
     questions = found.questions[: cfg.limit]

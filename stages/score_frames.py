@@ -8,12 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pipeline.prompts import DEFAULT_INSTRUCTION, LOCALIZE_INSTRUCTIONS, PROMPT_STYLES
 from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
+from pipeline.prompts import DEFAULT_INSTRUCTION, LOCALIZE_INSTRUCTIONS, PROMPT_STYLES
 from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
 from stages.extract_features import Features
 from stages.import_backbone import Backbone

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from pipeline.selection import random_positions, ranking_scores, top_k_positions, uniform_positions
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.selection import random_positions, ranking_scores, top_k_positions, uniform_positions
 from pipeline.stage import Artifact, Config, Output, RunContext, stage
 from stages.list_questions import Questions
 from stages.sample_frames import Frames

@@ -19,9 +19,13 @@ class VisualPromptWeights(Artifact):
 
     def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
         """Return the module on the run's device, its matrix products in `precision`."""
-        from pipeline.models.checkpoint import read_visual_prompt
+        import torch
 
-        return read_visual_prompt(backbone.config(run), self.path / FILE, precision).to(run.torch_device())
+        from pipeline.models.checkpoint import load_saved_visual_prompt
+
+        prompt = load_saved_visual_prompt(backbone.config(run), self.path / FILE, run.torch_device())
+        prompt.compute_dtype = getattr(torch, precision)
+        return prompt
 
 
 def copy_weights(

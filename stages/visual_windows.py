@@ -12,6 +12,7 @@ from stages.streams import read_ahead
 
 if TYPE_CHECKING:
     import torch
+
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
 

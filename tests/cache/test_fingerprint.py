@@ -76,7 +76,7 @@ def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingSourceError, match="absent.mp4"):
+    with pytest.raises(MissingSourceError, match=r"absent\.mp4"):
         DigestCache(tmp_path / "digests.json").digest(tmp_path / "absent.mp4")
 
 

@@ -1,0 +1,97 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cache.errors import CorruptArtifactError, StoreError
+from cache.store import Record, Store, artifact_id, describe_files
+
+
+def publish(store: Store, config: dict[str, object], content: bytes = b"content") -> str:
+    id = artifact_id("make_things", 1, config, {})
+    folder = store.partial(id)
+    folder.mkdir(parents=True)
+    (folder / "things.bin").write_bytes(content)
+    files = describe_files(folder, ["things.bin"])
+    store.publish(Record(id, "make_things", 1, "things", dict(config), {}, files=files))
+    return id
+
+
+def test_published_artifact_is_read_back_with_its_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {"k": 4})
+    assert list(store) == [id]
+    assert store.record(id).config == {"k": 4}
+    assert (store.path(id) / "things.bin").read_bytes() == b"content"
+    assert not store.partial(id).exists()
+
+
+def test_identity_follows_config_inputs_stage_and_version() -> None:
+    base = artifact_id("score", 1, {"k": 4}, {"features": "f-1"})
+    assert base == artifact_id("score", 1, {"k": 4}, {"features": "f-1"})
+    others = {
+        artifact_id("score", 2, {"k": 4}, {"features": "f-1"}),
+        artifact_id("label", 1, {"k": 4}, {"features": "f-1"}),
+        artifact_id("score", 1, {"k": 5}, {"features": "f-1"}),
+        artifact_id("score", 1, {"k": 4}, {"features": "f-2"}),
+        artifact_id("score", 1, {"k": 4}, {"features": None}),
+    }
+    assert len(others | {base}) == 6
+
+
+def test_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    (store.path(id) / "record.json").unlink()
+    assert not store.exists(id) and list(store) == []
+    with pytest.raises(StoreError, match="sevila cache ls"):
+        store.record(id)
+
+
+@pytest.mark.parametrize("id", ["../secrets", "a/b", ".hidden"])
+def test_ids_cannot_leave_the_store(tmp_path: Path, id: str) -> None:
+    with pytest.raises(StoreError):
+        Store(tmp_path).path(id)
+
+
+def test_artifact_is_found_by_the_beginning_of_its_hexadecimal_part(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ids = [publish(store, {"k": k}) for k in range(2)]
+    assert store.find(ids[0].rsplit("-", 1)[1][:8]) == ids[0]
+    with pytest.raises(StoreError, match="several"):
+        store.find("make_things")
+    with pytest.raises(StoreError, match="no artifact"):
+        store.find("nothing")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"record_version": 99})])
+def test_unreadable_or_foreign_record_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    (store.path(id) / "record.json").write_text(content)
+    with pytest.raises(CorruptArtifactError, match=r"record\.json"):
+        store.record(id)
+
+
+def test_artifact_set_aside_comes_back_when_its_rebuild_fails(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    with pytest.raises(OSError), store.set_aside(id):
+        assert not store.exists(id)
+        raise OSError("disk full")
+    assert (store.path(id) / "things.bin").read_bytes() == b"content"
+    with store.set_aside(id):
+        publish(store, {}, b"other")
+    assert (store.path(id) / "things.bin").read_bytes() == b"other"
+    assert not list((tmp_path / "aside").iterdir())
+
+
+def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    child = os.fork()
+    if child == 0:
+        store.lock("shard").acquire()
+        os._exit(0)
+    os.waitpid(child, 0)
+    store.lock("shard").acquire(timeout=1).lock.release()

@@ -1,0 +1,217 @@
+"""The stage contract, on two small stages of its own that write real tables to a real store."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field, ValidationError
+
+from cache.errors import MissingSourceError, SchemaError
+from cache.store import Store
+from cache.tables import Schema
+from pipeline.sources import Weights
+from pipeline.stage import STAGES, Artifact, Config, Output, RunContext, Shard, ShardedOutput, build, stage
+
+
+class Numbers(Artifact):
+    kind = "numbers"
+    tables = {"numbers": Schema(1, number="int32")}  # noqa: RUF012
+
+
+class Squares(Artifact):
+    kind = "squares"
+    tables = {"squares": Schema(1, square="int32")}  # noqa: RUF012
+
+
+class Count(Config):
+    n: int = Field(6, ge=1)
+    scale: float = 1.0
+
+
+class Square(Config):
+    pass
+
+
+@stage(version=1, output=Numbers)
+def toy_count(cfg: Count, run: RunContext, weights: Weights | None, *, out: Output) -> None:
+    """Count."""
+    out.write_rows("numbers", [{"number": number} for number in range(cfg.n)])
+
+
+@stage(version=1, output=Squares, sharded=True)
+def toy_square(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
+    """Square numbers, two a shard; TOY_FAIL_AT makes one shard fail, TOY_LOG gets a line for each shard begun."""
+    rows = numbers.rows("numbers")
+
+    def plan() -> tuple[list[list[int]], dict[str, Any]]:
+        size = run.shard_bytes
+        return [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)], {}
+
+    def work(shard: Shard) -> None:
+        with open(os.environ["TOY_LOG"], "a") as log:
+            log.write(f"{shard.number}\n")
+        time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
+        if os.environ.get("TOY_FAIL_AT") == str(shard.number):
+            raise OSError("disk full")
+        shard.write_rows("squares", [{"square": rows[item]["number"] ** 2} for item in shard.items])
+
+    out.each_shard(plan, work)
+
+
+@pytest.fixture(autouse=True)
+def toy_stages_are_gone_afterwards() -> Any:
+    yield
+    for name in ("toy_count", "toy_square"):
+        STAGES.pop(name, None)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
+    monkeypatch.setenv("TOY_LOG", str(tmp_path / "begun"))
+    return RunContext(Store(tmp_path / "store"), device="cpu", shard_bytes=2)
+
+
+def begun(run: RunContext) -> list[int]:
+    log = run.store.root.parent / "begun"
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def content(artifact: Artifact) -> dict[str, str]:
+    return {name: file["sha256"] for name, file in artifact.record.files.items()}
+
+
+def test_config_and_inputs_are_read_off_the_signature() -> None:
+    assert toy_square.config is Square and toy_square.inputs == ("numbers",)
+    assert toy_count.summary == "Count."
+
+
+def test_second_build_reuses_the_first(run: RunContext, caplog: pytest.LogCaptureFixture) -> None:
+    first = build(toy_count, Count(), run, [None])
+    with caplog.at_level(logging.INFO, "sevila"):
+        second = build(toy_count, Count(), run, [None])
+    assert second.id == first.id
+    assert f"toy_count: reused {first.id}" in caplog.text
+
+
+def test_config_changes_identity_and_execution_does_not(run: RunContext, tmp_path: Path) -> None:
+    numbers = build(toy_count, Count(), run, [None])
+    assert build(toy_count, Count(n=5), run, [None]).id != numbers.id
+    elsewhere = RunContext(Store(tmp_path / "elsewhere"), device="cpu", shard_bytes=3, batch_tokens=1, decode_workers=7)
+    assert build(toy_count, Count(), elsewhere, [None]).id == numbers.id
+
+
+def test_whole_number_for_a_float_key_is_the_same_identity(run: RunContext) -> None:
+    assert toy_count.artifact_id(Count(scale=1), [None]) == toy_count.artifact_id(Count(scale=1.0), [None])
+
+
+@pytest.mark.parametrize("place", ["/data/x", "./x", "~/x", "../x"])
+def test_path_in_a_config_is_refused_with_the_way_out(place: str) -> None:
+    class Named(Config):
+        name: str
+
+    with pytest.raises(ValidationError, match=r"is a path; a recipe names data.*sevila\.toml"):
+        Named(name=place)
+
+
+def test_input_that_is_not_on_this_machine_is_named(run: RunContext) -> None:
+    with pytest.raises(MissingSourceError, match="toy_count needs weights: nobody said where"):
+        build(toy_count, Count(), run, [Weights(None, "nobody said where")])
+
+
+def test_wrong_row_publishes_nothing(run: RunContext) -> None:
+    @stage(version=1, output=Numbers)
+    def toy_count(cfg: Count, run: RunContext, *, out: Output) -> None:
+        out.write_rows("numbers", [{"number": "three"}])
+
+    with pytest.raises(SchemaError):
+        build(toy_count, Count(), run, [])
+    assert list(run.store) == []
+
+
+def test_record_says_what_was_made_from_what(run: RunContext) -> None:
+    numbers = build(toy_count, Count(), run, [None])
+    record = build(toy_square, Square(), run, [numbers]).record
+    assert record.inputs == {"numbers": numbers.id}
+    assert record.rows == {"squares": 6}
+    assert record.schemas["squares"] == {"version": 1, "columns": {"square": "int32"}}
+    assert record.libraries["pyarrow"] and record.host and record.started <= record.finished
+    assert set(record.files) == {f"squares/0000{number}.parquet" for number in range(3)}
+
+
+def test_failed_shard_leaves_the_finished_ones_and_resume_does_the_rest(
+    run: RunContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    numbers = build(toy_count, Count(), run, [None])
+    monkeypatch.setenv("TOY_FAIL_AT", "1")
+    with pytest.raises(OSError, match="disk full"):
+        build(toy_square, Square(), run, [numbers])
+    assert begun(run) == [0, 1]
+    monkeypatch.delenv("TOY_FAIL_AT")
+    # Another shard size now: the plan made first stays.
+    resumed = build(toy_square, Square(), RunContext(run.store, device="cpu", shard_bytes=6), [numbers])
+    assert begun(run) == [0, 1, 1, 2]
+    assert [row["square"] for row in resumed.rows("squares")] == [0, 1, 4, 9, 16, 25]
+    whole = RunContext(Store(tmp_path / "other"), device="cpu", shard_bytes=2)
+    again = build(toy_square, Square(), whole, [build(toy_count, Count(), whole, [None])])
+    assert content(again) == content(resumed)
+
+
+def test_another_shard_count_gives_the_same_rows_and_the_same_id(run: RunContext, tmp_path: Path) -> None:
+    one = build(toy_square, Square(), run, [build(toy_count, Count(), run, [None])])
+    other_run = RunContext(Store(tmp_path / "other"), device="cpu", shard_bytes=5)
+    other = build(toy_square, Square(), other_run, [build(toy_count, Count(), other_run, [None])])
+    assert other.id == one.id and other.rows("squares") == one.rows("squares")
+
+
+WORKER = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from cache.store import Store
+from pipeline.stage import RunContext, build
+from test_stage import Count, Square, toy_count, toy_square
+run = RunContext(Store(Path({store!r})), device="cpu", shard_bytes=2)
+build(toy_square, Square(), run, [build(toy_count, Count(n=12), run, [None])])
+"""
+
+
+def start_worker(run: RunContext, **environment: str) -> subprocess.Popen[bytes]:
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    code = textwrap.dedent(WORKER).format(paths=paths, store=str(run.store.root))
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment})
+
+
+def test_processes_share_the_shards_and_do_none_twice(run: RunContext) -> None:
+    workers = [start_worker(run, TOY_SECONDS="0.3") for _ in range(3)]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0, 0]
+    assert sorted(begun(run)) == list(range(6))
+    [squares] = [id for id in run.store if id.startswith("toy_square")]
+    assert [row["square"] for row in Squares(run.store, squares).rows("squares")] == [n * n for n in range(12)]
+
+
+def test_killed_process_is_resumed_without_its_finished_shards(run: RunContext) -> None:
+    worker = start_worker(run, TOY_SECONDS="0.4")
+    deadline = time.monotonic() + 60
+    while len(begun(run)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    assert not [id for id in run.store if id.startswith("toy_square")]
+    assert start_worker(run).wait(timeout=60) == 0
+    assert begun(run) == [0, 1, 2, 2, 3, 4, 5]
+    [squares] = [id for id in run.store if id.startswith("toy_square")]
+    assert [row["square"] for row in Squares(run.store, squares).rows("squares")] == [n * n for n in range(12)]
+
+
+def test_plan_is_kept_beside_the_data(run: RunContext) -> None:
+    squares = build(toy_square, Square(), run, [build(toy_count, Count(), run, [None])])
+    plan = json.loads((squares.path / "progress" / "plan.json").read_text())
+    assert plan["shards"] == [[0, 1], [2, 3], [4, 5]]
