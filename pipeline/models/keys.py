@@ -1,7 +1,7 @@
 """Which tensor of a foreign checkpoint becomes which of ours: one explicit table per part and layout.
 
-Part: the ViT, the language model, or a VisualPrompt. Layout: Hugging Face (a BLIP-2 directory, as on the hub or saved by
-transformers 5) or official (the LAVIS fork's names, in a `.pth` or `.safetensors` file).
+Part: the ViT, the language model, or a VisualPrompt. Layout: Hugging Face (a BLIP-2 directory, from the hub or saved by
+transformers) or official (the LAVIS fork's names, in a `.pth` or `.safetensors` file).
 """
 
 from __future__ import annotations
@@ -95,7 +95,6 @@ HUGGING_FACE_PROMPT = KeyTable(
 HUGGING_FACE_VISION = KeyTable(
     belongs=r"vision_model\.(?!post_layernorm\.)",
     renames=((r"vision_model\.(.+)", r"\1"),),
-    ignored={r"vision_model\.embeddings\.position_ids": "a counter that early versions of transformers saved"},
 )
 HUGGING_FACE_LANGUAGE = KeyTable(belongs=r"language_model\.", renames=((r"language_model\.(.+)", r"\1"),))
 

@@ -86,7 +86,7 @@ class Language:
         return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
 
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
-        """Return logits [R, M, V] float32 of the token after each of `decoder_ids` [R, M], which begin with `start_id`."""
+        """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
         states = self.model.decoder(
             input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
         ).last_hidden_state

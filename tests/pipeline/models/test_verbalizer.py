@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.errors import CheckpointError
+from pipeline.models.verbalizer import Verbalizer
+from tests.reference import PARITY
+
+REFERENCE = Verbalizer(PARITY / "tokenizer.json")
+
+
+def edited(source: Path, folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Copy a tokenizer file with its JSON changed."""
+    content = json.loads(source.read_text())
+    edit(content)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def without(*tokens: str) -> Callable[[dict[str, Any]], None]:
+    """Rename tokens so that the words have to be put together from pieces."""
+
+    def edit(content: dict[str, Any]) -> None:
+        for entry in content["model"]["vocab"]:
+            if entry[0] in tokens:
+                entry[0] = f"gone{entry[0]}"
+
+    return edit
+
+
+def test_long_text_is_cut_from_the_right_and_keeps_its_end_token() -> None:
+    whole, short = "Question: " + "the " * 100, "Question: the"
+    found = REFERENCE.tokenize([whole, short], max_tokens=10)
+    assert found.truncated == [True, False]
+    assert len(found.token_ids[0]) == 10
+    assert all(ids[-1] == REFERENCE.end_id for ids in found.token_ids)
+    assert found.token_ids[0][:9] == REFERENCE.tokenize([whole], max_tokens=1000).token_ids[0][:9]
+
+
+@given(text=st.text(max_size=60), max_tokens=st.integers(min_value=2, max_value=30))
+def test_any_text_ends_once_in_the_end_token_within_the_limit(text: str, max_tokens: int) -> None:
+    (ids,), (truncated,) = REFERENCE.tokenize([text], max_tokens)
+    whole = REFERENCE.tokenize([text], 10_000).token_ids[0]
+    assert ids[-1] == REFERENCE.end_id
+    assert len(ids) == min(len(whole), max_tokens)
+    assert truncated == (len(whole) > max_tokens)
+
+
+def test_frame_prefix_keeps_the_token_of_its_trailing_space() -> None:
+    (ids,) = REFERENCE.tokenize_prefixes(["Frame: "])
+    assert ids == [35, 4, 9]  # golden A_tokenizer_calls
+
+
+def test_padding_and_truncation_saved_in_the_file_are_not_applied(tmp_path: Path, tiny: Path) -> None:
+    settings = {
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<pad>",
+        },
+    }
+    path = edited(tiny / "tokenizer.json", tmp_path, lambda content: content.update(settings))
+    texts = ["Question: does the frame provide details?"]
+    assert Verbalizer(path).tokenize(texts) == Verbalizer(tiny / "tokenizer.json").tokenize(texts)
+
+
+@pytest.mark.parametrize("token", ["▁yes", "▁no", "▁Option", "▁C", "▁E"])
+def test_word_that_is_not_one_token_is_refused_with_what_was_found(tmp_path: Path, tiny: Path, token: str) -> None:
+    path = edited(tiny / "tokenizer.json", tmp_path, without(token))
+    with pytest.raises(CheckpointError, match=f"is tokenised as .*wanted .*{token}"):
+        Verbalizer(path)
+
+
+def test_only_the_required_letters_must_be_single_tokens(tmp_path: Path, tiny: Path) -> None:
+    path = edited(tiny / "tokenizer.json", tmp_path, without("▁E"))
+    assert len(Verbalizer(path, required_letters=4).letter_ids) == 4
+
+
+def test_tokenizer_that_drops_the_trailing_space_is_refused(tmp_path: Path, tiny: Path) -> None:
+    strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+    path = edited(tiny / "tokenizer.json", tmp_path, lambda content: content["normalizer"]["normalizers"].append(strip))
+    with pytest.raises(CheckpointError, match='the last token of "Frame: " is'):
+        Verbalizer(path)
+
+
+def test_tokenizer_that_does_not_end_texts_is_refused(tmp_path: Path, tiny: Path) -> None:
+    path = edited(tiny / "tokenizer.json", tmp_path, lambda content: content.update(post_processor=None))
+    with pytest.raises(CheckpointError, match="does not end texts with </s>"):
+        Verbalizer(path)
+
+
+def test_missing_tokenizer_file_is_refused_with_where_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").touch()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not found.*flan-t5"):
+        Verbalizer(tmp_path / "tokenizer.json")
+
+
+def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path, tiny: Path) -> None:
+    shutil.copy(tiny / "config.json", tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="not a tokenizer file"):
+        Verbalizer(tmp_path / "tokenizer.json")

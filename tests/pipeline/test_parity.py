@@ -1,0 +1,239 @@
+"""The official code's numbers, array by array: 5e-5 absolute on hidden states and logits, same keyframes and answers.
+
+All expected values were computed by the official SeViLA code; tests/golden/README.md says how, and what prefixes mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models.answerer import AnswererOutput
+from pipeline.models.language import EncoderInput
+from pipeline.models.localizer import LocalizerScores
+from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.selection import top_k_positions
+from tests.reference import Reference
+
+TOLERANCE = 5e-5
+
+
+@pytest.fixture(scope="module")
+def reference(request: pytest.FixtureRequest) -> Reference:
+    return Reference(request.config.getoption("--parity-dir"))
+
+
+def assert_close(found: Tensor | np.ndarray, wanted: np.ndarray) -> None:
+    found = found.detach().numpy() if isinstance(found, Tensor) else found
+    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, rtol=0, atol=TOLERANCE)
+
+
+def videos_of_questions(reference: Reference) -> list[int]:
+    return reference.inputs["video_index"]
+
+
+def scores_of_all_frames(reference: Reference) -> LocalizerScores:
+    """One row per (question, frame), questions outermost."""
+    visual = reference.visual(reference.localizer)[videos_of_questions(reference)]  # [questions, frames, Q, L]
+    n_frames = visual.shape[1]
+    token_ids = [ids for ids in reference.tokens("loc_input").token_ids for _ in range(n_frames)]
+    return reference.localizer.score(visual.flatten(0, 1), token_ids)
+
+
+def visual_of_frames(reference: Reference, frames: np.ndarray) -> Tensor:
+    """The Answerer's visual tokens [questions, K, Q, L] of the frames [questions, K]."""
+    visual = reference.visual(reference.answerer)
+    rows = zip(videos_of_questions(reference), frames, strict=True)
+    return torch.stack([visual[video, torch.from_numpy(chosen)] for video, chosen in rows])
+
+
+def answers(reference: Reference, visual: Tensor, prefixes: list[str]) -> AnswererOutput:
+    """Answers to questions repeated as often as `visual` [rows, K, Q, L] has rows for each."""
+    token_ids = reference.tokens("qa_input").token_ids
+    repeats = len(visual) // len(token_ids)
+    repeated = [ids for ids in token_ids for _ in range(repeats)]
+    # The official code reads all letters, whatever the number of options.
+    n_options = [len(reference.sizes["answer_id"])] * len(repeated)
+    return reference.answerer.answer(visual, repeated, n_options, prefixes)
+
+
+def keyframe_input(reference: Reference) -> EncoderInput:
+    """What the Answerer's encoder reads for the official keyframes."""
+    frames = reference.golden["A_frame_idx"]
+    token_ids = reference.tokens("qa_input").token_ids
+    prefixes = numbered_frame_prefixes(frames.shape[1])
+    return reference.answerer.language.assemble(prefixes, visual_of_frames(reference, frames), token_ids)
+
+
+def frame_input(reference: Reference) -> EncoderInput:
+    """What the Localizer's encoder reads: one row per (question, frame)."""
+    visual = reference.visual(reference.localizer)[videos_of_questions(reference)]
+    token_ids = [ids for ids in reference.tokens("loc_input").token_ids for _ in range(visual.shape[1])]
+    return reference.localizer.language.assemble(single_frame_prefixes(), visual.flatten(0, 1).unsqueeze(1), token_ids)
+
+
+def options_of(annotation: dict) -> list[str]:
+    return [annotation[f"a{index}"] for index in range(len(annotation)) if f"a{index}" in annotation]
+
+
+def test_verbalizer_finds_the_official_token_ids(reference: Reference) -> None:
+    words, sizes = reference.verbalizer, reference.sizes
+    assert words.letter_ids[: len(sizes["answer_id"])] == tuple(sizes["answer_id"])
+    assert (words.yes_id, words.no_id, words.option_id) == (sizes["yes_id"], sizes["no_id"], sizes["option_id"])
+
+
+def test_every_tokenizer_call_of_the_official_code_is_repeated_exactly(reference: Reference) -> None:
+    for call in reference.texts["A_tokenizer_calls"]:
+        if call["text"][0].startswith("Frame"):
+            found = reference.verbalizer.tokenize_prefixes(call["text"])
+        else:
+            found = reference.verbalizer.tokenize(call["text"], reference.sizes["max_txt_len"]).token_ids
+        masks = zip(call["input_ids"], call["attention_mask"], strict=True)
+        assert found == [[token for token, seen in zip(*row, strict=True) if seen] for row in masks]
+
+
+def test_multiple_choice_prompts_are_the_official_ones(reference: Reference) -> None:
+    style = PROMPT_STYLES["multiple_choice"]
+    for annotation, sample in zip(reference.inputs["annotations"], reference.inputs["samples"], strict=True):
+        options = options_of(annotation)
+        assert style.answer(annotation["question"], options) == sample["qa_input"]
+        assert style.localize(annotation["question"], options, "necessary_details") == sample["loc_input"]
+
+
+def test_next_event_prompts_are_the_official_ones(reference: Reference) -> None:
+    style = PROMPT_STYLES["next_event"]
+    for annotation, item in zip(reference.inputs["vlep_annotations"], reference.texts["vlep_items"], strict=True):
+        options = options_of(annotation)
+        assert style.answer(annotation["question"], options) == item["qa_input"]
+        assert style.localize(annotation["question"], options, "necessary_details") == item["loc_input"]
+
+
+def test_moment_prompts_are_the_official_ones(reference: Reference) -> None:
+    style = PROMPT_STYLES["moment"]
+    for annotation, item in zip(reference.inputs["qvh_annotations"], reference.texts["qvh_items"], strict=True):
+        assert style.answer(annotation["query"], ["yes", "no"]) == item["qa_input"]
+        assert style.localize(annotation["query"], ["yes", "no"], "necessary_details") == item["loc_input"]
+
+
+def test_features_are_the_official_ones_before_any_layer_norm(reference: Reference) -> None:
+    assert_close(reference.features, reference.golden["A_vit_out"])
+
+
+def test_localizer_and_answerer_norm_the_features_each_in_its_own_way(reference: Reference) -> None:
+    assert_close(reference.localizer.prompt.layer_norm(reference.features), reference.golden["A_ln_vision_loc"])
+    assert_close(reference.answerer.prompt.layer_norm(reference.features), reference.golden["A_ln_vision"])
+
+
+def test_localizer_queries_and_projects_every_frame_as_the_official_code(reference: Reference) -> None:
+    queried = reference.localizer.prompt.query(reference.features.flatten(0, 1))
+    assert_close(queried, reference.golden["A_qformer_loc"])
+    assert_close(reference.visual(reference.localizer), reference.golden["A_t5_proj_loc"])
+
+
+def test_answerer_queries_and_projects_the_keyframes_as_the_official_code(reference: Reference) -> None:
+    frames = reference.golden["A_frame_idx"]
+    rows = zip(videos_of_questions(reference), frames, strict=True)
+    features = torch.cat([reference.features[video, torch.from_numpy(chosen)] for video, chosen in rows])
+    assert_close(reference.answerer.prompt.query(features), reference.golden["A_qformer_sel"])
+    assert_close(visual_of_frames(reference, frames), reference.golden["A_t5_proj_sel"])
+
+
+def test_encoder_input_and_mask_are_the_official_ones(reference: Reference) -> None:
+    for found, name in ((frame_input(reference), "loc"), (keyframe_input(reference), "qa")):
+        np.testing.assert_array_equal(found.mask.numpy(), reference.golden[f"A_{name}_enc_mask"])
+        assert_close(found.embeddings[0], reference.golden[f"A_{name}_enc_embeds_row0"])
+
+
+def test_first_decoded_logits_of_the_localizer_are_the_official_ones(reference: Reference) -> None:
+    language, inputs = reference.localizer.language, frame_input(reference)
+    logits = language.decode(language.encode(inputs), inputs.mask, language.decoder_ids(len(inputs.mask)))
+    assert_close(logits, reference.golden["A_loc_step0_logits"])
+
+
+def test_localizer_scores_are_the_official_ones(reference: Reference) -> None:
+    scores, golden = scores_of_all_frames(reference), reference.golden
+    assert_close(scores.logit_yes, golden["A_loc_yes_logit"])
+    assert_close(scores.logit_no, golden["A_loc_no_logit"])
+    assert_close(scores.probability_yes, golden["A_loc_yes_prob_full_softmax"])
+    assert_close(torch.sigmoid(scores.logit_yes - scores.logit_no), golden["A_loc_yes_prob_vs_no"])
+
+
+def test_keyframes_are_the_official_ones_by_each_of_the_three_rankings(reference: Reference) -> None:
+    scores, golden = scores_of_all_frames(reference), reference.golden
+    rankings = {
+        "A_frame_idx": scores.logit_yes,
+        "A_topk_by_full_softmax": scores.probability_yes,
+        "A_topk_by_yes_vs_no": scores.logit_yes - scores.logit_no,
+    }
+    n_questions, k = golden["A_frame_idx"].shape
+    for name, ranking in rankings.items():
+        found = [top_k_positions(row, k) for row in ranking.view(n_questions, -1).numpy()]
+        np.testing.assert_array_equal(found, np.sort(golden[name]), err_msg=name)
+    np.testing.assert_array_equal(np.sort(golden["A_topk_order"]), golden["A_frame_idx"])  # the same frames, by score
+
+
+def test_answers_from_keyframes_are_the_official_ones(reference: Reference) -> None:
+    golden = reference.golden
+    frames = golden["A_frame_idx"]
+    found = answers(reference, visual_of_frames(reference, frames), numbered_frame_prefixes(frames.shape[1]))
+    np.testing.assert_array_equal(found.first_token_id, golden["A_qa_step0_token"])
+    assert_close(found.option_logits, golden["A_qa_answer_logits"])
+    assert_close(found.option_logits_forced, golden["A_qa_answer_logits_teacher_forced_Option"])
+    np.testing.assert_array_equal(found.prediction, golden["A_pred"])
+
+
+def test_first_two_decoded_tokens_have_the_official_logits(reference: Reference) -> None:
+    language, inputs, golden = reference.answerer.language, keyframe_input(reference), reference.golden
+    begun = torch.from_numpy(golden["A_qa_sequences"][:, :2])
+    assert begun[:, 0].tolist() == [language.start_id] * len(begun)
+    logits = language.decode(language.encode(inputs), inputs.mask, begun)
+    assert_close(logits[:, 0], golden["A_qa_step0_logits"])
+    assert_close(logits[:, 1], golden["A_qa_step1_logits"])
+    np.testing.assert_array_equal(logits.argmax(dim=-1), golden["A_qa_sequences"][:, 1:3])
+
+
+def test_answers_from_one_keyframe_are_the_official_ones(reference: Reference) -> None:
+    scores, golden = scores_of_all_frames(reference), reference.golden
+    n_questions = len(golden["B_frame"])
+    best = np.array([top_k_positions(row, 1) for row in scores.logit_yes.view(n_questions, -1).numpy()])
+    np.testing.assert_array_equal(best[:, 0], golden["B_frame"])
+    found = answers(reference, visual_of_frames(reference, best), single_frame_prefixes())
+    assert_close(found.option_logits, golden["B_qa_answer_logits"])
+    np.testing.assert_array_equal(found.prediction, golden["B_pred"])
+
+
+def test_answers_from_the_first_frames_are_the_official_ones(reference: Reference) -> None:
+    golden = reference.golden
+    n_questions, k = golden["A_frame_idx"].shape
+    first = np.tile(np.arange(k), (n_questions, 1))
+    found = answers(reference, visual_of_frames(reference, first), numbered_frame_prefixes(k))
+    assert_close(found.option_logits, golden["C_answer_logits_first_K_frames"])
+    np.testing.assert_array_equal(found.prediction, golden["C_pred"])
+
+
+def test_answers_and_pseudo_labels_frame_by_frame_are_the_official_ones(reference: Reference) -> None:
+    golden = reference.golden
+    visual = reference.visual(reference.answerer)[videos_of_questions(reference)].flatten(0, 1).unsqueeze(1)
+    found = answers(reference, visual, single_frame_prefixes())
+    assert_close(found.option_logits, golden["C2_per_frame_answer_logits"])
+    np.testing.assert_array_equal(found.prediction, golden["C2_pred"].ravel())
+    assert_close(found.option_logits_forced, golden["D_pseudo_answer_logits"])
+    np.testing.assert_array_equal(found.option_logits_forced.argmax(dim=-1), golden["D_pseudo_pred"].ravel())
+
+
+def test_moment_scores_are_the_official_ones(reference: Reference) -> None:
+    golden = reference.golden
+    n_frames = reference.videos.shape[1]
+    queries = [item["loc_input"] for item in reference.texts["qvh_items"]]
+    token_ids = reference.verbalizer.tokenize(queries, reference.sizes["max_txt_len"]).token_ids
+    names = [annotation["video"] for annotation in reference.inputs["annotations"]]
+    video_of = dict(zip(names, videos_of_questions(reference), strict=True))
+    videos = [video_of[annotation["video"]] for annotation in reference.inputs["qvh_annotations"]]
+    visual = reference.visual(reference.localizer)[videos].flatten(0, 1)
+    scores = reference.localizer.score(visual, [ids for ids in token_ids for _ in range(n_frames)])
+    assert_close(scores.logit_yes, golden["G_yes_score"])
+    assert_close(scores.logit_yes, np.array(reference.texts["G_out"]["yes_score"]))
+    assert_close(scores.logit_no, golden["G_no_logit"])
+    np.testing.assert_array_equal(scores.logit_yes > scores.logit_no, golden["G_pred_yes"].ravel())
