@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
 
 from cache.errors import CheckpointError
@@ -69,7 +70,7 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     vision = {"hidden_size": Blip2VisionConfig().hidden_size, **raw.get("vision_config", {})}
     try:
         return model_config(vision, raw.get("qformer_config", {}), raw["text_config"], raw.get("num_query_tokens", 32))
-    except (TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a configuration that can be built: {error}") from error
 
 
