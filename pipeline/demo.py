@@ -61,7 +61,7 @@ def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[st
 
 def _render(path: Path, colour: str, shape: str, motion: str) -> None:
     n_frames = FRAMES_PER_SECOND * SECONDS
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         # One thread: with more, the encoder's output depends on the machine.
         stream = file.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"threads": "1"})
         stream.width = stream.height = SIZE
