@@ -207,7 +207,9 @@ def test_batch_size_and_shard_count_change_no_decision(
 def start(demo: Path, store: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "cli", *arguments("run", demo, store, *more)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=store.parent, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, cwd=store.parent, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
 
 
 SMALL_SHARDS = ("--shard-megabytes", "0.005")
@@ -324,7 +326,9 @@ def test_votes_are_counted_over_per_frame_answers(store: Path, demo: Path) -> No
     ("setting", "n_frames"),
     [("sample_frames.sampling=random", {8}), ("sample_frames.sampling=fixed_rate", {6})],
 )
-def test_sampling_can_be_random_or_at_a_fixed_rate(demo: Path, tmp_path: Path, setting: str, n_frames: set[int]) -> None:
+def test_sampling_can_be_random_or_at_a_fixed_rate(
+    demo: Path, tmp_path: Path, setting: str, n_frames: set[int]
+) -> None:
     assert sevila("run", demo, tmp_path, "--set", setting) == 0
     videos = [row for row in artifact(tmp_path, "frames").rows("videos") if row["status"] == "ok"]
     assert {row["n_frames"] for row in videos} == n_frames  # 6 s of 8 frames a second
@@ -382,7 +386,9 @@ def test_wrong_checkpoint_lists_missing_and_unexpected_keys(
     import torch
     from safetensors.torch import save_file
 
-    save_file({"ln_vision_loc.weight": torch.ones(32), "Qformer_loc.bert.pooler": torch.ones(1)}, tmp_path / "bad.safetensors")
+    save_file(
+        {"ln_vision_loc.weight": torch.ones(32), "Qformer_loc.bert.pooler": torch.ones(1)}, tmp_path / "bad.safetensors"
+    )
     weights = ("--weights", f"bad={tmp_path / 'bad.safetensors'}", "--set", "init_localizer.weights=bad")
     assert sevila("run", demo, store, *weights) == 1
     told = capsys.readouterr().err
@@ -414,7 +420,12 @@ def test_chain_over_mixed_real_files_reports_what_failed_and_why(
     names = [*sorted(path.name for path in real_videos.iterdir()), "gone.mp4", "../outside.mp4"]
     with (tmp_path / "questions.jsonl").open("w") as stream:
         for name in names:
-            row = {"video": name, "question": "What is seen?", "options": ["a street", "a café", "nothing"], "answer": 0}
+            row = {
+                "video": name,
+                "question": "What is seen?",
+                "options": ["a street", "a café", "nothing"],
+                "answer": 0,
+            }
             stream.write(json.dumps(row) + "\n")
     weights = ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", str(tmp_path / "store"), "--device", "cpu"]
     places = ["--annotations", str(tmp_path / "questions.jsonl"), "--videos", str(real_videos)]
