@@ -44,7 +44,12 @@ def model_config(
     text_config = T5Config.from_dict(text)
     text_config.dense_act_fn = "gelu"
     qformer_config = Blip2QFormerConfig.from_dict({**qformer, "encoder_hidden_size": vision["hidden_size"]})
-    return ModelConfig(Blip2VisionConfig.from_dict(vision), qformer_config, text_config, num_query_tokens)
+    vision_config = Blip2VisionConfig.from_dict(vision)
+    vision_config.image_size, vision_config.patch_size = (
+        _side(vision_config.image_size),
+        _side(vision_config.patch_size),
+    )
+    return ModelConfig(vision_config, qformer_config, text_config, num_query_tokens)
 
 
 def read_blip2_config(folder: Path) -> ModelConfig:
@@ -75,7 +80,7 @@ def read_blip2_config(folder: Path) -> ModelConfig:
 
 
 def _check_architecture(path: Path, raw: dict[str, Any]) -> None:
-    text, qformer = raw.get("text_config", {}), raw.get("qformer_config", {})
+    text, qformer = raw.get("text_config") or {}, raw.get("qformer_config") or {}
     found_wanted = {
         "model_type": (raw.get("model_type"), "blip-2"),
         "text_config.model_type": (text.get("model_type"), "t5"),

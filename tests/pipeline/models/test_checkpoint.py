@@ -266,3 +266,9 @@ def test_vit_holds_no_final_norm_and_nothing_to_train(reference: Reference) -> N
 def test_vit_in_float64_is_refused(reference: Reference) -> None:
     with pytest.raises(CheckpointError, match="the ViT cannot run in float64"):
         load_vision_encoder(reference.config, reference.weights, torch.float64)
+
+
+def test_frames_of_another_size_than_the_position_embeddings_are_not_encoded(reference: Reference) -> None:
+    vision = load_vision_encoder(reference.config, reference.weights)
+    with pytest.raises(AssertionError):
+        vision(torch.zeros(1, 3, reference.config.image_size - 14, reference.config.image_size - 14))

@@ -11,7 +11,7 @@ from pipeline.models.config import read_blip2_config
 from pipeline.models.language import Language
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
-from tests.reference import PARITY, Reference
+from tests.reference import PARITY
 
 TEXTS = ["yes", "Question: does the frame provide the details?", "Option A B C D E"]
 
@@ -86,7 +86,7 @@ def test_float16_is_refused_because_flan_t5_overflows_in_it(tiny: Path, language
         load_language(read_blip2_config(tiny), tiny, language.verbalizer, torch.float16)
 
 
-def test_tokenizer_of_a_larger_model_is_refused(tiny: Path, reference: Reference) -> None:
+def test_tokenizer_of_a_larger_model_is_refused(tiny: Path) -> None:
     other = Verbalizer(PARITY / "tokenizer.json")
     assert other.vocabulary_size > read_blip2_config(tiny).text.vocab_size
     with pytest.raises(CheckpointError, match="tokens, but the language model has"):

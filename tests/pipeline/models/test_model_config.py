@@ -93,3 +93,12 @@ def test_unreadable_config_is_refused(tmp_path: Path, content: str) -> None:
 def test_folder_without_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: not found"):
         read_blip2_config(tmp_path)
+
+
+def test_image_size_may_be_written_as_a_square_pair_but_not_as_another(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(HUB_STYLE))
+    content["vision_config"]["image_size"] = [224, 224]
+    assert read_blip2_config(written(tmp_path, content)).vision.image_size == 224
+    content["vision_config"]["image_size"] = [224, 112]
+    with pytest.raises(CheckpointError, match="must be squares"):
+        read_blip2_config(written(tmp_path, content))
