@@ -95,7 +95,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
         return cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes), {}
 
     def work(shard: Shard) -> None:
-        check_decoders(cfg.decoder, cfg.fallback_decoder)
+        check_decoders((cfg.decoder, cfg.fallback_decoder))
         wanted = [videos.videos[item] for item in shard.items]
         rows: list[dict[str, Any]] = []
         positions: list[dict[str, Any]] = []
@@ -133,15 +133,15 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     else:
         sampling = FixedRateSampling(cfg.frames_per_second)
     clips = tuple(Clip(start_seconds, end_seconds) for _, start_seconds, end_seconds in video.clips)
-    return DecodeRequest(video.path, clips, sampling, cfg.image_folder_frames_per_second)
+    return DecodeRequest(video.path, sampling, clips, cfg.image_folder_frames_per_second)
 
 
 def _store(video: VideoFile, result: DecodeResult, arrays: ShardWriter, size: int) -> dict[str, Any]:
     """Write a decoded video's frames and return its row, with those of its clips under `positions`."""
-    if result.probe is None:
+    if result.reason or result.probe is None:
         return _failed(video, result.reason)
     try:
-        number = arrays.add(len(result.frame_indices), (size, size, 3), "uint8", result.chunks)
+        number = arrays.add(len(result.frame_indices), (size, size, 3), "uint8", result.frames)
     except DecodeError as error:
         return _failed(video, str(error))
     probe = result.probe
