@@ -289,7 +289,7 @@ def test_stage_whose_inputs_are_not_cached_says_what_to_run(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("stage", demo, tmp_path / "empty", "score_frames") == 1
-    assert "score_frames needs list_questions" in capsys.readouterr().err
+    assert "score_frames needs import_backbone" in capsys.readouterr().err
 
 
 def test_rebuilding_a_stage_gives_the_same_bytes(store: Path, demo: Path) -> None:
@@ -395,7 +395,7 @@ def test_wrong_checkpoint_lists_missing_and_unexpected_keys(
     assert "bad.safetensors" in told and "query_tokens" in told and "Qformer_loc.bert.pooler" in told
 
 
-def test_incomplete_backbone_is_refused_before_anything_is_encoded(
+def test_incomplete_backbone_is_refused_before_anything_is_decoded(
     demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import load_file, save_file
