@@ -33,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SevilaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
+        print(
+            f"error: {error}; when the cause is gone, the same command goes on from the last finished shard",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
         return 130
@@ -54,6 +60,7 @@ def _stage(options: argparse.Namespace) -> None:
     from stages.steps import RunOnly
 
     recipe, run, sources = _context(options)
+    recipe.config_of(options.name)  # an unknown stage is told before anything is walked
     artifact = RunOnly(options.name, recipe, run, options.again).walk(forward, sources)
     print(artifact.path)
 
@@ -200,19 +207,36 @@ def _execution_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("execution", "speed and place; never part of an artifact's identity")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... [the first GPU, else cpu]")
     group.add_argument(
-        "--batch-tokens", type=int, default=16384, metavar="N", help="tokens in a forward pass [%(default)s]"
+        "--batch-tokens", type=_positive(int), default=16384, metavar="N", help="tokens in a forward pass [%(default)s]"
     )
-    group.add_argument("--decode-workers", type=int, default=2, metavar="N", help="processes that decode [%(default)s]")
+    group.add_argument(
+        "--decode-workers", type=_positive(int), default=2, metavar="N", help="processes that decode [%(default)s]"
+    )
     group.add_argument(
         "--decode-timeout-seconds",
-        type=float,
+        type=_positive(float),
         default=60.0,
         metavar="S",
         help="give up on a silent decoder after [%(default)s]",
     )
     group.add_argument(
-        "--shard-megabytes", type=float, default=1024.0, metavar="MB", help="size at which a shard is cut [%(default)s]"
+        "--shard-megabytes",
+        type=_positive(float),
+        default=1024.0,
+        metavar="MB",
+        help="size at which a shard is cut [%(default)s]",
     )
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not value > 0:
+            raise ValueError(text)
+        return value
+
+    number.__name__ = f"positive {kind.__name__}"  # argparse puts it into its message
+    return number
 
 
 def _store_option(parser: argparse.ArgumentParser) -> None:

@@ -154,7 +154,7 @@ class Store:
         partial, final = self.partial(record.id), self.path(record.id)
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
-        content = json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True, ensure_ascii=False)
+        content = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False)
         write_atomically(partial / "record.json", content.encode())
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(partial, final)

@@ -27,7 +27,15 @@ class Recipe:
 
     def config(self, stage: Stage) -> Any:
         """Return the config of a stage."""
-        return self.configs[stage.name]
+        return self.config_of(stage.name)
+
+    def config_of(self, name: str) -> Any:
+        """Return the config of the stage of this name; raises `RecipeError` with the nearest one if there is none."""
+        if name not in self.configs:
+            raise RecipeError(
+                f"{name!r} is not a stage{_nearest(name, self.configs)}; stages: {', '.join(self.configs)}"
+            )
+        return self.configs[name]
 
 
 def available() -> dict[str, Path]:

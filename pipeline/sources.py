@@ -5,6 +5,7 @@ A source whose files are not here has no id but a problem, so that a plan can be
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from cache.errors import MissingSourceError
 from cache.fingerprint import DigestCache, fingerprint
 from pipeline.datasets import adapter_named
 from pipeline.question import Video
+
+log = logging.getLogger("sevila")
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
 WEIGHT_FILES = ["*.safetensors", "*.json", "*.bin", "*.pth"]
@@ -82,8 +85,8 @@ class Sources:
         for kind in KINDS:
             from_environment = os.environ.get(f"SEVILA_{kind.upper()}", "")
             for place in [*filter(None, from_environment.split(os.pathsep)), *places.get(kind, ())]:
-                name, _, path = place.rpartition("=")
-                self._places[kind][name] = Path(path).expanduser()
+                name, path = _split_place(place)
+                self._places[kind][name] = path
 
     def _read_config_file(self, path: Path) -> None:
         try:
@@ -152,8 +155,9 @@ class Sources:
             return Path(snapshot_download(name, allow_patterns=WEIGHT_FILES, local_files_only=not self._download))
         except Exception as error:  # the hub client raises many kinds, offline ones among them
             raise MissingSourceError(
-                f"the weights {name!r} are not on this machine and the model hub did not give them ({type(error).__name__}: "
-                f"{error}); download them elsewhere and give `--weights {name}=PATH`"
+                f"the weights {name!r} are not on this machine"
+                + (f" and the model hub did not give them ({type(error).__name__})" if self._download else "")
+                + f"; give `--weights {name}=PATH` for a folder downloaded before"
             ) from error
 
     def videos(self, name: str, questions: Any) -> VideoFiles:
@@ -168,8 +172,10 @@ class Sources:
         for row in questions.rows("questions"):
             clip = (row["clip_id"], row["start_seconds"], row["end_seconds"])
             clips.setdefault(row["video_id"], {})[row["clip_id"]] = clip
+        wanted = questions.rows("videos")
+        log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
         found = []
-        for row in questions.rows("videos"):
+        for row in wanted:
             path, reason = folder.find(Video(row["video_id"], row["path"]))
             digest = None
             if path is not None:
@@ -181,6 +187,14 @@ class Sources:
         self._digests.save()
         identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in found]
         return VideoFiles(f"videos-{fingerprint(identity)}", videos=tuple(found))
+
+
+def _split_place(place: str) -> tuple[str, Path]:
+    """Split NAME=PATH; a path may hold the sign itself, so what exists, or looks like a path before the sign, is a bare one."""
+    name, separator, path = place.partition("=")
+    if not separator or name.startswith(("/", ".", "~")) or Path(place).expanduser().exists():
+        return "", Path(place).expanduser()
+    return name, Path(path).expanduser()
 
 
 class _VideoFolder:

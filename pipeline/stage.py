@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Protocol
 from filelock import Timeout
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from cache.errors import MissingSourceError, StoreError
+from cache.errors import MissingSourceError, SevilaError, StoreError
 from cache.files import write_atomically
 from cache.shards import ShardWriter, new_shard
 from cache.store import PROGRESS, Record, Store, artifact_id, describe_files
@@ -80,12 +80,16 @@ class RunContext:
     sources: Sources | None = None
 
     def torch_device(self) -> str:
-        """Return the name of the torch device to use."""
-        if self.device != "auto":
-            return self.device
+        """Return the name of the torch device to use.
+
+        Raises:
+            SevilaError: a GPU was asked for and torch sees none.
+        """
         import torch
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} sees no GPU; use --device cpu")
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
 class Input(Protocol):

@@ -89,9 +89,11 @@ def score_frames(
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items if videos[item]["status"] == "ok"]
         shard_questions = [question for video in wanted for question in asked[video["video_id"]]]
+        groups = list(_groups([video for video in wanted if asked[video["video_id"]]]))
+        if not groups:  # every video of the shard failed: nothing to load a model for
+            return shard.write_rows("frame_scores", [])
         with shard.phase("score"):
             scorer = _Scorer(load(), cfg, shard_questions, clips, shard.settings["batch_tokens"])
-            groups = list(_groups([video for video in wanted if asked[video["video_id"]]]))
             device, batch_frames = run.torch_device(), shard.settings["batch_frames"]
             for place, visual in track(
                 windows(features, groups, scorer.localizer, device, batch_frames), "score_frames", "window", len(groups)
@@ -141,7 +143,7 @@ class _Scorer:
         self._batch_tokens = batch_tokens
         localize = PROMPT_STYLES[cfg.prompt].localize
         texts = [localize(question["question"], question["options"], cfg.instruction) for question in questions]
-        self._ids, self._truncated = localizer.language.verbalizer.tokenize(texts) if texts else ([], [])
+        self._ids, self._truncated = localizer.language.verbalizer.tokenize(texts)
         self._asks: dict[tuple[str, int], list[int]] = defaultdict(list)  # stored frame -> numbers of questions
         for number, question in enumerate(questions):
             for row in np.unique(clips[question["clip_id"]]["row"]):
