@@ -1,7 +1,7 @@
 """The decoder process: reads requests from a pipe, sends frames. Started by `pipeline.decoding.DecoderPool`, never by hand.
 
 Both decoders scale with swscale's bilinear filter straight to a square, as the official loader does. On files that decord reads
-right, PyAV with FFmpeg's scale filter gives the same pixels; with `VideoFrame.reformat` it was off by 0.05 to 0.65 of 255 on average.
+right, PyAV with FFmpeg's scale filter gives the same pixels; with `VideoFrame.reformat` it differed by 0.05 to 0.65 of 255.
 
 PyAV is imported before decord: in the other order decord's bundled libraries take the place of some of PyAV's.
 """
