@@ -1,8 +1,8 @@
 """Decodes videos in separate processes, ahead of the reader and in its order; a video that fails is a reason, never a substitute.
 
-Decoders hang, crash and leak on real data sets, and cannot be stopped from within. So each runs in a process of its own that can be
-killed. The workers are fresh interpreters rather than `multiprocessing` ones: a fork would hang decord, and a spawn would import the
-caller's main module, and with it all of torch, into every worker.
+Decoders hang and crash on real data sets and cannot be stopped from within, so each runs in a process that can be killed. The
+workers are fresh interpreters rather than `multiprocessing` ones: a fork would hang decord, and a spawn would import the caller's
+main module, and with it all of torch, into every worker.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import Connection, Pipe
@@ -40,7 +41,7 @@ CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
 
 
 def installed_decoders() -> tuple[str, str]:
-    """Names of the decoders on this machine as identities use them: ("decord-0.6.0", "pyav-18"). PyAV minor releases keep its FFmpeg."""
+    """Names of the decoders on this machine as identities use them: ("decord-0.6.0", "pyav-18")."""
     return f"decord-{version('decord')}", f"pyav-{version('av').split('.')[0]}"
 
 
@@ -68,8 +69,9 @@ class DecodeRequest:
 class DecodeResult:
     """One video's frames, or the reason why there are none.
 
-    `frames` yields uint8 RGB [<= 64, size, size, 3] chunks of the frames `frame_indices`, in that order, once; iterating raises DecodeError
-    if decoding fails midway, after which all of the video's frames are to be dropped. It is dead once the next result is asked for.
+    `frames` yields uint8 RGB [<= 64, size, size, 3] chunks of the frames `frame_indices`, in that order, once, and nothing more
+    when the next result has been asked for. Iterating raises DecodeError if decoding fails midway; all frames of the video are
+    then to be dropped.
     """
 
     request: DecodeRequest
@@ -160,20 +162,20 @@ class _Worker:
                     raise DecodeError(f"timeout: no sign of life from the decoder for {self.timeout_seconds:g} s")
                 message = self.connection.recv()
             except (EOFError, OSError):
-                raise DecodeError(f"crashed: the decoder process ended with status {self.kill()}") from None
+                status = self.kill(grace_seconds=1)  # to learn its own status
+                raise DecodeError(f"crashed: the decoder process ended with status {status}") from None
             self.heard_at = time.monotonic()
             if not isinstance(message, Alive):
                 return message
 
-    def kill(self) -> int | None:
-        """Ends the process; returns its exit status if it had ended by itself (negative: a signal's number)."""
+    def kill(self, grace_seconds: float = 0.0) -> int | None:
+        """Ends the process if it does not end by itself in time; returns its exit status (negative: a signal's number)."""
         if self.process is None or self.connection is None:
             return None
         self.connection.close()
-        try:
-            self.process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace_seconds)
+        self.process.kill()
         status = self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -184,8 +186,8 @@ class _Worker:
 class DecoderPool:
     """`workers` decoder processes that give frames of `size` x `size` pixels (aspect ratio not kept, as the model was trained).
 
-    A process that is silent for `timeout_seconds` is killed and replaced, and its video fails with "timeout: ..."; if it dies, with
-    "crashed: ...". Use as a context manager: leaving it ends every process. They also end by themselves when this process does.
+    A process that is silent for `timeout_seconds` is killed and replaced, and its video fails with "timeout: ..."; if it dies,
+    with "crashed: ...". Use as a context manager: leaving it ends every process. They also end when this process is killed.
     """
 
     def __init__(self, workers: int, timeout_seconds: float, size: int = 224) -> None:
@@ -207,8 +209,8 @@ class DecoderPool:
     def decode(self, requests: Iterable[DecodeRequest]) -> Iterator[DecodeResult]:
         """One result for each request, in their order.
 
-        While one is read, the other workers decode the next ones, each up to a chunk ahead; so memory does not grow with the length
-        of videos or of the list, which is consumed lazily.
+        While one is read, the other workers decode the next ones, each up to a chunk ahead; so memory grows neither with the
+        length of a video nor with that of the list, which is consumed lazily.
         """
         pending = iter(requests)
         idle = deque(self._workers)
@@ -250,8 +252,6 @@ def _chunks(worker: _Worker) -> Iterator[np.ndarray]:
 
 
 def _drain(frames: Iterator[np.ndarray]) -> None:
-    try:
+    with suppress(DecodeError):  # the caller left the frames unread and has no use for the failure
         for _ in frames:
             pass
-    except DecodeError:
-        pass  # the caller left the frames unread, so the failure is not news to anyone

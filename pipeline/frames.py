@@ -1,6 +1,6 @@
 """Which frames of a video are looked at, and what the vision model sees of them: index arithmetic and pixel scaling, numpy only.
 
-Names: a clip is the part of a video a question is about, in seconds; frame indices count from 0 over the whole video in display order.
+A clip is the part of a video that a question is about, in seconds; frame indices count from 0 over the whole video, as displayed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class UniformSampling:
 class RandomSampling:
     """`n_frames` frames, one drawn from each of equal intervals.
 
-    `seed` should name the video too (its digest as a number, say). The clip's bounds join it, so that a draw depends on nothing but
-    the seed and the clip: not on the order of work, nor on what else is asked of the video.
+    `seed` should name the video too (its digest as a number, say). The clip's bounds join it, so that a draw depends on the seed
+    and the clip alone: not on the order of work, nor on what else is asked of the video.
     """
 
     n_frames: int
@@ -64,11 +64,11 @@ Sampling = UniformSampling | RandomSampling | FixedRateSampling
 
 @dataclass(frozen=True, eq=False)
 class SampledClip:
-    """A clip in frames [start_frame, end_frame), the frames chosen from it (int64 [T], ascending, repeats kept), and what was clamped."""
+    """A clip in frames [start_frame, end_frame), the frames chosen from it, and what was clamped."""
 
     start_frame: int
     end_frame: int
-    frame_indices: np.ndarray
+    frame_indices: np.ndarray  # int64 [T], ascending, repeats kept
     note: str
 
 
@@ -84,7 +84,7 @@ def clip_bounds(
 ) -> tuple[int, int, str]:
     """A clip in seconds as frames: (start_frame, end_frame, note), 0 <= start_frame <= end_frame <= n_video_frames.
 
-    `int(seconds * fps)`, clamped to the video, as the official loader does. Annotations also hold nan (TVQA), infinite, reversed and
+    `int(seconds * fps)`, clamped to the video, as the official loader does. Annotations also hold nan (TVQA), reversed and
     out-of-range times; what was made of them is in the note, which is empty when there is nothing to say.
     """
     assert n_video_frames > 0 and fps > 0
@@ -131,7 +131,7 @@ def random_indices(
 ) -> np.ndarray:
     """One uniform draw from each of the intervals of `uniform_indices`: int64, same shape, ascending.
 
-    An interval without a frame of its own, in a clip shorter than `n_frames`, gives its start. Official training samples this way.
+    An interval without a frame of its own, in a clip shorter than `n_frames`, gives its start. The official code trains this way.
     """
     edges = _interval_edges(n_video_frames, n_frames, start_frame, end_frame)
     drawn = rng.integers(edges[:-1], np.maximum(edges[1:], edges[:-1] + 1))
@@ -162,7 +162,7 @@ def fixed_rate_indices(
 
 
 def pixels(frames: np.ndarray) -> np.ndarray:
-    """What the vision model reads: uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W], divided by 255 and normalised by CLIP's mean and std."""
+    """What the vision model reads: uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W], normalised by CLIP's mean and std."""
     assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3
     scaled = frames.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     scaled /= 255

@@ -1,7 +1,7 @@
 """Looks at a video without decoding it: how many frames it really holds, whether it is whole, and which decoder may read it.
 
-decord is the official code's decoder, but it takes a file that was cut short for a shorter video, and in files of several kinds it
-returns other frames than asked for, silently. One pass over the packets (milliseconds) finds both.
+decord is the official code's decoder, but it takes a file that was cut short for a shorter video, and in several kinds of file it
+silently returns other frames than asked for. One pass over the packets (milliseconds) finds both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class VideoProbe:
-    """What is known of a video before decoding. `n_frames` and `fps` are what decord reports for files that decord reads right."""
+    """What is known of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
 
     n_frames: int
     fps: float  # average frames a second
@@ -45,8 +45,8 @@ def _nothing() -> None:
 def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = _nothing) -> VideoProbe:
     """Examines a video file, or a folder of numbered images shown at `image_folder_fps` frames a second.
 
-    `on_progress` is called now and then during long work. Raises DecodeError whose message is a short stable code, a colon and details:
-    missing, empty, unreadable, no_video_stream, no_frame_rate, truncated, corrupt.
+    `on_progress` is called now and then during long work. Raises DecodeError; its message is a short stable code (missing, empty,
+    unreadable, no_video_stream, no_frame_rate, truncated, corrupt), a colon and details.
     """
     if path.is_dir():
         return _probe_images(path, image_folder_fps)
@@ -161,8 +161,8 @@ def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:
     times = [time for time in packets.times if time is not None]
     if len(set(times)) < packets.count:
         return "not decord: timestamps missing or repeated"
-    # decord takes a keyframe's place in the file for its place on the screen. Open groups of pictures (x265's default) break that:
-    # frames stored after the keyframe are shown before it. A seek then lands some frames off.
+    # decord seems to take a keyframe's place in the file for its place on the screen. In open groups of pictures (x265's default)
+    # frames stored after the keyframe are shown before it, and what decord gives after a seek is some frames off.
     by_time = sorted(range(packets.count), key=lambda i: times[i])
     if any(packets.is_keyframe[i] and place != i for place, i in enumerate(by_time)):
         return "not decord: open groups of pictures"

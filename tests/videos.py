@@ -1,7 +1,7 @@
 """Makes small real video files whose every frame says its own index, and broken files of each kind a data set holds.
 
-A frame's upper half is a 2 x 6 grid of black and white blocks, its index in binary, large enough to survive lossy coding, squashing
-and resizing; its lower half is a colour gradient that moves with time, so that colour conversions can be compared too.
+A frame's upper half is a 2 x 6 grid of black and white blocks, its index in binary, large enough to survive lossy coding and
+resizing; its lower half is a colour gradient that moves with time, so that colour conversions can be compared too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def make_video(
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes `n_frames` pattern frames; `ticks` (in 1/fps) gives each frame's time where the rate varies. The suffix is the container."""
+    """Writes `n_frames` pattern frames (container: the suffix); `ticks` are their times in 1/fps, if the rate varies."""
     rate = Fraction(fps)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=codec_options or {})

@@ -1,0 +1,364 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av  # noqa: F401 - before decord, whose bundled libvpx otherwise takes the place of PyAV's
+import decord
+import numpy as np
+import pytest
+
+from cache.errors import DecodeError
+from pipeline.decode_worker import read_with_decord, read_with_pyav
+from pipeline.decoding import (
+    DecodeRequest,
+    DecodeResult,
+    DecoderPool,
+    check_decoders,
+    installed_decoders,
+    probe,
+)
+from pipeline.frames import Clip, FixedRateSampling, UniformSampling
+from tests import videos
+
+REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos"
+REAL = sorted(REAL_VIDEOS.glob("*.m[op][v4]"))
+UPRIGHT = {0: 0, 90: 1, 180: 2, 270: 3}  # quarter turns anticlockwise that undo a clockwise rotation
+
+# name of the file, how to make it, which decoder must read it
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "h264.mp4": ({}, "decord"),
+    "h264.mkv": ({}, "decord"),
+    "h264.mov": ({}, "decord"),
+    "no_b_frames.mp4": ({"codec_options": {"bf": "0"}}, "decord"),
+    "one_gop.mp4": ({"gop": 250}, "decord"),
+    "with_audio.mp4": ({"with_audio": True}, "decord"),
+    "with_audio.mkv": ({"with_audio": True}, "decord"),
+    "fragmented.mp4": ({"container_options": {"movflags": "frag_keyframe+empty_moov"}}, "decord"),
+    "variable_rate.mp4": ({"ticks": [i + i * i // 20 for i in range(48)]}, "decord"),
+    "variable_rate.mkv": ({"ticks": [i + i * i // 20 for i in range(48)]}, "decord"),
+    "starts_late.mp4": ({"ticks": range(30, 78), "with_audio": True}, "decord"),
+    "ntsc.mp4": ({"fps": videos.Fraction(30000, 1001)}, "decord"),
+    "ntsc.mkv": ({"fps": videos.Fraction(24000, 1001)}, "decord"),
+    "odd_size.mp4": ({"size": (75, 49), "pixel_format": "yuv444p"}, "decord"),
+    "one_frame.mp4": ({"n_frames": 1}, "decord"),
+    "one_frame.mkv": ({"n_frames": 1}, "pyav"),  # decord refuses it
+    "ten_bits.mp4": ({"pixel_format": "yuv420p10le"}, "decord"),
+    "mpeg4.mp4": ({"codec": "mpeg4"}, "decord"),
+    "vp9.webm": ({"codec": "libvpx-vp9"}, "decord"),
+    "vp8.webm": ({"codec": "libvpx"}, "decord"),
+    "h265.mp4": ({"codec": "libx265", "codec_options": {"x265-params": "log-level=none:open-gop=0"}}, "decord"),
+    "h265_open_gop.mp4": ({"codec": "libx265", "codec_options": {"x265-params": "log-level=none"}}, "pyav"),
+    "h264_open_gop.mp4": ({"codec_options": {"x264-params": "open-gop=1:bframes=3"}}, "pyav"),
+    "h264.ts": ({}, "pyav"),
+    "h264.avi": ({}, "pyav"),
+    "mpeg4_b_frames.avi": ({"codec": "mpeg4", "codec_options": {"bf": "2"}}, "pyav"),
+    "mpeg2.mpg": ({"codec": "mpeg2video", "fps": 25}, "pyav"),
+    "vidéo — 视频 %d.mp4": ({}, "decord"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(workers=2, timeout_seconds=60) as pool:
+        yield pool
+
+
+def made(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).exists() else videos.make_video(folder / name, **KINDS[name][0])
+
+
+def everything(result: DecodeResult) -> np.ndarray:
+    assert result.reason == ""
+    return np.concatenate(list(result.frames))
+
+
+def indices_shown(frames: np.ndarray) -> list[int]:
+    return [videos.read_index(frame) for frame in frames]
+
+
+def reasons(pool: DecoderPool, *paths: Path) -> list[str]:
+    """The reason of each video that fails, at once or midway."""
+    found = []
+    for result in pool.decode(DecodeRequest(path, UniformSampling(8)) for path in paths):
+        try:
+            list(result.frames)
+            found.append(result.reason)
+        except DecodeError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_right_frames_come_out_of_every_kind_of_file(folder: Path, pool: DecoderPool, name: str) -> None:
+    clips = (Clip(), Clip(0.3, 0.9), Clip(1.0, 3.0))
+    request = DecodeRequest(made(folder, name), UniformSampling(7), clips)
+    (result,) = [(result, everything(result)) for result in pool.decode([request])]
+    answer, frames = result
+    assert answer.probe is not None and answer.probe.decoder == KINDS[name][1]
+    assert frames.shape == (len(answer.frame_indices), 224, 224, 3) and frames.dtype == np.uint8
+    assert indices_shown(frames) == answer.frame_indices.tolist()
+    assert set(answer.frame_indices) == {index for clip in answer.clips for index in clip.frame_indices}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, decoder) in KINDS.items() if decoder == "decord"])
+def test_length_and_rate_are_those_that_the_official_decoder_reports(folder: Path, name: str) -> None:
+    path = made(folder, name)
+    reader = decord.VideoReader(str(path), num_threads=1)
+    found = probe(path)
+    assert (found.n_frames, found.fps) == (len(reader), pytest.approx(reader.get_avg_fps(), rel=1e-12))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, decoder) in KINDS.items() if decoder == "decord"])
+def test_the_fallback_gives_the_same_pixels(folder: Path, name: str) -> None:
+    path = made(folder, name)
+    assert_decoders_agree(path, max_difference=2)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_rotated_video_comes_out_upright(folder: Path, degrees: int) -> None:
+    path = videos.rotate(videos.make_video(folder / f"rotated{degrees}.mp4"), degrees)
+    frames = assert_decoders_agree(path, max_difference=2)
+    as_coded = np.rot90(frames, k=UPRIGHT[degrees], axes=(1, 2))
+    assert indices_shown(as_coded) == list(range(48))
+
+
+def assert_decoders_agree(path: Path, max_difference: int) -> np.ndarray:
+    found = probe(path)
+    indices = np.arange(0, found.n_frames, max(1, found.n_frames // 48))
+    readers = [read(path, found, indices, 224, lambda: None) for read in (read_with_decord, read_with_pyav)]
+    by_decord, by_pyav = (np.concatenate(list(chunks)) for chunks in readers)
+    assert np.abs(by_decord.astype(int) - by_pyav).max() <= max_difference
+    return by_pyav
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_folder_of_images_is_read_in_the_order_of_its_numbers(tmp_path: Path, pool: DecoderPool, suffix: str) -> None:
+    folder = videos.make_image_folder(tmp_path / "frames %d", n_frames=12, suffix=suffix)
+    (folder / "notes.txt").write_text("not an image")
+    request = DecodeRequest(folder, UniformSampling(12), (Clip(), Clip(1.0, 2.0)), image_folder_fps=3.0)
+    for result in pool.decode([request]):
+        frames = everything(result)
+        assert result.probe is not None
+        assert (result.probe.decoder, result.probe.n_frames, result.probe.fps) == ("images", 12, 3.0)
+        assert indices_shown(frames) == list(range(12))
+        assert set(result.clips[1].frame_indices) == {3, 4, 5}
+        expected = videos.pattern(5, 224, 224)
+        assert np.abs(frames[5].astype(int) - expected).mean() < (8 if suffix == ".jpg" else 4)
+
+
+def test_missing_images_of_a_sequence_are_noted(tmp_path: Path) -> None:
+    folder = videos.make_image_folder(tmp_path / "frames")
+    (folder / "7.jpg").unlink()
+    found = probe(folder, 3.0)
+    assert (found.n_frames, found.note) == (11, "1 numbers of the image sequence are missing")
+
+
+def test_a_folder_of_images_needs_a_rate(tmp_path: Path) -> None:
+    with pytest.raises(DecodeError, match=r"^no_frame_rate: a folder of images"):
+        probe(videos.make_image_folder(tmp_path / "frames"))
+
+
+def test_every_broken_video_has_its_reason_and_the_batch_goes_on(tmp_path: Path, pool: DecoderPool) -> None:
+    empty_folder = tmp_path / "nothing"
+    empty_folder.mkdir()
+    (tmp_path / "empty.mp4").touch()
+    good = videos.make_video(tmp_path / "good.mp4")
+    broken = {
+        tmp_path / "missing.mp4": "missing: there is no file or folder missing.mp4",
+        tmp_path / "empty.mp4": "empty: file of 0 bytes",
+        empty_folder: "no_video_stream: the folder holds no .jpg, .jpeg, .png files",
+        videos.make_garbage(tmp_path / "garbage.mp4"): "unreadable: Invalid data found when processing input",
+        videos.make_audio_only(tmp_path / "audio.mp4"): "no_video_stream: the file holds audio only",
+        videos.make_truncated(tmp_path / "cut.mp4"): "unreadable: Invalid data found when processing input",
+        videos.make_truncated(tmp_path / "cut.mkv"): "truncated: header promises 4.00 s, file holds 1.",
+        videos.make_truncated(tmp_path / "cut.webm", codec="libvpx-vp9"): "truncated: header promises 4.00 s, file holds 1.",
+        videos.make_faststart_cut(tmp_path / "cut_faststart.mp4", n_frames=120): "truncated: header promises 120 frames",
+        good: "",
+    }  # fmt: skip
+    for found, (path, expected) in zip(reasons(pool, *broken), broken.items(), strict=True):
+        assert found.startswith(expected) and bool(found) == bool(expected), path.name
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.97])
+def test_a_faststart_file_cut_short_is_never_taken_for_a_shorter_video(tmp_path: Path, keep: float) -> None:
+    with pytest.raises(DecodeError, match=r"^truncated: header promises 120 frames, file holds "):
+        probe(videos.make_faststart_cut(tmp_path / "cut.mp4", keep, n_frames=120))
+
+
+def test_damaged_content_fails_with_the_words_of_both_decoders(tmp_path: Path, pool: DecoderPool) -> None:
+    path = videos.make_video(tmp_path / "damaged.mp4", n_frames=120)
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + 3000
+    content[middle : middle + 400] = bytes(400)
+    path.write_bytes(content)
+    (reason,) = reasons(pool, path)
+    assert reason.startswith("corrupt: decord: ") and "; pyav: Invalid data found when processing input" in reason
+
+
+def test_an_edit_list_hides_its_frames_and_the_rest_are_right(tmp_path: Path, pool: DecoderPool) -> None:
+    path = videos.make_edit_list(tmp_path / "trimmed.mp4", n_skipped=5)
+    for result in pool.decode([DecodeRequest(path, UniformSampling(48))]):
+        assert result.probe is not None
+        assert (result.probe.n_frames, result.probe.decoder) == (43, "pyav")
+        assert indices_shown(everything(result)) == list(range(5, 48))
+
+
+def test_a_hanging_video_is_stopped_and_the_next_ones_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")  # opening it waits for a writer that never comes
+    good = videos.make_video(tmp_path / "good.mp4")
+    with DecoderPool(workers=1, timeout_seconds=4) as pool:
+        started_at = time.monotonic()
+        found = reasons(pool, good, tmp_path / "hangs.mp4", good)
+        assert time.monotonic() - started_at < 20
+    assert found == ["", "timeout: no sign of life from the decoder for 4 s", ""]
+
+
+def test_hanging_videos_wait_together_not_one_after_the_other(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")
+    with DecoderPool(workers=3, timeout_seconds=4) as pool:
+        started_at = time.monotonic()
+        found = reasons(pool, *[tmp_path / "hangs.mp4"] * 3)
+        assert time.monotonic() - started_at < 8
+    assert all(reason.startswith("timeout: ") for reason in found)
+
+
+def test_a_decoder_that_dies_fails_its_video_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")
+    good = videos.make_video(tmp_path / "good.mp4")
+    requests = [DecodeRequest(path, UniformSampling(4)) for path in (tmp_path / "hangs.mp4", good, good)]
+    with DecoderPool(workers=2, timeout_seconds=60) as pool:
+        found = [(result.reason, len(list(result.frames))) for result in pool.decode(crash_the_first(requests))]
+    assert found == [(f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}", 0), ("", 1), ("", 1)]
+
+
+def crash_the_first(requests: list[DecodeRequest]) -> Iterator[DecodeRequest]:
+    """Passes requests on; makes the process that works on the first one crash."""
+    before = workers_of(os.getpid())
+    yield requests[0]
+    (process_id,) = workers_of(os.getpid()) - before
+    time.sleep(1)
+    os.kill(process_id, signal.SIGSEGV)
+    yield from requests[1:]
+
+
+def workers_of(parent_id: int) -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has just ended
+        if b"pipeline.decode_worker" in words and parent == parent_id:
+            found.add(int(entry.name))
+    return found
+
+
+def test_no_process_is_left_behind(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")
+    good = videos.make_video(tmp_path / "good.mp4")
+    before = workers_of(os.getpid())
+    requests = [DecodeRequest(path, UniformSampling(4)) for path in (good, tmp_path / "hangs.mp4", good)]
+    with pytest.raises(KeyboardInterrupt), DecoderPool(workers=2, timeout_seconds=60) as pool:
+        for _ in pool.decode(requests):
+            assert len(workers_of(os.getpid()) - before) == 2
+            raise KeyboardInterrupt
+    assert workers_of(os.getpid()) == before
+
+
+def test_workers_end_when_their_parent_is_killed_even_if_they_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")
+    program = (
+        "import sys; from pathlib import Path; from pipeline.decoding import *; from pipeline.frames import UniformSampling\n"
+        "request = DecodeRequest(Path(sys.argv[1]), UniformSampling(4))\n"
+        "list(DecoderPool(workers=2, timeout_seconds=60).decode([request, request]))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "hangs.mp4")])
+    wait_until(lambda: len(workers_of(parent.pid)) == 2)
+    workers = workers_of(parent.pid)
+    time.sleep(1)  # by now they hang
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_caller_may_leave_a_video_half_read(tmp_path: Path, pool: DecoderPool) -> None:
+    paths = [videos.make_video(tmp_path / f"{n}.mp4", n_frames=n) for n in (200, 100, 50)]
+    requests = [DecodeRequest(path, UniformSampling(200)) for path in paths]
+    first_chunks = [next(result.frames) for result in pool.decode(requests)]
+    assert [indices_shown(chunk) for chunk in first_chunks] == [list(range(64)), list(range(64)), list(range(50))]
+    for result in pool.decode(requests):
+        assert result.request is requests[0]
+        break  # and the rest of the list unread
+    assert [len(everything(result)) for result in pool.decode(requests)] == [200, 100, 50]
+
+
+def test_a_long_video_comes_in_chunks(tmp_path: Path, pool: DecoderPool) -> None:
+    path = videos.make_video(tmp_path / "long.mp4", n_frames=600)
+    for result in pool.decode([DecodeRequest(path, FixedRateSampling(4.0))]):
+        chunks = list(result.frames)
+        assert [len(chunk) for chunk in chunks] == [64, 64, 64, 8]
+        assert indices_shown(np.concatenate(chunks)) == list(range(1, 600, 3))
+
+
+def test_a_slow_decode_shows_signs_of_life_frame_by_frame(folder: Path) -> None:
+    path, calls = made(folder, "h264.ts"), []
+    list(read_with_pyav(path, probe(path), np.array([47]), 224, lambda: calls.append(None)))
+    assert len(calls) == 48
+
+
+def test_frames_of_any_size_can_be_asked_for(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "video.mp4", n_frames=10)
+    with DecoderPool(workers=1, timeout_seconds=60, size=56) as pool:
+        for result in pool.decode([DecodeRequest(path, UniformSampling(10))]):
+            frames = everything(result)
+            assert frames.shape == (10, 56, 56, 3) and indices_shown(frames) == list(range(10))
+
+
+def test_other_decoders_than_the_identity_names_are_refused() -> None:
+    check_decoders(installed_decoders())
+    with pytest.raises(
+        DecodeError, match=r"installed are decord-0\.6\.0, pyav-18, the configuration asks for decord-0\.5\.0, pyav-18"
+    ):
+        check_decoders(["decord-0.5.0", "pyav-18"])
+
+
+def test_the_parent_process_loads_neither_decord_nor_torch() -> None:
+    program = "import sys, pipeline.decoding, pipeline.frames; print({'decord', 'torch', 'prefect'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
+@pytest.mark.parametrize("path", [path for path in REAL if path.name != "corrupted.mp4"], ids=lambda path: path.name)
+def test_real_videos_are_read_alike_by_both_decoders(path: Path) -> None:
+    if probe(path).decoder == "decord":
+        assert_decoders_agree(path, max_difference=2)
+
+
+def test_real_videos_are_read_and_the_corrupt_one_is_refused(pool: DecoderPool) -> None:
+    found = dict(zip([path.name for path in REAL], reasons(pool, *REAL), strict=True))
+    assert found.pop("corrupted.mp4", "corrupt: decord: ").startswith("corrupt: decord: ")
+    assert set(found.values()) <= {""}
