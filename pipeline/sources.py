@@ -219,7 +219,7 @@ class _VideoFolder:
         if len(candidates) == 1:
             return candidates[0], ""
         if candidates:
-            names = ", ".join(str(candidate.relative_to(self._root)) for candidate in candidates)
+            names = ", ".join(sorted(str(candidate.relative_to(self._root)) for candidate in candidates))
             return None, f"ambiguous: {video.path!r} could be {names}"
         return None, f"missing: no file {video.path!r} in the videos folder"
 

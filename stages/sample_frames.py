@@ -11,7 +11,7 @@ from cache.errors import DecodeError
 from cache.shards import SeriesReader, ShardWriter
 from cache.tables import Schema
 from pipeline.batching import cut
-from pipeline.decoding import DecodeRequest, DecoderPool, DecodeResult, check_decoders
+from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
 from pipeline.sources import VideoFile, VideoFiles
 from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage

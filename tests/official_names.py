@@ -1,4 +1,4 @@
-"""The trainable tensors of a Hugging Face BLIP-2 under the official SeViLA's names, written independently of pipeline's tables."""
+"""The trainable tensors of a Hugging Face BLIP-2 under official names, written independently of pipeline's tables."""
 
 import torch
 from torch import Tensor

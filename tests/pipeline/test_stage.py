@@ -23,12 +23,12 @@ from pipeline.stage import STAGES, Artifact, Config, Output, RunContext, Shard, 
 
 class Numbers(Artifact):
     kind = "numbers"
-    tables = {"numbers": Schema(1, number="int32")}  # noqa: RUF012
+    tables = {"numbers": Schema(1, number="int32")}
 
 
 class Squares(Artifact):
     kind = "squares"
-    tables = {"squares": Schema(1, square="int32")}  # noqa: RUF012
+    tables = {"squares": Schema(1, square="int32")}
 
 
 class Count(Config):

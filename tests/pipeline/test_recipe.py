@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
+from cache.errors import RecipeError
+from pipeline.recipe import available, load
+
+
+def test_every_shipped_recipe_is_valid_and_described() -> None:
+    assert {"demo", "plain", "nextqa"} <= set(available())
+    assert all(load(name).description for name in available())
+
+
+def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[sample_frames]\nframes = 16\n")
+    recipe = load(str(tmp_path / "mine.toml"))
+    assert recipe.name == "mine"
+    assert recipe.config_of("sample_frames").frames == 16
+    assert recipe.config_of("select_keyframes").k == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[sample_frame]\nframes = 3", r"\[sample_frame\] is not a stage \(did you mean 'sample_frames'\?\)"),
+        ("[sample_frames]\nframs = 3", r"\[sample_frames\] has no key 'frams' \(did you mean 'frames'\?\)"),
+        ("[sample_frames]\nframes = '3'", r"\[sample_frames\] frames = '3': input should be a valid integer"),
+        ("[sample_frames]\nframes = 0", r"frames = 0: input should be greater than or equal to 1"),
+        ("[sample_frames]\nframes = true", r"frames = True: input should be a valid integer"),
+        ("[select_keyframes]\nmethod = 'topk'", r"method = 'topk': input should be 'localizer', 'uniform' or 'random'"),
+        ("[import_backbone]\nweights = '/data/blip2'", r"weights = '/data/blip2': '/data/blip2' is a path"),
+        ("frames = 3", r"'frames' stands outside any \[section\]"),
+        ("description = 3", "description is 3, wanted text"),
+        ("[sample_frames", "not readable as TOML"),
+    ],
+)
+def test_wrong_recipe_is_refused_by_file_key_and_nearest(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=told) as caught:
+        load(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[sample_frames]\nframes = 0\nsiz = 3")
+    with pytest.raises(RecipeError, match=r"frames = 0.*; .*no key 'siz' \(did you mean 'size'\?\)"):
+        load(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "stage", "key", "value"),
+    [
+        ("sample_frames.frames=16", "sample_frames", "frames", 16),
+        ("sample_frames.frames_per_second=2", "sample_frames", "frames_per_second", 2.0),
+        ("select_keyframes.method=uniform", "select_keyframes", "method", "uniform"),
+        ('select_keyframes.method="random"', "select_keyframes", "method", "random"),
+        ("import_backbone.weights=google/x=y", "import_backbone", "weights", "google/x=y"),
+    ],
+)
+def test_settings_change_one_key(setting: str, stage: str, key: str, value: object) -> None:
+    assert getattr(load("demo", [setting]).config_of(stage), key) == value
+
+
+@pytest.mark.parametrize("setting", ["frames=3", "sample_frames.frames", "sample_frames.=3", "sample_frames.frmes=3"])
+def test_wrong_setting_is_told_as_given(setting: str) -> None:
+    with pytest.raises(RecipeError, match=f"--set {setting}"):
+        load("demo", [setting])
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'nextqa'"):
+        load("nextq")

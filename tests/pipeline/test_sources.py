@@ -1,0 +1,137 @@
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.errors import MissingSourceError
+from cache.fingerprint import DigestCache
+from cache.store import Store
+from pipeline.sources import Sources, VideoFile
+from pipeline.stage import RunContext, build
+from stages.list_questions import ListQuestions, list_questions
+
+
+@pytest.fixture(autouse=True)
+def no_places_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for kind in ("ANNOTATIONS", "VIDEOS", "WEIGHTS", "CONFIG"):
+        monkeypatch.delenv(f"SEVILA_{kind}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def sources(tmp_path: Path, **places: str) -> Sources:
+    digests = DigestCache(tmp_path / "digests.json")
+    return Sources(digests, {kind: [place] for kind, place in places.items()}, download=False)
+
+
+def find_videos(tmp_path: Path, folder: Path, *rows: dict[str, Any]) -> dict[str, VideoFile]:
+    with (tmp_path / "questions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["video", "question", "a0", "a1", "start_seconds", "end_seconds"])
+        writer.writeheader()
+        writer.writerows({"question": "Why?", "a0": "so", "a1": "thus", **row} for row in rows)
+    found = sources(tmp_path, annotations=str(tmp_path / "questions.csv"), videos=str(folder))
+    run = RunContext(Store(tmp_path / "store"))
+    questions = build(list_questions, ListQuestions(), run, [found.annotations("plain", "")])
+    return {video.video_id: video for video in found.videos("plain", questions).videos}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    (folder / "a" / "deep").mkdir(parents=True)
+    (folder / "a" / "deep" / "one.mp4").write_bytes(b"1")
+    (folder / "a" / "twice.mp4").write_bytes(b"2")
+    (folder / "twice.webm").write_bytes(b"3")
+    (folder / "frames").mkdir()
+    (folder / "frames" / "1.png").write_bytes(b"4")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a/deep/one.mp4", "one.mp4", "one", "elsewhere/one.mp4"])
+def test_video_is_found_at_its_path_or_by_its_name_below(tmp_path: Path, folder: Path, name: str) -> None:
+    assert find_videos(tmp_path, folder, {"video": name})[name].path == folder / "a" / "deep" / "one.mp4"
+
+
+def test_folder_of_images_is_a_video(tmp_path: Path, folder: Path) -> None:
+    assert find_videos(tmp_path, folder, {"video": "frames"})["frames"].path == folder / "frames"
+
+
+def test_missing_and_ambiguous_videos_have_reasons_and_no_path(tmp_path: Path, folder: Path) -> None:
+    found = find_videos(tmp_path, folder, {"video": "gone.mp4"}, {"video": "twice"})
+    assert found["gone.mp4"].path is None and found["gone.mp4"].reason.startswith("missing: no file 'gone.mp4'")
+    assert found["twice"].path is None and "a/twice.mp4, twice.webm" in found["twice"].reason
+
+
+def test_pipe_in_place_of_a_video_is_a_reason_and_is_not_opened(tmp_path: Path, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.mp4")
+    assert find_videos(tmp_path, folder, {"video": "pipe.mp4"})["pipe.mp4"].reason.startswith("unreadable")
+
+
+def test_name_without_suffix_is_not_cut_at_its_dot(tmp_path: Path, folder: Path) -> None:
+    (folder / "v1.mp4").write_bytes(b"x")
+    (folder / "v1.5.mp4").write_bytes(b"y")
+    assert find_videos(tmp_path, folder, {"video": "v1.5"})["v1.5"].path == folder / "v1.5.mp4"
+
+
+def test_clips_of_a_video_are_listed_once_each(tmp_path: Path, folder: Path) -> None:
+    bounds = {"start_seconds": "1.5", "end_seconds": "3"}
+    [video] = find_videos(tmp_path, folder, {"video": "one"}, {"video": "one", **bounds}, {"video": "one"}).values()
+    assert [clip[1:] for clip in video.clips] == [(None, None), (1.5, 3.0)]
+
+
+def test_identity_follows_content_and_clips_not_place_nor_question(tmp_path: Path, folder: Path) -> None:
+    def identity(name: str, *rows: dict[str, Any]) -> str | None:
+        (tmp_path / name).mkdir()
+        find_videos(tmp_path / name, folder, *rows)
+        found = sources(tmp_path / name, annotations=str(tmp_path / name), videos=str(folder))
+        run = RunContext(Store(tmp_path / name / "store"))
+        questions = build(list_questions, ListQuestions(), run, [found.annotations("plain", "")])
+        return found.videos("plain", questions).id
+
+    first = identity("first", {"video": "one"})
+    assert identity("other_text", {"video": "one", "question": "How?"}) == first
+    assert identity("clip", {"video": "one", "end_seconds": "2"}) != first
+    (folder / "a" / "deep" / "one.mp4").write_bytes(b"changed")
+    assert identity("changed", {"video": "one"}) != first
+
+
+def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("line", "environment", "file"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sevila.toml").write_text('[videos]\nplain = "file"\n')
+    assert sources(tmp_path).place("videos", "plain") == tmp_path / "file"
+    monkeypatch.setenv("SEVILA_VIDEOS", f"plain={tmp_path / 'environment'}")
+    assert sources(tmp_path).place("videos", "plain") == tmp_path / "environment"
+    assert sources(tmp_path, videos=f"plain={tmp_path / 'line'}").place("videos", "plain") == tmp_path / "line"
+
+
+def test_bare_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    (tmp_path / "k=4").mkdir()
+    assert sources(tmp_path, videos=f"{tmp_path}/k=4").place("videos", "plain") == tmp_path / "k=4"
+    assert sources(tmp_path, videos="k=4").place("videos", "plain").absolute() == tmp_path / "k=4"
+
+
+def test_unplaced_name_is_an_error_that_says_how_to_place_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingSourceError, match=r"--videos nextqa=PATH.*SEVILA_VIDEOS.*\[videos\] in sevila\.toml"):
+        sources(tmp_path).place("videos", "nextqa")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("[video]\nx='y'", r"\[video\] is not one of"), ("[videos]\nx=3", "wanted a path"), ("videos = [", "TOML")],
+)
+def test_wrong_sevila_toml_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "sevila.toml").write_text(content)
+    with pytest.raises(MissingSourceError, match=told):
+        sources(tmp_path)
+
+
+def test_hub_name_without_network_or_place_has_a_problem_not_an_id(tmp_path: Path) -> None:
+    found = sources(tmp_path).weights("Salesforce/blip2-flan-t5-xl")
+    assert found.id is None and "--weights Salesforce/blip2-flan-t5-xl=PATH" in found.problem
+
+
+def test_folder_without_weight_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no weight file" in sources(tmp_path, weights=str(tmp_path / "empty")).weights("x").problem
