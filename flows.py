@@ -87,7 +87,7 @@ def sevila(
             steps = Run(chosen, run)
             metrics = forward(chosen, _as_tasks(chosen, steps), sources)
         except SevilaError as error:
-            return Failed(message=str(error))  # returned, not raised: a traceback would bury what the message says
+            return Failed(message=str(error))  # not raised: this way the message is the reason and nothing else
         _show_summary(chosen.name, summary(steps.made))
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 

@@ -34,16 +34,14 @@ class Prefect:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.api = f"http://127.0.0.1:{self.port}/api"
-        places = ("SEVILA_ANNOTATIONS", "SEVILA_VIDEOS", "SEVILA_WEIGHTS", "SEVILA_CONFIG")
-        self.environment = {name: value for name, value in os.environ.items() if name not in places} | {
+        ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 by default: most of a small run's time
-            "SEVILA_HOME": str(REPOSITORY),
-            "SEVILA_STORE": str(self.store.root),
             "PYTHONPATH": str(REPOSITORY),  # when the project is not installed
             "OMP_NUM_THREADS": "1",
         }
@@ -56,16 +54,12 @@ class Prefect:
         )
 
     @contextmanager
-    def background(self, log: Path, *arguments: str) -> Iterator[None]:
+    def background(self, log: Path, *arguments: str, **more_environment: str) -> Iterator[None]:
         """Keep a `prefect` command running during the block."""
+        command = [sys.executable, "-m", "prefect", *arguments]
+        environment = self.environment | more_environment
         with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments],
-                cwd=REPOSITORY,
-                env=self.environment,
-                stdout=output,
-                stderr=output,
-            )
+            process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
             try:
                 yield
             finally:
@@ -115,7 +109,8 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         for arguments in (("work-pool", "create", "sevila", "--type", "process"), ("deploy", "--all")):
             done = prefect.command(*arguments)
             assert done.returncode == 0, done.stdout + done.stderr
-        with prefect.background(folder / "worker.log", "worker", "start", "--pool", "sevila"):
+        places = {"SEVILA_HOME": str(REPOSITORY), "SEVILA_STORE": str(prefect.store.root)}
+        with prefect.background(folder / "worker.log", "worker", "start", "--pool", "sevila", **places):
             yield prefect
 
 
@@ -123,6 +118,11 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 def first_run(prefect: Prefect) -> subprocess.CompletedProcess[str]:
     """The command of the README, without any parameter: the recipe demo, which brings its own data."""
     return prefect.command("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "first")
+
+
+def test_deployment_stores_no_path_of_the_machine_that_deploys(prefect: Prefect) -> None:
+    (deployment,) = prefect.ask("deployments/filter", {})
+    assert str(REPOSITORY) not in json.dumps(deployment)
 
 
 def test_deployment_runs_the_whole_chain_into_the_store(
