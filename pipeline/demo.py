@@ -43,7 +43,9 @@ def write_demo(folder: Path, seed: int = 0) -> None:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    write_tiny_blip2(folder / "tiny-blip2", seed)
+    # Words the tokenizer does not know are spelled letter by letter, which would make the questions too long to read.
+    words = {word for row in rows for text in row.values() for word in text.split()}
+    write_tiny_blip2(folder / "tiny-blip2", seed, words=sorted(words))
 
 
 def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[str, str]]:
@@ -61,9 +63,9 @@ def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[st
 
 def _render(path: Path, colour: str, shape: str, motion: str) -> None:
     n_frames = FRAMES_PER_SECOND * SECONDS
-    with av.open(str(path), "w") as file:
-        # One thread: with more, the encoder's output depends on the machine.
-        stream = file.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"threads": "1"})
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
+        # x264's assembly gives other bytes now and then for the same frames, even in one thread (seen with x264 of PyAV 18.1).
+        stream = file.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"x264-params": "threads=1:asm=0"})
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for index in range(n_frames):

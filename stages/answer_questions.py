@@ -191,18 +191,20 @@ class _Asking:
         token_ids: list[list[int]],
     ) -> list[dict[str, Any]]:
         """Answer (question's number, frames in `visual`) units, in their order."""
+        import torch
+
         answers: dict[int, dict[str, Any]] = {}
         for n_frames in sorted({len(frames) for _, frames in units}):
             same = [number for number, (_, frames) in enumerate(units) if len(frames) == n_frames]
-            alone = self._cfg.method == "vote"
-            prefixes = single_frame_prefixes() if alone else numbered_frame_prefixes(n_frames)
+            # The official code numbers frames only when there are several: one keyframe is read as when voting.
+            prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
             prefix_tokens = max(len(ids) for ids in self.answerer.language.verbalizer.tokenize_prefixes(prefixes))
             lengths = [len(token_ids[units[number][0]]) for number in same]
             for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
                 chosen = [same[item] for item in batch]
                 asked = [units[number][0] for number in chosen]
                 n_options = [len(questions[number]["options"]) for number in asked]
-                tokens = visual[[units[number][1] for number in chosen]]
+                tokens = visual[torch.tensor([units[number][1] for number in chosen], device=visual.device)]
                 out = self.answerer.answer(tokens, [token_ids[number] for number in asked], n_options, prefixes)
                 logits, first = out.option_logits.cpu().numpy(), out.first_token_id.tolist()
                 for position, number in enumerate(chosen):

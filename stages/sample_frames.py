@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from pipeline.decoding import DecoderPool, check_decoders
 from pydantic import Field
 
+from cache.errors import DecodeError
+from cache.shards import SeriesReader, ShardWriter
 from cache.tables import Schema
-from pipeline.sources import VideoFiles
+from pipeline.batching import cut
+from pipeline.decoding import DecodeRequest, DecoderPool, DecodeResult, check_decoders
+from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
+from pipeline.sources import VideoFile, VideoFiles
 from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
 from stages.progress import track
-from stages.sharding import cut
+
+ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
 class Frames(Artifact):
@@ -49,9 +54,20 @@ class Frames(Artifact):
         ),
     }
 
-    def read(self, video: dict[str, Any], rows: slice) -> np.ndarray:
-        """Return stored frames of a row of `videos`: uint8 [rows, size, size, 3]."""
-        return _open_shard(self, "frames", video["shard"]).read(video["number"], rows)
+    def open(self) -> SeriesReader:
+        """Return a reader of the stored frames by video id: uint8 [rows, size, size, 3]."""
+        places = {
+            row["video_id"]: (row["shard"], row["number"]) for row in self.rows("videos") if row["status"] == "ok"
+        }
+        return SeriesReader(self.files("pixels"), places)
+
+    def clips(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return, per clip, its sampled frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
+        table = self.columns("frames", "clip_id", "frame_index", "seconds", "row")
+        ids = table.pop("clip_id")
+        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=np.int64)
+        parts = {name: np.split(values, starts[1:]) for name, values in table.items()}
+        return {ids[start]: {name: parts[name][n] for name in parts} for n, start in enumerate(starts)}
 
 
 class SampleFrames(Config):
@@ -72,25 +88,94 @@ class SampleFrames(Config):
 @stage(version=1, output=Frames, sharded=True)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
-    check_decoders(cfg.decoder, cfg.fallback_decoder)
-    bytes_a_video = cfg.size * cfg.size * 3 * cfg.frames
+    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        return cut(list(range(len(videos.videos))), [bytes_a_video] * len(videos.videos), run.shard_bytes), {}
+        bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
+        return cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes), {}
 
     def work(shard: Shard) -> None:
+        check_decoders((cfg.decoder, cfg.fallback_decoder))
         wanted = [videos.videos[item] for item in shard.items]
         rows: list[dict[str, Any]] = []
         positions: list[dict[str, Any]] = []
         with (
             shard.phase("decode"),
             DecoderPool(run.decode_workers, run.decode_timeout_seconds, cfg.size) as decoders,
-            shard.arrays("frames") as arrays,
+            shard.arrays("pixels") as arrays,
         ):
             results = decoders.decode(_request(video, cfg) for video in wanted if video.path is not None)
             for video in track(wanted, "sample_frames", "video"):
-                ...
+                row = (
+                    _failed(video, video.reason)
+                    if video.path is None
+                    else _store(video, next(results), arrays, cfg.size)
+                )
+                row["shard"] = shard.number
+                positions += row.pop("positions")
+                rows.append(row)
+                if row["status"] != "ok":
+                    shard.dropped[row["reason"].split(":")[0]] += 1
         shard.write_rows("videos", rows)
         shard.write_rows("frames", positions)
 
     out.each_shard(plan, work)
+
+
+def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
+    assert video.path is not None and video.digest is not None
+    sampling: Sampling
+    if cfg.sampling == "uniform":
+        sampling = UniformSampling(cfg.frames)
+    elif cfg.sampling == "random":
+        # Seeded by the video's content: a draw depends neither on the order of work nor on the other videos.
+        sampling = RandomSampling(cfg.frames, (cfg.seed, int(video.digest[:16], 16)))
+    else:
+        sampling = FixedRateSampling(cfg.frames_per_second)
+    clips = tuple(Clip(start_seconds, end_seconds) for _, start_seconds, end_seconds in video.clips)
+    return DecodeRequest(video.path, sampling, clips, cfg.image_folder_frames_per_second)
+
+
+def _store(video: VideoFile, result: DecodeResult, arrays: ShardWriter, size: int) -> dict[str, Any]:
+    """Write a decoded video's frames and return its row, with those of its clips under `positions`."""
+    if result.reason or result.probe is None:
+        return _failed(video, result.reason)
+    try:
+        number = arrays.add(len(result.frame_indices), (size, size, 3), "uint8", result.frames)
+    except DecodeError as error:
+        return _failed(video, str(error))
+    probe = result.probe
+    return _failed(video, "") | {
+        "status": "ok",
+        "note": "; ".join(filter(None, dict.fromkeys([probe.note, *(clip.note for clip in result.clips)]))),
+        "decoder": probe.decoder,
+        "codec": probe.codec,
+        "n_frames_in_video": probe.n_frames,
+        "frames_per_second": probe.fps,
+        "duration_seconds": probe.duration_seconds,
+        "width": probe.width,
+        "height": probe.height,
+        "n_frames": len(result.frame_indices),
+        "number": number,
+        "positions": _positions(video, result),
+    }
+
+
+def _positions(video: VideoFile, result: DecodeResult) -> list[dict[str, Any]]:
+    assert result.probe is not None
+    rows = []
+    for (clip_id, _, _), clip in zip(video.clips, result.clips, strict=True):
+        stored = np.searchsorted(result.frame_indices, clip.frame_indices)
+        for position, (frame_index, row) in enumerate(zip(clip.frame_indices.tolist(), stored.tolist(), strict=True)):
+            seconds = frame_index / result.probe.fps
+            rows.append(
+                {"clip_id": clip_id, "video_id": video.video_id, "position": position, "frame_index": frame_index}
+            )
+            rows[-1] |= {"seconds": seconds, "row": row}
+    return rows
+
+
+def _failed(video: VideoFile, reason: str) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(Frames.tables["videos"].columns)
+    row |= {"video_id": video.video_id, "status": "failed", "reason": reason, "note": ""}
+    return row | {"content_digest": video.digest, "n_frames": 0, "positions": []}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
 
 from cache.errors import CheckpointError
@@ -43,7 +44,12 @@ def model_config(
     text_config = T5Config.from_dict(text)
     text_config.dense_act_fn = "gelu"
     qformer_config = Blip2QFormerConfig.from_dict({**qformer, "encoder_hidden_size": vision["hidden_size"]})
-    return ModelConfig(Blip2VisionConfig.from_dict(vision), qformer_config, text_config, num_query_tokens)
+    vision_config = Blip2VisionConfig.from_dict(vision)
+    vision_config.image_size, vision_config.patch_size = (
+        _side(vision_config.image_size),
+        _side(vision_config.patch_size),
+    )
+    return ModelConfig(vision_config, qformer_config, text_config, num_query_tokens)
 
 
 def read_blip2_config(folder: Path) -> ModelConfig:
@@ -69,12 +75,12 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     vision = {"hidden_size": Blip2VisionConfig().hidden_size, **raw.get("vision_config", {})}
     try:
         return model_config(vision, raw.get("qformer_config", {}), raw["text_config"], raw.get("num_query_tokens", 32))
-    except (TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a configuration that can be built: {error}") from error
 
 
 def _check_architecture(path: Path, raw: dict[str, Any]) -> None:
-    text, qformer = raw.get("text_config", {}), raw.get("qformer_config", {})
+    text, qformer = raw.get("text_config") or {}, raw.get("qformer_config") or {}
     found_wanted = {
         "model_type": (raw.get("model_type"), "blip-2"),
         "text_config.model_type": (text.get("model_type"), "t5"),

@@ -21,10 +21,13 @@ class VisionEncoder(nn.Module):
         super().__init__()
         model = Blip2VisionModel(config)
         self.embeddings = model.embeddings
+        self.image_size = config.image_size
         self.encoder = model.encoder  # `model.post_layernorm` is left behind: it belongs to one VisualPrompt
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return features [B, P, D] in the encoder's dtype of normalised `pixels` [B, 3, H, H] (any float dtype)."""
+        # transformers would cut the position embeddings short for smaller frames, without a word.
+        assert pixels[0].shape == (3, self.image_size, self.image_size), (pixels.shape, self.image_size)
         return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
 
     @property

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.errors import CheckpointError
+from pipeline.models.config import read_blip2_config
+
+# The fields in which files on the hub, written by transformers 4, differ from what transformers 5 writes.
+HUB_STYLE: dict[str, Any] = {
+    "architectures": ["Blip2ForConditionalGeneration"],
+    "model_type": "blip-2",
+    "num_query_tokens": 32,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "transformers_version": None,
+    "use_decoder_only_language_model": False,
+    "vision_config": {"model_type": "blip_2_vision_model", "dropout": 0.0, "num_channels": 3, "top_k": 50},
+    "qformer_config": {"model_type": "blip_2_qformer", "position_embedding_type": "absolute", "max_length": 20},
+    "text_config": {
+        "_name_or_path": "google/flan-t5-xl",
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "d_ff": 5120,
+        "d_model": 2048,
+        "decoder_start_token_id": 0,
+        "dense_act_fn": "gelu",
+        "feed_forward_proj": "gated-gelu",
+        "is_gated_act": True,
+        "n_positions": 512,
+        "num_decoder_layers": 24,
+        "num_heads": 32,
+        "num_layers": 24,
+        "output_past": True,
+        "task_specific_params": {"summarization": {"max_length": 200, "num_beams": 4}},
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    },
+}
+
+
+def written(folder: Path, content: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_sizes_of_the_papers_model_are_read_from_a_config_of_the_hub(tmp_path: Path) -> None:
+    config = read_blip2_config(written(tmp_path, HUB_STYLE))
+    assert config.image_size == 224
+    assert config.feature_shape == (257, 1408)
+    assert (config.vision.num_hidden_layers, config.vision.layer_norm_eps) == (39, 1e-6)
+    assert (config.qformer.num_hidden_layers, config.qformer.layer_norm_eps) == (12, 1e-12)
+    assert (config.text.d_model, config.text.vocab_size, config.text.layer_norm_epsilon) == (2048, 32128, 1e-6)
+    assert config.num_query_tokens == 32
+    assert config.text.dense_act_fn == "gelu"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "model_type", "instructblip"),
+        ("text_config", "model_type", "opt"),
+        ("text_config", "feed_forward_proj", "relu"),
+        ("qformer_config", "use_qformer_text_input", True),
+    ],
+)
+def test_another_model_is_refused_with_what_was_found_and_wanted(
+    tmp_path: Path, section: str | None, key: str, value: Any
+) -> None:
+    content = json.loads(json.dumps(HUB_STYLE))
+    (content[section] if section else content)[key] = value
+    with pytest.raises(CheckpointError, match=rf"{key} is {value!r}, wanted .*blip2-flan-t5-xl"):
+        read_blip2_config(written(tmp_path, content))
+
+
+def test_sizes_that_cannot_be_built_are_refused(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(HUB_STYLE))
+    content["vision_config"]["hidden_size"] = "wide"
+    with pytest.raises(CheckpointError, match="not a configuration that can be built"):
+        read_blip2_config(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_unreadable_config_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="not readable as a JSON object"):
+        read_blip2_config(tmp_path)
+
+
+def test_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json: not found"):
+        read_blip2_config(tmp_path)
+
+
+def test_image_size_may_be_written_as_a_square_pair_but_not_as_another(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(HUB_STYLE))
+    content["vision_config"]["image_size"] = [224, 224]
+    assert read_blip2_config(written(tmp_path, content)).vision.image_size == 224
+    content["vision_config"]["image_size"] = [224, 112]
+    with pytest.raises(CheckpointError, match="must be squares"):
+        read_blip2_config(written(tmp_path, content))

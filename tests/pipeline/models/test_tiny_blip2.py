@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import Blip2ForConditionalGeneration
+from transformers.utils import logging
+
+from pipeline.models.answerer import Answerer
+from pipeline.models.checkpoint import load_vision_encoder
+from pipeline.models.config import read_blip2_config
+from pipeline.models.localizer import Localizer
+from pipeline.models.verbalizer import Verbalizer
+from pipeline.prompts import answer_prompt, localize_prompt, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.tiny_blip2 import write_tiny_blip2
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny: Path) -> Blip2ForConditionalGeneration:
+    """The same directory, read by transformers; with the exact gelu, which it does not read from the file."""
+    logging.disable_progress_bar()
+    model = Blip2ForConditionalGeneration.from_pretrained(tiny).eval()
+    for module in model.language_model.modules():
+        if hasattr(module, "act"):
+            module.act = nn.GELU()
+    return model
+
+
+@torch.no_grad()
+def test_our_models_compute_what_transformers_own_blip2_computes(
+    tiny: Path, theirs: Blip2ForConditionalGeneration, localizer: Localizer
+) -> None:
+    pixels = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    features = load_vision_encoder(read_blip2_config(tiny), tiny)(pixels)
+    their_norm = theirs.vision_model.post_layernorm
+    torch.testing.assert_close(their_norm(features), theirs.vision_model(pixels).last_hidden_state, rtol=0, atol=1e-5)
+    their_norm.eps = 1e-5  # the official one
+    queries = theirs.query_tokens.expand(3, -1, -1)
+    queried = theirs.qformer(query_embeds=queries, encoder_hidden_states=their_norm(features)).last_hidden_state
+    torch.testing.assert_close(localizer.prompt.query(features), queried, rtol=0, atol=1e-5)
+    visual = theirs.language_projection(queried)
+    torch.testing.assert_close(localizer.visual(features), visual, rtol=0, atol=1e-5)
+    language = localizer.language
+    token_ids = language.verbalizer.tokenize(["Question: yes", "no", "Option A B"]).token_ids
+    inputs = language.assemble(single_frame_prefixes(), visual.unsqueeze(1), token_ids)
+    logits = theirs.language_model(
+        inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, decoder_input_ids=language.decoder_ids(3)
+    ).logits[:, 0]
+    if theirs.config.text_config.scale_decoder_outputs:  # lost in saving: Flan-T5 wants no scaling, whatever was read
+        logits = logits * theirs.config.text_config.d_model**0.5
+    scores = localizer.score(visual, token_ids)
+    torch.testing.assert_close(scores.logit_yes, logits[:, language.verbalizer.yes_id], rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores.logit_no, logits[:, language.verbalizer.no_id], rtol=0, atol=1e-5)
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(tiny: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_tiny_blip2(tmp_path / str(seed), seed)
+    for name in FILES:
+        assert (tmp_path / "0" / name).read_bytes() == (tiny / name).read_bytes()
+    weights = "model.safetensors"
+    assert (tmp_path / "1" / weights).read_bytes() != (tiny / weights).read_bytes()
+
+
+def test_lm_head_is_stored_apart_from_the_embeddings(theirs: Blip2ForConditionalGeneration) -> None:
+    text = theirs.language_model
+    assert not torch.equal(text.lm_head.weight, text.shared.weight)
+
+
+def test_query_tokens_differ_from_each_other(theirs: Blip2ForConditionalGeneration) -> None:
+    assert len(theirs.query_tokens[0].unique(dim=0)) == theirs.config.num_query_tokens
+
+
+def test_image_size_decides_the_size_of_the_features(tmp_path: Path) -> None:
+    write_tiny_blip2(tmp_path, seed=0, image_size=56)
+    config = read_blip2_config(tmp_path)
+    assert (config.image_size, config.feature_shape) == (56, (17, 32))
+    vision = load_vision_encoder(config, tmp_path)
+    assert vision(torch.zeros(1, 3, 56, 56)).shape == (1, 17, 32)
+
+
+def test_given_words_get_tokens_of_their_own(tmp_path: Path, tiny: Path) -> None:
+    write_tiny_blip2(tmp_path, seed=0, words=["aardvark"])
+    spelled, whole = (Verbalizer(folder / "tokenizer.json").tokenize(["aardvark"]) for folder in (tiny, tmp_path))
+    assert len(whole.token_ids[0]) == 2  # and </s>
+    assert len(spelled.token_ids[0]) > 2
+
+
+@given(text=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
+def test_any_english_text_has_tokens_for_all_its_letters(tokenizer_file: Path, text: str) -> None:
+    assert "<unk>" not in Tokenizer.from_file(str(tokenizer_file)).encode(text).tokens
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tiny: Path) -> Path:
+    return tiny / "tokenizer.json"
+
+
+@torch.no_grad()
+def test_scores_and_answers_differ_from_frame_to_frame_and_question_to_question(
+    tiny: Path, localizer: Localizer, answerer: Answerer
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = load_vision_encoder(read_blip2_config(tiny), tiny)(torch.randn(8, 3, 28, 28, generator=generator))
+    visual = localizer.visual(features)
+    words = localizer.language.verbalizer
+    options = ["the frame", "the question", "no"]
+    token_ids = words.tokenize([localize_prompt(f"option {letter}?", options) for letter in "AB"]).token_ids
+    by_question = [localizer.score(visual, [ids] * 8).logit_yes for ids in token_ids]
+    assert all(scores.std() > 0.01 for scores in by_question)
+    assert (by_question[0] - by_question[1]).abs().max() > 0.01
+    questions = words.tokenize([answer_prompt(f"option {letter}?", options) for letter in "ABCD"]).token_ids
+    found = answerer.answer(visual.view(4, 2, 4, 32), questions, [3] * 4, numbered_frame_prefixes(2))
+    assert found.option_logits.std() > 0.01

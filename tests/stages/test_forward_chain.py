@@ -1,0 +1,445 @@
+"""The forward chain as its users run it: real mp4 files, real artifacts, a tiny BLIP-2 of the real classes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache.store import Record, Store
+from cli import main
+from pipeline.demo import write_demo
+from stages.answer_questions import Answers
+from stages.evaluate import Metrics
+from stages.extract_features import Features
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.select_keyframes import Keyframes
+
+ROOT = Path(__file__).parents[2]
+KINDS = {kind.kind: kind for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics)}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after one run of the demo recipe; tests must not change it."""
+    store = tmp_path_factory.mktemp("finished")
+    assert sevila("run", demo, store) == 0
+    return store
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    """A store of one's own that holds a finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "store"))
+
+
+def arguments(command: str, demo: Path, store: Path, *more: str) -> list[str]:
+    name = [command, *more[:1]] if command == "stage" else [command]
+    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
+    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
+    return [*name, "demo", *places, *(more[1:] if command == "stage" else more)]
+
+
+def sevila(command: str, demo: Path, store: Path, *more: str) -> int:
+    return main(arguments(command, demo, store, *more))
+
+
+def artifact(store: Path, kind: str) -> Any:
+    """The newest artifact of a kind."""
+    records = [Store(store).record(id) for id in Store(store)]
+    newest = max((record for record in records if record.kind == kind), key=lambda record: record.finished)
+    return KINDS[kind](Store(store), newest.id)
+
+
+def records(store: Path) -> dict[str, Record]:
+    return {id: Store(store).record(id) for id in Store(store)}
+
+
+def files(store: Path) -> dict[str, dict[str, str]]:
+    return {id: {name: file["sha256"] for name, file in record.files.items()} for id, record in records(store).items()}
+
+
+def edited(demo: Path, folder: Path, edit: Any) -> Path:
+    """A copy of the demo whose rows `edit` has changed."""
+    shutil.copytree(demo, folder)
+    with (folder / "questions.csv").open(newline="") as stream:
+        rows = edit(list(csv.DictReader(stream)))
+    with (folder / "questions.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def test_every_question_gets_a_row_at_every_step(finished: Path) -> None:
+    questions = artifact(finished, "questions").rows("questions")
+    assert len(questions) == 30
+    answers = artifact(finished, "answers").rows("answers")
+    keyframes = artifact(finished, "keyframes").rows("keyframes")
+    ids = [question["question_id"] for question in questions]
+    assert [row["question_id"] for row in answers] == [row["question_id"] for row in keyframes] == ids
+    scores = artifact(finished, "frame_scores").rows("frame_scores")
+    assert len(scores) == 24 * 8
+    for question, answer, keyframe in zip(questions, answers, keyframes, strict=True):
+        if answer["status"] == "ok":
+            assert len(answer["option_logits"]) == len(question["options"])
+            assert answer["prediction"] == int(np.argmax(answer["option_logits"]))
+            assert keyframe["positions"] == sorted(keyframe["positions"]) and len(keyframe["positions"]) == 4
+
+
+def test_broken_videos_are_rows_with_reasons_to_the_end(finished: Path) -> None:
+    videos = {row["video_id"]: row for row in artifact(finished, "frames").rows("videos")}
+    failed = {video_id: row["reason"].split(":")[0] for video_id, row in videos.items() if row["status"] == "failed"}
+    assert sorted(failed.values()) == ["empty", "truncated"]
+    for kind in ("keyframes", "answers"):
+        rows = artifact(finished, kind).rows(kind)
+        unusable = [row for row in rows if row["status"] == "failed"]
+        assert len(unusable) == 6
+        assert all(row["reason"] == videos[row["video_id"]]["reason"] for row in unusable)
+    overall = artifact(finished, "metrics").rows("metrics")[0]
+    assert overall["n_questions"] == 30 and overall["n_unanswered"] == 6 and overall["unanswered_percent"] == 20.0
+
+
+def test_features_are_what_the_vit_gives_for_the_stored_frames(finished: Path, demo: Path) -> None:
+    import torch
+
+    from pipeline.frames import pixels
+    from pipeline.models.checkpoint import load_vision_encoder
+    from pipeline.models.config import read_blip2_config
+
+    frames, features = artifact(finished, "frames"), artifact(finished, "features")
+    video = next(row for row in frames.rows("videos") if row["status"] == "ok")
+    stored = frames.open().read(video["video_id"], slice(0, video["n_frames"]))
+    assert stored.dtype == np.uint8 and stored.shape == (8, 28, 28, 3)
+    encoder = load_vision_encoder(read_blip2_config(demo / "tiny-blip2"), demo / "tiny-blip2")
+    with torch.no_grad():
+        wanted = encoder(torch.from_numpy(pixels(stored))).numpy()
+    found = features.open().read(video["video_id"], slice(0, video["n_frames"]))
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, wanted.astype(np.float16))
+
+
+def test_run_ends_with_ids_failures_and_the_metrics_table(
+    store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", demo, store) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 10 videos failed (1 empty, 1 truncated)" in printed or "1 truncated, 1 empty" in printed
+    assert artifact(store, "metrics").id in printed
+    assert "overall" in printed and "colour" in printed
+
+
+def test_second_run_does_no_work(store: Path, demo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (store / "artifacts").rglob("*")}
+    with caplog.at_level("INFO", "sevila"):
+        assert sevila("run", demo, store) == 0
+    assert {path: path.stat().st_mtime_ns for path in (store / "artifacts").rglob("*")} == before
+    assert len([record for record in caplog.records if "reused" in record.message]) == 10
+    assert "made" not in caplog.text
+
+
+def test_editing_a_question_decodes_and_encodes_nothing_again(store: Path, demo: Path, tmp_path: Path) -> None:
+    def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [{**row, "question": row["question"].replace("What", "Which")} for row in rows]
+
+    before = set(records(store))
+    assert sevila("run", edited(demo, tmp_path / "edited", edit), store) == 0
+    made = {record.stage for id, record in records(store).items() if id not in before}
+    assert made == {"list_questions", "score_frames", "select_keyframes", "answer_questions", "evaluate"}
+
+
+def test_changed_video_is_not_taken_for_the_old_one(store: Path, demo: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(demo, tmp_path / "changed"))
+    videos = sorted((changed / "videos").glob("*.mp4"))
+    shutil.copy(videos[1], videos[0])
+    before = set(records(store))
+    assert sevila("run", changed, store) == 0
+    made = {record.stage for id, record in records(store).items() if id not in before}
+    assert "sample_frames" in made and "extract_features" in made and "list_questions" not in made
+
+
+def test_same_folder_elsewhere_has_the_same_ids(finished: Path, demo: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(demo, tmp_path / "elsewhere"))
+    assert sevila("run", moved, tmp_path / "store") == 0
+    assert files(tmp_path / "store") == files(finished)
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [("--batch-tokens", "150"), ("--batch-tokens", "1000", "--shard-megabytes", "0.005"), ("--decode-workers", "1")],
+)
+def test_batch_size_and_shard_count_change_no_decision(
+    finished: Path, demo: Path, tmp_path: Path, execution: tuple[str, ...]
+) -> None:
+    assert sevila("run", demo, tmp_path / "store", *execution) == 0
+    assert set(records(tmp_path / "store")) == set(records(finished))
+    for kind, table, exact in (
+        ("frame_scores", "frame_scores", ("question_id", "position", "frame_index", "truncated")),
+        ("keyframes", "keyframes", ("question_id", "positions", "frame_indices")),
+        ("answers", "answers", ("question_id", "status", "reason", "prediction", "first_token_id", "n_frames")),
+    ):
+        rows, others = artifact(finished, kind).rows(table), artifact(tmp_path / "store", kind).rows(table)
+        assert [[row[name] for name in exact] for row in rows] == [[row[name] for name in exact] for row in others]
+        for name in ("logit_yes", "logit_no", "probability_yes", "scores", "option_logits"):
+            if name in rows[0]:
+                values, other_values = [np.concatenate([np.atleast_1d(row[name]) for row in t]) for t in (rows, others)]
+                np.testing.assert_allclose(values, other_values, rtol=0, atol=1e-5)
+
+
+def start(demo: Path, store: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cli", *arguments("run", demo, store, *more)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=store.parent, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+SMALL_SHARDS = ("--shard-megabytes", "0.005")
+
+
+def notes(store: Path, stage: str) -> dict[str, int]:
+    """Finished shards of a stage that is being made, with the time of their notes."""
+    found = store.glob(f"partial/{stage}-*/progress/0*.json")
+    return {path.name: path.stat().st_mtime_ns for path in found}
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("stage", ["sample_frames", "extract_features", "score_frames", "answer_questions"])
+def test_run_killed_in_a_stage_resumes_and_gives_the_same_bytes(demo: Path, tmp_path: Path, stage: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(demo, whole, *SMALL_SHARDS).wait(timeout=240) == 0
+    process = start(demo, killed, *SMALL_SHARDS)
+    wait_for(lambda: notes(killed, stage), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = notes(killed, stage)
+    assert before, "the stage was over before the kill"
+    assert not [id for id in records(killed) if id.startswith(stage)]
+    resumed = start(demo, killed, *SMALL_SHARDS)
+    assert resumed.wait(timeout=240) == 0
+    [made] = (killed / "artifacts").glob(f"{stage}-*")
+    after = {path.name: path.stat().st_mtime_ns for path in (made / "progress").glob("0*.json")}
+    assert {name: after[name] for name in before} == before, "a finished shard was made again"
+    assert files(killed) == files(whole)
+
+
+def test_two_processes_on_one_store_give_the_bytes_of_one(demo: Path, tmp_path: Path) -> None:
+    assert start(demo, tmp_path / "one", *SMALL_SHARDS).wait(timeout=240) == 0
+    pair = [start(demo, tmp_path / "two", *SMALL_SHARDS) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in pair] == [0, 0]
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_plan_of_an_empty_store_builds_everything_and_writes_nothing(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("plan", demo, tmp_path / "store") == 0
+    printed = capsys.readouterr().out
+    assert "0 exists, 10 build, 0 blocked" in printed
+    assert "score_frames" in printed and not (tmp_path / "store" / "artifacts").exists()
+
+
+def test_plan_of_a_changed_key_says_what_is_built_and_why(
+    finished: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("plan", demo, finished, "--set", "select_keyframes.k=2") == 0
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert lines["score_frames"].startswith("exists")
+    assert lines["select_keyframes"].startswith("build") and "another config" in lines["select_keyframes"]
+    assert lines["answer_questions"].startswith("build") and "keyframes" in lines["answer_questions"]
+
+
+def test_plan_without_any_data_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "nextqa", "--store", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "--annotations nextqa=PATH" in printed and "blocked" in printed
+
+
+def test_one_stage_is_rerun_from_what_is_cached(store: Path, demo: Path) -> None:
+    before = set(records(store))
+    more = ("select_keyframes", "--set", "select_keyframes.rank_by=yes_versus_no")
+    assert sevila("stage", demo, store, *more) == 0
+    assert [record.stage for id, record in records(store).items() if id not in before] == ["select_keyframes"]
+
+
+def test_stage_whose_inputs_are_not_cached_says_what_to_run(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("stage", demo, tmp_path / "empty", "score_frames") == 1
+    assert "score_frames needs list_questions" in capsys.readouterr().err
+
+
+def test_rebuilding_a_stage_gives_the_same_bytes(store: Path, demo: Path) -> None:
+    before = files(store)
+    assert sevila("stage", demo, store, "extract_features", "--again") == 0
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("method", ["uniform", "random"])
+def test_keyframes_without_the_localizer_need_no_scores(demo: Path, tmp_path: Path, method: str) -> None:
+    assert sevila("run", demo, tmp_path, "--set", f"select_keyframes.method={method}") == 0
+    assert not [id for id in records(tmp_path) if id.startswith(("score_frames", "init_localizer"))]
+    rows = [row for row in artifact(tmp_path, "keyframes").rows("keyframes") if row["status"] == "ok"]
+    assert all(len(row["positions"]) == 4 and row["scores"] == [] for row in rows)
+    if method == "uniform":
+        assert all(row["positions"] == [1, 3, 5, 7] for row in rows)
+    else:
+        assert len({tuple(row["positions"]) for row in rows}) > 1
+
+
+def test_votes_are_counted_over_per_frame_answers(store: Path, demo: Path) -> None:
+    assert sevila("run", demo, store, "--set", "answer_questions.method=vote") == 0
+    answers = artifact(store, "answers")
+    by_question: dict[str, list[int]] = {}
+    for row in answers.rows("frame_answers"):
+        by_question.setdefault(row["question_id"], []).append(row["prediction"])
+    for row in answers.rows("answers"):
+        if row["status"] == "ok":
+            counts = np.bincount(by_question[row["question_id"]], minlength=len(row["option_logits"]))
+            assert row["votes"] == counts.tolist() and counts[row["prediction"]] == counts.max()
+
+
+@pytest.mark.parametrize(
+    ("setting", "n_frames"),
+    [("sample_frames.sampling=random", {8}), ("sample_frames.sampling=fixed_rate", {6})],
+)
+def test_sampling_can_be_random_or_at_a_fixed_rate(
+    demo: Path, tmp_path: Path, setting: str, n_frames: set[int]
+) -> None:
+    assert sevila("run", demo, tmp_path, "--set", setting) == 0
+    videos = [row for row in artifact(tmp_path, "frames").rows("videos") if row["status"] == "ok"]
+    assert {row["n_frames"] for row in videos} == n_frames  # 6 s of 8 frames a second
+
+
+def test_clips_of_one_video_share_its_decoded_frames(demo: Path, tmp_path: Path) -> None:
+    bounds = [("", ""), ("1.0", "3.0"), ("5.5", "99")]
+
+    def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        picked = zip(rows[:3], bounds, strict=True)
+        return [{**row, "start_seconds": start, "end_seconds": end} for row, (start, end) in picked]
+
+    assert sevila("run", edited(demo, tmp_path / "clips", edit), tmp_path / "store") == 0
+    frames = artifact(tmp_path / "store", "frames")
+    [video] = frames.rows("videos")
+    clips: dict[str, list[dict[str, Any]]] = {}
+    for row in frames.rows("frames"):
+        clips.setdefault(row["clip_id"], []).append(row)
+    indices = [[row["frame_index"] for row in rows] for rows in clips.values()]
+    # edges = linspace(start, end, 9) cut to int, midpoints: 0..48, 8..24 and 44..48 of 48 frames
+    assert indices == [
+        [3, 9, 15, 21, 27, 33, 39, 45],
+        [9, 11, 13, 15, 17, 19, 21, 23],
+        [44, 44, 45, 45, 46, 46, 47, 47],
+    ]
+    assert video["n_frames"] == len({index for clip in indices for index in clip})
+    scores = artifact(tmp_path / "store", "frame_scores").rows("frame_scores")
+    assert [row["frame_index"] for row in scores] == [index for clip in indices for index in clip]
+    assert "past the end" in video["note"] or "99" in video["note"]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_official_checkpoint_is_merged_on_top(demo: Path, store: Path, tmp_path: Path, suffix: str) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from tests.official_names import official_names
+
+    official = official_names(load_file(demo / "tiny-blip2" / "model.safetensors"), seed=5)
+    path = tmp_path / f"sevila{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": official, "epoch": 3}, path)
+    else:
+        save_file(official, path)
+    settings = ("--set", "init_localizer.weights=sevila", "--set", "init_answerer.weights=sevila")
+    assert sevila("run", demo, store, "--weights", f"sevila={path}", *settings) == 0
+    made = max((r for r in records(store).values() if r.stage == "init_localizer"), key=lambda record: record.finished)
+    found = load_file(Store(store).path(made.id) / "visual_prompt.safetensors")
+    torch.testing.assert_close(found["query_tokens"], official["query_tokens_loc"].float(), rtol=0, atol=0)
+
+
+def test_wrong_checkpoint_lists_missing_and_unexpected_keys(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file(
+        {"ln_vision_loc.weight": torch.ones(32), "Qformer_loc.bert.pooler": torch.ones(1)}, tmp_path / "bad.safetensors"
+    )
+    weights = ("--weights", f"bad={tmp_path / 'bad.safetensors'}", "--set", "init_localizer.weights=bad")
+    assert sevila("run", demo, store, *weights) == 1
+    told = capsys.readouterr().err
+    assert "bad.safetensors" in told and "query_tokens_loc" in told and "Qformer_loc.bert.pooler" in told
+
+
+REAL = ROOT.parent / "shared" / "data" / "videos"
+
+
+@pytest.fixture
+def real_videos(tmp_path: Path) -> Iterator[Path]:
+    """Real files where they are at hand, and bad ones made by hand."""
+    from tests import videos as made
+
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for path in sorted(REAL.glob("*")) if REAL.is_dir() else []:
+        shutil.copy(path, folder)
+    made.make_video(folder / "good.mp4")
+    (folder / "zero.mp4").write_bytes(b"")
+    made.make_garbage(folder / "noise.mp4")
+    made.make_audio_only(folder / "sound.mp4")
+    yield folder
+
+
+def test_chain_over_mixed_real_files_reports_what_failed_and_why(
+    real_videos: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [*sorted(path.name for path in real_videos.iterdir()), "gone.mp4", "../outside.mp4"]
+    with (tmp_path / "questions.jsonl").open("w") as stream:
+        for name in names:
+            row = {
+                "video": name,
+                "question": "What is seen?",
+                "options": ["a street", "a café", "nothing"],
+                "answer": 0,
+            }
+            stream.write(json.dumps(row) + "\n")
+    weights = ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", str(tmp_path / "store"), "--device", "cpu"]
+    places = ["--annotations", str(tmp_path / "questions.jsonl"), "--videos", str(real_videos)]
+    assert main(["run", "demo", *places, *weights]) == 0
+    videos = {row["video_id"]: row for row in artifact(tmp_path / "store", "frames").rows("videos")}
+    reasons = {name: row["reason"].split(":")[0] for name, row in videos.items() if row["status"] == "failed"}
+    assert reasons["zero.mp4"] == "empty"
+    assert reasons["noise.mp4"] == "unreadable"
+    assert reasons["sound.mp4"] == "no_video_stream"
+    assert reasons["gone.mp4"] == "missing"
+    assert videos["good.mp4"]["status"] == "ok"
+    printed = capsys.readouterr().out
+    for name in reasons:
+        assert f"{name}: {reasons[name]}" in printed
+    if REAL.is_dir():
+        assert "corrupted.mp4" in reasons
+        assert {name for name, row in videos.items() if row["status"] == "ok"} >= {"nasa_13013.mp4", "street_demo1.mp4"}
