@@ -23,7 +23,6 @@ from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.store import Store
-from cli import DEFAULT_STORE
 from pipeline.demo import write_demo
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
@@ -70,7 +69,7 @@ def sevila(
     with _log_of_stages_in_run_log():
         try:
             chosen = load(recipe, settings)
-            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", DEFAULT_STORE)))
+            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
             places = {"annotations": annotations, "videos": videos, "weights": weights}
             if recipe == "demo" and not any(places.values()):
                 places = _demo_places(artifacts)
