@@ -113,10 +113,14 @@ class Scaler:
     def _build(self, frame: Any) -> Any:
         # FFmpeg counts anticlockwise, and reports where the picture must be turned to.
         turns = {90: [("transpose", "cclock")], -90: [("transpose", "clock")], 180: [("hflip", ""), ("vflip", "")]}
-        upright = turns.get(-180 if frame.rotation == 180 else frame.rotation, turns[180] if abs(frame.rotation) == 180 else [])
+        upright = turns.get(
+            -180 if frame.rotation == 180 else frame.rotation, turns[180] if abs(frame.rotation) == 180 else []
+        )
         graph = av.filter.Graph()
         graph.threads = 1
-        nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)]
+        nodes = [
+            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+        ]
         scale = ("scale", f"{self.size}:{self.size}:flags=bilinear")
         nodes += [graph.add(name, args) for name, args in [*upright, scale, ("format", "rgb24")]]
         graph.link_nodes(*nodes, graph.add("buffersink")).configure()

@@ -42,9 +42,7 @@ def _nothing() -> None:
     pass
 
 
-def probe(
-    path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = _nothing
-) -> VideoProbe:
+def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = _nothing) -> VideoProbe:
     """Examines a video file, or a folder of numbered images shown at `image_folder_fps` frames a second.
 
     `on_progress` is called now and then during long work. Raises DecodeError whose message is a short stable code, a colon and details:
@@ -183,7 +181,9 @@ def _count_decoded(path: Path, on_progress: Callable[[], None]) -> int:
 
 def list_images(folder: Path) -> list[Path]:
     """The folder's images in the order of the numbers in their names (2.jpg before 10.jpg)."""
-    images = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
+    images = (
+        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
     return sorted(images, key=lambda file: (_last_number(file), file.name))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from cache.errors import MissingSourceError
 from cache.fingerprint import DigestCache, fingerprint
+from pipeline.datasets import adapter_named
 from pipeline.question import Video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
@@ -115,11 +116,12 @@ class Sources:
             raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but nothing is there")
         return place
 
-    def annotations(self, name: str, files: Callable[[Path], list[Path]]) -> Annotations:
-        """Return the annotation files of a data set; `files` says which ones under its place count."""
+    def annotations(self, name: str, split: str) -> Annotations:
+        """Return the annotation files of one split of a data set, as its adapter names them."""
         try:
             path = self.place("annotations", name)
-            digests = {file.name: self._digests.digest(file) for file in files(path)}
+            files = adapter_named(name).files(path, split)
+            digests = {file.name: self._digests.digest(file) for file in files}
         except MissingSourceError as error:
             return Annotations(None, str(error))
         self._digests.save()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.datasets import adapter_named
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources, Weights
+from pipeline.stage import Stage
 from stages.answer_questions import answer_questions
 from stages.evaluate import evaluate
 from stages.extract_features import extract_features
@@ -25,22 +25,24 @@ Step = Callable[..., Any]  # step(stage, *inputs) -> artifact
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     """Inference: questions -> frames -> features -> scores -> keyframes -> answers -> metrics."""
     listing = recipe.config(list_questions)
-    questions = step(
-        list_questions,
-        sources.annotations(listing.dataset, lambda path: adapter_named(listing.dataset).files(path, listing.split)),
-    )
-    frames = step(sample_frames, sources.videos(listing.dataset, questions))
+    uses_localizer = recipe.config(select_keyframes).method == "localizer"
+
+    # Weights come first: a wrong file is found before hours of decoding.
     backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
+    localizer = None
+    if uses_localizer:
+        localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
+    answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
+
+    questions = step(list_questions, sources.annotations(listing.dataset, listing.split))
+    frames = step(sample_frames, sources.videos(listing.dataset, questions))
     features = step(extract_features, frames, backbone)
-    scores = None
-    if recipe.config(select_keyframes).method == "localizer":
-        localizer = step(init_localizer, backbone, _checkpoint(sources, recipe.config(init_localizer).weights))
-        scores = step(score_frames, questions, frames, features, backbone, localizer)
+    scores = step(score_frames, questions, frames, features, backbone, localizer) if localizer else None
     keyframes = step(select_keyframes, questions, frames, scores)
-    answerer = step(init_answerer, backbone, _checkpoint(sources, recipe.config(init_answerer).weights))
     answers = step(answer_questions, questions, keyframes, features, backbone, answerer)
     return step(evaluate, questions, answers)
 
 
-def _checkpoint(sources: Sources, name: str) -> Weights | None:
+def _checkpoint(recipe: Recipe, stage: Stage, sources: Sources) -> Weights | None:
+    name = recipe.config(stage).weights
     return sources.weights(name) if name else None

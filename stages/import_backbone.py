@@ -96,12 +96,14 @@ class ImportBackbone(Config):
 @stage(version=1, output=Backbone)
 def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
     """Check that a folder holds a complete BLIP-2 Flan-T5 that fits, and note what identifies it."""
+    from pipeline.models.checkpoint import check_blip2
     from pipeline.models.config import read_blip2_config
     from pipeline.models.verbalizer import Verbalizer
 
     assert weights.path is not None
     config = read_blip2_config(weights.path)
     Verbalizer(weights.path / "tokenizer.json")
+    check_blip2(config, weights.path)
     content = {
         "name": weights.name,
         "files": dict(weights.files),

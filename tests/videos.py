@@ -63,7 +63,11 @@ def make_video(
         stream.pix_fmt = pixel_format
         stream.gop_size = gop
         stream.codec_context.time_base = 1 / rate
-        audio: Any = container.add_stream("aac" if path.suffix in (".mp4", ".mov") else "libopus", rate=48000) if with_audio else None
+        audio: Any = (
+            container.add_stream("aac" if path.suffix in (".mp4", ".mov") else "libopus", rate=48000)
+            if with_audio
+            else None
+        )
         for index in range(n_frames):
             frame = av.VideoFrame.from_ndarray(pattern(index, *size), format="rgb24")
             frame.pts = index if ticks is None else ticks[index]

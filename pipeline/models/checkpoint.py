@@ -39,7 +39,25 @@ _EMBEDDING_COPIES = {
     "encoder.embed_tokens.weight": "shared.weight",
     "decoder.embed_tokens.weight": "shared.weight",
 }
-_NAMES_SHOWN = 10
+
+
+def check_blip2(config: ModelConfig, folder: Path) -> None:
+    """Check that a Hugging Face directory names exactly the tensors that ViT, Flan-T5 and Q-Former need.
+
+    Reads names only, so that a wrong directory is found before hours of decoding; shapes are checked when loading.
+
+    Raises:
+        CheckpointError: missing or unexpected tensors.
+    """
+    readers = open_checkpoint(folder)
+    with torch.device("meta"):
+        parts: list[tuple[nn.Module, str, keys.KeyTable, Mapping[str, str]]] = [
+            (VisionEncoder(config.vision), "ViT", keys.HUGGING_FACE_VISION, {}),
+            (T5ForConditionalGeneration(config.text), "language model", keys.HUGGING_FACE_LANGUAGE, _EMBEDDING_COPIES),
+            (_empty_prompt(config), "blip2", keys.HUGGING_FACE_PROMPT, {}),
+        ]
+    for module, what, table, copies in parts:
+        _sources(folder, what, table, readers, [own for own in module.state_dict() if own not in copies], copies)
 
 
 def load_vision_encoder(
@@ -122,9 +140,13 @@ def _prompt(
     config: ModelConfig, path: Path, what: str, table: keys.KeyTable, device: str | torch.device
 ) -> VisualPrompt:
     with torch.device("meta"):
-        module = VisualPrompt(config.qformer, config.num_query_tokens, config.text.d_model)
+        module = _empty_prompt(config)
     _fill(module, path, what, table, torch.float32, device)
     return module.eval()
+
+
+def _empty_prompt(config: ModelConfig) -> VisualPrompt:
+    return VisualPrompt(config.qformer, config.num_query_tokens, config.text.d_model)
 
 
 def _fill(
@@ -154,7 +176,7 @@ def _fill(
             misshapen.append(f"{' + '.join(sources[own])} is {list(tensor.shape)}, wanted {list(shape)}")
         state[own] = tensor.to(device, torch.float32 if own in float32 else dtype, copy=True)
     if misshapen:
-        raise CheckpointError(f"{path}: {what} of another size than config.json says: {_some(misshapen)}")
+        raise CheckpointError(f"{path}: {what} of another size than config.json says: {'; '.join(misshapen)}")
     module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
     assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a buffer was not loaded"
 
@@ -174,8 +196,8 @@ def _sources(
     if missing or unexpected:
         raise CheckpointError(
             f"{path}: does not hold exactly the {what} of this model: "
-            f"{len(missing)} missing ({_some(missing)}), {len(unexpected)} unexpected ({_some(unexpected)}); "
-            "check that the file and config.json belong together"
+            f"{len(missing)} missing, by our names ({', '.join(missing)}), "
+            f"{len(unexpected)} unexpected ({', '.join(unexpected)}); check that the file and config.json belong together"
         )
     return sources
 
@@ -186,10 +208,6 @@ def _joined(tensors: list[Tensor]) -> Tensor:
         return tensors[0]
     q_bias, v_bias = tensors
     return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _check_dtype(what: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:

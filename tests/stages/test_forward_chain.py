@@ -289,7 +289,7 @@ def test_stage_whose_inputs_are_not_cached_says_what_to_run(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sevila("stage", demo, tmp_path / "empty", "score_frames") == 1
-    assert "score_frames needs list_questions" in capsys.readouterr().err
+    assert "score_frames needs import_backbone" in capsys.readouterr().err
 
 
 def test_rebuilding_a_stage_gives_the_same_bytes(store: Path, demo: Path) -> None:
@@ -392,7 +392,22 @@ def test_wrong_checkpoint_lists_missing_and_unexpected_keys(
     weights = ("--weights", f"bad={tmp_path / 'bad.safetensors'}", "--set", "init_localizer.weights=bad")
     assert sevila("run", demo, store, *weights) == 1
     told = capsys.readouterr().err
-    assert "bad.safetensors" in told and "query_tokens_loc" in told and "Qformer_loc.bert.pooler" in told
+    assert "bad.safetensors" in told and "query_tokens" in told and "Qformer_loc.bert.pooler" in told
+
+
+def test_incomplete_backbone_is_refused_before_anything_is_decoded(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = Path(shutil.copytree(demo, tmp_path / "broken"))
+    tensors = load_file(broken / "tiny-blip2" / "model.safetensors")
+    del tensors["language_model.lm_head.weight"]
+    save_file(tensors, broken / "tiny-blip2" / "model.safetensors")
+    before = set(records(store))
+    assert sevila("run", broken, store) == 1
+    assert "lm_head.weight" in capsys.readouterr().err
+    assert set(records(store)) == before
 
 
 REAL = ROOT.parent / "shared" / "data" / "videos"

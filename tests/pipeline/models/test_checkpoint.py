@@ -173,7 +173,7 @@ def test_copy_that_differs_from_the_embeddings_is_refused(tiny: Path, language: 
 
 def test_checkpoint_whose_lm_head_was_tied_away_is_refused(tiny: Path, language: Language, tmp_path: Path) -> None:
     folder = changed(tiny, tmp_path, lambda tensors: tensors.pop("language_model.lm_head.weight"))
-    with pytest.raises(CheckpointError, match=r"1 missing \(lm_head\.weight\), 0 unexpected"):
+    with pytest.raises(CheckpointError, match=r"1 missing, by our names \(lm_head\.weight\), 0 unexpected"):
         load_language(read_blip2_config(folder), folder, language.verbalizer)
 
 
@@ -186,10 +186,9 @@ def test_missing_and_unexpected_tensors_are_both_listed(tiny: Path, tmp_path: Pa
     with pytest.raises(CheckpointError) as error:
         load_visual_prompt(read_blip2_config(folder), folder, "blip2")
     message = str(error.value)
-    assert "26 missing (qformer.encoder.layer.0.attention" in message
+    assert "26 missing, by our names (qformer.encoder.layer.0.attention" in message
     assert "26 unexpected (qformer.encoder.layer.7.attention" in message
-    assert message.count(", ...") == 2
-    assert message.count("layer.0.") == message.count("layer.7.") == 10
+    assert message.count("layer.0.") == message.count("layer.7.") == 26
 
 
 def test_official_tensor_that_no_table_knows_is_refused(reference: Reference, tmp_path: Path) -> None:
