@@ -1,0 +1,148 @@
+"""The chain as a Prefect flow, for deployments, schedules and workers. The only file that imports prefect.
+
+Prefect starts, places and shows the steps. What is already made only the store knows: no task is cached, retried or
+persisted, and between tasks go handles of a few bytes. Without a server, use `sevila run`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging.handlers import APILogHandler
+from prefect.states import Completed, Failed, State
+from pydantic import Field
+
+from cache.errors import SevilaError
+from cache.store import Store
+from pipeline.demo import write_demo
+from pipeline.recipe import Recipe, load
+from pipeline.sources import Sources
+from pipeline.stage import Artifact, RunContext, Stage
+from stages.chain import Step, forward
+from stages.steps import Run
+from stages.summary import summary
+
+
+@flow(name="sevila")
+def sevila(
+    recipe: str = "demo",
+    settings: tuple[str, ...] = (),
+    annotations: str = "",
+    videos: str = "",
+    weights: str = "",
+    store: str = "",
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
+    batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
+    decode_workers: Annotated[int, Field(ge=1, le=256)] = 2,
+    decode_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0,
+    shard_megabytes: Annotated[float, Field(gt=0, le=65536)] = 1024.0,
+) -> State[str]:
+    """Run the forward chain of a recipe, from questions to metrics; what the store holds is not made again.
+
+    Returns a state: Completed, with the id of the metrics, or Failed, with the reason as its message, when recipe, places or
+    data are at fault. Relative paths start where the deployment's pull step leads.
+
+    Args:
+        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file. The recipe demo, when no place is given, brings
+            its own small data set and a tiny model with random weights.
+        settings: Changes to the recipe, each `stage.key=value`.
+        annotations: Annotation file or folder, `PATH` or `NAME=PATH`, several separated by `:`. When empty, what
+            SEVILA_ANNOTATIONS or sevila.toml say on the worker.
+        videos: Folder of the videos; likewise, with SEVILA_VIDEOS.
+        weights: Folder or file of the weights; likewise, with SEVILA_WEIGHTS.
+        store: Folder of the artifacts. When empty, SEVILA_STORE on the worker, or .sevila.
+        device: auto (the first GPU, else the CPU), cpu, cuda, or one GPU as in cuda:1.
+        batch_tokens: Tokens in a forward pass, padding included.
+        decode_workers: Processes that decode videos.
+        decode_timeout_seconds: How long a decoder may be silent before it is given up.
+        shard_megabytes: Size at which a shard of frames or features is cut.
+    """
+    with _log_of_stages_in_run_log():
+        try:
+            chosen = load(recipe, settings)
+            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
+            places = {"annotations": annotations, "videos": videos, "weights": weights}
+            if recipe == "demo" and not any(places.values()):
+                places = _demo_places(artifacts)
+            sources = Sources(artifacts.digests, {kind: _split(place) for kind, place in places.items()})
+            run = RunContext(
+                artifacts,
+                device=device,
+                batch_tokens=batch_tokens,
+                decode_workers=decode_workers,
+                decode_timeout_seconds=decode_timeout_seconds,
+                shard_bytes=int(shard_megabytes * 2**20),
+                sources=sources,
+            )
+            steps = Run(chosen, run)
+            metrics = forward(chosen, _as_tasks(chosen, steps), sources)
+        except SevilaError as error:
+            return Failed(message=str(error))  # not raised: this way the message is the reason and nothing else
+        _show_summary(chosen.name, summary(steps.made))
+        return Completed(message=f"metrics {metrics.id}", data=metrics.id)
+
+
+def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
+    """Return a step that runs every stage as a Prefect task: the task has the stage's name, its run the artifact's id."""
+
+    def step(stage: Stage, *inputs: Any) -> Artifact:
+        id = stage.artifact_id(recipe.config(stage), inputs)
+
+        # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list
+        # of thousands of videos is none of its business.
+        @task(
+            name=stage.name,
+            description=stage.summary,
+            task_run_name=id or stage.name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        def build(reads: list[Artifact]) -> Artifact:
+            return run_step(stage, *inputs)
+
+        return build([value for value in inputs if isinstance(value, Artifact)])
+
+    return step
+
+
+def _demo_places(store: Store) -> dict[str, str]:
+    folder = store.root / "demo"
+    with store.lock("demo"):  # two runs may find it missing at the same time
+        if not (folder / "tiny-blip2").exists():  # it is written last
+            write_demo(folder)
+    return {
+        "annotations": str(folder / "questions.csv"),
+        "videos": str(folder / "videos"),
+        "weights": f"tiny-blip2={folder / 'tiny-blip2'}",
+    }
+
+
+def _split(places: str) -> list[str]:
+    return [place for place in places.split(os.pathsep) if place]
+
+
+def _show_summary(recipe: str, text: str) -> None:
+    """Keep the text as an artifact in Prefect; one key per recipe, so that its page is the recipe's history."""
+    key = re.sub("[^a-z0-9]+", "-", f"sevila-{recipe}".lower())  # all that Prefect allows in a key
+    create_markdown_artifact(f"```\n{text}\n```", key=key, description=f"Artifacts and metrics of recipe {recipe}")
+
+
+@contextmanager
+def _log_of_stages_in_run_log() -> Iterator[None]:
+    log = logging.getLogger("sevila")
+    handler = APILogHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
