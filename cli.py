@@ -79,14 +79,12 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from pipeline.demo import write_demo
+    from pipeline.demo import demo_places
 
     folder = Path(options.folder)
-    print(f"rendering a small data set and a tiny BLIP-2 with random weights into {folder}", file=sys.stderr)
-    write_demo(folder)
+    print(f"a small rendered data set and a tiny BLIP-2 with random weights: {folder}", file=sys.stderr)
     options.recipe, options.set = "demo", []
-    options.annotations, options.videos = [str(folder / "questions.csv")], [str(folder / "videos")]
-    options.weights = [f"tiny-blip2={folder / 'tiny-blip2'}"]
+    vars(options).update(demo_places(folder))
     _run(options)
     print("\nThe weights are random, so the accuracy is chance: what you saw is the pipeline, not the model.")
 

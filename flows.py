@@ -23,7 +23,7 @@ from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.store import Store
-from pipeline.demo import write_demo
+from pipeline.demo import demo_places
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, RunContext, Stage
@@ -70,10 +70,11 @@ def sevila(
         try:
             chosen = load(recipe, settings)
             artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
-            places = {"annotations": annotations, "videos": videos, "weights": weights}
+            places = {"annotations": _split(annotations), "videos": _split(videos), "weights": _split(weights)}
             if recipe == "demo" and not any(places.values()):
-                places = _demo_places(artifacts)
-            sources = Sources(artifacts.digests, {kind: _split(place) for kind, place in places.items()})
+                with artifacts.lock("demo"):  # two runs may find it missing at the same time
+                    places = demo_places(artifacts.root / "demo")
+            sources = Sources(artifacts.digests, places)
             run = RunContext(
                 artifacts,
                 device=device,
@@ -112,18 +113,6 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
         return build([value for value in inputs if isinstance(value, Artifact)])
 
     return step
-
-
-def _demo_places(store: Store) -> dict[str, str]:
-    folder = store.root / "demo"
-    with store.lock("demo"):  # two runs may find it missing at the same time
-        if not (folder / "tiny-blip2").exists():  # it is written last
-            write_demo(folder)
-    return {
-        "annotations": str(folder / "questions.csv"),
-        "videos": str(folder / "videos"),
-        "weights": f"tiny-blip2={folder / 'tiny-blip2'}",
-    }
 
 
 def _split(places: str) -> list[str]:

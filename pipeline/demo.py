@@ -19,8 +19,19 @@ MOTIONS = ("left", "right", "up", "down")
 FRAMES_PER_SECOND, SECONDS, SIZE = 8, 6, 96
 
 
+def demo_places(folder: Path) -> dict[str, list[str]]:
+    """Return where the demo's annotations, videos and weights lie in `folder`, as `Sources` takes them; write them if need be."""
+    if not (folder / "questions.csv").exists():
+        write_demo(folder)
+    return {
+        "annotations": [f"{folder / 'questions.csv'}"],
+        "videos": [f"{folder / 'videos'}"],
+        "weights": [f"tiny-blip2={folder / 'tiny-blip2'}"],
+    }
+
+
 def write_demo(folder: Path, seed: int = 0) -> None:
-    """Write `questions.csv`, `videos/` and `tiny-blip2/` into `folder`; the same seed gives the same content.
+    """Write `videos/`, `tiny-blip2/` and, last, `questions.csv` into `folder`; the same seed gives the same content.
 
     Two of the videos cannot be used, one cut short and one of zero bytes, so that a first run shows how that is reported.
     """
@@ -39,13 +50,15 @@ def write_demo(folder: Path, seed: int = 0) -> None:
     cut, empty = sorted(videos.glob("*.mp4"))[-2:]
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     empty.write_bytes(b"")
-    with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
     # Words the tokenizer does not know are spelled letter by letter, which would make the questions too long to read.
     words = {word for row in rows for text in row.values() for word in text.split()}
     write_tiny_blip2(folder / "tiny-blip2", seed, words=sorted(words))
+    part = folder / "questions.csv.part"
+    with part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(folder / "questions.csv")
 
 
 def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[str, str]]:

@@ -130,18 +130,20 @@ class Artifact:
         """The artifact's folder."""
         return self.store.path(self.record.id)
 
-    def files(self, name: str) -> list[Path]:
-        """Return the files of a table or shard series: `name.parquet`, or `name/NNNNN.*` in order."""
-        wanted = [file for file in self.record.files if file == f"{name}.parquet" or file.startswith(f"{name}/")]
-        return [self.path / file for file in sorted(wanted)]
+    def files(self, name: str, suffix: str) -> list[Path]:
+        """Return the files of a table (`.parquet`) or of a series of shards (`.h5`): `name.suffix`, or `name/NNNNN.suffix`."""
+        names = [
+            file for file in self.record.files if file.startswith((f"{name}.", f"{name}/")) and file.endswith(suffix)
+        ]
+        return [self.path / file for file in sorted(names)]
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table as dicts."""
-        return read_rows(self.files(table), self.tables[table])
+        return read_rows(self.files(table, ".parquet"), self.tables[table])
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays."""
-        return read_columns(self.files(table), self.tables[table], names)
+        return read_columns(self.files(table, ".parquet"), self.tables[table], names)
 
 
 @dataclass(frozen=True)

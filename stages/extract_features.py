@@ -7,13 +7,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pipeline.frames import pixels
 from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.shards import SeriesReader
 from cache.tables import Schema
 from pipeline.batching import cut
+from pipeline.frames import pixels
 from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
 from stages.import_backbone import Backbone
 from stages.progress import track
@@ -45,7 +45,7 @@ class Features(Artifact):
         places = {
             row["video_id"]: (row["shard"], row["number"]) for row in self.rows("videos") if row["status"] == "ok"
         }
-        return SeriesReader([path for path in self.files("features") if path.suffix == ".h5"], places)
+        return SeriesReader(self.files("features", ".h5"), places)
 
 
 class ExtractFeatures(Config):

@@ -59,7 +59,7 @@ class Frames(Artifact):
         places = {
             row["video_id"]: (row["shard"], row["number"]) for row in self.rows("videos") if row["status"] == "ok"
         }
-        return SeriesReader(self.files("pixels"), places)
+        return SeriesReader(self.files("pixels", ".h5"), places)
 
     def clips(self) -> dict[str, dict[str, np.ndarray]]:
         """Return, per clip, its sampled frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""

@@ -109,7 +109,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         for arguments in (("work-pool", "create", "sevila", "--type", "process"), ("deploy", "--all")):
             done = prefect.command(*arguments)
             assert done.returncode == 0, done.stdout + done.stderr
-        places = {"SEVILA_HOME": str(REPOSITORY), "SEVILA_STORE": str(prefect.store.root)}
+        places = {"SEVILA_STORE": str(prefect.store.root)}
         with prefect.background(folder / "worker.log", "worker", "start", "--pool", "sevila", **places):
             yield prefect
 
@@ -118,11 +118,6 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 def first_run(prefect: Prefect) -> subprocess.CompletedProcess[str]:
     """The command of the README, without any parameter: the recipe demo, which brings its own data."""
     return prefect.command("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "first")
-
-
-def test_deployment_stores_no_path_of_the_machine_that_deploys(prefect: Prefect) -> None:
-    (deployment,) = prefect.ask("deployments/filter", {})
-    assert str(REPOSITORY) not in json.dumps(deployment)
 
 
 def test_deployment_runs_the_whole_chain_into_the_store(
