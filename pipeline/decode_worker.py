@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +32,9 @@ from pipeline.frames import sample_clip
 from pipeline.probing import VideoProbe, best_video_stream, list_images, probe
 
 Progress = Callable[[], None]
+# Decoders patch a damaged picture with its neighbours and say so only in their logs: h264, then mpeg4.
+DAMAGE = re.compile(r"error while decoding MB|Error at MB|damaged at")
+
 Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
 
 
@@ -42,9 +46,12 @@ def read_with_decord(
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
-    for start in range(0, len(indices), CHUNK_FRAMES):
-        yield reader.get_batch(indices[start : start + CHUNK_FRAMES]).asnumpy()
-        on_progress()
+    with _decord_log() as reported:
+        for start in range(0, len(indices), CHUNK_FRAMES):
+            chunk = reader.get_batch(indices[start : start + CHUNK_FRAMES]).asnumpy()
+            _refuse_damage(reported())
+            yield chunk
+            on_progress()
 
 
 def read_with_pyav(
@@ -56,11 +63,13 @@ def read_with_pyav(
         return
     scale = Scaler(size)
     chunk: list[np.ndarray] = []
-    with av.open(str(path)) as container:
+    with _pyav_log() as log, av.open(str(path)) as container:
         stream = best_video_stream(container)
         stream.codec_context.thread_count = 1  # the pool's workers are the parallelism
         for frame in container.decode(stream):
             on_progress()
+            _refuse_damage("\n".join(message for _, _, message in log))
+            log.clear()
             if frame.is_corrupt:
                 raise DecodeError(f"frame {count} is damaged")
             if count == wanted[position]:
@@ -73,6 +82,39 @@ def read_with_pyav(
             if position == len(wanted):
                 return
     raise DecodeError(f"gives {count} frames, frame {wanted[position]} of {video.n_frames} was wanted")
+
+
+@contextmanager
+def _decord_log() -> Iterator[Callable[[], str]]:
+    """Gives a function that returns what decord's FFmpeg has reported: on standard error, it knows no other way."""
+    own_error_stream = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        decord.logging.set_level(decord.logging.ERROR)
+        try:
+            yield lambda: os.pread(log.fileno(), 1 << 16, 0).decode(errors="replace")
+        finally:
+            decord.logging.set_level(decord.logging.QUIET)
+            os.dup2(own_error_stream, 2)
+            os.close(own_error_stream)
+
+
+@contextmanager
+def _pyav_log() -> Iterator[list[tuple[int, str, str]]]:
+    """What PyAV's FFmpeg reports: (level, source, message)."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as log:
+            yield log
+    finally:
+        av.logging.set_level(level)
+
+
+def _refuse_damage(log: str) -> None:
+    if found := DAMAGE.search(log):
+        line_end = log.find("\n", found.start())
+        raise DecodeError(f"damaged picture: {log[found.start() : line_end if line_end >= 0 else None]}")
 
 
 def read_images(

@@ -205,6 +205,18 @@ def test_damaged_content_fails_with_the_words_of_both_decoders(tmp_path: Path, p
     assert reason.startswith("corrupt: decord: ") and "; pyav: Invalid data found when processing input" in reason
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_pictures_that_a_decoder_silently_patches_are_refused(tmp_path: Path, pool: DecoderPool, codec: str) -> None:
+    intact = videos.make_video(tmp_path / "intact.mp4", size=(640, 360), codec=codec).read_bytes()
+    start, rng = intact.index(b"mdat") + 600, np.random.default_rng(1)
+    damaged = [tmp_path / f"damaged{n}.mp4" for n in range(8)]
+    for path in damaged:
+        content = np.frombuffer(intact, np.uint8).copy()
+        content[rng.integers(start, start + 30_000, size=20)] ^= 0xA5
+        path.write_bytes(content.tobytes())
+    assert all(reason.startswith("corrupt: decord: ") for reason in reasons(pool, *damaged))
+
+
 def test_an_edit_list_hides_its_frames_and_the_rest_are_right(tmp_path: Path, pool: DecoderPool) -> None:
     path = videos.make_edit_list(tmp_path / "trimmed.mp4", n_skipped=5)
     for result in pool.decode([DecodeRequest(path, UniformSampling(48))]):
