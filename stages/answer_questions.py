@@ -12,9 +12,10 @@ from pydantic import Field
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
+from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
 from pipeline.selection import majority_vote
-from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
+from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights

@@ -7,7 +7,8 @@ import json
 
 from cache.tables import Schema
 from pipeline.metrics import AccuracyRow, accuracy_table, format_accuracy_table
-from pipeline.stage import Artifact, Config, Output, RunContext, stage
+from pipeline.output import Output
+from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 

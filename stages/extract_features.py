@@ -14,7 +14,8 @@ from cache.shards import SeriesReader
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.frames import pixels
-from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
+from pipeline.output import Shard, ShardedOutput
+from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.import_backbone import Backbone
 from stages.progress import track
 from stages.sample_frames import Frames

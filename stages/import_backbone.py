@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cache.errors import MissingSourceError
+from pipeline.output import Output
 from pipeline.sources import Weights
-from pipeline.stage import Artifact, Config, Output, RunContext, stage
+from pipeline.stage import Artifact, Config, RunContext, stage
 
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig

@@ -9,9 +9,10 @@ from pydantic import Field
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.datasets import adapter_named
+from pipeline.output import Output
 from pipeline.question import Question
 from pipeline.sources import Annotations
-from pipeline.stage import Artifact, Config, Output, RunContext, stage
+from pipeline.stage import Artifact, Config, RunContext, stage
 
 
 class Questions(Artifact):

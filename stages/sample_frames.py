@@ -13,8 +13,9 @@ from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
+from pipeline.output import Shard, ShardedOutput
 from pipeline.sources import VideoFile, VideoFiles
-from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
+from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.progress import track
 
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are

@@ -13,8 +13,9 @@ from pydantic import Field
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
+from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import DEFAULT_INSTRUCTION, LOCALIZE_INSTRUCTIONS, PROMPT_STYLES
-from pipeline.stage import Artifact, Config, RunContext, Shard, ShardedOutput, stage
+from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights

@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.output import Output
 from pipeline.selection import random_positions, ranking_scores, top_k_positions, uniform_positions
-from pipeline.stage import Artifact, Config, Output, RunContext, stage
+from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores

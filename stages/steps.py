@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import SevilaError
+from pipeline.build import build
 from pipeline.recipe import Recipe
-from pipeline.stage import Artifact, RunContext, Stage, build
+from pipeline.stage import Artifact, RunContext, Stage
 
 
 class Run:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.output import Output
 from pipeline.sources import Weights
-from pipeline.stage import Artifact, Output, RunContext
+from pipeline.stage import Artifact, RunContext
 from stages.import_backbone import Backbone
 
 if TYPE_CHECKING:

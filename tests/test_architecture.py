@@ -25,7 +25,7 @@ OWNERS = {
     "prefect": {"flows"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors.
-KNOWS_THE_STORE = {"stage.py", "sources.py"}
+KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "sources.py"}
 
 
 def imports(path: Path) -> Iterator[str]:

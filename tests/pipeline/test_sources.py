@@ -8,8 +8,9 @@ import pytest
 from cache.errors import MissingSourceError
 from cache.fingerprint import DigestCache
 from cache.store import Store
+from pipeline.build import build
 from pipeline.sources import Sources, VideoFile
-from pipeline.stage import RunContext, build
+from pipeline.stage import RunContext
 from stages.list_questions import ListQuestions, list_questions
 
 

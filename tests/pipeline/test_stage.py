@@ -17,8 +17,10 @@ from pydantic import Field, ValidationError
 from cache.errors import MissingSourceError, SchemaError
 from cache.store import Store
 from cache.tables import Schema
+from pipeline.build import build
+from pipeline.output import Output, Shard, ShardedOutput
 from pipeline.sources import Weights
-from pipeline.stage import STAGES, Artifact, Config, Output, RunContext, Shard, ShardedOutput, build, stage
+from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
 
 
 class Numbers(Artifact):
@@ -176,7 +178,8 @@ import sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from cache.store import Store
-from pipeline.stage import RunContext, build
+from pipeline.build import build
+from pipeline.stage import RunContext
 from test_stage import Count, Square, toy_count, toy_square
 run = RunContext(Store(Path({store!r})), device="cpu", shard_bytes=2)
 build(toy_square, Square(), run, [build(toy_count, Count(n=12), run, [None])])

@@ -1,0 +1,151 @@
+"""Where stages write: rows and files of an artifact in the making, whole or shard by shard; nothing is visible before the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from cache.files import write_atomically
+from cache.shards import ShardWriter, new_shard
+from cache.store import PROGRESS, Store, describe_files
+from cache.tables import write_rows
+from pipeline.stage import Stage
+
+log = logging.getLogger("sevila")
+
+
+@dataclass
+class Output:
+    """Where a stage writes: rows, files, and notes for the record. Nothing is visible to others before it is published."""
+
+    folder: Path
+    stage: Stage
+    rows: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    phase_seconds: Counter[str] = field(default_factory=Counter)
+    details: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    suffix: str = ""
+
+    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one of the output's declared tables; in a shard, this shard's part of it."""
+        name = f"{table}{self.suffix}.parquet"
+        self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], rows)
+        self.add_file(name)
+
+    def add_file(self, name: str) -> None:
+        """Take a file that the stage has written in `folder` into the artifact."""
+        self.files |= describe_files(self.folder, [name])
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the wall seconds of a block in the record."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_seconds[name] += time.perf_counter() - start  # type: ignore[assignment]
+
+    def collect(self) -> None:
+        """Complete the notes before they go into the record."""
+
+    def notes(self) -> dict[str, Any]:
+        """Return what goes into the record, or into a shard's note until then."""
+        return {
+            "files": self.files,
+            "rows": dict(self.rows),
+            "dropped": dict(self.dropped),
+            "phase_seconds": {name: round(seconds, 3) for name, seconds in self.phase_seconds.items()},
+        }
+
+
+class Shard(Output):
+    """One shard of a sharded output: an `Output` whose files carry the shard's number."""
+
+    def __init__(self, folder: Path, stage: Stage, number: int, items: list[Any], settings: dict[str, Any]) -> None:
+        super().__init__(folder, stage, suffix=f"/{number:05d}")
+        self.number = number
+        self.items = items
+        self.settings = settings
+
+    @contextmanager
+    def arrays(self, name: str) -> Iterator[ShardWriter]:
+        """Open this shard's HDF5 file of a series, `name/NNNNN.h5`; it is complete when the block ends."""
+        file = f"{name}{self.suffix}.h5"
+        with new_shard(self.folder / file) as writer:
+            yield writer
+        self.add_file(file)
+
+
+class ShardedOutput(Output):
+    """An output made in shards, by any number of processes, each shard by one of them and once."""
+
+    def __init__(self, store: Store, id: str, stage: Stage) -> None:
+        super().__init__(store.partial(id), stage)
+        self._store = store
+        self._id = id
+
+    def each_shard(
+        self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]], work: Callable[[Shard], None]
+    ) -> None:
+        """Do the shards that nobody has finished, then wait for those that others are doing.
+
+        Args:
+            plan: called once per artifact: the items (JSON values) of each shard, and settings such as the batch size that
+                decide bytes. The plan is stored first and never changes, so that a resumed run makes the same bytes.
+            work: makes one shard; it must write through the `Shard` it gets.
+        """
+        shards, settings = self._plan(plan)
+        for wait in (False, True):
+            for number, items in enumerate(shards):
+                lock = self._store.lock(f"{self._id}/{number:05d}")
+                try:
+                    with lock.acquire(timeout=-1 if wait else 0):
+                        if self._store.exists(self._id):
+                            return
+                        if not self._note(number).exists():
+                            self._do(Shard(self.folder, self.stage, number, items, settings), work, len(shards))
+                except Timeout:
+                    log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)
+
+    def collect(self) -> None:
+        """Gather the notes of all shards, whoever made them."""
+        for number in range(len(json.loads((self.folder / PROGRESS / "plan.json").read_text())["shards"])):
+            note = json.loads(self._note(number).read_text())
+            self.files |= note["files"]
+            self.rows.update(note["rows"])
+            self.dropped.update(note["dropped"])
+            self.phase_seconds.update(note["phase_seconds"])
+
+    def _plan(
+        self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]]
+    ) -> tuple[list[list[Any]], dict[str, Any]]:
+        path = self.folder / PROGRESS / "plan.json"
+        with self._store.lock(f"{self._id}/plan"):
+            if not path.exists():
+                shards, settings = plan()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps({"shards": shards, "settings": settings}).encode())
+            else:
+                log.info("%s: resuming %s", self.stage.name, self._id)
+            content = json.loads(path.read_text())
+            return content["shards"], content["settings"]
+
+    def _do(self, shard: Shard, work: Callable[[Shard], None], n_shards: int) -> None:
+        start = time.perf_counter()
+        work(shard)
+        write_atomically(self._note(shard.number), json.dumps(shard.notes()).encode())
+        seconds = time.perf_counter() - start
+        log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
+
+    def _note(self, number: int) -> Path:
+        return self.folder / PROGRESS / f"{number:05d}.json"
