@@ -227,10 +227,20 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
+@pytest.fixture(scope="module")
+def whole(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after one uninterrupted run in small shards; tests must not change it."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    assert start(demo, store, *SMALL_SHARDS).wait(timeout=240) == 0
+    return store
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sample_frames", "extract_features", "score_frames", "answer_questions"])
-def test_run_killed_in_a_stage_resumes_and_gives_the_same_bytes(demo: Path, tmp_path: Path, stage: str) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(demo, whole, *SMALL_SHARDS).wait(timeout=240) == 0
+def test_run_killed_in_a_stage_resumes_and_gives_the_same_bytes(
+    demo: Path, whole: Path, tmp_path: Path, stage: str
+) -> None:
+    killed = tmp_path / "killed"
     process = start(demo, killed, *SMALL_SHARDS)
     wait_for(lambda: notes(killed, stage), process)
     os.kill(process.pid, signal.SIGKILL)
@@ -246,11 +256,11 @@ def test_run_killed_in_a_stage_resumes_and_gives_the_same_bytes(demo: Path, tmp_
     assert files(killed) == files(whole)
 
 
-def test_two_processes_on_one_store_give_the_bytes_of_one(demo: Path, tmp_path: Path) -> None:
-    assert start(demo, tmp_path / "one", *SMALL_SHARDS).wait(timeout=240) == 0
+@pytest.mark.slow
+def test_two_processes_on_one_store_give_the_bytes_of_one(demo: Path, whole: Path, tmp_path: Path) -> None:
     pair = [start(demo, tmp_path / "two", *SMALL_SHARDS) for _ in range(2)]
     assert [process.wait(timeout=240) for process in pair] == [0, 0]
-    assert files(tmp_path / "two") == files(tmp_path / "one")
+    assert files(tmp_path / "two") == files(whole)
 
 
 def test_plan_of_an_empty_store_builds_everything_and_writes_nothing(
