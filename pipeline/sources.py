@@ -23,6 +23,7 @@ log = logging.getLogger("sevila")
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
 WEIGHT_FILES = ["*.safetensors", "*.json", "*.bin", "*.pth"]
+HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
 KINDS = ("annotations", "videos", "weights")
 
 
@@ -152,7 +153,7 @@ class Sources:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(name, allow_patterns=WEIGHT_FILES, local_files_only=not self._download))
+            return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=not self._download))
         except Exception as error:  # the hub client raises many kinds, offline ones among them
             raise MissingSourceError(
                 f"the weights {name!r} are not on this machine"
