@@ -5,11 +5,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A part of a video, in seconds from the video's beginning, that shows what a question is about."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
 class Question:
-    """One multiple-choice question about one video, or about the part of it between `start_seconds` and `end_seconds`.
+    """One question about one video, or about the part of it between `start_seconds` and `end_seconds`.
 
     `answer_index` is the 0-based position of the right option, None where the data set does not tell (test splits).
-    A bound that is None is the video's own beginning or end. `question_type` is the data set's own word, "" for none.
+    A query that asks for moments has no `options`. A bound that is None is the video's own beginning or end.
+    `question_type` is the data set's own word, "" for none. `moments` are empty where the data set does not give them.
+    `note` says what was made of odd values in the row (nan or reversed times), "" where nothing was odd.
     """
 
     question_id: str
@@ -20,6 +30,8 @@ class Question:
     question_type: str
     start_seconds: float | None
     end_seconds: float | None
+    moments: tuple[Moment, ...] = ()
+    note: str = ""
 
     @property
     def clip_id(self) -> str:
@@ -28,10 +40,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Video:
-    """A video by its id and its path below the videos folder, as the data set names it (maybe without an extension)."""
+    """A video by its id and its path below the videos folder, as the data set names it (maybe without an extension).
+
+    `other_paths` are where it may lie instead, for data sets whose videos are handed out in more than one layout.
+    """
 
     video_id: str
     path: str
+    other_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

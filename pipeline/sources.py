@@ -177,7 +177,7 @@ class Sources:
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
         found = []
         for row in wanted:
-            path, reason = folder.find(Video(row["video_id"], row["path"]))
+            path, reason = folder.find(Video(row["video_id"], row["path"], tuple(row["other_paths"])))
             digest = None
             if path is not None:
                 try:

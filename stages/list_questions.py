@@ -10,7 +10,7 @@ from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.datasets import adapter_named
 from pipeline.output import Output
-from pipeline.question import Question
+from pipeline.question import Moment, Question
 from pipeline.sources import Annotations
 from pipeline.stage import Artifact, Config, RunContext, stage
 
@@ -21,19 +21,22 @@ class Questions(Artifact):
     kind = "questions"
     tables = {
         "questions": Schema(
-            1,
+            2,
             question_id="string",
             video_id="string",
             clip_id="string",  # the video id, with the bounds appended where the question has any
             question="string",
-            options="list<string>",
+            options="list<string>",  # empty: a query that asks for moments
             answer_index="int8",  # null: the file does not say which option is right
             question_type="string",
             question_group="string",
             start_seconds="float64",  # null: from the start of the video
             end_seconds="float64",  # null: to its end
+            note="string",  # what was made of odd values in the row; empty when nothing was odd
         ),
-        "videos": Schema(1, video_id="string", path="string"),
+        # The parts of the video that answer a question, where the data set knows them: no row for a question without.
+        "moments": Schema(1, question_id="string", start_seconds="float64", end_seconds="float64"),
+        "videos": Schema(2, video_id="string", path="string", other_paths="list<string>"),
         "rejected": Schema(1, file="string", line="int32", reason="string"),
     }
 
@@ -41,14 +44,12 @@ class Questions(Artifact):
 class ListQuestions(Config):
     """Which questions to ask."""
 
-    dataset: str = Field(
-        "plain", description="data set, by the name of its adapter: nextqa, or plain for your own questions.csv"
-    )
+    dataset: str = Field("plain", description="data set, as `sevila datasets` names it; plain: your own questions.csv")
     split: str = Field("", description="split to read, as the data set names it; plain: empty for all rows")
     limit: int | None = Field(None, ge=1, description="keep only the first so many questions (a trial run)")
 
 
-@stage(version=1, output=Questions)
+@stage(version=2, output=Questions)
 def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations, *, out: Output) -> None:
     """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
     source = adapter_named(cfg.dataset)
@@ -62,6 +63,7 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations
         )
     wanted = {question.video_id for question in questions}
     out.write_rows("questions", [_row(question, source.group(question.question_type)) for question in questions])
+    out.write_rows("moments", [_moment(question, moment) for question in questions for moment in question.moments])
     out.write_rows("videos", [vars(video) for video in found.videos if video.video_id in wanted])
     out.write_rows("rejected", [vars(rejected) for rejected in found.rejected])
     if found.rejected:
@@ -80,4 +82,9 @@ def _row(question: Question, group: str) -> dict[str, Any]:
         "question_group": group,
         "start_seconds": question.start_seconds,
         "end_seconds": question.end_seconds,
+        "note": question.note,
     }
+
+
+def _moment(question: Question, moment: Moment) -> dict[str, Any]:
+    return {"question_id": question.question_id, **vars(moment)}
