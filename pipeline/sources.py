@@ -161,6 +161,11 @@ class Sources:
                 + f"; give `--weights {name}=PATH` for a folder downloaded before"
             ) from error
 
+    def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
+        """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""
+        folder = _VideoFolder(self.place("videos", name))
+        return [video.video_id for video in videos if folder.find(video)[0] is None]
+
     def videos(self, name: str, questions: Any) -> VideoFiles:
         """Return the files of the videos that `questions` (an artifact with `questions` and `videos` tables) asks about."""
         if questions.id is None or not questions.store.exists(questions.id):
@@ -199,36 +204,56 @@ def _split_place(place: str) -> tuple[str, Path]:
 
 
 class _VideoFolder:
-    """Finds videos under one folder: at the path the data set gives, else by file name without suffix, anywhere below."""
+    """Finds videos under one folder: at a path the data set gives, else by name, anywhere below.
+
+    By name, `clip_07` is a file `clip_07.mp4`, or any other video suffix, or else a folder of images `clip_07`.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
 
     def find(self, video: Video) -> tuple[Path | None, str]:
         """Return (path, "") or (None, reason)."""
-        path = self._root / video.path
-        # Not resolve(): a video that is a symbolic link to another disk is fine, a name that climbs out is not.
-        if not Path(os.path.normpath(path)).is_relative_to(self._root):
-            return None, f"outside: {video.path!r} leads out of the videos folder"
-        if path.exists() and path != self._root:
-            if not path.is_file() and not path.is_dir():
-                return None, f"unreadable: {video.path!r} is neither a file nor a folder of images"
-            return path, ""
-        name = Path(video.path).name
-        stem = name[: -len(Path(name).suffix)] if name.lower().endswith(VIDEO_SUFFIXES) else name
-        candidates = self._by_stem.get(stem, [])
-        if len(candidates) == 1:
-            return candidates[0], ""
-        if candidates:
-            names = ", ".join(sorted(str(candidate.relative_to(self._root)) for candidate in candidates))
-            return None, f"ambiguous: {video.path!r} could be {names}"
-        return None, f"missing: no file {video.path!r} in the videos folder"
+        names = (video.path, *video.other_paths)
+        for name in names:
+            path = self._root / name
+            # Not resolve(): a video that is a symbolic link to another disk is fine, a name that climbs out is not.
+            if not Path(os.path.normpath(path)).is_relative_to(self._root):
+                return None, f"outside: {name!r} leads out of the videos folder"
+            if path.exists() and path != self._root:
+                if not path.is_file() and not path.is_dir():
+                    return None, f"unreadable: {name!r} is neither a file nor a folder of images"
+                return path, ""
+        for name in names:
+            candidates = self._by_name(Path(name).name)
+            if len(candidates) == 1:
+                return candidates[0], ""
+            if candidates:
+                found = ", ".join(sorted(str(candidate.relative_to(self._root)) for candidate in candidates))
+                return None, f"ambiguous: {name!r} could be {found}"
+        return None, f"missing: no file {' or '.join(map(repr, names))} in the videos folder"
+
+    def _by_name(self, name: str) -> list[Path]:
+        files, folders = self._below
+        if name.lower().endswith(VIDEO_SUFFIXES):
+            return files.get(name[: -len(Path(name).suffix)], [])
+        return files.get(name, []) or [folder for folder in folders.get(name, []) if _holds_images(folder)]
 
     @cached_property
-    def _by_stem(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        for folder, _, names in os.walk(self._root, followlinks=True):
+    def _below(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+        """Every video file below the folder by its stem, and every folder by its name."""
+        files: dict[str, list[Path]] = {}
+        folders: dict[str, list[Path]] = {}
+        for folder, folder_names, names in os.walk(self._root, followlinks=True):
+            for name in sorted(folder_names):
+                folders.setdefault(name, []).append(Path(folder, name))
             for name in sorted(names):
                 if name.lower().endswith(VIDEO_SUFFIXES):
-                    found.setdefault(Path(name).stem, []).append(Path(folder, name))
-        return found
+                    files.setdefault(Path(name).stem, []).append(Path(folder, name))
+        return files, folders
+
+
+def _holds_images(folder: Path) -> bool:
+    from pipeline.probing import IMAGE_SUFFIXES  # it loads a decoder, which most commands have no use for
+
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())

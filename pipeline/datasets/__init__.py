@@ -1,30 +1,23 @@
 """One module per data set: its annotation files as downloaded -> Annotations. No data set is named anywhere else."""
 
 import difflib
-from pathlib import Path
-from typing import Protocol
 
 from cache.errors import RecipeError
-from pipeline.datasets import nextqa, plain
-from pipeline.question import Annotations
+from pipeline.datasets import how2qa, nextqa, plain, qvhighlights, sevila_json, star, tvqa, vlep
+from pipeline.datasets.adapter import About, Adapter, Headline
 
+__all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named"]
 
-class Adapter(Protocol):
-    """What a data set's module offers. `path` is the data set's folder (or, if it says so, its file)."""
-
-    name: str
-
-    def files(self, path: Path, split: str) -> list[Path]:
-        """Every annotation file that `read` reads, so that its digest can enter an identity."""
-
-    def read(self, path: Path, split: str) -> Annotations:
-        """The split's questions, their videos, and the rows that could not be used."""
-
-    def group(self, question_type: str) -> str:
-        """The group under which results of this question type are reported; "" for none."""
-
-
-ADAPTERS: dict[str, Adapter] = {"nextqa": nextqa, "plain": plain}
+ADAPTERS: dict[str, Adapter] = {
+    "nextqa": nextqa,
+    "star": star,
+    "how2qa": how2qa,
+    "tvqa": tvqa,
+    "vlep": vlep,
+    "qvhighlights": qvhighlights,
+    "sevila_json": sevila_json,
+    "plain": plain,
+}
 
 
 def adapter_named(name: str) -> Adapter:

@@ -4,16 +4,37 @@ import json
 import logging
 from pathlib import Path
 
-from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.rows import BadRow, Row, collect, read_csv, read_text
+from cache.errors import SchemaError
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, collect_split, read_csv, read_text
+from pipeline.datasets.values import exact_text, option_index, text, video_name
 from pipeline.question import Annotations, Question, Video
 
 name = "nextqa"
+about = About(
+    title="NExT-QA",
+    splits={
+        "train": (SplitFile("train.csv", 34132),),
+        "val": (SplitFile("val.csv", 4996),),
+        "test": (SplitFile("test.csv", 8564),),
+    },
+    beside=("map_vid_vidorID.json",),
+    videos="{map_vid_vidorID.json[video]}.mp4, as in 1164/4010069381.mp4",
+    published="https://github.com/doc-doc/NExT-QA (annotations), https://xdshang.github.io/docs/vidor.html (videos)",
+    licence="MIT, that of the repository; the videos are VidOR's",
+    prompt="multiple_choice",
+)
+headline: Headline = "overall"
+# The data set's own evaluation reports seven types, "previous" with "next", and calls the groups Acc_C, Acc_T, Acc_D.
+pooled_types: dict[str, tuple[str, ...]] = {
+    "TN+TP": ("TN", "TP"),
+    "Acc_C": ("CW", "CH"),
+    "Acc_T": ("TN", "TP", "TC"),
+    "Acc_D": ("DC", "DL", "DO"),
+}
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
-INDICES = ("0", "1", "2", "3", "4")
 REQUIRED = ("video", "question", "qid", "type", *OPTIONS)  # `answer` too, but a test split may come without it
-PUBLISHED_QUESTIONS = {"train": 34132, "val": 4996, "test": 8564}
 GROUPS = {"C": "Causal", "T": "Temporal", "D": "Descriptive"}
 GROUP_OF_TYPE = {kind: GROUPS[kind[0]] for kind in ("CW", "CH", "TN", "TC", "TP", "DC", "DL", "DO")}
 
@@ -21,16 +42,8 @@ logger = logging.getLogger(__name__)
 
 
 def files(path: Path, split: str) -> list[Path]:
-    """The annotation files that `read` reads. Raises MissingSourceError if one is not in the folder `path`."""
-    wanted = [path / f"{split}.csv", path / "map_vid_vidorID.json"]
-    for file in wanted:
-        if not file.is_file():
-            found = ", ".join(sorted(other.name for other in path.glob("*.csv"))) if path.is_dir() else "no such folder"
-            raise MissingSourceError(
-                f"{file}: missing (found: {found or 'no .csv at all'}); "
-                "NExT-QA is a folder with train.csv, val.csv or test.csv and map_vid_vidorID.json, as downloaded"
-            )
-    return wanted
+    """The annotation file and the map of videos that `read` reads. Raises MissingSourceError if one is not there."""
+    return find_files(about, path, split)
 
 
 def read(path: Path, split: str) -> Annotations:
@@ -40,13 +53,7 @@ def read(path: Path, split: str) -> Annotations:
     """
     csv_file, map_file = files(path, split)
     paths = _video_paths(map_file)
-    table = read_csv(csv_file, REQUIRED)
-
-    n_found = len(table.rows) + len(table.rejected)
-    n_published = PUBLISHED_QUESTIONS.get(split, n_found)
-    if n_found != n_published:
-        logger.warning("%s has %d questions; NExT-QA's %s split has %d", csv_file.name, n_found, split, n_published)
-    annotations = collect(table.file, table.rows, table.rejected, lambda row: _parse(row, paths))
+    annotations = collect_split(about, read_csv(csv_file, REQUIRED), lambda row: _parse(row, paths))
     n_unmapped = sum(video.video_id not in paths for video in annotations.videos)
     if n_unmapped:
         logger.warning("%s does not have %d of %d videos", map_file.name, n_unmapped, len(annotations.videos))
@@ -59,9 +66,10 @@ def group(question_type: str) -> str:
 
 
 def _video_paths(map_file: Path) -> dict[str, str]:
+    content = read_text(map_file)
     try:
-        paths = json.loads(read_text(map_file))
-    except json.JSONDecodeError as error:
+        paths = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise SchemaError(f"{map_file}: not JSON ({error}); download it again") from error
     if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
         raise SchemaError(f'{map_file}: not an object of video -> path like {{"4010069381": "1164/4010069381"}}')
@@ -69,28 +77,19 @@ def _video_paths(map_file: Path) -> dict[str, str]:
 
 
 def _parse(row: Row, paths: dict[str, str]) -> tuple[Question, Video]:
-    for column in REQUIRED:
-        if not row.cells[column].strip():
-            raise BadRow(f"{column} is empty")
-    video_id, qid, question_type = (row.cells[column].strip() for column in ("video", "qid", "type"))
+    cells = row.cells
+    video_id = video_name("video", cells["video"])
+    question_type = text("type", cells["type"])
     question = Question(
-        question_id=f"{question_type}_{video_id}_{qid}",
+        question_id=f"{question_type}_{video_id}_{text('qid', cells['qid'])}",
         video_id=video_id,
         # The official preprocessing notebook appends these to every text, unconditionally and without stripping (one
         # option is "catching toy ."). The released weights were trained on those bytes: mending them changes answers.
-        question=row.cells["question"] + "?",
-        options=tuple(row.cells[column] + "." for column in OPTIONS),
-        answer_index=_answer_index(row.cells.get("answer", "").strip()),
+        question=exact_text("question", cells["question"]) + "?",
+        options=tuple(exact_text(column, cells[column]) + "." for column in OPTIONS),
+        answer_index=option_index("answer", cells.get("answer"), len(OPTIONS)),
         question_type=question_type,
         start_seconds=None,
         end_seconds=None,
     )
     return question, Video(video_id, paths.get(video_id, video_id) + ".mp4")
-
-
-def _answer_index(text: str) -> int | None:
-    if not text:
-        return None
-    if text not in INDICES:
-        raise BadRow(f"answer is {text!r}, an index from 0 to {len(OPTIONS) - 1} was wanted")
-    return INDICES.index(text)

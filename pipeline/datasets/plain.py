@@ -9,14 +9,26 @@ import logging
 import math
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.rows import BadRow, Row, Rows, collect, read_csv, read_jsonl
+from pipeline.datasets.adapter import About, Headline
+from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
+from pipeline.datasets.values import BadRow, text, video_name
 from pipeline.question import Annotations, Question, Video
 
 name = "plain"
+about = About(
+    title="your own questions",
+    splits={},  # whatever the file's column `split` says
+    videos="as the column `video` says",
+    published="yours",
+    licence="yours",
+    prompt="multiple_choice",
+)
+headline: Headline = "overall"
+pooled_types: dict[str, tuple[str, ...]] = {}
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -104,45 +116,29 @@ def _rows_of_split(file: Path, table: Rows, split: str) -> list[Row]:
 
 def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
     cells = row.cells
-    video_id = _text("video", cells.get("video"))
-    video_path = PurePosixPath(video_id)
-    if video_path.is_absolute() or ".." in video_path.parts:
-        raise BadRow(f"video is {video_id!r}, a path below the videos folder was wanted")
+    video_id = video_name("video", cells.get("video"))
     options = _options(cells.get("options"))
     start_seconds, end_seconds = (_seconds(key, cells.get(key)) for key in ("start_seconds", "end_seconds"))
     if end_seconds is not None and end_seconds < (start_seconds or 0.0):
         raise BadRow(f"end_seconds {end_seconds} is before start_seconds {start_seconds}")
     question = Question(
-        question_id=_text("question_id", cells.get("question_id"), default_id),
+        question_id=text("question_id", cells.get("question_id"), default_id),
         video_id=video_id,
-        question=_text("question", cells.get("question")),
+        question=text("question", cells.get("question")),
         options=options,
         answer_index=_answer_index(cells.get("answer"), options),
-        question_type=_text("type", cells.get("type"), ""),
+        question_type=text("type", cells.get("type"), ""),
         start_seconds=start_seconds,
         end_seconds=end_seconds,
     )
     return question, Video(video_id, video_id)
 
 
-def _text(what: str, value: Any, default: str | None = None) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # an id or an option in JSON may well be a bare number
-    if value is not None and not isinstance(value, str):
-        raise BadRow(f"{what} is a JSON {type(value).__name__}, text was wanted")
-    text = (value or "").strip() or default
-    if text is None:
-        raise BadRow(f"{what} is missing or empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # JSON's escapes allow it
-    return text
-
-
 def _options(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not 2 <= len(values) <= len(LETTERS):
         found = f"{len(values)} options" if isinstance(values, list) else "no list of options"
         raise BadRow(f"{found}, 2 to {len(LETTERS)} were wanted")
-    return tuple(_text(f"option {position}", value) for position, value in enumerate(values))
+    return tuple(text(f"option {position}", value) for position, value in enumerate(values))
 
 
 def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
@@ -151,11 +147,11 @@ def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         meanings = {value} & set(range(n_options))
     else:
-        text = _text("answer", value, "")
-        if not text:
+        answer = text("answer", value, "")
+        if not answer:
             return None
-        meanings = {position for position, option in enumerate(options) if option == text}
-        meanings |= {position for position in range(n_options) if text in (str(position), LETTERS[position])}
+        meanings = {position for position, option in enumerate(options) if option == answer}
+        meanings |= {position for position in range(n_options) if answer in (str(position), LETTERS[position])}
     if len(meanings) != 1:
         wanted = f"an index from 0 to {n_options - 1}, a letter from A to {LETTERS[n_options - 1]} or an option's text"
         several = f"; it could mean the options {sorted(meanings)}" if meanings else ""

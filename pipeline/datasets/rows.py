@@ -3,25 +3,31 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
+from pipeline.datasets.adapter import About
+from pipeline.datasets.values import BadRow
 from pipeline.question import Annotations, Question, Rejected, Video
 
-
-class BadRow(Exception):
-    """This row cannot become a question; the message is the reason its `Rejected` carries."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row by column name, and the 1-based physical line on which it begins."""
+    """One row by column name, and the 1-based physical line on which it begins.
+
+    `place` says which object of the line it is, for files that are one line as a whole; it begins the row's reasons.
+    """
 
     line: int
     cells: dict[str, Any]
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,40 +57,51 @@ def read_text(path: Path) -> str:
         raise SchemaError(f"{path}: {found}; save the file as UTF-8") from error
 
 
-def read_csv(path: Path, required: Sequence[str]) -> Rows:
+def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -> Rows:
     """Comma-separated rows below a header that has at least the `required` columns, in any order; others come along.
 
-    Raises SchemaError for a file without rows, and for a header that is missing, unreadable, lacks a required column
-    or has a column twice.
+    `columns` are the names of all columns of a file that has no header.
+
+    Raises SchemaError for a file without rows, for a header that is missing, unreadable, lacks a required column or has a
+    column twice, and for a file without a header of which no line has the wanted number of cells.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    header: list[str] | None = None
+    header = list(columns)
     rows, rejected = [], []
+    for line, cells, error in _csv_lines(path):
+        if not header and error:
+            raise SchemaError(f"{path}: line {line} is not a CSV header ({error})")
+        if error:
+            rejected.append(Rejected(path.name, line, error))
+        elif not header:
+            header = _checked_header(path, cells, required)
+        elif len(cells) != len(header):
+            wanted = f"{len(header)} were wanted" if columns else f"the header has {len(header)}"
+            reason = f"{len(cells)} cells, {wanted}: a line cut short, or a comma outside quotes?"
+            rejected.append(Rejected(path.name, line, reason))
+        else:
+            rows.append(Row(line, dict(zip(header, cells, strict=True))))
+    if not header:
+        raise SchemaError(f"{path}: the file is empty; a header with the columns {', '.join(required)} was wanted")
+    if not rows and (columns or not rejected):
+        why = f"no usable line (line {rejected[0].line}: {rejected[0].reason})" if rejected else "no rows"
+        raise SchemaError(f"{path}: {why}; one question per row was wanted, with the columns {', '.join(header)}")
+    return Rows(path.name, header, rows, rejected)
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
+    """The line on which each row begins, its cells, and "", or no cells and what is wrong with it. Blank rows are skipped."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     while True:
         line = reader.line_num + 1  # where the row begins: a quoted cell may run over several lines
         try:
             cells = next(reader)
         except StopIteration:
-            break
+            return
         except csv.Error as error:
-            if header is None:
-                raise SchemaError(f"{path}: line {line} is not a CSV header ({error})") from error
-            rejected.append(Rejected(path.name, line, _csv_reason(error, line, reader.line_num)))
+            yield line, [], _csv_reason(error, line, reader.line_num)
             continue
-        if not any(cell.strip() for cell in cells):
-            continue  # blank lines, and the ",,,," that spreadsheets leave at the end
-        if header is None:
-            header = _checked_header(path, cells, required)
-        elif len(cells) != len(header):
-            reason = f"{len(cells)} cells, the header has {len(header)}: a line cut short, or a comma outside quotes?"
-            rejected.append(Rejected(path.name, line, reason))
-        else:
-            rows.append(Row(line, dict(zip(header, cells, strict=True))))
-    if header is None:
-        raise SchemaError(f"{path}: the file is empty; a header with the columns {', '.join(required)} was wanted")
-    if not rows and not rejected:
-        raise SchemaError(f"{path}: a header and no rows; one question per row was wanted")
-    return Rows(path.name, header, rows, rejected)
+        if any(cell.strip() for cell in cells):  # not blank, nor the ",,,," that spreadsheets leave at the end
+            yield line, cells, ""
 
 
 def _csv_reason(error: csv.Error, first_line: int, last_line: int) -> str:
@@ -107,16 +124,19 @@ def _checked_header(path: Path, cells: list[str], required: Sequence[str]) -> li
     return header
 
 
-def read_jsonl(path: Path) -> Rows:
-    """One JSON object a line. Raises SchemaError if not a single line is one."""
+def read_jsonl(path: Path, required: Sequence[str] = ()) -> Rows:
+    """One JSON object a line.
+
+    Raises SchemaError if not a single line is one, or if none of them has one of the `required` keys.
+    """
     rows, rejected = [], []
-    for line, text in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also cut at U+2028
-        if not text.strip():
+    for line, content in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also cut at U+2028
+        if not content.strip():
             continue
         try:
-            cells = json.loads(text)
+            cells = json.loads(content)
         except (ValueError, RecursionError) as error:  # a plain ValueError: an integer of thousands of digits
-            rejected.append(Rejected(path.name, line, f"not JSON: {error}"))
+            rejected.append(Rejected(path.name, line, f"not JSON, or cut short: {error}"))
             continue
         if isinstance(cells, dict):
             rows.append(Row(line, cells))
@@ -125,7 +145,72 @@ def read_jsonl(path: Path) -> Rows:
     if not rows:
         why = f"line {rejected[0].line}: {rejected[0].reason}" if rejected else "the file is empty"
         raise SchemaError(f"{path}: no line is a JSON object ({why}); one question per line was wanted")
-    return Rows(path.name, list(dict.fromkeys(key for row in rows for key in row.cells)), rows, rejected)
+    return _checked_keys(path, rows, rejected, required)
+
+
+def read_json_list(path: Path, required: Sequence[str], keep: Collection[str] = ()) -> Rows:
+    """The objects of one JSON list; of their keys only those in `keep`, if it names any.
+
+    Raises SchemaError if the file is not a list of objects, is cut short, or none of them has one of the `required` keys.
+    """
+    rows, rejected = [], []
+    for number, line, value in _json_items(path, read_text(path)):
+        place = f"object {number}: "
+        if isinstance(value, dict):
+            rows.append(Row(line, {key: value[key] for key in keep if key in value} if keep else value, place))
+        else:
+            rejected.append(Rejected(path.name, line, f"{place}a JSON {type(value).__name__}, an object was wanted"))
+    if not rows:
+        raise SchemaError(f"{path}: the list holds no JSON object; one per question was wanted")
+    return _checked_keys(path, rows, rejected, required)
+
+
+def _json_items(path: Path, content: str) -> Iterator[tuple[int, int, Any]]:
+    """The number from 1, the line and the value of each item of a JSON list, one decoded after the other."""
+
+    blanks = re.compile(r"[ \t\r\n]*")
+
+    def skip_blanks(start: int) -> int:
+        return blanks.match(content, start).end()  # type: ignore[union-attr]  # it matches no blanks, too
+
+    decode = json.JSONDecoder().raw_decode
+    position = skip_blanks(0)
+    if content[position : position + 1] != "[":
+        found = repr(content[position : position + 20]) if content[position:] else "nothing"
+        raise SchemaError(f"{path}: begins with {found}; a JSON list of questions, [...], was wanted")
+    position = skip_blanks(position + 1)
+    number, line, counted = 0, 1, 0
+    after = content[position : position + 1]
+    while after != "]":
+        number += 1
+        line, counted = line + content.count("\n", counted, position), position
+        try:
+            value, end = decode(content, position)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, f"object {number} on line {line}: {error}") from error
+        yield number, line, value
+        end = skip_blanks(end)
+        after = content[end : end + 1]
+        if after not in (",", "]"):
+            raise _damaged(path, f"object {number} on line {line} is followed by {after or 'nothing'!r}")
+        position = skip_blanks(end + 1)
+    if content[position + (number == 0) :].strip():
+        raise SchemaError(f"{path}: there is text behind the list of {number} objects; download the file again")
+
+
+def _damaged(path: Path, where: str) -> SchemaError:
+    return SchemaError(f"{path}: not a whole JSON list, cut short or damaged ({where}); download it again")
+
+
+def _checked_keys(path: Path, rows: list[Row], rejected: list[Rejected], required: Sequence[str]) -> Rows:
+    columns = list(dict.fromkeys(key for row in rows for key in row.cells))
+    missing = [key for key in required if key not in columns]
+    if missing:
+        raise SchemaError(
+            f"{path}: no object has the key {', '.join(missing)}; found {', '.join(columns) or 'none'}; "
+            f"wanted {', '.join(required)}"
+        )
+    return Rows(path.name, columns, rows, rejected)
 
 
 def collect(
@@ -134,17 +219,34 @@ def collect(
     """Parse every row; those that raise BadRow, or repeat a question id, join `rejected`, which comes back by line."""
     questions: list[Question] = []
     videos: dict[str, Video] = {}
-    line_of: dict[str, int] = {}
+    first_row: dict[str, Row] = {}
     left_out = list(rejected)
     for row in rows:
         try:
             question, video = parse(row)
-            first = line_of.setdefault(question.question_id, row.line)
-            if first != row.line:
-                raise BadRow(f"question_id {question.question_id!r} is already on line {first}")
+            first = first_row.setdefault(question.question_id, row)
+            if first is not row:
+                where = f"{first.place.removesuffix(': ')} on line {first.line}".strip()
+                raise BadRow(f"question_id {question.question_id!r} is already {where}")
         except BadRow as bad:
-            left_out.append(Rejected(file, row.line, str(bad)))
+            left_out.append(Rejected(file, row.line, f"{row.place}{bad}"))
             continue
         questions.append(question)
         videos.setdefault(video.video_id, video)
     return Annotations(questions, list(videos.values()), sorted(left_out, key=lambda rejected: rejected.line))
+
+
+def collect_split(about: About, table: Rows, parse: Callable[[Row], tuple[Question, Video]]) -> Annotations:
+    """`collect`, with a warning where the file has another number of questions than its owners say, or odd values."""
+    n_found = len(table.rows) + len(table.rejected)
+    for file in about.split_files():
+        if file.name == table.file and file.n_questions not in (None, n_found):
+            logger.warning(
+                "%s has %d questions; %s's has %d as published", file.name, n_found, about.title, file.n_questions
+            )
+    annotations = collect(table.file, table.rows, table.rejected, parse)
+    odd = [question for question in annotations.questions if question.note]
+    if odd:
+        first = f"{odd[0].question_id}: {odd[0].note}"
+        logger.warning("%s: odd values in %d questions, used as noted (%s)", table.file, len(odd), first)
+    return annotations

@@ -106,7 +106,7 @@ def test_bad_rows_are_rejected_with_their_lines_and_the_rest_goes_on(tmp_path: P
     assert [question.question_id for question in annotations.questions] == ["CH_4010069381_8", "CW_4882821564_1"]
     assert reasons(annotations) == {
         2: "14 cells, the header has 13: a line cut short, or a comma outside quotes?",
-        6: "a2 is empty",
+        6: "a2 is missing or empty",
         9: "5 cells, the header has 13: a line cut short, or a comma outside quotes?",
     }
     assert annotations.rejected[0] == Rejected("val.csv", 2, reasons(annotations)[2])
@@ -155,8 +155,10 @@ def test_text_that_is_not_utf8_is_refused_with_its_byte_offset(tmp_path: Path) -
 
 def test_a_missing_file_is_named_with_what_was_found(tmp_path: Path) -> None:
     read(tmp_path, lines(MEN))
-    with pytest.raises(MissingSourceError, match=r"valid\.csv: missing \(found: val\.csv\)"):
+    with pytest.raises(MissingSourceError, match="no split 'valid'; there are: train, val, test"):
         nextqa.files(tmp_path, "valid")
+    with pytest.raises(MissingSourceError, match=r"test\.csv: missing \(found: val\.csv\)"):
+        nextqa.files(tmp_path, "test")
     (tmp_path / "map_vid_vidorID.json").unlink()
     with pytest.raises(MissingSourceError, match=r"map_vid_vidorID\.json: missing"):
         nextqa.read(tmp_path, "val")
@@ -180,7 +182,7 @@ def test_both_annotation_files_are_named_for_the_identity(tmp_path: Path) -> Non
 def test_a_split_of_another_size_than_published_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read(tmp_path, lines(MEN, BOY))
-    assert "val.csv has 2 questions; NExT-QA's val split has 4996" in caplog.text
+    assert "val.csv has 2 questions; NExT-QA's has 4996 as published" in caplog.text
 
 
 def test_types_are_grouped_as_in_the_papers_tables() -> None:

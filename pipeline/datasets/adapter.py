@@ -1,0 +1,111 @@
+"""What a data set's module offers, and how its annotation files are found."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from cache.errors import MissingSourceError
+from pipeline.question import Annotations
+
+Headline = Literal["overall", "mean_of_groups"]
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """An annotation file by its name as downloaded, and how many questions its owners say it has (None: they do not)."""
+
+    name: str
+    n_questions: int | None
+
+
+@dataclass(frozen=True)
+class About:
+    """What people need to know to use a data set.
+
+    Attributes:
+        title: the name its owners give it.
+        splits: per split, the file that holds it; several where there are several published layouts, any one of them.
+        beside: further files that every split needs.
+        videos: how videos are named below the videos folder.
+        published: where the owners publish annotations and videos.
+        licence: the licence of the annotations as far as the owners state one.
+        prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`.
+    """
+
+    title: str
+    splits: Mapping[str, tuple[SplitFile, ...]]
+    videos: str
+    published: str
+    licence: str
+    prompt: Literal["multiple_choice", "next_event", "moment"]
+    beside: tuple[str, ...] = ()
+
+    def split_files(self) -> Iterator[SplitFile]:
+        """Every file of every split."""
+        for alternatives in self.splits.values():
+            yield from alternatives
+
+
+class Adapter(Protocol):
+    """What a data set's module offers. `path` is the data set's folder, or one annotation file of it.
+
+    Attributes:
+        headline: which figure stands for the whole data set: the accuracy over all questions, or the unweighted mean of
+            the groups' accuracies.
+        pooled_types: further rows of the data set's own reports, each with the question types it pools.
+    """
+
+    name: str
+    about: About
+    headline: Headline
+    pooled_types: dict[str, tuple[str, ...]]
+
+    def files(self, path: Path, split: str) -> list[Path]:
+        """Every annotation file that `read` reads, so that its digest can enter an identity."""
+
+    def read(self, path: Path, split: str) -> Annotations:
+        """The split's questions, their videos, and the rows that could not be used."""
+
+    def group(self, question_type: str) -> str:
+        """The group under which results of this question type are reported; "" for none."""
+
+
+def find_files(about: About, path: Path, split: str) -> list[Path]:
+    """The file of `split` in the folder `path`, or `path` itself if it is a file; then those that lie beside it.
+
+    Raises MissingSourceError for an unknown split, a file that is not there, or two layouts of one split side by side.
+    """
+    suffixes = {Path(file.name).suffix for file in about.split_files()}
+    if path.is_file():
+        if path.suffix.lower() not in suffixes:
+            wanted = " or ".join(sorted(suffixes))
+            raise MissingSourceError(
+                f"{path}: ends in {path.suffix or 'nothing'}; {wanted} was wanted for {about.title}"
+            )
+        file, folder = path, path.parent
+    else:
+        file, folder = _file_of_split(about, path, split), path
+    beside = [folder / name for name in about.beside]
+    for other in beside:
+        if not other.is_file():
+            raise MissingSourceError(f"{other}: missing; {about.title} needs it beside {file.name}, as downloaded")
+    return [file, *beside]
+
+
+def _file_of_split(about: About, folder: Path, split: str) -> Path:
+    if split not in about.splits:
+        raise MissingSourceError(f"{about.title} has no split {split!r}; there are: {', '.join(about.splits)}")
+    names = [file.name for file in about.splits[split]]
+    present = [folder / name for name in names if (folder / name).is_file()]
+    if len(present) > 1:
+        raise MissingSourceError(
+            f"{folder}: holds {' and '.join(file.name for file in present)}, two layouts of split {split!r}; "
+            "give the path of the one that is meant"
+        )
+    if not present:
+        wanted = " or ".join(names)
+        known = sorted(file.name for file in about.split_files() if (folder / file.name).is_file())
+        found = (", ".join(known) or "no file of this data set") if folder.is_dir() else "no such folder"
+        raise MissingSourceError(f"{folder / wanted}: missing (found: {found}); {about.title} is read as downloaded")
+    return present[0]

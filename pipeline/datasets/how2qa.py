@@ -1,0 +1,103 @@
+"""How2QA, in both published layouts: `how2QA_{split}_release.csv`, and `how2qa_{split}_release.jsonl` of the VALUE benchmark."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, Rows, collect_split, read_csv, read_jsonl
+from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
+from pipeline.question import Annotations, Question, Video
+
+name = "how2qa"
+about = About(
+    title="How2QA",
+    splits={  # the owners give no sizes for the CSV files
+        "train": (SplitFile("how2QA_train_release.csv", None), SplitFile("how2qa_train_release.jsonl", 34187)),
+        "val": (SplitFile("how2QA_val_release.csv", None), SplitFile("how2qa_val_release.jsonl", 3115)),
+        "test_public": (
+            SplitFile("how2QA_test_public_release.csv", None),
+            SplitFile("how2qa_test_public_release.jsonl", 3095),
+        ),
+    },
+    videos="{video}.mp4: with .csv the YouTube id, with .jsonl the benchmark's own name of a one-minute clip",
+    published="https://github.com/ych133/How2R-and-How2QA (.csv), https://github.com/VALUE-Leaderboard/DataRelease (.jsonl)",
+    licence=".csv: MIT; .jsonl: CC BY-NC-SA 4.0; the videos are YouTube's",
+    prompt="multiple_choice",
+)
+headline: Headline = "overall"
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+# Of the CSV files, which have no header; four of them are named as the same things are in the other layout.
+COLUMNS = ("vid_name", "ts", "wrong1", "wrong2", "wrong3", "q", "right")
+OPTIONS = ("a0", "a1", "a2", "a3")
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads. Raises MissingSourceError if none, or one of each layout, is there."""
+    return find_files(about, path, split)
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError.
+
+    A row of a CSV file has no id: it is called "{video}{[start:end]}", followed by "#2", "#3", ... for further rows about
+    the same part of the same video.
+    """
+    (file,) = files(path, split)
+    if file.suffix.lower() == ".csv":
+        table = _with_ids_and_options(read_csv(file, COLUMNS, COLUMNS))
+    else:
+        table = read_jsonl(file, ("vid_name", "ts", "q", *OPTIONS, "qid"))
+    return collect_split(about, table, _parse)
+
+
+def group(question_type: str) -> str:
+    """Always "": questions have no types."""
+    return ""
+
+
+def right_position(cells: dict[str, str]) -> int:
+    """Where the right option of a CSV row stands among the four, which the file does not say: it gives it a column of its own.
+
+    Drawn from the row's content alone, so that a question has the same options in the same order on every machine,
+    whatever other rows the file has: the SHA-256 of its seven cells as a JSON list, as a number, modulo 4.
+    """
+    digest = hashlib.sha256(json.dumps([cells[column] for column in COLUMNS]).encode()).digest()
+    return int.from_bytes(digest) % len(OPTIONS)
+
+
+def _with_ids_and_options(table: Rows) -> Rows:
+    """The rows of a CSV file with the keys of the other layout."""
+    rows = []
+    rows_of_clip: Counter[str] = Counter()
+    for row in table.rows:
+        clip_name = row.cells["vid_name"].strip() + row.cells["ts"].strip()
+        rows_of_clip[clip_name] += 1
+        number = rows_of_clip[clip_name]
+        answer_index = right_position(row.cells)
+        options = [row.cells[column] for column in ("wrong1", "wrong2", "wrong3")]
+        options.insert(answer_index, row.cells["right"])
+        cells = {key: row.cells[key] for key in ("vid_name", "ts", "q")} | dict(zip(OPTIONS, options, strict=True))
+        cells |= {"answer_idx": str(answer_index), "qid": clip_name if number == 1 else f"{clip_name}#{number}"}
+        rows.append(Row(row.line, cells))
+    return Rows(table.file, table.columns, rows, table.rejected)
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    video_id = video_name("vid_name", cells.get("vid_name"))
+    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
+    question = Question(
+        question_id=text("qid", cells.get("qid")),
+        video_id=video_id,
+        question=exact_text("q", cells.get("q")),
+        options=tuple(exact_text(key, cells.get(key)) for key in OPTIONS),
+        answer_index=option_index("answer_idx", cells.get("answer_idx"), len(OPTIONS)),
+        question_type="",
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        note=note,
+    )
+    return question, Video(video_id, f"{video_id}.mp4")

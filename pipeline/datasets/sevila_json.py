@@ -1,0 +1,102 @@
+"""The official SeViLA code's own files, `{split}.json`: one JSON list a split, the same keys for all six data sets.
+
+Its preprocessing writes video, qid, num_option, question, a0, ..., answer and, where the question is about a part of the
+video, start and end; for QVHighlights query, duration and relevant_windows. Which data set it is, is in the ids.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets import nextqa, star, tvqa, vlep
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, collect_split, read_json_list
+from pipeline.datasets.values import BadRow, clip, exact_text, moments, option_index, text, video_name
+from pipeline.prompts import NEXT_EVENT_QUESTION
+from pipeline.question import Annotations, Question, Video
+
+name = "sevila_json"
+about = About(
+    title="re-formatted files of the official SeViLA code",
+    splits={split: (SplitFile(f"{split}.json", None),) for split in ("train", "val", "test")},
+    videos="as for the data set the file was made from",
+    published="https://github.com/Yui010206/SeViLA (sevila_data: the notebook that writes them)",
+    licence="that of the data set the file was made from",
+    prompt="multiple_choice",  # for files made from VLEP next_event, from QVHighlights moment
+)
+headline: Headline = "overall"
+pooled_types = nextqa.pooled_types
+
+MAX_OPTIONS = 26
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
+    return find_files(about, path, split)
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions of one file. Raises MissingSourceError or SchemaError."""
+    (file,) = files(path, split)
+    return collect_split(about, read_json_list(file, ("video", "qid")), _parse)
+
+
+def group(question_type: str) -> str:
+    """The group that the type has in the data set it is from; "" for none."""
+    own = (nextqa.group(question_type), star.group(question_type), vlep.group(question_type))
+    return next(filter(None, own), question_type if question_type in tvqa.SHOWS.values() else "")
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    question_id = text("qid", cells.get("qid"))
+    video_id = video_name("video", cells.get("video"))
+    # The same tests as in the official data set code, so that a question is read as the kind that it reads it as.
+    if "QVHighlight" in question_id:
+        return _query(question_id, video_id, cells), Video(video_id, f"{video_id}.mp4")
+    is_vlep = "VLEP" in question_id
+    options = _options(cells)
+    start_seconds, end_seconds, note = (None, None, "")
+    if "start" in cells or "end" in cells:
+        start_seconds, end_seconds, note = clip(cells.get("start"), cells.get("end"))
+    question = Question(
+        question_id=question_id,
+        video_id=video_id,
+        question=NEXT_EVENT_QUESTION if is_vlep else exact_text("question", cells.get("question")),
+        options=options,
+        answer_index=option_index("answer", cells.get("answer"), len(options)),
+        question_type=_question_type(question_id, video_id),
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        note=note,
+    )
+    if is_vlep:
+        return question, vlep.video(video_id)
+    if tvqa.show_prefix(video_id):
+        return question, Video(video_id, f"{video_id}.mp4", tvqa.clip_paths(video_id))
+    return question, Video(video_id, f"{video_id}.mp4")
+
+
+def _query(question_id: str, video_id: str, cells: dict[str, Any]) -> Question:
+    found, note = moments("relevant_windows", cells.get("relevant_windows"))
+    query = exact_text("query", cells.get("query"))
+    return Question(question_id, video_id, query, (), None, "", None, None, moments=found, note=note)
+
+
+def _options(cells: dict[str, Any]) -> tuple[str, ...]:
+    """The first `num_option` of a0, a1, ...; without that key (VLEP in some versions) as many as there are."""
+    count = cells.get("num_option")
+    if count is None:
+        count = next((index for index in range(MAX_OPTIONS) if f"a{index}" not in cells), MAX_OPTIONS)
+    if type(count) is not int or not 2 <= count <= MAX_OPTIONS:
+        raise BadRow(f"{count!r} options, 2 to {MAX_OPTIONS} were wanted")
+    return tuple(exact_text(f"a{index}", cells.get(f"a{index}")) for index in range(count))
+
+
+def _question_type(question_id: str, video_id: str) -> str:
+    """NExT-QA's and STAR's ids begin with the type; VLEP's source and TVQA's show are in the clip's name; else ""."""
+    beginning = question_id.split("_")[0]
+    if nextqa.group(beginning) or star.group(beginning):
+        return beginning
+    if beginning == "VLEP":
+        return vlep.source(video_id)
+    return tvqa.SHOWS.get(tvqa.show_prefix(video_id), "")

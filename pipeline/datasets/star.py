@@ -1,0 +1,83 @@
+"""STAR, as downloaded: `STAR_{split}.json`, one JSON list."""
+
+from pathlib import Path
+
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, collect_split, read_json_list
+from pipeline.datasets.values import BadRow, clip, exact_text, text, video_name
+from pipeline.question import Annotations, Question, Video
+
+name = "star"
+about = About(
+    title="STAR",
+    splits={
+        "train": (SplitFile("STAR_train.json", 45731),),
+        "val": (SplitFile("STAR_val.json", 7098),),
+        "test": (SplitFile("STAR_test.json", 7377),),
+    },
+    videos="{video_id}.mp4, the Charades videos (480p)",
+    published="https://github.com/csbobby/STAR_Benchmark (annotations), https://prior.allenai.org/projects/charades (videos)",
+    licence="see the owners' pages; Charades has terms of its own",
+    prompt="multiple_choice",
+)
+headline: Headline = "mean_of_groups"  # the paper's average is the unweighted mean of the four types
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+TYPES = ("Interaction", "Sequence", "Prediction", "Feasibility")
+# The situation graphs and programs, most of the file, are dropped while it is read.
+KEYS = ("question_id", "question", "video_id", "start", "end", "choices", "answer")
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
+    return find_files(about, path, split)
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError."""
+    (file,) = files(path, split)
+    return collect_split(about, read_json_list(file, KEYS[:-1], KEYS), _parse)
+
+
+def group(question_type: str) -> str:
+    """The type itself, of which there are four; "" for another."""
+    return question_type if question_type in TYPES else ""
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    question_id = text("question_id", cells.get("question_id"))
+    video_id = video_name("video_id", cells.get("video_id"))
+    options = _options(cells.get("choices"))
+    start_seconds, end_seconds, note = clip(cells.get("start"), cells.get("end"))
+    question = Question(
+        question_id=question_id,
+        video_id=video_id,
+        question=exact_text("question", cells.get("question")),
+        options=options,
+        answer_index=_answer_index(cells.get("answer"), options),
+        question_type=question_id.split("_")[0],
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        note=note,
+    )
+    return question, Video(video_id, f"{video_id}.mp4")
+
+
+def _options(choices: object) -> tuple[str, ...]:
+    """The choices in file order, as the official preprocessing numbers them; `choice_id` is not read."""
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, dict) for choice in choices):
+        raise BadRow('choices is no list of at least two {"choice_id": ..., "choice": ...}')
+    return tuple(exact_text(f"choice {index}", choice.get("choice")) for index, choice in enumerate(choices))
+
+
+def _answer_index(answer: object, options: tuple[str, ...]) -> int | None:
+    """The option with the answer's text; None for no answer (test split). An answer that two options give is refused."""
+    if answer is None or answer == "":
+        return None
+    wanted = exact_text("answer", answer)
+    meanings = [index for index, option in enumerate(options) if option == wanted]
+    if len(meanings) != 1:
+        found = f"the options {meanings} at once" if meanings else "none of the options"
+        raise BadRow(f"answer is {wanted!r}, the text of {found}; that of one option was wanted")
+    return meanings[0]

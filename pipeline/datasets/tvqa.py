@@ -1,0 +1,85 @@
+"""TVQA, as downloaded: `tvqa_{split}.jsonl`; the videos are folders of frames at 3 a second."""
+
+import re
+from pathlib import Path
+
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
+from pipeline.question import Annotations, Question, Video
+
+name = "tvqa"
+about = About(
+    title="TVQA",
+    splits={
+        "train": (SplitFile("tvqa_train.jsonl", 122039),),
+        "val": (SplitFile("tvqa_val.jsonl", 15253),),
+        "test_public": (SplitFile("tvqa_test_public.jsonl", 7623),),
+        "test": (SplitFile("tvqa_test_release.jsonl", 15253),),  # in the VALUE benchmark's release
+    },
+    videos="{show}_frames/{vid_name}/00001.jpg ..., as handed out; or {vid_name}.mp4",
+    published="https://tvqa.cs.unc.edu (frames on request)",
+    licence="CC BY-NC-SA 4.0 (as the VALUE benchmark states for its authors); frames under an agreement",
+    prompt="multiple_choice",
+)
+headline: Headline = "overall"
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+OPTIONS = ("a0", "a1", "a2", "a3", "a4")
+# Beginning of a clip's name -> the show, spelled as the files do. The Big Bang Theory's clips have none.
+SHOWS = {
+    "bbt": "The Big Bang Theory",
+    "castle": "Castle",
+    "friends": "Friends",
+    "grey": "Grey's Anatomy",
+    "house": "House M.D.",
+    "met": "How I Met You Mother",
+}
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
+    return find_files(about, path, split)
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions of one split, each about a part of a clip. Raises MissingSourceError or SchemaError."""
+    (file,) = files(path, split)
+    return collect_split(about, read_jsonl(file, ("vid_name", "ts", "q", *OPTIONS, "qid")), _parse)
+
+
+def group(question_type: str) -> str:
+    """The show itself; "" for none."""
+    return question_type
+
+
+def show_prefix(vid_name: str) -> str:
+    """The beginning that names the show of a clip, "" if the name is not like those of the six shows."""
+    beginning = re.match(r"(?:([a-z]+)_)?s\d+e\d+_", vid_name)
+    prefix = (beginning[1] or "bbt") if beginning else ""
+    return prefix if prefix in SHOWS else ""
+
+
+def clip_paths(vid_name: str) -> tuple[str, ...]:
+    """Where a clip lies in the folders of frames as handed out, and where it may lie instead."""
+    prefix = show_prefix(vid_name)
+    return (f"{prefix}_frames/{vid_name}", vid_name) if prefix else (vid_name,)
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    video_id = video_name("vid_name", cells.get("vid_name"))
+    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
+    question = Question(
+        question_id=text("qid", cells.get("qid")),
+        video_id=video_id,
+        question=exact_text("q", cells.get("q")),
+        options=tuple(exact_text(key, cells.get(key)) for key in OPTIONS),
+        answer_index=option_index("answer_idx", cells.get("answer_idx"), len(OPTIONS)),
+        question_type=text("show_name", cells.get("show_name"), SHOWS.get(show_prefix(video_id), "")),
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        note=note,
+    )
+    path, *others = clip_paths(video_id)
+    return question, Video(video_id, path, tuple(others))

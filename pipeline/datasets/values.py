@@ -1,0 +1,115 @@
+"""Single values of annotation rows: what a cell can mean, or the reason why its row cannot be used."""
+
+import math
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline.question import Moment
+
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+SECONDS = rf"{NUMBER}|[+-]?(?:nan|inf|infinity)"
+
+
+class BadRow(Exception):
+    """This row cannot become a question; the message is the reason its `Rejected` carries."""
+
+
+def exact_text(what: str, value: Any) -> str:
+    """The text as it stands, blanks at its ends too: models were trained on those bytes. A bare JSON number is a text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise BadRow(f"{what} is a JSON {type(value).__name__}, text was wanted")
+    if value is None or not value.strip():
+        raise BadRow(f"{what} is missing or empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # JSON's escapes allow it
+    return value
+
+
+def text(what: str, value: Any, default: str | None = None) -> str:
+    """The text without blanks at its ends; `default`, if there is one, for a value that is missing or empty."""
+    if default is not None and (value is None or (isinstance(value, str) and not value.strip())):
+        return default
+    return exact_text(what, value).strip()
+
+
+def video_name(what: str, value: Any) -> str:
+    """The name of a video, which may hold slashes and colons but leads nowhere outside the videos folder."""
+    name = text(what, value)
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise BadRow(f"{what} is {name!r}, a path below the videos folder was wanted")
+    return name
+
+
+def option_index(what: str, value: Any, n_options: int) -> int | None:
+    """The 0-based position of an option, given as a number or as its digits; None for no value, which is never 0."""
+    if isinstance(value, str):
+        value = value.strip()
+    if value is None or value == "":
+        return None
+    meanings = [index for index in range(n_options) if value == str(index) or (type(value) is int and value == index)]
+    if not meanings:
+        raise BadRow(f"{what} is {value!r}, an index from 0 to {n_options - 1} was wanted")
+    return meanings[0]
+
+
+def split_clip(what: str, value: Any) -> tuple[str, str]:
+    """The two ends of "a-b" or "[a:b]", as text; either may be nan."""
+    bounds = re.fullmatch(rf"\[?\s*({SECONDS})\s*[-:]\s*({SECONDS})\s*\]?", text(what, value), re.IGNORECASE | re.ASCII)
+    if bounds is None:
+        raise BadRow(f"{what} is {value!r}, two numbers of seconds as in 12.5-20 were wanted")
+    return bounds[1], bounds[2]
+
+
+def clip(start: Any, end: Any) -> tuple[float | None, float | None, str]:
+    """Clip bounds in seconds, and what was made of them: a nan one is left open, reversed ones are swapped.
+
+    Times before or after the video are clamped when its frames are sampled, which alone knows how long it is.
+    """
+    first, last = seconds("start", start), seconds("end", end)
+    notes = []
+    if not math.isfinite(first):
+        notes.append(f"start is {first}: taken from the beginning")
+    if not math.isfinite(last):
+        notes.append(f"end is {last}: taken to the end")
+    if math.isfinite(first) and math.isfinite(last) and first > last:
+        first, last = last, first
+        notes.append(f"start {last:g} s lies after end {first:g} s: swapped")
+    bounds = [value if math.isfinite(value) else None for value in (first, last)]
+    return bounds[0], bounds[1], "; ".join(notes)
+
+
+def moments(what: str, value: Any) -> tuple[tuple[Moment, ...], str]:
+    """The moments of a JSON list of [start, end] in seconds, and a note; none for no value. Reversed ones are swapped.
+
+    A moment without one of its ends would be a wrong label, so a nan rejects the row.
+    """
+    if value is None:
+        return (), ""
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise BadRow(f"{what} is {value!r}, a list of [start, end] in seconds was wanted")
+    found, notes = [], []
+    for pair in value:
+        start, end, note = clip(*pair)
+        if start is None or end is None:
+            raise BadRow(f"{what} holds {pair}, finite numbers of seconds were wanted")
+        found.append(Moment(start, end))
+        notes.append(note)
+    return tuple(found), "; ".join(filter(None, notes))
+
+
+def seconds(what: str, value: Any) -> float:
+    """A number of seconds, as a number or as text; it may be nan or infinite."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRow(f"{what} is missing")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_digits = isinstance(value, str) and re.fullmatch(rf"\s*(?:{SECONDS})\s*", value, re.IGNORECASE | re.ASCII)
+    if not is_number and not is_digits:
+        raise BadRow(f"{what} is {value!r}, a number of seconds was wanted")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise BadRow(f"{what} is too large a number; seconds were wanted") from error

@@ -1,0 +1,89 @@
+"""VLEP, as downloaded: `vlep_{split}_release.jsonl`; two possible next events after a part of a clip."""
+
+from pathlib import Path
+
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.tvqa import clip_paths
+from pipeline.datasets.values import BadRow, clip, exact_text, option_index, text, video_name
+from pipeline.prompts import NEXT_EVENT_QUESTION
+from pipeline.question import Annotations, Question, Video
+
+name = "vlep"
+about = About(
+    title="VLEP",
+    splits={
+        "train": (SplitFile("vlep_train_release.jsonl", 20142),),
+        "dev": (SplitFile("vlep_dev_release.jsonl", 4392),),
+        "test": (SplitFile("vlep_test_release.jsonl", 4192),),
+    },
+    videos="{vid_name}.mp4 for YouTube (names with colons); for television TVQA's clips, vid_name less its _ep",
+    published="https://github.com/jayleicn/VideoLanguageFuturePred (clips and frames on request)",
+    licence="CC BY-NC-SA 4.0 (as the VALUE benchmark states for its authors); frames not to be shared",
+    prompt="next_event",
+)
+headline: Headline = "overall"
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+N_EVENTS = 2
+TELEVISION, YOUTUBE = "TV show", "YouTube"
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
+    return find_files(about, path, split)
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions of one split. Raises MissingSourceError or SchemaError.
+
+    The question is the same for all, the one of the official prompt.
+    """
+    (file,) = files(path, split)
+    return collect_split(about, read_jsonl(file, ("example_id", "vid_name", "ts", "events")), _parse)
+
+
+def group(question_type: str) -> str:
+    """The source itself: "TV show" or "YouTube"; "" for another."""
+    return question_type if question_type in (TELEVISION, YOUTUBE) else ""
+
+
+def source(vid_name: str) -> str:
+    """Where a clip is from. The names of YouTube clips hold a time of day, so a colon (official data set code)."""
+    return YOUTUBE if ":" in vid_name else TELEVISION
+
+
+def video(vid_name: str) -> Video:
+    """A clip with the paths at which it may lie.
+
+    The official code reads a television clip as TVQA's clip of that name without the ending "_ep", and a YouTube clip
+    by its whole name. Where the other form of the name is on disk, it is the same clip.
+    """
+    clip_name = vid_name.removesuffix("_ep")
+    if source(vid_name) == YOUTUBE:
+        return Video(vid_name, f"{vid_name}.mp4", (vid_name,))
+    path, *others = (*clip_paths(clip_name), *clip_paths(vid_name))
+    return Video(vid_name, path, tuple(dict.fromkeys(others)))
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    video_id = video_name("vid_name", cells.get("vid_name"))
+    bounds, events = cells.get("ts"), cells.get("events")
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        raise BadRow(f"ts is {bounds!r}, [start, end] in seconds was wanted")
+    if not isinstance(events, list) or len(events) != N_EVENTS:
+        raise BadRow(f"events is {events!r}, a list of {N_EVENTS} texts was wanted")
+    start_seconds, end_seconds, note = clip(*bounds)
+    question = Question(
+        question_id=text("example_id", cells.get("example_id")),
+        video_id=video_id,
+        question=NEXT_EVENT_QUESTION,
+        options=tuple(exact_text(f"event {index}", event) for index, event in enumerate(events)),
+        answer_index=option_index("answer", cells.get("answer"), N_EVENTS),
+        question_type=source(video_id),
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        note=note,
+    )
+    return question, video(video_id)
