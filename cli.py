@@ -107,6 +107,16 @@ def _stages(options: argparse.Namespace) -> None:
             print(f"    {key} = {field.default!r}  {field.description or ''}")
 
 
+def _datasets(options: argparse.Namespace) -> None:
+    from pipeline.datasets.listing import details, overview
+    from pipeline.sources import Sources
+
+    places = {"annotations": options.annotations, "videos": options.videos}
+    sources = Sources(Store(options.store).digests, places, download=False)
+    place = sources.configured
+    print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
+
+
 def _cache_ls(options: argparse.Namespace) -> None:
     from cache.show import listing
 
@@ -162,6 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     _execution_options(demo)
     _command(commands, "recipes", _recipes, "list the recipes that come with the package")
     _command(commands, "stages", _stages, "list the stages and every key of their recipe sections")
+    datasets = _command(commands, "datasets", _datasets, "list the data sets: what is expected where, and what is here")
+    datasets.add_argument(
+        "names", nargs="*", metavar="NAME", help="data sets to look into: read files, look for videos"
+    )
+    _place_options(datasets, "annotations", "videos")
+    _store_option(datasets)
 
     cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
     listing = _command(cache, "ls", _cache_ls, "list the artifacts")
@@ -185,19 +201,24 @@ def _chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one key of the recipe"
     )
-    for kind, what in (
-        ("annotations", "annotation file, or folder of the files as downloaded"),
-        ("videos", "folder of the videos"),
-        ("weights", "weights by the name the recipe gives them: a folder or a file"),
-    ):
+    _place_options(parser, "annotations", "videos", "weights")
+    _execution_options(parser)
+
+
+def _place_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
+    whats = {
+        "annotations": "annotation file, or folder of the files as downloaded",
+        "videos": "folder of the videos",
+        "weights": "weights by the name the recipe gives them: a folder or a file",
+    }
+    for kind in kinds:
         parser.add_argument(
             f"--{kind}",
             action="append",
             default=[],
             metavar="[NAME=]PATH",
-            help=f"{what}; else SEVILA_{kind.upper()}, sevila.toml",
+            help=f"{whats[kind]}; else SEVILA_{kind.upper()}, sevila.toml",
         )
-    _execution_options(parser)
 
 
 def _execution_options(parser: argparse.ArgumentParser) -> None:

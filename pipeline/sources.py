@@ -104,13 +104,17 @@ class Sources:
                     raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, wanted a path in quotes")
                 self._places[kind][name] = path.absolute().parent / Path(place).expanduser()
 
+    def configured(self, kind: str, name: str) -> Path | None:
+        """Return where the named source is said to lie, or None if nobody said."""
+        return self._places[kind].get(name, self._places[kind].get(""))
+
     def place(self, kind: str, name: str) -> Path:
         """Return where the named source lies.
 
         Raises:
             MissingSourceError: nobody said where, or nothing is there; the message says how to say it.
         """
-        place = self._places[kind].get(name, self._places[kind].get(""))
+        place = self.configured(kind, name)
         if place is None:
             raise MissingSourceError(
                 f"nobody said where the {kind} {name!r} lie on this machine: give `--{kind} {name}=PATH`, "

@@ -59,11 +59,10 @@ def video(vid_name: str) -> Video:
     The official code reads a television clip as TVQA's clip of that name without the ending "_ep", and a YouTube clip
     by its whole name. Where the other form of the name is on disk, it is the same clip.
     """
-    clip_name = vid_name.removesuffix("_ep")
     if source(vid_name) == YOUTUBE:
         return Video(vid_name, f"{vid_name}.mp4", (vid_name,))
-    path, *others = (*clip_paths(clip_name), *clip_paths(vid_name))
-    return Video(vid_name, path, tuple(dict.fromkeys(others)))
+    path, *others = dict.fromkeys((*clip_paths(vid_name.removesuffix("_ep")), *clip_paths(vid_name)))
+    return Video(vid_name, path, tuple(others))
 
 
 def _parse(row: Row) -> tuple[Question, Video]:

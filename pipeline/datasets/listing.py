@@ -1,0 +1,97 @@
+"""What `sevila datasets` prints: what each data set consists of, who publishes it, and what of it is on this machine."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cache.errors import MissingSourceError, SevilaError
+from pipeline.datasets import ADAPTERS, adapter_named
+from pipeline.datasets.adapter import Adapter
+from pipeline.question import Video
+
+Place = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: nobody said
+MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here
+
+HOW_TO_PLACE = """\
+Say where a data set lies with --annotations NAME=FOLDER and --videos NAME=FOLDER, in SEVILA_ANNOTATIONS and
+SEVILA_VIDEOS (NAME=FOLDER), or in sevila.toml under [annotations] and [videos]."""
+SHOWN = 3
+
+
+def overview(place: Place) -> str:
+    """Every data set; nothing is read but the names of files."""
+    parts = [_described(adapter, place) for adapter in ADAPTERS.values()]
+    return "\n\n".join(
+        [*parts, f"{HOW_TO_PLACE}\n`sevila datasets NAME` also reads its files and looks for its videos."]
+    )
+
+
+def details(names: Iterable[str], place: Place, missing_videos: MissingVideos) -> str:
+    """The named data sets, and what every file that is here holds: questions, rejected rows, videos found.
+
+    Raises RecipeError for an unknown name.
+    """
+    parts = []
+    for adapter in map(adapter_named, names):
+        parts.append("\n".join([_described(adapter, place), *_contents(adapter, place, missing_videos)]))
+    return "\n\n".join([*parts, HOW_TO_PLACE])
+
+
+def _described(adapter: Adapter, place: Place) -> str:
+    about = adapter.about
+    lines = [
+        f"{adapter.name}: {about.title}",
+        f"  published    {about.published}",
+        f"  licence      {about.licence}",
+        f"  prompt       {about.prompt}",
+        f"  annotations  {_placed(place, 'annotations', adapter.name)}",
+    ]
+    for split, alternatives in about.splits.items():
+        for file in alternatives:
+            size = "" if file.n_questions is None else f"{file.n_questions:,} questions"
+            lines.append(f"    {split:11}  {file.name:34} {size:18} {_presence(adapter, place, file.name)}".rstrip())
+    lines += [f"    {'':11}  {name:34} {'':18} {_presence(adapter, place, name)}".rstrip() for name in about.beside]
+    return "\n".join([*lines, f"  videos       {_placed(place, 'videos', adapter.name)}", f"    {about.videos}"])
+
+
+def _placed(place: Place, kind: str, name: str) -> str:
+    path = place(kind, name)
+    if path is None:
+        return "not configured"
+    return str(path) if path.exists() else f"{path}: nothing is there"
+
+
+def _presence(adapter: Adapter, place: Place, file_name: str) -> str:
+    path = place("annotations", adapter.name)
+    if path is None:
+        return ""
+    return "present" if ((path.parent if path.is_file() else path) / file_name).is_file() else "missing"
+
+
+def _contents(adapter: Adapter, place: Place, missing_videos: MissingVideos) -> list[str]:
+    path = place("annotations", adapter.name)
+    if path is None or not path.exists():
+        return []
+    files = [path / file.name for file in adapter.about.split_files() if (path / file.name).is_file()]
+    if path.is_file() or not adapter.about.splits:
+        files = [path]
+    return [line for file in files for line in _content(adapter, file, missing_videos)]
+
+
+def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> list[str]:
+    try:
+        found = adapter.read(file, "")  # of a file that is named the split need not be
+    except SevilaError as error:
+        return [f"  {error}"]
+    n_known = sum(question.answer_index is not None for question in found.questions)
+    n_moments = sum(bool(question.moments) for question in found.questions)
+    lines = [
+        f"  {file.name}: {len(found.questions):,} questions, {n_known:,} with a known answer, {n_moments:,} with moments, "
+        f"about {len(found.videos):,} videos; {len(found.rejected):,} rows rejected"
+    ]
+    lines += [f"    line {rejected.line}: {rejected.reason}" for rejected in found.rejected[:SHOWN]]
+    try:
+        gone = missing_videos(adapter.name, found.videos)
+    except MissingSourceError:
+        return lines
+    names = f": {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}" if gone else ""
+    return [*lines, f"    {len(found.videos) - len(gone):,} videos found, {len(gone):,} missing{names}"]
