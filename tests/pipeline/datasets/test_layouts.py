@@ -1,0 +1,319 @@
+"""What holds for every layout of annotation files, checked on injected raw rows."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cache.errors import MissingSourceError, SchemaError
+from pipeline.datasets import ADAPTERS
+from tests.pipeline.datasets.layouts import LAYOUTS, Layout
+
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+with_clips = pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout.clip], ids=lambda layout: layout.name
+)
+with_answers = pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout.answer_key], ids=lambda layout: layout.name
+)
+
+
+def changed(layout: Layout, **changes: Any) -> list[dict[str, Any]]:
+    """The layout's rows, the first of them with some values replaced."""
+    return [layout.rows[0] | changes, *layout.rows[1:]]
+
+
+def first_line(layout: Layout) -> int:
+    return 2 if layout.kind == "csv" else 1
+
+
+def only_rejection(layout: Layout, folder: Path, rows: Any) -> str:
+    """Why the first row is rejected, while the other one is used."""
+    annotations = layout.read(folder, rows)
+    assert len(annotations.questions) == 1
+    (rejected,) = annotations.rejected
+    assert (rejected.file, rejected.line) == (layout.file_name, first_line(layout))
+    return rejected.reason
+
+
+def test_every_data_set_but_peoples_own_has_a_layout_here() -> None:
+    assert {layout.adapter.name for layout in LAYOUTS} == set(ADAPTERS) - {"plain"}
+
+
+@every_layout
+def test_good_rows_become_questions_in_file_order(layout: Layout, tmp_path: Path) -> None:
+    annotations = layout.read(tmp_path, layout.rows)
+    assert annotations.rejected == []
+    assert [question.video_id for question in annotations.questions] == [row[layout.video_key] for row in layout.rows]
+    assert [video.video_id for video in annotations.videos] == [row[layout.video_key] for row in layout.rows]
+    for question in annotations.questions:
+        assert question.note == ""
+        assert question.answer_index is None or 0 <= question.answer_index < len(question.options)
+        group = layout.adapter.group(question.question_type)
+        assert group or layout.adapter.name in ("how2qa", "qvhighlights")
+
+
+@every_layout
+def test_byte_order_mark_and_windows_line_ends_change_nothing(layout: Layout, tmp_path: Path) -> None:
+    content = layout.content(layout.rows)
+    expected = layout.read(tmp_path, content)
+    assert layout.read(tmp_path, "\ufeff" + content.replace("\n", "\r\n")) == expected
+
+
+@every_layout
+def test_foreign_letters_survive(layout: Layout, tmp_path: Path) -> None:
+    text = 'où, "là", 踢 🙂\u2028!'
+    key = layout.question_key or ("a0" if "a0" in layout.rows[0] else "events")
+    annotations = layout.read(tmp_path, changed(layout, **{key: [text, "b"] if key == "events" else text}))
+    assert annotations.rejected == []
+    question = annotations.questions[0]
+    assert any(text in given for given in (question.question, *question.options))
+
+
+@every_layout
+def test_a_key_that_is_not_known_changes_nothing(layout: Layout, tmp_path: Path) -> None:
+    if layout.kind == "bare_csv":
+        reason = only_rejection(layout, tmp_path, changed(layout, extra="x"))
+        assert reason.startswith("8 cells, 7 were wanted")
+        return
+    expected = layout.read(tmp_path, layout.rows)
+    assert layout.read(tmp_path, [row | {"extra": "x"} for row in layout.rows]) == expected
+
+
+@every_layout
+def test_a_row_that_lacks_a_key_is_rejected_with_its_line(layout: Layout, tmp_path: Path) -> None:
+    short = {key: value for key, value in layout.rows[0].items() if key != layout.required}
+    if layout.kind == "csv":
+        content = layout.content([layout.rows[0]])
+        header, row = content.splitlines()
+        content = "\n".join([header, row.rsplit(",", 1)[0], *layout.content(layout.rows).splitlines()[2:]])
+        assert "cells, the header has" in only_rejection(layout, tmp_path, content)
+    else:
+        assert only_rejection(layout, tmp_path, [short, *layout.rows[1:]])
+
+
+@every_layout
+def test_a_file_whose_rows_all_lack_a_key_is_one_clear_error(layout: Layout, tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != layout.required} for row in layout.rows]
+    with pytest.raises(SchemaError, match=rf"{layout.file_name}: .*wanted"):
+        layout.read(tmp_path, rows)
+
+
+@every_layout
+@pytest.mark.parametrize("content", ["", "\n\n", "<html>Not found</html>", "PK\x03\x04\x14", b"\xff\xfe[\x00"])
+def test_a_file_that_is_something_else_is_one_clear_error(layout: Layout, tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(SchemaError, match=layout.file_name):
+        layout.read(tmp_path, content)
+
+
+@every_layout
+def test_a_repeated_question_is_rejected_except_where_rows_have_no_ids(layout: Layout, tmp_path: Path) -> None:
+    annotations = layout.read(tmp_path, [*layout.rows, layout.rows[0]])
+    ids = [question.question_id for question in annotations.questions]
+    assert len(set(ids)) == len(ids)
+    if layout.id_keys:
+        assert [rejected.line for rejected in annotations.rejected] == [first_line(layout) + 2]
+        assert f"already {'object 1 ' if layout.kind == 'json' else ''}on line" in annotations.rejected[0].reason
+    else:
+        assert ids[2] == f"{ids[0]}#2"
+
+
+@every_layout
+def test_options_that_repeat_are_kept(layout: Layout, tmp_path: Path) -> None:
+    row = dict(layout.rows[0])
+    if layout.option_keys:
+        row |= dict.fromkeys(layout.option_keys, "no")
+    elif "events" in row:
+        row["events"] = ["no", "no"]
+    elif "choices" in row:
+        row["choices"] = [row["choices"][0], *row["choices"][1:3], row["choices"][1]]
+    expected = layout.read(tmp_path, layout.rows).questions[0]
+    annotations = layout.read(tmp_path, [row, *layout.rows[1:]])
+    assert annotations.rejected == []
+    question = annotations.questions[0]
+    assert len(question.options) == len(expected.options)
+    if layout.adapter.name != "how2qa":  # the CSV file's right option moves with the row's content
+        assert question.answer_index == expected.answer_index
+
+
+@with_answers
+@pytest.mark.parametrize("empty", ["dropped", None, ""])
+def test_an_answer_that_the_file_does_not_give_is_absent(layout: Layout, tmp_path: Path, empty: str | None) -> None:
+    assert layout.answer_key is not None
+    if empty == "dropped":
+        rows = [{key: value for key, value in row.items() if key != layout.answer_key} for row in layout.rows]
+    else:
+        rows = [row | {layout.answer_key: empty} for row in layout.rows]
+    annotations = layout.read(tmp_path, rows)
+    assert annotations.rejected == []
+    assert [question.answer_index for question in annotations.questions] == [None, None]
+
+
+@with_answers
+@pytest.mark.parametrize("answer", [5, -1, "one of them", 1.5, True, "٣", [0]])
+def test_an_answer_that_is_no_option_rejects_its_row(layout: Layout, tmp_path: Path, answer: Any) -> None:
+    assert layout.answer_key is not None
+    assert "answer" in only_rejection(layout, tmp_path, changed(layout, **{layout.answer_key: answer}))
+
+
+@with_clips
+def test_a_nan_time_leaves_its_end_of_the_clip_open_and_is_noted(layout: Layout, tmp_path: Path) -> None:
+    assert layout.clip is not None
+    for start, end, bounds in [
+        ("NaN", "NaN", (None, None)),
+        ("nan", "3.5", (None, 3.5)),
+        ("2", "nan", (2.0, None)),
+        ("2", "inf", (2.0, None)),
+    ]:
+        question = layout.read(tmp_path, changed(layout, **layout.clip(start, end))).questions[0]
+        assert (question.start_seconds, question.end_seconds) == bounds
+        assert ("taken from the beginning" in question.note) == (bounds[0] is None)
+        assert ("taken to the end" in question.note) == (bounds[1] is None)
+
+
+@with_clips
+def test_reversed_times_are_swapped_and_noted(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert layout.clip is not None
+    question = layout.read(tmp_path, changed(layout, **layout.clip("18.5", "7.25"))).questions[0]
+    assert (question.start_seconds, question.end_seconds) == (7.25, 18.5)
+    assert question.note == "start 18.5 s lies after end 7.25 s: swapped"
+    assert f"{layout.file_name}: odd values in 1 questions" in caplog.text
+
+
+@with_clips
+def test_times_before_the_video_and_in_any_notation_are_read_as_they_stand(layout: Layout, tmp_path: Path) -> None:
+    assert layout.clip is not None
+    for start, end in [("-1.5", "2"), ("1e-05", "3.2"), (".5", "60."), ("0", "0")]:
+        question = layout.read(tmp_path, changed(layout, **layout.clip(start, end))).questions[0]
+        assert (question.start_seconds, question.end_seconds) == (float(start), float(end))
+        assert question.note == ""
+
+
+@with_clips
+@pytest.mark.parametrize("value", [None, "", "soon", "1:30-2:10", [1], {}, True, "5"])
+def test_times_that_are_none_reject_their_row(layout: Layout, tmp_path: Path, value: Any) -> None:
+    key = "ts" if "ts" in layout.rows[0] else "end"
+    if key == "end" and value == "5":
+        value = "5 s"
+    assert only_rejection(layout, tmp_path, changed(layout, **{key: value})).removeprefix("object 1: ").startswith(key)
+
+
+@every_layout
+def test_names_with_slashes_colons_and_brackets_are_kept(layout: Layout, tmp_path: Path) -> None:
+    name = "a b/c:d/00:13:00_[x].y"
+    annotations = layout.read(tmp_path, changed(layout, **{layout.video_key: name}))
+    assert annotations.questions[0].video_id == annotations.videos[0].video_id == name
+    for path in (annotations.videos[0].path, *annotations.videos[0].other_paths):
+        assert path.startswith(name)
+
+
+@every_layout
+@pytest.mark.parametrize("name", ["/data/dog", "../dog", "a/../../dog", "", " "])
+def test_a_video_that_is_none_or_leads_out_of_its_folder_rejects_its_row(
+    layout: Layout, tmp_path: Path, name: str
+) -> None:
+    assert layout.video_key in only_rejection(layout, tmp_path, changed(layout, **{layout.video_key: name}))
+
+
+@every_layout
+def test_half_of_a_surrogate_pair_rejects_its_row(layout: Layout, tmp_path: Path) -> None:
+    if layout.kind.endswith("csv"):
+        with pytest.raises(SchemaError, match="is not UTF-8"):
+            layout.read(tmp_path, layout.content(layout.rows).encode() + b"\xed\xa0\x80")
+        return
+    content = layout.content(changed(layout, **{layout.id_keys[0]: "SURROGATE"})).replace("SURROGATE", "\\ud800")
+    assert "surrogate" in only_rejection(layout, tmp_path, content)
+
+
+@every_layout
+def test_blank_lines_are_no_rows(layout: Layout, tmp_path: Path) -> None:
+    expected = layout.read(tmp_path, layout.rows)
+    assert layout.read(tmp_path, layout.content(layout.rows).replace("\n", "\n\n") + "\n \n") == expected
+
+
+# Each example overwrites the same files.
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@every_layout
+def test_a_file_cut_anywhere_gives_no_other_questions(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
+    whole = layout.content(layout.rows)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    expected = layout.read(tmp_path, whole).questions
+    try:
+        annotations = layout.read(tmp_path, whole[:cut])
+    except SchemaError:
+        return
+    assert layout.kind != "json"
+    if layout.kind == "jsonl":
+        assert annotations.questions == expected[: len(annotations.questions)]
+    else:  # a cut inside the last cell of a CSV file leaves a whole row, which nobody can know is not
+        assert annotations.questions[:-1] == expected[: len(annotations.questions)][:-1]
+    assert len(annotations.rejected) <= 1
+    assert len(annotations.questions) + len(annotations.rejected) <= len(expected)
+
+
+@every_layout
+def test_a_number_of_questions_other_than_published_is_a_warning(
+    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        layout.read(tmp_path, layout.rows)
+    (size,) = [file.n_questions for file in layout.adapter.about.split_files() if file.name == layout.file_name]
+    if size is not None:
+        assert f"{layout.file_name} has 2 questions; {layout.adapter.about.title}'s has {size} as published" in caplog.text
+    else:
+        assert "as published" not in caplog.text
+
+
+@every_layout
+def test_the_files_are_named_for_the_identity(layout: Layout, tmp_path: Path) -> None:
+    layout.read(tmp_path, layout.rows)
+    names = [layout.file_name, *layout.beside]
+    assert [file.name for file in layout.adapter.files(tmp_path, layout.split)] == names
+    assert layout.adapter.files(tmp_path / layout.file_name, "any") == [tmp_path / name for name in names]
+
+
+@every_layout
+def test_a_missing_file_and_an_unknown_split_are_told(layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(MissingSourceError, match=rf"{layout.file_name}.*: missing \(found: no file of this data set\)"):
+        layout.adapter.read(tmp_path, layout.split)
+    with pytest.raises(MissingSourceError, match="no such folder"):
+        layout.adapter.read(tmp_path / "nowhere", layout.split)
+    with pytest.raises(MissingSourceError, match="no split 'validation'; there are: train, "):
+        layout.adapter.read(tmp_path, "validation")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(MissingSourceError, match=r"ends in \.txt"):
+        layout.adapter.read(tmp_path / "notes.txt", layout.split)
+
+
+# Values that fit somewhere, next to values that fit nowhere, under any key.
+scalars = st.sampled_from(["", " ", "1", "run", "2.5-3", "nan", "\ud800", None, True, 0, -7, 10**400, 2.5, float("inf")])
+odd_values = scalars | st.lists(scalars, max_size=5) | st.dictionaries(st.sampled_from(["choice", "a"]), scalars)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout.kind.startswith("json")], ids=lambda layout: layout.name
+)
+def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
+    layout: Layout, tmp_path: Path, data: st.DataObject
+) -> None:
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(layout.rows[0])), odd_values))
+    content = layout.content(changed(layout, **changes)).encode(errors="surrogatepass")
+    if b"\xed\xa0\x80" in content:
+        with pytest.raises(SchemaError, match="is not UTF-8"):
+            layout.read(tmp_path, content)
+        return
+    annotations = layout.read(tmp_path, content)
+    assert len(annotations.questions) + len(annotations.rejected) == 2
+    for question in annotations.questions:
+        assert question.clip_id and question.question_id
+        for bound in (dataclasses.astuple(moment) for moment in question.moments):
+            assert bound[0] <= bound[1]
