@@ -114,9 +114,7 @@ NEXTQA = Layout(
 
 
 def choices(*texts: str) -> Raw:
-    return {
-        "choices": [{"choice_id": index, "choice": text, "choice_program": []} for index, text in enumerate(texts)]
-    }
+    return {"choices": [{"choice_id": index, "choice": text, "choice_program": []} for index, text in enumerate(texts)]}
 
 
 STAR = Layout(
@@ -125,7 +123,11 @@ STAR = Layout(
     file_name="STAR_val.json",
     kind="json",
     rows=[
-        {"question_id": "Interaction_T1_13", "question": "Which object was tidied up by the person?", "video_id": "6H78U"}
+        {
+            "question_id": "Interaction_T1_13",
+            "question": "Which object was tidied up by the person?",
+            "video_id": "6H78U",
+        }
         | {"start": 11.1, "end": 19.6, "answer": "The closet/cabinet.", "question_program": [], "situations": {}}
         | choices("The closet/cabinet.", "The blanket.", "The table.", "The clothes."),
         {"question_id": "Feasibility_T6_9", "question": "What is the person able to do?", "video_id": "6H78V"}
@@ -209,7 +211,12 @@ VLEP = Layout(
     rows=[
         {"example_id": 20142, "vid_name": "friends_s03e09_seg02_clip_07_ep", "ts": [38.81, 40.37], "answer": 0}
         | {"events": ["Ross will stop, turn and point.", "Ross will stop and ask Monica why."], "split": "dev"},
-        {"example_id": 21411, "vid_name": "OO9kSxcT9Rg_subs_012_00:13:00_00:14:00_ep", "ts": [10.54, 13.55], "answer": 1}
+        {
+            "example_id": 21411,
+            "vid_name": "OO9kSxcT9Rg_subs_012_00:13:00_00:14:00_ep",
+            "ts": [10.54, 13.55],
+            "answer": 1,
+        }
         | {"events": ["The customer eats the food.", "The customer takes the tray of food."], "split": "dev"},
     ],
     video_key="vid_name",

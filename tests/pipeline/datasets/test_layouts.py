@@ -176,9 +176,7 @@ def test_a_nan_time_leaves_its_end_of_the_clip_open_and_is_noted(layout: Layout,
 
 
 @with_clips
-def test_reversed_times_are_swapped_and_noted(
-    layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reversed_times_are_swapped_and_noted(layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert layout.clip is not None
     question = layout.read(tmp_path, changed(layout, **layout.clip("18.5", "7.25"))).questions[0]
     assert (question.start_seconds, question.end_seconds) == (7.25, 18.5)
@@ -266,7 +264,9 @@ def test_a_number_of_questions_other_than_published_is_a_warning(
         layout.read(tmp_path, layout.rows)
     (size,) = [file.n_questions for file in layout.adapter.about.split_files() if file.name == layout.file_name]
     if size is not None:
-        assert f"{layout.file_name} has 2 questions; {layout.adapter.about.title}'s has {size} as published" in caplog.text
+        assert (
+            f"{layout.file_name} has 2 questions; {layout.adapter.about.title}'s has {size} as published" in caplog.text
+        )
     else:
         assert "as published" not in caplog.text
 
@@ -293,7 +293,9 @@ def test_a_missing_file_and_an_unknown_split_are_told(layout: Layout, tmp_path: 
 
 
 # Values that fit somewhere, next to values that fit nowhere, under any key.
-scalars = st.sampled_from(["", " ", "1", "run", "2.5-3", "nan", "\ud800", None, True, 0, -7, 10**400, 2.5, float("inf")])
+scalars = st.sampled_from(
+    ["", " ", "1", "run", "2.5-3", "nan", "\ud800", None, True, 0, -7, 10**400, 2.5, float("inf")]
+)
 odd_values = scalars | st.lists(scalars, max_size=5) | st.dictionaries(st.sampled_from(["choice", "a"]), scalars)
 
 

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.prompts import PROMPT_STYLES
+from pipeline.question import Moment, Question, Video
+from tests.pipeline.datasets.layouts import QVHIGHLIGHTS
+
+
+def test_a_line_becomes_a_query_with_moments_and_without_options(tmp_path: Path) -> None:
+    annotations = QVHIGHLIGHTS.read(tmp_path, QVHIGHLIGHTS.rows)
+    assert annotations.questions[1] == Question(
+        question_id="2579",
+        video_id="NUsG9BgSes0_210.0_360.0",
+        question="A girl and her mother cooked",
+        options=(),
+        answer_index=None,
+        question_type="",
+        start_seconds=None,
+        end_seconds=None,
+        moments=(Moment(82.0, 150.0), Moment(10.0, 12.5)),
+    )
+    assert annotations.videos[1] == Video("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0_210.0_360.0.mp4")
+
+
+def test_the_prompt_of_moments_needs_no_options(tmp_path: Path) -> None:
+    question = QVHIGHLIGHTS.read(tmp_path, QVHIGHLIGHTS.rows).questions[1]
+    text = PROMPT_STYLES["moment"].localize(question.question, question.options, "necessary_details")
+    assert text.startswith("Question: A girl and her mother cooked. Option A: yes. Option B: no. Does the information")
+
+
+def test_a_test_split_has_no_moments(tmp_path: Path) -> None:
+    labels = ("relevant_windows", "relevant_clip_ids", "saliency_scores")
+    rows = [{key: value for key, value in row.items() if key not in labels} for row in QVHIGHLIGHTS.rows]
+    annotations = QVHIGHLIGHTS.read(tmp_path, rows)
+    assert [question.moments for question in annotations.questions] == [(), ()]
+    assert annotations.rejected == []
+
+
+def test_a_reversed_window_is_swapped_and_noted(tmp_path: Path) -> None:
+    (question,) = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | {"relevant_windows": [[16, 2]]}]).questions
+    assert question.moments == (Moment(2.0, 16.0),)
+    assert question.note == "start 16 s lies after end 2 s: swapped"
+
+
+@pytest.mark.parametrize("windows", [[[0, float("nan")]], [[0]], [0, 16], "0-16", [[None, 3]], [["a", 3]], [[0, True]]])
+def test_a_window_that_is_none_rejects_its_row(tmp_path: Path, windows: object) -> None:
+    (rejected,) = QVHIGHLIGHTS.read(
+        tmp_path, [QVHIGHLIGHTS.rows[0] | {"relevant_windows": windows}, QVHIGHLIGHTS.rows[1]]
+    ).rejected
+    assert rejected.line == 1
