@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from cache.errors import MissingSourceError
 from cache.fingerprint import DigestCache
 from cache.store import Store
 from pipeline.build import build
+from pipeline.question import Video
 from pipeline.sources import Sources, VideoFile
 from pipeline.stage import RunContext
 from stages.list_questions import ListQuestions, list_questions
@@ -136,3 +138,65 @@ def test_hub_name_without_network_or_place_has_a_problem_not_an_id(tmp_path: Pat
 def test_folder_without_weight_files_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no weight file" in sources(tmp_path, weights=str(tmp_path / "empty")).weights("x").problem
+
+
+def place_video(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path.parent if path.suffix == ".jpg" else path
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "bbt_frames/s03e21_seg02_clip_08/00001.jpg",
+        "s03e21_seg02_clip_08/00001.jpg",
+        "frames_hq/bbt_frames/s03e21_seg02_clip_08/00001.jpg",
+        "s03e21_seg02_clip_08.mp4",
+        "season3/s03e21_seg02_clip_08.mkv",
+    ],
+)
+def test_video_is_found_in_every_layout_it_is_handed_out_in(tmp_path: Path, layout: str) -> None:
+    clip = "s03e21_seg02_clip_08"
+    video = Video(clip, f"bbt_frames/{clip}", (clip,))
+    gone = Video("gone", "bbt_frames/gone", ("gone",))
+    folder = tmp_path / "videos"
+    assert sources(tmp_path / "empty", videos=str(tmp_path)).missing_videos("tvqa", [video]) == [clip]
+    place_video(folder, layout)
+    assert sources(tmp_path, videos=str(folder)).missing_videos("tvqa", [video, gone]) == ["gone"]
+
+
+def test_folder_without_images_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "features" / "clip").mkdir(parents=True)
+    (tmp_path / "videos" / "features" / "clip" / "0.npy").touch()
+    found = sources(tmp_path, videos=str(tmp_path / "videos"))
+    assert found.missing_videos("tvqa", [Video("clip", "clip")]) == ["clip"]
+    place_video(tmp_path / "videos", "features/clip.mp4")
+    assert found.missing_videos("tvqa", [Video("clip", "clip")]) == []
+
+
+def test_folder_of_images_does_not_stand_in_for_a_named_file(tmp_path: Path) -> None:
+    place_video(tmp_path / "videos", "thumbnails/dog/1.jpg")
+    assert sources(tmp_path, videos=str(tmp_path / "videos")).missing_videos("plain", [Video("dog", "dog.mp4")]) == [
+        "dog"
+    ]
+
+
+def test_name_that_two_folders_of_images_have_is_ambiguous(tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        place_video(tmp_path / "videos", f"{parent}/dog/1.jpg")
+    found = find_videos(tmp_path, tmp_path / "videos", {"video": "dog"})["dog"]
+    assert found.path is None and found.reason == "ambiguous: 'dog' could be a/dog, b/dog"
+
+
+def test_missing_video_is_told_with_every_place_it_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    row = {"vid_name": "s03e02_seg02_clip_10", "ts": "1-2", "qid": 1, "q": "Why?"} | {f"a{i}": "so" for i in range(5)}
+    (tmp_path / "tvqa_val.jsonl").write_text(json.dumps(row))
+    found = sources(tmp_path, annotations=str(tmp_path), videos=str(tmp_path / "videos"))
+    run = RunContext(Store(tmp_path / "store"))
+    cfg = ListQuestions(dataset="tvqa", split="val")
+    questions = build(list_questions, cfg, run, [found.annotations("tvqa", "val")])
+    (video,) = found.videos("tvqa", questions).videos
+    assert "'bbt_frames/s03e02_seg02_clip_10' or 's03e02_seg02_clip_10'" in video.reason
