@@ -81,7 +81,7 @@ def answer_questions(
 ) -> None:
     """Answer every question from its keyframes."""
     texts = {question["question_id"]: question for question in questions.rows("questions")}
-    asked = [{**texts[row["question_id"]], **row} for row in keyframes.rows("keyframes")]
+    asked = [_answerable({**texts[row["question_id"]], **row}) for row in keyframes.rows("keyframes")]
     load = cache(lambda: _load(cfg, run, backbone, answerer))
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
@@ -112,6 +112,13 @@ def answer_questions(
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(plan, work)
+
+
+def _answerable(question: dict[str, Any]) -> dict[str, Any]:
+    """The question, failed if it asks for moments: there is nothing to choose from."""
+    if question["status"] == "ok" and not question["options"]:
+        return question | {"status": "failed", "reason": "no_options: it asks for moments, not for an option"}
+    return question
 
 
 def _groups(questions: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

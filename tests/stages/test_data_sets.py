@@ -1,0 +1,82 @@
+"""Every layout of annotation files through the forward chain, on real mp4 files and folders of frames."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.store import Store
+from cli import main
+from pipeline.question import Video
+from pipeline.tiny_blip2 import write_tiny_blip2
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from tests import videos as made
+from tests.pipeline.datasets.layouts import LAYOUTS, QVHIGHLIGHTS, Layout
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "videos" / "nasa_13013.mp4"
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    write_tiny_blip2(folder, seed=0)
+    return folder
+
+
+def place(folder: Path, video: Video, number: int) -> None:
+    """Put a video where the data set first looks for it: a file, or a folder of frames."""
+    path = folder / video.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".mp4":
+        made.make_image_folder(path)
+    elif number == 0 and REAL.exists():
+        shutil.copy(REAL, path)
+    else:
+        made.make_video(path)
+
+
+def artifact(store: Path, kind: type[Any]) -> Any:
+    (id,) = [id for id in Store(store) if Store(store).record(id).kind == kind.kind]
+    return kind(Store(store), id)
+
+
+def run(layout: Layout, tmp_path: Path, weights: Path, *arguments: str) -> int:
+    annotations = layout.read(tmp_path, layout.rows)
+    for number, video in enumerate(annotations.videos):
+        place(tmp_path / "videos", video, number)
+    name = layout.adapter.name
+    style = "next_event" if "events" in layout.rows[0] or "VLEP" in str(layout.rows[0].get("qid")) else ""
+    prompts = [f"{stage}.prompt={style}" for stage in ("score_frames", "answer_questions") if style]
+    settings = [f"list_questions.dataset={name}", f"list_questions.split={layout.split}", *prompts]
+    places = ["--annotations", f"{name}={tmp_path}", "--videos", f"{name}={tmp_path / 'videos'}"]
+    places += ["--weights", f"tiny-blip2={weights}", "--store", f"{tmp_path / 'store'}", "--device", "cpu"]
+    return main(["run", "demo", *places, *(f"--set={setting}" for setting in settings), *arguments])
+
+
+@pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout is not QVHIGHLIGHTS], ids=lambda layout: layout.name
+)
+def test_every_layout_runs_through_the_forward_chain(layout: Layout, tmp_path: Path, weights: Path) -> None:
+    assert run(layout, tmp_path, weights) == 0
+    store = tmp_path / "store"
+    videos = artifact(store, Frames).rows("videos")
+    assert [video["status"] for video in videos] == ["ok", "ok"]
+    n_options = {row["question_id"]: len(row["options"]) for row in artifact(store, Questions).rows("questions")}
+    answers = artifact(store, Answers).rows("answers")
+    assert len(answers) == 2
+    for answer in answers:
+        assert (answer["status"], len(answer["option_logits"])) == ("ok", n_options[answer["question_id"]])
+
+
+def test_queries_for_moments_are_scored_without_options(tmp_path: Path, weights: Path) -> None:
+    assert run(QVHIGHLIGHTS, tmp_path, weights, "--set=score_frames.prompt=moment") == 0
+    store = tmp_path / "store"
+    scores = artifact(store, FrameScores).rows("frame_scores")
+    assert {row["question_id"] for row in scores} == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
+    assert len(artifact(store, Questions).rows("moments")) == 3
+    for answer in artifact(store, Answers).rows("answers"):
+        assert answer["reason"] == "no_options: it asks for moments, not for an option"
