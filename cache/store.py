@@ -152,6 +152,10 @@ class Store:
         The caller holds the artifact's `publish` lock and has seen that it is not published yet.
         """
         partial, final = self.partial(record.id), self.path(record.id)
+        for left_over in partial.rglob(
+            "*.part"
+        ):  # of processes that were killed while they wrote; nobody writes any more
+            left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
         content = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False)
