@@ -70,11 +70,10 @@ def _plan(options: argparse.Namespace) -> None:
     from stages.steps import Plan
 
     recipe, run, sources = _context(options, download=False)
-    plan = Plan(recipe, run)
-    forward(recipe, plan, sources)
-    for step in plan.steps:
+    steps = Plan(recipe, run).walk(forward, sources)
+    for step in steps:
         print(f"{step.status:8} {step.stage:18} {step.id or '-':42} {step.why}".rstrip())
-    counts = {status: sum(step.status == status for step in plan.steps) for status in ("exists", "build", "blocked")}
+    counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
 
 
@@ -143,7 +142,6 @@ def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe
         device=options.device,
         batch_tokens=options.batch_tokens,
         decode_workers=options.decode_workers,
-        decode_timeout_seconds=options.decode_timeout_seconds,
         shard_bytes=int(options.shard_megabytes * 2**20),
         sources=sources,
     )
@@ -230,13 +228,6 @@ def _execution_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--decode-workers", type=_positive(int), default=2, metavar="N", help="processes that decode [%(default)s]"
-    )
-    group.add_argument(
-        "--decode-timeout-seconds",
-        type=_positive(float),
-        default=60.0,
-        metavar="S",
-        help="give up on a silent decoder after [%(default)s]",
     )
     group.add_argument(
         "--shard-megabytes",

@@ -43,7 +43,6 @@ def sevila(
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
     batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
     decode_workers: Annotated[int, Field(ge=1, le=256)] = 2,
-    decode_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0,
     shard_megabytes: Annotated[float, Field(gt=0, le=65536)] = 1024.0,
 ) -> State[str]:
     """Run the forward chain of a recipe, from questions to metrics; what the store holds is not made again.
@@ -63,7 +62,6 @@ def sevila(
         device: auto (the first GPU, else the CPU), cpu, cuda, or one GPU as in cuda:1.
         batch_tokens: Tokens in a forward pass, padding included.
         decode_workers: Processes that decode videos.
-        decode_timeout_seconds: How long a decoder may be silent before it is given up.
         shard_megabytes: Size at which a shard of frames or features is cut.
     """
     with _log_of_stages_in_run_log():
@@ -80,7 +78,6 @@ def sevila(
                 device=device,
                 batch_tokens=batch_tokens,
                 decode_workers=decode_workers,
-                decode_timeout_seconds=decode_timeout_seconds,
                 shard_bytes=int(shard_megabytes * 2**20),
                 sources=sources,
             )

@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cache.errors import CorruptArtifactError
 from cache.store import Record, Store
 from cache.tables import read_head
 
 
 def listing(store: Store) -> str:
     """Return one line per artifact: id, when it was finished, size, rows, failures."""
-    records = sorted((store.record(id) for id in store), key=lambda record: record.finished)
-    lines = []
-    for record in records:
+    records, lines = [], []
+    for id in store:
+        try:
+            records.append(store.record(id))
+        except CorruptArtifactError as error:
+            lines.append(f"{id:42} cannot be read: {error}")
+    for record in sorted(records, key=lambda record: record.finished):
         size_bytes = sum(file["size_bytes"] for file in record.files.values())
         failed = sum(record.dropped.values())
         rows = ", ".join(f"{count} {table}" for table, count in record.rows.items()) + (

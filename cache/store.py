@@ -152,30 +152,51 @@ class Store:
         The caller holds the artifact's `publish` lock and has seen that it is not published yet.
         """
         partial, final = self.partial(record.id), self.path(record.id)
+        for left_over in partial.rglob(
+            "*.part"
+        ):  # of processes that were killed while they wrote; nobody writes any more
+            left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
         content = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False)
         write_atomically(partial / "record.json", content.encode())
         final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
         os.rename(partial, final)
         sync(final.parent)
 
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:
-        """Unpublish an artifact while the block rebuilds it; it comes back if the block fails."""
+        """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill."""
         aside = self.root / "aside" / self.path(artifact).name
         with self.lock(f"{artifact}/publish"):
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.partial(artifact), ignore_errors=True)
             if self.exists(artifact):
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(self.path(artifact), aside)
         try:
             yield
-        except BaseException:
+        finally:
             if aside.exists() and not self.exists(artifact):
                 os.rename(aside, self.path(artifact))
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def made_from(self, artifact: str) -> list[str]:
+        """Return the artifacts that were made from this one, directly or through others."""
+        records = [self.record(name) for name in self]
+        reached = {artifact}
+        while True:
+            more = {record.id for record in records if reached & set(record.inputs.values())} - reached
+            if not more:
+                return sorted(reached - {artifact})
+            reached |= more
+
+    def remove(self, artifact: str) -> None:
+        """Delete a published artifact: its record first, so that a kill leaves no artifact rather than half of one."""
+        with self.lock(f"{artifact}/publish"):
+            (self.path(artifact) / "record.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path(artifact), ignore_errors=True)
 
 
 def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:

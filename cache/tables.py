@@ -77,7 +77,7 @@ def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any
     table = pa.Table.from_arrays(arrays, schema=schema.arrow())
     path.parent.mkdir(parents=True, exist_ok=True)
     with published(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
     return int(table.num_rows)
 
 
@@ -115,7 +115,7 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) ->
     tables = []
     for path in paths:
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 found = file.schema_arrow
                 if not found.equals(schema.arrow(), check_metadata=True):
                     raise SchemaError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -40,3 +42,13 @@ def cut(sizes_bytes: Sequence[int], limit_bytes: int) -> list[list[int]]:
         runs[-1].append(item)
         total += size
     return runs
+
+
+def runs_of(*keys: np.ndarray) -> dict[Any, slice]:
+    """Return where each key stands in columns whose equal rows are neighbours: key (a tuple of several columns') -> slice."""
+    if not len(keys[0]):
+        return {}
+    changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    starts = [0, *(np.flatnonzero(changes) + 1).tolist(), len(keys[0])]
+    names = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
+    return {names[start]: slice(start, end) for start, end in pairwise(starts)}

@@ -30,14 +30,14 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     Raises:
         MissingSourceError: an input is not on this machine.
     """
-    for name, value in zip(stage.inputs, inputs, strict=True):
-        if value is not None and value.id is None:
-            raise MissingSourceError(f"{stage.name} needs {name}: {value.problem}")
     id = stage.artifact_id(cfg, inputs)
-    assert id is not None
-    if run.store.exists(id):
+    if id is not None and run.store.exists(id):
         log.info("%s: reused %s", stage.name, id)
         return stage.output(run.store, id)
+    for name, value in zip(stage.inputs, inputs, strict=True):
+        if value is not None and value.problem:
+            raise MissingSourceError(f"{stage.name} needs {name}: {value.problem}")
+    assert id is not None, f"{stage.name}: an input has neither an identity nor a problem"
     read = ", ".join(
         f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
     )

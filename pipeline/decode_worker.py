@@ -92,7 +92,7 @@ def _decord_log() -> Iterator[Callable[[], str]]:
         os.dup2(log.fileno(), 2)
         decord.logging.set_level(decord.logging.ERROR)
         try:
-            yield lambda: os.pread(log.fileno(), 1 << 16, 0).decode(errors="replace")
+            yield lambda: os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
         finally:
             decord.logging.set_level(decord.logging.QUIET)
             os.dup2(own_error_stream, 2)

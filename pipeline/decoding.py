@@ -41,8 +41,8 @@ CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
 
 
 def installed_decoders() -> tuple[str, str]:
-    """Names of the decoders on this machine as identities use them: ("decord-0.6.0", "pyav-18")."""
-    return f"decord-{version('decord')}", f"pyav-{version('av').split('.')[0]}"
+    """Names of the decoders on this machine as identities use them: ("decord-0.6.0", "pyav-18.1.0")."""
+    return f"decord-{version('decord')}", f"pyav-{version('av')}"
 
 
 def check_decoders(wanted: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from cache.files import write_atomically
+from cache.files import sync, write_atomically
 from cache.shards import ShardWriter, new_shard
 from cache.store import PROGRESS, Store, describe_files
 from cache.tables import write_rows
@@ -43,7 +43,8 @@ class Output:
         self.add_file(name)
 
     def add_file(self, name: str) -> None:
-        """Take a file that the stage has written in `folder` into the artifact."""
+        """Take a file that the stage has written in `folder` into the artifact, safe on disk."""
+        sync(self.folder / name)
         self.files |= describe_files(self.folder, [name])
 
     @contextmanager
@@ -110,9 +111,8 @@ class ShardedOutput(Output):
                 lock = self._store.lock(f"{self._id}/{number:05d}")
                 try:
                     with lock.acquire(timeout=-1 if wait else 0):
-                        if self._store.exists(self._id):
-                            return
-                        if not self._note(number).exists():
+                        # In this order: if the note is gone, the last process has published meanwhile, and then it exists.
+                        if not self._note(number).exists() and not self._store.exists(self._id):
                             self._do(Shard(self.folder, self.stage, number, items, settings), work, len(shards))
                 except Timeout:
                     log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)
@@ -131,14 +131,17 @@ class ShardedOutput(Output):
     ) -> tuple[list[list[Any]], dict[str, Any]]:
         path = self.folder / PROGRESS / "plan.json"
         with self._store.lock(f"{self._id}/plan"):
+            if not path.exists() and self._store.exists(self._id):
+                return [], {}
             if not path.exists():
                 shards, settings = plan()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, json.dumps({"shards": shards, "settings": settings}).encode())
-            else:
-                log.info("%s: resuming %s", self.stage.name, self._id)
             content = json.loads(path.read_text())
-            return content["shards"], content["settings"]
+        n_done = sum(self._note(number).exists() for number in range(len(content["shards"])))
+        if n_done:
+            log.info("%s: %d of %d shards are done already", self.stage.name, n_done, len(content["shards"]))
+        return content["shards"], content["settings"]
 
     def _do(self, shard: Shard, work: Callable[[Shard], None], n_shards: int) -> None:
         start = time.perf_counter()

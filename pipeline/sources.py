@@ -1,6 +1,7 @@
 """What comes from outside: named in the recipe, found on this machine, identified by content.
 
-A source whose files are not here has no id but a problem, so that a plan can be shown without them.
+A source whose files are not here has a problem. Its id is then the one it had when the store last saw it, so that stages which
+need only what was made from it run without it (scoring on a machine without the videos), or None.
 """
 
 from __future__ import annotations
@@ -10,19 +11,17 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError
-from cache.fingerprint import DigestCache, fingerprint
+from cache.fingerprint import DigestCache, fingerprint, stamp
 from pipeline.datasets import adapter_named
 from pipeline.question import Video
+from pipeline.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
-WEIGHT_FILES = ["*.safetensors", "*.json", "*.bin", "*.pth"]
 HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
 KINDS = ("annotations", "videos", "weights")
 
@@ -59,6 +58,14 @@ class VideoFile:
     digest: str | None
     reason: str
     clips: tuple[tuple[str, float | None, float | None], ...]
+    stamp: tuple[int, ...] = ()  # size, times and inode when the digest was taken
+
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the one that was digested."""
+        try:
+            return self.path is not None and stamp(self.path) == self.stamp
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -81,32 +88,15 @@ class Sources:
     def __init__(self, digests: DigestCache, places: Mapping[str, Iterable[str]], download: bool = True) -> None:
         self._digests = digests
         self._download = download
-        self._places: dict[str, dict[str, Path]] = {kind: {} for kind in KINDS}
-        self._read_config_file(Path(os.environ.get("SEVILA_CONFIG", "sevila.toml")))
-        for kind in KINDS:
-            from_environment = os.environ.get(f"SEVILA_{kind.upper()}", "")
-            for place in [*filter(None, from_environment.split(os.pathsep)), *places.get(kind, ())]:
-                name, path = _split_place(place)
-                self._places[kind][name] = path
-
-    def _read_config_file(self, path: Path) -> None:
-        try:
-            content = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            return
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise MissingSourceError(f"{path}: not readable as TOML: {error}") from error
-        for kind, entries in content.items():
-            if kind not in KINDS or not isinstance(entries, dict):
-                raise MissingSourceError(f"{path}: section [{kind}] is not one of {', '.join(f'[{k}]' for k in KINDS)}")
-            for name, place in entries.items():
-                if not isinstance(place, str):
-                    raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, wanted a path in quotes")
-                self._places[kind][name] = path.absolute().parent / Path(place).expanduser()
-
-    def configured(self, kind: str, name: str) -> Path | None:
-        """Return where the named source is said to lie, or None if nobody said."""
-        return self._places[kind].get(name, self._places[kind].get(""))
+        environment = {
+            kind: filter(None, os.environ.get(f"SEVILA_{kind.upper()}", "").split(os.pathsep)) for kind in KINDS
+        }
+        # Nearest first; a bare path on the command line wins over a name in the file.
+        self._levels: list[dict[tuple[str, str], Path]] = [
+            {(kind, name): path for kind in KINDS for name, path in map(_split_place, places.get(kind, ()))},
+            {(kind, name): path for kind in KINDS for name, path in map(_split_place, environment[kind])},
+            _read_config_file(Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))),
+        ]
 
     def place(self, kind: str, name: str) -> Path:
         """Return where the named source lies.
@@ -124,35 +114,37 @@ class Sources:
             raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but nothing is there")
         return place
 
+    def configured(self, kind: str, name: str) -> Path | None:
+        """Return where the named source is said to lie, or None if nobody said."""
+        found = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
+        return next((place for place in found if place is not None), None)
+
     def annotations(self, name: str, split: str) -> Annotations:
         """Return the annotation files of one split of a data set, as its adapter names them."""
         try:
             path = self.place("annotations", name)
-            files = adapter_named(name).files(path, split)
-            digests = {file.name: self._digests.digest(file) for file in files}
+            digests = [self._digests.digest(file) for file in adapter_named(name).files(path, split)]
         except MissingSourceError as error:
-            return Annotations(None, str(error))
+            return Annotations(self._remembered("annotations", name, split), str(error))
         self._digests.save()
-        return Annotations(f"annotations-{fingerprint(digests)}", path=path)
+        return Annotations(self._remember(f"annotations-{fingerprint(digests)}", "annotations", name, split), path=path)
 
     def weights(self, name: str) -> Weights:
         """Return a set of weights: a file, or a folder's files that hold weights, tokenizer and config."""
         try:
             path = self.weights_place(name)
-            files = (
-                [path] if path.is_file() else sorted({file for pattern in WEIGHT_FILES for file in path.glob(pattern)})
-            )
+            files = [path] if path.is_file() else weight_files(path)
             digests = {file.name: self._digests.digest(file) for file in files}
-            if not digests:
-                raise MissingSourceError(f"the weights {name!r} should lie at {path}, but no weight file is there")
         except MissingSourceError as error:
-            return Weights(None, str(error), name)
+            return Weights(self._remembered("weights", name), str(error), name)
         self._digests.save()
-        return Weights(f"weights-{fingerprint(digests)}", name=name, path=path, files=digests)
+        # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
+        roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
+        return Weights(self._remember(f"weights-{fingerprint(roles)}", "weights", name), "", name, path, digests)
 
     def weights_place(self, name: str) -> Path:
         """Return the folder or file of weights; a name like `owner/model` that nobody placed is asked of the model hub."""
-        if "/" not in name or name in self._places["weights"] or "" in self._places["weights"]:
+        if "/" not in name or self.configured("weights", name) is not None:
             return self.place("weights", name)
         from huggingface_hub import snapshot_download
 
@@ -167,7 +159,7 @@ class Sources:
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
         """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""
-        folder = _VideoFolder(self.place("videos", name))
+        folder = VideoFolder(self.place("videos", name))
         return [video.video_id for video in videos if folder.find(video)[0] is None]
 
     def videos(self, name: str, questions: Any) -> VideoFiles:
@@ -175,28 +167,58 @@ class Sources:
         if questions.id is None or not questions.store.exists(questions.id):
             return VideoFiles(None, "waits for list_questions")
         try:
-            folder = _VideoFolder(self.place("videos", name))
+            folder = VideoFolder(self.place("videos", name))
         except MissingSourceError as error:
-            return VideoFiles(None, str(error))
-        clips: dict[str, dict[str, tuple[str, float | None, float | None]]] = {}
+            return VideoFiles(self._remembered("videos", name, questions.id), str(error))
+        clips: dict[str, set[tuple[str, float | None, float | None]]] = {}
         for row in questions.rows("questions"):
-            clip = (row["clip_id"], row["start_seconds"], row["end_seconds"])
-            clips.setdefault(row["video_id"], {})[row["clip_id"]] = clip
-        wanted = questions.rows("videos")
+            clips.setdefault(row["video_id"], set()).add((row["clip_id"], row["start_seconds"], row["end_seconds"]))
+        wanted = sorted(questions.rows("videos"), key=lambda row: str(row["video_id"]))
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
         found = []
-        for row in wanted:
+        for row in self._digests.saving(wanted):
             path, reason = folder.find(Video(row["video_id"], row["path"], tuple(row["other_paths"])))
-            digest = None
-            if path is not None:
-                try:
-                    digest = self._digests.digest(path)
-                except MissingSourceError as error:
-                    path, reason = None, f"unreadable: {error}"
-            found.append(VideoFile(row["video_id"], path, digest, reason, tuple(clips[row["video_id"]].values())))
-        self._digests.save()
+            video_clips = tuple(sorted(clips[row["video_id"]], key=str))
+            found.append(self._video_file(row["video_id"], path, reason, video_clips))
         identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in found]
-        return VideoFiles(f"videos-{fingerprint(identity)}", videos=tuple(found))
+        id = self._remember(f"videos-{fingerprint(identity)}", "videos", name, questions.id)
+        return VideoFiles(id, videos=tuple(found))
+
+    def _video_file(
+        self, video_id: str, path: Path | None, reason: str, clips: tuple[tuple[str, float | None, float | None], ...]
+    ) -> VideoFile:
+        if path is None:
+            return VideoFile(video_id, None, None, reason, clips)
+        try:
+            return VideoFile(video_id, path, self._digests.digest(path), reason, clips, stamp(path))
+        except MissingSourceError as error:
+            return VideoFile(video_id, None, None, f"unreadable: {error}", clips)
+
+    def _remember(self, id: str, *what: str) -> str:
+        self._digests.remember(" ".join(what), id)
+        return id
+
+    def _remembered(self, *what: str) -> str | None:
+        """Return the identity a source had when this store last saw it: enough to find what was made from it."""
+        return self._digests.remembered(" ".join(what))
+
+
+def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MissingSourceError(f"{path}: not readable as TOML: {error}") from error
+    places = {}
+    for kind, entries in content.items():
+        if kind not in KINDS or not isinstance(entries, dict):
+            raise MissingSourceError(f"{path}: section [{kind}] is not one of {', '.join(f'[{k}]' for k in KINDS)}")
+        for name, place in entries.items():
+            if not isinstance(place, str):
+                raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, wanted a path in quotes")
+            places[kind, name] = path.absolute().parent / Path(place).expanduser()
+    return places
 
 
 def _split_place(place: str) -> tuple[str, Path]:
@@ -207,57 +229,14 @@ def _split_place(place: str) -> tuple[str, Path]:
     return name, Path(path).expanduser()
 
 
-class _VideoFolder:
-    """Finds videos under one folder: at a path the data set gives, else by name, anywhere below.
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a Hugging Face directory that are read: config, tokenizer and one set of weights.
 
-    By name, `clip_07` is a file `clip_07.mp4`, or any other video suffix, or else a folder of images `clip_07`.
+    Raises:
+        MissingSourceError: there is no weight file.
     """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
-
-    def find(self, video: Video) -> tuple[Path | None, str]:
-        """Return (path, "") or (None, reason)."""
-        names = (video.path, *video.other_paths)
-        for name in names:
-            path = self._root / name
-            # Not resolve(): a video that is a symbolic link to another disk is fine, a name that climbs out is not.
-            if not Path(os.path.normpath(path)).is_relative_to(self._root):
-                return None, f"outside: {name!r} leads out of the videos folder"
-            if path.exists() and path != self._root:
-                if not path.is_file() and not path.is_dir():
-                    return None, f"unreadable: {name!r} is neither a file nor a folder of images"
-                return path, ""
-        for name in names:
-            candidates = self._by_name(Path(name).name)
-            if len(candidates) == 1:
-                return candidates[0], ""
-            if candidates:
-                found = ", ".join(sorted(str(candidate.relative_to(self._root)) for candidate in candidates))
-                return None, f"ambiguous: {name!r} could be {found}"
-        return None, f"missing: no file {' or '.join(map(repr, names))} in the videos folder"
-
-    def _by_name(self, name: str) -> list[Path]:
-        files, folders = self._below
-        if name.lower().endswith(VIDEO_SUFFIXES):
-            return files.get(name[: -len(Path(name).suffix)], [])
-        return files.get(name, []) or [folder for folder in folders.get(name, []) if _holds_images(folder)]
-
-    @cached_property
-    def _below(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-        """Every video file below the folder by its stem, and every folder by its name."""
-        files: dict[str, list[Path]] = {}
-        folders: dict[str, list[Path]] = {}
-        for folder, folder_names, names in os.walk(self._root, followlinks=True):
-            for name in sorted(folder_names):
-                folders.setdefault(name, []).append(Path(folder, name))
-            for name in sorted(names):
-                if name.lower().endswith(VIDEO_SUFFIXES):
-                    files.setdefault(Path(name).stem, []).append(Path(folder, name))
-        return files, folders
-
-
-def _holds_images(folder: Path) -> bool:
-    from pipeline.probing import IMAGE_SUFFIXES  # it loads a decoder, which most commands have no use for
-
-    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())
+    for pattern in ("*.safetensors*", "pytorch_model*.bin*"):  # the order in which the loader looks
+        weights = sorted(folder.glob(pattern))
+        if weights:
+            return [file for file in (folder / "config.json", folder / "tokenizer.json") if file.exists()] + weights
+    raise MissingSourceError(f"{folder}: no weight file (*.safetensors or pytorch_model*.bin) is there")

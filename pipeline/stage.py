@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from cache.errors import SevilaError, StoreError
+from cache.errors import CorruptArtifactError, SevilaError, StoreError
+from cache.fingerprint import file_digest
 from cache.store import Record, Store, artifact_id
 from cache.tables import Schema, read_columns, read_rows
 from pipeline.sources import Sources
@@ -46,7 +47,6 @@ class RunContext:
         device: a torch device, or `auto` for the first GPU if there is one.
         batch_tokens: tokens a forward pass may hold, padding included; also bounds frames per ViT batch.
         decode_workers: processes that decode videos.
-        decode_timeout_seconds: how long a decoder may be silent before it is killed.
         shard_bytes: size at which a shard of frames or features is cut.
         sources: finds data and weights by name on this machine.
     """
@@ -55,20 +55,24 @@ class RunContext:
     device: str = "auto"
     batch_tokens: int = 16384
     decode_workers: int = 2
-    decode_timeout_seconds: float = 60.0
     shard_bytes: int = 1 << 30
     sources: Sources | None = None
 
-    def torch_device(self) -> str:
-        """Return the name of the torch device to use.
-
-        Raises:
-            SevilaError: a GPU was asked for and torch sees none.
-        """
+    def __post_init__(self) -> None:
+        """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
+        if self.device in ("auto", "cpu"):
+            return
         import torch
 
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} sees no GPU; use --device cpu")
+        found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        if self.device not in found and not (self.device == "cuda" and found):
+            devices = ", ".join(["auto", "cpu", *found])
+            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {devices} here")
+
+    def torch_device(self) -> str:
+        """Return the name of the torch device to use."""
+        import torch
+
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
@@ -81,7 +85,7 @@ class Input(Protocol):
 
     @property
     def problem(self) -> str:
-        """Why the identity is not known, for people."""
+        """Why it cannot be read now, for people; empty if it can."""
 
 
 class Artifact:
@@ -116,6 +120,19 @@ class Artifact:
             file for file in self.record.files if file.startswith((f"{name}.", f"{name}/")) and file.endswith(suffix)
         ]
         return [self.path / file for file in sorted(names)]
+
+    def checked_file(self, name: str) -> Path:
+        """Return the path of one of the artifact's files after comparing it with its SHA-256; for files read as a whole.
+
+        Raises:
+            CorruptArtifactError: the bytes are not those that were written.
+        """
+        path = self.path / name
+        if not path.exists() or file_digest(path) != self.record.files[name]["sha256"]:
+            raise CorruptArtifactError(
+                f"{path}: bytes do not match their checksum; `sevila stage {self.record.stage} RECIPE --again` rebuilds it"
+            )
+        return path
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table as dicts."""

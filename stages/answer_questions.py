@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,23 +93,25 @@ def answer_questions(
 
     def work(shard: Shard) -> None:
         wanted = [asked[item] for item in shard.items]
-        groups = list(_groups([question for question in wanted if question["status"] == "ok"]))
-        rows = {question["question_id"]: _unanswered(question) for question in wanted}
-        frame_rows: list[dict[str, Any]] = []
-        with shard.phase("answer"):
-            if groups:
+        units = [unit for question in wanted if question["status"] == "ok" for unit in _units(question, cfg.method)]
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)  # answers by question, one for each of its units
+        if units:
+            with shard.phase("answer"):
                 asking = _Asking(load(), cfg, shard.settings["batch_tokens"])
+                groups = list(_groups(units))
                 stored = [_stored_rows(group) for group in groups]
                 read = windows(features, stored, asking.answerer, run.torch_device(), shard.settings["batch_frames"])
                 bar = track(read, "answer_questions", "window", len(groups))
                 for group, (place, visual) in zip(groups, bar, strict=True):
-                    answers, alone = asking.ask(group, place, visual)
-                    rows |= answers
-                    frame_rows += alone
-        for row in rows.values():
-            if row["status"] != "ok":
-                shard.dropped[row["reason"].split(":")[0]] += 1
-        shard.write_rows("answers", list(rows.values()))
+                    for (question, _), answer in zip(group, asking.ask(group, place, visual), strict=True):
+                        found[question["question_id"]].append(answer)
+        rows = [_row(question, found[question["question_id"]], cfg.method) for question in wanted]
+        shard.dropped.update(row["reason"].split(":")[0] for row in rows if row["status"] != "ok")
+        shard.write_rows("answers", rows)
+        alone = cfg.method == "vote"
+        frame_rows = [
+            row for question in wanted if alone for row in _frame_rows(question, found[question["question_id"]])
+        ]
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(plan, work)
@@ -121,32 +124,45 @@ def _answerable(question: dict[str, Any]) -> dict[str, Any]:
     return question
 
 
-def _groups(questions: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Cut questions into groups whose keyframes fit in a window; questions about one video share its frames."""
-    group: list[dict[str, Any]] = []
+Unit = tuple[dict[str, Any], list[int]]  # a question and the stored rows that it is answered from at once
+
+
+def _units(question: dict[str, Any], method: str) -> list[Unit]:
+    return [(question, [row]) for row in question["rows"]] if method == "vote" else [(question, question["rows"])]
+
+
+def _groups(units: list[Unit]) -> Iterator[list[Unit]]:
+    """Cut units into groups whose frames fit in a window; questions about one video share its frames."""
+    group: list[Unit] = []
     held: set[tuple[str, int]] = set()
-    for question in questions:
-        needed = {(question["video_id"], row) for row in question["rows"]}
+    for question, rows in units:
+        needed = {(question["video_id"], row) for row in rows}
         if group and len(held | needed) > WINDOW_FRAMES:
             yield group
             group, held = [], set()
-        group.append(question)
+        group.append((question, rows))
         held |= needed
     if group:
         yield group
 
 
-def _stored_rows(questions: list[dict[str, Any]]) -> Group:
-    rows: dict[str, set[int]] = {}
-    for question in questions:
-        rows.setdefault(question["video_id"], set()).update(question["rows"])
-    return [(video_id, sorted(wanted)) for video_id, wanted in rows.items()]
+def _stored_rows(group: list[Unit]) -> Group:
+    wanted: dict[str, set[int]] = {}
+    for question, rows in group:
+        wanted.setdefault(question["video_id"], set()).update(rows)
+    return [(video_id, sorted(rows)) for video_id, rows in wanted.items()]
 
 
-def _unanswered(question: dict[str, Any]) -> dict[str, Any]:
+def _row(question: dict[str, Any], answers: list[dict[str, Any]], method: str) -> dict[str, Any]:
     row = {name: question[name] for name in ("question_id", "video_id", "status", "reason")}
     nothing: dict[str, Any] = {"prediction": None, "option_logits": [], "votes": [], "first_token_id": None}
-    return row | nothing | {"n_frames": 0, "truncated": False}
+    row |= nothing | {"n_frames": len(answers and question["rows"]), "truncated": False}
+    if not answers:
+        return row
+    if answers[0]["reason"]:
+        return row | {"status": "failed", "reason": answers[0]["reason"], "n_frames": 0}
+    answer = answers[0] | (_vote(answers) if method == "vote" else {})
+    return row | {name: value for name, value in answer.items() if name in row and name != "reason"}
 
 
 def _load(cfg: AnswerQuestions, run: RunContext, backbone: Backbone, weights: AnswererWeights) -> Answerer:
@@ -156,76 +172,63 @@ def _load(cfg: AnswerQuestions, run: RunContext, backbone: Backbone, weights: An
 
 
 class _Asking:
-    """Puts questions to the Answerer in batches of one number of frames and similar text length."""
+    """Puts units to the Answerer in batches of one number of frames and similar text length."""
 
     def __init__(self, answerer: Answerer, cfg: AnswerQuestions, batch_tokens: int) -> None:
         self.answerer = answerer
+        self._verbalizer = answerer.language.verbalizer
         self._cfg = cfg
         self._batch_tokens = batch_tokens
 
-    def ask(
-        self, questions: list[dict[str, Any]], place: dict[tuple[str, int], int], visual: Any
-    ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-        """Return the rows of `answers` by question id, and the rows of `frame_answers`."""
+    def ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Any) -> list[dict[str, Any]]:
+        """Return an answer per unit, or the reason why there is none."""
+        n_letters = len(self._verbalizer.letter_ids)
+        too_many = f"too_many_options: the tokenizer has single tokens for {n_letters} letters only"
+        answers: list[dict[str, Any]] = [{"reason": too_many} for _ in units]
         texts = [
-            PROMPT_STYLES[self._cfg.prompt].answer(question["question"], question["options"]) for question in questions
+            PROMPT_STYLES[self._cfg.prompt].answer(question["question"], question["options"]) for question, _ in units
         ]
-        token_ids, truncated = self.answerer.language.verbalizer.tokenize(texts)
-        where = [[place[question["video_id"], row] for row in question["rows"]] for question in questions]
-        rows = {}
-        frame_rows: list[dict[str, Any]] = []
-        if self._cfg.method == "concatenate":
-            found = self._answer(visual, list(enumerate(where)), questions, token_ids)
-        else:
-            alone = [(number, [frame]) for number, frames in enumerate(where) for frame in frames]
-            by_frame = iter(self._answer(visual, alone, questions, token_ids))
-            found = []
-            for question in questions:
-                answers = [next(by_frame) for _ in question["rows"]]
-                frame_rows += _frame_rows(question, answers)
-                found.append(_vote(answers))
-        for question, answer, cut_off in zip(questions, found, truncated, strict=True):
-            n_frames = len(question["rows"])
-            rows[question["question_id"]] = (
-                _unanswered(question) | answer | {"n_frames": n_frames, "truncated": cut_off}
-            )
-        return rows, frame_rows
+        token_ids, truncated = self._verbalizer.tokenize(texts)
+        answerable = [number for number, (question, _) in enumerate(units) if len(question["options"]) <= n_letters]
+        for n_frames in sorted({len(units[number][1]) for number in answerable}):
+            same = [number for number in answerable if len(units[number][1]) == n_frames]
+            # The official code numbers frames only when there are several: one keyframe is read as when voting.
+            prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
+            prefix_tokens = max(len(ids) for ids in self._verbalizer.tokenize_prefixes(prefixes))
+            lengths = [len(token_ids[number]) for number in same]
+            for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
+                chosen = [same[item] for item in batch]
+                where = [[place[units[number][0]["video_id"], row] for row in units[number][1]] for number in chosen]
+                found = self._answer(visual, where, [token_ids[number] for number in chosen], chosen, units, prefixes)
+                for number, answer in zip(chosen, found, strict=True):
+                    answers[number] = answer | {"reason": "", "truncated": truncated[number]}
+        return answers
 
     def _answer(
         self,
         visual: Any,
-        units: list[tuple[int, list[int]]],
-        questions: list[dict[str, Any]],
+        where: list[list[int]],
         token_ids: list[list[int]],
+        chosen: list[int],
+        units: list[Unit],
+        prefixes: list[str],
     ) -> list[dict[str, Any]]:
-        """Answer (question's number, frames in `visual`) units, in their order."""
         import torch
 
-        answers: dict[int, dict[str, Any]] = {}
-        for n_frames in sorted({len(frames) for _, frames in units}):
-            same = [number for number, (_, frames) in enumerate(units) if len(frames) == n_frames]
-            # The official code numbers frames only when there are several: one keyframe is read as when voting.
-            prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-            prefix_tokens = max(len(ids) for ids in self.answerer.language.verbalizer.tokenize_prefixes(prefixes))
-            lengths = [len(token_ids[units[number][0]]) for number in same]
-            for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
-                chosen = [same[item] for item in batch]
-                asked = [units[number][0] for number in chosen]
-                n_options = [len(questions[number]["options"]) for number in asked]
-                tokens = visual[torch.tensor([units[number][1] for number in chosen], device=visual.device)]
-                out = self.answerer.answer(tokens, [token_ids[number] for number in asked], n_options, prefixes)
-                logits, first = out.option_logits.cpu().numpy(), out.first_token_id.tolist()
-                for position, number in enumerate(chosen):
-                    answer = _checked(logits[position, : n_options[position]], questions[asked[position]])
-                    answers[number] = answer | {"first_token_id": first[position]}
-        return [answers[number] for number in range(len(units))]
+        n_options = [len(units[number][0]["options"]) for number in chosen]
+        out = self.answerer.answer(visual[torch.tensor(where, device=visual.device)], token_ids, n_options, prefixes)
+        logits, first = out.option_logits.cpu().numpy(), out.first_token_id.tolist()
+        return [
+            _checked(logits[row, : n_options[row]], units[number][0]) | {"first_token_id": first[row]}
+            for row, number in enumerate(chosen)
+        ]
 
 
 def _checked(logits: np.ndarray, question: dict[str, Any]) -> dict[str, Any]:
     if not np.isfinite(logits).all():
         raise SevilaError(
             f"question {question['question_id']!r}: the Answerer gave {logits.tolist()}; "
-            "the weights or the precision are broken: try --set answer_questions.precision=float32"
+            "weights or features are broken, or the precision is too small; finished shards stay"
         )
     return {"prediction": int(logits.argmax()), "option_logits": logits.tolist(), "votes": []}
 
@@ -241,5 +244,6 @@ def _frame_rows(question: dict[str, Any], answers: list[dict[str, Any]]) -> list
     names = ("prediction", "option_logits", "first_token_id")
     return [
         {"question_id": question["question_id"], "frame_index": frame} | {name: answer[name] for name in names}
-        for frame, answer in zip(question["frame_indices"], answers, strict=True)
+        for frame, answer in zip(question["frame_indices"], answers, strict=bool(answers))
+        if not answer["reason"]
     ]

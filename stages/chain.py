@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cache.errors import RecipeError
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources, Weights
 from pipeline.stage import Stage
 from stages.answer_questions import answer_questions
 from stages.evaluate import evaluate
 from stages.extract_features import extract_features
-from stages.import_backbone import import_backbone
+from stages.import_backbone import Backbone, import_backbone
 from stages.init_answerer import init_answerer
 from stages.init_localizer import init_localizer
 from stages.list_questions import list_questions
@@ -29,6 +30,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
 
     # Weights come first: a wrong file is found before hours of decoding.
     backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
+    _check_frame_size(backbone, recipe.config(sample_frames).size)
     localizer = None
     if uses_localizer:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
@@ -41,6 +43,17 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     keyframes = step(select_keyframes, questions, frames, scores)
     answers = step(answer_questions, questions, keyframes, features, backbone, answerer)
     return step(evaluate, questions, answers)
+
+
+def _check_frame_size(backbone: Backbone, size: int) -> None:
+    """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
+    if backbone.id is not None and backbone.store.exists(backbone.id):
+        wanted = backbone.description()["image_size"]
+        if size != wanted:
+            mend = f"--set sample_frames.size={wanted}"
+            raise RecipeError(
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
+            )
 
 
 def _checkpoint(recipe: Recipe, stage: Stage, sources: Sources) -> Weights | None:

@@ -25,8 +25,8 @@ class Backbone(Artifact):
     kind = "backbone"
 
     def description(self) -> dict[str, Any]:
-        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, shape of a frame's features."""
-        content: dict[str, Any] = json.loads((self.path / "backbone.json").read_text())
+        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, size and feature shape of a frame."""
+        content: dict[str, Any] = json.loads(self.checked_file("backbone.json").read_text())
         return content
 
     def feature_shape(self) -> tuple[int, int]:
@@ -43,9 +43,10 @@ class Backbone(Artifact):
         description = self.description()
         assert run.sources is not None
         weights = run.sources.weights(description["name"])
-        if weights.id is None:
+        if weights.problem:
             raise MissingSourceError(weights.problem)
-        changed = {name for name, digest in description["files"].items() if weights.files.get(name) != digest}
+        here = set(weights.files.values())
+        changed = {name for name, digest in description["files"].items() if digest not in here}
         if changed:
             raise MissingSourceError(
                 f"{weights.path}: {', '.join(sorted(changed))} differ from the files that {self.id} was made from; "
@@ -109,6 +110,7 @@ def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, o
         "name": weights.name,
         "files": dict(weights.files),
         "feature_shape": list(config.feature_shape),
+        "image_size": config.image_size,
     }
     (out.folder / "backbone.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     out.add_file("backbone.json")

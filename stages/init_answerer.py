@@ -12,7 +12,7 @@ from stages.visual_prompt_weights import VisualPromptWeights, copy_weights
 
 
 class AnswererWeights(VisualPromptWeights):
-    """LayerNorm, query tokens, Q-Former and projection of a Answerer."""
+    """LayerNorm, query tokens, Q-Former and projection of an Answerer."""
 
     kind = "answerer_weights"
 

@@ -10,13 +10,15 @@ from pydantic import Field
 from cache.errors import DecodeError
 from cache.shards import SeriesReader, ShardWriter
 from cache.tables import Schema
-from pipeline.batching import cut
+from pipeline.batching import cut, runs_of
 from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
 from pipeline.output import Shard, ShardedOutput
 from pipeline.sources import VideoFile, VideoFiles
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.progress import track
+
+Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
@@ -62,13 +64,11 @@ class Frames(Artifact):
         }
         return SeriesReader(self.files("pixels", ".h5"), places)
 
-    def clips(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return, per clip, its sampled frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
-        table = self.columns("frames", "clip_id", "frame_index", "seconds", "row")
-        ids = table.pop("clip_id")
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=np.int64)
-        parts = {name: np.split(values, starts[1:]) for name, values in table.items()}
-        return {ids[start]: {name: parts[name][n] for name in parts} for n, start in enumerate(starts)}
+    def clips(self) -> Clips:
+        """Return, per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
+        table = self.columns("frames", "video_id", "clip_id", "frame_index", "seconds", "row")
+        runs = runs_of(table.pop("video_id"), table.pop("clip_id"))
+        return {clip: {name: values[where] for name, values in table.items()} for clip, where in runs.items()}
 
 
 class SampleFrames(Config):
@@ -82,8 +82,11 @@ class SampleFrames(Config):
     seed: int = Field(0, ge=0, description="seed of the draw (random)")
     size: int = Field(224, ge=8, description="width and height in pixels that frames are squashed to")
     image_folder_frames_per_second: float = Field(3.0, gt=0, description="rate of videos given as folders of images")
+    decoder_timeout_seconds: float = Field(
+        60.0, gt=0, description="a decoder that is silent for longer is killed, its video failed"
+    )
     decoder: str = Field("decord-0.6.0", description="decoder and version; another one is another artifact")
-    fallback_decoder: str = Field("pyav-18", description="decoder for files that the first one misreads")
+    fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
 @stage(version=1, output=Frames, sharded=True)
@@ -102,7 +105,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
         positions: list[dict[str, Any]] = []
         with (
             shard.phase("decode"),
-            DecoderPool(run.decode_workers, run.decode_timeout_seconds, cfg.size) as decoders,
+            DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders,
             shard.arrays("pixels") as arrays,
         ):
             results = decoders.decode(_request(video, cfg) for video in wanted if video.path is not None)
@@ -145,6 +148,8 @@ def _store(video: VideoFile, result: DecodeResult, arrays: ShardWriter, size: in
         number = arrays.add(len(result.frame_indices), (size, size, 3), "uint8", result.frames)
     except DecodeError as error:
         return _failed(video, str(error))
+    if not video.is_unchanged():
+        return _failed(video, "changed: the file was replaced while it was read; run again")
     probe = result.probe
     return _failed(video, "") | {
         "status": "ok",

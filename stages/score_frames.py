@@ -14,14 +14,14 @@ from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
 from pipeline.output import Shard, ShardedOutput
-from pipeline.prompts import DEFAULT_INSTRUCTION, LOCALIZE_INSTRUCTIONS, PROMPT_STYLES
+from pipeline.prompts import PROMPT_STYLES, single_frame_prefixes
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
 from stages.progress import track
-from stages.sample_frames import Frames
+from stages.sample_frames import Clips, Frames
 from stages.visual_windows import WINDOW_FRAMES, Group, windows
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class ScoreFrames(Config):
     prompt: Literal["multiple_choice", "next_event", "moment"] = Field(
         "multiple_choice", description="kind of question"
     )
-    instruction: str = Field(DEFAULT_INSTRUCTION, description=f"wording: {', '.join(LOCALIZE_INSTRUCTIONS)} (Table 16)")
+    instruction: Literal["necessary_details", "information_needed", "necessary_information"] = Field(
+        "necessary_details", description="wording of the request (paper Table 16)"
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
@@ -135,7 +137,7 @@ class _Scorer:
         localizer: Localizer,
         cfg: ScoreFrames,
         questions: list[dict[str, Any]],
-        clips: dict[str, Any],
+        clips: Clips,
         batch_tokens: int,
     ) -> None:
         self.localizer = localizer
@@ -147,7 +149,7 @@ class _Scorer:
         self._ids, self._truncated = localizer.language.verbalizer.tokenize(texts)
         self._asks: dict[tuple[str, int], list[int]] = defaultdict(list)  # stored frame -> numbers of questions
         for number, question in enumerate(questions):
-            for row in np.unique(clips[question["clip_id"]]["row"]):
+            for row in np.unique(clips[question["video_id"], question["clip_id"]]["row"]):
                 self._asks[question["video_id"], int(row)].append(number)
         self._scores: dict[tuple[int, int], tuple[float, float, float]] = {}
 
@@ -155,7 +157,9 @@ class _Scorer:
         """Score every question about the frames of one window."""
         pairs = [(number, key) for key in place for number in self._asks[key]]
         lengths = [len(self._ids[number]) for number, _ in pairs]
-        n_visual = visual.shape[1] + len(self.localizer.language.verbalizer.tokenize_prefixes(["Frame: "])[0])
+        n_visual = visual.shape[1] + len(
+            self.localizer.language.verbalizer.tokenize_prefixes(single_frame_prefixes())[0]
+        )
         for batch in token_batches(lengths, n_visual, self._batch_tokens):
             chosen = [pairs[item] for item in batch]
             tokens = visual[[place[key] for _, key in chosen]]
@@ -166,14 +170,14 @@ class _Scorer:
                     question = self._questions[number]
                     raise SevilaError(
                         f"question {question['question_id']!r}, stored frame {row}: the Localizer gave {score}; "
-                        "the weights or the precision are broken: try --set score_frames.precision=float32"
+                        "weights or features are broken, or the precision is too small; finished shards stay"
                     )
                 self._scores[number, row] = (score[0], score[1], score[2])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the table: questions in order, each clip's positions in time order; a repeated frame repeats its score."""
         for number, question in enumerate(self._questions):
-            clip = self._clips[question["clip_id"]]
+            clip = self._clips[question["video_id"], question["clip_id"]]
             for position, (frame_index, seconds, row) in enumerate(
                 zip(clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist(), strict=True)
             ):

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.batching import runs_of
 from pipeline.output import Output
 from pipeline.selection import random_positions, ranking_scores, top_k_positions, uniform_positions
 from pipeline.stage import Artifact, Config, RunContext, stage
@@ -72,7 +73,7 @@ def select_keyframes(
         row |= {"status": video["status"], "reason": video["reason"]}
         row |= {"positions": [], "frame_indices": [], "seconds": [], "rows": [], "scores": []}
         if video["status"] == "ok":
-            clip = clips[question["clip_id"]]
+            clip = clips[question["video_id"], question["clip_id"]]
             values = ranked.get(question["question_id"])
             positions = _positions(cfg, len(clip["row"]), values, question["question_id"])
             row["positions"] = positions.tolist()
@@ -90,9 +91,7 @@ def _ranked(cfg: SelectKeyframes, scores: FrameScores) -> dict[str, np.ndarray]:
     """Return each question's ranking values, by position."""
     table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
     values = ranking_scores(table["logit_yes"], table["logit_no"], table["probability_yes"], cfg.rank_by)
-    ids = table["question_id"]
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=int)
-    return {ids[start]: part for start, part in zip(starts, np.split(values, starts[1:]), strict=True)}
+    return {question_id: values[where] for question_id, where in runs_of(table["question_id"]).items()}
 
 
 def _positions(cfg: SelectKeyframes, n_frames: int, values: np.ndarray | None, question_id: str) -> np.ndarray:

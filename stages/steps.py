@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from cache.errors import SevilaError
+from cache.store import Store
 from pipeline.build import build
 from pipeline.recipe import Recipe
-from pipeline.stage import Artifact, RunContext, Stage
+from pipeline.sources import Sources
+from pipeline.stage import Artifact, Config, RunContext, Stage
+from stages.list_questions import Questions
+
+log = logging.getLogger("sevila")
 
 
 class Run:
@@ -29,50 +36,63 @@ class Run:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One line of a plan: `status` is exists, build or blocked; `why` is for people."""
+    """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine."""
 
     stage: str
     id: str | None
-    status: str
+    status: Literal["exists", "build", "blocked"]
     why: str
 
 
 class Plan:
-    """Runs nothing; notes for each step whether its artifact exists and why it would be built."""
+    """Runs nothing; notes for each step whether its artifact exists and why it would be built.
+
+    Only the questions are listed, to a temporary store: the identity of everything after them depends on which videos they
+    ask about.
+    """
 
     def __init__(self, recipe: Recipe, run: RunContext) -> None:
         self.steps: list[PlannedStep] = []
         self._recipe = recipe
         self._run = run
+        self._scratch = run
+
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> list[PlannedStep]:
+        """Walk a chain and return what it would do, step by step."""
+        with TemporaryDirectory() as folder:
+            self._scratch = replace(self._run, store=Store(Path(folder)))
+            chain(self._recipe, self, sources)
+        return self.steps
 
     def __call__(self, stage: Stage, *inputs: Any) -> Artifact:
         """Return a handle that has an id as far as one can be known."""
-        id = stage.artifact_id(self._recipe.config(stage), inputs)
-        if id is not None and self._run.store.exists(id):
-            self.steps.append(PlannedStep(stage.name, id, "exists", ""))
-        else:
-            self.steps.append(self._missing(stage, id, inputs))
-        return stage.output(self._run.store, id, f"waits for {stage.name}")
+        cfg = self._recipe.config(stage)
+        id = stage.artifact_id(cfg, inputs)
+        status, why = self._status(stage, id, inputs)
+        self.steps.append(PlannedStep(stage.name, id, status, why))
+        if stage.output is Questions and status == "build":
+            return build(stage, cfg, self._scratch, inputs)
+        return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
-    def _missing(self, stage: Stage, id: str | None, inputs: Sequence[Any]) -> PlannedStep:
-        unknown = [value for value in inputs if value is not None and value.id is None]
-        missing = [value for value in unknown if not isinstance(value, Artifact)]
-        if missing:
-            # Which videos are meant is only known from the questions: that is an order of work, not a fault.
-            status = "build" if missing[0].problem.startswith("waits") else "blocked"
-            return PlannedStep(stage.name, id, status, missing[0].problem)
-        if unknown:
-            return PlannedStep(stage.name, id, "build", unknown[0].problem)
-        if id is not None and self._run.store.partial(id).exists():
-            return PlannedStep(stage.name, id, "build", "was begun; finished shards are kept")
-        built = [
-            value for value in inputs if isinstance(value, Artifact) and not self._run.store.exists(value.id or "")
-        ]
+    def _status(
+        self, stage: Stage, id: str | None, inputs: Sequence[Any]
+    ) -> tuple[Literal["exists", "build", "blocked"], str]:
+        store = self._run.store
+        if id is not None and store.exists(id):
+            return "exists", ""
+        problems = [value.problem for value in inputs if value is not None and value.problem]
+        if problems or id is None:
+            return "blocked", problems[0]
+        if store.partial(id).exists():
+            return "build", "was begun; finished shards are kept"
+        built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.exists(value.id or "")]
         if built:
-            return PlannedStep(stage.name, id, "build", f"its input {built[0].kind} is not built yet")
-        others = sum(name.startswith(f"{stage.name}-v") for name in self._run.store)
-        why = f"{others} made before, with another config, input or version" if others else "never made before"
-        return PlannedStep(stage.name, id, "build", why)
+            return "build", f"its input {built[0]} is not built yet"
+        others = sum(name.startswith(f"{stage.name}-v") for name in store)
+        return (
+            "build",
+            f"{others} made before, with another config, input or version" if others else "never made before",
+        )
 
 
 class _Reached(Exception):
@@ -89,7 +109,7 @@ class RunOnly:
         self._run = run
         self._again = again
 
-    def walk(self, chain: Any, sources: Any) -> Artifact:
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> Artifact:
         """Walk a chain up to the wanted stage and return its artifact.
 
         Raises:
@@ -103,16 +123,29 @@ class RunOnly:
         raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
 
     def __call__(self, stage: Stage, *inputs: Any) -> Artifact:
-        """Return the artifact of this step, which must exist unless it is the wanted one."""
-        cfg = self._recipe.config(stage)
+        """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
+        cfg, store = self._recipe.config(stage), self._run.store
         id = stage.artifact_id(cfg, inputs)
         if stage.name == self._name:
-            with self._run.store.set_aside(id) if self._again and id is not None else nullcontext():
-                self.made = build(stage, cfg, self._run, inputs)
-            raise _Reached
-        if id is None or not self._run.store.exists(id):
-            raise SevilaError(
-                f"{self._name} needs {stage.name}, which is not in {self._run.store.root}; "
-                f"run `sevila stage {stage.name} ...` or `sevila run ...` with this recipe first"
+            self.made = (
+                self._rebuild(stage, cfg, inputs, id) if self._again and id else build(stage, cfg, self._run, inputs)
             )
-        return stage.output(self._run.store, id)
+            raise _Reached
+        if id is not None and store.exists(id):
+            return stage.output(store, id)
+        problems = [value.problem for value in inputs if value is not None and value.problem]
+        run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
+        return stage.output(store, id, problems[0] if problems else run_it)
+
+    def _rebuild(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str) -> Artifact:
+        store = self._run.store
+        before = store.record(id).files if store.exists(id) else {}
+        with store.set_aside(id):
+            made = build(stage, cfg, self._run, inputs)
+        # The id promises its content to whatever was made from it: where that has changed, those are made anew.
+        stale = store.made_from(id) if before and made.record.files != before else []
+        for name in stale:
+            store.remove(name)
+        if stale:
+            log.warning("%s: its content has changed, so what was made from it is removed: %s", id, ", ".join(stale))
+        return made

@@ -24,7 +24,7 @@ class VisualPromptWeights(Artifact):
 
         from pipeline.models.checkpoint import load_saved_visual_prompt
 
-        prompt = load_saved_visual_prompt(backbone.config(run), self.path / FILE, run.torch_device())
+        prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
         prompt.compute_dtype = getattr(torch, precision)
         return prompt
 

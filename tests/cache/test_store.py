@@ -95,3 +95,15 @@ def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     store.lock("shard").acquire(timeout=1).lock.release()
+
+
+def test_half_written_files_of_a_killed_process_are_not_published(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = artifact_id("make_things", 1, {}, {})
+    store.partial(id).mkdir(parents=True)
+    (store.partial(id) / "things.bin.123.part").write_bytes(b"half")
+    (store.partial(id) / "things.bin").write_bytes(b"whole")
+    store.publish(
+        Record(id, "make_things", 1, "things", {}, {}, files=describe_files(store.partial(id), ["things.bin"]))
+    )
+    assert sorted(path.name for path in store.path(id).iterdir()) == ["record.json", "things.bin"]
