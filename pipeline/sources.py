@@ -107,8 +107,10 @@ class Sources:
         """
         place = self._given_place(kind, name)
         if place is None:
+            given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
+            others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
             raise MissingSourceError(
-                f"nobody said where the {kind} {name!r} lie on this machine: give `--{kind} {name}=PATH`, "
+                f"nobody said where the {kind} {name!r} lie on this machine{others}: give `--{kind} {name}=PATH`, "
                 f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
             )
         if not place.exists():
@@ -162,7 +164,10 @@ class Sources:
         if questions.id is None or not questions.store.exists(questions.id):
             return VideoFiles(None, "waits for list_questions")
         try:
-            folder = _VideoFolder(self.place("videos", name))
+            place = self.place("videos", name)
+            if not place.is_dir():
+                raise MissingSourceError(f"the videos {name!r} should lie in a folder, but {place} is a file")
+            folder = _VideoFolder(place)
         except MissingSourceError as error:
             return VideoFiles(self._remembered("videos", name, questions.id), str(error))
         clips: dict[str, set[tuple[str, float | None, float | None]]] = {}
