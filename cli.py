@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cache.errors import SevilaError
 from cache.store import Store
@@ -34,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(
-            f"error: {error}; when the cause is gone, the same command goes on from the last finished shard",
+            f"error: {what}\nwhen the cause is gone, the same command goes on from the last finished shard",
             file=sys.stderr,
         )
         return 1
@@ -103,7 +104,16 @@ def _stages(options: argparse.Namespace) -> None:
     for stage in STAGES.values():
         print(f"{stage.name}: {stage.summary}")
         for key, field in stage.config.model_fields.items():
-            print(f"    {key} = {field.default!r}  {field.description or ''}")
+            choices = [repr(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+            told = f"{' | '.join(choices)}: " if choices else ""
+            print(f"    {key} = {field.default!r}  {told}{field.description or ''}")
+
+
+def _answers(options: argparse.Namespace) -> None:
+    from stages.answer_table import answers_in_words, as_csv
+
+    store = Store(options.store)
+    print(as_csv(answers_in_words(store, store.find(options.id))), end="")
 
 
 def _datasets(options: argparse.Namespace) -> None:
@@ -176,6 +186,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _place_options(datasets, "annotations", "videos")
     _store_option(datasets)
+
+    answers = _command(commands, "answers", _answers, "print the answers of a run in words, as CSV")
+    answers.add_argument("id", help="id of an answers artifact, or the beginning of it; `sevila run` prints it")
+    _store_option(answers)
 
     cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
     listing = _command(cache, "ls", _cache_ls, "list the artifacts")

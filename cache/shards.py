@@ -7,6 +7,8 @@ writing: ids of videos may hold any character and stay in the index tables.
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,15 @@ import xxhash
 from cache.errors import CorruptArtifactError
 from cache.files import published
 
+SPARE_BYTES = 1 << 20  # for what HDF5 writes beside the frames: its caches and tables
+
 
 class ShardWriter:
     """Appends frames of one video after the other; get one from `new_shard`."""
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
+        self._folder = Path(file.filename).parent
         self._count = 0
 
     def add(self, n_frames: int, frame_shape: tuple[int, ...], dtype: str, chunks: Iterator[np.ndarray]) -> int:
@@ -45,6 +50,7 @@ class ShardWriter:
                     raise ValueError(
                         f"got frames of shape {frames.shape} after {done}, wanted {n_frames} of {frame_shape}"
                     )
+                _check_space(self._folder, frames.nbytes)
                 data[done : done + len(frames)] = frames
                 checksums[done : done + len(frames)] = [_checksum(frame) for frame in frames]
                 done += len(frames)
@@ -75,7 +81,7 @@ class ShardReader:
             self._file = h5py.File(path, "r")
         except OSError as error:
             raise CorruptArtifactError(
-                f"{path}: not readable as HDF5: {error}; delete its artifact and run again"
+                f"{path}: not readable as HDF5: {error}; rebuild it with `sevila stage STAGE RECIPE --again`"
             ) from error
 
     def read(self, number: int, rows: Sequence[int] | slice) -> np.ndarray:
@@ -94,9 +100,18 @@ class ShardReader:
             if _checksum(frame) != checksum:
                 raise CorruptArtifactError(
                     f"{self._path}: video {number}, row {row} of {selected}: bytes do not match their checksum; "
-                    "delete the artifact and run its stage again"
+                    "rebuild it with `sevila stage STAGE RECIPE --again`"
                 )
         return np.asarray(frames)
+
+
+def _check_space(folder: Path, size_bytes: int) -> None:
+    # HDF5 crashes the process when it cannot write what it still holds while closing; so it never gets to a full disk.
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < size_bytes + SPARE_BYTES:
+        raise OSError(
+            errno.ENOSPC, f"{free_bytes} bytes free, {size_bytes + SPARE_BYTES} needed for the next frames", str(folder)
+        )
 
 
 def _checksum(frame: np.ndarray) -> int:

@@ -30,10 +30,14 @@ def listing(store: Store) -> str:
 
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
-    """Return the record of one artifact and the first rows of its tables; `prefix` as in `Store.find`."""
-    record = store.record(store.find(prefix))
+    """Return the record and the first rows of the newest artifact that `Store.matching` finds."""
+    records = sorted((store.record(id) for id in store.matching(prefix)), key=lambda record: record.finished)
+    record = records[-1]
     folder = store.path(record.id)
-    parts = [_facts(record, folder)]
+    parts = (
+        [f"the newest of {len(records)}; also: {', '.join(older.id for older in records[:-1])}"] if records[1:] else []
+    )
+    parts.append(_facts(record, folder))
     for table, schema in record.schemas.items():
         names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
         columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())

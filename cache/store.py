@@ -77,7 +77,7 @@ class Record:
             content = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise CorruptArtifactError(
-                f"{path}: not readable as JSON: {error}; delete its folder and run again"
+                f"{path}: not readable as JSON: {error}; delete its folder, then run again"
             ) from error
         if not isinstance(content, dict) or content.get("record_version") != RECORD_VERSION:
             found = content.get("record_version") if isinstance(content, dict) else type(content).__name__
@@ -115,21 +115,23 @@ class Store:
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
         return Record.load(self.path(artifact) / "record.json")
 
-    def find(self, prefix: str) -> str:
-        """Return the one artifact whose id, or whose id's hexadecimal part, starts with `prefix`.
+    def matching(self, prefix: str) -> list[str]:
+        """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
 
         Raises:
-            StoreError: none or several do.
+            StoreError: none does.
         """
         ids = list(self)
         found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
-        if prefix in ids:
-            return prefix
-        if len(found) != 1:
-            what = "several artifacts start" if found else "no artifact starts"
-            raise StoreError(
-                f"{what} with {prefix!r} in {self.root}: {', '.join(sorted(found)) or '`sevila cache ls` lists all'}"
-            )
+        if not found:
+            raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
+        return [prefix] if prefix in found else found
+
+    def find(self, prefix: str) -> str:
+        """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""
+        found = self.matching(prefix)
+        if len(found) > 1:
+            raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(found)}; give more of the id")
         return found[0]
 
     def __iter__(self) -> Iterator[str]:

@@ -125,7 +125,7 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) ->
                 tables.append(file.read(columns=names))
         except (pa.ArrowInvalid, OSError) as error:
             raise CorruptArtifactError(
-                f"{path}: not readable as Parquet: {error}; delete its artifact and run again"
+                f"{path}: not readable as Parquet: {error}; rebuild it with `sevila stage STAGE RECIPE --again`"
             ) from error
     return pa.concat_tables(tables) if tables else schema.arrow().empty_table().select(list(names or schema.columns))
 

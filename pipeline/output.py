@@ -144,6 +144,10 @@ class ShardedOutput(Output):
         return content["shards"], content["settings"]
 
     def _do(self, shard: Shard, work: Callable[[Shard], None], n_shards: int) -> None:
+        for left_over in self.folder.glob(
+            f"*/{shard.number:05d}.*.part"
+        ):  # of a process killed at this shard, which is locked
+            left_over.unlink()
         start = time.perf_counter()
         work(shard)
         write_atomically(self._note(shard.number), json.dumps(shard.notes()).encode())

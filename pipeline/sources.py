@@ -106,8 +106,10 @@ class Sources:
         """
         place = self.configured(kind, name)
         if place is None:
+            given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
+            others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
             raise MissingSourceError(
-                f"nobody said where the {kind} {name!r} lie on this machine: give `--{kind} {name}=PATH`, "
+                f"nobody said where the {kind} {name!r} lie on this machine{others}: give `--{kind} {name}=PATH`, "
                 f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
             )
         if not place.exists():
@@ -159,7 +161,7 @@ class Sources:
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
         """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""
-        folder = VideoFolder(self.place("videos", name))
+        folder = self._video_folder(name)
         return [video.video_id for video in videos if folder.find(video)[0] is None]
 
     def videos(self, name: str, questions: Any) -> VideoFiles:
@@ -167,7 +169,7 @@ class Sources:
         if questions.id is None or not questions.store.exists(questions.id):
             return VideoFiles(None, "waits for list_questions")
         try:
-            folder = VideoFolder(self.place("videos", name))
+            folder = self._video_folder(name)
         except MissingSourceError as error:
             return VideoFiles(self._remembered("videos", name, questions.id), str(error))
         clips: dict[str, set[tuple[str, float | None, float | None]]] = {}
@@ -183,6 +185,12 @@ class Sources:
         identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in found]
         id = self._remember(f"videos-{fingerprint(identity)}", "videos", name, questions.id)
         return VideoFiles(id, videos=tuple(found))
+
+    def _video_folder(self, name: str) -> VideoFolder:
+        place = self.place("videos", name)
+        if not place.is_dir():
+            raise MissingSourceError(f"the videos {name!r} should lie in a folder, but {place} is a file")
+        return VideoFolder(place)
 
     def _video_file(
         self, video_id: str, path: Path | None, reason: str, clips: tuple[tuple[str, float | None, float | None], ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cache.errors import SevilaError
 from cache.tables import Schema
@@ -46,6 +46,13 @@ class ListQuestions(Config):
 
     dataset: str = Field("plain", description="data set, as `sevila datasets` names it; plain: your own questions.csv")
     split: str = Field("", description="split to read, as the data set names it; plain: empty for all rows")
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        adapter_named(name)
+        return name
+
     limit: int | None = Field(None, ge=1, description="keep only the first so many questions (a trial run)")
 
 

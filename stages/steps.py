@@ -88,11 +88,22 @@ class Plan:
         built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.exists(value.id or "")]
         if built:
             return "build", f"its input {built[0]} is not built yet"
-        others = sum(name.startswith(f"{stage.name}-v") for name in store)
-        return (
-            "build",
-            f"{others} made before, with another config, input or version" if others else "never made before",
-        )
+        return "build", _difference(stage, self._recipe.config(stage), inputs, store)
+
+
+def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
+    """Say what differs from the last artifact that this stage has made."""
+    records = [store.record(name) for name in store if name.startswith(f"{stage.name}-v")]
+    if not records:
+        return "never made before"
+    last = max(records, key=lambda record: record.finished)
+    now = cfg.model_dump()
+    found = [f"version {last.version} -> {stage.version}"] if last.version != stage.version else []
+    keys = [key for key in now.keys() | last.config.keys() if now.get(key) != last.config.get(key)]
+    found += [f"{key} {last.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
+    ids = {name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)}
+    found += [f"another {name}" for name, id in ids.items() if id != last.inputs.get(name)]
+    return f"unlike the last one: {', '.join(found)}"
 
 
 class _Reached(Exception):

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.stage import Artifact
+from stages.answer_questions import Answers
+from stages.answer_table import answers_in_words
 from stages.evaluate import Metrics
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
 FAILURES_SHOWN = 10
+ANSWERS_SHOWN = 3
 
 
 def summary(made: Sequence[Artifact]) -> str:
@@ -26,6 +29,14 @@ def summary(made: Sequence[Artifact]) -> str:
             reasons = Counter(video["reason"].split(":")[0] for video in videos if video["status"] != "ok")
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             parts += _failures(f"of {len(videos)} videos failed ({counts})", failed)
+        if isinstance(artifact, Answers):
+            rows = answers_in_words(artifact.store, artifact.record.id)
+            shown = [
+                f"  {row['question_id']}: {row['question']} -> {row['answer']}" for row in rows if not row["reason"]
+            ]
+            parts += (
+                ["", f"first answers (all: `sevila answers {artifact.id}`):", *shown[:ANSWERS_SHOWN]] if shown else []
+            )
         if isinstance(artifact, Metrics):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
     return "\n".join(parts)

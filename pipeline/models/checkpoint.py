@@ -116,8 +116,8 @@ def load_visual_prompt(
     """
     if path.is_dir() and part != "blip2":
         raise CheckpointError(
-            f"{path}: a Hugging Face directory holds BLIP-2's own Q-Former, no {part}; "
-            'ask for part "blip2", or name the official SeViLA file'
+            f"{path}: a Hugging Face directory holds BLIP-2's own Q-Former, no SeViLA {part}; name the official file, "
+            f"or take BLIP-2's own with `--set init_{part}.weights=''`"
         )
     return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else _OFFICIAL_PROMPTS[part], device)
 

@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     assert again.digest(file) != first
 
 
+def test_file_of_the_same_size_and_restored_time_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"first")
+    times = file.stat()
+    digests = DigestCache(tmp_path / "digests.json")
+    first = digests.digest(file)
+    file.write_bytes(b"other")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert digests.digest(file) != first
+
+
 def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -80,7 +92,8 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         DigestCache(tmp_path / "digests.json").digest(tmp_path / "absent.mp4")
 
 
-def test_damaged_digest_cache_costs_time_not_correctness(tmp_path: Path) -> None:
-    (tmp_path / "digests.json").write_text('{"half')
+@pytest.mark.parametrize("content", [b'{"half', b"[]", b"\xff\xfe", b'{"a": 1}'])
+def test_damaged_digest_cache_costs_time_not_correctness(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "digests.json").write_bytes(content)
     (tmp_path / "file").write_bytes(b"x")
     assert len(DigestCache(tmp_path / "digests.json").digest(tmp_path / "file")) == 64

@@ -59,6 +59,7 @@ def test_artifact_is_found_by_the_beginning_of_its_hexadecimal_part(tmp_path: Pa
     store = Store(tmp_path)
     ids = [publish(store, {"k": k}) for k in range(2)]
     assert store.find(ids[0].rsplit("-", 1)[1][:8]) == ids[0]
+    assert store.matching("make_things") == sorted(ids)
     with pytest.raises(StoreError, match="several"):
         store.find("make_things")
     with pytest.raises(StoreError, match="no artifact"):
@@ -107,3 +108,25 @@ def test_half_written_files_of_a_killed_process_are_not_published(tmp_path: Path
         Record(id, "make_things", 1, "things", {}, {}, files=describe_files(store.partial(id), ["things.bin"]))
     )
     assert sorted(path.name for path in store.path(id).iterdir()) == ["record.json", "things.bin"]
+
+
+def test_folder_without_a_record_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    (store.path(id) / "record.json").unlink()
+    assert publish(store, {}, b"again") == id
+    assert (store.path(id) / "things.bin").read_bytes() == b"again"
+
+
+def test_artifact_set_aside_by_a_killed_process_comes_back_at_the_next_try(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    child = os.fork()
+    if child == 0:
+        with store.set_aside(id):
+            os._exit(9)
+    os.waitpid(child, 0)
+    assert not store.exists(id)
+    with pytest.raises(OSError), store.set_aside(id):
+        raise OSError("disk full again")
+    assert (store.path(id) / "things.bin").read_bytes() == b"content"

@@ -109,6 +109,52 @@ def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatc
     assert sources(tmp_path, videos=f"plain={tmp_path / 'line'}").place("videos", "plain") == tmp_path / "line"
 
 
+def test_bare_path_on_the_command_line_wins_over_a_name_in_the_file(tmp_path: Path) -> None:
+    for name in ("line", "file"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sevila.toml").write_text('[videos]\nplain = "file"\n')
+    assert sources(tmp_path, videos=str(tmp_path / "line")).place("videos", "plain") == tmp_path / "line"
+
+
+def test_renamed_annotation_file_and_other_files_beside_weights_change_no_identity(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("video,question,a0,a1\n")
+    first, second = (
+        sources(tmp_path, annotations=str(tmp_path / name)).annotations("plain", "") for name in ("a.csv", "b.csv")
+    )
+    assert first.id == second.id
+    (tmp_path / "weights").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "weights" / name).write_text(name)
+    before = sources(tmp_path, weights=str(tmp_path / "weights")).weights("x")
+    (tmp_path / "weights" / "preprocessor_config.json").write_text("{}")
+    assert sources(tmp_path, weights=str(tmp_path / "weights")).weights("x").id == before.id
+
+
+def test_links_that_lead_back_up_make_no_video_ambiguous(tmp_path: Path, folder: Path) -> None:
+    (folder / "a" / "loop").symlink_to(folder)
+    assert find_videos(tmp_path, folder, {"video": "one"})["one"].path is not None
+
+
+def test_videos_given_as_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "videos.csv").write_text("x")
+    (tmp_path / "questions.csv").write_text("video,question,a0,a1\none,Why?,so,thus\n")
+    found = sources(tmp_path, annotations=str(tmp_path / "questions.csv"), videos=str(tmp_path / "videos.csv"))
+    run = RunContext(Store(tmp_path / "store"))
+    questions = build(list_questions, ListQuestions(), run, [found.annotations("plain", "")])
+    assert "is a file" in found.videos("plain", questions).problem
+
+
+def test_identity_is_remembered_where_the_source_is_not(tmp_path: Path, folder: Path) -> None:
+    find_videos(tmp_path, folder, {"video": "one"})
+    here = sources(tmp_path, annotations=str(tmp_path / "questions.csv"), videos=str(folder))
+    run = RunContext(Store(tmp_path / "store"))
+    questions = build(list_questions, ListQuestions(), run, [here.annotations("plain", "")])
+    known = here.videos("plain", questions)
+    elsewhere = sources(tmp_path).videos("plain", questions)
+    assert elsewhere.id == known.id and "nobody said where" in elsewhere.problem and known.problem == ""
+
+
 def test_bare_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
     (tmp_path / "k=4").mkdir()
     assert sources(tmp_path, videos=f"{tmp_path}/k=4").place("videos", "plain") == tmp_path / "k=4"

@@ -207,7 +207,7 @@ def test_misshapen_tensor_is_named_with_both_shapes(tiny: Path, tmp_path: Path) 
 
 
 def test_hugging_face_directory_has_no_localizer(tiny: Path) -> None:
-    with pytest.raises(CheckpointError, match="no localizer"):
+    with pytest.raises(CheckpointError, match="no SeViLA localizer"):
         load_visual_prompt(read_blip2_config(tiny), tiny, "localizer")
 
 

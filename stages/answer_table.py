@@ -1,0 +1,48 @@
+"""Answers in words: each question with its options' texts, its keyframes and what was right."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from cache.store import Store
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.select_keyframes import Keyframes
+
+
+def answers_in_words(store: Store, answers_id: str) -> list[dict[str, Any]]:
+    """Return a row per question of an answers artifact: texts instead of indices, keyframe times, the reason of a failure."""
+    answers = Answers(store, answers_id)
+    questions = Questions(store, answers.record.inputs["questions"])
+    keyframes = Keyframes(store, answers.record.inputs["keyframes"])
+    asked = {row["question_id"]: row for row in questions.rows("questions")}
+    seconds = {row["question_id"]: row["seconds"] for row in keyframes.rows("keyframes")}
+    return [_in_words(row, asked[row["question_id"]], seconds[row["question_id"]]) for row in answers.rows("answers")]
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV text with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _in_words(answer: dict[str, Any], question: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+    def text(index: int | None) -> str:
+        return "" if index is None else question["options"][index]
+
+    known = question["answer_index"] is not None and answer["prediction"] is not None
+    return {
+        "question_id": question["question_id"],
+        "video_id": question["video_id"],
+        "question": question["question"],
+        "answer": text(answer["prediction"]),
+        "right_answer": text(question["answer_index"]),
+        "correct": answer["prediction"] == question["answer_index"] if known else "",
+        "keyframe_seconds": " ".join(f"{second:.2f}" for second in seconds),
+        "reason": answer["reason"],
+    }
