@@ -1,7 +1,8 @@
 """People's own data: `questions.csv` or `questions.jsonl`, one question a row, beside a folder of videos.
 
 CSV columns: video, question, a0, a1, ... (up to 26 options; empty trailing cells mean fewer), and if you like
-question_id, answer, type, start_seconds, end_seconds, split. JSON lines: the same keys, with `options: [...]` for a0...
+question_id, answer, type, start_seconds, end_seconds, split. JSON lines: the same keys, with `options: [...]` for a0... and,
+where known, `moments: [[start, end], ...]`, the parts of the video that answer the question, in seconds.
 `answer` is a 0-based index, a letter from A, or the exact text of an option; leave it empty where it is not known.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
-from pipeline.datasets.values import BadRow, text, video_name
+from pipeline.datasets.values import BadRow, moments, text, video_name
 from pipeline.question import Annotations, Question, Video
 
 name = "plain"
@@ -32,7 +33,18 @@ pooled_types: dict[str, tuple[str, ...]] = {}
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-USED = {"video", "question", "options", "question_id", "answer", "type", "start_seconds", "end_seconds", "split"}
+USED = {
+    "video",
+    "question",
+    "options",
+    "question_id",
+    "answer",
+    "type",
+    "start_seconds",
+    "end_seconds",
+    "split",
+    "moments",
+}
 
 REQUIRED = ("video", "question", "a0", "a1")  # of a CSV file
 
@@ -121,6 +133,7 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
     start_seconds, end_seconds = (_seconds(key, cells.get(key)) for key in ("start_seconds", "end_seconds"))
     if end_seconds is not None and end_seconds < (start_seconds or 0.0):
         raise BadRow(f"end_seconds {end_seconds} is before start_seconds {start_seconds}")
+    found, note = moments("moments", cells.get("moments") or None)
     question = Question(
         question_id=text("question_id", cells.get("question_id"), default_id),
         video_id=video_id,
@@ -130,6 +143,8 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
         question_type=text("type", cells.get("type"), ""),
         start_seconds=start_seconds,
         end_seconds=end_seconds,
+        moments=found,
+        note=note,
     )
     return question, Video(video_id, video_id)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets import plain
-from pipeline.question import Annotations, Question, Video
+from pipeline.question import Annotations, Moment, Question, Video
 
 DOG = {"video": "dog.mp4", "question": "what does the dog do?", "options": ["run", "sleep", "eat"]}
 
@@ -119,6 +119,12 @@ def test_an_empty_video_or_question_rejects_its_row(tmp_path: Path, key: str) ->
 @pytest.mark.parametrize("seconds", ["nan", "inf", -1, "0:30", True, [1]])
 def test_a_bound_that_is_no_time_rejects_its_row(tmp_path: Path, seconds: Any) -> None:
     assert "end_seconds is" in reason(read_jsonl(tmp_path, DOG | {"end_seconds": seconds}))
+
+
+def test_moments_may_be_known(tmp_path: Path) -> None:
+    (question,) = read_jsonl(tmp_path, DOG | {"moments": [[2.5, 4], [7, 9.5]]}).questions
+    assert question.moments == (Moment(2.5, 4.0), Moment(7.0, 9.5))
+    assert "a list of [start, end]" in reason(read_jsonl(tmp_path, DOG | {"moments": [2.5, 4]}))
 
 
 def test_a_json_nan_rejects_its_row(tmp_path: Path) -> None:
