@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from pipeline.stage import Artifact
 from stages.evaluate import Metrics
+from stages.evaluate_localization import LocalizationMetrics
+from stages.evaluate_moments import MomentMetrics
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
@@ -26,7 +28,9 @@ def summary(made: Sequence[Artifact]) -> str:
             reasons = Counter(video["reason"].split(":")[0] for video in videos if video["status"] != "ok")
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             parts += _failures(f"of {len(videos)} videos failed ({counts})", failed)
-        if isinstance(artifact, Metrics):
+        if isinstance(artifact, LocalizationMetrics):
+            parts += ["", artifact.text()]
+        if isinstance(artifact, (Metrics, MomentMetrics)):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
     return "\n".join(parts)
 
