@@ -66,8 +66,8 @@ def clip_values(
     """One value for each `clip_seconds` of a video, [C]: that of the frame in whose interval the middle of the clip lies.
 
     C is `duration_seconds / clip_seconds` to the nearest whole number, at least 1, so that a 150 s video that decodes to
-    149.98 s has its 75 clips of 2 s. Where only a part of the video was sampled, clips that do not touch it take the lowest of
-    `values`: nothing speaks for them. Raises ValueError for no values or a duration that is not positive.
+    149.98 s has its 75 clips of 2 s. Where only a part of the video was sampled, the other clips take the lowest of `values`:
+    nothing speaks for them. Raises ValueError for no values or a duration that is not positive.
     """
     frame_values, seconds = np.asarray(values, np.float64), np.asarray(edges)
     if not len(frame_values) or len(seconds) != len(frame_values) + 1 or not min(duration_seconds, clip_seconds) > 0:
@@ -75,6 +75,7 @@ def clip_values(
             f"{len(frame_values)} values, {len(seconds)} edges, {duration_seconds} s; T, T + 1, > 0 wanted"
         )
     middles = (np.arange(max(1, round(duration_seconds / clip_seconds))) + 0.5) * clip_seconds
+    middles = np.minimum(middles, duration_seconds)  # of a video shorter than half a clip
     positions = np.clip(np.searchsorted(seconds, middles, side="right") - 1, 0, len(frame_values) - 1)
-    outside = (middles < seconds[0] - clip_seconds / 2) | (middles > seconds[-1] + clip_seconds / 2)
+    outside = (middles < seconds[0]) | (middles > seconds[-1])
     return np.where(outside, frame_values.min(), frame_values[positions])

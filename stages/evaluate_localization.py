@@ -50,7 +50,12 @@ class LocalizationMetrics(Artifact):
 
     def text(self) -> str:
         """Return the table for a terminal."""
-        return format_localization([LocalizationRow(**row) for row in self.rows("localization")])
+        rows = [LocalizationRow(**row) for row in self.rows("localization")]
+        return (
+            format_localization(rows)
+            if rows[0].n_questions
+            else "no question with known moments: no localisation to judge"
+        )
 
 
 class EvaluateLocalization(Config):

@@ -48,6 +48,8 @@ class MomentMetrics(Artifact):
     def text(self) -> str:
         """Return the tables for a terminal."""
         (counts,) = self.rows("counts")
+        if not counts["n_queries"]:
+            return f"{counts['n_unlabelled']} queries, none of them with known moments: nothing to evaluate"
         return (
             f"{format_report(json.loads((self.path / 'metrics.json').read_text()))}\n\n"
             f"{counts['n_queries']} queries, of which {counts['n_failed']} failed and {counts['n_without_moments']} have no "

@@ -78,7 +78,10 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Read a model's predictions; raises like `read_annotations`."""
     predictions = _each_line(path, _prediction)
     if all(prediction.windows is None and prediction.saliency is None for prediction in predictions):
-        raise SchemaError(f"{path}: no line has pred_relevant_windows or pred_saliency_scores; one of them is wanted")
+        raise SchemaError(
+            f"{path}: no line has pred_relevant_windows or pred_saliency_scores "
+            f"(found: {', '.join(read_jsonl(path).columns)}); one of them is wanted"
+        )
     for name, values in (
         ("pred_relevant_windows", [prediction.windows for prediction in predictions]),
         ("pred_saliency_scores", [prediction.saliency for prediction in predictions]),

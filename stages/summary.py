@@ -17,7 +17,7 @@ FAILURES_SHOWN = 10
 
 def summary(made: Sequence[Artifact]) -> str:
     """Return the text that ends a run."""
-    parts = ["artifacts:", *(f"  {artifact.record.stage:18} {artifact.id}" for artifact in made)]
+    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in made)]
     for artifact in made:
         if isinstance(artifact, Questions):
             rejected = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
