@@ -139,12 +139,9 @@ def highlight_scores(saliency: Sequence[Floats], ratings: Sequence[Floats]) -> d
     top_rating = np.zeros(len(ratings))
     top_rating[queries] = rated[queries, top[queries]].max(axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
-    ranked, ranked_scores = (
-        np.take_along_axis(rated, order[..., None], axis=1),
-        np.take_along_axis(scores, order, axis=1),
-    )
+    ranked = np.take_along_axis(rated, order[..., None], axis=1)
     # Clips of equal score are retrieved together: the curve has a point only behind the last of them, and none in the padding.
-    is_point = _is_last_of_equals(ranked_scores)
+    is_point = _is_last_of_equals(np.take_along_axis(scores, order, axis=1))
     return {
         level: HighlightScores(
             len(ratings),
