@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -138,6 +139,20 @@ def _cache_show(options: argparse.Namespace) -> None:
     print(description(Store(options.store), options.id, options.rows))
 
 
+def _moments_evaluate(options: argparse.Namespace) -> None:
+    from pipeline.moment_metrics import format_report
+    from stages.moment_commands import evaluate_files
+
+    report = evaluate_files(options.predictions, options.annotations, options.allow_outside)
+    print(json.dumps(report, indent=4) if options.json else format_report(report))
+
+
+def _moments_export(options: argparse.Namespace) -> None:
+    from stages.moment_commands import write_submission
+
+    write_submission(Store(options.store), options.id, options.output)
+
+
 def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
     import stages.chain  # noqa: F401
     from pipeline.recipe import load
@@ -198,7 +213,24 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
     show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     _store_option(show)
+    _moments_commands(commands)
     return parser
+
+
+def _moments_commands(commands: Any) -> None:
+    help = "moment retrieval in the files of its benchmark, QVHighlights"
+    moments = commands.add_parser("moments", help=help).add_subparsers(required=True, metavar="COMMAND")
+    evaluate = _command(moments, "evaluate", _moments_evaluate, "judge a predictions file by the benchmark's metrics")
+    evaluate.add_argument("predictions", type=Path, help="a submission, .jsonl")
+    evaluate.add_argument("annotations", type=Path, help="the split's annotations as downloaded, .jsonl")
+    evaluate.add_argument("--json", action="store_true", help="print JSON in the layout of the benchmark's evaluator")
+    evaluate.add_argument(
+        "--allow-outside", action="store_true", help="evaluate windows outside their video as they are, not refuse them"
+    )
+    export = _command(moments, "export", _moments_export, "write retrieved moments as a submission file")
+    export.add_argument("id", help="artifact id of retrieve_moments, or the beginning of it")
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="the file [standard output]")
+    _store_option(export)
 
 
 def _command(commands: Any, name: str, function: Callable[..., None], help: str) -> argparse.ArgumentParser:

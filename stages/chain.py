@@ -11,11 +11,14 @@ from pipeline.sources import Sources, Weights
 from pipeline.stage import Stage
 from stages.answer_questions import answer_questions
 from stages.evaluate import evaluate
+from stages.evaluate_localization import evaluate_localization
+from stages.evaluate_moments import evaluate_moments
 from stages.extract_features import extract_features
 from stages.import_backbone import Backbone, import_backbone
 from stages.init_answerer import init_answerer
 from stages.init_localizer import init_localizer
 from stages.list_questions import list_questions
+from stages.retrieve_moments import retrieve_moments
 from stages.sample_frames import sample_frames
 from stages.score_frames import score_frames
 from stages.select_keyframes import select_keyframes
@@ -24,9 +27,13 @@ Step = Callable[..., Any]  # step(stage, *inputs) -> artifact
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
-    """Inference: questions -> frames -> features -> scores -> keyframes -> answers -> metrics."""
+    """Inference: questions -> frames -> features -> scores -> keyframes -> answers -> metrics.
+
+    Queries that ask for moments of the video have no options to answer with: scores -> moments -> metrics.
+    """
     listing = recipe.config(list_questions)
-    uses_localizer = recipe.config(select_keyframes).method == "localizer"
+    asks_for_moments = recipe.config(score_frames).prompt == "moment"
+    uses_localizer = asks_for_moments or recipe.config(select_keyframes).method == "localizer"
 
     # Weights come first: a wrong file is found before hours of decoding.
     backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
@@ -34,13 +41,16 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     localizer = None
     if uses_localizer:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
-    answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
+    answerer = None if asks_for_moments else step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
 
     questions = step(list_questions, sources.annotations(listing.dataset, listing.split))
     frames = step(sample_frames, sources.videos(listing.dataset, questions))
     features = step(extract_features, frames, backbone)
     scores = step(score_frames, questions, frames, features, backbone, localizer) if localizer else None
     keyframes = step(select_keyframes, questions, frames, scores)
+    if asks_for_moments:
+        step(evaluate_localization, questions, frames, scores, keyframes)
+        return step(evaluate_moments, questions, step(retrieve_moments, questions, frames, scores))
     answers = step(answer_questions, questions, keyframes, features, backbone, answerer)
     return step(evaluate, questions, answers)
 

@@ -9,6 +9,8 @@ from pipeline.stage import Artifact
 from stages.answer_questions import Answers
 from stages.answer_table import answers_in_words
 from stages.evaluate import Metrics
+from stages.evaluate_localization import LocalizationMetrics
+from stages.evaluate_moments import MomentMetrics
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
@@ -18,7 +20,7 @@ ANSWERS_SHOWN = 3
 
 def summary(made: Sequence[Artifact]) -> str:
     """Return the text that ends a run."""
-    parts = ["artifacts:", *(f"  {artifact.record.stage:18} {artifact.id}" for artifact in made)]
+    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in made)]
     for artifact in made:
         if isinstance(artifact, Questions):
             rejected = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
@@ -30,16 +32,18 @@ def summary(made: Sequence[Artifact]) -> str:
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             parts += _failures(f"of {len(videos)} videos failed ({counts})", failed)
         if isinstance(artifact, Answers):
-            rows = answers_in_words(artifact.store, artifact.record.id)
-            shown = [
-                f"  {row['question_id']}: {row['question']} -> {row['answer']}" for row in rows if not row["reason"]
-            ]
-            parts += (
-                ["", f"first answers (all: `sevila answers {artifact.id}`):", *shown[:ANSWERS_SHOWN]] if shown else []
-            )
-        if isinstance(artifact, Metrics):
+            parts += _first_answers(artifact)
+        if isinstance(artifact, LocalizationMetrics):
+            parts += ["", artifact.text()]
+        if isinstance(artifact, (Metrics, MomentMetrics)):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
     return "\n".join(parts)
+
+
+def _first_answers(answers: Answers) -> list[str]:
+    rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row["reason"]]
+    shown = [f"  {row['question_id']}: {row['question']} -> {row['answer']}" for row in rows[:ANSWERS_SHOWN]]
+    return ["", f"first answers (all: `sevila answers {answers.id}`):", *shown] if shown else []
 
 
 def _failures(what: str, lines: list[str]) -> list[str]:

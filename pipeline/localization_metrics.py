@@ -1,0 +1,127 @@
+"""How well frames were localised, wherever the true moments of a question are known: keyframes, and the ranking behind them.
+
+T sampled frames of one question, in time order. A frame is true if it lies in a true moment, ends included: the rule by which
+the official code labels frames for the Localizer's pre-training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class KeyframeQuality:
+    """How good the keyframes of one question are, as shares from 0 to 1.
+
+    Attributes:
+        precision: of the keyframes, those inside a true moment; 0 without keyframes.
+        frame_recall: of the sampled frames inside a true moment, those chosen; None when no sampled frame is inside one.
+        moment_recall: of the true moments, those with a keyframe inside.
+        hit: 1 if any keyframe is inside any true moment, else 0.
+    """
+
+    precision: float
+    frame_recall: float | None
+    moment_recall: float
+    hit: float
+
+
+def inside(seconds: ArrayLike, moments: ArrayLike) -> NDArray[np.bool_]:
+    """Which of the frames at `seconds` [T] lie in which of the `moments` [G, 2], start <= frame <= end: [T, G]."""
+    at, bounds = np.asarray(seconds, np.float64), np.asarray(moments, np.float64).reshape(-1, 2)
+    found: NDArray[np.bool_] = (at[:, None] >= bounds[:, 0]) & (at[:, None] <= bounds[:, 1])
+    return found
+
+
+def keyframe_quality(positions: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -> KeyframeQuality:
+    """Judge the keyframes at `positions` [k] among frames at `seconds` [T] by the true `moments` [G, 2].
+
+    A position that is listed twice counts once. Raises ValueError without moments: nothing is known then.
+    """
+    is_inside = inside(seconds, moments)
+    if not is_inside.shape[1]:
+        raise ValueError("no true moments; the localisation of a question without them is not known")
+    chosen: NDArray[np.bool_] = is_inside[np.unique(np.asarray(positions, np.int64))]
+    n_true_frames = int(np.count_nonzero(is_inside.any(axis=1)))
+    n_right = int(np.count_nonzero(chosen.any(axis=1)))
+    return KeyframeQuality(
+        precision=n_right / len(chosen) if len(chosen) else 0.0,
+        frame_recall=n_right / n_true_frames if n_true_frames else None,
+        moment_recall=float(chosen.any(axis=0).mean()),
+        hit=float(n_right > 0),
+    )
+
+
+def first_true_rank(scores: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -> int | None:
+    """Rank, from 1, of the best-ranked frame inside a true moment; None when no sampled frame is inside one.
+
+    Frames are ranked by `scores` [T] from high to low, equal ones in time order, as keyframes are chosen.
+    """
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    is_true = np.asarray(inside(seconds, moments).any(axis=1))
+    found = np.flatnonzero(is_true[order])
+    return int(found[0]) + 1 if len(found) else None
+
+
+@dataclass(frozen=True)
+class LocalizationRow:
+    """The mean over questions with known moments; percentages and ranks are None where nothing is behind them.
+
+    `n_questions` is the denominator; `n_failed` of these have no frames (their video could not be read) and count as 0.
+    `n_without_true_frame` have frames, none of them inside a true moment: not in `frame_recall_percent` nor in the ranks.
+    """
+
+    source: str
+    k: int
+    n_questions: int
+    n_failed: int
+    n_without_true_frame: int
+    precision_percent: float | None
+    frame_recall_percent: float | None
+    moment_recall_percent: float | None
+    hit_percent: float | None
+    mean_first_true_rank: float | None
+
+
+def localization_row(
+    source: str, k: int, found: Sequence[KeyframeQuality | None], ranks: Sequence[int | None]
+) -> LocalizationRow:
+    """Average questions; in `found` None is a question without frames, in `ranks` one without a true frame or a ranking."""
+    qualities = [quality for quality in found if quality is not None]
+    recalls = [quality.frame_recall for quality in qualities if quality.frame_recall is not None]
+    known = [rank for rank in ranks if rank is not None]
+    n_failed = len(found) - len(qualities)
+
+    def percent(values: list[float], n_zero: int) -> float | None:
+        return 100 * sum(values) / (len(values) + n_zero) if values or n_zero else None
+
+    return LocalizationRow(
+        source=source,
+        k=k,
+        n_questions=len(found),
+        n_failed=n_failed,
+        n_without_true_frame=len(qualities) - len(recalls),
+        precision_percent=percent([quality.precision for quality in qualities], n_failed),
+        frame_recall_percent=percent(recalls, n_failed),
+        moment_recall_percent=percent([quality.moment_recall for quality in qualities], n_failed),
+        hit_percent=percent([quality.hit for quality in qualities], n_failed),
+        mean_first_true_rank=sum(known) / len(known) if known else None,
+    )
+
+
+def format_localization(rows: Sequence[LocalizationRow]) -> str:
+    """The rows as aligned plain text for a terminal, "-" where there is no number."""
+    lines: list[tuple[str, ...]] = [
+        ("", "k", "questions", "failed", "precision", "frame recall", "moment recall", "hit", "first true rank")
+    ]
+    for row in rows:
+        percents = (row.precision_percent, row.frame_recall_percent, row.moment_recall_percent, row.hit_percent)
+        counts = (str(row.k), str(row.n_questions), str(row.n_failed))
+        rank = "-" if row.mean_first_true_rank is None else f"{row.mean_first_true_rank:.2f}"
+        lines.append((row.source, *counts, *("-" if value is None else f"{value:.1f} %" for value in percents), rank))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)

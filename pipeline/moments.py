@@ -1,0 +1,81 @@
+"""From a Localizer's frame scores to moments: which stretches of a clip the query is about (paper section 4.5).
+
+T sampled frames of one query, in time order. A clip of `end - start` seconds is cut into T equal intervals and frame i stands
+for the i-th: that is how frames are sampled (the middle of each interval, or a draw from it), so an interval is the frame's
+second plus and minus half the spacing, up to the rounding to whole frames. 75 frames of 150 s stand for 2 s each.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SpanScore = Literal["mean", "max"]
+
+
+def interval_edges(start_seconds: float, end_seconds: float, n_frames: int) -> NDArray[np.float64]:
+    """The bounds of the intervals that `n_frames` frames of a clip stand for, in seconds, [T + 1]; frame i: edges i to i + 1.
+
+    Raises ValueError for no frame, or for a clip that ends before it starts.
+    """
+    if n_frames < 1 or not end_seconds >= start_seconds:
+        raise ValueError(f"{n_frames} frames from {start_seconds} to {end_seconds} s; at least 1, start <= end wanted")
+    return np.linspace(start_seconds, end_seconds, n_frames + 1)
+
+
+def yes_spans(is_yes: ArrayLike, span_threshold: int) -> NDArray[np.int64]:
+    """First and last position of each span of yes frames, [S, 2], ascending.
+
+    Yes frames belong to one span as long as at most `span_threshold` no frames lie between neighbours; a span begins and ends
+    with a yes frame (paper section 4.5, where the threshold is 6). Raises ValueError for a negative threshold or another
+    shape than [T].
+    """
+    answers = np.asarray(is_yes, bool)
+    if answers.ndim != 1 or span_threshold < 0:
+        raise ValueError(
+            f"answers have the shape {answers.shape}, span_threshold is {span_threshold}; [T], >= 0 wanted"
+        )
+    yes = np.flatnonzero(answers)
+    if not len(yes):
+        return np.empty((0, 2), np.int64)
+    breaks = np.flatnonzero(np.diff(yes) - 1 > span_threshold)
+    return np.stack([yes[np.r_[0, breaks + 1]], yes[np.r_[breaks, len(yes) - 1]]], axis=1)
+
+
+def ranked_moments(spans: ArrayLike, values: ArrayLike, edges: ArrayLike, score_by: SpanScore) -> NDArray[np.float64]:
+    """The spans as moments, best first: [S, 3] of start in seconds, end in seconds and score.
+
+    The score of a span is the mean or the maximum of `values` [T] over all its frames, bridged ones included; the paper does
+    not say how its spans are ranked. Of equal scores the earlier moment comes first. `spans` [S, 2] as from `yes_spans`,
+    `edges` [T + 1] as from `interval_edges`.
+    """
+    bounds, frame_values, seconds = np.asarray(spans, np.int64), np.asarray(values, np.float64), np.asarray(edges)
+    if len(seconds) != len(frame_values) + 1:
+        raise ValueError(f"{len(frame_values)} values and {len(seconds)} edges; one edge more than values wanted")
+    parts = [frame_values[first : last + 1] for first, last in bounds]
+    scores = np.array([part.mean() if score_by == "mean" else part.max() for part in parts], np.float64)
+    moments = np.column_stack([seconds[bounds[:, 0]], seconds[bounds[:, 1] + 1], scores])
+    return moments[np.argsort(-scores, kind="stable")]
+
+
+def clip_values(
+    values: ArrayLike, edges: ArrayLike, duration_seconds: float, clip_seconds: float
+) -> NDArray[np.float64]:
+    """One value for each `clip_seconds` of a video, [C]: that of the frame in whose interval the middle of the clip lies.
+
+    C is `duration_seconds / clip_seconds` to the nearest whole number, at least 1, so that a 150 s video that decodes to
+    149.98 s has its 75 clips of 2 s. Where only a part of the video was sampled, the other clips take the lowest of `values`:
+    nothing speaks for them. Raises ValueError for no values or a duration that is not positive.
+    """
+    frame_values, seconds = np.asarray(values, np.float64), np.asarray(edges)
+    if not len(frame_values) or len(seconds) != len(frame_values) + 1 or not min(duration_seconds, clip_seconds) > 0:
+        raise ValueError(
+            f"{len(frame_values)} values, {len(seconds)} edges, {duration_seconds} s; T, T + 1, > 0 wanted"
+        )
+    middles = (np.arange(max(1, round(duration_seconds / clip_seconds))) + 0.5) * clip_seconds
+    middles = np.minimum(middles, duration_seconds)  # of a video shorter than half a clip
+    positions = np.clip(np.searchsorted(seconds, middles, side="right") - 1, 0, len(frame_values) - 1)
+    outside = (middles < seconds[0]) | (middles > seconds[-1])
+    return np.where(outside, frame_values.min(), frame_values[positions])

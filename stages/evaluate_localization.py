@@ -1,0 +1,105 @@
+"""Keyframes and frame scores -> how well the true moments were hit, wherever these are known."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from cache.tables import Schema
+from pipeline.localization_metrics import (
+    KeyframeQuality,
+    LocalizationRow,
+    first_true_rank,
+    format_localization,
+    keyframe_quality,
+    localization_row,
+)
+from pipeline.output import Output
+from pipeline.selection import RankBy, ranking_scores, top_k_positions
+from pipeline.stage import Artifact, Config, RunContext, stage
+from stages.evaluate_moments import true_moments
+from stages.list_questions import Questions
+from stages.retrieve_moments import answers_by_question
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.select_keyframes import Keyframes
+
+
+class LocalizationMetrics(Artifact):
+    """Precision and recall of the chosen keyframes, and of the Localizer's k best frames for several k."""
+
+    kind = "localization_metrics"
+    tables = {
+        "localization": Schema(
+            1,
+            source="string",  # keyframes: as chosen; ranking: the k best by the Localizer's score
+            k="int32",  # of keyframes: the most that a question has
+            n_questions="int32",  # those whose true moments are known
+            n_failed="int32",  # of these: no frames, the video could not be read; counted as 0
+            n_without_true_frame="int32",  # of these: frames, but none in a moment; in no frame recall and no rank
+            precision_percent="float64",  # of the keyframes, those in a true moment; null when n_questions is 0
+            frame_recall_percent="float64",  # of the sampled frames in a true moment, those chosen
+            moment_recall_percent="float64",  # of the true moments, those with a keyframe inside
+            hit_percent="float64",  # questions with a keyframe in a true moment
+            mean_first_true_rank="float64",  # from 1, of the best-ranked frame in a true moment; null without scores
+        )
+    }
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        rows = [LocalizationRow(**row) for row in self.rows("localization")]
+        return (
+            format_localization(rows)
+            if rows[0].n_questions
+            else "no question with known moments: no localisation to judge"
+        )
+
+
+class EvaluateLocalization(Config):
+    """Which numbers of frames to judge."""
+
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 2, 4, 8), strict=False, description="numbers of best-ranked frames to judge"
+    )
+    rank_by: RankBy = Field("logit_yes", description="score that frames are ranked by, as in select_keyframes")
+
+
+@stage(version=1, output=LocalizationMetrics)
+def evaluate_localization(
+    cfg: EvaluateLocalization,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    scores: FrameScores | None,
+    keyframes: Keyframes,
+    *,
+    out: Output,
+) -> None:
+    """Judge keyframes, and the ranking behind them, by the true moments."""
+    true, clips = true_moments(questions), frames.clips()
+    known = [row for row in keyframes.rows("keyframes") if row["question_id"] in true]
+    answers = answers_by_question(scores) if scores is not None else {}
+    ranked = {id: ranking_scores(**answer, rank_by=cfg.rank_by) for id, answer in answers.items()}
+
+    def seconds(row: dict[str, Any]) -> np.ndarray:
+        return np.asarray(clips[row["clip_id"]]["seconds"])
+
+    def judged(row: dict[str, Any], k: int | None) -> KeyframeQuality | None:
+        if row["status"] != "ok":
+            return None
+        positions = row["positions"] if k is None else top_k_positions(ranked[row["question_id"]], k)
+        return keyframe_quality(positions, seconds(row), true[row["question_id"]])
+
+    ranks = [
+        first_true_rank(ranked[row["question_id"]], seconds(row), true[row["question_id"]])
+        for row in known
+        if row["status"] == "ok" and scores is not None
+    ]
+    most = max((len(row["positions"]) for row in known), default=0)
+    rows = [localization_row("keyframes", most, [judged(row, None) for row in known], ranks)]
+    for k in cfg.ks if scores is not None else ():
+        rows.append(localization_row("ranking", k, [judged(row, k) for row in known], ranks))
+    out.write_rows("localization", [dataclasses.asdict(row) for row in rows])

@@ -1,0 +1,118 @@
+"""Frame scores -> the moments of the video that a query is about (paper section 4.5)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cache.tables import Schema
+from pipeline.frames import clip_bounds
+from pipeline.moments import interval_edges, ranked_moments, yes_spans
+from pipeline.output import Output
+from pipeline.selection import ranking_scores
+from pipeline.stage import Artifact, Config, RunContext, stage
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+
+
+class Moments(Artifact):
+    """The moments of every query, best first, and a row per query that says what they were found in."""
+
+    kind = "moments"
+    tables = {
+        "moments": Schema(
+            1,
+            question_id="string",
+            rank="int32",  # from 1, by score
+            start_seconds="float64",  # in the video
+            end_seconds="float64",
+            score="float64",
+        ),
+        "queries": Schema(
+            1,
+            question_id="string",
+            video_id="string",
+            status="string",  # ok or failed
+            reason="string",
+            duration_seconds="float64",  # of the video; null when failed, as the three below
+            clip_start_seconds="float64",  # the part of the video that was sampled
+            clip_end_seconds="float64",
+            n_yes_frames="int32",
+            n_frames="int32",  # 0 when failed
+            n_moments="int32",
+        ),
+    }
+
+
+class RetrieveMoments(Config):
+    """How frames become moments."""
+
+    span_threshold: int = Field(
+        6, ge=0, description="so many consecutive frames that are not yes are bridged (paper: 6)"
+    )
+    yes_margin: float = Field(
+        0.0, allow_inf_nan=False, description="a frame is yes when logit_yes exceeds logit_no by more than this"
+    )
+    rank_by: Literal["logit_yes", "probability_yes", "yes_versus_no"] = Field(
+        "probability_yes", description="score of a frame, from which its moment's is made; ours, the paper does not say"
+    )
+    score_by: Literal["mean", "max"] = Field("mean", description="score of a moment, over its frames' scores")
+    without_yes: Literal["nothing", "best_frame"] = Field(
+        "nothing", description="moments of a query without a yes frame: none, or its highest-scored frame"
+    )
+
+
+@stage(version=1, output=Moments)
+def retrieve_moments(
+    cfg: RetrieveMoments, run: RunContext, questions: Questions, frames: Frames, scores: FrameScores, *, out: Output
+) -> None:
+    """Join neighbouring frames that the Localizer says yes to into ranked moments."""
+    videos = {video["video_id"]: video for video in frames.rows("videos")}
+    answers = answers_by_question(scores)
+    queries, moments = [], []
+    for question in questions.rows("questions"):
+        query, found = _retrieve(cfg, question, videos[question["video_id"]], answers.get(question["question_id"]))
+        queries.append(query)
+        for rank, (start_seconds, end_seconds, score) in enumerate(found.tolist(), start=1):
+            moments.append({"question_id": question["question_id"], "rank": rank, "start_seconds": start_seconds})
+            moments[-1] |= {"end_seconds": end_seconds, "score": score}
+        if query["status"] != "ok":
+            out.dropped[query["reason"].split(":")[0]] += 1
+    out.write_rows("moments", moments)
+    out.write_rows("queries", queries)
+
+
+def answers_by_question(scores: FrameScores) -> dict[str, dict[str, np.ndarray]]:
+    """Return, per question, `logit_yes`, `logit_no` and `probability_yes` of its clip's frames in time order, each [T]."""
+    table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
+    ids = table.pop("question_id")
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=np.int64)
+    parts = {name: np.split(values, starts[1:]) for name, values in table.items()}
+    return {ids[start]: {name: parts[name][n] for name in parts} for n, start in enumerate(starts)}
+
+
+def _retrieve(
+    cfg: RetrieveMoments, question: dict[str, Any], video: dict[str, Any], answers: dict[str, np.ndarray] | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return a query's row and its moments, [S, 3]: start and end in seconds, score."""
+    row: dict[str, Any] = dict.fromkeys(Moments.tables["queries"].columns)
+    row |= {name: question[name] for name in ("question_id", "video_id")}
+    row |= {"status": video["status"], "reason": video["reason"], "n_frames": 0, "n_moments": 0}
+    if video["status"] != "ok":
+        return row, np.empty((0, 3))
+    assert answers is not None, question["question_id"]
+    fps, bounds = video["frames_per_second"], (question["start_seconds"], question["end_seconds"])
+    start_frame, end_frame, _ = clip_bounds(video["n_frames_in_video"], fps, *bounds)
+    is_yes = np.float64(answers["logit_yes"]) - np.float64(answers["logit_no"]) > cfg.yes_margin
+    values = ranking_scores(**answers, rank_by=cfg.rank_by)
+    spans = yes_spans(is_yes, cfg.span_threshold)
+    if not len(spans) and cfg.without_yes == "best_frame":
+        spans = np.array([[values.argmax(), values.argmax()]])
+    edges = interval_edges(start_frame / fps, end_frame / fps, len(values))
+    moments = ranked_moments(spans, values, edges, cfg.score_by)
+    row |= {"duration_seconds": video["duration_seconds"], "n_yes_frames": int(is_yes.sum()), "n_frames": len(values)}
+    row |= {"clip_start_seconds": edges[0], "clip_end_seconds": edges[-1], "n_moments": len(moments)}
+    return row, moments

@@ -1,0 +1,235 @@
+"""Retrieval, evaluation and export on artifacts: handmade scores whose moments are known, and the demo's real chain."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache.errors import StoreError
+from cache.store import Record, Store
+from cli import main
+from pipeline.build import build
+from pipeline.demo import write_demo
+from pipeline.output import Output
+from pipeline.stage import STAGES, Artifact, RunContext
+from stages.evaluate_localization import EvaluateLocalization, evaluate_localization
+from stages.evaluate_moments import EvaluateMoments, MomentMetrics, evaluate_moments
+from stages.list_questions import Questions
+from stages.moment_commands import submission
+from stages.retrieve_moments import Moments, RetrieveMoments, retrieve_moments
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.select_keyframes import SelectKeyframes, select_keyframes
+
+FPS = 25.0
+
+# Ten frames of a 20 s video, one letter a frame: y is yes.
+ASKED = {"1": "nyynnnnnnn", "2": "ynnnnnnnny", "3": "nnnnnnnnnn", "4": "nyyynnyynn"}
+TRUE = {"1": [[2.0, 6.0]], "2": [[0.0, 2.0], [18.0, 20.0]], "3": [[4.0, 8.0]], "5": [[0.0, 10.0]]}
+
+
+def publish(store: Store, stage: str, tables: dict[str, list[dict[str, Any]]]) -> Any:
+    """Put an artifact with these rows into the store as if its stage had made it; unnamed columns are null."""
+    declared = STAGES[stage]
+    id = f"{stage}-v{declared.version}-{len(list(store)):020x}"
+    out = Output(store.partial(id), declared)
+    for name, rows in tables.items():
+        columns = dict.fromkeys(declared.output.tables[name].columns)
+        out.write_rows(name, [columns | row for row in rows])
+    record = Record(id, stage, declared.version, declared.output.kind, {}, {}, **out.notes())
+    store.publish(record)
+    return declared.output(store, id)
+
+
+class World:
+    """Five queries: three with known moments, one without, and one whose video failed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder)
+        self.run = RunContext(self.store, device="cpu")
+        questions = [
+            {"question_id": id, "video_id": f"v{id}", "clip_id": f"v{id}", "question": f"query {id}", "options": []}
+            for id in [*ASKED, "5"]
+        ]
+        moments = [
+            {"question_id": id, "start_seconds": start, "end_seconds": end}
+            for id, windows in TRUE.items()
+            for start, end in windows
+        ]
+        self.questions: Questions = publish(
+            self.store, "list_questions", {"questions": questions, "moments": moments, "videos": [], "rejected": []}
+        )
+        video = {"status": "ok", "reason": "", "frames_per_second": FPS, "n_frames_in_video": 500}
+        videos = [video | {"video_id": f"v{id}", "duration_seconds": 20.0} for id in ASKED]
+        videos.append({"video_id": "v5", "status": "failed", "reason": "empty: file of 0 bytes"})
+        self.frames: Frames = publish(self.store, "sample_frames", {"videos": videos, "frames": list(self._frames())})
+        self.scores: FrameScores = publish(self.store, "score_frames", {"frame_scores": list(self._scores())})
+
+    def _frames(self) -> Any:
+        for id in ASKED:
+            for position in range(10):
+                row = {"clip_id": f"v{id}", "video_id": f"v{id}", "position": position, "row": position}
+                yield row | {"frame_index": 25 + 50 * position, "seconds": 1.0 + 2 * position}
+
+    def _scores(self) -> Any:
+        for id, letters in ASKED.items():
+            for position, letter in enumerate(letters):
+                row = {"question_id": id, "video_id": f"v{id}", "position": position, "frame_index": 25 + 50 * position}
+                row |= {"seconds": 1.0 + 2 * position, "truncated": False, "logit_no": 0.0}
+                yes = letter == "y"
+                yield row | {"logit_yes": 1.0 if yes else -1.0 - position, "probability_yes": 0.75 if yes else 0.125}
+
+    def retrieve(self, **config: Any) -> Any:
+        return build(retrieve_moments, RetrieveMoments(**config), self.run, [self.questions, self.frames, self.scores])
+
+    def evaluate(self, moments: Artifact) -> Any:
+        return build(evaluate_moments, EvaluateMoments(), self.run, [self.questions, moments])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "store")
+
+
+def found(moments: Moments, id: str) -> list[list[float]]:
+    rows = [row for row in moments.rows("moments") if row["question_id"] == id]
+    assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+    return [[row["start_seconds"], row["end_seconds"], row["score"]] for row in rows]
+
+
+def test_yes_frames_become_moments_of_the_time_they_stand_for(world: World) -> None:
+    moments = world.retrieve()
+    assert found(moments, "1") == [[2.0, 6.0, 0.75]]
+    assert found(moments, "2") == [[0.0, 2.0, 0.75], [18.0, 20.0, 0.75]]  # eight frames between: not bridged
+    assert found(moments, "4") == [[2.0, 16.0, (5 * 0.75 + 2 * 0.125) / 7]]
+    assert found(moments, "3") == found(moments, "5") == []
+
+
+def test_the_config_changes_bridging_decision_and_score(world: World) -> None:
+    assert found(world.retrieve(span_threshold=1), "4") == [[2.0, 8.0, 0.75], [12.0, 16.0, 0.75]]
+    assert found(world.retrieve(span_threshold=8), "2")[0][:2] == [0.0, 20.0]
+    assert found(world.retrieve(yes_margin=1.0), "1") == []  # a margin is exceeded, not reached
+    assert found(world.retrieve(yes_margin=-1.5), "3")[0][:2] == [0.0, 2.0]
+    assert found(world.retrieve(score_by="max", rank_by="logit_yes"), "4") == [[2.0, 16.0, 1.0]]
+    assert found(world.retrieve(without_yes="best_frame"), "3") == [[0.0, 2.0, 0.125]]
+
+
+def test_every_query_has_a_row_that_says_what_was_looked_at(world: World) -> None:
+    moments = world.retrieve()
+    rows = {row["question_id"]: row for row in moments.rows("queries")}
+    assert list(rows) == ["1", "2", "3", "4", "5"]
+    assert [rows[id]["n_yes_frames"] for id in ASKED] == [2, 2, 0, 5]
+    assert rows["5"]["status"] == "failed" and rows["5"]["reason"] == "empty: file of 0 bytes"
+    assert rows["5"]["duration_seconds"] is None and rows["5"]["n_frames"] == 0
+    assert moments.record.dropped == {"empty": 1}
+
+
+def test_evaluation_counts_failed_and_empty_queries_as_wrong_and_says_so(world: World) -> None:
+    metrics: MomentMetrics = world.evaluate(world.retrieve())
+    (counts,) = metrics.rows("counts")
+    assert counts == {"n_queries": 4, "n_unlabelled": 1, "n_failed": 1, "n_without_moments": 1}
+    rows = {(row["window_length"], row["iou_threshold"]): row for row in metrics.rows("moment_metrics")}
+    assert rows["full", 0.95]["recall_at_one_percent"] == 50.0  # queries 1 and 2 of 1, 2, 3, 5
+    assert rows["full", 0.95]["mean_average_precision_percent"] == 50.0
+    assert rows["short", 0.5]["n_queries"] == 4 and rows["long", 0.5]["n_queries"] == 0
+    assert rows["long", 0.5]["recall_at_one_percent"] is None
+    report = json.loads((metrics.path / "metrics.json").read_text())
+    assert report["brief"]["MR-full-mAP"] == 50.0
+    assert "4 queries, of which 1 failed and 1 have no moment" in metrics.text()
+
+
+def test_keyframes_and_the_ranking_behind_them_are_judged_where_moments_are_known(world: World) -> None:
+    chosen = build(select_keyframes, SelectKeyframes(k=2), world.run, [world.questions, world.frames, world.scores])
+    inputs = [world.questions, world.frames, world.scores, chosen]
+    metrics: Any = build(evaluate_localization, EvaluateLocalization(ks=(1, 2, 10)), world.run, inputs)
+    keyframes, first, two, ten = metrics.rows("localization")
+    # Frames at 3, 5 s; at 1, 19 s; at 1, 3 s (its true ones are those at 5 and 7 s, ranked third and fourth); none.
+    assert keyframes["k"] == 2 and keyframes["n_questions"] == 4 and keyframes["n_failed"] == 1
+    assert keyframes["precision_percent"] == keyframes["frame_recall_percent"] == 50.0
+    assert keyframes["mean_first_true_rank"] == pytest.approx((1 + 1 + 3) / 3)
+    assert {name: two[name] for name in two if name != "source"} == {
+        name: keyframes[name] for name in keyframes if name != "source"
+    }
+    assert first["moment_recall_percent"] == pytest.approx(100 * (1 + 1 / 2) / 4)
+    assert ten["frame_recall_percent"] == ten["hit_percent"] == 75.0
+    assert metrics.text().splitlines()[1].split()[:4] == ["keyframes", "2", "4", "1"]
+
+
+def test_keyframes_chosen_without_scores_are_judged_alone(world: World) -> None:
+    uniform = SelectKeyframes(method="uniform", k=5)
+    chosen = build(select_keyframes, uniform, world.run, [world.questions, world.frames, None])
+    inputs = [world.questions, world.frames, None, chosen]
+    (row,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
+    assert row["source"] == "keyframes" and row["k"] == 5 and row["mean_first_true_rank"] is None
+
+
+def test_the_submission_has_a_line_per_query_in_the_benchmarks_format(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moments = world.retrieve()
+    file = tmp_path / "submission.jsonl"
+    assert main(["moments", "export", moments.id, "-o", str(file), "--store", str(world.store.root)]) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines[0] == {
+        "qid": 1,  # a number, as in the benchmark's files
+        "query": "query 1",
+        "vid": "v1",
+        "pred_relevant_windows": [[2.0, 6.0, 0.75]],
+        "pred_saliency_scores": [0.125, 0.75, 0.75, *[0.125] * 7],
+    }
+    assert [line["qid"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[4]["pred_relevant_windows"] == lines[4]["pred_saliency_scores"] == []
+    assert "2 queries have no window" in caplog.text and "1 whose video failed, 1 without a yes frame" in caplog.text
+
+
+def test_the_submission_is_judged_as_the_stage_judges(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moments = world.retrieve()
+    predictions, annotations = tmp_path / "predictions.jsonl", tmp_path / "annotations.jsonl"
+    known = [row for row in submission(world.store, moments.id) if str(row["qid"]) in TRUE]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in known))
+    rows = [{"qid": int(id), "duration": 20, "vid": f"v{id}", "relevant_windows": TRUE[id]} for id in TRUE]
+    rows = [row | {"relevant_clip_ids": [1], "saliency_scores": [[4, 4, 4]]} for row in rows]
+    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["moments", "evaluate", str(predictions), str(annotations), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    stage = json.loads((world.evaluate(moments).path / "metrics.json").read_text())
+    assert {name: report[name] for name in ("full", "short", "middle", "long")} == {
+        name: stage[name] for name in ("full", "short", "middle", "long")
+    }
+    assert report["HL-min-Fair"]["HL-Hit1"] == 25.0  # query 1 alone: 2 and 3 rank clip 0 highest, 5 has none
+
+
+def test_only_moments_can_be_exported(world: World) -> None:
+    with pytest.raises(StoreError, match="holds frame_scores; wanted an artifact of retrieve_moments"):
+        list(submission(world.store, "score_frames"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder)
+    return folder
+
+
+def test_a_recipe_that_asks_for_moments_runs_to_moments_and_loads_no_answerer(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
+    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
+    assert main(["run", "demo", *places, "--set", "score_frames.prompt=moment"]) == 0
+    made = {Store(store).record(id).stage for id in Store(store)}
+    assert {"retrieve_moments", "evaluate_moments", "evaluate_localization"} <= made
+    assert not {"init_answerer", "answer_questions"} & made
+    assert "30 queries, none of them with known moments" in capsys.readouterr().out
+    (id,) = [id for id in Store(store) if id.startswith("retrieve_moments")]
+    lines = list(submission(Store(store), id))
+    assert len(lines) == 30
+    for query, line in zip(Moments(Store(store), id).rows("queries"), lines, strict=True):
+        windows = np.array(line["pred_relevant_windows"]).reshape(-1, 3)
+        assert (windows[:, 0] >= 0).all() and (windows[:, 1] <= 6.0).all() and (windows[:, 0] < windows[:, 1]).all()
+        assert len(line["pred_saliency_scores"]) == (3 if query["status"] == "ok" else 0)  # 6 s of clips
