@@ -58,7 +58,8 @@ class Metrics(Artifact):
         covered = [CoverageRow(**row) for row in self.rows("coverage")]
         by = config["bootstrap"]
         how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
-        return "\n".join([format_accuracy_table(rows, by), "", how, format_coverage(covered)])
+        listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
+        return "\n".join([format_accuracy_table(rows, by), "", how, format_coverage(covered) + listed])
 
 
 class Evaluate(Config):

@@ -1,4 +1,4 @@
-"""What a finished chain tells people: the artifact of every step, what failed and why, the accuracy and the coverage."""
+"""What a finished chain tells people: the artifact of every step, what failed and why, and the accuracy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def summary(made: Sequence[Artifact]) -> str:
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             parts += _failures(f"of {len(videos)} videos failed ({counts})", failed)
         if isinstance(artifact, Metrics):
-            parts += ["", artifact.text(), "", f"metrics, and every missing video: {artifact.path / 'metrics.json'}"]
+            parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
     return "\n".join(parts)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli import main
 from pipeline.metrics import Outcome, accuracy_table
 from pipeline.resampling import Resampling
 from tests.stages.runs import artifact, records, sevila
@@ -58,3 +59,46 @@ def test_another_seed_is_another_artifact_of_the_same_answers(store: Path, demo:
     before = set(records(store))
     assert sevila("run", demo, store, "--set", "evaluate.seed=1") == 0
     assert [record.stage for id, record in records(store).items() if id not in before] == ["evaluate"]
+
+
+RECIPE = """
+[list_questions]
+dataset = "star"
+split = "val"
+[sample_frames]
+frames = 8
+size = 28
+[import_backbone]
+weights = "tiny-blip2"
+"""
+
+
+def test_a_data_set_compared_by_the_mean_of_its_groups_says_that_first(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = sorted(path.stem for path in (demo / "videos").glob("*.mp4"))
+    options = ["red", "green", "blue", "yellow"]
+    kinds = ["Interaction"] * 6 + ["Sequence"] * 3 + ["Feasibility"]
+    rows = [
+        {
+            "question_id": f"{kind}_T1_{number}",
+            "question": "What colour is it?",
+            "video_id": video,
+            "start": 0.5,
+            "end": 4.0,
+            "answer": next(option for option in options if option in video),
+            "choices": [{"choice_id": place, "choice": option} for place, option in enumerate(options)],
+        }
+        for number, (kind, video) in enumerate(zip(kinds, videos, strict=True))
+    ]
+    (tmp_path / "STAR_val.json").write_text(json.dumps(rows))
+    (tmp_path / "small.toml").write_text(RECIPE)
+    places = ["--annotations", str(tmp_path), "--videos", str(demo / "videos"), "--device", "cpu"]
+    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", str(tmp_path / "store")]
+    assert main(["run", str(tmp_path / "small.toml"), *places]) == 0
+    head, overall, *others = artifact(tmp_path / "store", "metrics").rows("metrics")
+    groups = [row["accuracy_percent"] for row in others if row["scope"] == "group"]
+    assert (head["name"], head["is_headline"], overall["is_headline"]) == ("mean of 3 groups", True, False)
+    assert head["accuracy_percent"] == pytest.approx(sum(groups) / 3)
+    table = capsys.readouterr().out.split("no known answer\n")[1]
+    assert table.startswith("mean of 3 groups")
