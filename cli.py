@@ -127,6 +127,19 @@ def _datasets(options: argparse.Namespace) -> None:
     print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from pipeline.resampling import Resampling
+    from stages.compare import CHANGED_SHOWN, compare, comparison_text
+
+    found = compare(Store(options.store), options.a, options.b, Resampling(options.bootstrap))
+    if options.json:
+        content = found.as_dict()
+        content["changed"] = content["changed"][: options.changed]
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        print(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
+
+
 def _cache_ls(options: argparse.Namespace) -> None:
     from cache.show import listing
 
@@ -205,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     answers = _command(commands, "answers", _answers, "print the answers of a run in words, as CSV")
     answers.add_argument("id", help="id of an answers artifact, or the beginning of it; `sevila run` prints it")
     _store_option(answers)
+    _compare_options(_command(commands, "compare", _compare, "test whether two runs over the same questions differ"))
 
     cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
     listing = _command(cache, "ls", _cache_ls, "list the artifacts")
@@ -238,6 +252,22 @@ def _command(commands: Any, name: str, function: Callable[..., None], help: str)
     parser.set_defaults(command=function)
     parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
     return parser
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    for name in ("a", "b"):
+        parser.add_argument(name, metavar=name.upper(), help="id of answers or metrics, or an unambiguous beginning")
+    parser.add_argument(
+        "--bootstrap",
+        choices=("video", "question"),
+        default="video",
+        help="what is resampled: whole videos, as their questions are not independent, or questions [%(default)s]",
+    )
+    parser.add_argument(
+        "--changed", type=_count, metavar="N", help="changed questions to show [10; with --json all of them]"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _store_option(parser)
 
 
 def _chain_options(parser: argparse.ArgumentParser) -> None:
@@ -292,6 +322,13 @@ def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
         return value
 
     number.__name__ = f"positive {kind.__name__}"  # argparse puts it into its message
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative, a number from 0 was wanted")
     return number
 
 

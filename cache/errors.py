@@ -35,3 +35,7 @@ class CheckpointError(SevilaError):
 
 class DecodeError(SevilaError):
     """A video cannot be decoded; the message is the reason its row carries."""
+
+
+class ComparisonError(SevilaError):
+    """Two runs cannot be compared: they share no question, or nobody knows the right options."""

@@ -17,7 +17,7 @@ from stages.extract_features import extract_features
 from stages.import_backbone import Backbone, import_backbone
 from stages.init_answerer import init_answerer
 from stages.init_localizer import init_localizer
-from stages.list_questions import list_questions
+from stages.list_questions import Questions, list_questions
 from stages.retrieve_moments import retrieve_moments
 from stages.sample_frames import sample_frames
 from stages.score_frames import score_frames
@@ -48,11 +48,18 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     features = step(extract_features, frames, backbone)
     scores = step(score_frames, questions, frames, features, backbone, localizer) if localizer else None
     keyframes = step(select_keyframes, questions, frames, scores)
-    if asks_for_moments:
+    if _knows_moments(questions):
         step(evaluate_localization, questions, frames, scores, keyframes)
+    if asks_for_moments:
         return step(evaluate_moments, questions, step(retrieve_moments, questions, frames, scores))
     answers = step(answer_questions, questions, keyframes, features, backbone, answerer)
     return step(evaluate, questions, answers)
+
+
+def _knows_moments(questions: Questions) -> bool:
+    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
+    exists = questions.id is not None and questions.store.exists(questions.id)
+    return exists and questions.record.rows["moments"] > 0
 
 
 def _check_frame_size(backbone: Backbone, size: int) -> None:

@@ -4,61 +4,111 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.metrics import AccuracyRow, accuracy_table, format_accuracy_table
+from pipeline.coverage import CoverageRow, coverage, format_coverage
+from pipeline.datasets import adapter_named
+from pipeline.metrics import AccuracyRow, Outcome, Reporting, accuracy_table, format_accuracy_table
 from pipeline.output import Output
+from pipeline.resampling import Resampling
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 
 
 class Metrics(Artifact):
-    """Accuracy overall, by group and by type of question; the same rows in `metrics.json`."""
+    """Accuracy as the data set reports it, and what could not be asked; the same rows in `metrics.json`."""
 
     kind = "metrics"
     tables = {
         "metrics": Schema(
-            1,
-            scope="string",  # overall, group or type
+            2,
+            scope="string",  # overall, mean_of_groups, group, type, or pooled: several types, as the data set itself reports them
             name="string",
+            is_headline="bool",  # the one number by which the data set is compared
             n_questions="int32",  # those whose right option is known
             n_correct="int32",
             n_unanswered="int32",
             n_unlabelled="int32",  # questions whose right option the file does not give; not in n_questions
             accuracy_percent="float64",  # null when n_questions is 0
-            low_percent="float64",  # 95 % Wilson interval
-            high_percent="float64",
+            bootstrap_low_percent="float64",  # 95 % percentile interval; null when fewer than two videos support it
+            bootstrap_high_percent="float64",
+            wilson_low_percent="float64",  # 95 % Wilson interval; null for a mean of groups
+            wilson_high_percent="float64",
             unanswered_percent="float64",
-        )
+        ),
+        "coverage": Schema(
+            1,
+            reason="string",  # code of a failure; empty: these questions' videos could be read
+            n_questions="int32",
+            questions_percent="float64",  # of all questions, those without a known answer too
+            n_videos="int32",
+        ),
+        "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
     def text(self) -> str:
-        """Return the table for a terminal."""
-        return format_accuracy_table([AccuracyRow(**row) for row in self.rows("metrics")])
+        """Return the accuracy table and the coverage for a terminal."""
+        config = self.record.config
+        rows = [AccuracyRow(**row) for row in self.rows("metrics")]
+        covered = [CoverageRow(**row) for row in self.rows("coverage")]
+        by = config["bootstrap"]
+        how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
+        listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
+        return "\n".join([format_accuracy_table(rows, by), "", how, format_coverage(covered) + listed])
 
 
 class Evaluate(Config):
-    """Nothing to choose yet."""
+    """How the intervals are made."""
 
-
-@stage(version=1, output=Metrics)
-def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
-    """Compare predictions with the right options."""
-    asked = {question["question_id"]: question for question in questions.rows("questions")}
-    groups = {question["question_type"]: question["question_group"] for question in asked.values()}
-    rows = accuracy_table(
-        [
-            (
-                asked[row["question_id"]]["answer_index"],
-                row["prediction"],
-                asked[row["question_id"]]["question_type"],
-            )
-            for row in answers.rows("answers")
-        ],
-        groups.__getitem__,
+    bootstrap: Literal["video", "question"] = Field(
+        "video", description="what is resampled: whole videos, as their questions are not independent, or questions"
     )
-    table = [dataclasses.asdict(row) for row in rows]
-    out.write_rows("metrics", table)
-    (out.folder / "metrics.json").write_text(json.dumps(table, indent=1))
+    resamples: int = Field(10_000, ge=100, description="bootstrap resamples")
+    seed: int = Field(0, ge=0, description="seed of the resamples")
+
+    def resampling(self) -> Resampling:
+        """Return the same settings as the pure functions take them."""
+        return Resampling(self.bootstrap, self.resamples, self.seed)
+
+
+@stage(version=2, output=Metrics)
+def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
+    """Compare predictions with the right options, and count the questions that could not be asked."""
+    answered = answers.rows("answers")
+    table = accuracy_table(outcomes(questions.rows("questions"), answered), reporting(questions), cfg.resampling())
+    covered, missing = coverage((row["video_id"], row["reason"]) for row in answered)
+    content = {
+        "metrics": [dataclasses.asdict(row) for row in table],
+        "coverage": [dataclasses.asdict(row) for row in covered],
+        "missing_videos": [dataclasses.asdict(video) for video in missing],
+    }
+    for name, rows in content.items():
+        out.write_rows(name, rows)
+    (out.folder / "metrics.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     out.add_file("metrics.json")
+
+
+def outcomes(questions: Iterable[Mapping[str, Any]], answers: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+    """Return what became of each row of `answers`, in its order, given the rows of `questions`."""
+    asked = {question["question_id"]: question for question in questions}
+    return [
+        Outcome(
+            asked[row["question_id"]]["answer_index"],
+            row["prediction"],
+            row["video_id"],
+            asked[row["question_id"]]["question_type"],
+            asked[row["question_id"]]["question_group"],
+        )
+        for row in answers
+    ]
+
+
+def reporting(questions: Questions) -> Reporting:
+    """Return how the data set of these questions reports its results, as its adapter declares."""
+    adapter = adapter_named(questions.record.config["dataset"])
+    return Reporting(adapter.headline, adapter.pooled_types)

@@ -85,7 +85,7 @@ def evaluate_localization(
     ranked = {id: ranking_scores(**answer, rank_by=cfg.rank_by) for id, answer in answers.items()}
 
     def seconds(row: dict[str, Any]) -> np.ndarray:
-        return np.asarray(clips[row["clip_id"]]["seconds"])
+        return np.asarray(clips[row["video_id"], row["clip_id"]]["seconds"])
 
     def judged(row: dict[str, Any], k: int | None) -> KeyframeQuality | None:
         if row["status"] != "ok":

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.batching import runs_of
 from pipeline.frames import clip_bounds
 from pipeline.moments import interval_edges, ranked_moments, yes_spans
 from pipeline.output import Output
@@ -88,10 +89,8 @@ def retrieve_moments(
 def answers_by_question(scores: FrameScores) -> dict[str, dict[str, np.ndarray]]:
     """Return, per question, `logit_yes`, `logit_no` and `probability_yes` of its clip's frames in time order, each [T]."""
     table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
-    ids = table.pop("question_id")
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.array([], dtype=np.int64)
-    parts = {name: np.split(values, starts[1:]) for name, values in table.items()}
-    return {ids[start]: {name: parts[name][n] for name in parts} for n, start in enumerate(starts)}
+    runs = runs_of(table.pop("question_id"))
+    return {id: {name: values[where] for name, values in table.items()} for id, where in runs.items()}
 
 
 def _retrieve(

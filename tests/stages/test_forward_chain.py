@@ -15,78 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.store import Record, Store
+from cache.store import Store
 from cli import main
-from pipeline.demo import write_demo
-from stages.answer_questions import Answers
-from stages.evaluate import Metrics
-from stages.extract_features import Features
-from stages.list_questions import Questions
-from stages.sample_frames import Frames
-from stages.score_frames import FrameScores
-from stages.select_keyframes import Keyframes
+from tests.stages.runs import arguments, artifact, edited, files, records, sevila
 
 ROOT = Path(__file__).parents[2]
-KINDS = {kind.kind: kind for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics)}
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store after one run of the demo recipe; tests must not change it."""
-    store = tmp_path_factory.mktemp("finished")
-    assert sevila("run", demo, store) == 0
-    return store
-
-
-@pytest.fixture
-def store(finished: Path, tmp_path: Path) -> Path:
-    """A store of one's own that holds a finished run."""
-    return Path(shutil.copytree(finished, tmp_path / "store"))
-
-
-def arguments(command: str, demo: Path, store: Path, *more: str) -> list[str]:
-    name = [command, *more[:1]] if command == "stage" else [command]
-    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
-    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
-    return [*name, "demo", *places, *(more[1:] if command == "stage" else more)]
-
-
-def sevila(command: str, demo: Path, store: Path, *more: str) -> int:
-    return main(arguments(command, demo, store, *more))
-
-
-def artifact(store: Path, kind: str) -> Any:
-    """The newest artifact of a kind."""
-    records = [Store(store).record(id) for id in Store(store)]
-    newest = max((record for record in records if record.kind == kind), key=lambda record: record.finished)
-    return KINDS[kind](Store(store), newest.id)
-
-
-def records(store: Path) -> dict[str, Record]:
-    return {id: Store(store).record(id) for id in Store(store)}
-
-
-def files(store: Path) -> dict[str, dict[str, str]]:
-    return {id: {name: file["sha256"] for name, file in record.files.items()} for id, record in records(store).items()}
-
-
-def edited(demo: Path, folder: Path, edit: Any) -> Path:
-    """A copy of the demo whose rows `edit` has changed."""
-    shutil.copytree(demo, folder)
-    with (folder / "questions.csv").open(newline="") as stream:
-        rows = edit(list(csv.DictReader(stream)))
-    with (folder / "questions.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
 
 
 def test_every_question_gets_a_row_at_every_step(finished: Path) -> None:

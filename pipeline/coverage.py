@@ -1,0 +1,53 @@
+"""How many of the questions could be asked at all, and which videos stood in the way of the others."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """Questions and videos that share a `reason`: "" for those that could be asked, else the code of a failure."""
+
+    reason: str
+    n_questions: int
+    questions_percent: float
+    n_videos: int
+
+
+@dataclass(frozen=True)
+class MissingVideo:
+    """A video that could not be used, with `reason` as `code: details`, and how many questions it leaves unanswered."""
+
+    video_id: str
+    reason: str
+    n_questions: int
+
+
+def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], list[MissingVideo]]:
+    """The rows by reason, askable questions first and then by frequency, and every missing video by id.
+
+    `questions` are (video_id, reason), one each; reason "" where the question's video could be read.
+    """
+    n_of_video = Counter(questions)
+    n_questions, n_videos = Counter({"": 0}), Counter({"": 0})
+    for (_, reason), n in n_of_video.items():
+        n_questions[reason.split(":")[0]] += n
+        n_videos[reason.split(":")[0]] += 1
+    total = n_questions.total()
+    rows = [
+        CoverageRow(code, n, 100 * n / total if total else 0.0, n_videos[code])
+        for code, n in sorted(n_questions.items(), key=lambda item: (item[0] != "", -item[1], item[0]))
+    ]
+    missing = [MissingVideo(video_id, reason, n) for (video_id, reason), n in sorted(n_of_video.items()) if reason]
+    return rows, missing
+
+
+def format_coverage(rows: Sequence[CoverageRow]) -> str:
+    """One line: "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos; 3 questions empty (10.0 %), ..."."""
+    asked = rows[0]
+    n_questions, n_videos = sum(row.n_questions for row in rows), sum(row.n_videos for row in rows)
+    line = f"coverage: {asked.n_questions} of {n_questions} questions ({asked.questions_percent:.1f} %)"
+    line += f", {asked.n_videos} of {n_videos} videos"
+    lost = [f"{row.n_questions} {row.reason} ({row.questions_percent:.1f} %)" for row in rows[1:]]
+    return line + (f"; questions without a usable video: {', '.join(lost)}" if lost else "")

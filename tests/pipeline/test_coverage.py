@@ -1,0 +1,53 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.coverage import MissingVideo, coverage, format_coverage
+
+READ = [("a", ""), ("a", ""), ("b", "")]
+LOST = [
+    ("c", "missing: no file 'c.mp4'"),
+    ("c", "missing: no file 'c.mp4'"),
+    ("d", "missing: gone"),
+    ("e", "empty: 0 B"),
+]
+
+
+def test_questions_and_videos_are_counted_by_reason() -> None:
+    rows, _ = coverage(READ + LOST)
+    assert [(row.reason, row.n_questions, row.n_videos) for row in rows] == [
+        ("", 3, 2),
+        ("missing", 3, 2),
+        ("empty", 1, 1),
+    ]
+    assert rows[0].questions_percent == 100 * 3 / 7
+
+
+def test_every_missing_video_is_listed_with_its_reason_and_its_questions() -> None:
+    _, missing = coverage(READ + LOST)
+    assert missing == [
+        MissingVideo("c", "missing: no file 'c.mp4'", 2),
+        MissingVideo("d", "missing: gone", 1),
+        MissingVideo("e", "empty: 0 B", 1),
+    ]
+
+
+def test_the_line_for_people_states_what_was_lost() -> None:
+    assert format_coverage(coverage(READ + LOST)[0]) == (
+        "coverage: 3 of 7 questions (42.9 %), 2 of 5 videos; "
+        "questions without a usable video: 3 missing (42.9 %), 1 empty (14.3 %)"
+    )
+    assert format_coverage(coverage(READ)[0]) == "coverage: 3 of 3 questions (100.0 %), 2 of 2 videos"
+
+
+def test_nothing_readable_is_a_coverage_of_zero() -> None:
+    rows, _ = coverage(LOST)
+    assert (rows[0].reason, rows[0].n_questions, rows[0].questions_percent) == ("", 0, 0.0)
+    assert coverage([])[0][0].questions_percent == 0.0
+
+
+@given(st.lists(st.sampled_from(READ + LOST)))
+def test_counts_add_up(questions: list[tuple[str, str]]) -> None:
+    rows, missing = coverage(questions)
+    assert sum(row.n_questions for row in rows) == len(questions)
+    assert sum(row.n_videos for row in rows) == len({video for video, _ in questions})
+    assert sum(video.n_questions for video in missing) == sum(row.n_questions for row in rows[1:])

@@ -1,0 +1,30 @@
+"""One demo data set and one finished run of it, shared by all tests of stages."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.demo import write_demo
+from tests.stages.runs import sevila
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after one run of the demo recipe; tests must not change it."""
+    store = tmp_path_factory.mktemp("finished")
+    assert sevila("run", demo, store) == 0
+    return store
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    """A store of one's own that holds a finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "store"))

@@ -1,0 +1,56 @@
+"""Running the command on the demo data set, and reading what it left in a store."""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cache.store import Record, Store
+from cli import main
+from stages.answer_questions import Answers
+from stages.evaluate import Metrics
+from stages.extract_features import Features
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.select_keyframes import Keyframes
+
+KINDS = {kind.kind: kind for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics)}
+
+
+def arguments(command: str, demo: Path, store: Path, *more: str) -> list[str]:
+    name = [command, *more[:1]] if command == "stage" else [command]
+    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
+    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
+    return [*name, "demo", *places, *(more[1:] if command == "stage" else more)]
+
+
+def sevila(command: str, demo: Path, store: Path, *more: str) -> int:
+    return main(arguments(command, demo, store, *more))
+
+
+def artifact(store: Path, kind: str) -> Any:
+    """The newest artifact of a kind."""
+    records = [Store(store).record(id) for id in Store(store)]
+    newest = max((record for record in records if record.kind == kind), key=lambda record: record.finished)
+    return KINDS[kind](Store(store), newest.id)
+
+
+def records(store: Path) -> dict[str, Record]:
+    return {id: Store(store).record(id) for id in Store(store)}
+
+
+def files(store: Path) -> dict[str, dict[str, str]]:
+    return {id: {name: file["sha256"] for name, file in record.files.items()} for id, record in records(store).items()}
+
+
+def edited(demo: Path, folder: Path, edit: Any) -> Path:
+    """A copy of the demo whose rows `edit` has changed."""
+    shutil.copytree(demo, folder)
+    with (folder / "questions.csv").open(newline="") as stream:
+        rows = edit(list(csv.DictReader(stream)))
+    with (folder / "questions.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
