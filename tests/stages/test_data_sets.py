@@ -79,5 +79,6 @@ def test_queries_for_moments_are_scored_without_options(tmp_path: Path, weights:
     scores = artifact(store, FrameScores).rows("frame_scores")
     assert {row["question_id"] for row in scores} == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
     assert len(artifact(store, Questions).rows("moments")) == 3
+    assert [id for id in Store(store) if id.startswith("evaluate_localization")]
     asked = {row["question_id"] for row in artifact(store, Moments).rows("queries")}
     assert asked == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
