@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pipeline.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
 
+TELL_EVERY_SECONDS = 30.0
 HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
 KINDS = ("annotations", "videos", "weights")
 
@@ -177,8 +179,12 @@ class Sources:
             clips.setdefault(row["video_id"], set()).add((row["clip_id"], row["start_seconds"], row["end_seconds"]))
         wanted = sorted(questions.rows("videos"), key=lambda row: str(row["video_id"]))
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
-        found = []
+        found: list[VideoFile] = []
+        told = time.monotonic()
         for row in self._digests.saving(wanted):
+            if time.monotonic() - told > TELL_EVERY_SECONDS:
+                told = time.monotonic()
+                log.info("identified %d of %d videos", len(found), len(wanted))
             path, reason = folder.find(Video(row["video_id"], row["path"], tuple(row["other_paths"])))
             video_clips = tuple(sorted(clips[row["video_id"]], key=str))
             found.append(self._video_file(row["video_id"], path, reason, video_clips))
@@ -206,9 +212,16 @@ class Sources:
         self._digests.remember(" ".join(what), id)
         return id
 
-    def _remembered(self, *what: str) -> str | None:
-        """Return the identity a source had when this store last saw it: enough to find what was made from it."""
-        return self._digests.remembered(" ".join(what))
+    def _remembered(self, kind: str, name: str, *what: str) -> str | None:
+        """Return the identity a source had when this store last saw it: enough to find what was made from it.
+
+        Only where nobody said where it lies. A wrong place stays an error: it was meant to say something.
+        """
+        id = self._digests.remembered(" ".join((kind, name, *what)))
+        if id is None or self.configured(kind, name) is not None:
+            return None
+        log.info("%s %r: not on this machine; taken to be %s, as this store last saw them", kind, name, id)
+        return id
 
 
 def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:

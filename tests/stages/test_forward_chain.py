@@ -407,11 +407,22 @@ def test_rebuilt_artifact_of_other_content_takes_its_dependents_along(store: Pat
     assert sevila("run", demo, store) == 0
 
 
-def test_scores_are_made_where_the_videos_are_not(store: Path, demo: Path, tmp_path: Path) -> None:
-    away = Path(shutil.copytree(demo, tmp_path / "away"))
-    shutil.rmtree(away / "videos")
+def test_scores_are_made_where_the_videos_are_not(store: Path, demo: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = ("score_frames", "--set", "score_frames.instruction=information_needed")
-    assert sevila("stage", away, store, *more) == 0
+    command = arguments("stage", demo, store, *more)
+    where = command.index("--videos")
+    with caplog.at_level("INFO", "sevila"):
+        assert main(command[:where] + command[where + 2 :]) == 0
+    assert "videos 'plain': not on this machine" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["annotations", "videos", "weights"])
+def test_wrong_place_is_an_error_also_when_the_store_knows_the_source(
+    store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "tiny-blip2" if kind == "weights" else "plain"
+    assert sevila("run", demo, store, f"--{kind}", f"{name}={demo / 'gone'}") == 1
+    assert f"should lie at {demo / 'gone'}, but nothing is there" in capsys.readouterr().err
 
 
 def test_frames_of_a_size_the_vit_cannot_read_are_refused_before_decoding(
