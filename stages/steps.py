@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,7 +72,8 @@ class Plan:
         status, why = self._status(stage, id, inputs)
         self.steps.append(PlannedStep(stage.name, id, status, why))
         if stage.output is Questions and status == "build":
-            return build(stage, cfg, self._scratch, inputs)
+            with _quiet():  # "made ..." would not be true of the store
+                return build(stage, cfg, self._scratch, inputs)
         return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
     def _status(
@@ -89,6 +91,16 @@ class Plan:
         if built:
             return "build", f"its input {built[0]} is not built yet"
         return "build", _difference(stage, self._recipe.config(stage), inputs, store)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
