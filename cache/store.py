@@ -125,7 +125,8 @@ class Store:
         found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
         if not found:
             raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
-        return [prefix] if prefix in found else found
+        of_stage = [name for name in found if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
+        return [prefix] if prefix in found else of_stage or found
 
     def find(self, prefix: str) -> str:
         """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""

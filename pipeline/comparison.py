@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from pipeline.metrics import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, aligned, percent, subsets
+from pipeline.metrics import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, percent, subsets
 from pipeline.resampling import BY_VIDEO, Resampling, percentile_interval, resampled_ratios
+from pipeline.text_table import aligned
 
 
 @dataclass(frozen=True)

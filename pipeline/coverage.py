@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """Questions and videos that share a `reason`: "" for those that could be asked, else the code of a failure."""
+    """Questions and their videos that share a `reason`: "" for those that were answered, else the code of a failure."""
 
     reason: str
     n_questions: int
@@ -50,4 +50,4 @@ def format_coverage(rows: Sequence[CoverageRow]) -> str:
     line = f"coverage: {asked.n_questions} of {n_questions} questions ({asked.questions_percent:.1f} %)"
     line += f", {asked.n_videos} of {n_videos} videos"
     lost = [f"{row.n_questions} {row.reason} ({row.questions_percent:.1f} %)" for row in rows[1:]]
-    return line + (f"; questions without a usable video: {', '.join(lost)}" if lost else "")
+    return line + (f"; questions not asked: {', '.join(lost)}" if lost else "")

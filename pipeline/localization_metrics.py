@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.text_table import aligned
+
 
 @dataclass(frozen=True)
 class KeyframeQuality:
@@ -123,5 +125,4 @@ def format_localization(rows: Sequence[LocalizationRow]) -> str:
         counts = (str(row.k), str(row.n_questions), str(row.n_failed))
         rank = "-" if row.mean_first_true_rank is None else f"{row.mean_first_true_rank:.2f}"
         lines.append((row.source, *counts, *("-" if value is None else f"{value:.1f} %" for value in percents), rank))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)
+    return aligned(lines)

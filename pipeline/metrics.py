@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from pipeline.datasets.adapter import Headline
 from pipeline.resampling import BY_VIDEO, CONFIDENCE, Resampling, percentile_interval, resampled_ratios
+from pipeline.text_table import aligned
 
 Scope = Literal["overall", "mean_of_groups", "group", "type", "pooled"]
 INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "type": "    "}
@@ -198,12 +199,6 @@ def format_accuracy_table(rows: Sequence[AccuracyRow], by: str) -> str:
         ),
     ]
     return aligned(lines)
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Cells as columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)
 
 
 def percent(value: float | None) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.text_table import aligned
+
 Floats = NDArray[np.float64]
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -226,19 +228,12 @@ def format_report(report: dict[str, dict[str, Any]]) -> str:
         for length in lengths:
             cells = [_cell(value) for value in report[length][metric].values()]
             lines.append([f"{metric.removeprefix('MR-')} {length}", *cells, *[""] * (len(lines[0]) - 1 - len(cells))])
-    text = _aligned(lines)
+    tables = [aligned(lines)] if lines else []
     levels = [[name, *map(_cell, values.values())] for name, values in report.items() if name.startswith("HL-")]
     if levels:
         header = [["", "mAP", "HIT@1"]]
-        text += ([""] if text else []) + _aligned(
-            header + [[line[0].removeprefix("HL-min-"), *line[1:]] for line in levels]
-        )
-    return "\n".join(text)
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        tables.append(aligned(header + [[line[0].removeprefix("HL-min-"), *line[1:]] for line in levels]))
+    return "\n\n".join(tables)
 
 
 def _cell(value: float | None) -> str:

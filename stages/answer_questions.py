@@ -28,6 +28,8 @@ from stages.visual_windows import WINDOW_FRAMES, Group, windows
 if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
 
+REASONS_OF_QUESTIONS = ("no_options", "too_many_options")  # codes of failures that are not the video's
+
 
 class Answers(Artifact):
     """One row per question, in Keyframes' order; with voting also one row per (question, keyframe)."""

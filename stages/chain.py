@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from cache.errors import RecipeError
+from pipeline.datasets import adapter_named
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources, Weights
 from pipeline.stage import Stage
@@ -23,6 +25,8 @@ from stages.sample_frames import sample_frames
 from stages.score_frames import score_frames
 from stages.select_keyframes import select_keyframes
 
+log = logging.getLogger("sevila")
+
 Step = Callable[..., Any]  # step(stage, *inputs) -> artifact
 
 
@@ -32,6 +36,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     Queries that ask for moments of the video have no options to answer with: scores -> moments -> metrics.
     """
     listing = recipe.config(list_questions)
+    _tell_odd_prompts(recipe)
     asks_for_moments = recipe.config(score_frames).prompt == "moment"
     uses_localizer = asks_for_moments or recipe.config(select_keyframes).method == "localizer"
 
@@ -60,6 +65,18 @@ def _knows_moments(questions: Questions) -> bool:
     """Whether keyframes can be judged by true moments; a plan may not have the questions."""
     exists = questions.id is not None and questions.store.exists(questions.id)
     return exists and questions.record.rows["moments"] > 0
+
+
+def _tell_odd_prompts(recipe: Recipe) -> None:
+    """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
+    dataset = recipe.config(list_questions).dataset
+    wanted = adapter_named(dataset).about.prompt
+    found = {score_frames.name: recipe.config(score_frames).prompt}
+    if found[score_frames.name] != "moment":  # else nobody is asked for an answer
+        found[answer_questions.name] = recipe.config(answer_questions).prompt
+    for name, prompt in found.items():
+        if wanted and prompt != wanted:
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
 
 
 def _check_frame_size(backbone: Backbone, size: int) -> None:

@@ -16,7 +16,7 @@ from pipeline.metrics import AccuracyRow, Outcome, Reporting, accuracy_table, fo
 from pipeline.output import Output
 from pipeline.resampling import Resampling
 from pipeline.stage import Artifact, Config, RunContext, stage
-from stages.answer_questions import Answers
+from stages.answer_questions import REASONS_OF_QUESTIONS, Answers
 from stages.list_questions import Questions
 
 
@@ -82,6 +82,7 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
     answered = answers.rows("answers")
     table = accuracy_table(outcomes(questions.rows("questions"), answered), reporting(questions), cfg.resampling())
     covered, missing = coverage((row["video_id"], row["reason"]) for row in answered)
+    missing = [video for video in missing if video.reason.split(":")[0] not in REASONS_OF_QUESTIONS]
     content = {
         "metrics": [dataclasses.asdict(row) for row in table],
         "coverage": [dataclasses.asdict(row) for row in covered],

@@ -18,7 +18,7 @@ from pipeline.localization_metrics import (
     localization_row,
 )
 from pipeline.output import Output
-from pipeline.selection import RankBy, ranking_scores, top_k_positions
+from pipeline.selection import ranking_scores, top_k_positions
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
@@ -64,7 +64,6 @@ class EvaluateLocalization(Config):
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 2, 4, 8), strict=False, description="numbers of best-ranked frames to judge"
     )
-    rank_by: RankBy = Field("logit_yes", description="score that frames are ranked by, as in select_keyframes")
 
 
 @stage(version=1, output=LocalizationMetrics)
@@ -82,7 +81,9 @@ def evaluate_localization(
     true, clips = true_moments(questions), frames.clips()
     known = [row for row in keyframes.rows("keyframes") if row["question_id"] in true]
     answers = answers_by_question(scores) if scores is not None else {}
-    ranked = {id: ranking_scores(**answer, rank_by=cfg.rank_by) for id, answer in answers.items()}
+    ranked = {
+        id: ranking_scores(**answer, rank_by=keyframes.record.config["rank_by"]) for id, answer in answers.items()
+    }
 
     def seconds(row: dict[str, Any]) -> np.ndarray:
         return np.asarray(clips[row["video_id"], row["clip_id"]]["seconds"])

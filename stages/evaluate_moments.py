@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.tables import Schema
+from pipeline.coverage import coverage
 from pipeline.moment_metrics import (
     IOU_THRESHOLDS,
     LENGTH_RANGES_SECONDS,
@@ -43,6 +45,7 @@ class MomentMetrics(Artifact):
             n_failed="int32",  # of n_queries: the video could not be read; counted as found nothing
             n_without_moments="int32",  # of n_queries: no frame was yes; likewise
         ),
+        "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
     def text(self) -> str:
@@ -53,7 +56,10 @@ class MomentMetrics(Artifact):
         return (
             f"{format_report(json.loads((self.path / 'metrics.json').read_text()))}\n\n"
             f"{counts['n_queries']} queries, of which {counts['n_failed']} failed and {counts['n_without_moments']} have no "
-            f"moment (all of them count as wrong); {counts['n_unlabelled']} others have no known moments"
+            f"moment (all of them count as wrong); {counts['n_unlabelled']} others have no known moments; "
+            f"{self.record.rows['missing_videos']} videos could not be read (`sevila cache show {self.id}` lists them)\n"
+            f"highlights need the annotations' ratings: `sevila moments export {self.record.inputs['moments']} -o FILE`, then "
+            "`sevila moments evaluate FILE ANNOTATIONS`"
         )
 
 
@@ -81,6 +87,8 @@ def evaluate_moments(
         "n_without_moments": sum(query["status"] == "ok" and query["n_moments"] == 0 for query in known),
     }
     out.write_rows("counts", [counts])
+    _, missing = coverage((query["video_id"], query["reason"]) for query in queries)
+    out.write_rows("missing_videos", [dataclasses.asdict(video) for video in missing])
     (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(found, None), indent=1))
     out.add_file("metrics.json")
 

@@ -224,7 +224,8 @@ def _prediction(cells: dict[str, Any]) -> Prediction:
 
 
 def _is_outside(start: float, end: float, duration_seconds: float) -> bool:
-    last_second = max(duration_seconds, NOMINAL_SECONDS) + ROUNDING_SECONDS
+    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds: those are told, not refused.
+    last_second = max(duration_seconds, NOMINAL_SECONDS) + CLIP_SECONDS
     return start < -ROUNDING_SECONDS or start >= duration_seconds or end > last_second
 
 

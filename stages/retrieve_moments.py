@@ -12,7 +12,7 @@ from pipeline.batching import runs_of
 from pipeline.frames import clip_bounds
 from pipeline.moments import interval_edges, ranked_moments, yes_spans
 from pipeline.output import Output
-from pipeline.selection import ranking_scores
+from pipeline.selection import RankBy, ranking_scores
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -57,7 +57,7 @@ class RetrieveMoments(Config):
     yes_margin: float = Field(
         0.0, allow_inf_nan=False, description="a frame is yes when logit_yes exceeds logit_no by more than this"
     )
-    rank_by: Literal["logit_yes", "probability_yes", "yes_versus_no"] = Field(
+    rank_by: RankBy = Field(
         "probability_yes", description="score of a frame, from which its moment's is made; ours, the paper does not say"
     )
     score_by: Literal["mean", "max"] = Field("mean", description="score of a moment, over its frames' scores")

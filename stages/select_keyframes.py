@@ -10,7 +10,7 @@ from pydantic import Field
 from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.output import Output
-from pipeline.selection import random_positions, ranking_scores, top_k_positions, uniform_positions
+from pipeline.selection import RankBy, random_positions, ranking_scores, top_k_positions, uniform_positions
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -45,7 +45,7 @@ class SelectKeyframes(Config):
         "localizer", description="highest scores; evenly spread over the sampled frames; or a seeded draw"
     )
     k: int = Field(4, ge=1, description="keyframes per question; a clip with fewer frames gives all it has")
-    rank_by: Literal["logit_yes", "probability_yes", "yes_versus_no"] = Field(
+    rank_by: RankBy = Field(
         "logit_yes",
         description="score of the localizer method: the official code's, the paper's, or yes against no alone",
     )

@@ -30,7 +30,7 @@ class About:
         videos: how videos are named below the videos folder.
         published: where the owners publish annotations and videos.
         licence: the licence of the annotations as far as the owners state one.
-        prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`.
+        prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`; empty where a file may hold any.
     """
 
     title: str
@@ -38,7 +38,7 @@ class About:
     videos: str
     published: str
     licence: str
-    prompt: Literal["multiple_choice", "next_event", "moment"]
+    prompt: Literal["multiple_choice", "next_event", "moment", ""]
     beside: tuple[str, ...] = ()
 
     def split_files(self) -> Iterator[SplitFile]:
@@ -82,6 +82,12 @@ def find_files(about: About, path: Path, split: str) -> list[Path]:
             wanted = " or ".join(sorted(suffixes))
             raise MissingSourceError(
                 f"{path}: ends in {path.suffix or 'nothing'}; {wanted} was wanted for {about.title}"
+            )
+        owners = [name for name, files in about.splits.items() if path.name in {each.name for each in files}]
+        if owners and split in about.splits and split not in owners:
+            raise MissingSourceError(
+                f"{path}: is split {owners[0]!r} of {about.title}, but split {split!r} is asked for; give that file, "
+                f"or --set list_questions.split={owners[0]}"
             )
         file, folder = path, path.parent
     else:

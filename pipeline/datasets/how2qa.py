@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.rows import Row, Rows, collect_split, read_csv, read_jsonl
 from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
-from pipeline.question import Annotations, Question, Video
+from pipeline.question import Annotations, Question, Rejected, Video
 
 name = "how2qa"
 about = About(
@@ -76,6 +76,10 @@ def _with_ids_and_options(table: Rows) -> Rows:
         clip_name = row.cells["vid_name"].strip() + row.cells["ts"].strip()
         rows_of_clip[clip_name] += 1
         number = rows_of_clip[clip_name]
+        empty = [column for column in COLUMNS if not row.cells[column].strip()]
+        if empty:  # said here, by the file's own names: below the options have others
+            table.rejected.append(Rejected(table.file, row.line, f"{' and '.join(empty)} missing or empty"))
+            continue
         answer_index = right_position(row.cells)
         options = [row.cells[column] for column in ("wrong1", "wrong2", "wrong3")]
         options.insert(answer_index, row.cells["right"])

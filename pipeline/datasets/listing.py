@@ -42,7 +42,7 @@ def _described(adapter: Adapter, place: Place) -> str:
         f"{adapter.name}: {about.title}",
         f"  published    {about.published}",
         f"  licence      {about.licence}",
-        f"  prompt       {about.prompt}",
+        f"  prompt       {about.prompt or 'multiple_choice, next_event or moment: as the questions are'}",
         f"  annotations  {_placed(place, 'annotations', adapter.name)}",
     ]
     for split, alternatives in about.splits.items():

@@ -26,7 +26,7 @@ about = About(
     videos="as the column `video` says",
     published="yours",
     licence="yours",
-    prompt="multiple_choice",
+    prompt="",
 )
 headline: Headline = "overall"
 pooled_types: dict[str, tuple[str, ...]] = {}

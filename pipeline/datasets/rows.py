@@ -57,6 +57,15 @@ def read_text(path: Path) -> str:
         raise SchemaError(f"{path}: {found}; save the file as UTF-8") from error
 
 
+def warn_if_cut(path: Path, content: str) -> None:
+    """Warn of a CSV file without a last line end: cut inside its last cell, it looks whole otherwise."""
+    if content and not content.endswith(("\n", "\r")):
+        last = content.splitlines()[-1]
+        logger.warning(
+            "%s: the last line has no line end; if the file was cut short, its last row is wrong: %.80s", path, last
+        )
+
+
 def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -> Rows:
     """Comma-separated rows below a header that has at least the `required` columns, in any order; others come along.
 
@@ -90,7 +99,9 @@ def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
     """The line on which each row begins, its cells, and "", or no cells and what is wrong with it. Blank rows are skipped."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    content = read_text(path)
+    warn_if_cut(path, content)
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     while True:
         line = reader.line_num + 1  # where the row begins: a quoted cell may run over several lines
         try:

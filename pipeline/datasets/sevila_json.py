@@ -21,7 +21,7 @@ about = About(
     videos="as for the data set the file was made from",
     published="https://github.com/Yui010206/SeViLA (sevila_data: the notebook that writes them)",
     licence="that of the data set the file was made from",
-    prompt="multiple_choice",  # for files made from VLEP next_event, from QVHighlights moment
+    prompt="",  # next_event for files made from VLEP, moment for those from QVHighlights, else multiple_choice
 )
 headline: Headline = "overall"
 pooled_types = nextqa.pooled_types

@@ -56,7 +56,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         question=exact_text("question", cells.get("question")),
         options=options,
         answer_index=_answer_index(cells.get("answer"), options),
-        question_type=question_id.split("_")[0],
+        question_type=kind if (kind := question_id.split("_")[0]) in TYPES else "",
         start_seconds=start_seconds,
         end_seconds=end_seconds,
         note=note,

@@ -33,8 +33,7 @@ def test_every_missing_video_is_listed_with_its_reason_and_its_questions() -> No
 
 def test_the_line_for_people_states_what_was_lost() -> None:
     assert format_coverage(coverage(READ + LOST)[0]) == (
-        "coverage: 3 of 7 questions (42.9 %), 2 of 5 videos; "
-        "questions without a usable video: 3 missing (42.9 %), 1 empty (14.3 %)"
+        "coverage: 3 of 7 questions (42.9 %), 2 of 5 videos; questions not asked: 3 missing (42.9 %), 1 empty (14.3 %)"
     )
     assert format_coverage(coverage(READ)[0]) == "coverage: 3 of 3 questions (100.0 %), 2 of 2 videos"
 

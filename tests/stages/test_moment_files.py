@@ -202,12 +202,18 @@ def test_many_wrong_lines_are_counted(files: Files) -> None:
     assert message.count("a text wanted") == 5 and message.strip().endswith("and 4 more")
 
 
-@pytest.mark.parametrize("window", [[-3, 4, 1], [140, 160, 1], [20, 24, 1], [200, 210, 1], [16, 151, 1]])
+@pytest.mark.parametrize("window", [[-3, 4, 1], [140, 160, 1], [20, 24, 1], [200, 210, 1], [16, 153, 1]])
 def test_a_window_outside_its_video_is_refused_unless_allowed(files: Files, window: list[float]) -> None:
     predictions, annotations = [prediction(pred_relevant_windows=[window])], [annotation()]
     message = files.error(predictions, annotations)
     assert f"window {window[0]} to {window[1]} s lies outside its video (0 to 20 s)" in message
     assert files.evaluate(predictions, annotations, "--allow-outside")["brief"]["MR-full-R1@0.7"] in (0.0, 100.0)
+
+
+def test_a_window_to_the_end_of_a_video_that_decodes_a_little_longer_is_evaluated(files: Files) -> None:
+    windows = [[0, 150.1, 1]]  # as exported from a video of 75 clips that holds 150.1 s
+    report = files.evaluate([prediction(pred_relevant_windows=windows)], [annotation(duration=150)])
+    assert report["brief"]["MR-full-R1@0.7"] in (0.0, 100.0)
 
 
 def test_a_prediction_for_another_video_is_refused(files: Files) -> None:

@@ -319,3 +319,25 @@ def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
         assert question.clip_id and question.question_id
         for bound in (dataclasses.astuple(moment) for moment in question.moments):
             assert bound[0] <= bound[1]
+
+
+def test_file_of_another_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tvqa_test_public.jsonl").write_text("{}\n")
+    with pytest.raises(MissingSourceError, match=r"is split 'test_public' of TVQA, but split 'val' is asked for"):
+        ADAPTERS["tvqa"].files(tmp_path / "tvqa_test_public.jsonl", "val")
+
+
+def test_csv_cut_inside_its_last_cell_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "how2QA_val_release.csv").write_text(
+        "v1,[1:2],no,never,nobody,who,Ann\nv2,[1:2],no,never,nobody,who,Wh"
+    )
+    assert len(ADAPTERS["how2qa"].read(tmp_path, "val").questions) == 2
+    assert "the last line has no line end" in caplog.text
+
+
+def test_empty_cell_of_a_how2qa_row_is_told_by_the_files_own_name(tmp_path: Path) -> None:
+    (tmp_path / "how2QA_val_release.csv").write_text(
+        "v1,[1:2],no,never,nobody,who,Ann\nv2,[1:2],no,never,nobody,who,\n"
+    )
+    [rejected] = ADAPTERS["how2qa"].read(tmp_path, "val").rejected
+    assert rejected.line == 2 and rejected.reason == "right missing or empty"
