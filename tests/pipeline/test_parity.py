@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.frames import Clip, UniformSampling, sample_clip
 from pipeline.models.answerer import AnswererOutput
 from pipeline.models.language import EncoderInput
 from pipeline.models.localizer import LocalizerScores
@@ -237,3 +238,10 @@ def test_moment_scores_are_the_official_ones(reference: Reference) -> None:
     assert_close(scores.logit_yes, np.array(reference.texts["G_out"]["yes_score"]))
     assert_close(scores.logit_no, golden["G_no_logit"])
     np.testing.assert_array_equal(scores.logit_yes > scores.logit_no, golden["G_pred_yes"].ravel())
+
+
+def test_sampled_frames_are_the_official_ones(reference: Reference) -> None:
+    for case in reference.texts["uniform_sampling"]:
+        clip = Clip(*(case["clip"] or (None, None)))
+        sampled = sample_clip(clip, UniformSampling(case["n_frms"]), case["n_video_frames"], case["fps"])
+        assert sampled.frame_indices.tolist() == case["indices"], case
