@@ -75,7 +75,6 @@ def _run(
                 name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)
             },
             schemas={name: schema.as_dict() for name, schema in stage.output.tables.items()},
-            details=out.details,
             libraries=_library_versions(),
             git_revision=_git_revision(),
             host=platform.node(),

@@ -28,8 +28,8 @@ import numpy as np
 
 from cache.errors import DecodeError
 from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, union_of_frames
-from pipeline.frames import sample_clip
-from pipeline.probing import VideoProbe, best_video_stream, list_images, probe
+from pipeline.frames import VideoProbe, sample_clip
+from pipeline.probing import best_video_stream, list_images, probe
 
 Progress = Callable[[], None]
 # Decoders patch a damaged picture with its neighbours and say so only in their logs: h264, then mpeg4.

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
@@ -23,26 +23,21 @@ from types import TracebackType
 import numpy as np
 
 from cache.errors import DecodeError
-from pipeline.frames import Clip, SampledClip, Sampling
-from pipeline.probing import VideoProbe, probe
-
-__all__ = [
-    "CHUNK_FRAMES",
-    "DecodeRequest",
-    "DecodeResult",
-    "DecoderPool",
-    "VideoProbe",
-    "check_decoders",
-    "installed_decoders",
-    "probe",
-]
+from pipeline.frames import Clip, SampledClip, Sampling, VideoProbe
 
 CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
 
 
 def installed_decoders() -> tuple[str, str]:
     """Names of the decoders on this machine as identities use them: ("decord-0.6.0", "pyav-18.1.0")."""
-    return f"decord-{version('decord')}", f"pyav-{version('av')}"
+    return f"decord-{_version('decord')}", f"pyav-{_version('av')}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def check_decoders(wanted: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import csv
 from itertools import product
 from pathlib import Path
 
-import av
 import numpy as np
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
@@ -75,6 +74,8 @@ def _questions(video: str, colour: str, shape: str, motion: str) -> list[dict[st
 
 
 def _render(path: Path, colour: str, shape: str, motion: str) -> None:
+    import av  # only here: machines that score and answer from stored features need no decoder
+
     n_frames = FRAMES_PER_SECOND * SECONDS
     with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         # x264's assembly gives other bytes now and then for the same frames, even in one thread (seen with x264 of PyAV 18.1).

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # of folders of images, which are videos too
+
 # CLIP's normalisation, which BLIP-2's ViT-g was trained with; RGB order.
 PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
@@ -70,6 +72,21 @@ class SampledClip:
     end_frame: int
     frame_indices: np.ndarray  # int64 [T], ascending, repeats kept
     note: str
+
+
+@dataclass(frozen=True)
+class VideoProbe:
+    """What is known of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
+
+    n_frames: int
+    fps: float  # average frames a second
+    duration_seconds: float  # n_frames / fps, the clock by which clips are cut; not the container's claim
+    width: int  # as coded, before rotation
+    height: int
+    codec: str
+    container: str
+    decoder: str  # "decord", "pyav" or "images"
+    note: str = ""  # why not decord, and anything odd
 
 
 def sample_clip(clip: Clip, sampling: Sampling, n_video_frames: int, fps: float) -> SampledClip:

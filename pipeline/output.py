@@ -32,7 +32,6 @@ class Output:
     rows: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     phase_seconds: Counter[str] = field(default_factory=Counter)
-    details: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     suffix: str = ""
 

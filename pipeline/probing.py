@@ -16,26 +16,11 @@ from typing import Any
 import av
 
 from cache.errors import DecodeError
+from pipeline.frames import IMAGE_SUFFIXES, VideoProbe
 
 # Only what was checked frame by frame: decord miscounted frames after a seek in MPEG-TS, MPEG-PS and AVI.
 DECORD_CONTAINERS = ("mov", "matroska")
 DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # AV1 it cannot read at all
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class VideoProbe:
-    """What is known of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
-
-    n_frames: int
-    fps: float  # average frames a second
-    duration_seconds: float  # n_frames / fps, the clock by which clips are cut; not the container's claim
-    width: int  # as coded, before rotation
-    height: int
-    codec: str
-    container: str
-    decoder: str  # "decord", "pyav" or "images"
-    note: str = ""  # why not decord, and anything odd
 
 
 def _nothing() -> None:

@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.frames import IMAGE_SUFFIXES
 from pipeline.question import Video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
@@ -67,6 +68,4 @@ class VideoFolder:
 
 
 def _holds_images(folder: Path) -> bool:
-    from pipeline.probing import IMAGE_SUFFIXES  # it loads a decoder, which most commands have no use for
-
     return any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir())

@@ -20,9 +20,9 @@ from pipeline.decoding import (
     DecoderPool,
     check_decoders,
     installed_decoders,
-    probe,
 )
 from pipeline.frames import Clip, FixedRateSampling, UniformSampling
+from pipeline.probing import probe
 from tests import videos
 
 REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos"

@@ -416,6 +416,34 @@ def test_scores_are_made_where_the_videos_are_not(store: Path, demo: Path, caplo
     assert "videos 'plain': not on this machine" in caplog.text
 
 
+WITHOUT_DECODERS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("av", "decord", "prefect"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_stages_run_where_neither_decoders_nor_prefect_are_installed(store: Path, demo: Path) -> None:
+    """As on GPU machines that score, select and answer from features extracted elsewhere."""
+    for stage in ("score_frames", "select_keyframes", "answer_questions"):
+        command = arguments("stage", demo, store, stage, "--again")
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_DECODERS, *command],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("kind", ["annotations", "videos", "weights"])
 def test_wrong_place_is_an_error_also_when_the_store_knows_the_source(
     store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
