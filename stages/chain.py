@@ -16,10 +16,13 @@ from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
 from stages.extract_features import extract_features
+from stages.finetune_answerer import finetune_answerer  # noqa: F401
 from stages.import_backbone import Backbone, import_backbone
 from stages.init_answerer import init_answerer
 from stages.init_localizer import init_localizer
 from stages.list_questions import Questions, list_questions
+from stages.pretrain_localizer import pretrain_localizer  # noqa: F401
+from stages.refine_localizer import refine_localizer  # noqa: F401
 from stages.retrieve_moments import retrieve_moments
 from stages.sample_frames import sample_frames
 from stages.score_frames import score_frames
