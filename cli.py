@@ -182,6 +182,8 @@ def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe
         decode_workers=options.decode_workers,
         shard_bytes=int(options.shard_megabytes * 2**20),
         sources=sources,
+        processes=options.processes,
+        tensorboard=options.tensorboard,
     )
     return load(options.recipe, options.set), run, sources
 
@@ -312,6 +314,14 @@ def _execution_options(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="size at which a shard is cut [%(default)s]",
     )
+    group.add_argument(
+        "--processes",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="processes of a training [one for each GPU; one without GPU, or where --device names one]",
+    )
+    group.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write training curves there as well")
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
