@@ -21,6 +21,7 @@ OWNERS = {
     "av": {"pipeline"},
     "transformers": {"pipeline"},
     "tokenizers": {"pipeline"},
+    "accelerate": {"pipeline"},
     "tqdm": {"stages"},
     "prefect": {"flows"},
 }
