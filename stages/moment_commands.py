@@ -12,10 +12,10 @@ from typing import Any
 from cache.errors import SevilaError, StoreError
 from cache.store import Store
 from pipeline.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
-from pipeline.moments import clip_values, interval_edges
+from pipeline.moments import CLIP_SECONDS, clip_values, interval_edges
 from pipeline.selection import ranking_scores
 from stages.list_questions import Questions
-from stages.moment_files import CLIP_SECONDS, matched, read_annotations, read_predictions
+from stages.moment_files import matched, read_annotations, read_predictions
 from stages.retrieve_moments import Moments, answers_by_question
 from stages.score_frames import FrameScores
 

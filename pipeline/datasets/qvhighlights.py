@@ -46,7 +46,7 @@ def group(question_type: str) -> str:
 def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
     video_id = video_name("vid", cells.get("vid"))
-    found, note = moments("relevant_windows", cells.get("relevant_windows"))
+    found, note = moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
     question = Question(
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,

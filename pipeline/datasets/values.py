@@ -5,6 +5,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from pipeline.moments import ROUNDING_SECONDS, outside_video
 from pipeline.question import Moment
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -82,10 +83,11 @@ def clip(start: Any, end: Any) -> tuple[float | None, float | None, str]:
     return bounds[0], bounds[1], "; ".join(notes)
 
 
-def moments(what: str, value: Any) -> tuple[tuple[Moment, ...], str]:
+def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, ...], str]:
     """The moments of a JSON list of [start, end] in seconds, and a note; none for no value. Reversed ones are swapped.
 
-    A moment without one of its ends would be a wrong label, so a nan rejects the row.
+    A moment without one of its ends would be a wrong label, so a nan rejects the row. So does one that lies outside the video,
+    by the evaluator's rule, where its `duration` is given; one that reaches a little past its end is noted.
     """
     if value is None:
         return (), ""
@@ -97,8 +99,21 @@ def moments(what: str, value: Any) -> tuple[tuple[Moment, ...], str]:
         if start is None or end is None:
             raise BadRow(f"{what} holds {pair}, finite numbers of seconds were wanted")
         found.append(Moment(start, end))
-        notes.append(note)
+        notes += [note, _beyond(what, found[-1], duration)]
     return tuple(found), "; ".join(filter(None, notes))
+
+
+def _beyond(what: str, moment: Moment, duration: Any) -> str:
+    """A note where the moment reaches past the end of a video of this duration; raises BadRow where it lies outside."""
+    if duration is None:
+        return ""
+    last = seconds("duration", duration)
+    start, end = moment.start_seconds, moment.end_seconds
+    if not last > 0:
+        raise BadRow(f"duration is {duration!r}, a number of seconds above 0 was wanted")
+    if outside_video(start, end, last):
+        raise BadRow(f"{what} holds {start:g} to {end:g} s, which lies outside the video (0 to {last:g} s)")
+    return f"moment {start:g} to {end:g} s reaches past the video's {last:g} s" if end > last + ROUNDING_SECONDS else ""
 
 
 def seconds(what: str, value: Any) -> float:

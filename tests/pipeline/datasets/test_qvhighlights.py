@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from cache.errors import SchemaError
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.question import Moment, Question, Video
+from stages.moment_files import read_annotations
 from tests.pipeline.datasets.layouts import QVHIGHLIGHTS
 
 
@@ -49,3 +51,38 @@ def test_a_window_that_is_none_rejects_its_row(tmp_path: Path, windows: object) 
         tmp_path, [QVHIGHLIGHTS.rows[0] | {"relevant_windows": windows}, QVHIGHLIGHTS.rows[1]]
     ).rejected
     assert rejected.line == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "duration", "is_used"),
+    [
+        ([100, 126], 126, True),
+        ([100, 150], 126, True),  # as models place windows in short videos, and the benchmark's evaluator takes
+        ([100, 152], 126, True),
+        ([100, 152.5], 126, False),
+        ([126, 130], 126, False),
+        ([-1, 3], 126, False),
+        ([500, 504], 150, False),
+    ],
+)
+def test_windows_outside_the_video_are_refused_here_as_by_the_evaluator(
+    tmp_path: Path, window: list[float], duration: float, is_used: bool
+) -> None:
+    labels = {"duration": duration, "relevant_windows": [window], "saliency_scores": [[1, 1, 1]] * 3}
+    rows = [QVHIGHLIGHTS.rows[0] | labels, QVHIGHLIGHTS.rows[1] | {"saliency_scores": [[1, 1, 1]]}]
+    annotations = QVHIGHLIGHTS.read(tmp_path, rows)
+    assert [question.question_id for question in annotations.questions] == ["8737", "2579"][not is_used :]
+    if is_used:
+        assert ("reaches past the video's" in annotations.questions[0].note) == (window[1] > duration)
+        assert len(read_annotations(tmp_path / QVHIGHLIGHTS.file_name)) == 2
+    else:
+        assert "lies outside the video (0 to " in annotations.rejected[0].reason
+        with pytest.raises(SchemaError, match="lies outside the video"):
+            read_annotations(tmp_path / QVHIGHLIGHTS.file_name)
+
+
+@pytest.mark.parametrize("duration", [0, -3, "long", float("nan"), True])
+def test_a_duration_that_is_none_rejects_its_row(tmp_path: Path, duration: object) -> None:
+    rows = [QVHIGHLIGHTS.rows[0] | {"duration": duration}, QVHIGHLIGHTS.rows[1]]
+    (rejected,) = QVHIGHLIGHTS.read(tmp_path, rows).rejected
+    assert rejected.line == 1 and "duration" in rejected.reason
