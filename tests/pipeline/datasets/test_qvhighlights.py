@@ -1,12 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache.errors import SchemaError
+from pipeline.datasets import qvhighlights
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.question import Moment, Question, Video
 from stages.moment_files import read_annotations
 from tests.pipeline.datasets.layouts import QVHIGHLIGHTS
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "qvhighlights"
 
 
 def test_a_line_becomes_a_query_with_moments_and_without_options(tmp_path: Path) -> None:
@@ -86,3 +90,44 @@ def test_a_duration_that_is_none_rejects_its_row(tmp_path: Path, duration: objec
     rows = [QVHIGHLIGHTS.rows[0] | {"duration": duration}, QVHIGHLIGHTS.rows[1]]
     (rejected,) = QVHIGHLIGHTS.read(tmp_path, rows).rejected
     assert rejected.line == 1 and "duration" in rejected.reason
+
+
+RATED = {
+    "duration": 9,
+    "relevant_windows": [[2, 6]],
+    "relevant_clip_ids": [1, 2],
+    "saliency_scores": [[4, 3, 2], [1, 0, 2]],
+}
+
+
+def test_every_clip_of_the_video_is_rated_those_not_listed_with_zeros(tmp_path: Path) -> None:
+    first, second = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | RATED, QVHIGHLIGHTS.rows[1]]).questions
+    assert first.ratings == ((0, 0, 0), (4, 3, 2), (1, 0, 2), (0, 0, 0)) and first.note == ""
+    assert second.ratings == () and second.note == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relevant_clip_ids": [1, 4]},
+        {"relevant_clip_ids": [1]},
+        {"relevant_clip_ids": [True, 2]},
+        {"saliency_scores": [[4, 3], [1, 0, 2]]},
+        {"saliency_scores": [[4, 3, "2"], [1, 0, 2]]},
+        {"saliency_scores": [[4, 3, float("nan")], [1, 0, 2]]},
+        {"saliency_scores": "none"},
+    ],
+)
+def test_ratings_that_do_not_fit_are_noted_and_cost_no_moment(tmp_path: Path, changes: dict[str, object]) -> None:
+    (question,) = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | RATED | changes]).questions
+    assert question.ratings == () and question.moments == (Moment(2.0, 6.0),)
+    assert question.note.startswith("ratings not used: ")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the benchmark's files lie outside the repository")
+def test_ratings_of_the_published_file_are_those_the_evaluator_reads() -> None:
+    wanted = {str(each.qid): each.ratings for each in read_annotations(REAL / "highlight_val_release.jsonl")}
+    found = {question.question_id: question.ratings for question in qvhighlights.read(REAL, "val").questions}
+    assert found.keys() == wanted.keys()
+    for id, ratings in wanted.items():
+        np.testing.assert_array_equal(found[id], ratings)
