@@ -22,6 +22,7 @@ OWNERS = {
     "transformers": {"pipeline"},
     "tokenizers": {"pipeline"},
     "accelerate": {"pipeline"},
+    "webvtt": {"pipeline"},
     "tqdm": {"stages"},
     "prefect": {"flows"},
 }
