@@ -28,7 +28,8 @@ from stages.visual_windows import WINDOW_FRAMES, Group, windows
 if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
 
-REASONS_OF_QUESTIONS = ("no_options", "too_many_options")  # codes of failures that are not the video's
+# Codes of failures that are not the video's.
+REASONS_OF_QUESTIONS = ("no_options", "too_many_options", "no_moments", "no_true_frame")
 
 
 class Answers(Artifact):

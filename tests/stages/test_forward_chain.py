@@ -253,6 +253,39 @@ def test_keyframes_without_the_localizer_need_no_scores(demo: Path, tmp_path: Pa
         assert len({tuple(row["positions"]) for row in rows}) > 1
 
 
+def test_questions_without_true_moments_count_as_wrong_with_oracle_keyframes(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (demo / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = [
+        {
+            "video": row["video"],
+            "question": row["question"],
+            "options": list(filter(None, cells)),
+            "answer": row["answer"],
+        }
+        | ({"moments": [[1.0, 3.0]]} if number % 3 else {})
+        for number, row in enumerate(rows)
+        for cells in [[row[f"a{option}"] for option in range(4)]]
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = ("--set", "select_keyframes.method=oracle")
+    assert sevila("run", demo, store, "--annotations", str(path), *more) == 0
+    answers = artifact(store, "answers").rows("answers")
+    failed = [row for row in answers if row["reason"].startswith("no_moments")]
+    assert len(failed) == 8 and all(
+        row["prediction"] is None for row in failed
+    )  # a third of 24, 6 others have no video
+    keyframes = [row for row in artifact(store, "keyframes").rows("keyframes") if row["status"] == "ok"]
+    assert len(keyframes) == 16 and all(1 <= second <= 3 for row in keyframes for second in row["seconds"])
+    metrics = artifact(store, "metrics")
+    assert metrics.rows("metrics")[0]["n_unanswered"] == 14
+    assert len(metrics.rows("missing_videos")) == 2
+    assert "8 no_moments (26.7 %)" in capsys.readouterr().out
+
+
 def test_votes_are_counted_over_per_frame_answers(store: Path, demo: Path) -> None:
     assert sevila("run", demo, store, "--set", "answer_questions.method=vote") == 0
     answers = artifact(store, "answers")

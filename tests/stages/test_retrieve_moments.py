@@ -165,6 +165,36 @@ def test_keyframes_chosen_without_scores_are_judged_alone(world: World) -> None:
     assert row["source"] == "keyframes" and row["k"] == 5 and row["mean_first_true_rank"] is None
 
 
+def test_oracle_keyframes_are_spread_over_the_frames_in_true_moments(world: World) -> None:
+    def oracle(k: int) -> Any:
+        cfg = SelectKeyframes(method="oracle", k=k)
+        return build(select_keyframes, cfg, world.run, [world.questions, world.frames, None])
+
+    rows = {row["question_id"]: row for row in oracle(2).rows("keyframes")}
+    # Frames at 1, 3, ..., 19 s: two of query 1's lie in 2 to 6 s, two of query 2's in its two moments, two of query 3's.
+    assert {id: rows[id]["seconds"] for id in TRUE} == {"1": [3.0, 5.0], "2": [1.0, 19.0], "3": [5.0, 7.0], "5": []}
+    assert [row["positions"] for row in oracle(1).rows("keyframes")][:2] == [[2], [9]]
+    assert rows["4"]["status"] == "failed" and rows["4"]["reason"].startswith("no_moments: ")
+    assert rows["5"]["reason"] == "empty: file of 0 bytes"
+    assert oracle(2).record.dropped == {"no_moments": 1, "empty": 1}
+    inputs = [world.questions, world.frames, None, oracle(2)]
+    (judged,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
+    assert judged["precision_percent"] == judged["frame_recall_percent"] == 75.0  # of 4, one of which failed
+
+
+def test_a_moment_between_two_sampled_frames_has_no_oracle_frame_and_is_no_failed_video(tmp_path: Path) -> None:
+    world = World(tmp_path / "store")
+    moments = [{"question_id": "1", "start_seconds": 3.5, "end_seconds": 4.5}]
+    tables = {"questions": world.questions.rows("questions"), "moments": moments, "videos": [], "rejected": []}
+    questions = publish(world.store, "list_questions", tables)
+    chosen = build(select_keyframes, SelectKeyframes(method="oracle"), world.run, [questions, world.frames, None])
+    first = chosen.rows("keyframes")[0]
+    assert first["reason"] == "no_true_frame: none of the 10 sampled frames lies in a true moment"
+    inputs = [questions, world.frames, None, chosen]
+    (judged,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
+    assert (judged["n_failed"], judged["n_without_true_frame"], judged["hit_percent"]) == (0, 1, 0.0)
+
+
 def test_the_submission_has_a_line_per_query_in_the_benchmarks_format(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
