@@ -28,7 +28,10 @@ def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
         ("[sample_frames]\nframes = '3'", r"\[sample_frames\] frames = '3': input should be a valid integer"),
         ("[sample_frames]\nframes = 0", r"frames = 0: input should be greater than or equal to 1"),
         ("[sample_frames]\nframes = true", r"frames = True: input should be a valid integer"),
-        ("[select_keyframes]\nmethod = 'topk'", r"method = 'topk': input should be 'localizer', 'uniform' or 'random'"),
+        (
+            "[select_keyframes]\nmethod = 'topk'",
+            r"method = 'topk': input should be 'localizer', 'uniform', 'random' or 'oracle'",
+        ),
         ("[import_backbone]\nweights = '/data/blip2'", r"weights = '/data/blip2': '/data/blip2' is a path"),
         ("frames = 3", r"'frames' stands outside any \[section\]"),
         ("description = 3", "description is 3, wanted text"),
