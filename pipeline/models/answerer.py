@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import CheckpointError
+from pipeline.batching import token_batches
 from pipeline.models.language import Language
 from pipeline.models.visual_prompt import VisualPrompt
 
@@ -88,6 +89,36 @@ class Answerer:
         )
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
+
+    @torch.no_grad()
+    def option_text_scores(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        option_token_ids: Sequence[Sequence[Sequence[int]]],
+        frame_prefixes: Sequence[str],
+        budget_tokens: int,
+    ) -> Tensor:
+        """Return how likely each option's text is as the answer, [R, O] float32; -inf where a row has fewer options.
+
+        The sum of the log-probabilities of the option's tokens, `</s>` included. Each row is encoded once; its options are
+        decoded in batches over rows and options.
+
+        Args:
+            visual, token_ids, frame_prefixes: as in `answer`.
+            option_token_ids: R lists of options, each as ids including `</s>`; of any number, letters are not needed.
+            budget_tokens: encoder and decoder tokens that a batch of the decoder may hold, padding included.
+        """
+        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
+        hidden = self.language.encode(inputs)
+        pairs = [(row, option) for row, options in enumerate(option_token_ids) for option in range(len(options))]
+        lengths = [len(option_token_ids[row][option]) for row, option in pairs]
+        scores = hidden.new_full((len(visual), max(map(len, option_token_ids))), -torch.inf, dtype=torch.float32)
+        for batch in token_batches(lengths, hidden.shape[1], budget_tokens):
+            rows, options = zip(*(pairs[item] for item in batch), strict=True)
+            targets = [option_token_ids[row][option] for row, option in zip(rows, options, strict=True)]
+            scores[rows, options] = self.language.log_likelihood(hidden[list(rows)], inputs.mask[list(rows)], targets)
+        return scores
 
     def _letters(self, n_options: int) -> list[int]:
         known = self.language.verbalizer.letter_ids

@@ -92,6 +92,21 @@ class Language:
         ).last_hidden_state
         return functional.linear(states.float(), self.model.lm_head.weight)
 
+    def log_likelihood(self, hidden: Tensor, mask: Tensor, target_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return how likely each row's target text is, [R] float32: the sum of its tokens' log-probabilities.
+
+        Args:
+            hidden: [R, S, D], the encoder's states of what was read.
+            mask: [R, S].
+            target_ids: R texts as ids including `</s>`, whose probability counts: else "a cat" would always be at least as
+                likely as "a cat on a mat".
+        """
+        targets, target_mask = self._padded(target_ids)  # [R, M]
+        start = torch.full_like(targets[:, :1], self.start_id)
+        logits = self.decode(hidden, mask, torch.cat([start, targets[:, :-1]], dim=1))
+        of_targets = logits.log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
+        return of_targets.masked_fill(target_mask == 0, 0.0).sum(dim=1)
+
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
         """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
         return torch.tensor([[self.start_id, *after_start]], device=self.device).expand(rows, -1)
