@@ -109,9 +109,11 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     if chosen & LOCALIZERS:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
 
-    evaluated = _split(step, sources, backbone, listing.dataset, listing.split)
-    training = _split(step, sources, backbone, listing.dataset, chain.training_split)
-    _check_splits(recipe, evaluated.questions, training.questions)
+    asked = _questions(step, sources, listing.dataset, listing.split)
+    known = _questions(step, sources, listing.dataset, chain.training_split)
+    _check_splits(recipe, asked, known)
+    evaluated = _split(step, sources, listing.dataset, asked, backbone)
+    training = _split(step, sources, listing.dataset, known, backbone)
     evaluation = _Evaluation(step, backbone, evaluated, training, answerer)
     for selector in chain.selectors:
         if selector not in LOCALIZERS:
@@ -123,7 +125,8 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     if chain.pretraining_dataset and chosen & {"pretrained", "refined"}:
         moments = training
         if (chain.pretraining_dataset, chain.pretraining_split) != (listing.dataset, chain.training_split):
-            moments = _split(step, sources, backbone, chain.pretraining_dataset, chain.pretraining_split)
+            queries = _questions(step, sources, chain.pretraining_dataset, chain.pretraining_split)
+            moments = _split(step, sources, chain.pretraining_dataset, queries, backbone)
         localizer = step(pretrain_localizer, *moments.read, backbone, localizer)
         evaluation.trainings.append(Training("Localizer, pre-trained", localizer))
     if "pretrained" in chosen:
@@ -189,15 +192,21 @@ class _Evaluation:
     def _keyframes(
         self, split: Split, selector: Selector, localizer: LocalizerWeights | None
     ) -> tuple[FrameScores | None, Keyframes]:
-        scores, method = None, str(selector)
+        scores = None
         if localizer is not None:
             scores = self._step(score_frames, *split.read, self._backbone, localizer)
-            method = "localizer"
-        return scores, self._step(select_keyframes, split.questions, split.frames, scores, method=method)
+        choice: dict[str, Any] = {"method": selector if localizer is None else "localizer"}
+        if selector != "random":  # nothing is drawn: another seed of the recipe shall not make the same keyframes again
+            choice["seed"] = 0
+        return scores, self._step(select_keyframes, split.questions, split.frames, scores, **choice)
 
 
-def _split(step: Step, sources: Sources, backbone: Backbone, dataset: str, split: str) -> Split:
-    questions = step(list_questions, sources.annotations(dataset, split), dataset=dataset, split=split)
+def _questions(step: Step, sources: Sources, dataset: str, split: str) -> Questions:
+    questions: Questions = step(list_questions, sources.annotations(dataset, split), dataset=dataset, split=split)
+    return questions
+
+
+def _split(step: Step, sources: Sources, dataset: str, questions: Questions, backbone: Backbone) -> Split:
     frames = step(sample_frames, sources.videos(dataset, questions))
     return Split(questions, frames, step(extract_features, frames, backbone))
 

@@ -164,11 +164,18 @@ def _heading(results: Results) -> str:
     config = results.questions.record.config
     split = f", split {config['split']}" if config["split"] else ""
     row = results.settings[0].accuracy()
-    told = f"{config['dataset']}{split}: {row.n_questions} questions, accuracy in percent with its 95 % interval"
+    unanswered = f" ({row.n_unanswered} unanswered, which counts as wrong)" if row.n_unanswered else ""
+    lines = [
+        f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval"
+    ]
     known = [setting.localization for setting in results.settings if setting.localization is not None]
-    n_known = _keyframe_quality(known[0])["n_questions"] if known else 0
-    where = f"; in percent, true moments with a keyframe inside, and questions that hit one, of {n_known} questions"
-    return told + (where if known else "")
+    if known:
+        n_known = _keyframe_quality(known[0])["n_questions"]
+        lines.append(
+            f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
+            "moments, those with such a keyframe; in percent"
+        )
+    return "\n".join(lines)
 
 
 def _cell(value: float | None, setting: Setting | None) -> str:

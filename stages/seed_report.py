@@ -39,7 +39,7 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     parts = [
         f"# Results of recipe `{recipe.name}`, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
-        f"## Every setting\n\n{_asked(runs[0])} In percent: {spread} over seeds.",
+        f"## Every setting\n\n{_asked(runs)} In percent: {spread} over seeds.",
         _table(rows, {cell: _spread(found) for cell, found in _by_cell(values).items()}),
         _seed_tables(rows, runs),
         f"## What follows\n\n{CLAIMS_TOLD}",
@@ -148,13 +148,20 @@ def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
     return "### Each seed\n\n" + "\n\n".join(tables)
 
 
-def _asked(run: SeedRun) -> str:
-    config = run.results.questions.record.config
-    row = run.results.settings[0].accuracy()
+def _asked(runs: Sequence[SeedRun]) -> str:
+    config = runs[0].results.questions.record.config
+    rows = [run.results.settings[0].accuracy() for run in runs]
     split = f", split `{config['split']}`" if config["split"] else ""
-    told = f"`{config['dataset']}`{split}: {row.n_questions} questions with a known answer"
-    unanswered = f", {row.n_unanswered} of them unanswered, counted as wrong," if row.n_unanswered else ""
-    return f"{told}{unanswered} (seed {run.seed})."
+    told = f"`{config['dataset']}`{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
+    if any(row.n_unanswered for row in rows):
+        told += f", {_each(row.n_unanswered for row in rows)} of them unanswered, which counts as wrong"
+    return f"{told}."
+
+
+def _each(counts: Iterable[int]) -> str:
+    """Return a number per seed, or the one that is every seed's."""
+    found = [str(count) for count in counts]
+    return found[0] if len(set(found)) == 1 else ", ".join(found)
 
 
 def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
@@ -182,7 +189,7 @@ def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
 def _learned(runs: Sequence[SeedRun]) -> str:
     parts = []
     for run in runs:
-        lines = [f"{labels.id}: {' '.join(labels.text().split())}" for labels in run.results.labels]
+        lines = [f"{labels.id}: {'; '.join(labels.text().splitlines())}" for labels in run.results.labels]
         lines += [line for training in run.results.trainings if (line := training_line(training))]
         parts.append(f"Seed {run.seed}:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else "")
     return "\n\n".join(part for part in parts if part) or "Nothing was trained."

@@ -48,7 +48,7 @@ def made_since(before: set[str], store: Path) -> Counter[str]:
 
 def table(printed: str) -> dict[str, list[str]]:
     """The cells of the results table by the name of its row."""
-    lines = printed[printed.index("keyframes  ") :].split("\n\n")[0].splitlines()
+    lines = printed[printed.index("\nkeyframes  ") + 1 :].split("\n\n")[0].splitlines()
     return {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line.strip()) for line in lines)}
 
 
