@@ -221,7 +221,10 @@ def test_answers_and_pseudo_labels_frame_by_frame_are_the_official_ones(referenc
     assert_close(found.option_logits, golden["C2_per_frame_answer_logits"])
     np.testing.assert_array_equal(found.prediction, golden["C2_pred"].ravel())
     assert_close(found.option_logits_forced, golden["D_pseudo_answer_logits"])
-    np.testing.assert_array_equal(found.option_logits_forced.argmax(dim=-1), golden["D_pseudo_pred"].ravel())
+    predictions = found.option_logits_forced.argmax(dim=-1).numpy().reshape(golden["D_pseudo_pred"].shape)
+    np.testing.assert_array_equal(predictions, golden["D_pseudo_pred"])
+    right = np.array([annotation["answer"] for annotation in reference.inputs["annotations"]])
+    np.testing.assert_array_equal(predictions == right[:, None], golden["D_pseudo_label_yes"])
 
 
 def test_moment_scores_are_the_official_ones(reference: Reference) -> None:

@@ -10,12 +10,17 @@ from cli import main
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics
 from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
 
-KINDS = {kind.kind: kind for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics)}
+KINDS = {
+    kind.kind: kind
+    for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics, Backbone, AnswererWeights)
+}
 
 
 def arguments(command: str, demo: Path, store: Path, *more: str) -> list[str]:

@@ -298,6 +298,20 @@ def test_votes_are_counted_over_per_frame_answers(store: Path, demo: Path) -> No
             assert row["votes"] == counts.tolist() and counts[row["prediction"]] == counts.max()
 
 
+@pytest.mark.parametrize("method", ["concatenate", "vote"])
+def test_answers_can_be_read_from_the_texts_of_the_options(store: Path, demo: Path, method: str) -> None:
+    answers = {}
+    for readout in ("text", "text_per_token"):
+        settings = (f"answer_questions.readout={readout}", f"answer_questions.method={method}")
+        assert sevila("run", demo, store, *(f"--set={setting}" for setting in settings)) == 0
+        answers[readout] = artifact(store, "answers").rows("answers")
+    for row, other in zip(*answers.values(), strict=True):
+        if row["status"] == "ok":
+            assert row["first_token_id"] is None and max(row["option_logits"]) < max(other["option_logits"]) < 0
+            if method == "concatenate":
+                assert row["prediction"] == int(np.argmax(row["option_logits"]))
+
+
 @pytest.mark.parametrize(
     ("setting", "n_frames"),
     [("sample_frames.sampling=random", {8}), ("sample_frames.sampling=fixed_rate", {6})],
