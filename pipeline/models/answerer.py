@@ -16,6 +16,7 @@ from cache.errors import CheckpointError
 from pipeline.batching import token_batches
 from pipeline.models.language import Language
 from pipeline.models.visual_prompt import VisualPrompt
+from pipeline.prompts import answer_target
 
 
 class AnswererOutput(NamedTuple):
@@ -119,6 +120,27 @@ class Answerer:
             targets = [option_token_ids[row][option] for row, option in zip(rows, options, strict=True)]
             scores[rows, options] = self.language.log_likelihood(hidden[list(rows)], inputs.mask[list(rows)], targets)
         return scores
+
+    def target_ids(self, right: Sequence[int]) -> list[list[int]]:
+        """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
+        return self.language.verbalizer.tokenize([answer_target(option) for option in right]).token_ids
+
+    def loss(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        right: Sequence[int],
+        frame_prefixes: Sequence[str],
+    ) -> Tensor:
+        """Return the summed cross-entropy of R rows' "Option X", `</s>` included (paper section 3.3); differentiable.
+
+        Args:
+            visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            token_ids, frame_prefixes: as in `answer`.
+            right: R indices of the right options.
+        """
+        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
+        return self.language.target_loss(self.language.encode(inputs), inputs.mask, self.target_ids(right))
 
     def _letters(self, n_options: int) -> list[int]:
         known = self.language.verbalizer.letter_ids

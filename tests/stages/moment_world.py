@@ -26,6 +26,24 @@ weights = "tiny-blip2"
 
 [select_keyframes]
 k = 2
+
+[pretrain_localizer]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
+
+[refine_localizer]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
+
+[finetune_answerer]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
 """
 
 
