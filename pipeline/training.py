@@ -117,7 +117,7 @@ class Job:
     Attributes:
         name: of the stage; `id`: of the artifact.
         make_task: (run, batch_tokens, parts) -> task on the run's device. A batch is to be cut into pieces of at most
-            `batch_tokens`, and into `parts` pieces at least where it has so many rows.
+            `batch_tokens`, and so that `parts` processes have about as much to do.
         report: shows progress.
     """
 

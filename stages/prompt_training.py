@@ -95,8 +95,9 @@ def check_some(samples: list[Any], skipped: Counter[str], name: str, wanted: str
 
 
 def pieces_budget(lengths: Sequence[int], extra_tokens: int, batch_tokens: int, parts: int) -> int:
-    """Return the tokens a piece may hold so that there are `parts` pieces or more, one for each process."""
-    return max(1, min(batch_tokens, sum(length + extra_tokens for length in lengths) // parts))
+    """Return the tokens a piece may hold so that `parts` processes get about as many rows each."""
+    rows = -(-len(lengths) // parts)
+    return batch_tokens if parts == 1 else min(batch_tokens, rows * (max(lengths, default=0) + extra_tokens))
 
 
 class FrameReader:

@@ -43,6 +43,8 @@ class Answerer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
+        n_letters = len(language.verbalizer.letter_ids)
+        self._targets = language.verbalizer.tokenize([answer_target(index) for index in range(n_letters)]).token_ids
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class Answerer:
 
     def target_ids(self, right: Sequence[int]) -> list[list[int]]:
         """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
-        return self.language.verbalizer.tokenize([answer_target(option) for option in right]).token_ids
+        return [self._targets[option] for option in right]
 
     def loss(
         self,

@@ -37,6 +37,7 @@ class Localizer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
+        self._yes, self._no = language.verbalizer.tokenize(LOCALIZE_TARGETS).token_ids
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
@@ -60,8 +61,7 @@ class Localizer:
 
     def target_ids(self, labels: Sequence[bool]) -> list[list[int]]:
         """Return what is to be said about each row, as ids: "yes" where the frame holds the answer, else "no"."""
-        yes, no = self.language.verbalizer.tokenize(LOCALIZE_TARGETS).token_ids
-        return [yes if label else no for label in labels]
+        return [self._yes if label else self._no for label in labels]
 
     def loss(self, visual: Tensor, token_ids: Sequence[Sequence[int]], labels: Sequence[bool]) -> Tensor:
         """Return the summed cross-entropy of R rows' yes or no, `</s>` included (paper section 3.3); differentiable.
