@@ -63,13 +63,13 @@ def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_settings_change_one_key(setting: str, stage: str, key: str, value: object) -> None:
-    assert getattr(load("demo", [setting]).config_of(stage), key) == value
+    assert getattr(load("plain", [setting]).config_of(stage), key) == value
 
 
 @pytest.mark.parametrize("setting", ["frames=3", "sample_frames.frames", "sample_frames.=3", "sample_frames.frmes=3"])
 def test_wrong_setting_is_told_as_given(setting: str) -> None:
     with pytest.raises(RecipeError, match=f"--set {setting}"):
-        load("demo", [setting])
+        load("plain", [setting])
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

@@ -1,4 +1,7 @@
-"""A few small videos with questions whose true moments are known, in three splits, and a recipe for the full chain over them."""
+"""A few small videos with questions whose true moments are known, in three splits, and a recipe for the full chain over them.
+
+Two videos are broken: their questions count as wrong where they are evaluated, and are skipped where they would be trained on.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,8 @@ from pathlib import Path
 from pipeline.tiny_blip2 import write_tiny_blip2
 from tests.videos import make_video
 
-SPLITS = {"train": 3, "test": 2, "moments": 2}  # videos of each
+SPLITS = {"train": 4, "test": 3, "moments": 2}  # videos of each
+BROKEN = ("train3.mp4", "test2.mp4")  # of zero bytes
 COLOURS = ("red", "green", "blue", "yellow")
 RECIPE = """
 [chain]
@@ -54,7 +58,10 @@ def write_world(folder: Path) -> None:
     for split, n_videos in SPLITS.items():
         for number in range(n_videos):
             name = f"{split}{number}.mp4"
-            make_video(folder / "videos" / name, n_frames=24, fps=6)  # 4 s
+            if name in BROKEN:
+                (folder / "videos" / name).touch()
+            else:
+                make_video(folder / "videos" / name, n_frames=24, fps=6)  # 4 s
             for asked, colour in enumerate(COLOURS[:2]):
                 start = 1.0 * asked + 0.5 * number
                 row = {"video": name, "split": split, "question": f"What is the {colour} thing?", "type": "thing"}

@@ -93,7 +93,7 @@ def test_every_selector_gets_a_row_in_the_order_of_the_paper(
     assert list(cells)[1:] == [
         *("uniform", "random", "untrained Localizer", "pre-trained Localizer", "refined Localizer", "oracle")
     ]
-    assert cells["oracle"][-1] == "100.0"
+    assert cells["oracle"][-1] == "66.7"  # all but the questions of the broken video
 
 
 def test_refinement_trained_otherwise_reruns_only_what_depends_on_it(store: Path, world: Path) -> None:
@@ -102,6 +102,18 @@ def test_refinement_trained_otherwise_reruns_only_what_depends_on_it(store: Path
     after = made_since(before, store)
     assert not {"extract_features", "label_frames", "pretrain_localizer", "list_questions"} & after.keys()
     assert after["refine_localizer"] == 1 and after["score_frames"] == 2 and after["finetune_answerer"] <= 1
+
+
+def test_broken_videos_are_told_and_count_as_wrong_in_every_setting(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", world, store) == 0
+    printed = capsys.readouterr().out
+    assert "test2.mp4: empty" in printed and "train3.mp4: empty" in printed
+    assert "6 questions (2 unanswered, which counts as wrong)" in printed
+    for id, record in records(store).items():
+        if record.stage == "evaluate":
+            assert Metrics(Store(store), id).rows("metrics")[0]["n_unanswered"] == 2
 
 
 def test_what_no_selector_needs_is_not_made(world: Path, tmp_path: Path) -> None:

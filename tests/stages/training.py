@@ -9,10 +9,10 @@ from typing import Any
 import stages.chain  # noqa: F401 - declares the stages
 from cache.store import Store
 from pipeline.build import build
-from pipeline.demo import write_demo
 from pipeline.sources import Sources
 from pipeline.stage import STAGES, RunContext
 from stages.visual_prompt_weights import FILE
+from tests.small_world import write_small_world
 
 INPUTS = {
     "pretrain_localizer": ("questions", "frames", "features", "backbone", "localizer"),
@@ -49,7 +49,7 @@ def weights_of(trained: Any) -> bytes:
 
 def make_world(folder: Path) -> World:
     """Render the demo's videos; the second of each video's three questions is answered by its middle third."""
-    write_demo(folder)
+    write_small_world(folder)
     with (folder / "questions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     (folder / "questions.csv").unlink()
