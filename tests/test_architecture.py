@@ -21,6 +21,7 @@ OWNERS = {
     "av": {"pipeline"},
     "transformers": {"pipeline"},
     "tokenizers": {"pipeline"},
+    "webvtt": {"pipeline"},
     "tqdm": {"stages"},
     "prefect": {"flows"},
 }

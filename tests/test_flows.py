@@ -99,7 +99,10 @@ class Prefect:
     def log_lines(self, name: str) -> list[str]:
         """Return the messages in a flow run's log, those of its tasks included, in order of time."""
         wanted = {"logs": {"flow_run_id": {"any_": [self.flow_run(name)["id"]]}}, "sort": "TIMESTAMP_ASC"}
-        return [line["message"] for line in self.ask("logs/filter", wanted)]
+        lines: list[str] = []
+        while page := self.ask("logs/filter", wanted | {"offset": len(lines)}):  # the server gives 200 at most
+            lines += [line["message"] for line in page]
+        return lines
 
 
 @pytest.fixture(scope="module")

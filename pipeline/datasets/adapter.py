@@ -31,6 +31,7 @@ class About:
         published: where the owners publish annotations and videos.
         licence: the licence of the annotations as far as the owners state one.
         prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`; empty where a file may hold any.
+        names_count: whether the names of its files say something, for example which video: they are part of its identity then.
     """
 
     title: str
@@ -40,6 +41,7 @@ class About:
     licence: str
     prompt: Literal["multiple_choice", "next_event", "moment", ""]
     beside: tuple[str, ...] = ()
+    names_count: bool = False
 
     def split_files(self) -> Iterator[SplitFile]:
         """Every file of every split."""
