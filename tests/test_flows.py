@@ -129,9 +129,9 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 @pytest.fixture(scope="module")
 def first_run(prefect: Prefect) -> subprocess.CompletedProcess[str]:
     """A full chain, trainings included; the worker's environment says where its data lie."""
-    recipe = f"recipe={prefect.world / 'full.toml'}"
     return prefect.command(
-        "deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "first", "-p", recipe
+        *("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "first"),
+        *("-p", f"recipe={prefect.world / 'full.toml'}", "-p", f"settings={json.dumps([SELECTORS])}"),
     )
 
 
