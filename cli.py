@@ -177,6 +177,14 @@ def _execution_options(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="size at which a shard is cut [%(default)s]",
     )
+    group.add_argument(
+        "--processes",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="processes of a training [one for each GPU; one without GPU, or where --device names one]",
+    )
+    group.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write training curves there as well")
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:

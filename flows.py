@@ -46,6 +46,7 @@ def sevila(
     batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
     decode_workers: Annotated[int, Field(ge=1, le=256)] = 2,
     shard_megabytes: Annotated[float, Field(gt=0, le=65536)] = 1024.0,
+    processes: Annotated[int, Field(ge=0, le=64)] = 0,
 ) -> State[str]:
     """Run the chain of a recipe, from questions to metrics; what the store holds is not made again.
 
@@ -66,6 +67,7 @@ def sevila(
         batch_tokens: Tokens in a forward pass, padding included.
         decode_workers: Processes that decode videos.
         shard_megabytes: Size at which a shard of frames or features is cut.
+        processes: Processes of a training. When 0, one for each GPU; one without GPU, or where `device` names one.
     """
     with _log_of_stages_in_run_log():
         try:
@@ -83,6 +85,7 @@ def sevila(
                 decode_workers=decode_workers,
                 shard_bytes=int(shard_megabytes * 2**20),
                 sources=sources,
+                processes=processes,
             )
             steps = Run(chosen, run)
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)

@@ -209,5 +209,7 @@ def _context(
         decode_workers=options.decode_workers,
         shard_bytes=int(options.shard_megabytes * 2**20),
         sources=sources,
+        processes=options.processes,
+        tensorboard=options.tensorboard,
     )
     return load(options.recipe, options.set, seed), run, sources

@@ -118,7 +118,7 @@ class LocalizerTask:
         parts: int,
     ) -> None:
         self._localizer = load_localizer(cfg, run, backbone, weights)
-        self.module = self._localizer.prompt
+        self.module, self.language = self._localizer.prompt, self._localizer.language
         self.n_samples = len(split.train)
         self._clips = [*split.train, *split.held_out]
         self._cfg = cfg
