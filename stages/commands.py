@@ -56,7 +56,7 @@ def plan(options: argparse.Namespace) -> None:
     steps = Plan(recipe, run).walk(chain_of(recipe), sources)
     for step in steps:
         setting = f" ({step.setting})" if step.setting else ""
-        print(f"{step.status:8} {step.stage:18} {step.id or '-':42} {step.why}{setting}".rstrip())
+        print(f"{step.status:8} {step.stage:21} {step.id or '-':45} {step.why}{setting}".rstrip())
     counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from pipeline.metrics import AccuracyRow
@@ -96,6 +97,7 @@ class Results:
         """Return each setting under its row and column."""
         return {(setting.row, setting.column): setting for setting in self.settings}
 
+    @cached_property
     def values(self) -> dict[tuple[str, Column], float]:
         """Return every number of the table, in percent, by row and column; without those that have nothing behind them."""
         found: dict[tuple[str, Column], float | None] = {}
@@ -120,7 +122,7 @@ def results_text(results: Results) -> str:
 
 def results_table(results: Results) -> str:
     """Return the table: a row for each choice of keyframes; accuracies with their 95 % intervals, and recall of true moments."""
-    cells, values = results.settings_by_cell(), results.values()
+    cells, values = results.settings_by_cell(), results.values
     columns = [column for column in get_args(Column) if any(column == other for _, other in values)]
     lines = [["keyframes", *columns]]
     for row in results.rows():

@@ -33,7 +33,7 @@ class SeedRun:
 def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     """Return the report of one recipe's runs; `command` is what was typed to make it."""
     seeds = ", ".join(str(run.seed) for run in runs)
-    values = [run.results.values() for run in runs]
+    values = [run.results.values for run in runs]
     rows = list(dict.fromkeys(row for run in runs for row in run.results.rows()))
     spread = "mean ± sample standard deviation (smallest - largest)" if len(runs) > 1 else "one seed: no spread"
     parts = [
@@ -83,11 +83,11 @@ def _rows(runs: Sequence[SeedRun]) -> list[str]:
 def _ordered(runs: Sequence[SeedRun], column: Column) -> list[str]:
     """The rows that have a number in this column, from the one the paper found worst to the best."""
     rows = [row for row in _rows(runs) if row != NAMES["random"]]  # the paper orders uniform, not random, frames
-    return [row for row in rows if all((row, column) in run.results.values() for run in runs)]
+    return [row for row in rows if all((row, column) in run.results.values for run in runs)]
 
 
 def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: Cell) -> str:
-    values = [run.results.values() for run in runs]
+    values = [run.results.values for run in runs]
     if not all(worse in found and better in found for found in values):
         return ""
     differences = [found[better] - found[worse] for found in values]
@@ -143,7 +143,7 @@ def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
         return ""
     tables = []
     for run in runs:
-        numbers = {cell: f"{value:.1f}" for cell, value in run.results.values().items()}
+        numbers = {cell: f"{value:.1f}" for cell, value in run.results.values.items()}
         tables.append(f"Seed {run.seed}:\n\n{_table(rows, numbers)}")
     return "### Each seed\n\n" + "\n\n".join(tables)
 

@@ -5,6 +5,7 @@ import pytest
 import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
 from cache.errors import RecipeError
 from pipeline.recipe import available, load
+from pipeline.stage import STAGES
 
 
 def test_every_shipped_recipe_is_valid_and_described() -> None:
@@ -75,3 +76,27 @@ def test_wrong_setting_is_told_as_given(setting: str) -> None:
 def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'nextqa'"):
         load("nextq")
+
+
+def test_seed_is_set_wherever_something_is_learned_or_drawn_but_frames_stay_as_they_are() -> None:
+    recipe = load("plain", ["refine_localizer.seed=7"], seed=3)
+    for stage in ("pretrain_localizer", "finetune_answerer", "select_keyframes"):
+        assert recipe.config_of(stage).seed == 3
+    assert recipe.config_of("refine_localizer").seed == 7
+    assert recipe.config_of("sample_frames") == load("plain").config_of("sample_frames")
+
+
+def test_chain_may_change_keys_of_a_stage_and_is_checked_as_a_recipe_is() -> None:
+    recipe = load("plain", ["select_keyframes.k=2"])
+    changed = recipe.config(STAGES["select_keyframes"], method="uniform")
+    assert (changed.method, changed.k) == ("uniform", 2)
+    with pytest.raises(
+        RecipeError, match=r"the forward chain of recipe 'plain' sets \[select_keyframes\] method = 'best'"
+    ):
+        recipe.config(STAGES["select_keyframes"], method="best")
+
+
+def test_chain_is_a_section_but_no_stage() -> None:
+    assert load("plain", ["chain.kind=full"]).chain.kind == "full"
+    with pytest.raises(RecipeError, match="'chain' is not a stage"):
+        load("plain").config_of("chain")
