@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cache.errors import RecipeError
-from pipeline.datasets import adapter_named
 from pipeline.recipe import Recipe, Selector
 from pipeline.sources import Sources, Weights
-from pipeline.stage import Artifact, Stage
+from pipeline.stage import Stage
 from stages.answer_questions import answer_questions
+from stages.chain_checks import (
+    check_frame_size,
+    check_full,
+    check_splits,
+    knows_moments,
+    tell_odd_prompts,
+)
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
@@ -32,8 +36,6 @@ from stages.score_frames import FrameScores, score_frames
 from stages.select_keyframes import Keyframes, select_keyframes
 from stages.train_backbone import train_backbone
 
-log = logging.getLogger("sevila")
-
 # step(stage, *inputs, **changes) -> artifact; `changes` are config keys that the chain sets over the recipe's.
 Step = Callable[..., Any]
 LOCALIZERS = {"untrained", "pretrained", "refined"}  # the selectors that need one
@@ -50,13 +52,13 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     Queries that ask for moments of the video have no options to answer with: scores -> moments -> metrics.
     """
     listing = recipe.config(list_questions)
-    _tell_odd_prompts(recipe, listing.dataset, _asking_stages(recipe))
+    tell_odd_prompts(recipe)
     asks_for_moments = recipe.config(score_frames).prompt == "moment"
     uses_localizer = asks_for_moments or recipe.config(select_keyframes).method == "localizer"
 
     # Weights come first: a wrong file is found before hours of decoding.
     backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
-    _check_frame_size(backbone, recipe.config(sample_frames).size)
+    check_frame_size(backbone, recipe.config(sample_frames).size)
     localizer = None
     if uses_localizer:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
@@ -67,7 +69,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     features = step(extract_features, frames, backbone)
     scores = step(score_frames, questions, frames, features, backbone, localizer) if localizer else None
     keyframes = step(select_keyframes, questions, frames, scores)
-    if _knows_moments(questions):
+    if knows_moments(questions):
         step(evaluate_localization, questions, frames, scores, keyframes)
     if asks_for_moments:
         return step(evaluate_moments, questions, step(retrieve_moments, questions, frames, scores))
@@ -97,13 +99,14 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     """
     chain, listing = recipe.chain, recipe.config(list_questions)
     chosen = set(chain.selectors)
-    _check_full(recipe)
+    check_full(recipe)
+    tell_odd_prompts(recipe)
 
     if chain.backbone == "trained":
         backbone = step(train_backbone)
     else:
         backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
-    _check_frame_size(backbone, recipe.config(sample_frames).size)
+    check_frame_size(backbone, recipe.config(sample_frames).size)
     answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
     localizer = None
     if chosen & LOCALIZERS:
@@ -111,7 +114,12 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
 
     asked = _questions(step, sources, listing.dataset, listing.split)
     known = _questions(step, sources, listing.dataset, chain.training_split)
-    _check_splits(recipe, asked, known)
+    queries = None
+    if chain.pretraining_dataset and chosen & {"pretrained", "refined"}:
+        same = (chain.pretraining_dataset, chain.pretraining_split) == (listing.dataset, chain.training_split)
+        queries = known if same else _questions(step, sources, chain.pretraining_dataset, chain.pretraining_split)
+    check_splits(recipe, asked, known, queries)
+
     evaluated = _split(step, sources, listing.dataset, asked, backbone)
     training = _split(step, sources, listing.dataset, known, backbone)
     evaluation = _Evaluation(step, backbone, evaluated, training, answerer)
@@ -122,11 +130,8 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
         is_untrained = recipe.config(init_localizer).weights == ""
         evaluation.of("untrained", localizer if is_untrained else step(init_localizer, backbone, None, weights=""))
 
-    if chain.pretraining_dataset and chosen & {"pretrained", "refined"}:
-        moments = training
-        if (chain.pretraining_dataset, chain.pretraining_split) != (listing.dataset, chain.training_split):
-            queries = _questions(step, sources, chain.pretraining_dataset, chain.pretraining_split)
-            moments = _split(step, sources, chain.pretraining_dataset, queries, backbone)
+    if queries is not None:
+        moments = training if queries is known else _split(step, sources, chain.pretraining_dataset, queries, backbone)
         localizer = step(pretrain_localizer, *moments.read, backbone, localizer)
         evaluation.trainings.append(Training("Localizer, pre-trained", localizer))
     if "pretrained" in chosen:
@@ -164,7 +169,7 @@ class _Evaluation:
         split = self._evaluated
         scores, keyframes = self._keyframes(split, selector, localizer)
         localization = None
-        if _knows_moments(split.questions):
+        if knows_moments(split.questions):
             localization = self._step(evaluate_localization, split.questions, split.frames, scores, keyframes)
 
         def setting(who: Who, method: Method, answerer: AnswererWeights) -> None:
@@ -209,89 +214,6 @@ def _questions(step: Step, sources: Sources, dataset: str, split: str) -> Questi
 def _split(step: Step, sources: Sources, dataset: str, questions: Questions, backbone: Backbone) -> Split:
     frames = step(sample_frames, sources.videos(dataset, questions))
     return Split(questions, frames, step(extract_features, frames, backbone))
-
-
-def _knows_moments(questions: Questions) -> bool:
-    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
-    return _exists(questions) and questions.record.rows["moments"] > 0
-
-
-def _exists(artifact: Artifact) -> bool:
-    return artifact.id is not None and artifact.store.exists(artifact.id)
-
-
-def _asking_stages(recipe: Recipe) -> list[Stage]:
-    """The stages of the recipe's chain that put the data set's questions to a model."""
-    if recipe.config(score_frames).prompt == "moment":  # then nobody is asked for an answer
-        return [score_frames]
-    if recipe.chain.kind == "forward":
-        return [score_frames, answer_questions]
-    return [score_frames, answer_questions, label_frames, refine_localizer, finetune_answerer]
-
-
-def _tell_odd_prompts(recipe: Recipe, dataset: str, asking: Sequence[Stage]) -> None:
-    """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
-    wanted = adapter_named(dataset).about.prompt
-    for stage in asking:
-        prompt = recipe.config(stage).prompt
-        if wanted and prompt != wanted:
-            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", stage.name, prompt, dataset, wanted)
-
-
-def _check_full(recipe: Recipe) -> None:
-    """Find what cannot come to anything before any work is done."""
-    chain, listing = recipe.chain, recipe.config(list_questions)
-    if recipe.config(score_frames).prompt == "moment":
-        raise RecipeError(
-            "[score_frames] prompt = 'moment' asks for moments, and the full chain for answers: --set chain.kind=forward, "
-            "or a recipe of questions with options"
-        )
-    if chain.training_split == listing.split:
-        raise RecipeError(
-            f"[chain] training_split = {chain.training_split!r} is the split that is evaluated; name another one"
-        )
-    nothing_learned = not chain.pretraining_dataset and not recipe.config(init_localizer).weights
-    if nothing_learned and {"untrained", "pretrained"} <= set(chain.selectors):
-        raise RecipeError(
-            "[chain] selectors: the pretrained Localizer would be the untrained one; name a pretraining_dataset, or a "
-            "checkpoint that is pre-trained already as [init_localizer] weights"
-        )
-    _tell_odd_prompts(recipe, listing.dataset, _asking_stages(recipe))
-    if chain.pretraining_dataset:
-        _tell_odd_prompts(recipe, chain.pretraining_dataset, [pretrain_localizer])
-
-
-def _check_splits(recipe: Recipe, evaluated: Questions, training: Questions) -> None:
-    """Refuse to train on what is evaluated, and oracle keyframes without true moments; a plan may not have the questions."""
-    if not (_exists(evaluated) and _exists(training)):
-        return
-    same = _askings(evaluated) & _askings(training)
-    if same:
-        raise RecipeError(
-            f"[chain] training_split = {recipe.chain.training_split!r}: {len(same)} questions of it are evaluated too, such as "
-            f"{min(same)[1]!r}; name splits that share none (a file without a column `split` has one split only)"
-        )
-    for questions in (evaluated, training):
-        if "oracle" in recipe.chain.selectors and not _knows_moments(questions):
-            split = questions.record.config["split"]
-            raise RecipeError(
-                f"[chain] selectors: oracle keyframes lie in the true moments, but split {split!r} knows none; leave oracle out"
-            )
-
-
-def _askings(questions: Questions) -> set[tuple[Any, ...]]:
-    return {(row["clip_id"], row["question"], tuple(row["options"])) for row in questions.rows("questions")}
-
-
-def _check_frame_size(backbone: Backbone, size: int) -> None:
-    """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
-    if _exists(backbone):
-        wanted = backbone.description()["image_size"]
-        if size != wanted:
-            mend = f"--set sample_frames.size={wanted}"
-            raise RecipeError(
-                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
-            )
 
 
 def _checkpoint(recipe: Recipe, stage: Stage, sources: Sources) -> Weights | None:

@@ -189,6 +189,8 @@ def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
     [
         ("chain.training_split=test", "is the split that is evaluated"),
         ("chain.training_split=all", "questions of it are evaluated too"),
+        ("chain.pretraining_split=test", "[chain] pretraining_split = 'test' is the split that is evaluated"),
+        ("chain.pretraining_split=all", "[chain] pretraining_split = 'all': 6 questions of it are evaluated too"),
         ("chain.pretraining_dataset=nextq", "did you mean 'nextqa'"),
         ("chain.iterations=0", "[chain] iterations = 0"),
         ('chain.selectors=["uniform", "uniform"]', "each once, and at least one, was wanted"),
@@ -238,6 +240,7 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
     assert sevila("results", world, store, "--seeds", "0", "1", "-o", str(written)) == 0
     text = written.read_text()
     assert "seeds 0, 1" in text and "sevila results" in text and "--seeds 0 1" in text
+    shown_by_seed: list[dict[tuple[str, str], float]] = []
     for seed in (0, 1):
         [cells] = re.findall(rf"Seed {seed}:\n\n(\| keyframes \| answered .*?)\n\n", text + "\n\n", re.DOTALL)
         [shown] = re.findall(rf"Seed {seed}:\n\n(\| keyframes \| zero-shot .*?)\n\n", text, re.DOTALL)
@@ -247,7 +250,16 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
             row, column, id = (cell.strip() for cell in line.strip("|").split("|"))
             headline = next(r for r in Metrics(Store(store), id.strip("`")).rows("metrics") if r["is_headline"])
             assert values[row, column] == f"{headline['accuracy_percent']:.1f}"
-    assert re.search(r"refined Localizer above pre-trained Localizer: \*\*.*\*\*, in [012] of 2 seeds", text)
+        shown_by_seed.append({cell: float(value) for cell, value in values.items()})
+    told = re.findall(
+        r"^- (Zero-shot|Fine-tuned) accuracy: (.*) above (.*): \*\*(.*?)\*\*, in (\d) of 2 .*; (\S+) p", text, re.M
+    )
+    assert len(told) == 4  # two neighbouring pairs of three rows, zero-shot and fine-tuned
+    for who, better, worse, verdict, n_held, mean in told:
+        found = [values[better, who.lower()] - values[worse, who.lower()] for values in shown_by_seed]
+        assert sum(difference > 0 for difference in found) == int(n_held)
+        assert verdict == {0: "does not hold", 1: "holds in some seeds only", 2: "holds"}[int(n_held)]
+        assert abs(sum(found) / 2 - float(mean)) < 0.11  # both are rounded
     before = set(records(store))
     assert sevila("results", world, store, "--seeds", "0", "1") == 0
     assert not made_since(before, store)
