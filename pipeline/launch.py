@@ -17,7 +17,7 @@ from typing import Any
 
 from cache.errors import SevilaError
 
-log = logging.getLogger("sevila")
+GRACE_SECONDS = 1.0
 
 
 def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
@@ -58,27 +58,30 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
 
 
 def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> None:
-    waiting = dict(members)
-    while waiting:
-        ended = wait([process.sentinel for process in waiting])
-        for process in [process for process in waiting if process.sentinel in ended]:
-            receiver = waiting.pop(process)
-            process.join()
-            if process.exitcode != 0:
-                rank = [member for member, _ in members].index(process)
-                raise SevilaError(_reason(process, receiver, f"{name}: process {rank + 1} of {len(members)}"))
+    running = {process.sentinel for process, _ in members}
+    while running:
+        running -= set(wait(list(running)))
+        if any(process.exitcode for process, _ in members if process.sentinel not in running):
+            # Whoever lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
+            wait(list(running), timeout=GRACE_SECONDS)
+            who = f"{name}: process {{}} of {len(members)}"
+            reasons = [_reason(*member, who.format(rank)) for rank, member in enumerate(members, 1)]
+            raise SevilaError(min(reason for reason in reasons if reason)[1])
 
 
-def _reason(process: BaseProcess, receiver: Connection, who: str) -> str:
+def _reason(process: BaseProcess, receiver: Connection, who: str) -> tuple[int, str] | None:
+    """Return why a process failed and how far that is from the cause: a kill, what it told the user, a traceback."""
+    code = process.exitcode
+    if not code:  # 0, or it still runs
+        return None
     try:
-        told = str(receiver.recv()) if receiver.poll() else ""
+        told = receiver.recv() if receiver.poll() else None
     except EOFError:
-        told = ""
-    if told:
-        return told
-    code = process.exitcode or 0
+        told = None
+    if told is not None:
+        return (1 if told[0] == "user" else 2), told[1]
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    return f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
+    return 0, f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
 
 
 def _member(
@@ -95,10 +98,12 @@ def _member(
     try:
         work(*arguments)
     except SevilaError as error:  # a sentence for the user, which the parent raises
-        sender.send(str(error))
+        sender.send(("user", str(error)))
         status = 1
     except BaseException:
-        sender.send(f"a process of the training failed:\n{traceback.format_exc()}")
+        sender.send(
+            ("bug", f"a process of the training failed:\n{traceback.format_exc()[-10000:]}")
+        )  # fits in the pipe
         status = 1
     if status == 0 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -90,7 +90,10 @@ class Plan:
         if problems or id is None:
             return "blocked", problems[0]
         if store.partial(id).exists():
-            return "build", "was begun; finished shards are kept"
+            return (
+                "build",
+                "was begun; it goes on from its last state" if stage.resumes else "was begun; finished shards are kept",
+            )
         built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.exists(value.id or "")]
         if built:
             return "build", f"its input {built[0]} is not built yet"

@@ -87,14 +87,15 @@ class Language:
 
     def encode(self, inputs: EncoderInput) -> Tensor:
         """Return the encoder's hidden states [R, S, D]."""
-        return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
+        with self._as_loaded():
+            return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
 
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
         """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
-        states = self.model.decoder(
-            input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        with torch.autocast(states.device.type, enabled=False):  # logits stay float32 whatever a training casts
+        with self._as_loaded():
+            states = self.model.decoder(
+                input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+            ).last_hidden_state
             return functional.linear(states.float(), self.model.lm_head.weight)
 
     def target_loss(self, hidden: Tensor, mask: Tensor, target_ids: Sequence[Sequence[int]]) -> Tensor:
@@ -140,6 +141,10 @@ class Language:
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
         """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
         return torch.tensor([[self.start_id, *after_start]], device=self.device).expand(rows, -1)
+
+    def _as_loaded(self) -> torch.autocast:
+        """Compute in the dtypes of the weights, float32 logits included, whatever a training casts around it."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _padded(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(len(ids) for ids in token_ids)
