@@ -45,7 +45,9 @@ class Chain(Config):
     )
     pretraining_split: str = Field("", description="split of the data set for pre-training")
     iterations: int = Field(
-        1, ge=1, description="rounds of self-refinement: label with the newest Answerer, refine, rescore, fine-tune"
+        1,
+        ge=1,
+        description="rounds of self-refinement: label with the newest Answerer, refine the newest Localizer, rescore, fine-tune on",
     )
     selectors: tuple[Selector, ...] = Field(
         ("uniform", "pretrained", "refined"),
