@@ -9,7 +9,6 @@ from typing import Any
 import stages.chain  # noqa: F401 - declares the stages
 from cache.store import Store
 from pipeline.build import build
-from pipeline.demo import write_demo
 from pipeline.output import Output
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.sources import Sources
@@ -17,6 +16,7 @@ from pipeline.stage import STAGES, Config, RunContext, Stage
 from stages.finetune_answerer import AnsweredQuestion
 from stages.label_frames import PseudoLabels
 from stages.visual_prompt_weights import FILE
+from tests.small_world import write_small_world
 
 INPUTS = {
     "pretrain_localizer": ("questions", "frames", "features", "backbone", "localizer"),
@@ -69,7 +69,7 @@ def make_world(folder: Path, videos: int = 10, moments: bool = True, answers: in
         answers: how many questions have a known answer.
         dropout: of the Q-Former.
     """
-    write_demo(folder)
+    write_small_world(folder)
     with (folder / "questions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))[: 3 * videos]
     (folder / "questions.csv").unlink()
