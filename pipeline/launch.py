@@ -18,6 +18,7 @@ from typing import Any
 from cache.errors import SevilaError
 
 GRACE_SECONDS = 1.0
+DEATH, REFUSAL, BUG = range(3)  # why a process ended, the nearest to the cause first
 
 
 def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
@@ -25,6 +26,7 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
 
     Raises:
         SevilaError: one of them raised it, or died; the others are ended.
+        RuntimeError: one of them failed otherwise, with its traceback.
     """
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with socket.socket() as free:
@@ -66,22 +68,23 @@ def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> N
             wait(list(running), timeout=GRACE_SECONDS)
             who = f"{name}: process {{}} of {len(members)}"
             reasons = [_reason(*member, who.format(rank)) for rank, member in enumerate(members, 1)]
-            raise SevilaError(min(reason for reason in reasons if reason)[1])
+            distance, text = min(reason for reason in reasons if reason)
+            raise RuntimeError(text) if distance == BUG else SevilaError(text)
 
 
 def _reason(process: BaseProcess, receiver: Connection, who: str) -> tuple[int, str] | None:
-    """Return why a process failed and how far that is from the cause: a kill, what it told the user, a traceback."""
+    """Return why a process failed: it was killed, told the user why (a `SevilaError`), or left a traceback."""
     code = process.exitcode
     if not code:  # 0, or it still runs
         return None
     try:
-        told = receiver.recv() if receiver.poll() else None
+        told: tuple[int, str] | None = receiver.recv() if receiver.poll() else None
     except EOFError:
         told = None
     if told is not None:
-        return (1 if told[0] == "user" else 2), told[1]
+        return told
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    return 0, f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
+    return DEATH, f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
 
 
 def _member(
@@ -98,12 +101,11 @@ def _member(
     try:
         work(*arguments)
     except SevilaError as error:  # a sentence for the user, which the parent raises
-        sender.send(("user", str(error)))
+        sender.send((REFUSAL, str(error)))
         status = 1
     except BaseException:
-        sender.send(
-            ("bug", f"a process of the training failed:\n{traceback.format_exc()[-10000:]}")
-        )  # fits in the pipe
+        told = traceback.format_exc()[-10000:]  # a pipe holds more, so that nobody has to read before this process ends
+        sender.send((BUG, f"a process of the training failed:\n{told}"))
         status = 1
     if status == 0 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

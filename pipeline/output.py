@@ -37,13 +37,17 @@ class Snapshots:
     folder: Path
 
     def settle(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings that the work was begun with: these, if it begins now. They decide bytes, so they never change."""
+        """Return the settings that the states were made with, which decide bytes; these, as long as there is no state."""
         path = self.folder / "settings.json"
-        if not path.exists():
+        if not path.exists() or not self._numbers():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(settings).encode())
         found: dict[str, Any] = json.loads(path.read_text())
         return found
+
+    def unsettle(self) -> None:
+        """Let the next start bring other settings: with these it cannot go on."""
+        (self.folder / "settings.json").unlink(missing_ok=True)
 
     def save(self, number: int, write: Callable[[Path], None]) -> None:
         """Keep the state that `write` puts into a file, and the one before it."""

@@ -29,7 +29,7 @@ log = logging.getLogger("sevila")
 class Training(Config):
     """How a module is trained; the defaults of learning rate, warm-up, epochs and batch are each stage's own."""
 
-    learning_rate: float = Field(3e-5, gt=0, description="peak learning rate, after the warm-up")
+    learning_rate: float = Field(3e-5, gt=0, le=1, description="peak learning rate, after the warm-up")
     warmup_steps: int = Field(1000, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
     epochs: int = Field(10, ge=1, description="passes over the training questions")
     batch_size: int = Field(64, ge=1, description="questions of one optimizer step, over all processes and pieces")

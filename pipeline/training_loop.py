@@ -37,7 +37,15 @@ def work(job: Job, settings: dict[str, Any]) -> None:
         place = "cpu" if device.type == "cpu" else str(device)  # not cpu:0, as Accelerate calls it among several
         task = job.make_task(replace(job.run, device=place), settings["batch_tokens"], settings["parts"])
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            _Loop(job, task, accelerator).run()
+            try:
+                _Loop(job, task, accelerator).run()
+            except torch.OutOfMemoryError as error:
+                job.snapshots.unsettle()
+                raise SevilaError(
+                    f"{job.name}: out of memory on {place} with pieces of {settings['batch_tokens']} tokens: {error}. The same "
+                    "command with a smaller --batch-tokens goes on from the last state; gradient_checkpointing = true needs "
+                    "less too, but makes another artifact"
+                ) from error
 
 
 @contextmanager

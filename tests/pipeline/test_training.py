@@ -16,7 +16,7 @@ from torch import nn
 from cache.errors import SevilaError
 from pipeline.training import CURVES, Trained, train
 from pipeline.training_loop import batches_of, decay_groups
-from tests.pipeline.toy_training import TINY, DiesOnceIn, ToyTask, job, without_dropout
+from tests.pipeline.toy_training import TINY, DiesOnceIn, ToyTask, job, with_little_memory, without_dropout
 
 ROOT = Path(__file__).parents[2]
 N_STEPS = 15
@@ -135,7 +135,8 @@ def test_the_loss_is_the_mean_over_the_target_tokens_of_the_whole_batch(tmp_path
 
 def test_a_killed_training_resumes_to_the_same_bytes_even_with_other_pieces(tmp_path: Path) -> None:
     wanted = train(job(tmp_path / "whole", batch_tokens=2))
-    points = np.random.default_rng(0).integers(1, 30, (2, 4)).tolist()
+    # The first kills come late enough to leave a state: it settles how batches are cut.
+    points = (np.random.default_rng(0).integers(1, 30, (2, 4)) + [15, 0, 0, 0]).tolist()
     folders = [tmp_path / str(number) for number in range(len(points))]
     orders = [",".join(map(str, [folder, *killed])) for folder, killed in zip(folders, points, strict=True)]
     done = subprocess.run(
@@ -175,6 +176,17 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_keeps_the_state(tmp_
     kept = sorted((tmp_path / "snapshots").glob("*.state"))
     assert kept and str(kept[0].parent) in str(caught.value)
     assert all(tensor.isfinite().all() for tensor in torch.load(kept[-1], weights_only=True)["weights"].values())
+
+
+def test_out_of_memory_says_so_and_a_later_start_may_cut_smaller(tmp_path: Path) -> None:
+    train(job(tmp_path, without_dropout, cfg=TINY.model_copy(update={"epochs": 1})))  # leaves a state
+    with pytest.raises(SevilaError, match=r"toy: out of memory on cpu with pieces of 3 tokens.*smaller --batch-tokens"):
+        train(job(tmp_path / "first", with_little_memory, batch_tokens=3))
+    (tmp_path / "snapshots" / "settings.json").write_text('{"batch_tokens": 3, "parts": 1}')
+    with pytest.raises(SevilaError, match=r"out of memory"):
+        train(job(tmp_path, with_little_memory, batch_tokens=2))  # settled on 3 by the state
+    for folder, n_steps in ((tmp_path, N_STEPS), (tmp_path / "first", N_STEPS)):
+        assert len(train(job(folder, with_little_memory, batch_tokens=2)).curves) == n_steps
 
 
 def test_the_best_epochs_weights_are_kept_if_asked_for(tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ def without_dropout(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
     return ToyTask(0.0, batch_tokens, parts)
 
 
+class NeedsSmallPieces(ToyTask):
+    """There is memory for two samples at a time."""
+
+    def loss(self, data: list[int]) -> Tensor:
+        if len(data) > 2:
+            raise torch.OutOfMemoryError("tried to allocate more than there is")
+        return super().loss(data)
+
+
+def with_little_memory(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
+    return NeedsSmallPieces(0.0, batch_tokens, parts)
+
+
 class DiesOnce(ToyTask):
     """Of two processes, the second is killed in its seventh step, unless one was before."""
 
