@@ -3,7 +3,8 @@
 A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
 in `Training` and in the task. How a batch is cut into pieces, how many processes share them, and when states are saved is
 execution: the loss of a step is the sum of the token losses over the whole batch divided by its number of target tokens,
-however it was cut. Random draws (dropout) are seeded by (seed, step, piece), so that no stream has to be restored after a kill.
+however it was cut. Random draws (dropout) are seeded by (seed, step, piece), so that no stream has to be restored after a kill;
+another cut draws other masks, as another seed would, so the cut of a training never changes once it has left a state.
 """
 
 from __future__ import annotations

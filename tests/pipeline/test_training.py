@@ -136,7 +136,7 @@ def test_the_loss_is_the_mean_over_the_target_tokens_of_the_whole_batch(tmp_path
 def test_a_killed_training_resumes_to_the_same_bytes_even_with_other_pieces(tmp_path: Path) -> None:
     wanted = train(job(tmp_path / "whole", batch_tokens=2))
     # The first kills come late enough to leave a state: it settles how batches are cut.
-    points = (np.random.default_rng(0).integers(1, 30, (2, 4)) + [15, 0, 0, 0]).tolist()
+    points = (np.random.default_rng(0).integers(1, 30, (2, 4)) + np.array([15, 0, 0, 0])).tolist()
     folders = [tmp_path / str(number) for number in range(len(points))]
     orders = [",".join(map(str, [folder, *killed])) for folder, killed in zip(folders, points, strict=True)]
     done = subprocess.run(
