@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo results test lint clean
 
 .venv/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
@@ -10,8 +10,11 @@ BIN := .venv/bin
 	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
-demo: .venv/.installed  ## the whole forward chain on a small embedded data set
+demo: .venv/.installed  ## the whole chain on a small world of its own, trainings included
 	$(BIN)/sevila demo
+
+results: .venv/.installed  ## the demo's chain for three seeds; what the store holds is not made again
+	$(BIN)/sevila results demo --seeds 0 1 2 -o docs/shapes-results.md
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

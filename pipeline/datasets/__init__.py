@@ -3,7 +3,7 @@
 import difflib
 
 from cache.errors import RecipeError
-from pipeline.datasets import how2qa, nextqa, plain, qvhighlights, sevila_json, star, timed_text, tvqa, vlep
+from pipeline.datasets import how2qa, nextqa, plain, qvhighlights, sevila_json, shapes, star, timed_text, tvqa, vlep
 from pipeline.datasets.adapter import About, Adapter, Headline, headline_of
 
 __all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named", "headline_of"]
@@ -16,6 +16,7 @@ ADAPTERS: dict[str, Adapter] = {
     "vlep": vlep,
     "qvhighlights": qvhighlights,
     "sevila_json": sevila_json,
+    "shapes": shapes,
     "plain": plain,
     "timed_text": timed_text,
 }

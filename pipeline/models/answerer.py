@@ -16,6 +16,7 @@ from cache.errors import CheckpointError
 from pipeline.batching import token_batches
 from pipeline.models.language import Language
 from pipeline.models.visual_prompt import VisualPrompt
+from pipeline.prompts import answer_target
 
 
 class AnswererOutput(NamedTuple):
@@ -42,6 +43,8 @@ class Answerer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
+        n_letters = len(language.verbalizer.letter_ids)
+        self._targets = language.verbalizer.tokenize([answer_target(index) for index in range(n_letters)]).token_ids
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
@@ -89,6 +92,28 @@ class Answerer:
         )
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
+
+    def target_ids(self, right: Sequence[int]) -> list[list[int]]:
+        """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
+        return [self._targets[option] for option in right]
+
+    def loss(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        right: Sequence[int],
+        frame_prefixes: Sequence[str],
+    ) -> Tensor:
+        """Return the summed cross-entropy of R rows' "Option X", `</s>` included (paper section 3.3); differentiable.
+
+        Args:
+            visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            token_ids, frame_prefixes: as in `answer`.
+            right: R indices of the right options.
+        """
+        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
+        hidden = self.language.encode(inputs)
+        return -self.language.log_likelihood(hidden, inputs.mask, self.target_ids(right)).sum()
 
     @torch.no_grad()
     def option_text_scores(

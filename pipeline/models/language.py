@@ -1,17 +1,19 @@
 """The frozen Flan-T5 that both models ask: pieces of text and visual tokens in, logits of the first decoded tokens out.
 
 Shapes: R rows (one question each), K frames a row, Q query tokens, D language width, W tokens of a frame prefix,
-N tokens of the longest text, S = K * (W + Q) + N, M decoder steps, V vocabulary.
+N tokens of the longest text, S = K * (W + Q) + N, M decoder steps = tokens of the longest target, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import T5ForConditionalGeneration
 
 from cache.errors import CheckpointError
@@ -83,17 +85,22 @@ class Language:
 
     def encode(self, inputs: EncoderInput) -> Tensor:
         """Return the encoder's hidden states [R, S, D]."""
-        return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
+        with self._as_loaded():
+            return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
 
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
         """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
-        states = self.model.decoder(
-            input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return functional.linear(states.float(), self.model.lm_head.weight)
+        with self._as_loaded():
+            states = self.model.decoder(
+                input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+            ).last_hidden_state
+            return functional.linear(states.float(), self.model.lm_head.weight)
 
     def log_likelihood(self, hidden: Tensor, mask: Tensor, target_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return how likely each row's target text is, [R] float32: the sum of its tokens' log-probabilities.
+        """Return how likely each row's target text is, [R] float32: the sum of its tokens' log-probabilities; differentiable.
+
+        Losses are its negative, summed: parts of a batch add up to the whole, however it was cut. The official loss is the
+        sum over a batch divided by the number of its target tokens.
 
         Args:
             hidden: [R, S, D], the encoder's states of what was read.
@@ -107,9 +114,24 @@ class Language:
         of_targets = logits.log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
         return of_targets.masked_fill(target_mask == 0, 0.0).sum(dim=1)
 
+    def save_memory(self) -> None:
+        """From now on keep only what stands between T5's blocks for the backward pass, and compute the rest again there.
+
+        transformers' own switch acts on models in training mode only, in which dropout would be on. Block by block: around
+        the encoder as a whole nothing would be saved, because its backward pass would hold all blocks at once.
+        """
+        for stack in (self.model.encoder, self.model.decoder):
+            for block in stack.block:
+                # No dropout, hence no random state to preserve.
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
         """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
         return torch.tensor([[self.start_id, *after_start]], device=self.device).expand(rows, -1)
+
+    def _as_loaded(self) -> torch.autocast:
+        """Compute in the dtypes of the weights, float32 logits included, whatever a training casts around it."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _padded(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(len(ids) for ids in token_ids)

@@ -17,6 +17,7 @@ from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from tests import videos as made
 from tests.pipeline.datasets.layouts import LAYOUTS, QVHIGHLIGHTS, Layout
+from tests.small_world import SMALL
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "videos" / "nasa_13013.mp4"
 
@@ -55,7 +56,7 @@ def run(layout: Layout, tmp_path: Path, weights: Path, *arguments: str) -> int:
     settings = [f"list_questions.dataset={name}", f"list_questions.split={layout.split}", *prompts]
     places = ["--annotations", f"{name}={tmp_path}", "--videos", f"{name}={tmp_path / 'videos'}"]
     places += ["--weights", f"tiny-blip2={weights}", "--store", f"{tmp_path / 'store'}", "--device", "cpu"]
-    return main(["run", "demo", *places, *(f"--set={setting}" for setting in settings), *arguments])
+    return main(["run", SMALL, *places, *(f"--set={setting}" for setting in settings), *arguments])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_subtitles_alone_run_to_moments_judged_by_their_own_times(tmp_path: Path
     settings = ("list_questions.dataset=timed_text", "score_frames.prompt=moment")
     places = ["--annotations", f"{tmp_path / 'subtitles'}", "--videos", f"{tmp_path / 'videos'}"]
     places += ["--weights", f"tiny-blip2={weights}", "--store", f"{tmp_path / 'store'}", "--device", "cpu"]
-    assert main(["run", "demo", *places, *(f"--set={setting}" for setting in settings)]) == 0
+    assert main(["run", SMALL, *places, *(f"--set={setting}" for setting in settings)]) == 0
     store = tmp_path / "store"
     questions = artifact(store, Questions)
     assert [row["question_id"] for row in questions.rows("moments")] == ["a/one#0", "two#0"]

@@ -17,6 +17,7 @@ import pytest
 
 from cache.store import Store
 from cli import main
+from tests.small_world import SMALL
 from tests.stages.runs import arguments, artifact, edited, files, records, sevila
 
 ROOT = Path(__file__).parents[2]
@@ -594,7 +595,7 @@ def test_chain_over_mixed_real_files_reports_what_failed_and_why(
             stream.write(json.dumps(row) + "\n")
     weights = ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", str(tmp_path / "store"), "--device", "cpu"]
     places = ["--annotations", str(tmp_path / "questions.jsonl"), "--videos", str(real_videos)]
-    assert main(["run", "demo", *places, *weights]) == 0
+    assert main(["run", SMALL, *places, *weights]) == 0
     videos = {row["video_id"]: row for row in artifact(tmp_path / "store", "frames").rows("videos")}
     reasons = {name: row["reason"].split(":")[0] for name, row in videos.items() if row["status"] == "failed"}
     assert reasons["zero.mp4"] == "empty"

@@ -11,7 +11,6 @@ from cache.errors import StoreError
 from cache.store import Record, Store
 from cli import main
 from pipeline.build import build
-from pipeline.demo import write_demo
 from pipeline.output import Output
 from pipeline.stage import STAGES, Artifact, RunContext
 from stages.evaluate_localization import EvaluateLocalization, evaluate_localization
@@ -22,6 +21,7 @@ from stages.retrieve_moments import Moments, RetrieveMoments, retrieve_moments
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import SelectKeyframes, select_keyframes
+from tests.small_world import SMALL, write_small_world
 
 FPS = 25.0
 
@@ -243,7 +243,7 @@ def test_only_moments_can_be_exported(world: World) -> None:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder)
+    write_small_world(folder)
     return folder
 
 
@@ -253,7 +253,7 @@ def test_a_recipe_that_asks_for_moments_runs_to_moments_and_loads_no_answerer(
     store = tmp_path / "store"
     places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
     places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
-    assert main(["run", "demo", *places, "--set", "score_frames.prompt=moment"]) == 0
+    assert main(["run", SMALL, *places, "--set", "score_frames.prompt=moment"]) == 0
     made = {Store(store).record(id).stage for id in Store(store)}
     assert {"retrieve_moments", "evaluate_moments"} <= made
     assert not {"init_answerer", "answer_questions", "evaluate_localization"} & made  # no moment is known to judge by

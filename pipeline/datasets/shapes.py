@@ -1,0 +1,60 @@
+"""Shapes, the embedded data set that `sevila demo` writes: `shapes_{split}.jsonl` beside a folder of rendered videos.
+
+The splits train, val and test hold multiple-choice questions; the split moments holds queries without options. All of them
+give the moments that show the answer.
+"""
+
+from pathlib import Path
+
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.rows import Row, collect_split, read_jsonl
+from pipeline.datasets.values import moments, option_index, text, video_name
+from pipeline.question import Annotations, Question, Video
+
+name = "shapes"
+about = About(
+    title="Shapes",
+    splits={split: (SplitFile(f"shapes_{split}.jsonl", None),) for split in ("train", "val", "test", "moments")},
+    videos="{video}.mp4",
+    published="rendered by `sevila demo`",
+    licence="Apache 2.0, as this project",
+    prompt="",  # multiple_choice; the split moments is of kind moment
+)
+headline: Headline = "overall"
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
+    return find_files(about, path, split)
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions or queries of one split, with their moments. Raises MissingSourceError or SchemaError."""
+    (file,) = files(path, split)
+    return collect_split(about, read_jsonl(file, ("question_id", "video", "question")), _parse)
+
+
+def group(question_type: str) -> str:
+    """Always "": types are few enough to be reported one by one."""
+    return ""
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    video_id = video_name("video", cells.get("video"))
+    options = cells.get("options") or []
+    found, note = moments("moments", cells.get("moments"))
+    question = Question(
+        question_id=text("question_id", cells.get("question_id")),
+        video_id=video_id,
+        question=text("question", cells.get("question")),
+        options=tuple(text(f"option {number}", option) for number, option in enumerate(options)),
+        answer_index=option_index("answer", cells.get("answer"), len(options)),
+        question_type=text("type", cells.get("type"), ""),
+        start_seconds=None,
+        end_seconds=None,
+        moments=found,
+        note=note,
+    )
+    return question, Video(video_id, f"{video_id}.mp4")

@@ -1,0 +1,97 @@
+"""Pictures of the Shapes world: coloured shapes on a background, drawn in numpy for single images and for video frames alike.
+
+Shapes: N pictures, S pixels of height and width. Lengths and positions are fractions of the picture's side, y pointing down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+COLOURS = {
+    "red": (225, 40, 40),
+    "green": (40, 175, 60),
+    "blue": (50, 80, 230),
+    "yellow": (235, 215, 50),
+    "purple": (160, 60, 200),
+    "cyan": (60, 205, 215),
+    "pink": (245, 130, 175),
+    "white": (240, 240, 240),
+}
+SHAPES = ("square", "circle", "triangle", "diamond", "cross", "ring", "star", "moon")
+NOTHING = -1  # as a shape: only the background is to be seen
+
+
+@dataclass(frozen=True)
+class Things:
+    """What is to be seen in each of N pictures; all arrays [N]."""
+
+    colour: np.ndarray  # index into COLOURS
+    shape: np.ndarray  # index into SHAPES, or NOTHING
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures look, whatever they show: the camera, so to speak. Arrays are [N, 3] or [N]."""
+
+    background: np.ndarray  # [N, 3] brightness of the background's three channels, 0 to 1
+    slope: np.ndarray  # [N, 2] change of brightness across and down the picture
+    tint: np.ndarray  # [N, 3] factor on every channel
+    noise: np.ndarray  # [N] standard deviation of pixel noise
+    spots: np.ndarray  # [N] strength of a coarse random pattern behind the things
+
+
+def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return pictures [N, S, S, 3] uint8."""
+    n = len(things.shape)
+    grid = (np.arange(size, dtype=np.float32) + 0.5) / size
+    picture = np.repeat(look.background[:, None, None, :].astype(np.float32), size, axis=1).repeat(size, axis=2)
+    slope = look.slope[:, 0, None, None] * (grid[None, None, :] - 0.5) + look.slope[:, 1, None, None] * (
+        grid[None, :, None] - 0.5
+    )
+    picture += slope[..., None]
+    coarse = rng.standard_normal((n, 8, 8, 3), dtype=np.float32) * look.spots[:, None, None, None]
+    where = np.arange(size) * 8 // size
+    picture += coarse[:, where][:, :, where]
+    u = (grid[None, None, :] - things.x[:, None, None]) / things.radius[:, None, None]
+    v = (grid[None, :, None] - things.y[:, None, None]) / things.radius[:, None, None]
+    inside = np.zeros((n, size, size), dtype=np.float32)
+    for index, name in enumerate(SHAPES):
+        chosen = np.flatnonzero(things.shape == index)
+        if len(chosen):
+            distance = _distance(name, u[chosen], v[chosen]) * things.radius[chosen, None, None] * size
+            inside[chosen] = np.clip(0.5 - distance, 0, 1)  # one pixel of soft edge
+    paint = (np.array(list(COLOURS.values()), dtype=np.float32) / 255)[things.colour]
+    picture += inside[..., None] * (paint[:, None, None, :] - picture)
+    picture *= look.tint[:, None, None, :]
+    picture += rng.standard_normal(picture.shape, dtype=np.float32) * look.noise[:, None, None, None]
+    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return roughly how far a point lies outside a shape (negative: inside), in units of the shape's radius."""
+    match shape:
+        case "square":
+            return np.maximum(abs(u), abs(v)) - 0.8
+        case "circle":
+            return np.hypot(u, v) - 0.9
+        case "triangle":
+            return np.maximum(v - 0.75, (2 * abs(u) - v - 1) / 2.24)
+        case "diamond":
+            return (abs(u) / 0.6 + abs(v) - 1) * 0.5
+        case "cross":
+            return np.minimum(
+                np.maximum(abs(u) - 0.95, abs(v) - 0.28),
+                np.maximum(abs(v) - 0.95, abs(u) - 0.28),
+            )
+        case "ring":
+            return abs(np.hypot(u, v) - 0.72) - 0.2
+        case "star":
+            return (np.sqrt(abs(u)) + np.sqrt(abs(v)) - 1.05) * 0.6
+        case "moon":
+            return np.maximum(np.hypot(u, v) - 0.95, 0.8 - np.hypot(u - 0.5, v))
+    raise ValueError(f"no shape is called {shape!r}")

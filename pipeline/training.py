@@ -1,0 +1,186 @@
+"""One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`training_loop.py`).
+
+A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
+in `Training` and in the task. How a batch is cut into pieces, how many processes share them, and when states are saved is
+execution: the loss of a step is the sum of the token losses over the whole batch divided by its number of target tokens,
+however it was cut. Random draws (dropout) are seeded by (seed, step, piece), so that no stream has to be restored after a kill;
+another cut draws other masks, as another seed would, so the cut of a training never changes once it has left a state.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import Field
+
+from cache.errors import SevilaError
+from pipeline.output import Snapshots
+from pipeline.stage import Config, RunContext
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger("sevila")
+
+
+class Training(Config):
+    """How a module is trained; the defaults of learning rate, warm-up, epochs and batch are each stage's own."""
+
+    learning_rate: float = Field(3e-5, gt=0, le=1, description="peak learning rate, after the warm-up")
+    warmup_steps: int = Field(1000, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
+    epochs: int = Field(10, ge=1, description="passes over the training questions")
+    batch_size: int = Field(64, ge=1, description="questions of one optimizer step, over all processes and pieces")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's, of parameters with two dimensions or more")
+    clip_gradient_norm: float | None = Field(
+        None, gt=0, description="longest gradient allowed; the paper does not clip"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic: bfloat16 loads T5 in it and autocasts the trained part, which stays float32"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute T5's blocks again in the backward pass: less memory, a third more time"
+    )
+    held_out_percent: float = Field(
+        5.0, ge=0, le=50, description="of the videos, kept out of training for the validation curve"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights after the last epoch, or after the one with the best validation figure"
+    )
+    seed: int = Field(0, ge=0, description="seed of the order, of random frames and of dropout")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a batch that is computed at once: its rows, whatever the task means by them.
+
+    Attributes:
+        n_targets: target tokens, by whose number over the whole batch the loss is divided.
+        n_frames: frames that are looked at, for the rate.
+    """
+
+    rows: Sequence[Any]
+    n_targets: int
+    n_frames: int
+
+
+class Task(Protocol):
+    """What is trained on what. Samples are numbers from 0 to `n_samples` - 1; validation samples are not among them."""
+
+    n_samples: int
+    judged_by: str  # the validation figure that is to be high
+    n_counts: int  # C of `judge`
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained: all parameters of it that require a gradient."""
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
+        """Return one batch as pieces; the same ones for the same arguments."""
+
+    def validation(self) -> list[Piece]:
+        """Return the held-out samples as pieces; none: there is no validation."""
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[Any]:
+        """Yield what `loss` and `judge` take, piece by piece, read ahead in a thread."""
+
+    def loss(self, data: Any) -> Tensor:
+        """Return the summed cross-entropy of a piece's target tokens, float32, differentiable."""
+
+    def judge(self, data: Any) -> Tensor:
+        """Return counts that add up over pieces, [C]."""
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        """Return the validation figures of summed counts."""
+
+    def names(self, samples: Sequence[int]) -> list[str]:
+        """Return what people call these samples."""
+
+
+Report = Callable[[int, dict[str, float]], None]  # (optimizer steps done, figures of the last one)
+OpenReport = Callable[[str, int, int], AbstractContextManager[Report]]  # (stage, steps in all, steps done already)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as every process of it gets it; all of it can be pickled, `make_task` and `report` included.
+
+    Attributes:
+        name: of the stage; `id`: of the artifact.
+        make_task: (run, batch_tokens, parts) -> task on the run's device. A batch is to be cut into pieces of at most
+            `batch_tokens`, and so that `parts` processes have about as much to do.
+        report: shows progress.
+    """
+
+    name: str
+    id: str
+    cfg: Training
+    run: RunContext
+    snapshots: Snapshots
+    make_task: Callable[[RunContext, int, int], Task]
+    report: OpenReport
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: tensors by name, and the rows of the tables `curves` and `validation`."""
+
+    weights: dict[str, Tensor]
+    curves: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+
+
+_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+CURVES = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "frames_per_second")
+VALIDATION = ("step", "epoch", "figure", "value")
+
+
+def train(job: Job) -> Trained:
+    """Train, or go on training after a kill, in as many processes as the run says; return the kept weights and the curves.
+
+    Raises:
+        SevilaError: a loss or gradient that is not finite, a process that died. The last state is kept.
+    """
+    from pipeline.training_loop import read_state, work
+
+    n_processes = processes(job.run)
+    settings = job.snapshots.settle({"batch_tokens": job.run.batch_tokens, "parts": n_processes})
+    if n_processes > 1:
+        from pipeline.launch import launch
+
+        log.info("%s: %d processes", job.name, n_processes)
+        launch(n_processes, work, (job, settings), job.name)
+    else:
+        from accelerate.utils import patch_environment
+
+        # Whoever launched this process may have told it of peers; none of them is a peer of this training.
+        with patch_environment(LOCAL_RANK=-1, **dict.fromkeys(_WORLD_SIZES, 1)):
+            work(job, settings)
+    state = job.snapshots.newest(read_state)
+    if state is None or state["epoch"] < job.cfg.epochs:
+        raise SevilaError(f"{job.name}: the final state in {job.snapshots.folder} cannot be read; run again")
+    best = state["best"] if job.cfg.keep == "best" else None
+    return Trained(
+        best["weights"] if best else state["weights"],
+        [dict(zip(CURVES, row, strict=True)) for row in state["curves"]],
+        [dict(zip(VALIDATION, row, strict=True)) for row in state["validation"]],
+    )
+
+
+def processes(run: RunContext) -> int:
+    """Return how many processes a training runs in: `run.processes`, or one per GPU of this machine.
+
+    Raises:
+        SevilaError: several processes for one named GPU.
+    """
+    import torch
+
+    one_gpu = run.device.startswith("cuda:")
+    if run.processes > 1 and one_gpu:
+        raise SevilaError(f"{run.processes} processes on {run.device}: they would need as many GPUs; use device cuda")
+    if run.processes:
+        return run.processes
+    return 1 if one_gpu or not run.torch_device().startswith("cuda") else max(1, torch.cuda.device_count())

@@ -1,0 +1,107 @@
+"""What chains find out before they work for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from cache.errors import RecipeError
+from pipeline.datasets import adapter_named
+from pipeline.recipe import Recipe
+from pipeline.stage import Artifact
+from stages.import_backbone import Backbone
+from stages.list_questions import Questions
+
+log = logging.getLogger("sevila")
+
+# The stages of each chain that put the data set's questions to a model.
+ASKING = {
+    "forward": ("score_frames", "answer_questions"),
+    "full": ("score_frames", "answer_questions", "label_frames", "refine_localizer", "finetune_answerer"),
+}
+
+
+def knows_moments(questions: Questions) -> bool:
+    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
+    return _exists(questions) and questions.record.rows["moments"] > 0
+
+
+def tell_odd_prompts(recipe: Recipe) -> None:
+    """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
+    asks_for_moments = recipe.config_of("score_frames").prompt == "moment"  # then nobody is asked for an answer
+    asking = ("score_frames",) if asks_for_moments else ASKING[recipe.chain.kind]
+    _tell_odd(recipe, recipe.config_of("list_questions").dataset, *asking)
+    if recipe.chain.kind == "full" and recipe.chain.pretraining_dataset:
+        _tell_odd(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
+
+
+def _tell_odd(recipe: Recipe, dataset: str, *stages: str) -> None:
+    wanted = adapter_named(dataset).about.prompt
+    for name in stages:
+        prompt = recipe.config_of(name).prompt
+        if wanted and prompt != wanted:
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+
+
+def check_full(recipe: Recipe) -> None:
+    """Refuse a full chain that cannot come to anything."""
+    chain, listing = recipe.chain, recipe.config_of("list_questions")
+    if recipe.config_of("score_frames").prompt == "moment":
+        raise RecipeError(
+            "[score_frames] prompt = 'moment' asks for moments, and the full chain for answers: --set chain.kind=forward, "
+            "or a recipe of questions with options"
+        )
+    splits = {"training_split": (listing.dataset, chain.training_split)}
+    splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
+    for key, split in splits.items():
+        if split == (listing.dataset, listing.split):
+            raise RecipeError(f"[chain] {key} = {split[1]!r} is the split that is evaluated; name another one")
+    nothing_learned = not chain.pretraining_dataset and not recipe.config_of("init_localizer").weights
+    if nothing_learned and {"untrained", "pretrained"} <= set(chain.selectors):
+        raise RecipeError(
+            "[chain] selectors: the pretrained Localizer would be the untrained one; name a pretraining_dataset, or a "
+            "checkpoint that is pre-trained already as [init_localizer] weights"
+        )
+
+
+def check_splits(recipe: Recipe, evaluated: Questions, training: Questions, pretraining: Questions | None) -> None:
+    """Refuse to learn from what is evaluated, and oracle keyframes where nobody knows the true moments."""
+    for key, learned in (("training_split", training), ("pretraining_split", pretraining)):
+        if learned is not None:
+            _check_unseen(evaluated, learned, key)
+    for questions in (evaluated, training):
+        if "oracle" in recipe.chain.selectors and _exists(questions) and not knows_moments(questions):
+            split = questions.record.config["split"]
+            raise RecipeError(
+                f"[chain] selectors: oracle keyframes lie in the true moments, but split {split!r} knows none; leave oracle out"
+            )
+
+
+def _check_unseen(evaluated: Questions, learned: Questions, key: str) -> None:
+    if not (_exists(evaluated) and _exists(learned)):  # a plan may not have them
+        return
+    same = _askings(evaluated) & _askings(learned)
+    if same:
+        raise RecipeError(
+            f"[chain] {key} = {learned.record.config['split']!r}: {len(same)} questions of it are evaluated too, such as "
+            f"{min(same)[1]!r}; name splits that share none (a file without a column `split` has one split only)"
+        )
+
+
+def check_frame_size(backbone: Backbone, size: int) -> None:
+    """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
+    if _exists(backbone):
+        wanted = backbone.description()["image_size"]
+        if size != wanted:
+            mend = f"--set sample_frames.size={wanted}"
+            raise RecipeError(
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
+            )
+
+
+def _askings(questions: Questions) -> set[tuple[Any, ...]]:
+    return {(row["clip_id"], row["question"], tuple(row["options"])) for row in questions.rows("questions")}
+
+
+def _exists(artifact: Artifact) -> bool:
+    return artifact.id is not None and artifact.store.exists(artifact.id)
