@@ -24,8 +24,8 @@ OWNERS = {
     "av": {"pipeline"},
     "transformers": {"pipeline"},
     "tokenizers": {"pipeline"},
-    "webvtt": {"pipeline"},
     "accelerate": {"pipeline"},
+    "webvtt": {"pipeline"},
     "tqdm": {"stages"},
     "prefect": {"flows"},
 }

@@ -93,6 +93,28 @@ class Answerer:
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
 
+    def target_ids(self, right: Sequence[int]) -> list[list[int]]:
+        """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
+        return [self._targets[option] for option in right]
+
+    def loss(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        right: Sequence[int],
+        frame_prefixes: Sequence[str],
+    ) -> Tensor:
+        """Return the summed cross-entropy of R rows' "Option X", `</s>` included (paper section 3.3); differentiable.
+
+        Args:
+            visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            token_ids, frame_prefixes: as in `answer`.
+            right: R indices of the right options.
+        """
+        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
+        hidden = self.language.encode(inputs)
+        return -self.language.log_likelihood(hidden, inputs.mask, self.target_ids(right)).sum()
+
     @torch.no_grad()
     def option_text_scores(
         self,
@@ -122,27 +144,6 @@ class Answerer:
             targets = [option_token_ids[row][option] for row, option in zip(rows, options, strict=True)]
             scores[rows, options] = self.language.log_likelihood(hidden[list(rows)], inputs.mask[list(rows)], targets)
         return scores
-
-    def target_ids(self, right: Sequence[int]) -> list[list[int]]:
-        """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
-        return [self._targets[option] for option in right]
-
-    def loss(
-        self,
-        visual: Tensor,
-        token_ids: Sequence[Sequence[int]],
-        right: Sequence[int],
-        frame_prefixes: Sequence[str],
-    ) -> Tensor:
-        """Return the summed cross-entropy of R rows' "Option X", `</s>` included (paper section 3.3); differentiable.
-
-        Args:
-            visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.
-            token_ids, frame_prefixes: as in `answer`.
-            right: R indices of the right options.
-        """
-        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
-        return self.language.target_loss(self.language.encode(inputs), inputs.mask, self.target_ids(right))
 
     def _letters(self, n_options: int) -> list[int]:
         known = self.language.verbalizer.letter_ids

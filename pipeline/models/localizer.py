@@ -72,4 +72,5 @@ class Localizer:
             labels: R, whether the frame is one to keep.
         """
         inputs = self.language.assemble(single_frame_prefixes(), visual.unsqueeze(1), token_ids)
-        return self.language.target_loss(self.language.encode(inputs), inputs.mask, self.target_ids(labels))
+        hidden = self.language.encode(inputs)
+        return -self.language.log_likelihood(hidden, inputs.mask, self.target_ids(labels)).sum()
