@@ -123,7 +123,6 @@ def test_what_no_selector_needs_is_not_made(world: Path, tmp_path: Path) -> None
     assert not needless & made.keys() and made["list_questions"] == 2
 
 
-@pytest.mark.slow
 def test_two_rounds_of_refinement_keep_and_evaluate_both(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,7 +252,6 @@ def test_forward_chain_of_the_same_recipe_reuses_what_the_full_chain_has_made(st
     assert not made_since(before, store)
 
 
-@pytest.mark.slow
 def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
     store: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
