@@ -47,7 +47,7 @@ class Chain(Config):
     iterations: int = Field(
         1,
         ge=1,
-        description="rounds of self-refinement: label with the newest Answerer, refine the newest Localizer, rescore, fine-tune on",
+        description="rounds of self-refinement: label with the newest Answerer, refine the newest Localizer, rescore, tune on",
     )
     selectors: tuple[Selector, ...] = Field(
         ("uniform", "pretrained", "refined"),

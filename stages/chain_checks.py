@@ -69,6 +69,12 @@ def check_splits(recipe: Recipe, evaluated: Questions, training: Questions, pret
     for key, learned in (("training_split", training), ("pretraining_split", pretraining)):
         if learned is not None:
             _check_unseen(evaluated, learned, key)
+    if pretraining is not None and _exists(pretraining) and not knows_moments(pretraining):
+        raise RecipeError(
+            f"[chain] pretraining_split = {pretraining.record.config['split']!r} of "
+            f"{pretraining.record.config['dataset']} knows no moments to pre-train the Localizer on; name another one, or "
+            "an empty pretraining_dataset"
+        )
     for questions in (evaluated, training):
         if "oracle" in recipe.chain.selectors and _exists(questions) and not knows_moments(questions):
             split = questions.record.config["split"]

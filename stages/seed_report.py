@@ -35,11 +35,13 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     seeds = ", ".join(str(run.seed) for run in runs)
     values = [run.results.values for run in runs]
     rows = list(dict.fromkeys(row for run in runs for row in run.results.rows()))
-    spread = "mean ± sample standard deviation (smallest - largest)" if len(runs) > 1 else "one seed: no spread"
+    spread = "In percent"
+    if len(runs) > 1:
+        spread += ": mean ± sample standard deviation (smallest - largest) over seeds"
     parts = [
         f"# Results of recipe `{recipe.name}`, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
-        f"## Every setting\n\n{_asked(runs)} In percent: {spread} over seeds.",
+        f"## Every setting\n\n{_asked(runs)} {spread}.",
         _table(rows, {cell: _spread(found) for cell, found in _by_cell(values).items()}),
         _seed_tables(rows, runs),
         f"## What follows\n\n{CLAIMS_TOLD}",

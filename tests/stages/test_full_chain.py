@@ -123,7 +123,6 @@ def test_what_no_selector_needs_is_not_made(world: Path, tmp_path: Path) -> None
     assert not needless & made.keys() and made["list_questions"] == 2
 
 
-@pytest.mark.slow
 def test_two_rounds_of_refinement_keep_and_evaluate_both(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,14 +214,35 @@ def test_pretrained_localizer_without_pretraining_must_be_another_than_the_untra
     assert "name a pretraining_dataset" in capsys.readouterr().err
 
 
-def test_oracle_keyframes_need_moments(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def without_moments(world: Path, folder: Path) -> tuple[str, str]:
+    """Say that the questions lie in a copy that knows no moments."""
     rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
     for row in rows:
         del row["moments"]
-    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    more = ("--annotations", f"{tmp_path / 'questions.jsonl'}", "--set", 'chain.selectors=["oracle"]')
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "--annotations", f"{folder / 'questions.jsonl'}"
+
+
+@pytest.mark.parametrize(
+    ("selectors", "told"),
+    [('["oracle"]', "leave oracle out"), ('["pretrained"]', "knows no moments to pre-train the Localizer on")],
+)
+def test_what_needs_moments_is_refused_without_them(
+    world: Path, tmp_path: Path, selectors: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = (*without_moments(world, tmp_path), "--set", f"chain.selectors={selectors}")
     assert sevila("run", world, tmp_path / "store", *more) == 1
-    assert "leave oracle out" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+    assert "sample_frames" not in {record.stage for record in records(tmp_path / "store").values()}
+
+
+def test_refinement_needs_no_moments(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a released checkpoint is pre-trained already and the data set knows no moments."""
+    settings = ("--set", "chain.pretraining_dataset=", "--set", 'chain.selectors=["refined"]')
+    assert sevila("run", world, tmp_path / "store", *without_moments(world, tmp_path), *settings) == 0
+    cells = table(capsys.readouterr().out)
+    assert cells["keyframes"] == ["zero-shot", "zero-shot, voting", "fine-tuned"]
+    assert "pretrain_localizer" not in {record.stage for record in records(tmp_path / "store").values()}
 
 
 def test_forward_chain_of_the_same_recipe_reuses_what_the_full_chain_has_made(store: Path, world: Path) -> None:
@@ -232,7 +252,6 @@ def test_forward_chain_of_the_same_recipe_reuses_what_the_full_chain_has_made(st
     assert not made_since(before, store)
 
 
-@pytest.mark.slow
 def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
     store: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
