@@ -25,6 +25,7 @@ from pipeline.shapes.reading import Reader, Sample
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, words_of
 
+WRONG_WORDS = 0.05  # share of words in a written frame that say something else
 WIDTH, IMAGE_SIZE, QUERIES = 64, 32, 4
 
 
@@ -111,7 +112,12 @@ def _text_loss(language: Language, samples: Sequence[Sample], generator: torch.G
     ids = torch.tensor([[[known[word] for word in frame] for frame in sample.frames] for sample in samples])
     visual = table(ids)  # [R, K, 4, D]
     if generator is not None:
-        visual = visual + 0.4 * torch.randn(visual.shape, generator=generator)
+        # Seen frames are never as clear as written ones: blurred words, each sample by its own amount, and wrong ones.
+        wrong = torch.rand(ids.shape, generator=generator) < WRONG_WORDS
+        swapped = ids[torch.randperm(len(ids), generator=generator)]
+        visual = torch.where(wrong[..., None], table(swapped), visual)
+        amount = torch.rand(len(ids), 1, 1, 1, generator=generator)
+        visual = visual + amount * torch.randn(visual.shape, generator=generator)
     n_frames = len(samples[0].frames)
     prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
     inputs = language.assemble(prefixes, visual, [sample.text for sample in samples])

@@ -46,11 +46,12 @@ def images(n: int, size: int, rng: np.random.Generator, look: Look) -> Images:
 def varied_look(n: int, rng: np.random.Generator) -> Look:
     """Return the looks of the ViT's images: backgrounds, tints and noise of many kinds."""
     return Look(
-        background=rng.uniform(0.05, 0.4, (n, 3)),
-        slope=rng.uniform(-0.25, 0.25, (n, 2)),
-        tint=rng.uniform(0.65, 1.0, (n, 3)),
-        noise=rng.uniform(0, 0.05, n),
-        spots=rng.uniform(0, 0.05, n),
+        background=rng.uniform(0.05, 0.35, (n, 1)) + rng.uniform(0, 0.1, (n, 3)),
+        slope=rng.uniform(-0.2, 0.2, (n, 2)),
+        tint=rng.uniform(0.9, 1.0, (n, 3)),
+        noise=rng.uniform(0, 0.06, n),
+        spots=rng.uniform(0, 0.06, n),
+        turn=rng.uniform(-0.1, 0.1, n),
     )
 
 
