@@ -10,7 +10,7 @@ BIN := .venv/bin
 	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
-demo: .venv/.installed  ## the whole forward chain on a small embedded data set
+demo: .venv/.installed  ## the whole chain on a small world of its own, trainings included
 	$(BIN)/sevila demo
 
 test: .venv/.installed

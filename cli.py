@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 from cache.errors import SevilaError
-from cache.store import Store
-
-# Stages and models are imported by the commands that need them: decoder processes import this module again when they
-# start, and `sevila cache ls` should not wait for torch.
-if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
-    from pipeline.sources import Sources
-    from pipeline.stage import RunContext
+from stages import commands as do
 
 DEFAULT_STORE = ".sevila"
 
@@ -30,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("sevila").setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
+        options.told_as = shlex.join(["sevila", *(sys.argv[1:] if arguments is None else arguments)])
         return int(options.command(options) or 0)
     except SevilaError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,146 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace) -> None:
-    from stages.chain import forward
-    from stages.steps import Run
-    from stages.summary import summary
-
-    recipe, run, sources = _context(options)
-    steps = Run(recipe, run)
-    forward(recipe, steps, sources)
-    print(summary(steps.made))
-
-
-def _stage(options: argparse.Namespace) -> None:
-    from stages.chain import forward
-    from stages.steps import RunOnly
-
-    recipe, run, sources = _context(options)
-    recipe.config_of(options.name)  # an unknown stage is told before anything is walked
-    artifact = RunOnly(options.name, recipe, run, options.again).walk(forward, sources)
-    print(artifact.path)
-
-
-def _plan(options: argparse.Namespace) -> None:
-    from stages.chain import forward
-    from stages.steps import Plan
-
-    recipe, run, sources = _context(options, download=False)
-    steps = Plan(recipe, run).walk(forward, sources)
-    for step in steps:
-        print(f"{step.status:8} {step.stage:18} {step.id or '-':42} {step.why}".rstrip())
-    counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
-
-
-def _demo(options: argparse.Namespace) -> None:
-    from pipeline.demo import demo_places
-
-    folder = Path(options.folder)
-    print(f"a small rendered data set and a tiny BLIP-2 with random weights: {folder}", file=sys.stderr)
-    options.recipe, options.set = "demo", []
-    vars(options).update(demo_places(folder))
-    _run(options)
-    print("\nThe weights are random, so the accuracy is chance: what you saw is the pipeline, not the model.")
-
-
-def _recipes(options: argparse.Namespace) -> None:
-    import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
-    from pipeline.recipe import available, load
-
-    for name in available():
-        print(f"{name:12} {load(name).description}")
-
-
-def _stages(options: argparse.Namespace) -> None:
-    import stages.chain  # noqa: F401
-    from pipeline.stage import STAGES
-
-    for stage in STAGES.values():
-        print(f"{stage.name}: {stage.summary}")
-        for key, field in stage.config.model_fields.items():
-            choices = [repr(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
-            told = f"{' | '.join(choices)}: " if choices else ""
-            print(f"    {key} = {field.default!r}  {told}{field.description or ''}")
-
-
-def _answers(options: argparse.Namespace) -> None:
-    from stages.answer_table import answers_in_words, as_csv
-
-    store = Store(options.store)
-    print(as_csv(answers_in_words(store, store.find(options.id))), end="")
-
-
-def _datasets(options: argparse.Namespace) -> None:
-    from pipeline.datasets.listing import details, overview
-    from pipeline.sources import Sources
-
-    places = {"annotations": options.annotations, "videos": options.videos}
-    sources = Sources(Store(options.store).digests, places, download=False)
-    place = sources.configured
-    print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from pipeline.resampling import Resampling
-    from stages.compare import CHANGED_SHOWN, compare, comparison_text
-
-    found = compare(Store(options.store), options.a, options.b, Resampling(options.bootstrap))
-    if options.json:
-        content = found.as_dict()
-        content["changed"] = content["changed"][: options.changed]
-        print(json.dumps(content, indent=1, ensure_ascii=False))
-    else:
-        print(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
-
-
-def _cache_ls(options: argparse.Namespace) -> None:
-    from cache.show import listing
-
-    print(listing(Store(options.store)))
-
-
-def _cache_show(options: argparse.Namespace) -> None:
-    from cache.show import description
-
-    print(description(Store(options.store), options.id, options.rows))
-
-
-def _moments_evaluate(options: argparse.Namespace) -> None:
-    from pipeline.moment_metrics import format_report
-    from stages.moment_commands import evaluate_files
-
-    report = evaluate_files(options.predictions, options.annotations, options.allow_outside)
-    print(json.dumps(report, indent=4) if options.json else format_report(report))
-
-
-def _moments_export(options: argparse.Namespace) -> None:
-    from stages.moment_commands import write_submission
-
-    write_submission(Store(options.store), options.id, options.output)
-
-
-def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
-    import stages.chain  # noqa: F401
-    from pipeline.recipe import load
-    from pipeline.sources import Sources
-    from pipeline.stage import RunContext
-
-    store = Store(options.store)
-    places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
-    sources = Sources(store.digests, places, download)
-    run = RunContext(
-        store,
-        device=options.device,
-        batch_tokens=options.batch_tokens,
-        decode_workers=options.decode_workers,
-        shard_bytes=int(options.shard_megabytes * 2**20),
-        sources=sources,
-    )
-    return load(options.recipe, options.set), run, sources
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sevila",
@@ -195,35 +49,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "run a recipe's chain; what the store holds is not made again")
+    run = _command(commands, "run", do.run, "run a recipe's chain; what the store holds is not made again")
     _chain_options(run)
-    stage = _command(commands, "stage", _stage, "run one stage from what the store holds")
+    stage = _command(commands, "stage", do.stage, "run one stage from what the store holds")
     stage.add_argument("name", help="a stage, as `sevila stages` lists them")
     _chain_options(stage)
     stage.add_argument("--again", action="store_true", help="rebuild the artifact even if the store holds it")
-    plan = _command(commands, "plan", _plan, "say what a run would build and why, without running")
+    plan = _command(commands, "plan", do.plan, "say what a run would build and why, without running")
     _chain_options(plan)
-    demo = _command(commands, "demo", _demo, "run the chain on a small rendered data set with a tiny random model")
-    demo.add_argument("--folder", default=f"{DEFAULT_STORE}/demo", help="where to write the data set [%(default)s]")
+    demo = _command(commands, "demo", do.demo, "run the whole chain on a small world of its own, trainings included")
+    demo.add_argument("--seed", type=_count, default=0, metavar="N", help="seed of the world and the trainings [0]")
     _execution_options(demo)
-    _command(commands, "recipes", _recipes, "list the recipes that come with the package")
-    _command(commands, "stages", _stages, "list the stages and every key of their recipe sections")
-    datasets = _command(commands, "datasets", _datasets, "list the data sets: what is expected where, and what is here")
+    _results_options(_command(commands, "results", do.results, "run a full chain for several seeds and write a report"))
+    _command(commands, "recipes", do.recipes, "list the recipes that come with the package")
+    _command(commands, "stages", do.list_stages, "list the stages and every key of their recipe sections")
+    datasets = _command(
+        commands, "datasets", do.datasets, "list the data sets: what is expected where, and what is here"
+    )
     datasets.add_argument(
         "names", nargs="*", metavar="NAME", help="data sets to look into: read files, look for videos"
     )
     _place_options(datasets, "annotations", "videos")
     _store_option(datasets)
 
-    answers = _command(commands, "answers", _answers, "print the answers of a run in words, as CSV")
+    answers = _command(commands, "answers", do.answers, "print the answers of a run in words, as CSV")
     answers.add_argument("id", help="id of an answers artifact, or the beginning of it; `sevila run` prints it")
     _store_option(answers)
-    _compare_options(_command(commands, "compare", _compare, "test whether two runs over the same questions differ"))
+    _compare_options(_command(commands, "compare", do.compare, "test whether two runs over the same questions differ"))
 
     cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
-    listing = _command(cache, "ls", _cache_ls, "list the artifacts")
+    listing = _command(cache, "ls", do.cache_ls, "list the artifacts")
     _store_option(listing)
-    show = _command(cache, "show", _cache_show, "show one artifact: its record and the first rows of its tables")
+    show = _command(cache, "show", do.cache_show, "show one artifact: its record and the first rows of its tables")
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
     show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     _store_option(show)
@@ -234,14 +91,14 @@ def _parser() -> argparse.ArgumentParser:
 def _moments_commands(commands: Any) -> None:
     help = "moment retrieval in the files of its benchmark, QVHighlights"
     moments = commands.add_parser("moments", help=help).add_subparsers(required=True, metavar="COMMAND")
-    evaluate = _command(moments, "evaluate", _moments_evaluate, "judge a predictions file by the benchmark's metrics")
+    evaluate = _command(moments, "evaluate", do.moments_evaluate, "judge a predictions file by the benchmark's metrics")
     evaluate.add_argument("predictions", type=Path, help="a submission, .jsonl")
     evaluate.add_argument("annotations", type=Path, help="the split's annotations as downloaded, .jsonl")
     evaluate.add_argument("--json", action="store_true", help="print JSON in the layout of the benchmark's evaluator")
     evaluate.add_argument(
         "--allow-outside", action="store_true", help="evaluate windows outside their video as they are, not refuse them"
     )
-    export = _command(moments, "export", _moments_export, "write retrieved moments as a submission file")
+    export = _command(moments, "export", do.moments_export, "write retrieved moments as a submission file")
     export.add_argument("id", help="artifact id of retrieve_moments, or the beginning of it")
     export.add_argument("-o", "--output", type=Path, metavar="FILE", help="the file [standard output]")
     _store_option(export)
@@ -268,6 +125,14 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _store_option(parser)
+
+
+def _results_options(parser: argparse.ArgumentParser) -> None:
+    _chain_options(parser)
+    parser.add_argument(
+        "--seeds", nargs="+", type=_count, default=[0, 1, 2], metavar="N", help="seeds of all that is random [0 1 2]"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the report, in Markdown [standard output]")
 
 
 def _chain_options(parser: argparse.ArgumentParser) -> None:
@@ -312,6 +177,14 @@ def _execution_options(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="size at which a shard is cut [%(default)s]",
     )
+    group.add_argument(
+        "--processes",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="processes of a training [one for each GPU; one without GPU, or where --device names one]",
+    )
+    group.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write training curves there as well")
 
 
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -27,8 +27,9 @@ from pipeline.demo import demo_places
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, RunContext, Stage
-from stages.chain import Step, forward
-from stages.steps import Run
+from stages.chain import Step, chain_of
+from stages.results import Results
+from stages.steps import Run, setting
 from stages.summary import summary
 
 
@@ -36,6 +37,7 @@ from stages.summary import summary
 def sevila(
     recipe: str = "demo",
     settings: tuple[str, ...] = (),
+    seed: Annotated[int | None, Field(ge=0)] = None,
     annotations: str = "",
     videos: str = "",
     weights: str = "",
@@ -44,16 +46,18 @@ def sevila(
     batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
     decode_workers: Annotated[int, Field(ge=1, le=256)] = 2,
     shard_megabytes: Annotated[float, Field(gt=0, le=65536)] = 1024.0,
+    processes: Annotated[int, Field(ge=0, le=64)] = 0,
 ) -> State[str]:
-    """Run the forward chain of a recipe, from questions to metrics; what the store holds is not made again.
+    """Run the chain of a recipe, from questions to metrics; what the store holds is not made again.
 
-    Returns a state: Completed, with the id of the metrics, or Failed, with the reason as its message, when recipe, places or
-    data are at fault. Relative paths start where the deployment's pull step leads.
+    Returns a state: Completed, with the id of the (last) metrics, or Failed, with the reason as its message, when recipe, places
+    or data are at fault. Relative paths start where the deployment's pull step leads.
 
     Args:
         recipe: Name of a recipe (`sevila recipes`), or path of a .toml file. The recipe demo, when no place is given, brings
-            its own small data set and a tiny model with random weights.
+            its own small world.
         settings: Changes to the recipe, each `stage.key=value`.
+        seed: Seed of everything that is random in the stages, and of the demo's world. When empty, as the recipe says.
         annotations: Annotation file or folder, `PATH` or `NAME=PATH`, several separated by `:`. When empty, what
             SEVILA_ANNOTATIONS or sevila.toml say on the worker.
         videos: Folder of the videos; likewise, with SEVILA_VIDEOS.
@@ -63,15 +67,16 @@ def sevila(
         batch_tokens: Tokens in a forward pass, padding included.
         decode_workers: Processes that decode videos.
         shard_megabytes: Size at which a shard of frames or features is cut.
+        processes: Processes of a training. When 0, one for each GPU; one without GPU, or where `device` names one.
     """
     with _log_of_stages_in_run_log():
         try:
-            chosen = load(recipe, settings)
+            chosen = load(recipe, settings, seed)
             artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
             places = {"annotations": _split(annotations), "videos": _split(videos), "weights": _split(weights)}
             if recipe == "demo" and not any(places.values()):
-                with artifacts.lock("demo"):  # two runs may find it missing at the same time
-                    places = demo_places(artifacts.root / "demo")
+                with artifacts.lock(f"demo-{seed or 0}"):  # two runs may find it missing at the same time
+                    places = demo_places(artifacts.root / "demo" / f"seed-{seed or 0}", seed or 0)
             sources = Sources(artifacts.digests, places)
             run = RunContext(
                 artifacts,
@@ -80,32 +85,37 @@ def sevila(
                 decode_workers=decode_workers,
                 shard_bytes=int(shard_megabytes * 2**20),
                 sources=sources,
+                processes=processes,
             )
             steps = Run(chosen, run)
-            metrics = forward(chosen, _as_tasks(chosen, steps), sources)
+            found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         except SevilaError as error:
             return Failed(message=str(error))  # not raised: this way the message is the reason and nothing else
-        _show_summary(chosen.name, summary(steps.made))
+        _show_summary(chosen.name, summary(steps.made, found))
+        metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
 
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
-    """Return a step that runs every stage as a Prefect task: the task has the stage's name, its run the artifact's id."""
+    """Return a step that runs every stage as a Prefect task.
 
-    def step(stage: Stage, *inputs: Any) -> Artifact:
-        id = stage.artifact_id(recipe.config(stage), inputs)
+    The task has the stage's name; its run has the artifact's id, followed by what the chain sets over the recipe.
+    """
+
+    def step(stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+        name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
 
         # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list
         # of thousands of videos is none of its business.
         @task(
             name=stage.name,
             description=stage.summary,
-            task_run_name=id or stage.name,
+            task_run_name=f"{name} {setting(changes)}".rstrip(),
             cache_policy=NO_CACHE,
             persist_result=False,
         )
         def build(reads: list[Artifact]) -> Artifact:
-            return run_step(stage, *inputs)
+            return run_step(stage, *inputs, **changes)
 
         return build([value for value in inputs if isinstance(value, Artifact)])
 

@@ -26,6 +26,7 @@ from cache.fingerprint import DigestCache, file_digest, fingerprint
 
 RECORD_VERSION = 1
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
+SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
 
 
 def artifact_id(stage: str, version: int, config: dict[str, Any], inputs: dict[str, str | None]) -> str:
@@ -166,6 +167,7 @@ class Store:
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
         os.rename(partial, final)
         sync(final.parent)
+        shutil.rmtree(final / PROGRESS / SNAPSHOTS, ignore_errors=True)
 
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:

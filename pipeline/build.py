@@ -21,7 +21,7 @@ from pipeline.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
 
 
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
@@ -49,8 +49,9 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
         with run.store.lock(f"{id}/build"):
             if not run.store.exists(id):
                 folder = run.store.partial(id)
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
+                if not stage.resumes:
+                    shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 _run(stage, cfg, run, inputs, Output(folder, stage), id, started)
     return stage.output(run.store, id)
 

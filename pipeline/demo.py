@@ -18,10 +18,10 @@ MOTIONS = ("left", "right", "up", "down")
 FRAMES_PER_SECOND, SECONDS, SIZE = 8, 6, 96
 
 
-def demo_places(folder: Path) -> dict[str, list[str]]:
+def demo_places(folder: Path, seed: int = 0) -> dict[str, list[str]]:
     """Return where the demo's annotations, videos and weights lie in `folder`, as `Sources` takes them; write them if need be."""
     if not (folder / "questions.csv").exists():
-        write_demo(folder)
+        write_demo(folder, seed)
     return {
         "annotations": [f"{folder / 'questions.csv'}"],
         "videos": [f"{folder / 'videos'}"],

@@ -10,17 +10,71 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import Timeout
 
-from cache.files import sync, write_atomically
+from cache.files import published, sync, write_atomically
+from cache.fingerprint import file_digest
 from cache.shards import ShardWriter, new_shard
-from cache.store import PROGRESS, Store, describe_files
+from cache.store import PROGRESS, SNAPSHOTS, Store, describe_files
 from cache.tables import write_rows
 from pipeline.stage import Stage
 
 log = logging.getLogger("sevila")
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Numbered states of a long piece of work, from which it goes on after a kill; no part of the artifact.
+
+    A state is one file, and exists if and only if the note with its SHA-256 does, which is written after it. The one before
+    the newest is kept too, in case the newest turns out to be damaged.
+    """
+
+    folder: Path
+
+    def settle(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that the work was begun with: these, if it begins now. They decide bytes, so they never change."""
+        path = self.folder / "settings.json"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(settings).encode())
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def save(self, number: int, write: Callable[[Path], None]) -> None:
+        """Keep the state that `write` puts into a file, and the one before it."""
+        for left_over in self.folder.glob("*.part"):  # of a process that was killed; only one writes at a time
+            left_over.unlink()
+        with published(self.folder / f"{number:09d}.state") as part:
+            write(part)
+        note = {"sha256": file_digest(self.folder / f"{number:09d}.state")}
+        write_atomically(self.folder / f"{number:09d}.json", json.dumps(note).encode())
+        for old in self._numbers()[2:]:
+            for suffix in (".json", ".state"):
+                (self.folder / f"{old:09d}{suffix}").unlink()
+
+    def newest(self, read: Callable[[Path], State]) -> State | None:
+        """Return what `read` makes of the newest state that is whole, or None; a damaged one is told and passed over."""
+        for number in self._numbers():
+            path = self.folder / f"{number:09d}.state"
+            try:
+                wanted = json.loads(path.with_suffix(".json").read_text())["sha256"]
+                if file_digest(path) == wanted:
+                    return read(path)
+                problem = "its bytes do not match their checksum"
+            except (OSError, ValueError, KeyError) as error:
+                problem = str(error)
+            log.warning("%s: damaged (%s); going on from the state before it", path, problem)
+            path.with_suffix(".json").unlink(missing_ok=True)
+        return None
+
+    def _numbers(self) -> list[int]:
+        names = [path.stem for path in self.folder.glob("*.json")]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 @dataclass
@@ -40,6 +94,11 @@ class Output:
         name = f"{table}{self.suffix}.parquet"
         self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], rows)
         self.add_file(name)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Where a stage that resumes keeps its state until it is published."""
+        return Snapshots(self.folder / PROGRESS / SNAPSHOTS)
 
     def add_file(self, name: str) -> None:
         """Take a file that the stage has written in `folder` into the artifact, safe on disk."""

@@ -49,13 +49,14 @@ def numbered_frame_prefixes(n_frames: int) -> list[str]:
 
 
 def answer_target(option_index: int) -> str:
-    """Return the text that names the option at `option_index` (0 gives "Option A")."""
-    return ANSWER_TARGET.format(letter=ascii_uppercase[option_index])
+    """Return the text that names the option at `option_index`: 0 gives "Option A", 26, beyond all data sets, "Option AA"."""
+    round_, letter = divmod(option_index, len(ascii_uppercase))
+    letters = (ascii_uppercase[round_ - 1] if round_ else "") + ascii_uppercase[letter]
+    return ANSWER_TARGET.format(letter=letters)
 
 
 def lettered_options(options: Sequence[str]) -> str:
-    """Return "Option A: ... Option B: ..." for at most 26 options."""
-    assert len(options) <= len(ascii_uppercase), f"{len(options)} options, more than there are letters"
+    """Return "Option A: ... Option B: ..."."""
     return " ".join(f"{answer_target(index)}: {option}" for index, option in enumerate(options))
 
 

@@ -19,6 +19,7 @@ class Question:
     `answer_index` is the 0-based position of the right option, None where the data set does not tell (test splits).
     A query that asks for moments has no `options`. A bound that is None is the video's own beginning or end.
     `question_type` is the data set's own word, "" for none. `moments` are empty where the data set does not give them.
+    `ratings` say how well each 2 s of the video show it, by several annotators, from the video's beginning; empty likewise.
     `note` says what was made of odd values in the row (nan or reversed times), "" where nothing was odd.
     """
 
@@ -32,6 +33,7 @@ class Question:
     end_seconds: float | None
     moments: tuple[Moment, ...] = ()
     note: str = ""
+    ratings: tuple[tuple[float, ...], ...] = ()
 
     @property
     def clip_id(self) -> str:

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.localization_metrics import inside
+
 RankBy = Literal["logit_yes", "probability_yes", "yes_versus_no"]
 
 
@@ -63,6 +65,16 @@ def random_positions(n: int, k: int, rng: np.random.Generator) -> NDArray[np.int
     """
     _check_counts(n, k)
     return np.sort(rng.permutation(n)[:k]).astype(np.int64)
+
+
+def oracle_positions(seconds: ArrayLike, moments: ArrayLike, k: int) -> NDArray[np.int64]:
+    """Ascending positions of `k` frames evenly spread over those of the frames at `seconds` [T] that lie in a true moment.
+
+    `moments` [G, 2] in seconds, ends included; all such frames if there are at most k, none if no frame lies in one.
+    Raises ValueError for k < 1.
+    """
+    true = np.flatnonzero(inside(seconds, moments).any(axis=1))
+    return true[uniform_positions(len(true), k)]
 
 
 def majority_vote(option_logits: ArrayLike) -> tuple[int, NDArray[np.int64]]:

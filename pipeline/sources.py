@@ -127,10 +127,17 @@ class Sources:
         """Return the annotation files of one split of a data set, as its adapter names them."""
         try:
             path = self.place("annotations", name)
-            digests = [self._digests.digest(file) for file in adapter_named(name).files(path, split)]
+            adapter = adapter_named(name)
+            files = adapter.files(path, split)
+            digests: list[Any] = [self._digests.digest(file) for file in files]
         except MissingSourceError as error:
             return Annotations(self._remembered("annotations", name, split), str(error))
         self._digests.save()
+        if adapter.about.names_count:
+            folder = path.parent if path.is_file() else path
+            digests = [
+                [file.relative_to(folder).as_posix(), digest] for file, digest in zip(files, digests, strict=True)
+            ]
         return Annotations(self._remember(f"annotations-{fingerprint(digests)}", "annotations", name, split), path=path)
 
     def weights(self, name: str) -> Weights:

@@ -49,6 +49,9 @@ class RunContext:
         decode_workers: processes that decode videos.
         shard_bytes: size at which a shard of frames or features is cut.
         sources: finds data and weights by name on this machine.
+        processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
+        checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
+        tensorboard: folder to which trainings also write their curves as TensorBoard events, if that is installed.
     """
 
     store: Store
@@ -57,6 +60,9 @@ class RunContext:
     decode_workers: int = 2
     shard_bytes: int = 1 << 30
     sources: Sources | None = None
+    processes: int = 0
+    checkpoint_minutes: float = 10.0
+    tensorboard: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
@@ -93,6 +99,7 @@ class Artifact:
 
     kind: ClassVar[str]
     tables: ClassVar[dict[str, Schema]] = {}
+    measured: ClassVar[tuple[str, ...]] = ()  # tables that hold wall-clock figures: equal runs differ in them
 
     def __init__(self, store: Store, id: str | None, problem: str = "") -> None:
         self.store = store
@@ -145,7 +152,12 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's declaration, made by `@stage`."""
+    """A stage's declaration, made by `@stage`.
+
+    Attributes:
+        sharded: made in shards, by any number of processes; the function gets a `ShardedOutput`.
+        resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
+    """
 
     name: str
     version: int
@@ -154,6 +166,7 @@ class Stage:
     inputs: tuple[str, ...]
     sharded: bool
     function: Callable[..., None]
+    resumes: bool = False
 
     @property
     def summary(self) -> str:
@@ -171,14 +184,18 @@ class Stage:
 STAGES: dict[str, Stage] = {}
 
 
-def stage(version: int, output: type[Artifact], sharded: bool = False) -> Callable[[Callable[..., None]], Stage]:
+def stage(
+    version: int, output: type[Artifact], sharded: bool = False, resumes: bool = False
+) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
 
     def declare(function: Callable[..., None]) -> Stage:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
         names = tuple(parameter.name for parameter in parameters)
         assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
-        made = Stage(function.__name__, version, output, parameters[0].annotation, names[2:-1], sharded, function)
+        made = Stage(
+            function.__name__, version, output, parameters[0].annotation, names[2:-1], sharded, function, resumes
+        )
         STAGES[made.name] = made
         return made
 

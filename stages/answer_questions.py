@@ -10,25 +10,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
 from pipeline.output import Shard, ShardedOutput
-from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.selection import majority_vote
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
+from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from stages.progress import track
 from stages.select_keyframes import Keyframes
 from stages.visual_windows import WINDOW_FRAMES, Group, windows
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.models.answerer import Answerer
 
-REASONS_OF_QUESTIONS = ("no_options", "too_many_options")  # codes of failures that are not the video's
+# Codes of failures that are not the video's.
+REASONS_OF_QUESTIONS = ("no_options", "too_many_options", "no_moments", "no_true_frame")
 
 
 class Answers(Artifact):
@@ -43,9 +46,12 @@ class Answers(Artifact):
             status="string",  # ok or failed
             reason="string",
             prediction="int8",  # index of the chosen option; null when failed
-            option_logits="list<float32>",  # raw logits of the letters; voting: their mean over the frames
+            # Raw logits of the letters; readout text: summed log-probabilities of the option's tokens, </s> included, and
+            # text_per_token: their mean. Voting: the mean over the frames.
+            option_logits="list<float32>",
             votes="list<int32>",  # frames that chose each option; empty when frames are concatenated
-            first_token_id="int32",  # the greedy first token, normally the word "Option"; null when failed or voting
+            # The greedy first token, normally the word "Option"; null when failed or voting, or when texts are read.
+            first_token_id="int32",
             n_frames="int32",
             truncated="bool",  # the question's text was longer than the model reads
         ),
@@ -67,6 +73,7 @@ class AnswerQuestions(Config):
         "concatenate", description="read all keyframes together, or each alone and take the majority"
     )
     prompt: Literal["multiple_choice", "next_event"] = Field("multiple_choice", description="kind of question")
+    readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
@@ -178,61 +185,36 @@ class _Asking:
 
     def __init__(self, answerer: Answerer, cfg: AnswerQuestions, batch_tokens: int) -> None:
         self.answerer = answerer
-        self._verbalizer = answerer.language.verbalizer
-        self._cfg = cfg
+        self._reader = OptionReader(answerer, cfg.prompt, cfg.readout, batch_tokens, forced=False)
         self._batch_tokens = batch_tokens
 
-    def ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Any) -> list[dict[str, Any]]:
+    def ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[dict[str, Any]]:
         """Return an answer per unit, or the reason why there is none."""
-        n_letters = len(self._verbalizer.letter_ids)
-        too_many = f"too_many_options: the tokenizer has single tokens for {n_letters} letters only"
-        answers: list[dict[str, Any]] = [{"reason": too_many} for _ in units]
-        texts = [
-            PROMPT_STYLES[self._cfg.prompt].answer(question["question"], question["options"]) for question, _ in units
-        ]
-        token_ids, truncated = self._verbalizer.tokenize(texts)
-        answerable = [number for number, (question, _) in enumerate(units) if len(question["options"]) <= n_letters]
+        import torch
+
+        answers: list[dict[str, Any]] = [{"reason": self._reader.refusal(question)} for question, _ in units]
+        asked = self._reader.prepare([question for question, _ in units])
+        answerable = [number for number, answer in enumerate(answers) if not answer["reason"]]
         for n_frames in sorted({len(units[number][1]) for number in answerable}):
             same = [number for number in answerable if len(units[number][1]) == n_frames]
             # The official code numbers frames only when there are several: one keyframe is read as when voting.
             prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-            prefix_tokens = max(len(ids) for ids in self._verbalizer.tokenize_prefixes(prefixes))
-            lengths = [len(token_ids[number]) for number in same]
+            verbalizer = self.answerer.language.verbalizer
+            prefix_tokens = max(len(ids) for ids in verbalizer.tokenize_prefixes(prefixes))
+            lengths = [len(asked[number].token_ids) for number in same]
             for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
                 chosen = [same[item] for item in batch]
                 where = [[place[units[number][0]["video_id"], row] for row in units[number][1]] for number in chosen]
-                found = self._answer(visual, where, [token_ids[number] for number in chosen], chosen, units, prefixes)
-                for number, answer in zip(chosen, found, strict=True):
-                    answers[number] = answer | {"reason": "", "truncated": truncated[number]}
+                frames = visual[torch.tensor(where, device=visual.device)]
+                found = self._reader.read(frames, [asked[number] for number in chosen], prefixes)
+                for number, options in zip(chosen, found, strict=True):
+                    answers[number] |= _answer(options) | {"truncated": asked[number].truncated}
         return answers
 
-    def _answer(
-        self,
-        visual: Any,
-        where: list[list[int]],
-        token_ids: list[list[int]],
-        chosen: list[int],
-        units: list[Unit],
-        prefixes: list[str],
-    ) -> list[dict[str, Any]]:
-        import torch
 
-        n_options = [len(units[number][0]["options"]) for number in chosen]
-        out = self.answerer.answer(visual[torch.tensor(where, device=visual.device)], token_ids, n_options, prefixes)
-        logits, first = out.option_logits.cpu().numpy(), out.first_token_id.tolist()
-        return [
-            _checked(logits[row, : n_options[row]], units[number][0]) | {"first_token_id": first[row]}
-            for row, number in enumerate(chosen)
-        ]
-
-
-def _checked(logits: np.ndarray, question: dict[str, Any]) -> dict[str, Any]:
-    if not np.isfinite(logits).all():
-        raise SevilaError(
-            f"question {question['question_id']!r}: the Answerer gave {logits.tolist()}; "
-            "weights or features are broken, or the precision is too small; finished shards stay"
-        )
-    return {"prediction": int(logits.argmax()), "option_logits": logits.tolist(), "votes": []}
+def _answer(options: OptionValues) -> dict[str, Any]:
+    answer: dict[str, Any] = {"prediction": int(options.values.argmax()), "option_logits": options.values.tolist()}
+    return answer | {"votes": [], "first_token_id": options.first_token_id}
 
 
 def _vote(answers: list[dict[str, Any]]) -> dict[str, Any]:

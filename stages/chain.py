@@ -1,33 +1,47 @@
-"""The paper's Figure 1 as code: which stage feeds which, for any `step` callable (a plain call, or a Prefect task)."""
+"""The paper's Figures 1 and 3 as code: which stage feeds which, for any `step` callable (a plain call, or a Prefect task)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import RecipeError
 from pipeline.datasets import adapter_named
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, Selector
 from pipeline.sources import Sources, Weights
-from pipeline.stage import Stage
+from pipeline.stage import Artifact, Stage
 from stages.answer_questions import answer_questions
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
-from stages.extract_features import extract_features
+from stages.extract_features import Features, extract_features
+from stages.finetune_answerer import finetune_answerer
 from stages.import_backbone import Backbone, import_backbone
-from stages.init_answerer import init_answerer
-from stages.init_localizer import init_localizer
+from stages.init_answerer import AnswererWeights, init_answerer
+from stages.init_localizer import LocalizerWeights, init_localizer
+from stages.label_frames import label_frames
 from stages.list_questions import Questions, list_questions
+from stages.pretrain_localizer import pretrain_localizer
+from stages.refine_localizer import refine_localizer
+from stages.results import Method, Results, Setting, Training, Who, row_name
 from stages.retrieve_moments import retrieve_moments
-from stages.sample_frames import sample_frames
-from stages.score_frames import score_frames
-from stages.select_keyframes import select_keyframes
+from stages.sample_frames import Frames, sample_frames
+from stages.score_frames import FrameScores, score_frames
+from stages.select_keyframes import Keyframes, select_keyframes
+from stages.train_backbone import train_backbone
 
 log = logging.getLogger("sevila")
 
-Step = Callable[..., Any]  # step(stage, *inputs) -> artifact
+# step(stage, *inputs, **changes) -> artifact; `changes` are config keys that the chain sets over the recipe's.
+Step = Callable[..., Any]
+LOCALIZERS = {"untrained", "pretrained", "refined"}  # the selectors that need one
+
+
+def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Any]:
+    """Return the chain that the recipe asks for: `forward`, which returns metrics, or `full`, which returns results."""
+    return full if recipe.chain.kind == "full" else forward
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
@@ -36,7 +50,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     Queries that ask for moments of the video have no options to answer with: scores -> moments -> metrics.
     """
     listing = recipe.config(list_questions)
-    _tell_odd_prompts(recipe)
+    _tell_odd_prompts(recipe, listing.dataset, _asking_stages(recipe))
     asks_for_moments = recipe.config(score_frames).prompt == "moment"
     uses_localizer = asks_for_moments or recipe.config(select_keyframes).method == "localizer"
 
@@ -61,27 +75,217 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     return step(evaluate, questions, answers)
 
 
+@dataclass(frozen=True)
+class Split:
+    """The questions of one split, the frames of their videos, and the ViT's features of those."""
+
+    questions: Questions
+    frames: Frames
+    features: Features
+
+    @property
+    def read(self) -> tuple[Questions, Frames, Features]:
+        """What stages that look at sampled frames read of it, in their order."""
+        return self.questions, self.frames, self.features
+
+
+def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
+    """Training and inference: pre-train, label, refine, rescore, fine-tune; every choice of keyframes is evaluated.
+
+    Moments teach the Localizer first. Then, in each round, the Answerer says which frames are enough for the right answer
+    (the reverse chain), the Localizer learns that, and the Answerer learns from the frames that the Localizer now chooses.
+    """
+    chain, listing = recipe.chain, recipe.config(list_questions)
+    chosen = set(chain.selectors)
+    _check_full(recipe)
+
+    if chain.backbone == "trained":
+        backbone = step(train_backbone)
+    else:
+        backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
+    _check_frame_size(backbone, recipe.config(sample_frames).size)
+    answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
+    localizer = None
+    if chosen & LOCALIZERS:
+        localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
+
+    asked = _questions(step, sources, listing.dataset, listing.split)
+    known = _questions(step, sources, listing.dataset, chain.training_split)
+    _check_splits(recipe, asked, known)
+    evaluated = _split(step, sources, listing.dataset, asked, backbone)
+    training = _split(step, sources, listing.dataset, known, backbone)
+    evaluation = _Evaluation(step, backbone, evaluated, training, answerer)
+    for selector in chain.selectors:
+        if selector not in LOCALIZERS:
+            evaluation.of(selector, None)
+    if "untrained" in chosen:
+        is_untrained = recipe.config(init_localizer).weights == ""
+        evaluation.of("untrained", localizer if is_untrained else step(init_localizer, backbone, None, weights=""))
+
+    if chain.pretraining_dataset and chosen & {"pretrained", "refined"}:
+        moments = training
+        if (chain.pretraining_dataset, chain.pretraining_split) != (listing.dataset, chain.training_split):
+            queries = _questions(step, sources, chain.pretraining_dataset, chain.pretraining_split)
+            moments = _split(step, sources, chain.pretraining_dataset, queries, backbone)
+        localizer = step(pretrain_localizer, *moments.read, backbone, localizer)
+        evaluation.trainings.append(Training("Localizer, pre-trained", localizer))
+    if "pretrained" in chosen:
+        evaluation.of("pretrained", localizer)
+
+    all_labels, newest = [], answerer
+    for iteration in range(1, chain.iterations + 1) if "refined" in chosen else ():
+        labels = step(label_frames, *training.read, backbone, newest)
+        localizer = step(refine_localizer, *training.read, backbone, localizer, labels)
+        all_labels.append(labels)
+        evaluation.trainings.append(Training(f"Localizer, refined in round {iteration}", localizer))
+        newest = evaluation.of("refined", localizer, iteration, newest)
+    return Results(evaluated.questions, evaluation.settings, all_labels, evaluation.trainings)
+
+
+class _Evaluation:
+    """Evaluates choices of keyframes, zero-shot and fine-tuned, and collects what was found."""
+
+    def __init__(
+        self, step: Step, backbone: Backbone, evaluated: Split, training: Split, answerer: AnswererWeights
+    ) -> None:
+        self.settings: list[Setting] = []
+        self.trainings: list[Training] = []
+        self._step, self._backbone, self._answerer = step, backbone, answerer
+        self._evaluated, self._training = evaluated, training
+
+    def of(
+        self,
+        selector: Selector,
+        localizer: LocalizerWeights | None,
+        iteration: int = 0,
+        newest: AnswererWeights | None = None,
+    ) -> AnswererWeights:
+        """Evaluate the keyframes of a selector; return the Answerer that was fine-tuned on such, starting from `newest`."""
+        split = self._evaluated
+        scores, keyframes = self._keyframes(split, selector, localizer)
+        localization = None
+        if _knows_moments(split.questions):
+            localization = self._step(evaluate_localization, split.questions, split.frames, scores, keyframes)
+
+        def setting(who: Who, method: Method, answerer: AnswererWeights) -> None:
+            read = (split.questions, keyframes, split.features, self._backbone, answerer)
+            metrics = self._step(evaluate, split.questions, self._step(answer_questions, *read, method=method))
+            self.settings.append(Setting(selector, iteration, who, method, metrics, localization))
+
+        setting("zero-shot", "concatenate", self._answerer)
+        setting("zero-shot", "vote", self._answerer)
+        tuned = self._fine_tuned(selector, localizer, newest or self._answerer)
+        self.trainings.append(Training(f"Answerer, {row_name(selector, iteration)}", tuned))
+        setting("fine-tuned", "concatenate", tuned)
+        return tuned
+
+    def _fine_tuned(
+        self, selector: Selector, localizer: LocalizerWeights | None, answerer: AnswererWeights
+    ) -> AnswererWeights:
+        split = self._training
+        _, keyframes = self._keyframes(split, selector, localizer)
+        tuned: AnswererWeights = self._step(
+            finetune_answerer, split.questions, keyframes, split.features, self._backbone, answerer
+        )
+        return tuned
+
+    def _keyframes(
+        self, split: Split, selector: Selector, localizer: LocalizerWeights | None
+    ) -> tuple[FrameScores | None, Keyframes]:
+        scores = None
+        if localizer is not None:
+            scores = self._step(score_frames, *split.read, self._backbone, localizer)
+        choice: dict[str, Any] = {"method": selector if localizer is None else "localizer"}
+        if selector != "random":  # nothing is drawn: another seed of the recipe shall not make the same keyframes again
+            choice["seed"] = 0
+        return scores, self._step(select_keyframes, split.questions, split.frames, scores, **choice)
+
+
+def _questions(step: Step, sources: Sources, dataset: str, split: str) -> Questions:
+    questions: Questions = step(list_questions, sources.annotations(dataset, split), dataset=dataset, split=split)
+    return questions
+
+
+def _split(step: Step, sources: Sources, dataset: str, questions: Questions, backbone: Backbone) -> Split:
+    frames = step(sample_frames, sources.videos(dataset, questions))
+    return Split(questions, frames, step(extract_features, frames, backbone))
+
+
 def _knows_moments(questions: Questions) -> bool:
     """Whether keyframes can be judged by true moments; a plan may not have the questions."""
-    exists = questions.id is not None and questions.store.exists(questions.id)
-    return exists and questions.record.rows["moments"] > 0
+    return _exists(questions) and questions.record.rows["moments"] > 0
 
 
-def _tell_odd_prompts(recipe: Recipe) -> None:
+def _exists(artifact: Artifact) -> bool:
+    return artifact.id is not None and artifact.store.exists(artifact.id)
+
+
+def _asking_stages(recipe: Recipe) -> list[Stage]:
+    """The stages of the recipe's chain that put the data set's questions to a model."""
+    if recipe.config(score_frames).prompt == "moment":  # then nobody is asked for an answer
+        return [score_frames]
+    if recipe.chain.kind == "forward":
+        return [score_frames, answer_questions]
+    return [score_frames, answer_questions, label_frames, refine_localizer, finetune_answerer]
+
+
+def _tell_odd_prompts(recipe: Recipe, dataset: str, asking: Sequence[Stage]) -> None:
     """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
-    dataset = recipe.config(list_questions).dataset
     wanted = adapter_named(dataset).about.prompt
-    found = {score_frames.name: recipe.config(score_frames).prompt}
-    if found[score_frames.name] != "moment":  # else nobody is asked for an answer
-        found[answer_questions.name] = recipe.config(answer_questions).prompt
-    for name, prompt in found.items():
+    for stage in asking:
+        prompt = recipe.config(stage).prompt
         if wanted and prompt != wanted:
-            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", stage.name, prompt, dataset, wanted)
+
+
+def _check_full(recipe: Recipe) -> None:
+    """Find what cannot come to anything before any work is done."""
+    chain, listing = recipe.chain, recipe.config(list_questions)
+    if recipe.config(score_frames).prompt == "moment":
+        raise RecipeError(
+            "[score_frames] prompt = 'moment' asks for moments, and the full chain for answers: --set chain.kind=forward, "
+            "or a recipe of questions with options"
+        )
+    if chain.training_split == listing.split:
+        raise RecipeError(
+            f"[chain] training_split = {chain.training_split!r} is the split that is evaluated; name another one"
+        )
+    nothing_learned = not chain.pretraining_dataset and not recipe.config(init_localizer).weights
+    if nothing_learned and {"untrained", "pretrained"} <= set(chain.selectors):
+        raise RecipeError(
+            "[chain] selectors: the pretrained Localizer would be the untrained one; name a pretraining_dataset, or a "
+            "checkpoint that is pre-trained already as [init_localizer] weights"
+        )
+    _tell_odd_prompts(recipe, listing.dataset, _asking_stages(recipe))
+    if chain.pretraining_dataset:
+        _tell_odd_prompts(recipe, chain.pretraining_dataset, [pretrain_localizer])
+
+
+def _check_splits(recipe: Recipe, evaluated: Questions, training: Questions) -> None:
+    """Refuse to train on what is evaluated, and oracle keyframes without true moments; a plan may not have the questions."""
+    if not (_exists(evaluated) and _exists(training)):
+        return
+    same = _askings(evaluated) & _askings(training)
+    if same:
+        raise RecipeError(
+            f"[chain] training_split = {recipe.chain.training_split!r}: {len(same)} questions of it are evaluated too, such as "
+            f"{min(same)[1]!r}; name splits that share none (a file without a column `split` has one split only)"
+        )
+    for questions in (evaluated, training):
+        if "oracle" in recipe.chain.selectors and not _knows_moments(questions):
+            split = questions.record.config["split"]
+            raise RecipeError(
+                f"[chain] selectors: oracle keyframes lie in the true moments, but split {split!r} knows none; leave oracle out"
+            )
+
+
+def _askings(questions: Questions) -> set[tuple[Any, ...]]:
+    return {(row["clip_id"], row["question"], tuple(row["options"])) for row in questions.rows("questions")}
 
 
 def _check_frame_size(backbone: Backbone, size: int) -> None:
     """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
-    if backbone.id is not None and backbone.store.exists(backbone.id):
+    if _exists(backbone):
         wanted = backbone.description()["image_size"]
         if size != wanted:
             mend = f"--set sample_frames.size={wanted}"

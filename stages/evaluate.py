@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.coverage import CoverageRow, coverage, format_coverage
-from pipeline.datasets import adapter_named
+from pipeline.datasets import adapter_named, headline_of
 from pipeline.metrics import AccuracyRow, Outcome, Reporting, accuracy_table, format_accuracy_table
 from pipeline.output import Output
 from pipeline.resampling import Resampling
@@ -76,7 +76,7 @@ class Evaluate(Config):
         return Resampling(self.bootstrap, self.resamples, self.seed)
 
 
-@stage(version=2, output=Metrics)
+@stage(version=3, output=Metrics)
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = answers.rows("answers")
@@ -112,4 +112,5 @@ def outcomes(questions: Iterable[Mapping[str, Any]], answers: Iterable[Mapping[s
 def reporting(questions: Questions) -> Reporting:
     """Return how the data set of these questions reports its results, as its adapter declares."""
     adapter = adapter_named(questions.record.config["dataset"])
-    return Reporting(adapter.headline, adapter.pooled_types)
+    types = {str(row["question_type"]) for row in questions.rows("questions")}
+    return Reporting(headline_of(adapter, types), adapter.pooled_types)

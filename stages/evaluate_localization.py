@@ -89,7 +89,7 @@ def evaluate_localization(
         return np.asarray(clips[row["video_id"], row["clip_id"]]["seconds"])
 
     def judged(row: dict[str, Any], k: int | None) -> KeyframeQuality | None:
-        if row["status"] != "ok":
+        if (row["video_id"], row["clip_id"]) not in clips:
             return None
         positions = row["positions"] if k is None else top_k_positions(ranked[row["question_id"]], k)
         return keyframe_quality(positions, seconds(row), true[row["question_id"]])
@@ -97,7 +97,7 @@ def evaluate_localization(
     ranks = [
         first_true_rank(ranked[row["question_id"]], seconds(row), true[row["question_id"]])
         for row in known
-        if row["status"] == "ok" and scores is not None
+        if (row["video_id"], row["clip_id"]) in clips and scores is not None
     ]
     most = max((len(row["positions"]) for row in known), default=0)
     rows = [localization_row("keyframes", most, [judged(row, None) for row in known], ranks)]

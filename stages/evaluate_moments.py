@@ -1,4 +1,4 @@
-"""Moments -> the benchmark's retrieval metrics (QVHighlights), with the denominator stated."""
+"""Moments -> the benchmark's retrieval and highlight metrics (QVHighlights), with the denominator stated."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pipeline.coverage import coverage
 from pipeline.moment_metrics import (
     IOU_THRESHOLDS,
     LENGTH_RANGES_SECONDS,
+    HighlightScores,
     RetrievalScores,
     benchmark_report,
     format_report,
+    highlight_scores,
     retrieval_scores,
 )
 from pipeline.output import Output
@@ -38,6 +40,13 @@ class MomentMetrics(Artifact):
             recall_at_one_percent="float64",  # null when n_queries is 0
             mean_average_precision_percent="float64",
         ),
+        "highlights": Schema(
+            1,
+            level="string",  # rating from which a clip is a highlight: Fair, Good or VeryGood; no rows without ratings
+            n_queries="int32",  # those whose clips are rated; one that failed counts as found nothing
+            mean_average_precision_percent="float64",
+            hit_at_one_percent="float64",  # queries whose highest-scored clip is a highlight
+        ),
         "counts": Schema(
             1,
             n_queries="int32",  # those whose true moments are known
@@ -57,9 +66,8 @@ class MomentMetrics(Artifact):
             f"{format_report(json.loads((self.path / 'metrics.json').read_text()))}\n\n"
             f"{counts['n_queries']} queries, of which {counts['n_failed']} failed and {counts['n_without_moments']} have no "
             f"moment (all of them count as wrong); {counts['n_unlabelled']} others have no known moments; "
-            f"{self.record.rows['missing_videos']} videos could not be read (`sevila cache show {self.id}` lists them)\n"
-            f"highlights need the annotations' ratings: `sevila moments export {self.record.inputs['moments']} -o FILE`, then "
-            "`sevila moments evaluate FILE ANNOTATIONS`"
+            f"{self.record.rows['missing_videos']} videos could not be read (`sevila cache show {self.id}` lists them)"
+            + ("" if self.record.rows["highlights"] else "\nno highlights: the annotations do not rate clips")
         )
 
 
@@ -67,7 +75,7 @@ class EvaluateMoments(Config):
     """Nothing to choose yet."""
 
 
-@stage(version=1, output=MomentMetrics)
+@stage(version=2, output=MomentMetrics)
 def evaluate_moments(
     cfg: EvaluateMoments, run: RunContext, questions: Questions, moments: Moments, *, out: Output
 ) -> None:
@@ -80,6 +88,8 @@ def evaluate_moments(
         [true[query["question_id"]] for query in known],
     )
     out.write_rows("moment_metrics", [row for length in LENGTH_RANGES_SECONDS for row in _rows(length, found[length])])
+    highlights = _highlights(questions, queries)
+    out.write_rows("highlights", [_highlight_row(level, scores) for level, scores in (highlights or {}).items()])
     counts = {
         "n_queries": len(known),
         "n_unlabelled": len(queries) - len(known),
@@ -89,7 +99,7 @@ def evaluate_moments(
     out.write_rows("counts", [counts])
     _, missing = coverage((query["video_id"], query["reason"]) for query in queries)
     out.write_rows("missing_videos", [dataclasses.asdict(video) for video in missing])
-    (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(found, None), indent=1))
+    (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(found, highlights), indent=1))
     out.add_file("metrics.json")
 
 
@@ -106,6 +116,29 @@ def _predicted(moments: Moments) -> dict[str, np.ndarray]:
     for row in moments.rows("moments"):  # by rank within a question, which is what the metrics want
         windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"], row["score"]])
     return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
+
+
+def _highlights(questions: Questions, queries: list[dict[str, Any]]) -> dict[str, HighlightScores] | None:
+    """Return the scores by level over the queries whose clips are rated; None if there is none."""
+    rated: dict[str, list[list[float]]] = defaultdict(list)
+    for row in questions.rows("ratings"):
+        rated[row["question_id"]].append(row["ratings"])
+    judged = [query for query in queries if query["question_id"] in rated]
+    if not judged:
+        return None
+    return highlight_scores(
+        [np.array(query["clip_scores"], np.float64) for query in judged],
+        [np.array(rated[query["question_id"]], np.float64) for query in judged],
+    )
+
+
+def _highlight_row(level: str, scores: HighlightScores) -> dict[str, Any]:
+    return {
+        "level": level,
+        "n_queries": scores.n_queries,
+        "mean_average_precision_percent": scores.mean_average_precision,
+        "hit_at_one_percent": scores.hit_at_one,
+    }
 
 
 def _rows(length: str, scores: RetrievalScores) -> list[dict[str, Any]]:

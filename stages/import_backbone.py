@@ -16,6 +16,7 @@ from pipeline.stage import Artifact, Config, RunContext, stage
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig
     from pipeline.models.language import Language
+    from pipeline.models.verbalizer import Verbalizer
     from pipeline.models.vision import VisionEncoder
 
 
@@ -71,13 +72,17 @@ class Backbone(Artifact):
 
         from pipeline.models.checkpoint import load_language
         from pipeline.models.config import read_blip2_config
-        from pipeline.models.verbalizer import Verbalizer
 
         folder = self.folder(run)
-        verbalizer = Verbalizer(folder / "tokenizer.json")
         return load_language(
-            read_blip2_config(folder), folder, verbalizer, getattr(torch, precision), run.torch_device()
+            read_blip2_config(folder), folder, self.verbalizer(run), getattr(torch, precision), run.torch_device()
         )
+
+    def verbalizer(self, run: RunContext) -> Verbalizer:
+        """Return the tokenizer."""
+        from pipeline.models.verbalizer import Verbalizer
+
+        return Verbalizer(self.folder(run) / "tokenizer.json")
 
     def config(self, run: RunContext) -> ModelConfig:
         """Return the sizes of the model."""

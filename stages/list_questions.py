@@ -36,6 +36,8 @@ class Questions(Artifact):
         ),
         # The parts of the video that answer a question, where the data set knows them: no row for a question without.
         "moments": Schema(1, question_id="string", start_seconds="float64", end_seconds="float64"),
+        # How well every 2 s of the video show what a query asks for, in the video's order; no rows where nobody rated them.
+        "ratings": Schema(1, question_id="string", clip="int32", ratings="list<float32>"),  # one an annotator, 0 to 4
         "videos": Schema(2, video_id="string", path="string", other_paths="list<string>"),
         "rejected": Schema(1, file="string", line="int32", reason="string"),
     }
@@ -56,7 +58,7 @@ class ListQuestions(Config):
     limit: int | None = Field(None, ge=1, description="keep only the first so many questions (a trial run)")
 
 
-@stage(version=2, output=Questions)
+@stage(version=3, output=Questions)
 def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations, *, out: Output) -> None:
     """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
     source = adapter_named(cfg.dataset)
@@ -71,6 +73,7 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations
     wanted = {question.video_id for question in questions}
     out.write_rows("questions", [_row(question, source.group(question.question_type)) for question in questions])
     out.write_rows("moments", [_moment(question, moment) for question in questions for moment in question.moments])
+    out.write_rows("ratings", [rating for question in questions for rating in _ratings(question)])
     out.write_rows("videos", [vars(video) for video in found.videos if video.video_id in wanted])
     out.write_rows("rejected", [vars(rejected) for rejected in found.rejected])
     if found.rejected:
@@ -95,3 +98,10 @@ def _row(question: Question, group: str) -> dict[str, Any]:
 
 def _moment(question: Question, moment: Moment) -> dict[str, Any]:
     return {"question_id": question.question_id, **vars(moment)}
+
+
+def _ratings(question: Question) -> list[dict[str, Any]]:
+    return [
+        {"question_id": question.question_id, "clip": clip, "ratings": list(ratings)}
+        for clip, ratings in enumerate(question.ratings)
+    ]

@@ -12,12 +12,9 @@ from typing import Any
 from cache.errors import SevilaError, StoreError
 from cache.store import Store
 from pipeline.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
-from pipeline.moments import clip_values, interval_edges
-from pipeline.selection import ranking_scores
 from stages.list_questions import Questions
-from stages.moment_files import CLIP_SECONDS, matched, read_annotations, read_predictions
-from stages.retrieve_moments import Moments, answers_by_question
-from stages.score_frames import FrameScores
+from stages.moment_files import matched, read_annotations, read_predictions
+from stages.retrieve_moments import Moments
 
 log = logging.getLogger("sevila")
 
@@ -63,26 +60,20 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
         raise StoreError(
             f"{id} holds {moments.record.kind}; wanted an artifact of retrieve_moments (`sevila cache ls`)"
         )
-    questions, scores = Questions(store, moments.record.inputs["questions"]), moments.record.inputs["scores"]
+    questions = Questions(store, moments.record.inputs["questions"])
     texts = {row["question_id"]: row["question"] for row in questions.rows("questions")}
-    answers = answers_by_question(FrameScores(store, scores))
     windows: dict[str, list[list[float]]] = defaultdict(list)
     for row in moments.rows("moments"):
         windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"], row["score"]])
     queries = moments.rows("queries")
     _warn_of_empty(queries)
     for query in queries:
-        saliency: list[float] = []
-        if query["status"] == "ok":
-            values = ranking_scores(**answers[query["question_id"]], rank_by=moments.record.config["rank_by"])
-            edges = interval_edges(query["clip_start_seconds"], query["clip_end_seconds"], query["n_frames"])
-            saliency = clip_values(values, edges, query["duration_seconds"], CLIP_SECONDS).tolist()
         yield {
             "qid": _qid(query["question_id"]),
             "query": texts[query["question_id"]],
             "vid": query["video_id"],
             "pred_relevant_windows": windows[query["question_id"]],
-            "pred_saliency_scores": saliency,
+            "pred_saliency_scores": query["clip_scores"],
         }
 
 

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 
 from cache.errors import SchemaError
 from pipeline.datasets.rows import Row, read_jsonl
+from pipeline.moments import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
 
 log = logging.getLogger("sevila")
 
-CLIP_SECONDS = 2.0
 N_ANNOTATORS = 3
-# Models place windows on the benchmark's 150 s, in shorter videos too: the published baseline reaches 6 s past a video's end.
-NOMINAL_SECONDS = 150.0
-ROUNDING_SECONDS = 0.01
 PROBLEMS_SHOWN = 5
 
 QueryId = int | str
@@ -125,7 +122,7 @@ def matched(
             )
         for start, end, _ in (prediction.windows if prediction.windows is not None else np.empty((0, 3))).tolist():
             beyond = end - annotation.duration_seconds
-            if not allow_outside and _is_outside(start, end, annotation.duration_seconds):
+            if not allow_outside and outside_video(start, end, annotation.duration_seconds):
                 problems.append(
                     f"qid {prediction.qid!r}: window {start:g} to {end:g} s lies outside its video "
                     f"(0 to {annotation.duration_seconds:g} s); cut it, or pass --allow-outside to evaluate it as it is"
@@ -183,7 +180,7 @@ def _annotation(cells: dict[str, Any]) -> Annotation:
     for start, end in windows.tolist():
         if end <= start:
             raise _Problem(f"relevant window {start:g} to {end:g} s; a start before the end wanted")
-        if _is_outside(start, end, duration_seconds):
+        if outside_video(start, end, duration_seconds):
             raise _Problem(
                 f"relevant window {start:g} to {end:g} s lies outside the video (0 to {duration_seconds:g} s)"
             )
@@ -221,12 +218,6 @@ def _prediction(cells: dict[str, Any]) -> Prediction:
             raise _Problem(f"pred_saliency_scores is {_short(scores)}; a list of one number per clip wanted")
         saliency = np.array([_number(score, "pred_saliency_scores") for score in scores])
     return Prediction(_qid(cells), _video_id(cells), windows, saliency)
-
-
-def _is_outside(start: float, end: float, duration_seconds: float) -> bool:
-    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds: those are told, not refused.
-    last_second = max(duration_seconds, NOMINAL_SECONDS) + CLIP_SECONDS
-    return start < -ROUNDING_SECONDS or start >= duration_seconds or end > last_second
 
 
 def _wanted(cells: dict[str, Any], name: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -30,3 +31,30 @@ def track(items: Iterable[Item], description: str, unit: str, total: int | None 
             rate = done / (last - start)
             log.info("%s: %d of %s %ss, %.2f a second", description, done, total or "?", unit, rate)
         yield item
+
+
+@contextmanager
+def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
+    if sys.stderr.isatty():
+        with tqdm(desc=description, unit="step", total=total, initial=done, leave=False, dynamic_ncols=True) as bar:
+
+            def show(step: int, figures: dict[str, float]) -> None:
+                bar.set_postfix_str(_in_words(figures), refresh=False)
+                bar.update(step - bar.n)
+
+            yield show
+        return
+    last = time.monotonic()
+
+    def tell(step: int, figures: dict[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last > LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            log.info("%s: step %d of %d: %s", description, step, total, _in_words(figures))
+
+    yield tell
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())

@@ -10,7 +10,7 @@ from pydantic import Field
 from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.frames import clip_bounds
-from pipeline.moments import interval_edges, ranked_moments, yes_spans
+from pipeline.moments import CLIP_SECONDS, clip_values, interval_edges, ranked_moments, yes_spans
 from pipeline.output import Output
 from pipeline.selection import RankBy, ranking_scores
 from pipeline.stage import Artifact, Config, RunContext, stage
@@ -33,7 +33,7 @@ class Moments(Artifact):
             score="float64",
         ),
         "queries": Schema(
-            1,
+            2,
             question_id="string",
             video_id="string",
             status="string",  # ok or failed
@@ -44,6 +44,7 @@ class Moments(Artifact):
             n_yes_frames="int32",
             n_frames="int32",  # 0 when failed
             n_moments="int32",
+            clip_scores="list<float64>",  # the frames' score for every 2 s of the video, its saliency; empty when failed
         ),
     }
 
@@ -66,7 +67,7 @@ class RetrieveMoments(Config):
     )
 
 
-@stage(version=1, output=Moments)
+@stage(version=2, output=Moments)
 def retrieve_moments(
     cfg: RetrieveMoments, run: RunContext, questions: Questions, frames: Frames, scores: FrameScores, *, out: Output
 ) -> None:
@@ -99,7 +100,7 @@ def _retrieve(
     """Return a query's row and its moments, [S, 3]: start and end in seconds, score."""
     row: dict[str, Any] = dict.fromkeys(Moments.tables["queries"].columns)
     row |= {name: question[name] for name in ("question_id", "video_id")}
-    row |= {"status": video["status"], "reason": video["reason"], "n_frames": 0, "n_moments": 0}
+    row |= {"status": video["status"], "reason": video["reason"], "n_frames": 0, "n_moments": 0, "clip_scores": []}
     if video["status"] != "ok":
         return row, np.empty((0, 3))
     assert answers is not None, question["question_id"]
@@ -113,5 +114,6 @@ def _retrieve(
     edges = interval_edges(start_frame / fps, end_frame / fps, len(values))
     moments = ranked_moments(spans, values, edges, cfg.score_by)
     row |= {"duration_seconds": video["duration_seconds"], "n_yes_frames": int(is_yes.sum()), "n_frames": len(values)}
+    row["clip_scores"] = clip_values(values, edges, video["duration_seconds"], CLIP_SECONDS).tolist()
     row |= {"clip_start_seconds": edges[0], "clip_end_seconds": edges[-1], "n_moments": len(moments)}
     return row, moments

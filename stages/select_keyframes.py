@@ -10,8 +10,16 @@ from pydantic import Field
 from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.output import Output
-from pipeline.selection import RankBy, random_positions, ranking_scores, top_k_positions, uniform_positions
+from pipeline.selection import (
+    RankBy,
+    oracle_positions,
+    random_positions,
+    ranking_scores,
+    top_k_positions,
+    uniform_positions,
+)
 from pipeline.stage import Artifact, Config, RunContext, stage
+from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
@@ -41,8 +49,10 @@ class Keyframes(Artifact):
 class SelectKeyframes(Config):
     """Which sampled frames become keyframes."""
 
-    method: Literal["localizer", "uniform", "random"] = Field(
-        "localizer", description="highest scores; evenly spread over the sampled frames; or a seeded draw"
+    method: Literal["localizer", "uniform", "random", "oracle"] = Field(
+        "localizer",
+        description="highest scores; evenly spread over the sampled frames; a seeded draw; or evenly spread over the frames "
+        "that lie in a true moment (where the data set knows them: the most that any choice of frames could give)",
     )
     k: int = Field(4, ge=1, description="keyframes per question; a clip with fewer frames gives all it has")
     rank_by: RankBy = Field(
@@ -65,7 +75,7 @@ def select_keyframes(
     """Choose k of each clip's sampled frames."""
     clips = frames.clips()
     asked = {video["video_id"]: (order, video) for order, video in enumerate(frames.rows("videos"))}
-    ranked = _ranked(cfg, scores) if scores is not None else {}
+    choose = _Choice(cfg, questions, scores)
     rows = []
     for question in sorted(questions.rows("questions"), key=lambda question: asked[question["video_id"]][0]):
         video = asked[question["video_id"]][1]
@@ -73,18 +83,54 @@ def select_keyframes(
         row |= {"status": video["status"], "reason": video["reason"]}
         row |= {"positions": [], "frame_indices": [], "seconds": [], "rows": [], "scores": []}
         if video["status"] == "ok":
-            clip = clips[question["video_id"], question["clip_id"]]
-            values = ranked.get(question["question_id"])
-            positions = _positions(cfg, len(clip["row"]), values, question["question_id"])
-            row["positions"] = positions.tolist()
-            row["frame_indices"] = clip["frame_index"][positions].tolist()
-            row["seconds"] = clip["seconds"][positions].tolist()
-            row["rows"] = clip["row"][positions].tolist()
-            row["scores"] = [] if values is None else values[positions].tolist()
-        else:
+            row |= choose(question["question_id"], clips[question["video_id"], question["clip_id"]])
+        if row["status"] != "ok":
             out.dropped[row["reason"].split(":")[0]] += 1
         rows.append(row)
     out.write_rows("keyframes", rows)
+
+
+class _Choice:
+    """Chooses the frames of one question after the other."""
+
+    def __init__(self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None) -> None:
+        self._cfg = cfg
+        self._values = _ranked(cfg, scores) if scores is not None else {}
+        self._moments = true_moments(questions) if cfg.method == "oracle" else {}
+
+    def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Return what the question's row says of its frames, or why it has none."""
+        values = self._values.get(question_id)
+        if self._cfg.method == "oracle" and question_id not in self._moments:
+            return _failed(
+                "no_moments: the oracle needs the true moments, and the annotations do not give this question's"
+            )
+        positions = self._positions(question_id, clip, values)
+        if not len(positions):
+            return _failed(f"no_true_frame: none of the {len(clip['row'])} sampled frames lies in a true moment")
+        return {
+            "positions": positions.tolist(),
+            "frame_indices": clip["frame_index"][positions].tolist(),
+            "seconds": clip["seconds"][positions].tolist(),
+            "rows": clip["row"][positions].tolist(),
+            "scores": [] if values is None else values[positions].tolist(),
+        }
+
+    def _positions(self, question_id: str, clip: dict[str, np.ndarray], values: np.ndarray | None) -> np.ndarray:
+        cfg, n_frames = self._cfg, len(clip["row"])
+        if cfg.method == "uniform":
+            return uniform_positions(n_frames, cfg.k)
+        if cfg.method == "random":
+            # Seeded by the question, so that another order or another set of questions changes nobody's frames.
+            return random_positions(n_frames, cfg.k, np.random.default_rng([cfg.seed, *question_id.encode()]))
+        if cfg.method == "oracle":
+            return oracle_positions(clip["seconds"], self._moments[question_id], cfg.k)
+        assert values is not None and len(values) == n_frames, question_id
+        return top_k_positions(values, cfg.k)
+
+
+def _failed(reason: str) -> dict[str, str]:
+    return {"status": "failed", "reason": reason}
 
 
 def _ranked(cfg: SelectKeyframes, scores: FrameScores) -> dict[str, np.ndarray]:
@@ -92,13 +138,3 @@ def _ranked(cfg: SelectKeyframes, scores: FrameScores) -> dict[str, np.ndarray]:
     table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
     values = ranking_scores(table["logit_yes"], table["logit_no"], table["probability_yes"], cfg.rank_by)
     return {question_id: values[where] for question_id, where in runs_of(table["question_id"]).items()}
-
-
-def _positions(cfg: SelectKeyframes, n_frames: int, values: np.ndarray | None, question_id: str) -> np.ndarray:
-    if cfg.method == "uniform":
-        return uniform_positions(n_frames, cfg.k)
-    if cfg.method == "random":
-        # Seeded by the question, so that another order or another set of questions changes nobody's frames.
-        return random_positions(n_frames, cfg.k, np.random.default_rng([cfg.seed, *question_id.encode()]))
-    assert values is not None and len(values) == n_frames, question_id
-    return top_k_positions(values, cfg.k)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from cache.errors import SevilaError
-from cache.store import Store
+from cache.errors import MissingSourceError, SevilaError
+from cache.store import Record, Store
 from pipeline.build import build
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources
@@ -29,20 +29,24 @@ class Run:
         self._recipe = recipe
         self._run = run
 
-    def __call__(self, stage: Stage, *inputs: Any) -> Artifact:
-        """Return the artifact of this step."""
-        self.made.append(build(stage, self._recipe.config(stage), self._run, inputs))
+    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's."""
+        self.made.append(build(stage, self._recipe.config(stage, **changes), self._run, inputs))
         return self.made[-1]
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine."""
+    """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine.
+
+    `setting` says what the chain sets over the recipe in this step (method='uniform'); empty where it sets nothing.
+    """
 
     stage: str
     id: str | None
     status: Literal["exists", "build", "blocked"]
     why: str
+    setting: str
 
 
 class Plan:
@@ -65,19 +69,19 @@ class Plan:
             chain(self._recipe, self, sources)
         return self.steps
 
-    def __call__(self, stage: Stage, *inputs: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
         """Return a handle that has an id as far as one can be known."""
-        cfg = self._recipe.config(stage)
+        cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
-        status, why = self._status(stage, id, inputs)
-        self.steps.append(PlannedStep(stage.name, id, status, why))
+        status, why = self._status(stage, cfg, id, inputs)
+        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes)))
         if stage.output is Questions and status == "build":
             with _quiet():  # "made ..." would not be true of the store
                 return build(stage, cfg, self._scratch, inputs)
         return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
     def _status(
-        self, stage: Stage, id: str | None, inputs: Sequence[Any]
+        self, stage: Stage, cfg: Config, id: str | None, inputs: Sequence[Any]
     ) -> tuple[Literal["exists", "build", "blocked"], str]:
         store = self._run.store
         if id is not None and store.exists(id):
@@ -90,7 +94,12 @@ class Plan:
         built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.exists(value.id or "")]
         if built:
             return "build", f"its input {built[0]} is not built yet"
-        return "build", _difference(stage, self._recipe.config(stage), inputs, store)
+        return "build", _difference(stage, cfg, inputs, store)
+
+
+def setting(changes: Mapping[str, Any]) -> str:
+    """Return what a chain sets over the recipe, for people: `method='uniform', k=4`."""
+    return ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
 @contextmanager
@@ -103,62 +112,93 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+def _content(made: Artifact, files: dict[str, Any]) -> dict[str, Any]:
+    """Return the files but those of measured tables, which differ between equal runs."""
+    return {name: file for name, file in files.items() if name.split(".")[0].split("/")[0] not in made.measured}
+
+
 def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
-    """Say what differs from the last artifact that this stage has made."""
+    """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
     records = [store.record(name) for name in store if name.startswith(f"{stage.name}-v")]
     if not records:
         return "never made before"
-    last = max(records, key=lambda record: record.finished)
-    now = cfg.model_dump()
-    found = [f"version {last.version} -> {stage.version}"] if last.version != stage.version else []
-    keys = [key for key in now.keys() | last.config.keys() if now.get(key) != last.config.get(key)]
-    found += [f"{key} {last.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
     ids = {name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)}
-    found += [f"another {name}" for name, id in ids.items() if id != last.inputs.get(name)]
-    return f"unlike the last one: {', '.join(found)}"
+    newest_first = sorted(records, key=lambda record: record.finished, reverse=True)
+    found = [_differences(stage, cfg.model_dump(), ids, record) for record in newest_first]
+    fewest = min(found, key=lambda differences: len(differences))
+    return f"unlike the nearest one: {', '.join(fewest)}"
+
+
+def _differences(stage: Stage, now: dict[str, Any], ids: dict[str, str | None], record: Record) -> list[str]:
+    found = [f"version {record.version} -> {stage.version}"] if record.version != stage.version else []
+    keys = [key for key in now.keys() | record.config.keys() if now.get(key) != record.config.get(key)]
+    found += [f"{key} {record.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
+    return found + [f"another {name}" for name, id in ids.items() if id != record.inputs.get(name)]
 
 
 class _Reached(Exception):
-    """The wanted stage is built; the rest of the chain is not walked."""
+    """The wanted stage is built and does not occur again; the rest of the chain is not walked."""
 
 
 class RunOnly:
-    """Builds one stage from what the store holds, and nothing else."""
+    """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
 
     def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool) -> None:
-        self.made: Artifact | None = None
+        self.made: list[Artifact] = []
+        self.waiting: list[str] = []  # why the other occurrences could not be built
         self._name = name
         self._recipe = recipe
         self._run = run
         self._again = again
+        self._occurs_once = recipe.chain.kind == "forward"
 
-    def walk(self, chain: Callable[..., Any], sources: Sources) -> Artifact:
-        """Walk a chain up to the wanted stage and return its artifact.
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> list[Artifact]:
+        """Walk a chain, build the wanted stage wherever it can be, and return the artifacts in the chain's order.
 
         Raises:
-            SevilaError: an input is not in the store, or the chain does not have the stage.
+            SevilaError: no occurrence has its inputs in the store, or the chain does not have the stage.
         """
-        try:
+        with suppress(_Reached):
             chain(self._recipe, self, sources)
-        except _Reached:
-            assert self.made is not None
-            return self.made
-        raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
+        if not self.made and not self.waiting:
+            raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
+        if not self.made:
+            told = list(dict.fromkeys(self.waiting))
+            raise MissingSourceError(
+                told[0] if len(told) == 1 else "no occurrence can be built:\n  " + "\n  ".join(told)
+            )
+        for waiting in self.waiting:
+            log.warning("not built: %s", waiting)
+        return self.made
 
-    def __call__(self, stage: Stage, *inputs: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
         """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
-        cfg, store = self._recipe.config(stage), self._run.store
+        cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
         if stage.name == self._name:
-            self.made = (
-                self._rebuild(stage, cfg, inputs, id) if self._again and id else build(stage, cfg, self._run, inputs)
-            )
-            raise _Reached
+            return self._wanted(stage, cfg, inputs, id, setting(changes))
         if id is not None and store.exists(id):
             return stage.output(store, id)
         problems = [value.problem for value in inputs if value is not None and value.problem]
         run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
         return stage.output(store, id, problems[0] if problems else run_it)
+
+    def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
+        store = self._run.store
+        done = next((artifact for artifact in self.made if artifact.id == id), None)
+        if done is not None:  # the same step of two settings
+            return done
+        try:
+            again = self._again and id is not None
+            made = self._rebuild(stage, cfg, inputs, id or "") if again else build(stage, cfg, self._run, inputs)
+        except MissingSourceError as error:
+            self.waiting.append(f"{error} ({setting})" if setting else str(error))
+            made = stage.output(store, id, str(error))
+        else:
+            self.made.append(made)
+        if self._occurs_once:
+            raise _Reached
+        return made
 
     def _rebuild(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str) -> Artifact:
         store = self._run.store
@@ -166,7 +206,7 @@ class RunOnly:
         with store.set_aside(id):
             made = build(stage, cfg, self._run, inputs)
         # The id promises its content to whatever was made from it: where that has changed, those are made anew.
-        stale = store.made_from(id) if before and made.record.files != before else []
+        stale = store.made_from(id) if before and _content(made, before) != _content(made, made.record.files) else []
         for name in stale:
             store.remove(name)
         if stale:

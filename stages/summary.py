@@ -12,15 +12,17 @@ from stages.evaluate import Metrics
 from stages.evaluate_localization import LocalizationMetrics
 from stages.evaluate_moments import MomentMetrics
 from stages.list_questions import Questions
+from stages.results import Results, results_text
 from stages.sample_frames import Frames
 
 FAILURES_SHOWN = 10
 ANSWERS_SHOWN = 3
 
 
-def summary(made: Sequence[Artifact]) -> str:
-    """Return the text that ends a run."""
+def summary(made: Sequence[Artifact], found: Artifact | Results) -> str:
+    """Return the text that ends a run; `found` is what its chain returned."""
     parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in made)]
+    is_full = isinstance(found, Results)
     for artifact in made:
         if isinstance(artifact, Questions):
             rejected = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
@@ -31,12 +33,16 @@ def summary(made: Sequence[Artifact]) -> str:
             reasons = Counter(video["reason"].split(":")[0] for video in videos if video["status"] != "ok")
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             parts += _failures(f"of {len(videos)} videos failed ({counts})", failed)
+        if is_full:
+            continue  # dozens of answers and metrics: one table says it
         if isinstance(artifact, Answers):
             parts += _first_answers(artifact)
         if isinstance(artifact, LocalizationMetrics):
             parts += ["", artifact.text()]
         if isinstance(artifact, (Metrics, MomentMetrics)):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
+    if isinstance(found, Results):
+        parts += ["", results_text(found)]
     return "\n".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from cache.tables import Schema
 from pipeline.output import Output
 from pipeline.sources import Weights
 from pipeline.stage import Artifact, RunContext
@@ -16,7 +17,22 @@ FILE = "visual_prompt.safetensors"
 
 
 class VisualPromptWeights(Artifact):
-    """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors."""
+    """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors; where they were trained, the curves."""
+
+    tables = {
+        "curves": Schema(
+            1,
+            step="int32",  # optimizer steps done, from 1
+            epoch="int32",  # from 0
+            loss="float64",  # mean cross-entropy of the batch's target tokens, before the step
+            learning_rate="float64",  # of the step
+            gradient_norm="float64",  # before clipping
+            frames_per_second="float64",  # by the wall clock
+        ),
+        # Of the held-out videos, at the end of each epoch; no row where none is held out.
+        "validation": Schema(1, step="int32", epoch="int32", figure="string", value="float64"),
+    }
+    measured = ("curves",)
 
     def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
         """Return the module on the run's device, its matrix products in `precision`."""

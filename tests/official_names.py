@@ -23,3 +23,17 @@ def official_names(tensors: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         for loc in ("", "_loc"):
             official[names[prefix].format(loc=loc) + rest] = torch.randn(tensor.shape, generator=generator) * 0.1
     return official
+
+
+def official_name(own: str, part: str) -> str:
+    """Return the official name of one of our VisualPrompt's parameters; `part` is "localizer" or "answerer"."""
+    loc = "_loc" if part == "localizer" else ""
+    names = {
+        "layer_norm.": f"ln_vision{loc}.",
+        "projection.": f"t5_proj{loc}.",
+        "qformer.layernorm.": f"Qformer{loc}.bert.embeddings.LayerNorm.",
+        "qformer.": f"Qformer{loc}.bert.",
+        "query_tokens": f"query_tokens{loc}",
+    }
+    prefix = next(prefix for prefix in names if own.startswith(prefix))
+    return names[prefix] + own.removeprefix(prefix).replace("attention.attention.", "attention.self.")

@@ -3,10 +3,10 @@
 import difflib
 
 from cache.errors import RecipeError
-from pipeline.datasets import how2qa, nextqa, plain, qvhighlights, sevila_json, shapes, star, tvqa, vlep
-from pipeline.datasets.adapter import About, Adapter, Headline
+from pipeline.datasets import how2qa, nextqa, plain, qvhighlights, sevila_json, shapes, star, timed_text, tvqa, vlep
+from pipeline.datasets.adapter import About, Adapter, Headline, headline_of
 
-__all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named"]
+__all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named", "headline_of"]
 
 ADAPTERS: dict[str, Adapter] = {
     "nextqa": nextqa,
@@ -18,6 +18,7 @@ ADAPTERS: dict[str, Adapter] = {
     "sevila_json": sevila_json,
     "shapes": shapes,
     "plain": plain,
+    "timed_text": timed_text,
 }
 
 

@@ -1,6 +1,6 @@
 """What a data set's module offers, and how its annotation files are found."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -31,6 +31,7 @@ class About:
         published: where the owners publish annotations and videos.
         licence: the licence of the annotations as far as the owners state one.
         prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`; empty where a file may hold any.
+        names_count: whether the names of its files say something, for example which video: they are part of its identity then.
     """
 
     title: str
@@ -40,6 +41,7 @@ class About:
     licence: str
     prompt: Literal["multiple_choice", "next_event", "moment", ""]
     beside: tuple[str, ...] = ()
+    names_count: bool = False
 
     def split_files(self) -> Iterator[SplitFile]:
         """Every file of every split."""
@@ -52,14 +54,16 @@ class Adapter(Protocol):
 
     Attributes:
         headline: which figure stands for the whole data set: the accuracy over all questions, or the unweighted mean of
-            the groups' accuracies.
+            the groups' accuracies; a function of the types of its questions where files of several data sets are read.
         pooled_types: further rows of the data set's own reports, each with the question types it pools.
     """
 
     name: str
     about: About
-    headline: Headline
     pooled_types: dict[str, tuple[str, ...]]
+
+    @property
+    def headline(self) -> Headline | Callable[[Collection[str]], Headline]: ...
 
     def files(self, path: Path, split: str) -> list[Path]:
         """Every annotation file that `read` reads, so that its digest can enter an identity."""
@@ -69,6 +73,11 @@ class Adapter(Protocol):
 
     def group(self, question_type: str) -> str:
         """The group under which results of this question type are reported; "" for none."""
+
+
+def headline_of(adapter: Adapter, question_types: Collection[str]) -> Headline:
+    """The headline of `adapter` for a file whose questions are of these types."""
+    return adapter.headline(question_types) if callable(adapter.headline) else adapter.headline
 
 
 def find_files(about: About, path: Path, split: str) -> list[Path]:

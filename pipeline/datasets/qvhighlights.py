@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
-from pipeline.datasets.values import exact_text, moments, text, video_name
+from pipeline.datasets.values import clip_ratings, exact_text, moments, text, video_name
 from pipeline.question import Annotations, Question, Video
 
 name = "qvhighlights"
@@ -30,9 +30,9 @@ def files(path: Path, split: str) -> list[Path]:
 
 
 def read(path: Path, split: str) -> Annotations:
-    """The queries of one split with their moments, none in the test split. Raises MissingSourceError or SchemaError.
+    """The queries of one split with their moments and ratings, none in the test split.
 
-    What only the highlight metrics need (duration, relevant_clip_ids, saliency_scores) is read by them from the same file.
+    Raises MissingSourceError or SchemaError.
     """
     (file,) = files(path, split)
     return collect_split(about, read_jsonl(file, ("qid", "query", "vid")), _parse)
@@ -46,7 +46,8 @@ def group(question_type: str) -> str:
 def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
     video_id = video_name("vid", cells.get("vid"))
-    found, note = moments("relevant_windows", cells.get("relevant_windows"))
+    found, note = moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
+    ratings, why_none = clip_ratings(cells)
     question = Question(
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,
@@ -57,6 +58,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         start_seconds=None,
         end_seconds=None,
         moments=found,
-        note=note,
+        note="; ".join(filter(None, [note, why_none])),
+        ratings=ratings,
     )
     return question, Video(video_id, f"{video_id}.mp4")

@@ -4,6 +4,7 @@ Its preprocessing writes video, qid, num_option, question, a0, ..., answer and, 
 video, start and end; for QVHighlights query, duration and relevant_windows. Which data set it is, is in the ids.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ about = About(
     licence="that of the data set the file was made from",
     prompt="",  # next_event for files made from VLEP, moment for those from QVHighlights, else multiple_choice
 )
-headline: Headline = "overall"
 pooled_types = nextqa.pooled_types
 
 MAX_OPTIONS = 26
+
+
+def headline(question_types: Collection[str]) -> Headline:
+    """As the data set that the file was made from reports: files of STAR by the mean of its four types."""
+    is_star = bool(question_types) and set(question_types) <= set(star.TYPES)
+    return star.headline if is_star else "overall"
 
 
 def files(path: Path, split: str) -> list[Path]:
@@ -77,7 +83,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
 
 
 def _query(question_id: str, video_id: str, cells: dict[str, Any]) -> Question:
-    found, note = moments("relevant_windows", cells.get("relevant_windows"))
+    found, note = moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
     query = exact_text("query", cells.get("query"))
     return Question(question_id, video_id, query, (), None, "", None, None, moments=found, note=note)
 

@@ -2,9 +2,11 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from pipeline.moments import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
 from pipeline.question import Moment
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -82,10 +84,11 @@ def clip(start: Any, end: Any) -> tuple[float | None, float | None, str]:
     return bounds[0], bounds[1], "; ".join(notes)
 
 
-def moments(what: str, value: Any) -> tuple[tuple[Moment, ...], str]:
+def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, ...], str]:
     """The moments of a JSON list of [start, end] in seconds, and a note; none for no value. Reversed ones are swapped.
 
-    A moment without one of its ends would be a wrong label, so a nan rejects the row.
+    A moment without one of its ends would be a wrong label, so a nan rejects the row. So does one that lies outside the video,
+    by the evaluator's rule, where its `duration` is given; one that reaches a little past its end is noted.
     """
     if value is None:
         return (), ""
@@ -97,8 +100,43 @@ def moments(what: str, value: Any) -> tuple[tuple[Moment, ...], str]:
         if start is None or end is None:
             raise BadRow(f"{what} holds {pair}, finite numbers of seconds were wanted")
         found.append(Moment(start, end))
-        notes.append(note)
+        notes += [note, _beyond(what, found[-1], duration)]
     return tuple(found), "; ".join(filter(None, notes))
+
+
+def _beyond(what: str, moment: Moment, duration: Any) -> str:
+    """A note where the moment reaches past the end of a video of this duration; raises BadRow where it lies outside."""
+    if duration is None:
+        return ""
+    last = seconds("duration", duration)
+    start, end = moment.start_seconds, moment.end_seconds
+    if not last > 0:
+        raise BadRow(f"duration is {duration!r}, a number of seconds above 0 was wanted")
+    if outside_video(start, end, last):
+        raise BadRow(f"{what} holds {start:g} to {end:g} s, which lies outside the video (0 to {last:g} s)")
+    return f"moment {start:g} to {end:g} s reaches past the video's {last:g} s" if end > last + ROUNDING_SECONDS else ""
+
+
+def clip_ratings(cells: Mapping[str, Any]) -> tuple[tuple[tuple[float, ...], ...], str]:
+    """Three annotators' ratings of every 2 s of a video, 0 for clips that are not listed; and a note.
+
+    None where one of the keys `duration`, `relevant_clip_ids` and `saliency_scores` is missing. Only the highlight metrics
+    need them, so that a row whose ratings cannot be used is kept without, and noted.
+    """
+    numbers, given = cells.get("relevant_clip_ids"), cells.get("saliency_scores")
+    if numbers is None or given is None or cells.get("duration") is None:
+        return (), ""
+    duration = seconds("duration", cells["duration"])
+    n_clips = int(duration / CLIP_SECONDS) if math.isfinite(duration) else 0
+    are_rated = isinstance(given, list) and all(isinstance(each, list) and len(each) == 3 for each in given)
+    are_numbers = are_rated and all(
+        type(rating) in (int, float) and abs(rating) < 1e9 for each in given for rating in each
+    )
+    are_clips = isinstance(numbers, list) and all(type(number) is int and 0 <= number < n_clips for number in numbers)
+    if not (are_numbers and are_clips and len(numbers) == len(given)):
+        return (), "ratings not used: saliency_scores are not three numbers for each of relevant_clip_ids in the video"
+    rated = dict(zip(numbers, given, strict=True))
+    return tuple(tuple(map(float, rated.get(clip_number, (0, 0, 0)))) for clip_number in range(n_clips)), ""
 
 
 def seconds(what: str, value: Any) -> float:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from cache.errors import CheckpointError
+from pipeline.batching import token_batches
 from pipeline.models.language import Language
 from pipeline.models.visual_prompt import VisualPrompt
+from pipeline.prompts import answer_target
 
 
 class AnswererOutput(NamedTuple):
@@ -41,6 +43,8 @@ class Answerer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
+        n_letters = len(language.verbalizer.letter_ids)
+        self._targets = language.verbalizer.tokenize([answer_target(index) for index in range(n_letters)]).token_ids
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
@@ -88,6 +92,57 @@ class Answerer:
         )
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
+
+    @torch.no_grad()
+    def option_text_scores(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        option_token_ids: Sequence[Sequence[Sequence[int]]],
+        frame_prefixes: Sequence[str],
+        budget_tokens: int,
+    ) -> Tensor:
+        """Return how likely each option's text is as the answer, [R, O] float32; -inf where a row has fewer options.
+
+        The sum of the log-probabilities of the option's tokens, `</s>` included. Each row is encoded once; its options are
+        decoded in batches over rows and options.
+
+        Args:
+            visual, token_ids, frame_prefixes: as in `answer`.
+            option_token_ids: R lists of options, each as ids including `</s>`; of any number, letters are not needed.
+            budget_tokens: encoder and decoder tokens that a batch of the decoder may hold, padding included.
+        """
+        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
+        hidden = self.language.encode(inputs)
+        pairs = [(row, option) for row, options in enumerate(option_token_ids) for option in range(len(options))]
+        lengths = [len(option_token_ids[row][option]) for row, option in pairs]
+        scores = hidden.new_full((len(visual), max(map(len, option_token_ids))), -torch.inf, dtype=torch.float32)
+        for batch in token_batches(lengths, hidden.shape[1], budget_tokens):
+            rows, options = zip(*(pairs[item] for item in batch), strict=True)
+            targets = [option_token_ids[row][option] for row, option in zip(rows, options, strict=True)]
+            scores[rows, options] = self.language.log_likelihood(hidden[list(rows)], inputs.mask[list(rows)], targets)
+        return scores
+
+    def target_ids(self, right: Sequence[int]) -> list[list[int]]:
+        """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
+        return [self._targets[option] for option in right]
+
+    def loss(
+        self,
+        visual: Tensor,
+        token_ids: Sequence[Sequence[int]],
+        right: Sequence[int],
+        frame_prefixes: Sequence[str],
+    ) -> Tensor:
+        """Return the summed cross-entropy of R rows' "Option X", `</s>` included (paper section 3.3); differentiable.
+
+        Args:
+            visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            token_ids, frame_prefixes: as in `answer`.
+            right: R indices of the right options.
+        """
+        inputs = self.language.assemble(frame_prefixes, visual, token_ids)
+        return self.language.target_loss(self.language.encode(inputs), inputs.mask, self.target_ids(right))
 
     def _letters(self, n_options: int) -> list[int]:
         known = self.language.verbalizer.letter_ids

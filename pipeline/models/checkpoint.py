@@ -124,7 +124,12 @@ def load_visual_prompt(
 
 def save_visual_prompt(prompt: VisualPrompt, path: Path) -> None:
     """Write the parameters as float32 safetensors under our own names, the same bytes for the same values."""
-    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in prompt.state_dict().items()}, path)
+    save_tensors(prompt.state_dict(), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as float32 safetensors, the same bytes for the same values."""
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def load_saved_visual_prompt(config: ModelConfig, path: Path, device: str | torch.device = "cpu") -> VisualPrompt:

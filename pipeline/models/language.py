@@ -1,21 +1,25 @@
 """The frozen Flan-T5 that both models ask: pieces of text and visual tokens in, logits of the first decoded tokens out.
 
 Shapes: R rows (one question each), K frames a row, Q query tokens, D language width, W tokens of a frame prefix,
-N tokens of the longest text, S = K * (W + Q) + N, M decoder steps, V vocabulary.
+N tokens of the longest text, S = K * (W + Q) + N, M decoder steps = tokens of the longest target, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import T5ForConditionalGeneration
 
 from cache.errors import CheckpointError
 from pipeline.models.verbalizer import Verbalizer
+
+_NOT_A_TARGET = -100
 
 
 class EncoderInput(NamedTuple):
@@ -90,7 +94,48 @@ class Language:
         states = self.model.decoder(
             input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
         ).last_hidden_state
-        return functional.linear(states.float(), self.model.lm_head.weight)
+        with torch.autocast(states.device.type, enabled=False):  # logits stay float32 whatever a training casts
+            return functional.linear(states.float(), self.model.lm_head.weight)
+
+    def target_loss(self, hidden: Tensor, mask: Tensor, target_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return the summed cross-entropy of R targets, `</s>` included, each read by the decoder as it goes: float32 scalar.
+
+        The sum, not the mean: parts of a batch add up to the whole, however it was cut. A part's number of target tokens
+        is that of `target_ids`; the official loss is the sum over a batch divided by the number of its target tokens.
+        """
+        ids, seen = self._padded(target_ids)  # [R, M]
+        begun = torch.cat([torch.full_like(ids[:, :1], self.start_id), ids[:, :-1]], dim=1)
+        logits = self.decode(hidden, mask, begun)
+        wanted = ids.masked_fill(seen == 0, _NOT_A_TARGET)
+        return functional.cross_entropy(
+            logits.flatten(0, 1), wanted.flatten(), ignore_index=_NOT_A_TARGET, reduction="sum"
+        )
+
+    def save_memory(self) -> None:
+        """From now on keep only what stands between T5's blocks for the backward pass, and compute the rest again there.
+
+        transformers' own switch acts on models in training mode only, in which dropout would be on. Block by block: around
+        the encoder as a whole nothing would be saved, because its backward pass would hold all blocks at once.
+        """
+        for stack in (self.model.encoder, self.model.decoder):
+            for block in stack.block:
+                # No dropout, hence no random state to preserve.
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+    def log_likelihood(self, hidden: Tensor, mask: Tensor, target_ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return how likely each row's target text is, [R] float32: the sum of its tokens' log-probabilities.
+
+        Args:
+            hidden: [R, S, D], the encoder's states of what was read.
+            mask: [R, S].
+            target_ids: R texts as ids including `</s>`, whose probability counts: else "a cat" would always be at least as
+                likely as "a cat on a mat".
+        """
+        targets, target_mask = self._padded(target_ids)  # [R, M]
+        start = torch.full_like(targets[:, :1], self.start_id)
+        logits = self.decode(hidden, mask, torch.cat([start, targets[:, :-1]], dim=1))
+        of_targets = logits.log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
+        return of_targets.masked_fill(target_mask == 0, 0.0).sum(dim=1)
 
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
         """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.models.language import Language
 from pipeline.models.visual_prompt import VisualPrompt
-from pipeline.prompts import single_frame_prefixes
+from pipeline.prompts import LOCALIZE_TARGETS, single_frame_prefixes
 
 
 class LocalizerScores(NamedTuple):
@@ -37,6 +37,7 @@ class Localizer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
+        self._yes, self._no = language.verbalizer.tokenize(LOCALIZE_TARGETS).token_ids
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
@@ -57,3 +58,18 @@ class Localizer:
             :, 0
         ]  # [R, V]
         return LocalizerScores(logits[:, words.yes_id], logits[:, words.no_id], logits.softmax(dim=-1)[:, words.yes_id])
+
+    def target_ids(self, labels: Sequence[bool]) -> list[list[int]]:
+        """Return what is to be said about each row, as ids: "yes" where the frame holds the answer, else "no"."""
+        return [self._yes if label else self._no for label in labels]
+
+    def loss(self, visual: Tensor, token_ids: Sequence[Sequence[int]], labels: Sequence[bool]) -> Tensor:
+        """Return the summed cross-entropy of R rows' yes or no, `</s>` included (paper section 3.3); differentiable.
+
+        Args:
+            visual: [R, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            token_ids: R localizing prompts as ids.
+            labels: R, whether the frame is one to keep.
+        """
+        inputs = self.language.assemble(single_frame_prefixes(), visual.unsqueeze(1), token_ids)
+        return self.language.target_loss(self.language.encode(inputs), inputs.mask, self.target_ids(labels))

@@ -49,6 +49,7 @@ class Verbalizer:
         """
         self.path = path
         self._tokenizer = _read_tokenizer(path)
+        self._prefixes: dict[tuple[str, ...], list[list[int]]] = {}
         yes, no = LOCALIZE_TARGETS
         self.yes_id = self._ids_of(yes, [SPACE + yes])[0]
         self.no_id = self._ids_of(no, [SPACE + no])[0]
@@ -77,8 +78,11 @@ class Verbalizer:
 
     def tokenize_prefixes(self, prefixes: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts that something follows: without `</s>`."""
-        encodings = self._tokenizer.encode_batch_fast(list(prefixes), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        wanted = tuple(prefixes)
+        if wanted not in self._prefixes:  # the same few for every batch
+            encodings = self._tokenizer.encode_batch_fast(list(wanted), add_special_tokens=False)
+            self._prefixes[wanted] = [encoding.ids for encoding in encodings]
+        return self._prefixes[wanted]
 
     def pieces(self) -> list[str]:
         """Return every token in the order of ids, "▁" for a space."""

@@ -5,6 +5,7 @@ import pytest
 import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
 from cache.errors import RecipeError
 from pipeline.recipe import available, load
+from pipeline.stage import STAGES
 
 
 def test_every_shipped_recipe_is_valid_and_described() -> None:
@@ -28,7 +29,10 @@ def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
         ("[sample_frames]\nframes = '3'", r"\[sample_frames\] frames = '3': input should be a valid integer"),
         ("[sample_frames]\nframes = 0", r"frames = 0: input should be greater than or equal to 1"),
         ("[sample_frames]\nframes = true", r"frames = True: input should be a valid integer"),
-        ("[select_keyframes]\nmethod = 'topk'", r"method = 'topk': input should be 'localizer', 'uniform' or 'random'"),
+        (
+            "[select_keyframes]\nmethod = 'topk'",
+            r"method = 'topk': input should be 'localizer', 'uniform', 'random' or 'oracle'",
+        ),
         ("[import_backbone]\nweights = '/data/blip2'", r"weights = '/data/blip2': '/data/blip2' is a path"),
         ("frames = 3", r"'frames' stands outside any \[section\]"),
         ("description = 3", "description is 3, wanted text"),
@@ -60,15 +64,39 @@ def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_settings_change_one_key(setting: str, stage: str, key: str, value: object) -> None:
-    assert getattr(load("demo", [setting]).config_of(stage), key) == value
+    assert getattr(load("plain", [setting]).config_of(stage), key) == value
 
 
 @pytest.mark.parametrize("setting", ["frames=3", "sample_frames.frames", "sample_frames.=3", "sample_frames.frmes=3"])
 def test_wrong_setting_is_told_as_given(setting: str) -> None:
     with pytest.raises(RecipeError, match=f"--set {setting}"):
-        load("demo", [setting])
+        load("plain", [setting])
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'nextqa'"):
         load("nextq")
+
+
+def test_seed_is_set_wherever_something_is_learned_or_drawn_but_frames_stay_as_they_are() -> None:
+    recipe = load("plain", ["refine_localizer.seed=7"], seed=3)
+    for stage in ("pretrain_localizer", "finetune_answerer", "select_keyframes"):
+        assert recipe.config_of(stage).seed == 3
+    assert recipe.config_of("refine_localizer").seed == 7
+    assert recipe.config_of("sample_frames") == load("plain").config_of("sample_frames")
+
+
+def test_chain_may_change_keys_of_a_stage_and_is_checked_as_a_recipe_is() -> None:
+    recipe = load("plain", ["select_keyframes.k=2"])
+    changed = recipe.config(STAGES["select_keyframes"], method="uniform")
+    assert (changed.method, changed.k) == ("uniform", 2)
+    with pytest.raises(
+        RecipeError, match=r"the forward chain of recipe 'plain' sets \[select_keyframes\] method = 'best'"
+    ):
+        recipe.config(STAGES["select_keyframes"], method="best")
+
+
+def test_chain_is_a_section_but_no_stage() -> None:
+    assert load("plain", ["chain.kind=full"]).chain.kind == "full"
+    with pytest.raises(RecipeError, match="'chain' is not a stage"):
+        load("plain").config_of("chain")

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.selection import majority_vote, random_positions, ranking_scores, top_k_positions, uniform_positions
+from pipeline.selection import (
+    majority_vote,
+    oracle_positions,
+    random_positions,
+    ranking_scores,
+    top_k_positions,
+    uniform_positions,
+)
 
 finite = st.floats(-1e6, 1e6)
 counts = st.integers(min_value=1, max_value=400)
@@ -148,3 +155,20 @@ def test_a_vote_counts_every_frame_once_whatever_their_order(logits: np.ndarray,
     order = list(range(len(logits)))
     random.shuffle(order)
     assert majority_vote(logits[order])[1].tolist() == votes.tolist()
+
+
+@given(counts, st.integers(1, 12), st.floats(0, 100), st.floats(0, 30))
+def test_oracle_frames_lie_in_the_moment_and_are_as_many_as_there_are(
+    n: int, k: int, start: float, lasts: float
+) -> None:
+    seconds = np.arange(n) * 0.5
+    found = oracle_positions(seconds, [[start, start + lasts]], k)
+    true = np.flatnonzero((seconds >= start) & (seconds <= start + lasts))
+    assert len(found) == min(k, len(true)) and set(found) <= set(true)
+    assert found.tolist() == sorted(set(found.tolist()))
+
+
+def test_oracle_frames_are_spread_over_all_moments() -> None:
+    seconds = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert oracle_positions(seconds, [[5.0, 7.5], [0.5, 2.0]], 2).tolist() == [2, 6]
+    assert oracle_positions(seconds, [[2.2, 2.8]], 4).tolist() == []

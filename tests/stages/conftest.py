@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo import write_demo
+from tests.small_world import write_small_world
 from tests.stages.runs import sevila
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder)
+    write_small_world(folder)
     return folder
 
 

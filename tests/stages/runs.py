@@ -10,19 +10,25 @@ from cli import main
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics
 from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
+from tests.small_world import SMALL
 
-KINDS = {kind.kind: kind for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics)}
+KINDS = {
+    kind.kind: kind
+    for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics, Backbone, AnswererWeights)
+}
 
 
 def arguments(command: str, demo: Path, store: Path, *more: str) -> list[str]:
     name = [command, *more[:1]] if command == "stage" else [command]
     places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
     places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
-    return [*name, "demo", *places, *(more[1:] if command == "stage" else more)]
+    return [*name, SMALL, *places, *(more[1:] if command == "stage" else more)]
 
 
 def sevila(command: str, demo: Path, store: Path, *more: str) -> int:

@@ -17,6 +17,7 @@ from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from tests import videos as made
 from tests.pipeline.datasets.layouts import LAYOUTS, QVHIGHLIGHTS, Layout
+from tests.small_world import SMALL
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "videos" / "nasa_13013.mp4"
 
@@ -55,7 +56,7 @@ def run(layout: Layout, tmp_path: Path, weights: Path, *arguments: str) -> int:
     settings = [f"list_questions.dataset={name}", f"list_questions.split={layout.split}", *prompts]
     places = ["--annotations", f"{name}={tmp_path}", "--videos", f"{name}={tmp_path / 'videos'}"]
     places += ["--weights", f"tiny-blip2={weights}", "--store", f"{tmp_path / 'store'}", "--device", "cpu"]
-    return main(["run", "demo", *places, *(f"--set={setting}" for setting in settings), *arguments])
+    return main(["run", SMALL, *places, *(f"--set={setting}" for setting in settings), *arguments])
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,21 @@ def test_queries_for_moments_are_scored_without_options(tmp_path: Path, weights:
     assert [id for id in Store(store) if id.startswith("evaluate_localization")]
     asked = {row["question_id"] for row in artifact(store, Moments).rows("queries")}
     assert asked == {str(row["qid"]) for row in QVHIGHLIGHTS.rows}
+
+
+def test_subtitles_alone_run_to_moments_judged_by_their_own_times(tmp_path: Path, weights: Path) -> None:
+    for name in ("a/one", "two"):
+        path = tmp_path / "subtitles" / f"{name}.srt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n00:00:00,500 --> 00:00:01,500\nIt begins.\n\n2\n00:00:02,000 --> 00:00:03,000\n[Music]\n")
+        place(tmp_path / "videos", Video(name, f"{name}.mp4"), 1)
+    settings = ("list_questions.dataset=timed_text", "score_frames.prompt=moment")
+    places = ["--annotations", f"{tmp_path / 'subtitles'}", "--videos", f"{tmp_path / 'videos'}"]
+    places += ["--weights", f"tiny-blip2={weights}", "--store", f"{tmp_path / 'store'}", "--device", "cpu"]
+    assert main(["run", SMALL, *places, *(f"--set={setting}" for setting in settings)]) == 0
+    store = tmp_path / "store"
+    questions = artifact(store, Questions)
+    assert [row["question_id"] for row in questions.rows("moments")] == ["a/one#0", "two#0"]
+    assert [row["reason"] for row in questions.rows("rejected")] == ["'[Music]': no words"] * 2
+    assert [row["status"] for row in artifact(store, Moments).rows("queries")] == ["ok", "ok"]
+    assert [id for id in Store(store) if id.startswith("evaluate_moments")]

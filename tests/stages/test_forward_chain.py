@@ -17,6 +17,7 @@ import pytest
 
 from cache.store import Store
 from cli import main
+from tests.small_world import SMALL
 from tests.stages.runs import arguments, artifact, edited, files, records, sevila
 
 ROOT = Path(__file__).parents[2]
@@ -253,6 +254,39 @@ def test_keyframes_without_the_localizer_need_no_scores(demo: Path, tmp_path: Pa
         assert len({tuple(row["positions"]) for row in rows}) > 1
 
 
+def test_questions_without_true_moments_count_as_wrong_with_oracle_keyframes(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (demo / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    lines = [
+        {
+            "video": row["video"],
+            "question": row["question"],
+            "options": list(filter(None, cells)),
+            "answer": row["answer"],
+        }
+        | ({"moments": [[1.0, 3.0]]} if number % 3 else {})
+        for number, row in enumerate(rows)
+        for cells in [[row[f"a{option}"] for option in range(4)]]
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = ("--set", "select_keyframes.method=oracle")
+    assert sevila("run", demo, store, "--annotations", str(path), *more) == 0
+    answers = artifact(store, "answers").rows("answers")
+    failed = [row for row in answers if row["reason"].startswith("no_moments")]
+    assert len(failed) == 8 and all(
+        row["prediction"] is None for row in failed
+    )  # a third of 24, 6 others have no video
+    keyframes = [row for row in artifact(store, "keyframes").rows("keyframes") if row["status"] == "ok"]
+    assert len(keyframes) == 16 and all(1 <= second <= 3 for row in keyframes for second in row["seconds"])
+    metrics = artifact(store, "metrics")
+    assert metrics.rows("metrics")[0]["n_unanswered"] == 14
+    assert len(metrics.rows("missing_videos")) == 2
+    assert "8 no_moments (26.7 %)" in capsys.readouterr().out
+
+
 def test_votes_are_counted_over_per_frame_answers(store: Path, demo: Path) -> None:
     assert sevila("run", demo, store, "--set", "answer_questions.method=vote") == 0
     answers = artifact(store, "answers")
@@ -263,6 +297,20 @@ def test_votes_are_counted_over_per_frame_answers(store: Path, demo: Path) -> No
         if row["status"] == "ok":
             counts = np.bincount(by_question[row["question_id"]], minlength=len(row["option_logits"]))
             assert row["votes"] == counts.tolist() and counts[row["prediction"]] == counts.max()
+
+
+@pytest.mark.parametrize("method", ["concatenate", "vote"])
+def test_answers_can_be_read_from_the_texts_of_the_options(store: Path, demo: Path, method: str) -> None:
+    answers = {}
+    for readout in ("text", "text_per_token"):
+        settings = (f"answer_questions.readout={readout}", f"answer_questions.method={method}")
+        assert sevila("run", demo, store, *(f"--set={setting}" for setting in settings)) == 0
+        answers[readout] = artifact(store, "answers").rows("answers")
+    for row, other in zip(*answers.values(), strict=True):
+        if row["status"] == "ok":
+            assert row["first_token_id"] is None and max(row["option_logits"]) < max(other["option_logits"]) < 0
+            if method == "concatenate":
+                assert row["prediction"] == int(np.argmax(row["option_logits"]))
 
 
 @pytest.mark.parametrize(
@@ -547,7 +595,7 @@ def test_chain_over_mixed_real_files_reports_what_failed_and_why(
             stream.write(json.dumps(row) + "\n")
     weights = ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", str(tmp_path / "store"), "--device", "cpu"]
     places = ["--annotations", str(tmp_path / "questions.jsonl"), "--videos", str(real_videos)]
-    assert main(["run", "demo", *places, *weights]) == 0
+    assert main(["run", SMALL, *places, *weights]) == 0
     videos = {row["video_id"]: row for row in artifact(tmp_path / "store", "frames").rows("videos")}
     reasons = {name: row["reason"].split(":")[0] for name, row in videos.items() if row["status"] == "failed"}
     assert reasons["zero.mp4"] == "empty"

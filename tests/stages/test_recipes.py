@@ -41,6 +41,18 @@ def test_every_data_set_of_the_paper_has_a_whole_plan_without_any_data(
     assert found["list_questions"] == "blocked"
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in SIX if name != "qvhighlights"]
+)  # which has no options to answer with
+def test_every_data_set_of_the_paper_can_be_trained_on_too(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("chain.kind=full", "chain.pretraining_dataset=qvhighlights", "chain.pretraining_split=train")
+    found = plan(capsys, name, "--store", str(tmp_path), *(f"--set={setting}" for setting in settings))
+    trainings = {"pretrain_localizer", "label_frames", "refine_localizer", "finetune_answerer"}
+    assert set(found) == {*TO_KEYFRAMES, *TO_ANSWERS, *trainings}
+
+
 @pytest.mark.parametrize("name", SIX)
 def test_every_data_set_runs_the_same_model_at_the_same_precision(name: str) -> None:
     recipe, first = load(name), load(SIX[0])

@@ -1,10 +1,16 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cache.errors import SchemaError
+from pipeline.datasets import qvhighlights
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.question import Moment, Question, Video
+from stages.moment_files import read_annotations
 from tests.pipeline.datasets.layouts import QVHIGHLIGHTS
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "qvhighlights"
 
 
 def test_a_line_becomes_a_query_with_moments_and_without_options(tmp_path: Path) -> None:
@@ -49,3 +55,79 @@ def test_a_window_that_is_none_rejects_its_row(tmp_path: Path, windows: object) 
         tmp_path, [QVHIGHLIGHTS.rows[0] | {"relevant_windows": windows}, QVHIGHLIGHTS.rows[1]]
     ).rejected
     assert rejected.line == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "duration", "is_used"),
+    [
+        ([100, 126], 126, True),
+        ([100, 150], 126, True),  # as models place windows in short videos, and the benchmark's evaluator takes
+        ([100, 152], 126, True),
+        ([100, 152.5], 126, False),
+        ([126, 130], 126, False),
+        ([-1, 3], 126, False),
+        ([500, 504], 150, False),
+    ],
+)
+def test_windows_outside_the_video_are_refused_here_as_by_the_evaluator(
+    tmp_path: Path, window: list[float], duration: float, is_used: bool
+) -> None:
+    labels = {"duration": duration, "relevant_windows": [window], "saliency_scores": [[1, 1, 1]] * 3}
+    rows = [QVHIGHLIGHTS.rows[0] | labels, QVHIGHLIGHTS.rows[1] | {"saliency_scores": [[1, 1, 1]]}]
+    annotations = QVHIGHLIGHTS.read(tmp_path, rows)
+    assert [question.question_id for question in annotations.questions] == ["8737", "2579"][not is_used :]
+    if is_used:
+        assert ("reaches past the video's" in annotations.questions[0].note) == (window[1] > duration)
+        assert len(read_annotations(tmp_path / QVHIGHLIGHTS.file_name)) == 2
+    else:
+        assert "lies outside the video (0 to " in annotations.rejected[0].reason
+        with pytest.raises(SchemaError, match="lies outside the video"):
+            read_annotations(tmp_path / QVHIGHLIGHTS.file_name)
+
+
+@pytest.mark.parametrize("duration", [0, -3, "long", float("nan"), True])
+def test_a_duration_that_is_none_rejects_its_row(tmp_path: Path, duration: object) -> None:
+    rows = [QVHIGHLIGHTS.rows[0] | {"duration": duration}, QVHIGHLIGHTS.rows[1]]
+    (rejected,) = QVHIGHLIGHTS.read(tmp_path, rows).rejected
+    assert rejected.line == 1 and "duration" in rejected.reason
+
+
+RATED = {
+    "duration": 9,
+    "relevant_windows": [[2, 6]],
+    "relevant_clip_ids": [1, 2],
+    "saliency_scores": [[4, 3, 2], [1, 0, 2]],
+}
+
+
+def test_every_clip_of_the_video_is_rated_those_not_listed_with_zeros(tmp_path: Path) -> None:
+    first, second = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | RATED, QVHIGHLIGHTS.rows[1]]).questions
+    assert first.ratings == ((0, 0, 0), (4, 3, 2), (1, 0, 2), (0, 0, 0)) and first.note == ""
+    assert second.ratings == () and second.note == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relevant_clip_ids": [1, 4]},
+        {"relevant_clip_ids": [1]},
+        {"relevant_clip_ids": [True, 2]},
+        {"saliency_scores": [[4, 3], [1, 0, 2]]},
+        {"saliency_scores": [[4, 3, "2"], [1, 0, 2]]},
+        {"saliency_scores": [[4, 3, float("nan")], [1, 0, 2]]},
+        {"saliency_scores": "none"},
+    ],
+)
+def test_ratings_that_do_not_fit_are_noted_and_cost_no_moment(tmp_path: Path, changes: dict[str, object]) -> None:
+    (question,) = QVHIGHLIGHTS.read(tmp_path, [QVHIGHLIGHTS.rows[0] | RATED | changes]).questions
+    assert question.ratings == () and question.moments == (Moment(2.0, 6.0),)
+    assert question.note.startswith("ratings not used: ")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the benchmark's files lie outside the repository")
+def test_ratings_of_the_published_file_are_those_the_evaluator_reads() -> None:
+    wanted = {str(each.qid): each.ratings for each in read_annotations(REAL / "highlight_val_release.jsonl")}
+    found = {question.question_id: question.ratings for question in qvhighlights.read(REAL, "val").questions}
+    assert found.keys() == wanted.keys()
+    for id, ratings in wanted.items():
+        np.testing.assert_array_equal(found[id], ratings)

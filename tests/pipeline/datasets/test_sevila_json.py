@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets import sevila_json
+from pipeline.datasets import headline_of, sevila_json, star
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.question import Annotations, Moment, Question, Video
 from tests.pipeline.datasets.layouts import SEVILA_NEXTQA, SEVILA_TVQA, SEVILA_VLEP, options
@@ -104,3 +104,14 @@ def test_options_are_as_many_as_num_option_says(tmp_path: Path) -> None:
 def test_a_number_of_options_that_is_none_rejects_its_row(tmp_path: Path, count: Any) -> None:
     (rejected,) = read(tmp_path, [SEVILA_NEXTQA.rows[0] | {"num_option": count}, SEVILA_NEXTQA.rows[1]]).rejected
     assert "options, 2 to 26 were wanted" in rejected.reason or rejected.reason.endswith("a3 is missing or empty")
+
+
+def test_files_made_from_star_are_compared_by_the_mean_of_its_types(tmp_path: Path) -> None:
+    row = SEVILA_NEXTQA.rows[0]
+    of_star = [row | {"qid": f"{kind}_T1_{number}"} for number, kind in enumerate(star.TYPES)]
+    types = {question.question_type for question in read(tmp_path, of_star).questions}
+    assert types == set(star.TYPES) and headline_of(sevila_json, types) == headline_of(star, types) == "mean_of_groups"
+    others = {question.question_type for question in read(tmp_path, SEVILA_NEXTQA.rows).questions}
+    assert (
+        headline_of(sevila_json, others) == headline_of(sevila_json, {""}) == headline_of(sevila_json, ()) == "overall"
+    )

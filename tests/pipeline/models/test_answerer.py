@@ -8,7 +8,7 @@ import torch
 from cache.errors import CheckpointError
 from pipeline.models.answerer import Answerer, AnswererOutput
 from pipeline.models.language import Language
-from pipeline.prompts import answer_prompt, numbered_frame_prefixes
+from pipeline.prompts import answer_prompt, numbered_frame_prefixes, single_frame_prefixes
 from tests.reference import Reference
 
 
@@ -78,3 +78,60 @@ def test_rows_that_begin_with_another_token_are_answered_after_that_token(refere
         torch.testing.assert_close(found.option_logits[row], second, rtol=0, atol=1e-5)
         same = torch.allclose(found.option_logits[row], found.option_logits_forced[row], rtol=0, atol=1e-5)
         assert same == bool(began_with_option[row])
+
+
+OPTIONS = [["a cat", "a cat on a mat", "7"], ["why", "yes", "no", "Option A", "the frame"], ["no", "no"]]
+
+
+def text_scores(answerer: Answerer, rows: list[int], budget_tokens: int) -> torch.Tensor:
+    """Scores of `OPTIONS`' rows, asked with texts of different lengths about two frames each."""
+    words = answerer.language.verbalizer
+    visual = torch.randn(len(OPTIONS), 2, 4, 32, generator=torch.Generator().manual_seed(2))
+    token_ids = words.tokenize([answer_prompt("why " * row, OPTIONS[row]) for row in range(len(OPTIONS))]).token_ids
+    return answerer.option_text_scores(
+        visual[rows],
+        [token_ids[row] for row in rows],
+        [words.tokenize(OPTIONS[row]).token_ids for row in rows],
+        numbered_frame_prefixes(2),
+        budget_tokens,
+    )
+
+
+def test_option_texts_have_the_cross_entropy_that_transformers_gives_them(answerer: Answerer) -> None:
+    found = text_scores(answerer, [0, 1, 2], 100_000)
+    language, words = answerer.language, answerer.language.verbalizer
+    assert not language.model.config.scale_decoder_outputs  # or its own forward would scale what we do not
+    visual = torch.randn(len(OPTIONS), 2, 4, 32, generator=torch.Generator().manual_seed(2))
+    for row, options in enumerate(OPTIONS):
+        token_ids = words.tokenize([answer_prompt("why " * row, options)]).token_ids
+        inputs = language.assemble(numbered_frame_prefixes(2), visual[row : row + 1], token_ids)
+        for option, ids in enumerate(words.tokenize(options).token_ids):
+            assert ids[-1] == words.end_id
+            out = language.model(
+                inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, labels=torch.tensor([ids])
+            )
+            torch.testing.assert_close(found[row, option], -out.loss * len(ids), rtol=0, atol=1e-5)
+
+
+def test_option_texts_score_the_same_alone_in_batches_of_any_size_and_beside_longer_ones(answerer: Answerer) -> None:
+    together = text_scores(answerer, [0, 1, 2], 100_000)
+    assert together.shape == (3, 5) and together.dtype == torch.float32
+    assert together.isfinite().sum(dim=1).tolist() == [3, 5, 2] and (together[0, 3:] == -torch.inf).all()
+    torch.testing.assert_close(text_scores(answerer, [0, 1, 2], 1), together, rtol=0, atol=1e-5)
+    for row, options in enumerate(OPTIONS):
+        alone = text_scores(answerer, [row], 200)
+        torch.testing.assert_close(alone[0], together[row, : len(options)], rtol=0, atol=1e-5)
+    assert together[2, 0] == together[2, 1] and together[2].argmax() == 0  # of equal options the first
+
+
+def test_there_may_be_more_option_texts_than_letters(answerer: Answerer) -> None:
+    options = [f"{number}" for number in range(30)]
+    words = answerer.language.verbalizer
+    found = answerer.option_text_scores(
+        torch.zeros(1, 1, 4, 32),
+        words.tokenize([answer_prompt("which", options)]).token_ids,
+        [words.tokenize(options).token_ids],
+        single_frame_prefixes(),
+        1000,
+    )
+    assert found.shape == (1, 30) and (found < 0).all()

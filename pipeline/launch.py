@@ -1,0 +1,113 @@
+"""Several processes of one training on this machine: they find each other on 127.0.0.1, and end together."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from cache.errors import SevilaError
+
+log = logging.getLogger("sevila")
+
+
+def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
+    """Call `work(*arguments)` in `n_processes` new processes whose environment tells torch and Accelerate who they are.
+
+    Raises:
+        SevilaError: one of them raised it, or died; the others are ended.
+    """
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    level = logging.getLogger("sevila").getEffectiveLevel()
+    members: list[tuple[BaseProcess, Connection]] = []
+    try:
+        for rank in range(n_processes):
+            receiver, sender = context.Pipe(duplex=False)
+            environment: dict[str, int | str] = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": n_processes,
+                "LOCAL_WORLD_SIZE": n_processes,
+            }
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            values = {key: str(value) for key, value in environment.items()}
+            process: BaseProcess = context.Process(
+                target=_member, args=(sender, values, level, work, arguments), daemon=True
+            )
+            process.start()
+            sender.close()
+            members.append((process, receiver))
+        _wait_for_all(members, name)
+    finally:
+        for process, receiver in members:
+            process.kill()
+            process.join()
+            receiver.close()
+
+
+def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> None:
+    waiting = dict(members)
+    while waiting:
+        ended = wait([process.sentinel for process in waiting])
+        for process in [process for process in waiting if process.sentinel in ended]:
+            receiver = waiting.pop(process)
+            process.join()
+            if process.exitcode != 0:
+                rank = [member for member, _ in members].index(process)
+                raise SevilaError(_reason(process, receiver, f"{name}: process {rank + 1} of {len(members)}"))
+
+
+def _reason(process: BaseProcess, receiver: Connection, who: str) -> str:
+    try:
+        told = str(receiver.recv()) if receiver.poll() else ""
+    except EOFError:
+        told = ""
+    if told:
+        return told
+    code = process.exitcode or 0
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
+
+
+def _member(
+    sender: Connection, environment: dict[str, str], level: int, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(environment)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sevila").setLevel(level if environment["RANK"] == "0" else logging.ERROR)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    status = 0
+    try:
+        work(*arguments)
+    except SevilaError as error:  # a sentence for the user, which the parent raises
+        sender.send(str(error))
+        status = 1
+    except BaseException:
+        sender.send(f"a process of the training failed:\n{traceback.format_exc()}")
+        status = 1
+    if status == 0 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(status)  # threads of the communication library would wait for peers that are gone
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

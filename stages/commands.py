@@ -1,0 +1,215 @@
+"""What each command of `sevila` does with its options; cli.py says which options there are.
+
+Stages and models are imported by the commands that need them: decoder processes import this module again when they start, and
+`sevila cache ls` should not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from cache.errors import RecipeError
+from cache.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.sources import Sources
+    from pipeline.stage import RunContext
+
+DEMO = "demo"  # the recipe that brings its own data
+
+
+def run(options: argparse.Namespace, seed: int | None = None) -> None:
+    """Run a recipe's chain and print what it found."""
+    from stages.chain import chain_of
+    from stages.steps import Run
+    from stages.summary import summary
+
+    recipe, run, sources = _context(options, seed=seed)
+    steps = Run(recipe, run)
+    found = chain_of(recipe)(recipe, steps, sources)
+    print(summary(steps.made, found))
+
+
+def stage(options: argparse.Namespace) -> None:
+    """Run one stage and print the paths of its artifacts."""
+    from stages.chain import chain_of
+    from stages.steps import RunOnly
+
+    recipe, run, sources = _context(options)
+    recipe.config_of(options.name)  # an unknown stage is told before anything is walked
+    for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
+        print(artifact.path)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print what a run would build, and why."""
+    from stages.chain import chain_of
+    from stages.steps import Plan
+
+    recipe, run, sources = _context(options, download=False)
+    steps = Plan(recipe, run).walk(chain_of(recipe), sources)
+    for step in steps:
+        setting = f" ({step.setting})" if step.setting else ""
+        print(f"{step.status:8} {step.stage:21} {step.id or '-':45} {step.why}{setting}".rstrip())
+    counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Run the recipe demo on its own world, which is written first."""
+    options.recipe, options.set = DEMO, []
+    vars(options).update(_demo_places(options.store, options.seed))
+    run(options, options.seed)
+
+
+def _demo_places(store: Path, seed: int) -> dict[str, list[str]]:
+    from pipeline.demo import demo_places
+
+    folder = store / DEMO / f"seed-{seed}"
+    print(f"the demo's own videos and questions: {folder}", file=sys.stderr)
+    with Store(store).lock(f"{DEMO}-{seed}"):  # two runs may find it missing at the same time
+        return demo_places(folder, seed)
+
+
+def results(options: argparse.Namespace) -> None:
+    """Run a recipe's full chain for several seeds and write the report."""
+    from stages.chain import chain_of
+    from stages.seed_report import SeedRun, report
+    from stages.steps import Run
+
+    own_world = options.recipe == DEMO and not (options.annotations or options.videos or options.weights)
+    runs = []
+    for seed in options.seeds:
+        if own_world:
+            vars(options).update(_demo_places(options.store, seed))
+        recipe, run, sources = _context(options, seed=seed)
+        if recipe.chain.kind != "full":
+            raise RecipeError(
+                f"recipe {recipe.name!r} has the forward chain, whose numbers have no seed: --set chain.kind=full"
+            )
+        steps, started = Run(recipe, run), time.perf_counter()
+        found = chain_of(recipe)(recipe, steps, sources)
+        runs.append(SeedRun(seed, found, steps.made, time.perf_counter() - started))
+    text = report(recipe, runs, options.told_as)
+    if options.output is None:
+        print(text)
+    else:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text, encoding="utf-8")
+        print(options.output)
+
+
+def recipes(options: argparse.Namespace) -> None:
+    """List the recipes."""
+    import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
+    from pipeline.recipe import available, load
+
+    for name in available():
+        print(f"{name:12} {load(name).description}")
+
+
+def list_stages(options: argparse.Namespace) -> None:
+    """List every section of a recipe with its keys."""
+    import stages.chain  # noqa: F401
+    from pipeline.recipe import section_configs
+    from pipeline.stage import STAGES
+
+    for section, config in section_configs().items():
+        print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")
+        for key, field in config.model_fields.items():
+            choices = [repr(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+            told = f"{' | '.join(choices)}: " if choices else ""
+            print(f"    {key} = {field.default!r}  {told}{field.description or ''}")
+
+
+def answers(options: argparse.Namespace) -> None:
+    """Print answers in words, as CSV."""
+    from stages.answer_table import answers_in_words, as_csv
+
+    store = Store(options.store)
+    print(as_csv(answers_in_words(store, store.find(options.id))), end="")
+
+
+def datasets(options: argparse.Namespace) -> None:
+    """List the data sets, or look into some."""
+    from pipeline.datasets.listing import details, overview
+    from pipeline.sources import Sources
+
+    places = {"annotations": options.annotations, "videos": options.videos}
+    sources = Sources(Store(options.store).digests, places, download=False)
+    place = sources.configured
+    print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print how two runs differ."""
+    from pipeline.resampling import Resampling
+    from stages.compare import CHANGED_SHOWN, compare, comparison_text
+
+    found = compare(Store(options.store), options.a, options.b, Resampling(options.bootstrap))
+    if options.json:
+        content = found.as_dict()
+        content["changed"] = content["changed"][: options.changed]
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    else:
+        print(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
+
+
+def cache_ls(options: argparse.Namespace) -> None:
+    """List the artifacts."""
+    from cache.show import listing
+
+    print(listing(Store(options.store)))
+
+
+def cache_show(options: argparse.Namespace) -> None:
+    """Show one artifact."""
+    from cache.show import description
+
+    print(description(Store(options.store), options.id, options.rows))
+
+
+def moments_evaluate(options: argparse.Namespace) -> None:
+    """Judge a submission file."""
+    from pipeline.moment_metrics import format_report
+    from stages.moment_commands import evaluate_files
+
+    report = evaluate_files(options.predictions, options.annotations, options.allow_outside)
+    print(json.dumps(report, indent=4) if options.json else format_report(report))
+
+
+def moments_export(options: argparse.Namespace) -> None:
+    """Write a submission file."""
+    from stages.moment_commands import write_submission
+
+    write_submission(Store(options.store), options.id, options.output)
+
+
+def _context(
+    options: argparse.Namespace, download: bool = True, seed: int | None = None
+) -> tuple[Recipe, RunContext, Sources]:
+    import stages.chain  # noqa: F401
+    from pipeline.recipe import load
+    from pipeline.sources import Sources
+    from pipeline.stage import RunContext
+
+    store = Store(options.store)
+    places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
+    sources = Sources(store.digests, places, download)
+    run = RunContext(
+        store,
+        device=options.device,
+        batch_tokens=options.batch_tokens,
+        decode_workers=options.decode_workers,
+        shard_bytes=int(options.shard_megabytes * 2**20),
+        sources=sources,
+        processes=options.processes,
+        tensorboard=options.tensorboard,
+    )
+    return load(options.recipe, options.set, seed), run, sources

@@ -1,0 +1,195 @@
+"""The Answerer learns to answer from keyframes, the Localizer's or any others (paper section 3.3)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.batching import token_batches
+from pipeline.output import Output
+from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.stage import RunContext, stage
+from pipeline.training import Piece, Training
+from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.init_answerer import AnswererWeights
+from stages.list_questions import Questions
+from stages.prompt_training import (
+    Data,
+    FrameReader,
+    Row,
+    Split,
+    check_some,
+    pieces_budget,
+    split_by_video,
+    train_prompt,
+    visual_tokens,
+)
+from stages.select_keyframes import Keyframes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+
+
+class FinetuneAnswerer(Training):
+    """How the Answerer is fine-tuned; defaults: paper table 11 for NExT-QA, 4 GPUs of 8 questions, accumulated twice."""
+
+    method: Literal["concatenate", "vote"] = Field(
+        "concatenate", description="learn to answer from all keyframes together, or from each alone"
+    )
+    prompt: Literal["multiple_choice", "next_event"] = Field("multiple_choice", description="kind of question")
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question with its keyframes and its right option."""
+
+    question_id: str
+    video_id: str
+    text: str
+    rows: tuple[int, ...]  # of the video's stored frames, in time order
+    n_options: int
+    right: int
+
+
+@stage(version=1, output=AnswererWeights, resumes=True)
+def finetune_answerer(
+    cfg: FinetuneAnswerer,
+    run: RunContext,
+    questions: Questions,
+    keyframes: Keyframes,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+    *,
+    out: Output,
+) -> None:
+    """Train the Answerer to name the right option from the keyframes."""
+    asked = {question["question_id"]: question for question in questions.rows("questions")}
+    n_letters = len(backbone.verbalizer(run).letter_ids)
+    samples: list[AnsweredQuestion] = []
+    skipped: Counter[str] = Counter()
+    for row in keyframes.rows("keyframes"):
+        question = asked[row["question_id"]]
+        options, right = question["options"], question["answer_index"]
+        if row["status"] != "ok":
+            skipped[row["reason"].split(":")[0]] += 1
+        elif not options or len(options) > n_letters:
+            skipped["too_many_options" if options else "no_options"] += 1
+        elif right is None or not row["rows"]:
+            skipped["no_answer" if right is None else "no_keyframes"] += 1
+        else:
+            text = PROMPT_STYLES[cfg.prompt].answer(question["question"], options)
+            samples.append(
+                AnsweredQuestion(row["question_id"], row["video_id"], text, tuple(row["rows"]), len(options), right)
+            )
+    check_some(samples, skipped, out.stage.name, "questions with a known answer and keyframes", out)
+    split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
+    train_prompt(out, cfg, run, partial(AnswererTask, cfg, split, features, backbone, answerer))
+
+
+class AnswererTask:
+    """The right option from keyframes (a `Task` of the training loop); a row is a question, or one of its frames."""
+
+    judged_by = "accuracy"
+    n_counts = 2
+
+    def __init__(
+        self,
+        cfg: FinetuneAnswerer,
+        split: Split,
+        features: Features,
+        backbone: Backbone,
+        weights: AnswererWeights,
+        run: RunContext,
+        batch_tokens: int,
+        parts: int,
+    ) -> None:
+        self._answerer = load_answerer(cfg, run, backbone, weights)
+        self.module = self._answerer.prompt
+        self.n_samples = len(split.train)
+        self._questions = [*split.train, *split.held_out]
+        self._alone = cfg.method == "vote"
+        words = self._answerer.language.verbalizer
+        self._ids = words.tokenize([question.text for question in self._questions]).token_ids
+        n_options = max(question.n_options for question in self._questions)
+        self._n_targets = [len(ids) for ids in self._answerer.target_ids(range(n_options))]
+        self._batch_tokens, self._parts = batch_tokens, parts
+        self._reader = FrameReader(features, lambda number: self._questions[number].video_id)
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
+        """Cut a batch into pieces of one number of frames, by length of text."""
+        rows: dict[int, list[Row]] = defaultdict(list)
+        for number in samples:
+            question = self._questions[number]
+            for stored in [(row,) for row in question.rows] if self._alone else [question.rows]:
+                rows[len(stored)].append(Row(number, stored, question.right))
+        return [piece for n_frames in sorted(rows) for piece in self._pieces(rows[n_frames], n_frames)]
+
+    def validation(self) -> list[Piece]:
+        """Return all held-out questions."""
+        return self.cut(range(self.n_samples, len(self._questions)), 0)
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
+        """Yield the pieces with their features."""
+        return self._reader.stream(pieces)
+
+    def loss(self, data: Data) -> Tensor:
+        """Return the summed cross-entropy of the piece's "Option X"."""
+        visual = visual_tokens(self._answerer, data)
+        token_ids = [self._ids[row.sample] for row in data.rows]
+        right = [row.target for row in data.rows]
+        return self._answerer.loss(visual, token_ids, right, _prefixes(visual.shape[1]))
+
+    def judge(self, data: Data) -> Tensor:
+        """Return the number of rows, and how many of them were answered right."""
+        import torch
+
+        visual = visual_tokens(self._answerer, data)
+        token_ids = [self._ids[row.sample] for row in data.rows]
+        n_options = [self._questions[row.sample].n_options for row in data.rows]
+        found = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1])).prediction
+        right = found == torch.tensor([row.target for row in data.rows], device=found.device)
+        return torch.stack([torch.full_like(right.sum(), len(right)), right.sum()])
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        """Return the share of right answers; when voting, of single frames."""
+        n_rows, n_right = counts
+        return {"accuracy": n_right / n_rows}
+
+    def names(self, samples: Sequence[int]) -> list[str]:
+        """Return the questions' ids."""
+        return [self._questions[number].question_id for number in samples]
+
+    def _pieces(self, rows: list[Row], n_frames: int) -> list[Piece]:
+        words = self._answerer.language.verbalizer
+        n_prefix = max(len(ids) for ids in words.tokenize_prefixes(_prefixes(n_frames)))
+        n_extra = n_frames * (n_prefix + self.module.query_tokens.shape[1])
+        lengths = [len(self._ids[row.sample]) for row in rows]
+        pieces = []
+        for batch in token_batches(lengths, n_extra, pieces_budget(lengths, n_extra, self._batch_tokens, self._parts)):
+            chosen = [rows[item] for item in batch]
+            pieces.append(Piece(chosen, sum(self._n_targets[row.target] for row in chosen), n_frames * len(chosen)))
+        return pieces
+
+
+def _prefixes(n_frames: int) -> list[str]:
+    # The official code numbers frames only when there are several: one keyframe is read as when voting.
+    return single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
+
+
+def load_answerer(cfg: FinetuneAnswerer, run: RunContext, backbone: Backbone, weights: AnswererWeights) -> Answerer:
+    """Return the Answerer to train, its language model frozen and in evaluation mode."""
+    from pipeline.models.answerer import Answerer
+
+    language = backbone.language(run, cfg.precision)
+    if cfg.gradient_checkpointing:
+        language.save_memory()
+    return Answerer(weights.load(run, backbone, cfg.precision), language)

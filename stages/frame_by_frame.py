@@ -1,0 +1,138 @@
+"""Questions about every frame of their clips, each (question, stored frame) pair asked once, in batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pipeline.batching import cut, token_batches
+from pipeline.output import Shard
+from pipeline.prompts import single_frame_prefixes
+from pipeline.stage import RunContext
+from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.list_questions import Questions
+from stages.progress import track
+from stages.sample_frames import Clips
+from stages.visual_windows import WINDOW_FRAMES, Group, windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+    from pipeline.models.localizer import Localizer
+
+Pair = tuple[int, int]  # number of a question, stored row of a frame of its video
+
+
+class Asker(Protocol):
+    """What is asked of a pair."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Text tokens of each question, by its number."""
+
+    @property
+    def model(self) -> Localizer | Answerer:
+        """Who is asked."""
+
+    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Sequence[dict[str, Any]]:
+        """Return, for each of R pairs, columns of its row; `visual` are the pairs' frames, [R, Q, L]."""
+
+
+def questions_by_video(questions: Questions) -> dict[str, list[dict[str, Any]]]:
+    """Return the questions of each video in their order; of a video that nobody asks about, none."""
+    asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for question in questions.rows("questions"):
+        asked[question["video_id"]].append(question)
+    return asked
+
+
+def plan_videos(
+    videos: Sequence[dict[str, Any]], backbone: Backbone, run: RunContext
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """Return numbers of `videos`, rows of Features, by shard, and the batch sizes that decide bytes."""
+    n_tokens, width = backbone.feature_shape()
+    sizes = [video["n_frames"] * n_tokens * width * 2 for video in videos]
+    batch_frames = max(1, run.batch_tokens // n_tokens)
+    return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
+
+
+def frame_rows(
+    asker: Asker,
+    questions: Sequence[dict[str, Any]],
+    videos: Sequence[dict[str, Any]],
+    clips: Clips,
+    features: Features,
+    run: RunContext,
+    shard: Shard,
+) -> Iterator[dict[str, Any]]:
+    """Ask `questions` about every frame of their clips in `videos`; yield a row per question and position of its clip.
+
+    In the order of questions, then time; a frame that a short clip repeats is asked about once and repeats its row.
+    """
+    groups = list(_groups(videos))
+    device, batch_frames = run.torch_device(), shard.settings["batch_frames"]
+    read = windows(features, groups, asker.model, device, batch_frames)
+    asks = _asks(questions, clips)
+    found: dict[Pair, dict[str, Any]] = {}
+    for place, visual in track(read, shard.stage.name, "window", len(groups)):
+        found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"])
+    for number, question in enumerate(questions):
+        clip = clips[question["video_id"], question["clip_id"]]
+        columns = (clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist())
+        for position, (frame_index, seconds, row) in enumerate(zip(*columns, strict=True)):
+            yield {
+                "question_id": question["question_id"],
+                "video_id": question["video_id"],
+                "position": position,
+                "frame_index": frame_index,
+                "seconds": seconds,
+            } | found[number, row]
+
+
+def _asks(questions: Sequence[dict[str, Any]], clips: Clips) -> dict[tuple[str, int], list[int]]:
+    """Return the numbers of the questions whose clips hold each stored frame."""
+    asks: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, question in enumerate(questions):
+        for row in np.unique(clips[question["video_id"], question["clip_id"]]["row"]).tolist():
+            asks[question["video_id"], row].append(number)
+    return asks
+
+
+def _ask(
+    asker: Asker,
+    asks: dict[tuple[str, int], list[int]],
+    place: dict[tuple[str, int], int],
+    visual: Tensor,
+    batch_tokens: int,
+) -> dict[Pair, dict[str, Any]]:
+    """Return what every question says about the frames of one window."""
+    pairs = [(number, frame) for frame in place for number in asks.get(frame, ())]
+    lengths = [asker.lengths[number] for number, _ in pairs]
+    (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
+    found: dict[Pair, dict[str, Any]] = {}
+    for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
+        chosen = [(number, row) for number, (_, row) in (pairs[item] for item in batch)]
+        tokens = visual[[place[pairs[item][1]] for item in batch]]
+        found |= zip(chosen, asker.ask(tokens, chosen), strict=True)
+    return found
+
+
+def _groups(videos: Sequence[dict[str, Any]]) -> Iterator[Group]:
+    """Cut the frames of all videos into groups that a window holds; a long video is spread over several."""
+    group: Group = []
+    count = 0
+    for video in videos:
+        for start in range(0, video["n_frames"], WINDOW_FRAMES):
+            rows = list(range(start, min(start + WINDOW_FRAMES, video["n_frames"])))
+            if group and count + len(rows) > WINDOW_FRAMES:
+                yield group
+                group, count = [], 0
+            group.append((video["video_id"], rows))
+            count += len(rows)
+    if group:
+        yield group

@@ -1,0 +1,201 @@
+"""Training a Localizer to say yes or no about single frames: shared by pre-training and self-refinement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.batching import token_batches
+from pipeline.frames import random_indices
+from pipeline.output import Output
+from pipeline.prompts import PROMPT_STYLES, single_frame_prefixes
+from pipeline.stage import RunContext
+from pipeline.training import Piece, Training
+from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.init_localizer import LocalizerWeights
+from stages.prompt_training import (
+    Data,
+    FrameReader,
+    Row,
+    Split,
+    check_some,
+    pieces_budget,
+    split_by_video,
+    train_prompt,
+    visual_tokens,
+)
+from stages.sample_frames import Frames
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.localizer import Localizer
+
+
+class LocalizerTraining(Training):
+    """How a Localizer is trained; each stage has the paper's numbers as defaults."""
+
+    frames_per_question: int = Field(
+        4,
+        ge=1,
+        description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip",
+    )
+    instruction: Literal["necessary_details", "information_needed", "necessary_information"] = Field(
+        "necessary_details", description="wording of the request (paper Table 16)"
+    )
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """A question about the T frames of a clip, and which of them hold the answer."""
+
+    question_id: str
+    video_id: str
+    text: str
+    rows: np.ndarray  # [T] int, of the video's stored frames
+    labels: np.ndarray  # [T] bool
+
+
+def train_localizer(
+    cfg: LocalizerTraining,
+    prompt: str,
+    run: RunContext,
+    labelled: Iterable[tuple[dict[str, Any], np.ndarray | None]],
+    no_label: str,
+    frames: Frames,
+    features: Features,
+    backbone: Backbone,
+    localizer: LocalizerWeights,
+    out: Output,
+) -> None:
+    """Train on questions with one label for each frame of their clip.
+
+    Args:
+        labelled: rows of the table `questions`, each with labels [T], or None where nobody knows them.
+        no_label: reason code of questions without labels.
+    """
+    clips = frames.clips()
+    failed = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["status"] != "ok"}
+    samples: list[LabelledClip] = []
+    skipped: Counter[str] = Counter()
+    for question, labels in labelled:
+        if question["video_id"] in failed:
+            skipped[failed[question["video_id"]].split(":")[0]] += 1
+        elif labels is None:
+            skipped[no_label] += 1
+        else:
+            text = PROMPT_STYLES[prompt].localize(question["question"], question["options"], cfg.instruction)
+            rows = clips[question["video_id"], question["clip_id"]]["row"]
+            assert len(rows) == len(labels), question["question_id"]
+            samples.append(LabelledClip(question["question_id"], question["video_id"], text, rows, labels))
+    check_some(samples, skipped, out.stage.name, "questions with labelled frames of a readable video", out)
+    split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
+    train_prompt(out, cfg, run, partial(LocalizerTask, cfg, split, features, backbone, localizer))
+
+
+class LocalizerTask:
+    """Yes or no about frames (a `Task` of the training loop); a row is one (question, frame)."""
+
+    judged_by = "balanced_accuracy"
+    n_counts = 4
+
+    def __init__(
+        self,
+        cfg: LocalizerTraining,
+        split: Split,
+        features: Features,
+        backbone: Backbone,
+        weights: LocalizerWeights,
+        run: RunContext,
+        batch_tokens: int,
+        parts: int,
+    ) -> None:
+        self._localizer = load_localizer(cfg, run, backbone, weights)
+        self.module, self.language = self._localizer.prompt, self._localizer.language
+        self.n_samples = len(split.train)
+        self._clips = [*split.train, *split.held_out]
+        self._cfg = cfg
+        words = self._localizer.language.verbalizer
+        self._ids = words.tokenize([clip.text for clip in self._clips]).token_ids
+        self._n_targets = [len(ids) for ids in self._localizer.target_ids([False, True])]
+        self._n_extra = len(words.tokenize_prefixes(single_frame_prefixes())[0]) + self.module.query_tokens.shape[1]
+        self._batch_tokens, self._parts = batch_tokens, parts
+        self._reader = FrameReader(features, lambda number: self._clips[number].video_id)
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
+        """Draw each question's frames of this epoch and cut the rows by length of text."""
+        return self._pieces([row for number in samples for row in self._draw(number, epoch)])
+
+    def validation(self) -> list[Piece]:
+        """Return one draw of frames of every held-out question, the same in every epoch."""
+        held_out = range(self.n_samples, len(self._clips))
+        return self._pieces([row for number in held_out for row in self._draw(number)])
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
+        """Yield the pieces with their features."""
+        return self._reader.stream(pieces)
+
+    def loss(self, data: Data) -> Tensor:
+        """Return the summed cross-entropy of the piece's yes and no."""
+        visual = visual_tokens(self._localizer, data)[:, 0]
+        labels = [row.target == 1 for row in data.rows]
+        return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
+
+    def judge(self, data: Data) -> Tensor:
+        """Return how many rows are yes and how many no, and of each how many were told right."""
+        import torch
+
+        visual = visual_tokens(self._localizer, data)[:, 0]
+        scores = self._localizer.score(visual, [self._ids[row.sample] for row in data.rows])
+        says_yes = scores.logit_yes > scores.logit_no
+        is_yes = torch.tensor([row.target == 1 for row in data.rows], device=says_yes.device)
+        right = says_yes == is_yes
+        return torch.stack([is_yes.sum(), (~is_yes).sum(), (right & is_yes).sum(), (right & ~is_yes).sum()])
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        """Return accuracy, and the mean of the accuracies on yes and on no frames, which no constant answer can raise."""
+        n_yes, n_no, right_yes, right_no = counts
+        shares = [right / n for right, n in ((right_yes, n_yes), (right_no, n_no)) if n]
+        return {
+            "accuracy": (right_yes + right_no) / (n_yes + n_no),
+            "balanced_accuracy": sum(shares) / len(shares),
+            "yes_share": n_yes / (n_yes + n_no),
+        }
+
+    def names(self, samples: Sequence[int]) -> list[str]:
+        """Return the questions' ids."""
+        return [self._clips[number].question_id for number in samples]
+
+    def _draw(self, number: int, *epoch: int) -> list[Row]:
+        clip = self._clips[number]
+        # Seeded by the question, so that a draw depends on no other question and on no order.
+        rng = np.random.default_rng([self._cfg.seed, *epoch, *clip.question_id.encode()])
+        n_frames = len(clip.rows)
+        positions = random_indices(n_frames, self._cfg.frames_per_question, 0, n_frames, rng)
+        return [Row(number, (int(clip.rows[at]),), int(clip.labels[at])) for at in positions]
+
+    def _pieces(self, rows: list[Row]) -> list[Piece]:
+        lengths = [len(self._ids[row.sample]) for row in rows]
+        budget = pieces_budget(lengths, self._n_extra, self._batch_tokens, self._parts)
+        pieces = []
+        for batch in token_batches(lengths, self._n_extra, budget):
+            chosen = [rows[item] for item in batch]
+            pieces.append(Piece(chosen, sum(self._n_targets[row.target] for row in chosen), len(chosen)))
+        return pieces
+
+
+def load_localizer(cfg: LocalizerTraining, run: RunContext, backbone: Backbone, weights: LocalizerWeights) -> Localizer:
+    """Return the Localizer to train, its language model frozen and in evaluation mode."""
+    from pipeline.models.localizer import Localizer
+
+    language = backbone.language(run, cfg.precision)
+    if cfg.gradient_checkpointing:
+        language.save_memory()
+    return Localizer(weights.load(run, backbone, cfg.precision), language)

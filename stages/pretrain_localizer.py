@@ -1,0 +1,53 @@
+"""The Localizer learns from annotated moments which frames matter (paper section 3.3, on QVHighlights)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.localization_metrics import inside
+from pipeline.output import Output
+from pipeline.stage import RunContext, stage
+from stages.evaluate_moments import true_moments
+from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.init_localizer import LocalizerWeights
+from stages.list_questions import Questions
+from stages.localizer_training import LocalizerTraining, train_localizer
+from stages.sample_frames import Frames
+
+
+class PretrainLocalizer(LocalizerTraining):
+    """How the Localizer is pre-trained; defaults: paper table 11, 4 GPUs of 16 videos and 4 frames each."""
+
+    prompt: Literal["multiple_choice", "next_event", "moment"] = Field("moment", description="kind of question")
+    epochs: int = Field(80, ge=1, description="passes over the training questions")
+
+
+@stage(version=1, output=LocalizerWeights, resumes=True)
+def pretrain_localizer(
+    cfg: PretrainLocalizer,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    features: Features,
+    backbone: Backbone,
+    localizer: LocalizerWeights,
+    *,
+    out: Output,
+) -> None:
+    """Train the Localizer to say yes to frames inside a question's true moments, and no to the others."""
+    true, clips = true_moments(questions), frames.clips()
+
+    def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+        for question in questions.rows("questions"):
+            moments, clip = true.get(question["question_id"]), clips.get((question["video_id"], question["clip_id"]))
+            if moments is None or clip is None:
+                yield question, None
+            else:
+                yield question, np.asarray(inside(clip["seconds"], moments).any(axis=1))
+
+    train_localizer(cfg, cfg.prompt, run, labelled(), "no_moments", frames, features, backbone, localizer, out)

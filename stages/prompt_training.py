@@ -1,0 +1,136 @@
+"""What the trainings of Localizer and Answerer share: questions in, a VisualPrompt trained on cached features out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cache.errors import SevilaError
+from pipeline.output import Output
+from pipeline.stage import RunContext
+from pipeline.training import Job, Piece, Task, Training, train
+from stages.extract_features import Features
+from stages.progress import steps_bar
+from stages.streams import read_ahead
+from stages.visual_prompt_weights import FILE
+from stages.visual_windows import as_slice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+    from pipeline.models.localizer import Localizer
+
+log = logging.getLogger("sevila")
+
+
+class Row(NamedTuple):
+    """One row of a piece: a sample's number, and the stored rows of its video that are looked at together."""
+
+    sample: int
+    stored: tuple[int, ...]
+    target: int
+
+
+class Data(NamedTuple):
+    """A piece as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
+
+    rows: Sequence[Row]
+    features: Any
+    where: np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """Questions to train on and to validate with; no video is in both."""
+
+    train: list[Any]
+    held_out: list[Any]
+
+
+def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> Split:
+    """Hold out `percent` of the videos, chosen by a hash of seed and video id, with all their questions."""
+
+    def rank(video_id: str) -> bytes:
+        return hashlib.sha256(f"{seed} {video_id}".encode()).digest()
+
+    videos = sorted({sample.video_id for sample in samples}, key=rank)
+    n_held_out = round(len(videos) * percent / 100)
+    if percent and not n_held_out:
+        log.info("%s: %d videos are too few to hold out %g %% of them: no validation", name, len(videos), percent)
+    held_out = set(videos[:n_held_out])
+    return Split(
+        [sample for sample in samples if sample.video_id not in held_out],
+        [sample for sample in samples if sample.video_id in held_out],
+    )
+
+
+def train_prompt(
+    out: Output, cfg: Training, run: RunContext, make_task: Callable[[RunContext, int, int], Task]
+) -> None:
+    """Train, and write weights and curves."""
+    from pipeline.models.checkpoint import save_tensors
+
+    name = out.stage.name
+    with out.phase("train"):
+        trained = train(Job(name, out.folder.name, cfg, run, out.snapshots, make_task, steps_bar))
+    save_tensors(trained.weights, out.folder / FILE)
+    out.add_file(FILE)
+    out.write_rows("curves", trained.curves)
+    out.write_rows("validation", trained.validation)
+
+
+def check_some(samples: list[Any], skipped: Counter[str], name: str, wanted: str, out: Output) -> None:
+    """Note what was skipped and why; raise `SevilaError` if nothing is left."""
+    out.dropped.update(skipped)
+    if not samples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common()) or "there is no question"
+        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {wanted}")
+
+
+def pieces_budget(lengths: Sequence[int], extra_tokens: int, batch_tokens: int, parts: int) -> int:
+    """Return the tokens a piece may hold so that `parts` processes get about as many rows each."""
+    rows = -(-len(lengths) // parts)
+    return batch_tokens if parts == 1 else min(batch_tokens, rows * (max(lengths, default=0) + extra_tokens))
+
+
+class FrameReader:
+    """Reads the features of pieces, each frame once a piece, ahead of the model."""
+
+    def __init__(self, features: Features, video_of: Callable[[int], str]) -> None:
+        self._features = features
+        self._video_of = video_of
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
+        """Yield the pieces' features, the next piece being read meanwhile."""
+        return read_ahead(self._read(pieces), depth=1)
+
+    def _read(self, pieces: Iterable[Piece]) -> Iterator[Data]:
+        reader = self._features.open()
+        for piece in pieces:
+            wanted: dict[str, set[int]] = {}
+            for row in piece.rows:
+                wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
+            groups = [(video_id, sorted(rows)) for video_id, rows in sorted(wanted.items())]
+            array = np.concatenate([reader.read(video_id, as_slice(rows)) for video_id, rows in groups])
+            places = [(video_id, row) for video_id, rows in groups for row in rows]
+            place = {key: number for number, key in enumerate(places)}
+            where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in piece.rows]
+            yield Data(piece.rows, array, np.array(where))
+
+
+def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:
+    """Return visual tokens [R, K, Q, L] of a piece, with gradients; a frame that several rows have is queried once."""
+    import torch
+
+    device = model.language.device
+    visual = model.prompt(torch.from_numpy(data.features).to(device))  # [F, Q, L]
+    # Not visual[where]: the gradient of that is summed up in no fixed order.
+    chosen = visual.index_select(0, torch.from_numpy(data.where.ravel()).to(device))
+    return chosen.unflatten(0, data.where.shape)

@@ -1,0 +1,53 @@
+"""The reverse chain: the Localizer learns from the Answerer which frames are enough for the right answer (paper section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.batching import runs_of
+from pipeline.output import Output
+from pipeline.stage import RunContext, stage
+from stages.extract_features import Features
+from stages.import_backbone import Backbone
+from stages.init_localizer import LocalizerWeights
+from stages.label_frames import PseudoLabels
+from stages.list_questions import Questions
+from stages.localizer_training import LocalizerTraining, train_localizer
+from stages.sample_frames import Frames
+
+
+class RefineLocalizer(LocalizerTraining):
+    """How the Localizer is refined; defaults: paper table 11, 4 random frames a question."""
+
+    prompt: Literal["multiple_choice", "next_event", "moment"] = Field(
+        "multiple_choice", description="kind of question"
+    )
+    warmup_steps: int = Field(500, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
+
+
+@stage(version=1, output=LocalizerWeights, resumes=True)
+def refine_localizer(
+    cfg: RefineLocalizer,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    features: Features,
+    backbone: Backbone,
+    localizer: LocalizerWeights,
+    labels: PseudoLabels,
+    *,
+    out: Output,
+) -> None:
+    """Train the Localizer to say yes to the frames from each of which alone the Answerer gives the right answer."""
+    table = labels.columns("pseudo_labels", "question_id", "label")  # in the order of positions
+    of_question = {id: table["label"][where] for id, where in runs_of(table["question_id"]).items()}
+
+    def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+        for question in questions.rows("questions"):
+            yield question, of_question.get(question["question_id"])
+
+    train_localizer(cfg, cfg.prompt, run, labelled(), "no_pseudo_labels", frames, features, backbone, localizer, out)

@@ -1,0 +1,195 @@
+"""What a full chain found: every setting that was evaluated, the pseudo-labels, the trainings, and one table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from pipeline.metrics import AccuracyRow
+from pipeline.recipe import Selector
+from pipeline.stage import Artifact
+from pipeline.text_table import aligned
+from stages.evaluate import Metrics
+from stages.evaluate_localization import LocalizationMetrics
+from stages.label_frames import PseudoLabels
+from stages.list_questions import Questions
+
+NAMES: dict[str, str] = {
+    "uniform": "uniform",
+    "random": "random",
+    "untrained": "untrained Localizer",
+    "pretrained": "pre-trained Localizer",
+    "refined": "refined Localizer",
+    "oracle": "oracle",
+}
+Who = Literal["zero-shot", "fine-tuned"]
+Method = Literal["concatenate", "vote"]
+Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall", "hit"]
+
+
+def row_name(selector: Selector, iteration: int) -> str:
+    """The name of the table's row for a choice of keyframes."""
+    return NAMES[selector] + (f", round {iteration}" if iteration > 1 else "")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One evaluated way to answer the questions.
+
+    Attributes:
+        selector: who chose the keyframes.
+        iteration: round of self-refinement that the Localizer comes from, from 1; 0 where it is not a refined one.
+        answerer: as it came, or trained on keyframes of the same selector.
+        method: keyframes read together, or each alone and the majority taken.
+        localization: how well these keyframes hit the true moments; None where nobody knows them.
+    """
+
+    selector: Selector
+    iteration: int
+    answerer: Who
+    method: Method
+    metrics: Metrics
+    localization: LocalizationMetrics | None
+
+    @property
+    def row(self) -> str:
+        """The name of the table's row that shows this setting's accuracy."""
+        return row_name(self.selector, self.iteration)
+
+    @property
+    def column(self) -> Column:
+        """The column of the table that shows this setting's accuracy."""
+        if self.answerer == "fine-tuned":
+            return "fine-tuned"
+        return "zero-shot, voting" if self.method == "vote" else "zero-shot"
+
+    def accuracy(self) -> AccuracyRow:
+        """Return the headline row of the metrics."""
+        return next(AccuracyRow(**row) for row in self.metrics.rows("metrics") if row["is_headline"])
+
+
+@dataclass(frozen=True)
+class Training:
+    """Weights that the chain has trained; `what` tells them apart for people."""
+
+    what: str
+    weights: Artifact
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a full chain returns; `labels` are those of each round of self-refinement."""
+
+    questions: Questions
+    settings: Sequence[Setting]
+    labels: Sequence[PseudoLabels]
+    trainings: Sequence[Training]
+
+    def rows(self) -> list[str]:
+        """The names of the table's rows, in its order: who chose the keyframes."""
+        order = list(get_args(Selector))
+        places = sorted({(order.index(setting.selector), setting.iteration) for setting in self.settings})
+        return [row_name(order[place], iteration) for place, iteration in places]
+
+    def settings_by_cell(self) -> dict[tuple[str, Column], Setting]:
+        """Return each setting under its row and column."""
+        return {(setting.row, setting.column): setting for setting in self.settings}
+
+    @cached_property
+    def values(self) -> dict[tuple[str, Column], float]:
+        """Return every number of the table, in percent, by row and column; without those that have nothing behind them."""
+        found: dict[tuple[str, Column], float | None] = {}
+        for setting in self.settings:
+            found[setting.row, setting.column] = setting.accuracy().accuracy_percent
+            if setting.localization is not None:
+                keyframes = _keyframe_quality(setting.localization)
+                found[setting.row, "moment recall"] = keyframes["moment_recall_percent"]
+                found[setting.row, "hit"] = keyframes["hit_percent"]
+        return {cell: value for cell, value in found.items() if value is not None}
+
+
+def results_text(results: Results) -> str:
+    """Return everything a full chain found, for a terminal: the table, the pseudo-labels, and a line per training."""
+    parts = [results_table(results)]
+    for number, labels in enumerate(results.labels, 1):
+        which = f" of round {number}" if len(results.labels) > 1 else ""
+        parts.append(f"pseudo-labels{which} ({labels.id}):\n{_indented(labels.text())}")
+    curves = [line for training in results.trainings if (line := training_line(training))]
+    return "\n\n".join([*parts, *(["trainings:\n" + _indented("\n".join(curves))] if curves else [])])
+
+
+def results_table(results: Results) -> str:
+    """Return the table: a row for each choice of keyframes; accuracies with their 95 % intervals, and recall of true moments."""
+    cells, values = results.settings_by_cell(), results.values
+    columns = [column for column in get_args(Column) if any(column == other for _, other in values)]
+    lines = [["keyframes", *columns]]
+    for row in results.rows():
+        lines.append([row, *(_cell(values.get((row, column)), cells.get((row, column))) for column in columns)])
+    return "\n".join([_heading(results), "", aligned(lines)])
+
+
+def training_line(training: Training) -> str:
+    """Return the course of one training in a line, or "" where its artifact holds no curve.
+
+    Single steps are noisy: a loss is the mean of the first, or last, tenth of them.
+    """
+    tables = training.weights.tables
+    if "curves" not in tables or not (steps := training.weights.rows("curves")):
+        return ""
+    losses = [row["loss"] for row in sorted(steps, key=lambda row: row["step"])]
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    told = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
+    figures: dict[str, list[float]] = {}
+    for row in (
+        sorted(training.weights.rows("validation"), key=lambda row: row["step"]) if "validation" in tables else ()
+    ):
+        figures.setdefault(row["figure"], []).append(row["value"])
+    told += [f"{name} on held-out videos {found[0]:.3f} -> {found[-1]:.3f}" for name, found in figures.items()]
+    return "; ".join(told)
+
+
+def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
+    """Return the 95 % interval by resampling, or Wilson's where too few videos support that."""
+    for low, high in (
+        (row.bootstrap_low_percent, row.bootstrap_high_percent),
+        (row.wilson_low_percent, row.wilson_high_percent),
+    ):
+        if low is not None and high is not None:
+            return low, high
+    return None
+
+
+def _heading(results: Results) -> str:
+    config = results.questions.record.config
+    split = f", split {config['split']}" if config["split"] else ""
+    row = results.settings[0].accuracy()
+    unanswered = f" ({row.n_unanswered} unanswered, which counts as wrong)" if row.n_unanswered else ""
+    lines = [
+        f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval"
+    ]
+    known = [setting.localization for setting in results.settings if setting.localization is not None]
+    if known:
+        n_known = _keyframe_quality(known[0])["n_questions"]
+        lines.append(
+            f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
+            "moments, those with such a keyframe; in percent"
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, setting: Setting | None) -> str:
+    if value is None:
+        return "-"
+    interval = headline_interval(setting.accuracy()) if setting is not None else None
+    return f"{value:.1f}" + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval is not None else "")
+
+
+def _keyframe_quality(localization: LocalizationMetrics) -> dict[str, Any]:
+    return next(row for row in localization.rows("localization") if row["source"] == "keyframes")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

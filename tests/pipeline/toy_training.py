@@ -1,0 +1,113 @@
+"""A training without models: two numbers in, one of three words out, learnt by a small network with dropout."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cache.store import Store
+from pipeline.output import Snapshots
+from pipeline.stage import RunContext
+from pipeline.training import Job, Piece, Report, Training
+
+N_SAMPLES, N_HELD_OUT = 23, 7
+TINY = Training(
+    learning_rate=1e-2, warmup_steps=2, epochs=3, batch_size=5, held_out_percent=0, seed=1
+)  # 5 batches an epoch, the last of 3 samples
+
+
+class ToyTask:
+    """Samples are points in the plane; a sample has one, two or three targets, as texts have more or fewer tokens."""
+
+    judged_by = "accuracy"
+    n_counts = 2
+    n_samples = N_SAMPLES
+
+    def __init__(self, dropout: float, batch_tokens: int, parts: int) -> None:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            self.module = nn.Sequential(
+                nn.Linear(2, 8), nn.LayerNorm(8), nn.GELU(), nn.Dropout(dropout), nn.Linear(8, 3)
+            )
+        rng = np.random.default_rng(0)
+        self._points = torch.from_numpy(rng.normal(size=(N_SAMPLES + N_HELD_OUT, 2)).astype(np.float32))
+        self._words = (self._points[:, 0] > 0).long() + (self._points[:, 1] > 0).long()
+        self._rows = max(1, min(batch_tokens, -(-5 // parts)))
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
+        cuts = range(0, len(samples), self._rows)
+        pieces = [samples[start : start + self._rows] for start in cuts]
+        return [Piece(piece, sum(number % 3 + 1 for number in piece), len(piece)) for piece in pieces]
+
+    def validation(self) -> list[Piece]:
+        return self.cut(range(N_SAMPLES, N_SAMPLES + N_HELD_OUT), 0)
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[list[int]]:
+        return (list(piece.rows) for piece in pieces)
+
+    def loss(self, data: list[int]) -> Tensor:
+        losses = functional.cross_entropy(self.module(self._points[data]), self._words[data], reduction="none")
+        return (losses * torch.tensor([number % 3 + 1 for number in data])).sum()
+
+    def judge(self, data: list[int]) -> Tensor:
+        right = self.module(self._points[data]).argmax(dim=1) == self._words[data]
+        return torch.tensor([len(data), int(right.sum())])
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        return {"accuracy": counts[1] / counts[0]}
+
+    def names(self, samples: Sequence[int]) -> list[str]:
+        return [f"point {number}" for number in samples]
+
+
+def with_dropout(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
+    return ToyTask(0.5, batch_tokens, parts)
+
+
+def without_dropout(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
+    return ToyTask(0.0, batch_tokens, parts)
+
+
+class DiesOnce(ToyTask):
+    """Of two processes, the second is killed in its seventh step, unless one was before."""
+
+    def __init__(self, marker: Path, batch_tokens: int, parts: int) -> None:
+        super().__init__(0.0, batch_tokens, parts)
+        self._marker = marker
+        self._losses = 0
+
+    def loss(self, data: list[int]) -> Tensor:
+        self._losses += 1
+        if self._losses == 7 and os.environ["RANK"] == "1" and not self._marker.exists():
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(data)
+
+
+class DiesOnceIn:
+    """Makes `DiesOnce`; can be pickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __call__(self, run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
+        return DiesOnce(self._marker, batch_tokens, parts)
+
+
+@contextmanager
+def silent(name: str, total: int, done: int) -> Iterator[Report]:
+    yield lambda step, figures: None
+
+
+def job(folder: Path, make_task: Any = with_dropout, cfg: Training = TINY, **run: Any) -> Job:
+    context = RunContext(Store(folder / "store"), device="cpu", **run)
+    return Job("toy", "toy-v1-0", cfg, context, Snapshots(folder / "snapshots"), make_task, silent)

@@ -1,0 +1,78 @@
+"""A few small videos with questions whose true moments are known, in three splits, and a recipe for the full chain over them.
+
+Two videos are broken: their questions count as wrong where they are evaluated, and are skipped where they would be trained on.
+"""
+
+import json
+from pathlib import Path
+
+from pipeline.tiny_blip2 import write_tiny_blip2
+from tests.videos import make_video
+
+SPLITS = {"train": 4, "test": 3, "moments": 2}  # videos of each
+BROKEN = ("train3.mp4", "test2.mp4")  # of zero bytes
+COLOURS = ("red", "green", "blue", "yellow")
+RECIPE = """
+[chain]
+kind = "full"
+pretraining_dataset = "plain"
+pretraining_split = "moments"
+
+[list_questions]
+split = "test"
+
+[sample_frames]
+frames = 6
+size = 28
+
+[import_backbone]
+weights = "tiny-blip2"
+
+[select_keyframes]
+k = 2
+
+[pretrain_localizer]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
+
+[refine_localizer]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
+
+[finetune_answerer]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
+"""
+
+
+def write_world(folder: Path) -> None:
+    """Write videos/, questions.jsonl, tiny-blip2/ and full.toml."""
+    (folder / "videos").mkdir(parents=True)
+    rows = []
+    for split, n_videos in SPLITS.items():
+        for number in range(n_videos):
+            name = f"{split}{number}.mp4"
+            if name in BROKEN:
+                (folder / "videos" / name).touch()
+            else:
+                make_video(folder / "videos" / name, n_frames=24, fps=6)  # 4 s
+            for asked, colour in enumerate(COLOURS[:2]):
+                start = 1.0 * asked + 0.5 * number
+                row = {"video": name, "split": split, "question": f"What is the {colour} thing?", "type": "thing"}
+                options = ["a ball", "a ring", f"a {COLOURS[number]} cup"]
+                rows.append(row | {"options": options, "answer": asked, "moments": [[start, start + 1.5]]})
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_tiny_blip2(folder / "tiny-blip2", seed=0, words=("thing", "ball", "ring", "cup", *COLOURS))
+    (folder / "full.toml").write_text(RECIPE)
+
+
+def places(folder: Path, store: Path) -> list[str]:
+    """The options that say where this world, and the store, lie."""
+    found = ["--annotations", f"{folder / 'questions.jsonl'}", "--videos", f"{folder / 'videos'}"]
+    return [*found, "--weights", f"tiny-blip2={folder / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]

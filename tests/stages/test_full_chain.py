@@ -1,0 +1,259 @@
+"""The full chain as its users run it: trainings, pseudo-labels, and every choice of keyframes evaluated, on a few videos."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cache.store import Store
+from cli import main
+from stages.evaluate import Metrics
+from tests.stages.moment_world import places, write_world
+from tests.stages.runs import records
+
+ALL = '["oracle", "uniform", "random", "untrained", "pretrained", "refined"]'
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "moments"
+    write_world(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after one run with the default selectors; tests must not change it."""
+    store = tmp_path_factory.mktemp("whole") / "store"
+    assert sevila("run", world, store) == 0
+    return store
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "store"))
+
+
+def sevila(command: str, world: Path, store: Path, *more: str) -> int:
+    name = command.split()
+    return main([*name, str(world / "full.toml"), *places(world, store), *more])
+
+
+def made_since(before: set[str], store: Path) -> Counter[str]:
+    return Counter(record.stage for id, record in records(store).items() if id not in before)
+
+
+def table(printed: str) -> dict[str, list[str]]:
+    """The cells of the results table by the name of its row."""
+    lines = printed[printed.index("\nkeyframes  ") + 1 :].split("\n\n")[0].splitlines()
+    return {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line.strip()) for line in lines)}
+
+
+def test_every_setting_is_evaluated_zero_shot_by_vote_and_fine_tuned(
+    whole: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Counter(record.stage for record in records(whole).values())
+    # uniform, pre-trained and refined: each answered zero-shot, by vote, and fine-tuned
+    assert made["answer_questions"] == made["evaluate"] == 9
+    assert made["finetune_answerer"] == made["evaluate_localization"] == 3
+    assert made["pretrain_localizer"] == made["refine_localizer"] == made["label_frames"] == 1
+    assert made["select_keyframes"] == 6 and made["score_frames"] == 4
+    assert made["list_questions"] == made["sample_frames"] == made["extract_features"] == 3
+    for record in (record for record in records(whole).values() if record.stage == "finetune_answerer"):
+        keyframes = records(whole)[record.inputs["keyframes"] or ""]
+        assert records(whole)[keyframes.inputs["questions"] or ""].config["split"] == "train"
+
+
+def test_second_run_prints_the_same_table_and_makes_nothing(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(records(store))
+    assert sevila("run", world, store) == 0
+    assert not made_since(before, store)
+    cells = table(capsys.readouterr().out)
+    assert cells.pop("keyframes") == ["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall", "hit"]
+    assert list(cells) == ["uniform", "pre-trained Localizer", "refined Localizer"]
+    overall = {
+        id: next(row["accuracy_percent"] for row in Metrics(Store(store), id).rows("metrics") if row["is_headline"])
+        for id, record in records(store).items()
+        if record.stage == "evaluate"
+    }
+    printed = sorted(float(cell.split()[0]) for row in cells.values() for cell in row[:3])
+    assert printed == sorted(round(value, 1) for value in overall.values())
+
+
+def test_every_selector_gets_a_row_in_the_order_of_the_paper(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", world, store, "--set", f"chain.selectors={ALL}") == 0
+    cells = table(capsys.readouterr().out)
+    assert list(cells)[1:] == [
+        *("uniform", "random", "untrained Localizer", "pre-trained Localizer", "refined Localizer", "oracle")
+    ]
+    assert cells["oracle"][-1] == "66.7"  # all but the questions of the broken video
+
+
+def test_refinement_trained_otherwise_reruns_only_what_depends_on_it(store: Path, world: Path) -> None:
+    before = set(records(store))
+    assert sevila("run", world, store, "--set", "refine_localizer.learning_rate=1e-4") == 0
+    after = made_since(before, store)
+    assert not {"extract_features", "label_frames", "pretrain_localizer", "list_questions"} & after.keys()
+    assert after["refine_localizer"] == 1 and after["score_frames"] == 2 and after["finetune_answerer"] <= 1
+
+
+def test_broken_videos_are_told_and_count_as_wrong_in_every_setting(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", world, store) == 0
+    printed = capsys.readouterr().out
+    assert "test2.mp4: empty" in printed and "train3.mp4: empty" in printed
+    assert "6 questions (2 unanswered, which counts as wrong)" in printed
+    for id, record in records(store).items():
+        if record.stage == "evaluate":
+            assert Metrics(Store(store), id).rows("metrics")[0]["n_unanswered"] == 2
+
+
+def test_what_no_selector_needs_is_not_made(world: Path, tmp_path: Path) -> None:
+    assert sevila("run", world, tmp_path, "--set", 'chain.selectors=["uniform"]') == 0
+    made = made_since(set(), tmp_path)
+    needless = {"init_localizer", "pretrain_localizer", "score_frames", "label_frames", "refine_localizer"}
+    assert not needless & made.keys() and made["list_questions"] == 2
+
+
+@pytest.mark.slow
+def test_two_rounds_of_refinement_keep_and_evaluate_both(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(records(store))
+    assert sevila("run", world, store, "--set", "chain.iterations=2") == 0
+    cells = table(capsys.readouterr().out)
+    assert list(cells)[-2:] == ["refined Localizer", "refined Localizer, round 2"]
+    assert made_since(before, store)["label_frames"] == 1
+    second = next(r for id, r in records(store).items() if r.stage == "label_frames" and id not in before)
+    labelled_by = records(store)[second.inputs["answerer"] or ""]
+    assert labelled_by.stage == "finetune_answerer"
+
+
+def test_plan_of_an_empty_store_names_every_step_and_writes_nothing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("plan", world, tmp_path / "store", "--set", "chain.iterations=2") == 0
+    *lines, counts = capsys.readouterr().out.splitlines()
+    stages = Counter(line.split()[1] for line in lines)
+    assert stages["refine_localizer"] == stages["label_frames"] == 2 and stages["answer_questions"] == 12
+    assert counts == f"0 exists, {len(lines)} build, 0 blocked"
+    assert any("(method='vote')" in line for line in lines)
+    assert not (tmp_path / "store" / "artifacts").exists()
+
+
+def test_plan_without_any_data_says_what_is_missing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(world / "full.toml"), "--store", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "--annotations plain=PATH" in printed and "0 exists, 1 build" not in printed
+
+
+def test_stage_that_occurs_often_is_run_wherever_its_inputs_are(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("stage score_frames", world, store, "--set", "score_frames.instruction=information_needed") == 0
+    paths = capsys.readouterr().out.splitlines()
+    assert len(paths) == len(set(paths)) == 4 and all((Path(path) / "record.json").exists() for path in paths)
+
+
+def test_occurrences_of_a_stage_that_wait_are_told(
+    store: Path, world: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    refined = next(id for id, record in records(store).items() if record.stage == "refine_localizer")
+    for id in Store(store).made_from(refined):
+        Store(store).remove(id)
+    Store(store).remove(refined)
+    assert sevila("stage score_frames", world, store, "--again") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert caplog.text.count("not built: score_frames needs localizer: refine_localizer has not been run") == 2
+
+
+def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("stage finetune_answerer", world, tmp_path) == 1
+    assert "finetune_answerer needs questions: list_questions has not been run on this" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("chain.training_split=test", "is the split that is evaluated"),
+        ("chain.training_split=all", "questions of it are evaluated too"),
+        ("chain.pretraining_dataset=nextq", "did you mean 'nextqa'"),
+        ("chain.iterations=0", "[chain] iterations = 0"),
+        ('chain.selectors=["uniform", "uniform"]', "each once, and at least one, was wanted"),
+        ('chain.selectors=["best"]', "[chain] selectors.0 = 'best'"),
+        ("chain.kinds=full", "[chain] has no key 'kinds' (did you mean 'kind'?)"),
+        ("score_frames.prompt=moment", "--set chain.kind=forward"),
+    ],
+)
+def test_senseless_chain_is_refused_before_any_work(
+    world: Path, tmp_path: Path, setting: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", world, tmp_path, "--set", setting) == 1
+    assert told in capsys.readouterr().err
+    assert not {"sample_frames", "answer_questions"} & {record.stage for record in records(tmp_path).values()}
+
+
+def test_pretrained_localizer_without_pretraining_must_be_another_than_the_untrained(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "chain.pretraining_dataset=", "--set", 'chain.selectors=["untrained", "pretrained"]')
+    assert sevila("run", world, tmp_path, *settings) == 1
+    assert "name a pretraining_dataset" in capsys.readouterr().err
+
+
+def test_oracle_keyframes_need_moments(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["moments"]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ("--annotations", f"{tmp_path / 'questions.jsonl'}", "--set", 'chain.selectors=["oracle"]')
+    assert sevila("run", world, tmp_path / "store", *more) == 1
+    assert "leave oracle out" in capsys.readouterr().err
+
+
+def test_forward_chain_of_the_same_recipe_reuses_what_the_full_chain_has_made(store: Path, world: Path) -> None:
+    before = set(records(store))
+    settings = ("--set", "chain.kind=forward", "--set", "select_keyframes.method=uniform")
+    assert sevila("run", world, store, *settings) == 0
+    assert not made_since(before, store)
+
+
+@pytest.mark.slow
+def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
+    store: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "docs" / "report.md"
+    assert sevila("results", world, store, "--seeds", "0", "1", "-o", str(written)) == 0
+    text = written.read_text()
+    assert "seeds 0, 1" in text and "sevila results" in text and "--seeds 0 1" in text
+    for seed in (0, 1):
+        [cells] = re.findall(rf"Seed {seed}:\n\n(\| keyframes \| answered .*?)\n\n", text + "\n\n", re.DOTALL)
+        [shown] = re.findall(rf"Seed {seed}:\n\n(\| keyframes \| zero-shot .*?)\n\n", text, re.DOTALL)
+        heads, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()]
+        values = {(row[0], head): cell for row in rows for head, cell in zip(heads[1:], row[1:], strict=True)}
+        for line in cells.splitlines()[2:]:
+            row, column, id = (cell.strip() for cell in line.strip("|").split("|"))
+            headline = next(r for r in Metrics(Store(store), id.strip("`")).rows("metrics") if r["is_headline"])
+            assert values[row, column] == f"{headline['accuracy_percent']:.1f}"
+    assert re.search(r"refined Localizer above pre-trained Localizer: \*\*.*\*\*, in [012] of 2 seeds", text)
+    before = set(records(store))
+    assert sevila("results", world, store, "--seeds", "0", "1") == 0
+    assert not made_since(before, store)
+    assert text.split("## Every setting")[1] == capsys.readouterr().out.split("## Every setting")[1].rstrip("\n") + "\n"
+
+
+def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sevila("results", world, tmp_path, "--set", "chain.kind=forward") == 1
+    assert "--set chain.kind=full" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""Reading a value per option from the Answerer, by letter or by text."""
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import SevilaError
+from pipeline.models.answerer import Answerer
+from pipeline.models.checkpoint import load_language, load_visual_prompt
+from pipeline.models.config import read_blip2_config
+from pipeline.models.verbalizer import Verbalizer
+from pipeline.prompts import single_frame_prefixes
+from pipeline.tiny_blip2 import write_tiny_blip2
+from stages.option_reader import OptionReader, Readout
+
+OPTIONS = [f"thing {number}" for number in range(28)]
+
+
+@pytest.fixture(scope="module")
+def answerer(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_blip2(folder, seed=0)
+    config = read_blip2_config(folder)
+    language = load_language(config, folder, Verbalizer(folder / "tokenizer.json"))
+    return Answerer(load_visual_prompt(config, folder, "blip2"), language)
+
+
+def reader(answerer: Answerer, readout: Readout) -> OptionReader:
+    return OptionReader(answerer, "multiple_choice", readout, batch_tokens=500, forced=False)
+
+
+def test_more_options_than_letters_are_refused_for_letters_only(answerer: Answerer) -> None:
+    question = {"question_id": "1", "question": "which?", "options": OPTIONS}
+    assert reader(answerer, "letter").refusal(question).startswith("too_many_options: ")
+    texts = reader(answerer, "text_per_token")
+    assert texts.refusal(question) == ""
+    (found,) = texts.read(torch.zeros(1, 1, 4, 32), texts.prepare([question]), single_frame_prefixes())
+    assert found.values.shape == (28,) and found.first_token_id is None
+
+
+@pytest.mark.parametrize("readout", ["letter", "text", "text_per_token"])
+def test_values_that_are_not_finite_are_an_error_that_names_the_question(answerer: Answerer, readout: Readout) -> None:
+    question = {"question_id": "dog#7", "question": "which?", "options": OPTIONS[:3]}
+    asking = reader(answerer, readout)
+    with pytest.raises(SevilaError, match=r"question 'dog#7': the Answerer gave .*nan"):
+        asking.read(torch.full((1, 1, 4, 32), np.nan), asking.prepare([question]), single_frame_prefixes())

@@ -1,0 +1,268 @@
+"""The three trainings on a few rendered videos, by the tiny BLIP-2 with random weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cache.errors import SevilaError
+from cache.store import Store
+from cli import main
+from pipeline.output import Snapshots
+from pipeline.training import Job, Task, train
+from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
+from stages.localizer_training import LabelledClip, LocalizerTask
+from stages.pretrain_localizer import PretrainLocalizer
+from stages.prompt_training import Split, split_by_video
+from tests.stages.training import FEW_STEPS, INPUTS, World, make_world, weights_of
+
+ROOT = Path(__file__).parents[2]
+KILLED = """
+import os, pickle, sys
+import torch, torch._dynamo, accelerate, transformers.optimization  # what children would import one by one
+import stages.chain, pipeline.models.checkpoint
+from pathlib import Path
+
+def counted(operation, left):
+    def run(*arguments, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            os._exit(9)
+        return operation(*arguments, **options)
+    return run
+
+def child(name, folder, point):
+    left = [point]
+    world = pickle.loads(Path(sys.argv[1]).read_bytes())
+    for operation in ("replace", "rename", "fsync", "unlink", "mkdir"):
+        setattr(os, operation, counted(getattr(os, operation), left))
+    torch.optim.AdamW.step = counted(torch.optim.AdamW.step, left)
+    world.train(name, Path(folder), {"checkpoint_minutes": 0})
+    os._exit(0)
+
+for argument in sys.argv[2:]:
+    name, folder, *points = argument.split(",")
+    for point in [*map(int, points), 10**9]:
+        pid = os.fork()
+        if pid == 0:
+            child(name, folder, point)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@contextmanager
+def silent(name: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    yield lambda step, figures: None
+
+
+def localizer_task(world: World, batch_tokens: int = 10**6, **config: Any) -> LocalizerTask:
+    """Six questions about two videos, every other frame labelled yes."""
+    clips = world.inputs["frames"].clips()
+    questions = [row for row in world.inputs["questions"].rows("questions")][:6]
+    samples = []
+    for row in questions:
+        stored = clips[row["video_id"], row["clip_id"]]["row"]
+        labels = np.arange(len(stored)) % 2 == 0
+        samples.append(LabelledClip(row["question_id"], row["video_id"], row["question"], stored, labels))
+    cfg = PretrainLocalizer(**{**FEW_STEPS, **config})
+    inputs = [world.inputs[name] for name in ("features", "backbone", "localizer")]
+    return LocalizerTask(cfg, Split(samples, []), *inputs, world.run(world.folder / "store"), batch_tokens, 1)
+
+
+def gradients(task: Task, samples: list[int], n_pieces: int) -> tuple[float, dict[str, Tensor]]:
+    """Summed loss and gradients of one batch, dropout off."""
+    task.module.eval().zero_grad()
+    pieces = task.cut(samples, 0)
+    assert len(pieces) >= n_pieces
+    total = 0.0
+    for data in task.stream(pieces):
+        loss = task.loss(data)
+        loss.backward()
+        total += loss.item()
+    return total, {name: parameter.grad.clone() for name, parameter in task.module.named_parameters()}
+
+
+def assert_same_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-6 * max(1.0, float(gradient.abs().max())))
+
+
+@pytest.mark.parametrize("name", list(INPUTS))
+def test_every_training_lowers_its_loss_and_writes_its_curves(world: World, tmp_path: Path, name: str) -> None:
+    trained = world.train(name, tmp_path, epochs=25, held_out_percent=13)
+    losses = [row["loss"] for row in trained.rows("curves")]
+    assert len(losses) == 75 and losses[-1] < losses[0] - 0.5  # 7 videos, 21 questions, 3 batches an epoch
+    figures = [row["figure"] for row in trained.rows("validation") if row["epoch"] == 24]
+    assert figures == (["accuracy"] if name == "finetune_answerer" else ["accuracy", "balanced_accuracy", "yes_share"])
+    assert trained.record.dropped == {"truncated": 3, "empty": 3}
+    assert not list(trained.path.rglob("*.state"))
+    prompt = trained.load(world.run(tmp_path), world.inputs["backbone"], "float32")
+    before = world.inputs["localizer"].load(world.run(tmp_path), world.inputs["backbone"], "float32").state_dict()
+    assert all(not torch.equal(tensor, before[key]) for key, tensor in prompt.state_dict().items())
+
+
+def test_a_training_changes_its_module_and_not_one_bit_of_anything_else(world: World, tmp_path: Path) -> None:
+    task = localizer_task(world)
+    language = task.language
+    before = {name: tensor.clone() for name, tensor in language.model.state_dict().items()}
+    own = {name: tensor.clone() for name, tensor in task.module.state_dict().items()}
+    run = world.run(tmp_path)
+    cfg = PretrainLocalizer(**FEW_STEPS)
+    train(Job("toy", "toy", cfg, run, Snapshots(tmp_path / "s"), lambda *arguments: task, silent))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in language.model.state_dict().items())
+    assert all(not torch.equal(tensor, own[name]) for name, tensor in task.module.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in language.model.parameters())
+    assert not any(module.training for module in language.model.modules())
+    parts = {name.split(".")[0] for name in own}
+    assert parts == {"layer_norm", "query_tokens", "qformer", "projection"}
+
+
+def test_the_q_former_trains_with_its_dropout_and_t5_without(world: World) -> None:
+    task = localizer_task(world)
+    (data,) = task.stream(task.cut([0, 1, 2], 0))
+    losses = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        task.module.train()
+        losses.append(task.loss(data).item())
+    assert losses[0] == losses[1] != losses[2]
+    task.module.eval()
+    torch.manual_seed(0)
+    once = task.loss(data).item()
+    assert task.loss(data).item() == once
+
+
+def test_pieces_of_a_batch_add_up_to_its_loss_and_gradients(world: World) -> None:
+    samples = [3, 0, 4, 1]
+    loss, whole = gradients(localizer_task(world), samples, 1)
+    again, pieces = gradients(localizer_task(world, batch_tokens=100), samples, 3)
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert_same_gradients(pieces, whole)
+
+
+def test_a_frame_of_several_questions_passes_the_q_former_once(world: World) -> None:
+    task = localizer_task(world, frames_per_question=8)
+    samples = [0, 1, 2]  # of one video
+    (data,) = task.stream(task.cut(samples, 0))
+    assert len(data.rows) == 24 and len(data.features) == 8
+
+
+def test_frames_are_drawn_anew_each_epoch_one_from_each_part_of_the_clip(world: World) -> None:
+    task = localizer_task(world)
+
+    def drawn(epoch: int) -> list[int]:
+        (piece,) = task.cut([0], epoch)
+        return [row.stored[0] for row in piece.rows]
+
+    draws = [drawn(epoch) for epoch in range(20)]
+    assert draws[0] == drawn(0) and len({tuple(draw) for draw in draws}) > 5
+    assert all([row // 2 for row in draw] == [0, 1, 2, 3] for draw in draws)  # 8 frames, 4 parts of 2
+    assert {row for draw in draws for row in draw} == set(range(8))
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(world: World) -> None:
+    def kept(checkpointing: bool) -> tuple[int, dict[str, Tensor]]:
+        task = localizer_task(world, gradient_checkpointing=checkpointing)
+        task.module.eval()
+        (data,) = task.stream(task.cut([0, 1, 2, 3], 0))
+        sizes = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = task.loss(data)
+        loss.backward()
+        return sum(sizes), {name: parameter.grad for name, parameter in task.module.named_parameters()}
+
+    (plain_bytes, plain), (saving_bytes, saving) = kept(False), kept(True)
+    assert saving_bytes < 0.7 * plain_bytes
+    assert all(torch.equal(saving[name], gradient) for name, gradient in plain.items())
+
+
+def test_held_out_videos_are_a_fixed_share_and_no_question_of_theirs_is_trained_on(world: World) -> None:
+    samples = [LabelledClip(f"q{n}", f"v{n // 3}", "", np.zeros(1, int), np.zeros(1, bool)) for n in range(300)]
+    split = split_by_video(samples, 5.0, 0, "toy")
+    videos = [{sample.video_id for sample in part} for part in (split.train, split.held_out)]
+    assert len(videos[0]) == 95 and len(videos[1]) == 5 and not videos[0] & videos[1]
+    assert len(split.held_out) == 15 and split == split_by_video(samples, 5.0, 0, "toy")
+    assert split.held_out != split_by_video(samples, 5.0, 1, "toy").held_out
+    assert not split_by_video(samples[:9], 5.0, 0, "toy").held_out
+
+
+def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) -> None:
+    together = world.train("finetune_answerer", tmp_path)
+    alone = world.train("finetune_answerer", tmp_path, method="vote")
+    assert together.id != alone.id and weights_of(together) != weights_of(alone)
+    inputs = [world.inputs[name] for name in ("features", "backbone", "answerer")]
+    for method, shapes in (("concatenate", [(2, 3)]), ("vote", [(6, 1)])):
+        cfg = FinetuneAnswerer(method=method)
+        row = world.inputs["keyframes"].rows("keyframes")[0]
+        question = world.answered(row)
+        task = AnswererTask(cfg, Split([question] * 2, []), *inputs, world.run(tmp_path), 10**6, 1)
+        data = list(task.stream(task.cut([0, 1], 0)))
+        assert [piece.where.shape for piece in data] == shapes
+
+
+def test_questions_that_cannot_be_trained_on_are_counted_by_reason(world: World, tmp_path: Path) -> None:
+    bare = make_world(tmp_path / "bare", videos=3, moments=False, answers=1)
+    with pytest.raises(SevilaError, match=r"no question to train on: .*no_moments.*wanted questions with labelled"):
+        bare.train("pretrain_localizer", tmp_path / "store")
+    trained = bare.train("finetune_answerer", tmp_path / "store")
+    assert trained.record.dropped == {"no_answer": 8}
+
+
+@pytest.mark.slow
+def test_a_killed_training_stage_resumes_to_the_same_weights(world: World, tmp_path: Path) -> None:
+    (tmp_path / "world").write_bytes(pickle.dumps(world))
+    points = np.random.default_rng(1).integers(1, 30, (3, 3)).tolist()
+    orders = [",".join(map(str, [name, tmp_path / name, *killed])) for name, killed in zip(INPUTS, points, strict=True)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "world"), *orders],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.stdout.split() == ["9", "9", "9", "0"] * 3, f"{points}: {done.stdout} {done.stderr}"
+    for name in INPUTS:
+        store, wanted = tmp_path / name, world.train(name, tmp_path / "whole", {"checkpoint_minutes": 0})
+        found = world.train(name, store)
+        assert found.id == wanted.id and weights_of(found) == weights_of(wanted)
+        assert found.record.files["validation.parquet"] == wanted.record.files["validation.parquet"]
+        assert not list((store / "artifacts").rglob("*.part")) and not list((store / "artifacts").rglob("*.state"))
+        assert not list((store / "partial").iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_localizer_with_the_losses_of_one(tmp_path: Path) -> None:
+    still = make_world(tmp_path / "world", videos=3, dropout=0.0)
+    # So slow that both stay at the same weights, and each step's loss and gradient can be compared.
+    slow = {"learning_rate": 1e-12, "batch_size": 4}
+    one = still.train("pretrain_localizer", tmp_path / "one", **slow)
+    two = still.train("pretrain_localizer", tmp_path / "two", {"processes": 2}, **slow)
+    for name in ("loss", "gradient_norm"):
+        found, wanted = ([row[name] for row in trained.rows("curves")] for trained in (two, one))
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_command_knows_processes_and_tensorboard(tmp_path: Path) -> None:
+    assert main(["plan", "nextqa", "--store", str(tmp_path), "--processes", "2", "--tensorboard", str(tmp_path)]) == 0
+    assert not list(Store(tmp_path))

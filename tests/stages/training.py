@@ -1,0 +1,131 @@
+"""A few rendered videos with known moments, their features in a store, and every kind of training on them."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import stages.chain  # noqa: F401 - declares the stages
+from cache.store import Store
+from pipeline.build import build
+from pipeline.output import Output
+from pipeline.prompts import PROMPT_STYLES
+from pipeline.sources import Sources
+from pipeline.stage import STAGES, Config, RunContext, Stage
+from stages.finetune_answerer import AnsweredQuestion
+from stages.label_frames import PseudoLabels
+from stages.visual_prompt_weights import FILE
+from tests.small_world import write_small_world
+
+INPUTS = {
+    "pretrain_localizer": ("questions", "frames", "features", "backbone", "localizer"),
+    "refine_localizer": ("questions", "frames", "features", "backbone", "localizer", "labels"),
+    "finetune_answerer": ("questions", "keyframes", "features", "backbone", "answerer"),
+}
+# The demo's eight readable videos make three questions each; a few steps of all of them.
+FEW_STEPS = {"epochs": 2, "batch_size": 9, "warmup_steps": 1, "learning_rate": 1e-3}
+
+
+@dataclass
+class World:
+    """Where everything lies, and the artifacts that trainings read."""
+
+    folder: Path
+    inputs: dict[str, Any]
+
+    def run(self, store: Path, **changes: Any) -> RunContext:
+        places = {"annotations": [str(self.folder / "questions.jsonl")], "videos": [str(self.folder / "videos")]}
+        places["weights"] = [f"tiny-blip2={self.folder / 'tiny-blip2'}"]
+        found = Store(store)
+        return RunContext(found, device="cpu", sources=Sources(found.digests, places), **changes)
+
+    def train(self, name: str, store: Path, run: dict[str, Any] | None = None, **config: Any) -> Any:
+        """Run a training stage into a store of its own; inputs are read from where they lie."""
+        stage = STAGES[name]
+        inputs = [self.inputs[which] for which in INPUTS[name]]
+        return build(stage, stage.config(**{**FEW_STEPS, **config}), self.run(store, **(run or {})), inputs)
+
+    def answered(self, keyframes: dict[str, Any]) -> AnsweredQuestion:
+        """The question of a row of Keyframes, as the Answerer is trained on it."""
+        questions = {row["question_id"]: row for row in self.inputs["questions"].rows("questions")}
+        row = questions[keyframes["question_id"]]
+        text = PROMPT_STYLES["multiple_choice"].answer(row["question"], row["options"])
+        stored, right = tuple(keyframes["rows"]), row["answer_index"]
+        return AnsweredQuestion(row["question_id"], row["video_id"], text, stored, len(row["options"]), right)
+
+
+def weights_of(trained: Any) -> bytes:
+    return Path(trained.path / FILE).read_bytes()
+
+
+def make_world(folder: Path, videos: int = 10, moments: bool = True, answers: int = 30, dropout: float = 0.1) -> World:
+    """Render the demo's videos (the last two of its ten cannot be read) and prepare what trainings read.
+
+    Each video's three questions are answered by its first, second and last two seconds.
+
+    Args:
+        videos: how many are asked about.
+        answers: how many questions have a known answer.
+        dropout: of the Q-Former.
+    """
+    write_small_world(folder)
+    with (folder / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))[: 3 * videos]
+    (folder / "questions.csv").unlink()
+    lines = []
+    for number, row in enumerate(rows):
+        options = [row[f"a{index}"] for index in range(4) if row[f"a{index}"]]
+        line: dict[str, Any] = {"video": row["video"], "question": row["question"], "options": options}
+        line |= {"answer": row["answer"]} if number < answers else {}
+        lines.append(line | ({"moments": [[[0, 2], [2, 4], [4, 6]][number % 3]]} if moments else {}))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _set_dropout(folder / "tiny-blip2" / "config.json", dropout)
+    world = World(folder, {})
+    run = world.run(folder / "store")
+    sources = run.sources
+    assert sources is not None
+
+    def step(name: str, *inputs: Any, **config: Any) -> Any:
+        stage = STAGES[name]
+        return build(stage, stage.config(**config), run, inputs)
+
+    backbone = step("import_backbone", sources.weights("tiny-blip2"), weights="tiny-blip2")
+    questions = step("list_questions", sources.annotations("plain", ""))
+    frames = step("sample_frames", sources.videos("plain", questions), frames=8, size=28)
+    world.inputs |= {
+        "backbone": backbone,
+        "questions": questions,
+        "frames": frames,
+        "features": step("extract_features", frames, backbone),
+        "localizer": step("init_localizer", backbone, None),
+        "answerer": step("init_answerer", backbone, None),
+        "keyframes": step("select_keyframes", questions, frames, None, method="uniform", k=3),
+        "labels": build(LABEL_EVERY_OTHER_FRAME, Config(), run, [questions, frames]),
+    }
+    return world
+
+
+def _set_dropout(path: Path, dropout: float) -> None:
+    config = json.loads(path.read_text())
+    config["qformer_config"] |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    path.write_text(json.dumps(config))
+
+
+def _label_every_other_frame(cfg: Config, run: RunContext, questions: Any, frames: Any, *, out: Output) -> None:
+    """Labels that depend on no model."""
+    clips, rows = frames.clips(), []
+    for question in questions.rows("questions"):
+        clip = clips.get((question["video_id"], question["clip_id"]))
+        for position in range(0 if clip is None else len(clip["row"])):
+            row = {"question_id": question["question_id"], "video_id": question["video_id"], "position": position}
+            row |= {"frame_index": int(clip["frame_index"][position]), "seconds": float(clip["seconds"][position])}
+            rows.append(row | {"label": position % 2 == 0, "prediction": 0, "option_logits": [], "truncated": False})
+    out.write_rows("pseudo_labels", rows)
+    out.write_rows("verdicts", [])
+
+
+# Not declared by @stage, so that recipes and commands do not know it.
+LABEL_EVERY_OTHER_FRAME = Stage(
+    "label_every_other_frame", 1, PseudoLabels, Config, ("questions", "frames"), False, _label_every_other_frame
+)
