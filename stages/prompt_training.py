@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cache.errors import SevilaError
+from cache.shards import SeriesReader
 from pipeline.output import Output
 from pipeline.stage import RunContext
 from pipeline.training import Job, Piece, Task, Training, train
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 log = logging.getLogger("sevila")
+
+HELD_BYTES = 1 << 30  # features of all videos together that are kept in memory once they were read
 
 
 class Row(NamedTuple):
@@ -106,6 +109,9 @@ class FrameReader:
     def __init__(self, features: Features, video_of: Callable[[int], str]) -> None:
         self._features = features
         self._video_of = video_of
+        files = [file for name, file in features.record.files.items() if name.endswith(".h5")]
+        self._holds = sum(file["size_bytes"] for file in files) <= HELD_BYTES
+        self._held: dict[str, np.ndarray] = {}
 
     def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
         """Yield the pieces' features, the next piece being read meanwhile."""
@@ -118,11 +124,18 @@ class FrameReader:
             for row in piece.rows:
                 wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
             groups = [(video_id, sorted(rows)) for video_id, rows in sorted(wanted.items())]
-            array = np.concatenate([reader.read(video_id, as_slice(rows)) for video_id, rows in groups])
+            array = np.concatenate([self._frames(reader, video_id, rows) for video_id, rows in groups])
             places = [(video_id, row) for video_id, rows in groups for row in rows]
             place = {key: number for number, key in enumerate(places)}
             where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in piece.rows]
             yield Data(piece.rows, array, np.array(where))
+
+    def _frames(self, reader: SeriesReader, video_id: str, rows: list[int]) -> np.ndarray:
+        if not self._holds:
+            return reader.read(video_id, as_slice(rows))
+        if video_id not in self._held:
+            self._held[video_id] = reader.read(video_id, slice(None))
+        return self._held[video_id][rows]
 
 
 def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:

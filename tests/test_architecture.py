@@ -25,6 +25,7 @@ OWNERS = {
     "transformers": {"pipeline"},
     "tokenizers": {"pipeline"},
     "webvtt": {"pipeline"},
+    "accelerate": {"pipeline"},
     "tqdm": {"stages"},
     "prefect": {"flows"},
 }
