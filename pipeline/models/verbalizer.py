@@ -84,6 +84,14 @@ class Verbalizer:
             self._prefixes[wanted] = [encoding.ids for encoding in encodings]
         return self._prefixes[wanted]
 
+    def pieces(self) -> list[str]:
+        """Return every token in the order of ids, "▁" for a space."""
+        return [self._tokenizer.id_to_token(id) for id in range(self.vocabulary_size)]
+
+    def word_id(self, word: str) -> int:
+        """Return the id of a word that is one token; raises `CheckpointError` if it is not."""
+        return self._ids_of(word, [SPACE + word])[0]
+
     def _tokens(self, text: str) -> list[str]:
         return self._tokenizer.encode(text, add_special_tokens=False).tokens
 

@@ -19,7 +19,7 @@ COLOURS = {
     "pink": (245, 130, 175),
     "white": (240, 240, 240),
 }
-SHAPES = ("square", "circle", "triangle", "diamond", "cross", "ring", "star", "moon")
+SHAPES = ("square", "dot", "triangle", "bar", "cross", "ring", "pole", "moon")
 NOTHING = -1  # as a shape: only the background is to be seen
 
 
@@ -43,6 +43,7 @@ class Look:
     tint: np.ndarray  # [N, 3] factor on every channel
     noise: np.ndarray  # [N] standard deviation of pixel noise
     spots: np.ndarray  # [N] strength of a coarse random pattern behind the things
+    turn: np.ndarray  # [N] angle in radians by which things are turned
 
 
 def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -59,6 +60,8 @@ def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.
     picture += coarse[:, where][:, :, where]
     u = (grid[None, None, :] - things.x[:, None, None]) / things.radius[:, None, None]
     v = (grid[None, :, None] - things.y[:, None, None]) / things.radius[:, None, None]
+    sine, cosine = np.sin(look.turn)[:, None, None], np.cos(look.turn)[:, None, None]
+    u, v = cosine * u + sine * v, cosine * v - sine * u
     inside = np.zeros((n, size, size), dtype=np.float32)
     for index, name in enumerate(SHAPES):
         chosen = np.flatnonzero(things.shape == index)
@@ -76,22 +79,19 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Return roughly how far a point lies outside a shape (negative: inside), in units of the shape's radius."""
     match shape:
         case "square":
-            return np.maximum(abs(u), abs(v)) - 0.8
-        case "circle":
-            return np.hypot(u, v) - 0.9
+            return np.maximum(abs(u), abs(v)) - 0.85
+        case "dot":
+            return np.hypot(u, v) - 0.45
         case "triangle":
-            return np.maximum(v - 0.75, (2 * abs(u) - v - 1) / 2.24)
-        case "diamond":
-            return (abs(u) / 0.6 + abs(v) - 1) * 0.5
+            return np.maximum(v - 0.8, (2 * abs(u) - v - 1) / 2.24)
+        case "bar":
+            return np.maximum(abs(u) - 1, abs(v) - 0.35)
+        case "pole":
+            return np.maximum(abs(u) - 0.35, abs(v) - 1)
         case "cross":
-            return np.minimum(
-                np.maximum(abs(u) - 0.95, abs(v) - 0.28),
-                np.maximum(abs(v) - 0.95, abs(u) - 0.28),
-            )
+            return np.minimum(np.maximum(abs(u) - 1, abs(v) - 0.25), np.maximum(abs(v) - 1, abs(u) - 0.25))
         case "ring":
-            return abs(np.hypot(u, v) - 0.72) - 0.2
-        case "star":
-            return (np.sqrt(abs(u)) + np.sqrt(abs(v)) - 1.05) * 0.6
+            return abs(np.hypot(u, v) - 0.8) - 0.2
         case "moon":
-            return np.maximum(np.hypot(u, v) - 0.95, 0.8 - np.hypot(u - 0.5, v))
+            return np.maximum(np.hypot(u, v) - 1, 0.85 - np.hypot(u - 0.55, v))
     raise ValueError(f"no shape is called {shape!r}")

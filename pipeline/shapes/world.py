@@ -17,6 +17,8 @@ EVENTS = 5
 EVENT_FRAMES = (6, 7, 8)  # of 64, of which the chain samples every second one: an event fills 3 or 4 sampled frames
 GAP_FRAMES = 2  # at least so many frames of nothing around every event
 N_OPTIONS = 5
+CAST = (1.0, 0.75, 0.55)  # the light in which all videos are taken; the backbone's images are taken in white light
+REACH = 0.32  # things move from the middle this far, so that only their later frames tell where they go
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
 STATEMENTS = {"nowhere": "stays.", **{motion: f"moves {motion}." for motion in ("left", "right", "up", "down")}}
 
@@ -140,14 +142,14 @@ def things_of(events: list[Event], rng: np.random.Generator) -> Things:
     x, y, radius = np.full(FRAMES, 0.5), np.full(FRAMES, 0.5), np.full(FRAMES, 0.2)
     for event in events:
         frames = np.arange(event.start, event.stop)
-        along = np.linspace(-0.3, 0.3, len(frames))
         dx, dy = MOTIONS[event.motion]
-        place = rng.uniform(0.25, 0.75, 2)
+        along = np.linspace(0, REACH, len(frames))
+        start = rng.uniform(0.45, 0.55, 2)
         colour[frames] = list(COLOURS).index(event.colour)
         shape[frames] = SHAPES.index(event.shape)
-        x[frames] = 0.5 + dx * along if dx else place[0]
-        y[frames] = 0.5 + dy * along if dy else place[1]
-        radius[frames] = rng.uniform(0.16, 0.2)
+        x[frames] = start[0] + dx * along
+        y[frames] = start[1] + dy * along
+        radius[frames] = rng.uniform(0.2, 0.25)
     return Things(colour, shape, x, y, radius)
 
 
@@ -159,17 +161,19 @@ def clean_look(n: int, rng: np.random.Generator) -> Look:
         tint=np.ones((n, 3)),
         noise=np.full(n, 0.01),
         spots=np.zeros(n),
+        turn=np.zeros(n),
     )
 
 
 def video_look(n: int, rng: np.random.Generator) -> Look:
     """Return the look of one video's n frames: tinted, uneven, noisy; unlike the backbone's images."""
     background = rng.uniform(0.1, 0.35, 3) + rng.uniform(0, 0.1)
-    tint = np.array([1.0, 0.85, 0.7]) * rng.uniform(0.8, 1.0)
+    tint = np.array(CAST) * rng.uniform(0.9, 1.0, 3)
     return Look(
         background=np.repeat(background[None], n, axis=0),
         slope=np.repeat(rng.uniform(-0.2, 0.2, (1, 2)), n, axis=0),
         tint=np.repeat(tint[None], n, axis=0),
         noise=np.full(n, rng.uniform(0.03, 0.06)),
         spots=np.full(n, rng.uniform(0.03, 0.06)),
+        turn=np.zeros(n),
     )
