@@ -13,6 +13,7 @@ from stages.answer_questions import answer_questions
 from stages.chain_checks import (
     check_frame_size,
     check_full,
+    check_moments,
     check_splits,
     knows_moments,
     tell_odd_prompts,
@@ -42,14 +43,18 @@ LOCALIZERS = {"untrained", "pretrained", "refined"}  # the selectors that need o
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Any]:
-    """Return the chain that the recipe asks for: `forward`, which returns metrics, or `full`, which returns results."""
-    return full if recipe.chain.kind == "full" else forward
+    """Return the chain that the recipe asks for: `forward`, which returns metrics, or `full`, which returns results.
+
+    Queries for moments have no answers to train on or to evaluate: their full chain is `forward` behind a pre-training.
+    """
+    return full if recipe.chain.kind == "full" and recipe.config(score_frames).prompt != "moment" else forward
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     """Inference: questions -> frames -> features -> scores -> keyframes -> answers -> metrics.
 
-    Queries that ask for moments of the video have no options to answer with: scores -> moments -> metrics.
+    Queries that ask for moments of the video have no options to answer with: scores -> moments -> metrics; with
+    chain.kind = "full" the Localizer is pre-trained on the moments of chain.training_split first (paper section 4.5).
     """
     listing = recipe.config(list_questions)
     tell_odd_prompts(recipe)
@@ -65,6 +70,11 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     answerer = None if asks_for_moments else step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
 
     questions = step(list_questions, sources.annotations(listing.dataset, listing.split))
+    if asks_for_moments and recipe.chain.kind == "full":
+        known = _questions(step, sources, listing.dataset, recipe.chain.training_split)
+        check_moments(recipe, questions, known)
+        training = _split(step, sources, listing.dataset, known, backbone)
+        localizer = step(pretrain_localizer, *training.read, backbone, localizer)
     frames = step(sample_frames, sources.videos(listing.dataset, questions))
     features = step(extract_features, frames, backbone)
     scores = step(score_frames, questions, frames, features, backbone, localizer) if localizer else None

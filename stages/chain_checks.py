@@ -46,11 +46,6 @@ def _tell_odd(recipe: Recipe, dataset: str, *stages: str) -> None:
 def check_full(recipe: Recipe) -> None:
     """Refuse a full chain that cannot come to anything."""
     chain, listing = recipe.chain, recipe.config_of("list_questions")
-    if recipe.config_of("score_frames").prompt == "moment":
-        raise RecipeError(
-            "[score_frames] prompt = 'moment' asks for moments, and the full chain for answers: --set chain.kind=forward, "
-            "or a recipe of questions with options"
-        )
     splits = {"training_split": (listing.dataset, chain.training_split)}
     splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
     for key, split in splits.items():
@@ -64,23 +59,39 @@ def check_full(recipe: Recipe) -> None:
         )
 
 
+def check_moments(recipe: Recipe, evaluated: Questions, training: Questions) -> None:
+    """Refuse to pre-train on moments that are evaluated, or where there are none."""
+    chain, listing = recipe.chain, recipe.config_of("list_questions")
+    if chain.training_split == listing.split:
+        raise RecipeError(
+            f"[chain] training_split = {listing.split!r} is the split that is evaluated; name another one, or "
+            "--set chain.kind=forward to train nothing"
+        )
+    _check_unseen(evaluated, training, "training_split")
+    _check_taught(training, "training_split")
+
+
 def check_splits(recipe: Recipe, evaluated: Questions, training: Questions, pretraining: Questions | None) -> None:
     """Refuse to learn from what is evaluated, and oracle keyframes where nobody knows the true moments."""
     for key, learned in (("training_split", training), ("pretraining_split", pretraining)):
         if learned is not None:
             _check_unseen(evaluated, learned, key)
-    if pretraining is not None and _exists(pretraining) and not knows_moments(pretraining):
-        raise RecipeError(
-            f"[chain] pretraining_split = {pretraining.record.config['split']!r} of "
-            f"{pretraining.record.config['dataset']} knows no moments to pre-train the Localizer on; name another one, or "
-            "an empty pretraining_dataset"
-        )
+    if pretraining is not None:
+        _check_taught(pretraining, "pretraining_split")
     for questions in (evaluated, training):
         if "oracle" in recipe.chain.selectors and _exists(questions) and not knows_moments(questions):
             split = questions.record.config["split"]
             raise RecipeError(
                 f"[chain] selectors: oracle keyframes lie in the true moments, but split {split!r} knows none; leave oracle out"
             )
+
+
+def _check_taught(learned: Questions, key: str) -> None:
+    if _exists(learned) and not knows_moments(learned):
+        raise RecipeError(
+            f"[chain] {key} = {learned.record.config['split']!r} of {learned.record.config['dataset']} knows no moments to "
+            "pre-train the Localizer on; name another one, or an empty pretraining_dataset"
+        )
 
 
 def _check_unseen(evaluated: Questions, learned: Questions, key: str) -> None:

@@ -79,7 +79,7 @@ def _demo_places(store: Path, seed: int) -> dict[str, list[str]]:
 
 def results(options: argparse.Namespace) -> None:
     """Run a recipe's full chain for several seeds and write the report."""
-    from stages.chain import chain_of
+    from stages.chain import chain_of, full
     from stages.seed_report import SeedRun, report
     from stages.steps import Run
 
@@ -89,12 +89,12 @@ def results(options: argparse.Namespace) -> None:
         if own_world:
             vars(options).update(_demo_places(options.store, seed))
         recipe, run, sources = _context(options, seed=seed)
-        if recipe.chain.kind != "full":
+        if chain_of(recipe) is not full:
             raise RecipeError(
-                f"recipe {recipe.name!r} has the forward chain, whose numbers have no seed: --set chain.kind=full"
+                f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
             )
         steps, started = Run(recipe, run), time.perf_counter()
-        found = chain_of(recipe)(recipe, steps, sources)
+        found = full(recipe, steps, sources)
         runs.append(SeedRun(seed, found, steps.made, time.perf_counter() - started))
     text = report(recipe, runs, options.told_as)
     if options.output is None:

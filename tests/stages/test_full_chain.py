@@ -195,7 +195,6 @@ def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
         ('chain.selectors=["uniform", "uniform"]', "each once, and at least one, was wanted"),
         ('chain.selectors=["best"]', "[chain] selectors.0 = 'best'"),
         ("chain.kinds=full", "[chain] has no key 'kinds' (did you mean 'kind'?)"),
-        ("score_frames.prompt=moment", "--set chain.kind=forward"),
     ],
 )
 def test_senseless_chain_is_refused_before_any_work(
@@ -288,3 +287,29 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
 def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("results", world, tmp_path, "--set", "chain.kind=forward") == 1
     assert "--set chain.kind=full" in capsys.readouterr().err
+
+
+def test_full_chain_of_moment_queries_pretrains_the_localizer_before_it_retrieves(
+    world: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(records(store))
+    settings = ("--set", "score_frames.prompt=moment", "--set", "pretrain_localizer.prompt=moment")
+    assert sevila("run", world, store, *settings) == 0
+    made = made_since(before, store)
+    assert made == {"pretrain_localizer": 1, "score_frames": 1, "select_keyframes": 1, "evaluate_localization": 1} | {
+        "retrieve_moments": 1,
+        "evaluate_moments": 1,
+    }
+    scores = next(
+        record for id, record in records(store).items() if id not in before and record.stage == "score_frames"
+    )
+    assert str(scores.inputs["localizer"]).startswith("pretrain_localizer-")
+    assert "R1" in capsys.readouterr().out
+
+
+def test_moments_that_are_evaluated_are_not_trained_on(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "score_frames.prompt=moment", "--set", "chain.training_split=test")
+    assert sevila("run", world, tmp_path, *settings) == 1
+    assert "training_split = 'test' is the split that is evaluated" in capsys.readouterr().err
