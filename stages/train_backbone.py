@@ -1,21 +1,83 @@
-"""Stand-in: nothing is trained."""
+"""The tiny backbone of the Shapes world, trained from scratch and then frozen, as BLIP-2 is."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from pydantic import Field
 
+from cache.tables import Schema
 from pipeline.output import Output
 from pipeline.stage import Config, RunContext, stage
 from stages.import_backbone import Backbone
+from stages.progress import steps_bar
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+class TrainedBackbone(Backbone):
+    """A backbone that holds its own weights, and what they can do on held-out texts and images."""
+
+    tables = {"figures": Schema(1, phase="string", figure="string", share="float64")}
+
+    def folder(self, run: RunContext) -> Path:
+        """Return the artifact's own folder; raises `CorruptArtifactError` if a file of the weights has changed."""
+        for name in FILES:
+            self.checked_file(name)
+        return self.path
 
 
 class TrainBackbone(Config):
-    """Stand-in."""
+    """How long each phase lasts."""
 
-    seed: int = Field(0, ge=0, description="seed")
+    seed: int = Field(0, ge=0, description="seed of the weights, texts and images")
+    reading_steps: int = Field(1300, ge=1, description="steps of the language model on written frames and questions")
+    seeing_steps: int = Field(500, ge=1, description="steps of the ViT on single images")
+    telling_steps: int = Field(400, ge=1, description="steps of the Q-Former, ViT and language model being frozen")
+    batch_size: int = Field(128, ge=4, description="texts or images of one step")
 
 
-@stage(version=1, output=Backbone)
+@stage(version=1, output=TrainedBackbone, resumes=True)
 def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
-    """Stand-in."""
-    raise NotImplementedError
+    """Train a tiny BLIP-2 from scratch on single images and text of the Shapes world, never on its videos or questions.
+
+    On the CPU, whatever the device of the run: the same bytes for the same number of threads. Killed, it goes on from the last
+    finished phase.
+    """
+    from pipeline.models.checkpoint import check_blip2
+    from pipeline.models.config import read_blip2_config
+    from pipeline.shapes.backbone import PHASES, ShapesBackbone, read_state
+
+    backbone = ShapesBackbone(out.folder, cfg.seed)
+    steps = {"read": cfg.reading_steps, "see": cfg.seeing_steps, "tell": cfg.telling_steps}
+    out.snapshots.settle({"phases": list(PHASES)})
+    kept = out.snapshots.newest(lambda path: (int(path.stem), read_state(path)))
+    n_done = 0
+    if kept is not None:
+        n_done = kept[0]
+        backbone.load_state(kept[1])
+    for number, phase in enumerate(PHASES[n_done:], start=n_done + 1):
+        with out.phase(phase):
+            backbone.train(phase, steps[phase], cfg.batch_size, steps_bar)
+        out.snapshots.save(number, backbone.save_state)
+    backbone.save()
+    out.write_rows(
+        "figures",
+        [
+            {"phase": phase, "figure": figure, "share": share}
+            for phase, figures in backbone.figures().items()
+            for figure, share in figures.items()
+        ],
+    )
+    config = read_blip2_config(out.folder)
+    check_blip2(config, out.folder)
+    content = {
+        "name": "",  # nothing that could be found elsewhere
+        "files": {},
+        "feature_shape": list(config.feature_shape),
+        "image_size": config.image_size,
+    }
+    (out.folder / "backbone.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+    for name in (*FILES, "backbone.json"):
+        out.add_file(name)

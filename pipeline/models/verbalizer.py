@@ -86,7 +86,7 @@ class Verbalizer:
 
     def pieces(self) -> list[str]:
         """Return every token in the order of ids, "▁" for a space."""
-        return [self._tokenizer.id_to_token(id) for id in range(self.vocabulary_size)]
+        return [token for token, _ in sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])]
 
     def word_id(self, word: str) -> int:
         """Return the id of a word that is one token; raises `CheckpointError` if it is not."""

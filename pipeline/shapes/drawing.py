@@ -43,7 +43,6 @@ class Look:
     tint: np.ndarray  # [N, 3] factor on every channel
     noise: np.ndarray  # [N] standard deviation of pixel noise
     spots: np.ndarray  # [N] strength of a coarse random pattern behind the things
-    turn: np.ndarray  # [N] angle in radians by which things are turned
 
 
 def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -60,8 +59,6 @@ def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.
     picture += coarse[:, where][:, :, where]
     u = (grid[None, None, :] - things.x[:, None, None]) / things.radius[:, None, None]
     v = (grid[None, :, None] - things.y[:, None, None]) / things.radius[:, None, None]
-    sine, cosine = np.sin(look.turn)[:, None, None], np.cos(look.turn)[:, None, None]
-    u, v = cosine * u + sine * v, cosine * v - sine * u
     inside = np.zeros((n, size, size), dtype=np.float32)
     for index, name in enumerate(SHAPES):
         chosen = np.flatnonzero(things.shape == index)

@@ -24,7 +24,7 @@ from pipeline.shapes.world import (
     video_look,
 )
 
-VIDEOS = {"train": 100, "val": 40, "test": 80, "moments": 40}
+VIDEOS = {"train": 140, "val": 40, "test": 80, "moments": 20}
 """Videos of each split; splits share none. `moments` has queries for moments, the others have questions."""
 QUERIES = "moments"
 

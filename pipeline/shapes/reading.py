@@ -1,196 +1,108 @@
-"""What the Shapes backbone's language model learns to read: written frames, and questions about them.
+"""Phase 1 of the Shapes backbone: T5 learns to answer and to judge, on text alone.
 
-A frame is written as four words, as many as the Q-Former will give visual tokens: colour, shape, and where across and down.
-Text and words are put together exactly as the chain puts text and visual tokens together. No video and no question of any
-split is used: all is drawn anew.
+Shapes: R samples, K frames a sample, Q words a frame, D language width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Callable, Sequence
+from functools import cache
 
-from pipeline import prompts
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.models.language import Language
 from pipeline.models.verbalizer import Verbalizer
+from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, LETTERS, THINGS
-from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, statement
+from pipeline.shapes.optimising import Show, optimise
+from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY
+from pipeline.shapes.writing import Sample, Writer
 
-Written = tuple[str, str, str, str]  # a frame in words: colour, shape, across, down
-NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
-EDGES = (0.34, 0.66)  # of the middle of a frame
-TYPES = ("colour", "shape", "motion", "after")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Frames in words, a prompt and its target as token ids, and which of the target's tokens matters."""
-
-    frames: list[Written]
-    text: list[int]
-    target: list[int]
-    telling: int
+LEARNING_RATE, BIAS_LEARNING_RATE = 2e-3, 2e-2  # relative position biases learn too slowly otherwise
+SINGLE_SHARE = 0.25  # of the steps, the first ones, read single frames only
+SEVERAL = (4, 4, 3, 4, 2)  # frames of the later steps, in turn
+AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
+WRONG_WORDS = 0.05  # share of words in a written frame that say something else
+TELLING_WEIGHT, OTHER_WEIGHT = 1.0, 0.1  # of target tokens: "Option" and the end are learned in no time
 
 
-@dataclass(frozen=True)
-class _Event:
-    colour: str
-    shape: str
-    motion: str
-    start: tuple[float, float]
+def train_reading(language: Language, seed: int, steps: int, batch: int, show: Show) -> None:
+    """Train all of T5 on `steps` batches of written frames."""
+    model = language.model.requires_grad_(True)
+    writer, noise = Writer(language.verbalizer, seed), torch.Generator().manual_seed(seed)
+    biases = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" in name]
+    rest = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" not in name]
+    groups = [{"params": rest, "lr": LEARNING_RATE}, {"params": biases, "lr": BIAS_LEARNING_RATE}]
 
-    @property
-    def thing(self) -> str:
-        return f"{self.colour} {self.shape}"
-
-
-def written(colour: str, shape: str, x: float, y: float) -> Written:
-    """Return a frame in words; positions are fractions of the frame's side."""
-    return colour, shape, ACROSS[_third(x)], DOWN[_third(y)]
-
-
-def _third(position: float) -> int:
-    return sum(position > edge for edge in EDGES)
-
-
-class Reader:
-    """Draws samples; equal seeds draw equal samples."""
-
-    def __init__(self, verbalizer: Verbalizer, seed: int) -> None:
-        self._random = Random(seed)
-        self._verbalizer = verbalizer
-        self._known: dict[str, list[int]] = {}
-
-    def question(self, n_frames: int, as_text: bool = False) -> Sample:
-        """Return a question about so many frames, which show what is asked, to be answered by letter or by the option's text."""
-        random = self._random
-        events = self._events()
-        kind = random.choice(TYPES)
-        asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
-        question, right, wrong = self._ask(kind, events, asked)
-        shown = [asked, asked + 1] if kind == "after" else [asked]
-        frames = self._frames(events, shown, n_frames)
-        options = self._options(right, wrong)
-        text = [
-            *self._ids(f"Question: {question}"),
-            *(token for index, option in enumerate(options) for token in self._ids(_lettered(index, option))),
-            *self._ids(prompts.ANSWER_INSTRUCTION),
-            self._verbalizer.end_id,
-        ]
-        target = self._ids(right if as_text else prompts.answer_target(options.index(right)))
-        return Sample(frames, text, [*target, self._verbalizer.end_id], len(target) - 1)
-
-    def judgement(self) -> Sample:
-        """Return one frame and a question or statement, to be judged by yes or no: does the frame show what it is about?"""
-        random = self._random
-        events = self._events()
-        kind = random.choice((*TYPES, "statement"))
-        asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
-        shown = [asked, asked + 1] if kind == "after" else [asked]
-        if kind == "statement":
-            event = events[asked]
-            segments = [f"Question: {statement(event.thing, event.motion)}", "Option A: yes. Option B: no."]
-            frame_of, decoys = random.choice(shown), [replaced for replaced in self._near_misses(event)]
+    def backward(step: int) -> float:
+        if step < steps * SINGLE_SHARE:
+            pieces = [_questions(writer, batch // 2, 1) + [writer.judgement() for _ in range(batch // 2)]]
         else:
-            question, right, wrong = self._ask(kind, events, asked)
-            options = self._options(right, wrong)
-            segments = [f"Question: {question}", f"Options: ({options[0]}", *options[1:], ")"]
-            frame_of, decoys = random.choice(shown), []
-        draw = random.random()
-        if draw < 0.5:
-            frame, verdict = self._frame(events[frame_of], random.random()), "yes"
-        elif draw < 0.6:
-            frame, verdict = NOTHING, "no"
-        else:
-            others = decoys or [event for number, event in enumerate(events) if number not in shown]
-            frame, verdict = self._frame(random.choice(others), random.random()), "no"
-        segments.append(prompts.LOCALIZE_INSTRUCTIONS[random.choice(list(prompts.LOCALIZE_INSTRUCTIONS))])
-        text = [token for segment in segments for token in self._ids(segment)] + [self._verbalizer.end_id]
-        return Sample([frame], text, [*self._ids(verdict), self._verbalizer.end_id], 0)
+            single = _questions(writer, batch // 4, 1) + [writer.judgement() for _ in range(batch // 4)]
+            pieces = [single, _questions(writer, batch // 2, SEVERAL[step % len(SEVERAL)])]
+        total = 0.0
+        for samples in pieces:
+            loss, _ = _loss(language, samples, noise)
+            loss.backward()
+            total += loss.item() / len(pieces)
+        return total
 
-    def _events(self) -> list[_Event]:
-        random = self._random
-        colours, shapes = random.sample(tuple(COLOURS), EVENTS), random.sample(SHAPES, EVENTS)
-        motions = random.choices(tuple(MOTIONS), k=EVENTS)
-        return [
-            _Event(colour, shape, motion, (random.uniform(0.45, 0.55), random.uniform(0.45, 0.55)))
-            for colour, shape, motion in zip(colours, shapes, motions, strict=True)
-        ]
-
-    def _near_misses(self, event: _Event) -> list[_Event]:
-        """The event with another colour, and with another shape."""
-        colour = self._random.choice([name for name in COLOURS if name != event.colour])
-        shape = self._random.choice([name for name in SHAPES if name != event.shape])
-        return [
-            _Event(colour, event.shape, event.motion, event.start),
-            _Event(event.colour, shape, event.motion, event.start),
-        ]
-
-    def _ask(self, kind: str, events: list[_Event], asked: int) -> tuple[str, str, list[str]]:
-        """Return a question, its right answer, and candidates for wrong ones: first one from elsewhere in the video."""
-        event = events[asked]
-        others = [other for other in events if other is not event]
-        other = self._random.choice(others)
-        if kind == "colour":
-            absent = [colour for colour in COLOURS if all(colour != each.colour for each in events)]
-            return f"What colour is the {event.shape}?", event.colour, [other.colour, *self._shuffled(absent)]
-        if kind == "shape":
-            absent = [shape for shape in SHAPES if all(shape != each.shape for each in events)]
-            return f"What shape is the {event.colour} thing?", event.shape, [other.shape, *self._shuffled(absent)]
-        if kind == "motion":
-            return f"Where does the {event.thing} go?", event.motion, [name for name in MOTIONS if name != event.motion]
-        right = f"a {events[asked + 1].thing}"
-        seen = self._random.choice([f"a {each.thing}" for each in others if each is not events[asked + 1]])
-        absent = self._random.sample(THINGS, N_OPTIONS + 1)
-        return (
-            f"What comes after the {event.thing}?",
-            right,
-            [seen, *(thing for thing in absent if thing not in (right, seen))],
-        )
-
-    def _options(self, right: str, wrong: Sequence[str]) -> list[str]:
-        chosen = [right, *wrong[: N_OPTIONS - 1]]
-        if len(chosen) < N_OPTIONS:
-            pool = COLOURS if right in COLOURS else SHAPES
-            chosen += self._random.sample([name for name in pool if name not in chosen], N_OPTIONS - len(chosen))
-        return self._shuffled(chosen)
-
-    def _shuffled(self, values: Sequence[str]) -> list[str]:
-        return self._random.sample(values, len(values))
-
-    def _frames(self, events: list[_Event], shown: list[int], n_frames: int) -> list[Written]:
-        """Return frames in time order; where there are enough, every shown event is among them, a single one at two times."""
-        random = self._random
-        times = [(number, random.random()) for number in shown]
-        if len(shown) == 1:
-            times = [(shown[0], random.uniform(0, 0.35)), (shown[0], random.uniform(0.65, 1))]
-        random.shuffle(times)
-        times = times[:n_frames]
-        empty = 0
-        while len(times) + empty < n_frames:
-            draw = random.random()
-            if draw < 0.5:
-                times.append((random.choice(shown), random.random()))
-            elif draw < 0.8:
-                times.append((random.randrange(EVENTS), random.random()))
-            else:
-                empty += 1
-        frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
-        for _ in range(empty):
-            frames.insert(random.randint(0, len(frames)), NOTHING)
-        return frames
-
-    def _frame(self, event: _Event, phase: float) -> Written:
-        dx, dy = MOTIONS[event.motion]
-        x, y = event.start[0] + dx * REACH * phase, event.start[1] + dy * REACH * phase
-        return written(event.colour, event.shape, x, y)
-
-    def _ids(self, segment: str) -> list[int]:
-        if segment not in self._known:
-            self._known[segment] = self._verbalizer.tokenize_prefixes([segment])[0]
-        return self._known[segment]
+    optimise(groups, steps, backward, show)
+    model.requires_grad_(False)
 
 
-def _lettered(index: int, option: str) -> str:
-    return f"Option {LETTERS[index]}: {option}"
+@torch.no_grad()
+def reading_figures(language: Language, seed: int, n: int = 400) -> dict[str, float]:
+    """Return shares of right answers on held-out texts, by letter and verdict; motion and order need several frames."""
+    writer = Writer(language.verbalizer, seed)
+    draws: dict[str, Callable[[], Sample]] = {
+        "letter, one frame": lambda: writer.question(1),
+        "letter, four frames": lambda: writer.question(4),
+        "yes or no": writer.judgement,
+    }
+    found = {}
+    for name, draw in draws.items():
+        _, right = _loss(language, [draw() for _ in range(n)], None)
+        found[name] = right.float().mean().item()
+    return found
+
+
+def _questions(writer: Writer, n: int, n_frames: int) -> list[Sample]:
+    return [writer.question(n_frames, as_text=number % AS_TEXT_EVERY == 0) for number in range(n)]
+
+
+def _loss(language: Language, samples: Sequence[Sample], noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Return the mean weighted cross-entropy, and per sample [R] whether the telling token is the likeliest."""
+    visual = _written(language, samples, noise)
+    n_frames = visual.shape[1]
+    prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
+    inputs = language.assemble(prefixes, visual, [sample.text for sample in samples])
+    hidden = language.encode(inputs)
+    width = max(len(sample.target) for sample in samples)
+    target = torch.tensor([[*sample.target, *[-100] * (width - len(sample.target))] for sample in samples])
+    start = torch.full((len(samples), 1), language.start_id)
+    logits = language.decode(hidden, inputs.mask, torch.cat([start, target[:, :-1].clamp(min=0)], dim=1))
+    losses = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+    rows, telling = torch.arange(len(samples)), torch.tensor([sample.telling for sample in samples])
+    weights = torch.full(target.shape, OTHER_WEIGHT)
+    weights[rows, telling] = TELLING_WEIGHT
+    return (losses * weights).sum() / len(samples), logits[rows, telling].argmax(-1) == target[rows, telling]
+
+
+def _written(language: Language, samples: Sequence[Sample], noise: torch.Generator | None) -> Tensor:
+    """Return the frames' words as T5 embeds them, [R, K, Q, D]: with `noise` as blurred and wrong as seen ones may be."""
+    known, table = _word_ids(language.verbalizer), language.model.shared
+    ids = torch.tensor([[[known[word] for word in frame] for frame in sample.frames] for sample in samples])
+    if noise is None:
+        return table(ids)
+    wrong = torch.rand(ids.shape, generator=noise) < WRONG_WORDS
+    visual = table(torch.where(wrong, ids[torch.randperm(len(ids), generator=noise)], ids))
+    amount = torch.rand(len(ids), 1, 1, 1, generator=noise)
+    return visual + amount * torch.randn(visual.shape, generator=noise)
+
+
+@cache
+def _word_ids(verbalizer: Verbalizer) -> dict[str, int]:
+    return {word: verbalizer.word_id(word) for word in (*COLOURS, *SHAPES, *ACROSS, *DOWN, EMPTY)}

@@ -1,0 +1,28 @@
+"""The few lines of optimisation that the three phases of the Shapes backbone share; the chain's trainings have their own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import get_cosine_schedule_with_warmup
+
+WARMUP_STEPS, LONGEST_GRADIENT, WEIGHT_DECAY = 40, 1.0, 0.01
+
+Show = Callable[[int, dict[str, float]], None]  # steps done, figures of the last one
+
+
+def optimise(groups: list[dict[str, Any]], steps: int, backward: Callable[[int], float], show: Show) -> None:
+    """Take `steps` AdamW steps; `backward(step)` leaves the gradients of one batch and returns its loss."""
+    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, steps // 4), steps)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for step in range(steps):
+        loss = backward(step)
+        nn.utils.clip_grad_norm_(parameters, LONGEST_GRADIENT)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        show(step + 1, {"loss": loss})

@@ -1,0 +1,185 @@
+"""What the Shapes backbone's language model learns to read, written anew for every step: frames in words, and questions.
+
+A frame is written as four words, as many as the Q-Former will give visual tokens: colour, shape, and where across and down.
+Text and words are put together exactly as the chain puts text and visual tokens together. No video and no question of any
+split is used: all is drawn anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from pipeline import prompts
+from pipeline.models.verbalizer import Verbalizer
+from pipeline.shapes.drawing import COLOURS, SHAPES
+from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, LETTERS
+from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, statement
+
+Written = tuple[str, str, str, str]  # a frame in words: colour, shape, across, down
+NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
+EDGES = (0.34, 0.66)  # of the middle of a frame
+TYPES = ("colour", "shape", "motion", "after")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Frames in words, a prompt and its target as token ids, and which of the target's tokens matters."""
+
+    frames: list[Written]
+    text: list[int]
+    target: list[int]
+    telling: int
+
+
+@dataclass(frozen=True)
+class _Event:
+    colour: str
+    shape: str
+    motion: str
+    start: tuple[float, float]
+
+    @property
+    def thing(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+def written(colour: str, shape: str, x: float, y: float) -> Written:
+    """Return a frame in words; positions are fractions of the frame's side."""
+    return colour, shape, ACROSS[third(x)], DOWN[third(y)]
+
+
+def third(position: float) -> int:
+    """Return 0, 1 or 2: before, in or behind the middle."""
+    return sum(position > edge for edge in EDGES)
+
+
+class Writer:
+    """Draws samples; equal seeds draw equal samples."""
+
+    def __init__(self, verbalizer: Verbalizer, seed: int) -> None:
+        self._random = Random(seed)
+        self._verbalizer = verbalizer
+        self._known: dict[str, list[int]] = {}
+
+    def question(self, n_frames: int, as_text: bool = False) -> Sample:
+        """Return a question about so many frames, which show what is asked, to be answered by letter or by the option's text."""
+        random = self._random
+        events = self._events()
+        kind = random.choice(TYPES)
+        asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
+        question, right, wrong = self._ask(kind, events, asked)
+        shown = [asked, asked + 1] if kind == "after" else [asked]
+        frames = self._frames(events, shown, n_frames)
+        options = self._options(right, wrong)
+        text = [
+            *self._ids(f"Question: {question}"),
+            *(token for index, option in enumerate(options) for token in self._ids(_lettered(index, option))),
+            *self._ids(prompts.ANSWER_INSTRUCTION),
+            self._verbalizer.end_id,
+        ]
+        target = self._ids(right if as_text else prompts.answer_target(options.index(right)))
+        return Sample(frames, text, [*target, self._verbalizer.end_id], len(target) - 1)
+
+    def judgement(self) -> Sample:
+        """Return one frame and a question or statement, to be judged by yes or no: does the frame show what it is about?"""
+        random = self._random
+        events = self._events()
+        kind = random.choice((*TYPES, "statement"))
+        asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
+        shown = [asked, asked + 1] if kind == "after" else [asked]
+        if kind == "statement":
+            event = events[asked]
+            segments = [f"Question: {statement(event.thing, event.motion)}", "Option A: yes. Option B: no."]
+            frame_of, decoys = random.choice(shown), [replaced for replaced in self._near_misses(event)]
+        else:
+            question, right, wrong = self._ask(kind, events, asked)
+            options = self._options(right, wrong)
+            segments = [f"Question: {question}", f"Options: ({options[0]}", *options[1:], ")"]
+            frame_of, decoys = random.choice(shown), []
+        draw = random.random()
+        if draw < 0.5:
+            frame, verdict = self._frame(events[frame_of], random.random()), "yes"
+        elif draw < 0.6:
+            frame, verdict = NOTHING, "no"
+        else:
+            others = decoys or [event for number, event in enumerate(events) if number not in shown]
+            frame, verdict = self._frame(random.choice(others), random.random()), "no"
+        segments.append(prompts.LOCALIZE_INSTRUCTIONS[random.choice(list(prompts.LOCALIZE_INSTRUCTIONS))])
+        text = [token for segment in segments for token in self._ids(segment)] + [self._verbalizer.end_id]
+        return Sample([frame], text, [*self._ids(verdict), self._verbalizer.end_id], 0)
+
+    def _events(self) -> list[_Event]:
+        random = self._random
+        colours, shapes = random.sample(tuple(COLOURS), EVENTS), random.sample(SHAPES, EVENTS)
+        motions = random.choices(tuple(MOTIONS), k=EVENTS)
+        return [
+            _Event(colour, shape, motion, (random.uniform(0.45, 0.55), random.uniform(0.45, 0.55)))
+            for colour, shape, motion in zip(colours, shapes, motions, strict=True)
+        ]
+
+    def _near_misses(self, event: _Event) -> list[_Event]:
+        """The event with another colour, and with another shape."""
+        colour = self._random.choice([name for name in COLOURS if name != event.colour])
+        shape = self._random.choice([name for name in SHAPES if name != event.shape])
+        return [
+            _Event(colour, event.shape, event.motion, event.start),
+            _Event(event.colour, shape, event.motion, event.start),
+        ]
+
+    def _ask(self, kind: str, events: list[_Event], asked: int) -> tuple[str, str, list[str]]:
+        """Return a question, its right answer, and what is true of the other events."""
+        event = events[asked]
+        others = [other for other in events if other is not event]
+        if kind == "colour":
+            return f"What colour is the {event.shape}?", event.colour, [other.colour for other in others]
+        if kind == "shape":
+            return f"What shape is the {event.colour} thing?", event.shape, [other.shape for other in others]
+        if kind == "motion":
+            return f"Where does the {event.thing} go?", event.motion, [name for name in MOTIONS if name != event.motion]
+        after = events[asked + 1]
+        wrong = [f"a {other.thing}" for other in others if other is not after]
+        return f"What comes after the {event.thing}?", f"a {after.thing}", wrong
+
+    def _options(self, right: str, wrong: Sequence[str]) -> list[str]:
+        return self._shuffled([right, *self._shuffled(wrong)[: N_OPTIONS - 1]])
+
+    def _shuffled(self, values: Sequence[str]) -> list[str]:
+        return self._random.sample(values, len(values))
+
+    def _frames(self, events: list[_Event], shown: list[int], n_frames: int) -> list[Written]:
+        """Return frames in time order; where there are enough, every shown event is among them, a single one at two times."""
+        random = self._random
+        times = [(number, random.random()) for number in shown]
+        if len(shown) == 1:
+            times = [(shown[0], random.uniform(0, 0.35)), (shown[0], random.uniform(0.65, 1))]
+        random.shuffle(times)
+        times = times[:n_frames]
+        empty = 0
+        while len(times) + empty < n_frames:
+            draw = random.random()
+            if draw < 0.4:
+                times.append((random.choice(shown), random.random()))
+            elif draw < 0.9:
+                times.append((random.randrange(EVENTS), random.random()))
+            else:
+                empty += 1
+        frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
+        for _ in range(empty):
+            frames.insert(random.randint(0, len(frames)), NOTHING)
+        return frames
+
+    def _frame(self, event: _Event, phase: float) -> Written:
+        dx, dy = MOTIONS[event.motion]
+        x, y = event.start[0] + dx * REACH * phase, event.start[1] + dy * REACH * phase
+        return written(event.colour, event.shape, x, y)
+
+    def _ids(self, segment: str) -> list[int]:
+        if segment not in self._known:
+            self._known[segment] = self._verbalizer.tokenize_prefixes([segment])[0]
+        return self._known[segment]
+
+
+def _lettered(index: int, option: str) -> str:
+    return f"Option {LETTERS[index]}: {option}"

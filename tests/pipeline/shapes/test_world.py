@@ -1,0 +1,117 @@
+"""The Shapes world: what its files promise, and that its questions can be answered from its videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets import shapes
+from pipeline.frames import uniform_indices
+from pipeline.shapes.drawing import COLOURS, NOTHING, SHAPES
+from pipeline.shapes.files import write_shapes
+from pipeline.shapes.world import FRAMES, MOTIONS, events_of_video, questions_about, things_of
+
+VIDEOS = {"train": 2, "val": 3, "test": 1, "moments": 2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, 0, VIDEOS)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(world: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_shapes(tmp_path / str(seed), seed, VIDEOS)
+    assert content(tmp_path / "0") == content(world)
+    assert content(tmp_path / "1")["videos/train_000.mp4"] != content(world)["videos/train_000.mp4"]
+
+
+def test_more_videos_of_a_split_change_no_other_video(world: Path, tmp_path: Path) -> None:
+    write_shapes(tmp_path, 0, {**VIDEOS, "train": 3})
+    more = content(tmp_path)
+    assert {name: more[name] for name in content(world) if name != "shapes_train.jsonl"} == {
+        name: found for name, found in content(world).items() if name != "shapes_train.jsonl"
+    }
+
+
+def test_splits_share_no_video_and_no_row_is_rejected(world: Path) -> None:
+    found = {split: shapes.read(world, split) for split in VIDEOS}
+    assert all(not annotations.rejected for annotations in found.values())
+    videos = [video.path for annotations in found.values() for video in annotations.videos]
+    assert len(videos) == len(set(videos)) == sum(VIDEOS.values())
+    assert all((world / "videos" / name).exists() for name in videos)
+
+
+def test_questions_have_one_right_option_and_moments_inside_the_video(world: Path) -> None:
+    for question in shapes.read(world, "train").questions:
+        assert question.question_type in ("colour", "shape", "motion", "after")
+        assert len(set(question.options)) == len(question.options) >= 5
+        assert question.answer_index in range(len(question.options))
+        assert len(question.moments) == (2 if question.question_type == "after" else 1)
+        assert all(0 <= moment.start_seconds < moment.end_seconds <= 8 for moment in question.moments)
+
+
+def test_queries_for_moments_have_no_options(world: Path) -> None:
+    queries = shapes.read(world, "moments").questions
+    assert queries and all(not query.options and query.answer_index is None and query.moments for query in queries)
+    assert all(query.question.startswith("A ") and query.question.endswith(".") for query in queries)
+
+
+def test_every_query_is_narrated_in_its_videos_timed_text(world: Path) -> None:
+    for query in shapes.read(world, "moments").questions:
+        assert query.question in (world / "timed_text" / f"{query.video_id}.vtt").read_text()
+
+
+def test_right_answers_are_what_the_frames_show() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        events = events_of_video(rng)
+        things = things_of(events, rng)
+        for asked in questions_about(events, rng):
+            assert asked.answer is not None
+            right = asked.options[asked.answer]
+            start, end = (round(8 * seconds) for seconds in asked.moments[-1])
+            frames = slice(start, end + 1)
+            assert (things.shape[frames] != NOTHING).all()
+            colour, shape = list(COLOURS)[things.colour[start]], SHAPES[things.shape[start]]
+            dx, dy = things.x[end] - things.x[start], things.y[end] - things.y[start]
+            motion = max(MOTIONS, key=lambda name: dx * MOTIONS[name][0] + dy * MOTIONS[name][1])
+            if abs(dx) + abs(dy) < 0.01:
+                motion = "nowhere"
+            truth = {"colour": colour, "shape": shape, "motion": motion, "after": f"a {colour} {shape}"}
+            assert right == truth[asked.type]
+
+
+def test_a_videos_things_differ_in_colour_and_in_shape_and_do_not_overlap_in_time() -> None:
+    for seed in range(20):
+        events = events_of_video(np.random.default_rng(seed))
+        assert len({event.colour for event in events}) == len({event.shape for event in events}) == len(events)
+        bounds = [bound for event in events for bound in (event.start, event.stop)]
+        assert bounds == sorted(set(bounds)) and bounds[-1] <= FRAMES
+
+
+def test_two_videos_of_the_validation_split_are_broken(world: Path) -> None:
+    sizes = [(world / "videos" / f"val_{number:03d}.mp4").stat().st_size for number in range(3)]
+    assert sizes[2] == 0 < sizes[1] < sizes[0]
+    assert len(shapes.read(world, "val").videos) == 3
+
+
+def test_the_sampled_frames_show_every_event() -> None:
+    sampled = uniform_indices(FRAMES, 32, 0, FRAMES).tolist()
+    for seed in range(20):
+        for event in events_of_video(np.random.default_rng(seed)):
+            assert 3 <= sum(event.start <= index < event.stop for index in sampled) <= 5
+
+
+def test_annotations_are_json_lines(world: Path) -> None:
+    lines = (world / "shapes_test.jsonl").read_text().splitlines()
+    assert [json.loads(line)["video"] for line in lines] == ["test_000"] * 6

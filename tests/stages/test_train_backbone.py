@@ -1,0 +1,80 @@
+"""The tiny backbone: what a small budget teaches it, and what a kill leaves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from cache.errors import CorruptArtifactError
+from cache.store import Store
+from pipeline.build import build
+from pipeline.datasets import ADAPTERS
+from pipeline.models.checkpoint import load_visual_prompt
+from pipeline.stage import RunContext
+from stages.train_backbone import FILES, TrainBackbone, TrainedBackbone, train_backbone
+
+BRIEF = TrainBackbone(reading_steps=2, seeing_steps=2, telling_steps=2, batch_size=8)
+
+
+def made(folder: Path, cfg: TrainBackbone) -> tuple[TrainedBackbone, RunContext]:
+    run = RunContext(Store(folder), device="cpu")
+    backbone = build(train_backbone, cfg, run, [])
+    assert isinstance(backbone, TrainedBackbone)
+    return backbone, run
+
+
+def test_the_chain_reads_it_as_any_other_backbone(tmp_path: Path) -> None:
+    backbone, run = made(tmp_path, BRIEF)
+    config = backbone.config(run)
+    assert backbone.feature_shape() == config.feature_shape
+    assert backbone.vision_encoder(run, "float32").image_size == config.image_size
+    assert len(backbone.language(run, "float32").verbalizer.letter_ids) >= 5
+    assert load_visual_prompt(config, backbone.folder(run), "blip2").query_tokens.shape[1] == config.num_query_tokens
+    assert sum((backbone.path / name).stat().st_size for name in FILES) < 10e6
+    assert "shapes" in ADAPTERS
+
+
+def test_equal_configs_give_equal_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    one, two, other = (
+        made(tmp_path / name, cfg)[0]
+        for name, cfg in {"1": BRIEF, "2": BRIEF, "3": BRIEF.model_copy(update={"seed": 1})}.items()
+    )
+    assert one.record.files == two.record.files
+    assert one.record.files["model.safetensors"] != other.record.files["model.safetensors"]
+
+
+def test_killed_between_phases_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    whole, _ = made(tmp_path / "whole", BRIEF)
+    process = multiprocessing.get_context("spawn").Process(target=made, args=(tmp_path / "killed", BRIEF))
+    process.start()
+    after_seeing = Path("partial", whole.record.id, "progress", "snapshots", "000000002.json")
+    while not (tmp_path / "killed" / after_seeing).exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()  # it draws thousands of images next, which takes long enough
+    process.join()
+    assert not Store(tmp_path / "killed").exists(whole.record.id)
+    resumed, _ = made(tmp_path / "killed", BRIEF)
+    assert set(resumed.record.phase_seconds) == {"tell"}
+    assert resumed.record.files == whole.record.files
+
+
+def test_a_changed_weight_file_is_refused(tmp_path: Path) -> None:
+    backbone, run = made(tmp_path, BRIEF)
+    path = backbone.path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptArtifactError, match="train_backbone"):
+        backbone.folder(run)
+
+
+@pytest.mark.slow
+def test_a_small_budget_teaches_it_to_see_and_to_judge(tmp_path: Path) -> None:
+    budget = TrainBackbone(reading_steps=150, seeing_steps=80, telling_steps=150, batch_size=64)
+    backbone, _ = made(tmp_path, budget)
+    found = {row["figure"]: row["share"] for row in backbone.rows("figures")}
+    assert found["yes or no"] > 0.75  # chance: 0.5
+    assert found["colour"] > 0.8  # chance: 0.11
+    assert min(found["across"], found["down"]) > 0.5  # chance: 0.25
