@@ -51,14 +51,18 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", do.run, "run a recipe's chain; what the store holds is not made again")
     _chain_options(run)
+    _seed_option(run)
     stage = _command(commands, "stage", do.stage, "run one stage from what the store holds")
     stage.add_argument("name", help="a stage, as `sevila stages` lists them")
     _chain_options(stage)
+    _seed_option(stage)
     stage.add_argument("--again", action="store_true", help="rebuild the artifact even if the store holds it")
     plan = _command(commands, "plan", do.plan, "say what a run would build and why, without running")
     _chain_options(plan)
+    _seed_option(plan)
     demo = _command(commands, "demo", do.demo, "run the whole chain on a small world of its own, trainings included")
-    demo.add_argument("--seed", type=_count, default=0, metavar="N", help="seed of the world and the trainings [0]")
+    _setting_option(demo)
+    _seed_option(demo)
     _execution_options(demo)
     _results_options(_command(commands, "results", do.results, "run a full chain for several seeds and write a report"))
     _command(commands, "recipes", do.recipes, "list the recipes that come with the package")
@@ -137,11 +141,21 @@ def _results_options(parser: argparse.ArgumentParser) -> None:
 
 def _chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a recipe (`sevila recipes`) or path of a .toml file")
+    _setting_option(parser)
+    _place_options(parser, "annotations", "videos", "weights")
+    _execution_options(parser)
+
+
+def _setting_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one key of the recipe"
     )
-    _place_options(parser, "annotations", "videos", "weights")
-    _execution_options(parser)
+
+
+def _seed_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=_count, metavar="N", help="seed of all that is random in the stages, and of the demo's world"
+    )
 
 
 def _place_options(parser: argparse.ArgumentParser, *kinds: str) -> None:

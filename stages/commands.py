@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 DEMO = "demo"  # the recipe that brings its own data
 
 
-def run(options: argparse.Namespace, seed: int | None = None) -> None:
+def run(options: argparse.Namespace) -> None:
     """Run a recipe's chain and print what it found."""
     from stages.chain import chain_of
     from stages.steps import Run
     from stages.summary import summary
 
-    recipe, run, sources = _context(options, seed=seed)
+    recipe, run, sources = _context(options)
     steps = Run(recipe, run)
     found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
@@ -62,10 +62,9 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Run the recipe demo on its own world, which is written first."""
-    options.recipe, options.set = DEMO, []
-    vars(options).update(_demo_places(options.store, options.seed))
-    run(options, options.seed)
+    """Run the recipe demo on its own world."""
+    options.recipe, options.annotations, options.videos, options.weights = DEMO, [], [], []
+    run(options)
 
 
 def _demo_places(store: Path, seed: int) -> dict[str, list[str]]:
@@ -83,12 +82,10 @@ def results(options: argparse.Namespace) -> None:
     from stages.seed_report import SeedRun, report
     from stages.steps import Run
 
-    own_world = options.recipe == DEMO and not (options.annotations or options.videos or options.weights)
     runs = []
     for seed in options.seeds:
-        if own_world:
-            vars(options).update(_demo_places(options.store, seed))
-        recipe, run, sources = _context(options, seed=seed)
+        options.seed = seed
+        recipe, run, sources = _context(options)
         if chain_of(recipe) is not full:
             raise RecipeError(
                 f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
@@ -191,16 +188,17 @@ def moments_export(options: argparse.Namespace) -> None:
     write_submission(Store(options.store), options.id, options.output)
 
 
-def _context(
-    options: argparse.Namespace, download: bool = True, seed: int | None = None
-) -> tuple[Recipe, RunContext, Sources]:
+def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
     import stages.chain  # noqa: F401
     from pipeline.recipe import load
     from pipeline.sources import Sources
     from pipeline.stage import RunContext
 
     store = Store(options.store)
+    recipe = load(options.recipe, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
+    if options.recipe == DEMO and not any(places.values()):
+        places = _demo_places(options.store, options.seed or 0)
     sources = Sources(store.digests, places, download)
     run = RunContext(
         store,
@@ -212,4 +210,4 @@ def _context(
         processes=options.processes,
         tensorboard=options.tensorboard,
     )
-    return load(options.recipe, options.set, seed), run, sources
+    return recipe, run, sources
