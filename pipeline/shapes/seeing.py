@@ -15,14 +15,14 @@ from transformers import Blip2ForConditionalGeneration
 
 from pipeline.frames import pixels
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.shapes.drawing import COLOURS, NOTHING, SHAPES, Look, Things, draw
+from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
 from pipeline.shapes.optimising import Show, optimise
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY
+from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, UNTOLD
 from pipeline.shapes.world import clean_look
 from pipeline.shapes.writing import third
 
-WORDS = ((*COLOURS, EMPTY), (*SHAPES, EMPTY), (*ACROSS, EMPTY), (*DOWN, EMPTY))
+WORDS = ((*COLOURS, UNTOLD, EMPTY), (*SHAPES, EMPTY), (*ACROSS, EMPTY), (*DOWN, EMPTY))
 EMPTY_SHARE = 0.1
 SEEING_RATE, TELLING_RATE = 4e-3, 1e-3
 TELLING_IMAGES = 6000
@@ -37,7 +37,7 @@ class Images(NamedTuple):
 
 def images(n: int, look: Look, rng: np.random.Generator) -> Images:
     """Return n images of random things at random places."""
-    shape, colour = rng.integers(len(SHAPES), size=n), rng.integers(len(COLOURS), size=n)
+    shape, colour = rng.integers(len(SHAPES), size=n), rng.integers(len(PAINTS), size=n)
     empty = rng.random(n) < EMPTY_SHARE
     shape[empty] = NOTHING
     x, y = rng.uniform(0.18, 0.82, (2, n))

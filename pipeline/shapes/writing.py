@@ -14,12 +14,13 @@ from random import Random
 from pipeline import prompts
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, LETTERS
-from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, statement
+from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, LETTERS, UNTOLD
+from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, statement
 
 Written = tuple[str, str, str, str]  # a frame in words: colour, shape, across, down
 NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
 EDGES = (0.34, 0.66)  # of the middle of a frame
+TURN = 0.5  # phase of an event, 0 to 1, at which its thing takes on colour
 TYPES = ("colour", "shape", "motion", "after")
 
 
@@ -92,20 +93,24 @@ class Writer:
         if kind == "statement":
             event = events[asked]
             segments = [f"Question: {statement(event.thing, event.motion)}", "Option A: yes. Option B: no."]
-            frame_of, decoys = random.choice(shown), [replaced for replaced in self._near_misses(event)]
+            decoys = self._near_misses(event)
         else:
             question, right, wrong = self._ask(kind, events, asked)
             options = self._options(right, wrong)
             segments = [f"Question: {question}", f"Options: ({options[0]}", *options[1:], ")"]
-            frame_of, decoys = random.choice(shown), []
+            decoys = []
         draw = random.random()
         if draw < 0.5:
-            frame, verdict = self._frame(events[frame_of], random.random()), "yes"
+            phase = random.uniform(TURN, 1) if kind == "shape" else random.random()  # "the red thing" is not grey
+            frame, verdict = self._frame(events[random.choice(shown)], phase), "yes"
         elif draw < 0.6:
             frame, verdict = NOTHING, "no"
         else:
             others = decoys or [event for number, event in enumerate(events) if number not in shown]
-            frame, verdict = self._frame(random.choice(others), random.random()), "no"
+            frame, verdict = (
+                self._frame(random.choice(others), random.uniform(TURN, 1) if decoys else random.random()),
+                "no",
+            )
         segments.append(prompts.LOCALIZE_INSTRUCTIONS[random.choice(list(prompts.LOCALIZE_INSTRUCTIONS))])
         text = [token for segment in segments for token in self._ids(segment)] + [self._verbalizer.end_id]
         return Sample([frame], text, [*self._ids(verdict), self._verbalizer.end_id], 0)
@@ -149,11 +154,9 @@ class Writer:
         return self._random.sample(values, len(values))
 
     def _frames(self, events: list[_Event], shown: list[int], n_frames: int) -> list[Written]:
-        """Return frames in time order; where there are enough, every shown event is among them, a single one at two times."""
+        """Return frames in time order; where there are enough, every shown event is among them in colour."""
         random = self._random
-        times = [(number, random.random()) for number in shown]
-        if len(shown) == 1:
-            times = [(shown[0], random.uniform(0, 0.35)), (shown[0], random.uniform(0.65, 1))]
+        times = [(number, random.uniform(TURN, 1)) for number in shown]
         random.shuffle(times)
         times = times[:n_frames]
         empty = 0
@@ -172,8 +175,9 @@ class Writer:
 
     def _frame(self, event: _Event, phase: float) -> Written:
         dx, dy = MOTIONS[event.motion]
-        x, y = event.start[0] + dx * REACH * phase, event.start[1] + dy * REACH * phase
-        return written(event.colour, event.shape, x, y)
+        along = SETS_OFF + (REACH - SETS_OFF) * (phase - TURN) / (1 - TURN) if phase >= TURN else 0.0
+        colour = event.colour if phase >= TURN else UNTOLD
+        return written(colour, event.shape, event.start[0] + dx * along, event.start[1] + dy * along)
 
     def _ids(self, segment: str) -> list[int]:
         if segment not in self._known:
