@@ -24,7 +24,7 @@ from pipeline.shapes.world import (
     video_look,
 )
 
-VIDEOS = {"train": 140, "val": 40, "test": 80, "moments": 24}
+VIDEOS = {"train": 140, "val": 40, "test": 80, "moments": 40}
 """Videos of each split; splits share none. `moments` has queries for moments, the others have questions."""
 QUERIES = "moments"
 

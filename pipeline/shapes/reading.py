@@ -22,7 +22,7 @@ from pipeline.shapes.writing import Sample, Writer
 
 LEARNING_RATE, BIAS_LEARNING_RATE = 2e-3, 2e-2  # relative position biases learn too slowly otherwise
 SINGLE_SHARE = 0.2  # of the steps, the first ones, read single frames only
-SEVERAL = (2, 2, 3, 2, 4)  # frames of the later steps, in turn
+SEVERAL = (2, 4, 2, 3)  # frames of the later steps, in turn
 AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
 WRONG_WORDS = 0.05  # share of words in a written frame that say something else
 TELLING_WEIGHT, OTHER_WEIGHT = 1.0, 0.1  # of target tokens: "Option" and the end are learned in no time

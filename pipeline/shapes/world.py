@@ -2,7 +2,7 @@
 
 A video is a row of short events. In each, one thing comes up grey in the middle, then takes on its colour and moves off, or
 stays. No colour and no shape occurs twice in a video, so that "the ring" is always one thing. The moment of a question is where
-its answer is to be seen: the coloured part. The window of a query is what an annotator of events would mark: all of it.
+its answer is to be seen: the coloured part. The window of a query begins a little earlier.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES, Look, Things
 
 FRAMES, FRAMES_PER_SECOND, SIZE = 64, 8, 64
 EVENTS = 5
-GREY_FRAMES = (6, 7)  # of 64, of which the chain samples every second one
-COLOURED_FRAMES = 5  # so that 2 or 3 sampled frames of an event show all of it
+GREY_FRAMES = (4, 5)  # of 64, of which the chain samples every second one
+COLOURED_FRAMES = 7  # so that 3 or 4 sampled frames of an event show all of it
+EARLY_FRAMES = 2  # frames before that, which queries' windows include
 N_OPTIONS = 5
 CAST = (1.0, 0.8, 0.65)  # the light in which all videos are taken; the backbone's images are taken in white light
 SETS_OFF, REACH = 0.12, 0.32  # how far from the middle a moving thing is when it takes on colour, and at last
@@ -46,8 +47,8 @@ class Event:
 
     @property
     def window(self) -> list[float]:
-        """First and last frame in seconds."""
-        return [self.start / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
+        """What an annotator of events marks, in seconds: from a little before the thing takes on colour."""
+        return [(self.turn - EARLY_FRAMES) / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, s
 Written = tuple[str, str, str, str]  # a frame in words: colour, shape, across, down
 NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
 EDGES = (0.34, 0.66)  # of the middle of a frame
+EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so that finding the right one is enough
 TURN = 0.5  # phase of an event, 0 to 1, at which its thing takes on colour
 TYPES = ("colour", "shape", "motion", "after")
 
@@ -134,9 +135,11 @@ class Writer:
         ]
 
     def _ask(self, kind: str, events: list[_Event], asked: int) -> tuple[str, str, list[str]]:
-        """Return a question, its right answer, and what is true of the other events."""
+        """Return a question, its right answer, and wrong ones: what is true of the other events, or anything."""
         event = events[asked]
         others = [other for other in events if other is not event]
+        if self._random.random() < EASY_SHARE:
+            others = self._others(event)
         if kind == "colour":
             return f"What colour is the {event.shape}?", event.colour, [other.colour for other in others]
         if kind == "shape":
@@ -144,8 +147,15 @@ class Writer:
         if kind == "motion":
             return f"Where does the {event.thing} go?", event.motion, [name for name in MOTIONS if name != event.motion]
         after = events[asked + 1]
-        wrong = [f"a {other.thing}" for other in others if other is not after]
+        wrong = [f"a {other.thing}" for other in others if other.thing != after.thing]
         return f"What comes after the {event.thing}?", f"a {after.thing}", wrong
+
+    def _others(self, event: _Event) -> list[_Event]:
+        """Things that need not be in the video; of other colours and shapes than the event's."""
+        random = self._random
+        colours = random.sample([colour for colour in COLOURS if colour != event.colour], EVENTS - 1)
+        shapes = random.sample([shape for shape in SHAPES if shape != event.shape], EVENTS - 1)
+        return [_Event(*pair, "nowhere", (0.5, 0.5)) for pair in zip(colours, shapes, strict=True)]
 
     def _options(self, right: str, wrong: Sequence[str]) -> list[str]:
         return self._shuffled([right, *self._shuffled(wrong)[: N_OPTIONS - 1]])

@@ -111,7 +111,7 @@ def test_the_sampled_frames_show_every_event() -> None:
     sampled = uniform_indices(FRAMES, 32, 0, FRAMES).tolist()
     for seed in range(20):
         for event in events_of_video(np.random.default_rng(seed)):
-            assert 2 <= sum(event.turn <= index < event.stop for index in sampled) <= 3
+            assert 3 <= sum(event.turn <= index < event.stop for index in sampled) <= 4
 
 
 def test_annotations_are_json_lines(world: Path) -> None:
