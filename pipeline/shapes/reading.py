@@ -17,11 +17,11 @@ from pipeline.models.verbalizer import Verbalizer
 from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.optimising import Show, optimise
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, UNTOLD
+from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.writing import Sample, Writer
 
 LEARNING_RATE, BIAS_LEARNING_RATE = 2e-3, 2e-2  # relative position biases learn too slowly otherwise
-SINGLE_SHARE = 0.2  # of the steps, the first ones, read single frames only
+SINGLE_SHARE = 0.25  # of the steps, the first ones, read single frames only
 SEVERAL = (2, 4, 2, 3)  # frames of the later steps, in turn
 AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
 WRONG_WORDS = 0.05  # share of words in a written frame that say something else
@@ -105,4 +105,4 @@ def _written(language: Language, samples: Sequence[Sample], noise: torch.Generat
 
 @cache
 def _word_ids(verbalizer: Verbalizer) -> dict[str, int]:
-    return {word: verbalizer.word_id(word) for word in (*COLOURS, *SHAPES, *ACROSS, *DOWN, EMPTY, UNTOLD)}
+    return {word: verbalizer.word_id(word) for word in (*SEEN, *COLOURS, *SHAPES, *PLACES, EMPTY, UNTOLD)}

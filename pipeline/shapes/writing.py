@@ -1,6 +1,6 @@
 """What the Shapes backbone's language model learns to read, written anew for every step: frames in words, and questions.
 
-A frame is written as four words, as many as the Q-Former will give visual tokens: colour, shape, and where across and down.
+A frame is written as four words, as many as the Q-Former will give visual tokens: what thing, its colour, its shape, its place.
 Text and words are put together exactly as the chain puts text and visual tokens together. No video and no question of any
 split is used: all is drawn anew.
 """
@@ -14,12 +14,12 @@ from random import Random
 from pipeline import prompts
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, LETTERS, UNTOLD
+from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNTOLD
 from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, statement
 
-Written = tuple[str, str, str, str]  # a frame in words: colour, shape, across, down
+Written = tuple[str, str, str, str]  # a frame in words: thing, colour, shape, place
 NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
-EDGES = (0.34, 0.66)  # of the middle of a frame
+CENTRE = 0.16  # so far from the middle of a frame a thing is still in its centre
 EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so that finding the right one is enough
 TURN = 0.5  # phase of an event, 0 to 1, at which its thing takes on colour
 TYPES = ("colour", "shape", "motion", "after")
@@ -49,12 +49,15 @@ class _Event:
 
 def written(colour: str, shape: str, x: float, y: float) -> Written:
     """Return a frame in words; positions are fractions of the frame's side."""
-    return colour, shape, ACROSS[third(x)], DOWN[third(y)]
+    return f"a {colour} {shape}", colour, shape, PLACES[place(x, y)]
 
 
-def third(position: float) -> int:
-    """Return 0, 1 or 2: before, in or behind the middle."""
-    return sum(position > edge for edge in EDGES)
+def place(x: float, y: float) -> int:
+    """Return which of PLACES a position is."""
+    right, below = x - 0.5, y - 0.5
+    if max(abs(right), abs(below)) < CENTRE:
+        return 0
+    return (2 if right > 0 else 1) if abs(right) > abs(below) else (4 if below > 0 else 3)
 
 
 class Writer:
