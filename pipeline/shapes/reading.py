@@ -22,9 +22,10 @@ from pipeline.shapes.writing import Sample, Writer
 
 LEARNING_RATE, BIAS_LEARNING_RATE = 2e-3, 2e-2  # relative position biases learn too slowly otherwise
 SINGLE_SHARE = 0.25  # of the steps, the first ones, read single frames only
-SEVERAL = (2, 4, 2, 3)  # frames of the later steps, in turn
+SEVERAL = (2, 2, 2, 4)  # frames of the later steps, in turn
 AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
-WRONG_WORDS = 0.05  # share of words in a written frame that say something else
+WRONG_WORDS = 0.03  # share of words in a written frame that say something else
+MOST_BLUR = 0.7  # standard deviation of what is added to words, which are about 1 in size
 TELLING_WEIGHT, OTHER_WEIGHT = 1.0, 0.1  # of target tokens: "Option" and the end are learned in no time
 
 
@@ -99,7 +100,7 @@ def _written(language: Language, samples: Sequence[Sample], noise: torch.Generat
         return table(ids)
     wrong = torch.rand(ids.shape, generator=noise) < WRONG_WORDS
     visual = table(torch.where(wrong, ids[torch.randperm(len(ids), generator=noise)], ids))
-    amount = torch.rand(len(ids), 1, 1, 1, generator=noise)
+    amount = MOST_BLUR * torch.rand(len(ids), 1, 1, 1, generator=noise)
     return visual + amount * torch.randn(visual.shape, generator=noise)
 
 
