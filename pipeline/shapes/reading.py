@@ -56,10 +56,11 @@ def train_reading(language: Language, seed: int, steps: int, batch: int, show: S
 
 @torch.no_grad()
 def reading_figures(language: Language, seed: int, n: int = 400) -> dict[str, float]:
-    """Return shares of right answers on held-out texts, by letter and verdict; motion and order need several frames."""
+    """Return shares of right answers on held-out texts, by letter and verdict; order needs several frames."""
     writer = Writer(language.verbalizer, seed)
     draws: dict[str, Callable[[], Sample]] = {
         "letter, one frame": lambda: writer.question(1),
+        "letter, two frames": lambda: writer.question(2),
         "letter, four frames": lambda: writer.question(4),
         "yes or no": writer.judgement,
     }
