@@ -32,7 +32,7 @@ class TrainBackbone(Config):
     """How long each phase lasts."""
 
     seed: int = Field(0, ge=0, description="seed of the weights, texts and images")
-    reading_steps: int = Field(1300, ge=1, description="steps of the language model on written frames and questions")
+    reading_steps: int = Field(1600, ge=1, description="steps of the language model on written frames and questions")
     seeing_steps: int = Field(500, ge=1, description="steps of the ViT on single images")
     telling_steps: int = Field(400, ge=1, description="steps of the Q-Former, ViT and language model being frozen")
     batch_size: int = Field(128, ge=4, description="texts or images of one step")

@@ -89,8 +89,8 @@ class Verbalizer:
         return [token for token, _ in sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])]
 
     def word_id(self, word: str) -> int:
-        """Return the id of a word that is one token; raises `CheckpointError` if it is not."""
-        return self._ids_of(word, [SPACE + word])[0]
+        """Return the id of a word, or of several, that are one token; raises `CheckpointError` if they are not."""
+        return self._ids_of(word, [SPACE + word.replace(" ", SPACE)])[0]
 
     def _tokens(self, text: str) -> list[str]:
         return self._tokenizer.encode(text, add_special_tokens=False).tokens

@@ -19,6 +19,8 @@ COLOURS = {
     "pink": (245, 130, 175),
     "white": (240, 240, 240),
 }
+GREY = len(COLOURS)  # as a colour: not to be told yet
+PAINTS = (*COLOURS.values(), (150, 150, 150))
 SHAPES = ("square", "dot", "triangle", "bar", "cross", "ring", "pole", "moon")
 NOTHING = -1  # as a shape: only the background is to be seen
 
@@ -27,7 +29,7 @@ NOTHING = -1  # as a shape: only the background is to be seen
 class Things:
     """What is to be seen in each of N pictures; all arrays [N]."""
 
-    colour: np.ndarray  # index into COLOURS
+    colour: np.ndarray  # index into COLOURS, or GREY
     shape: np.ndarray  # index into SHAPES, or NOTHING
     x: np.ndarray
     y: np.ndarray
@@ -65,7 +67,7 @@ def draw(things: Things, look: Look, size: int, rng: np.random.Generator) -> np.
         if len(chosen):
             distance = _distance(name, u[chosen], v[chosen]) * things.radius[chosen, None, None] * size
             inside[chosen] = np.clip(0.5 - distance, 0, 1)  # one pixel of soft edge
-    paint = (np.array(list(COLOURS.values()), dtype=np.float32) / 255)[things.colour]
+    paint = (np.array(PAINTS, dtype=np.float32) / 255)[things.colour]
     picture += inside[..., None] * (paint[:, None, None, :] - picture)
     picture *= look.tint[:, None, None, :]
     picture += rng.standard_normal(picture.shape, dtype=np.float32) * look.noise[:, None, None, None]

@@ -24,7 +24,7 @@ from pipeline.shapes.world import (
     video_look,
 )
 
-VIDEOS = {"train": 140, "val": 40, "test": 80, "moments": 20}
+VIDEOS = {"train": 140, "val": 40, "test": 80, "moments": 40}
 """Videos of each split; splits share none. `moments` has queries for moments, the others have questions."""
 QUERIES = "moments"
 
@@ -67,7 +67,7 @@ def _narration(events: list[Event], rng: np.random.Generator) -> str:
     """Return WebVTT of someone telling what happens, as people do: a little late or early, in whole half seconds."""
     cues = []
     for event in events:
-        start, end = (round(2 * (time + rng.normal(0, 0.3))) / 2 for time in event.moment)
+        start, end = (round(2 * (time + rng.normal(0, 0.3))) / 2 for time in event.window)
         start = min(max(start, 0.0), FRAMES / FRAMES_PER_SECOND - 0.5)
         cues.append(f"{_clock(start)} --> {_clock(max(end, start + 0.5))}\n{statement(event.thing, event.motion)}\n")
     return "\n".join(["WEBVTT\n", *cues])

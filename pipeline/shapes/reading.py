@@ -17,14 +17,15 @@ from pipeline.models.verbalizer import Verbalizer
 from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.optimising import Show, optimise
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY
+from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.writing import Sample, Writer
 
 LEARNING_RATE, BIAS_LEARNING_RATE = 2e-3, 2e-2  # relative position biases learn too slowly otherwise
 SINGLE_SHARE = 0.25  # of the steps, the first ones, read single frames only
-SEVERAL = (4, 4, 3, 4, 2)  # frames of the later steps, in turn
+SEVERAL = (2, 2, 2, 4)  # frames of the later steps, in turn
 AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
-WRONG_WORDS = 0.05  # share of words in a written frame that say something else
+WRONG_WORDS = 0.03  # share of words in a written frame that say something else
+MOST_BLUR = 0.7  # standard deviation of what is added to words, which are about 1 in size
 TELLING_WEIGHT, OTHER_WEIGHT = 1.0, 0.1  # of target tokens: "Option" and the end are learned in no time
 
 
@@ -55,10 +56,11 @@ def train_reading(language: Language, seed: int, steps: int, batch: int, show: S
 
 @torch.no_grad()
 def reading_figures(language: Language, seed: int, n: int = 400) -> dict[str, float]:
-    """Return shares of right answers on held-out texts, by letter and verdict; motion and order need several frames."""
+    """Return shares of right answers on held-out texts, by letter and verdict; order needs several frames."""
     writer = Writer(language.verbalizer, seed)
     draws: dict[str, Callable[[], Sample]] = {
         "letter, one frame": lambda: writer.question(1),
+        "letter, two frames": lambda: writer.question(2),
         "letter, four frames": lambda: writer.question(4),
         "yes or no": writer.judgement,
     }
@@ -99,10 +101,10 @@ def _written(language: Language, samples: Sequence[Sample], noise: torch.Generat
         return table(ids)
     wrong = torch.rand(ids.shape, generator=noise) < WRONG_WORDS
     visual = table(torch.where(wrong, ids[torch.randperm(len(ids), generator=noise)], ids))
-    amount = torch.rand(len(ids), 1, 1, 1, generator=noise)
+    amount = MOST_BLUR * torch.rand(len(ids), 1, 1, 1, generator=noise)
     return visual + amount * torch.randn(visual.shape, generator=noise)
 
 
 @cache
 def _word_ids(verbalizer: Verbalizer) -> dict[str, int]:
-    return {word: verbalizer.word_id(word) for word in (*COLOURS, *SHAPES, *ACROSS, *DOWN, EMPTY)}
+    return {word: verbalizer.word_id(word) for word in (*SEEN, *COLOURS, *SHAPES, *PLACES, EMPTY, UNTOLD)}

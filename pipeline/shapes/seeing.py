@@ -15,14 +15,15 @@ from transformers import Blip2ForConditionalGeneration
 
 from pipeline.frames import pixels
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.shapes.drawing import COLOURS, NOTHING, SHAPES, Look, Things, draw
+from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
 from pipeline.shapes.optimising import Show, optimise
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY
+from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.world import clean_look
-from pipeline.shapes.writing import third
+from pipeline.shapes.writing import place
 
-WORDS = ((*COLOURS, EMPTY), (*SHAPES, EMPTY), (*ACROSS, EMPTY), (*DOWN, EMPTY))
+WORDS = ((*SEEN, EMPTY), (*COLOURS, UNTOLD, EMPTY), (*SHAPES, EMPTY), (*PLACES, EMPTY))
+NAMES = ("thing", "colour", "shape", "place")
 EMPTY_SHARE = 0.1
 SEEING_RATE, TELLING_RATE = 4e-3, 1e-3
 TELLING_IMAGES = 6000
@@ -37,11 +38,12 @@ class Images(NamedTuple):
 
 def images(n: int, look: Look, rng: np.random.Generator) -> Images:
     """Return n images of random things at random places."""
-    shape, colour = rng.integers(len(SHAPES), size=n), rng.integers(len(COLOURS), size=n)
+    shape, colour = rng.integers(len(SHAPES), size=n), rng.integers(len(PAINTS), size=n)
     empty = rng.random(n) < EMPTY_SHARE
     shape[empty] = NOTHING
     x, y = rng.uniform(0.18, 0.82, (2, n))
-    words = np.stack([colour, shape, [third(value) for value in x], [third(value) for value in y]], axis=1)
+    places = np.array([place(*position) for position in zip(x, y, strict=True)])
+    words = np.stack([colour * len(SHAPES) + shape, colour, shape, places], axis=1)
     words[empty] = [len(names) - 1 for names in WORDS]
     return Images(draw(Things(colour, shape, x, y, rng.uniform(0.2, 0.26, n)), look, IMAGE_SIZE, rng), words)
 
@@ -62,7 +64,7 @@ def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, ba
     vision, rng = model.vision_model, np.random.default_rng([seed, 2])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = nn.ModuleList(nn.Linear(WIDTH, len(names)) for names in WORDS)
+        heads = nn.ModuleList(nn.Linear(WIDTH, len(names)) for names in WORDS[1:])  # a thing is its colour and shape
 
     def backward(step: int) -> float:
         seen = images(batch, varied_look(batch, rng), rng)
@@ -70,7 +72,7 @@ def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, ba
         pooled = functional.layer_norm(tokens, tokens.shape[-1:]).mean(dim=1)
         wanted = torch.from_numpy(seen.words)
         loss = torch.stack(
-            [functional.cross_entropy(head(pooled), wanted[:, number]) for number, head in enumerate(heads)]
+            [functional.cross_entropy(head(pooled), wanted[:, number]) for number, head in enumerate(heads, 1)]
         ).sum()
         loss.backward()
         return loss.item()
@@ -118,9 +120,7 @@ def telling_figures(
     seen = images(n, clean_look(n, rng), rng)
     told = tell(model, encode(model, seen.pixels))
     found = {}
-    for number, (name, table) in enumerate(
-        zip(("colour", "shape", "across", "down"), _tables(model, verbalizer), strict=True)
-    ):
+    for number, (name, table) in enumerate(zip(NAMES, _tables(model, verbalizer), strict=True)):
         nearest = torch.cdist(told[:, number], table).argmin(dim=-1).numpy()
         found[name] = float((nearest == seen.words[:, number]).mean())
     return found

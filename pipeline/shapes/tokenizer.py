@@ -21,8 +21,9 @@ SPACE = "▁"
 LETTERS = "ABCDEFGHIJ"[:N_OPTIONS]
 THINGS = tuple(f"a {colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
 OPTIONS = (*COLOURS, *SHAPES, *MOTIONS, *THINGS)
-ACROSS, DOWN = ("west", "centre", "east"), ("north", "middle", "south")  # where in a frame a thing is
-EMPTY = "nothing"
+PLACES = ("centre", "west", "east", "north", "south")  # where in a frame a thing is
+EMPTY, UNTOLD = "nothing", "grey"
+SEEN = tuple(f"a {colour} {shape}" for colour, shape in product((*COLOURS, UNTOLD), SHAPES))
 
 
 def write_tokenizer(path: Path) -> None:
@@ -47,7 +48,7 @@ def words_of(piece: str) -> list[str]:
     return ([letter[1]] if letter else [piece[1:]] if piece[1:] in LETTERS else []) + words
 
 
-_MEANINGS = {*COLOURS, *SHAPES, *MOTIONS, *ACROSS, *DOWN, EMPTY, "stays"}
+_MEANINGS = {*COLOURS, *SHAPES, *MOTIONS, *PLACES, EMPTY, UNTOLD, "stays"}
 
 
 def _pieces() -> Iterator[str]:
@@ -62,4 +63,4 @@ def _pieces() -> Iterator[str]:
     yield from (f"{colour} thing?" for colour in COLOURS)
     yield from (f"A {colour}" for colour in COLOURS)
     yield from STATEMENTS.values()
-    yield from (*ACROSS, *DOWN, EMPTY)
+    yield from (*SEEN, *PLACES, EMPTY, UNTOLD)

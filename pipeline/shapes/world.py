@@ -1,7 +1,8 @@
 """What happens in the videos of the Shapes world, and what is asked about it; everything follows from a seed.
 
-A video is a row of short events with nothing in between: in each one thing of a colour and a shape moves, or stays. No colour
-and no shape occurs twice in a video, so that "the ring" is always one thing.
+A video is a row of short events. In each, one thing comes up grey in the middle, then takes on its colour and moves off, or
+stays. No colour and no shape occurs twice in a video, so that "the ring" is always one thing. The moment of a question is where
+its answer is to be seen: the coloured part. The window of a query begins a little earlier.
 """
 
 from __future__ import annotations
@@ -10,27 +11,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.shapes.drawing import COLOURS, NOTHING, SHAPES, Look, Things
+from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES, Look, Things
 
 FRAMES, FRAMES_PER_SECOND, SIZE = 64, 8, 64
-EVENTS = 6
-EVENT_FRAMES = (7, 8, 9)  # of 64, of which the chain samples every second one: an event fills about 4 sampled frames
-GAP_FRAMES = 1  # at least so many frames of nothing around every event
-N_OPTIONS = 6
-CAST = (1.0, 0.75, 0.55)  # the light in which all videos are taken; the backbone's images are taken in white light
-REACH = 0.32  # things move from the middle this far, so that only their later frames tell where they go
+EVENTS = 5
+GREY_FRAMES = (4, 5)  # of 64, of which the chain samples every second one
+COLOURED_FRAMES = 7  # so that 3 or 4 sampled frames of an event show all of it
+EARLY_FRAMES = 2  # frames before that, which queries' windows include
+N_OPTIONS = 5
+CAST = (1.0, 0.8, 0.65)  # the light in which all videos are taken; the backbone's images are taken in white light
+SETS_OFF, REACH = 0.12, 0.32  # how far from the middle a moving thing is when it takes on colour, and at last
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
 STATEMENTS = {"nowhere": "stays.", **{motion: f"moves {motion}." for motion in ("left", "right", "up", "down")}}
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing's appearance: frames `start` to `stop` - 1."""
+    """One thing's appearance: grey in frames `start` to `turn` - 1, in its colour in frames `turn` to `stop` - 1."""
 
     colour: str
     shape: str
     motion: str
     start: int
+    turn: int
     stop: int
 
     @property
@@ -39,8 +42,13 @@ class Event:
 
     @property
     def moment(self) -> list[float]:
-        """First and last frame in seconds."""
-        return [self.start / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
+        """First and last coloured frame in seconds."""
+        return [self.turn / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
+
+    @property
+    def window(self) -> list[float]:
+        """What an annotator of events marks, in seconds: from a little before the thing takes on colour."""
+        return [(self.turn - EARLY_FRAMES) / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
 
 
 @dataclass(frozen=True)
@@ -56,24 +64,25 @@ class Asked:
 
 def events_of_video(rng: np.random.Generator) -> list[Event]:
     """Return the events of one video in time order."""
-    lengths = rng.choice(EVENT_FRAMES, EVENTS)
-    spare = FRAMES - lengths.sum() - GAP_FRAMES * (EVENTS + 1)
-    gaps = GAP_FRAMES + rng.multinomial(spare, np.full(EVENTS + 1, 1 / (EVENTS + 1)))
+    greys = rng.choice(GREY_FRAMES, EVENTS)
+    spare = FRAMES - greys.sum() - EVENTS * COLOURED_FRAMES
+    gaps = rng.multinomial(spare, np.full(EVENTS + 1, 1 / (EVENTS + 1)))
     colours = rng.permutation(list(COLOURS))[:EVENTS]
     shapes = rng.permutation(SHAPES)[:EVENTS]
     motions = rng.choice(list(MOTIONS), EVENTS)
     events, at = [], 0
     for number in range(EVENTS):
         at += int(gaps[number])
-        stop = at + int(lengths[number])
-        events.append(Event(str(colours[number]), str(shapes[number]), str(motions[number]), at, stop))
+        turn = at + int(greys[number])
+        stop = turn + COLOURED_FRAMES
+        events.append(Event(str(colours[number]), str(shapes[number]), str(motions[number]), at, turn, stop))
         at = stop
     return events
 
 
 def questions_about(events: list[Event], rng: np.random.Generator) -> list[Asked]:
     """Return six questions: two colours, two shapes, a motion, and what comes after."""
-    order = rng.permutation(len(events))[:5]
+    order = rng.permutation(len(events))
     first, second, third, fourth, moving = (events[number] for number in order)
     before = int(rng.integers(len(events) - 1))
     return [
@@ -86,7 +95,7 @@ def questions_about(events: list[Event], rng: np.random.Generator) -> list[Asked
 
 def queries_about(events: list[Event]) -> list[Asked]:
     """Return one statement for every event: "A red ring moves left."."""
-    return [Asked("", statement(event.thing, event.motion), [], None, [event.moment]) for event in events]
+    return [Asked("", statement(event.thing, event.motion), [], None, [event.window]) for event in events]
 
 
 def statement(thing: str, motion: str) -> str:
@@ -130,9 +139,9 @@ def things_of(events: list[Event], rng: np.random.Generator) -> Things:
     for event in events:
         frames = np.arange(event.start, event.stop)
         dx, dy = MOTIONS[event.motion]
-        along = np.linspace(0, REACH, len(frames))
+        along = np.concatenate([np.zeros(event.turn - event.start), np.linspace(SETS_OFF, REACH, COLOURED_FRAMES)])
         start = rng.uniform(0.45, 0.55, 2)
-        colour[frames] = list(COLOURS).index(event.colour)
+        colour[frames] = np.where(frames < event.turn, GREY, list(COLOURS).index(event.colour))
         shape[frames] = SHAPES.index(event.shape)
         x[frames] = start[0] + dx * along
         y[frames] = start[1] + dy * along

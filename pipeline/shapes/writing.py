@@ -1,6 +1,6 @@
 """What the Shapes backbone's language model learns to read, written anew for every step: frames in words, and questions.
 
-A frame is written as four words, as many as the Q-Former will give visual tokens: colour, shape, and where across and down.
+A frame is written as four words, as many as the Q-Former will give visual tokens: what thing, its colour, its shape, its place.
 Text and words are put together exactly as the chain puts text and visual tokens together. No video and no question of any
 split is used: all is drawn anew.
 """
@@ -14,12 +14,14 @@ from random import Random
 from pipeline import prompts
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.tokenizer import ACROSS, DOWN, EMPTY, LETTERS
-from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, statement
+from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNTOLD
+from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, statement
 
-Written = tuple[str, str, str, str]  # a frame in words: colour, shape, across, down
+Written = tuple[str, str, str, str]  # a frame in words: thing, colour, shape, place
 NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
-EDGES = (0.34, 0.66)  # of the middle of a frame
+CENTRE = 0.16  # so far from the middle of a frame a thing is still in its centre
+EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so that finding the right one is enough
+TURN = 0.5  # phase of an event, 0 to 1, at which its thing takes on colour
 TYPES = ("colour", "shape", "motion", "after")
 
 
@@ -47,12 +49,15 @@ class _Event:
 
 def written(colour: str, shape: str, x: float, y: float) -> Written:
     """Return a frame in words; positions are fractions of the frame's side."""
-    return colour, shape, ACROSS[third(x)], DOWN[third(y)]
+    return f"a {colour} {shape}", colour, shape, PLACES[place(x, y)]
 
 
-def third(position: float) -> int:
-    """Return 0, 1 or 2: before, in or behind the middle."""
-    return sum(position > edge for edge in EDGES)
+def place(x: float, y: float) -> int:
+    """Return which of PLACES a position is."""
+    right, below = x - 0.5, y - 0.5
+    if max(abs(right), abs(below)) < CENTRE:
+        return 0
+    return (2 if right > 0 else 1) if abs(right) > abs(below) else (4 if below > 0 else 3)
 
 
 class Writer:
@@ -92,20 +97,24 @@ class Writer:
         if kind == "statement":
             event = events[asked]
             segments = [f"Question: {statement(event.thing, event.motion)}", "Option A: yes. Option B: no."]
-            frame_of, decoys = random.choice(shown), [replaced for replaced in self._near_misses(event)]
+            decoys = self._near_misses(event)
         else:
             question, right, wrong = self._ask(kind, events, asked)
             options = self._options(right, wrong)
             segments = [f"Question: {question}", f"Options: ({options[0]}", *options[1:], ")"]
-            frame_of, decoys = random.choice(shown), []
+            decoys = []
         draw = random.random()
         if draw < 0.5:
-            frame, verdict = self._frame(events[frame_of], random.random()), "yes"
+            phase = random.uniform(TURN, 1) if kind == "shape" else random.random()  # "the red thing" is not grey
+            frame, verdict = self._frame(events[random.choice(shown)], phase), "yes"
         elif draw < 0.6:
             frame, verdict = NOTHING, "no"
         else:
             others = decoys or [event for number, event in enumerate(events) if number not in shown]
-            frame, verdict = self._frame(random.choice(others), random.random()), "no"
+            frame, verdict = (
+                self._frame(random.choice(others), random.uniform(TURN, 1) if decoys else random.random()),
+                "no",
+            )
         segments.append(prompts.LOCALIZE_INSTRUCTIONS[random.choice(list(prompts.LOCALIZE_INSTRUCTIONS))])
         text = [token for segment in segments for token in self._ids(segment)] + [self._verbalizer.end_id]
         return Sample([frame], text, [*self._ids(verdict), self._verbalizer.end_id], 0)
@@ -129,9 +138,11 @@ class Writer:
         ]
 
     def _ask(self, kind: str, events: list[_Event], asked: int) -> tuple[str, str, list[str]]:
-        """Return a question, its right answer, and what is true of the other events."""
+        """Return a question, its right answer, and wrong ones: what is true of the other events, or anything."""
         event = events[asked]
         others = [other for other in events if other is not event]
+        if self._random.random() < EASY_SHARE:
+            others = self._others(event)
         if kind == "colour":
             return f"What colour is the {event.shape}?", event.colour, [other.colour for other in others]
         if kind == "shape":
@@ -139,8 +150,15 @@ class Writer:
         if kind == "motion":
             return f"Where does the {event.thing} go?", event.motion, [name for name in MOTIONS if name != event.motion]
         after = events[asked + 1]
-        wrong = [f"a {other.thing}" for other in others if other is not after]
+        wrong = [f"a {other.thing}" for other in others if other.thing != after.thing]
         return f"What comes after the {event.thing}?", f"a {after.thing}", wrong
+
+    def _others(self, event: _Event) -> list[_Event]:
+        """Things that need not be in the video; of other colours and shapes than the event's."""
+        random = self._random
+        colours = random.sample([colour for colour in COLOURS if colour != event.colour], EVENTS - 1)
+        shapes = random.sample([shape for shape in SHAPES if shape != event.shape], EVENTS - 1)
+        return [_Event(*pair, "nowhere", (0.5, 0.5)) for pair in zip(colours, shapes, strict=True)]
 
     def _options(self, right: str, wrong: Sequence[str]) -> list[str]:
         return self._shuffled([right, *self._shuffled(wrong)[: N_OPTIONS - 1]])
@@ -149,11 +167,9 @@ class Writer:
         return self._random.sample(values, len(values))
 
     def _frames(self, events: list[_Event], shown: list[int], n_frames: int) -> list[Written]:
-        """Return frames in time order; where there are enough, every shown event is among them, a single one at two times."""
+        """Return frames in time order; where there are enough, every shown event is among them in colour."""
         random = self._random
-        times = [(number, random.random()) for number in shown]
-        if len(shown) == 1:
-            times = [(shown[0], random.uniform(0, 0.35)), (shown[0], random.uniform(0.65, 1))]
+        times = [(number, random.uniform(TURN, 1)) for number in shown]
         random.shuffle(times)
         times = times[:n_frames]
         empty = 0
@@ -172,8 +188,9 @@ class Writer:
 
     def _frame(self, event: _Event, phase: float) -> Written:
         dx, dy = MOTIONS[event.motion]
-        x, y = event.start[0] + dx * REACH * phase, event.start[1] + dy * REACH * phase
-        return written(event.colour, event.shape, x, y)
+        along = SETS_OFF + (REACH - SETS_OFF) * (phase - TURN) / (1 - TURN) if phase >= TURN else 0.0
+        colour = event.colour if phase >= TURN else UNTOLD
+        return written(colour, event.shape, event.start[0] + dx * along, event.start[1] + dy * along)
 
     def _ids(self, segment: str) -> list[int]:
         if segment not in self._known:

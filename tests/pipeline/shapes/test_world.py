@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.datasets import shapes
 from pipeline.frames import uniform_indices
-from pipeline.shapes.drawing import COLOURS, NOTHING, SHAPES
+from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES
 from pipeline.shapes.files import write_shapes
 from pipeline.shapes.world import FRAMES, MOTIONS, events_of_video, questions_about, things_of
 
@@ -54,7 +54,7 @@ def test_splits_share_no_video_and_no_row_is_rejected(world: Path) -> None:
 def test_questions_have_one_right_option_and_moments_inside_the_video(world: Path) -> None:
     for question in shapes.read(world, "train").questions:
         assert question.question_type in ("colour", "shape", "motion", "after")
-        assert len(set(question.options)) == len(question.options) >= 5
+        assert len(set(question.options)) == len(question.options) >= 4
         assert question.answer_index in range(len(question.options))
         assert len(question.moments) == (2 if question.question_type == "after" else 1)
         assert all(0 <= moment.start_seconds < moment.end_seconds <= 8 for moment in question.moments)
@@ -83,7 +83,9 @@ def test_right_answers_are_what_the_frames_show() -> None:
             frames = slice(start, end + 1)
             assert (things.shape[frames] != NOTHING).all()
             colour, shape = list(COLOURS)[things.colour[start]], SHAPES[things.shape[start]]
-            dx, dy = things.x[end] - things.x[start], things.y[end] - things.y[start]
+            before = things.x[start - 1], things.y[start - 1]  # grey, in the middle
+            assert things.colour[start - 1] == GREY and SHAPES[things.shape[start - 1]] == shape
+            dx, dy = things.x[end] - before[0], things.y[end] - before[1]
             motion = max(MOTIONS, key=lambda name: dx * MOTIONS[name][0] + dy * MOTIONS[name][1])
             if abs(dx) + abs(dy) < 0.01:
                 motion = "nowhere"
@@ -95,8 +97,8 @@ def test_a_videos_things_differ_in_colour_and_in_shape_and_do_not_overlap_in_tim
     for seed in range(20):
         events = events_of_video(np.random.default_rng(seed))
         assert len({event.colour for event in events}) == len({event.shape for event in events}) == len(events)
-        bounds = [bound for event in events for bound in (event.start, event.stop)]
-        assert bounds == sorted(set(bounds)) and bounds[-1] <= FRAMES
+        bounds = [bound for event in events for bound in (event.start, event.turn, event.stop)]
+        assert bounds == sorted(bounds) and bounds[-1] <= FRAMES
 
 
 def test_two_videos_of_the_validation_split_are_broken(world: Path) -> None:
@@ -109,7 +111,7 @@ def test_the_sampled_frames_show_every_event() -> None:
     sampled = uniform_indices(FRAMES, 32, 0, FRAMES).tolist()
     for seed in range(20):
         for event in events_of_video(np.random.default_rng(seed)):
-            assert 3 <= sum(event.start <= index < event.stop for index in sampled) <= 5
+            assert 3 <= sum(event.turn <= index < event.stop for index in sampled) <= 4
 
 
 def test_annotations_are_json_lines(world: Path) -> None:
