@@ -32,7 +32,7 @@ QUERIES = "moments"
 def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS) -> None:
     """Write `videos/`, `timed_text/` and one `shapes_SPLIT.jsonl` a split into `folder`; equal arguments give equal bytes.
 
-    The last two videos of the split `val` cannot be used, one cut short and one of zero bytes, so that a first run shows how
+    The last two videos of the split `train` cannot be used, one cut short and one of zero bytes, so that a first run shows how
     that is reported.
     """
     for name in ("videos", "timed_text"):
@@ -49,7 +49,7 @@ def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS
             lines += [json.dumps(_row(name, order, one)) for order, one in enumerate(asked)]
             if split == QUERIES:
                 (folder / "timed_text" / f"{name}.vtt").write_text(_narration(events, rng), encoding="utf-8")
-        if split == "val" and n_videos > 2:
+        if split == "train" and n_videos > 2:
             _damage(folder / "videos" / f"{split}_{n_videos - 2:03d}.mp4", folder / "videos" / f"{name}.mp4")
         part = folder / f"shapes_{split}.jsonl.part"
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

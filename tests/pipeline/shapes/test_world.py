@@ -14,7 +14,7 @@ from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES
 from pipeline.shapes.files import write_shapes
 from pipeline.shapes.world import FRAMES, MOTIONS, events_of_video, questions_about, things_of
 
-VIDEOS = {"train": 2, "val": 3, "test": 1, "moments": 2}
+VIDEOS = {"train": 3, "val": 2, "test": 1, "moments": 2}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(world: Path, tmp_path: P
 
 
 def test_more_videos_of_a_split_change_no_other_video(world: Path, tmp_path: Path) -> None:
-    write_shapes(tmp_path, 0, {**VIDEOS, "train": 3})
+    write_shapes(tmp_path, 0, {**VIDEOS, "val": 3})
     more = content(tmp_path)
-    assert {name: more[name] for name in content(world) if name != "shapes_train.jsonl"} == {
-        name: found for name, found in content(world).items() if name != "shapes_train.jsonl"
+    assert {name: more[name] for name in content(world) if name != "shapes_val.jsonl"} == {
+        name: found for name, found in content(world).items() if name != "shapes_val.jsonl"
     }
 
 
@@ -101,10 +101,10 @@ def test_a_videos_things_differ_in_colour_and_in_shape_and_do_not_overlap_in_tim
         assert bounds == sorted(bounds) and bounds[-1] <= FRAMES
 
 
-def test_two_videos_of_the_validation_split_are_broken(world: Path) -> None:
-    sizes = [(world / "videos" / f"val_{number:03d}.mp4").stat().st_size for number in range(3)]
+def test_two_videos_of_the_training_split_are_broken(world: Path) -> None:
+    sizes = [(world / "videos" / f"train_{number:03d}.mp4").stat().st_size for number in range(3)]
     assert sizes[2] == 0 < sizes[1] < sizes[0]
-    assert len(shapes.read(world, "val").videos) == 3
+    assert len(shapes.read(world, "train").videos) == 3
 
 
 def test_the_sampled_frames_show_every_event() -> None:
