@@ -205,6 +205,33 @@ def test_senseless_chain_is_refused_before_any_work(
     assert not {"sample_frames", "answer_questions"} & {record.stage for record in records(tmp_path).values()}
 
 
+def test_overlapping_splits_are_refused_before_a_backbone_is_trained(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "chain.backbone=trained", "--set", "chain.training_split=all")
+    assert sevila("run", world, tmp_path, *settings) == 1
+    assert "questions of it are evaluated too" in capsys.readouterr().err
+    assert {record.stage for record in records(tmp_path).values()} == {"list_questions"}
+
+
+@pytest.mark.parametrize("kind", ["forward", "full"])
+def test_both_chains_train_the_backbone_if_the_recipe_says_so(
+    world: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", f"chain.kind={kind}", "--set", "chain.backbone=trained")
+    assert sevila("plan", world, tmp_path, *settings) == 0
+    planned = [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]]
+    assert planned.count("train_backbone") == 1 and "import_backbone" not in planned
+
+
+@pytest.mark.parametrize("weights", ["", "released"])
+def test_pretraining_on_top_of_a_checkpoint_is_told(
+    world: Path, tmp_path: Path, weights: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert sevila("plan", world, tmp_path, "--set", f"init_localizer.weights={weights}") == 0
+    assert ("not from BLIP-2's own Q-Former" in caplog.text) == bool(weights)
+
+
 def test_pretrained_localizer_without_pretraining_must_be_another_than_the_untrained(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +314,11 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
 def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("results", world, tmp_path, "--set", "chain.kind=forward") == 1
     assert "--set chain.kind=full" in capsys.readouterr().err
+
+
+def test_report_with_a_seed_twice_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sevila("results", world, tmp_path, "--seeds", "1", "0", "1") == 1
+    assert "--seeds 1 0 1: a seed twice adds nothing" in capsys.readouterr().err
 
 
 def test_full_chain_of_moment_queries_pretrains_the_localizer_before_it_retrieves(
