@@ -171,6 +171,13 @@ def test_a_damaged_state_is_told_and_the_one_before_it_taken(
     assert f"{newest.name}: damaged" in caplog.text and before.exists()
 
 
+def test_damaged_settings_of_states_say_how_to_begin_anew(tmp_path: Path) -> None:
+    train(job(tmp_path, cfg=TINY.model_copy(update={"epochs": 1})))
+    (tmp_path / "snapshots" / "settings.json").write_text('{"batch')
+    with pytest.raises(SevilaError, match=r"settings.json: damaged.*delete .*snapshots to begin anew"):
+        train(job(tmp_path))
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_keeps_the_state(tmp_path: Path) -> None:
     cfg = TINY.model_copy(update={"learning_rate": 1e38})
     with pytest.raises(SevilaError, match=r"toy: epoch 1, step \d of 15: loss .*point \d+.*learning_rate") as caught:
