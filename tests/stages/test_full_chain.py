@@ -96,6 +96,20 @@ def test_every_selector_gets_a_row_in_the_order_of_the_paper(
     assert cells["oracle"][-1] == "66.7"  # all but the questions of the broken video
 
 
+def test_questions_that_only_the_oracle_leaves_unanswered_are_told(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
+    first = next(row for row in rows if row["split"] == "test")
+    first["moments"] = [[0.1, 0.2]]  # between two sampled frames
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ("--annotations", f"{tmp_path / 'questions.jsonl'}", "--set", 'chain.selectors=["uniform", "oracle"]')
+    assert sevila("run", world, tmp_path / "store", *settings) == 0
+    assert "6 questions (2; oracle 3 unanswered, which counts as wrong)" in capsys.readouterr().out
+    assert sevila("results", world, tmp_path / "store", *settings, "--seeds", "0") == 0
+    assert "2; oracle 3 of them unanswered, which counts as wrong" in capsys.readouterr().out
+
+
 def test_refinement_trained_otherwise_reruns_only_what_depends_on_it(store: Path, world: Path) -> None:
     before = set(records(store))
     assert sevila("run", world, store, "--set", "refine_localizer.learning_rate=1e-4") == 0
