@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(
-            f"error: {what}\nwhen the cause is gone, the same command goes on from the last finished shard",
+            f"error: {what}\nwhen the cause is gone, the same command goes on from the last finished shard or state",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
+        print("interrupted; the same command goes on from the last finished shard or state", file=sys.stderr)
         return 130
 
 

@@ -123,7 +123,7 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) ->
                         "the artifact was written by another version: run its stage again"
                     )
                 tables.append(file.read(columns=names))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise CorruptArtifactError(
                 f"{path}: not readable as Parquet: {error}; rebuild it with `sevila stage STAGE RECIPE --again`"
             ) from error
@@ -138,7 +138,7 @@ def read_head(paths: Sequence[Path], n_rows: int) -> list[dict[str, Any]]:
             try:
                 with pq.ParquetFile(path) as file:
                     batch = next(file.iter_batches(batch_size=n_rows), None)
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
                 raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}") from error
             rows += batch.to_pylist() if batch is not None else []
     return rows[:n_rows]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
+from cache.errors import CorruptArtifactError
 from cache.files import published, sync, write_atomically
 from cache.fingerprint import file_digest
 from cache.shards import ShardWriter, new_shard
@@ -37,12 +38,21 @@ class Snapshots:
     folder: Path
 
     def settle(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings that the states were made with, which decide bytes; these, as long as there is no state."""
+        """Return the settings that the states were made with, which decide bytes; these, as long as there is no state.
+
+        Raises CorruptArtifactError if they cannot be read.
+        """
         path = self.folder / "settings.json"
         if not path.exists() or not self._numbers():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(settings).encode())
-        found: dict[str, Any] = json.loads(path.read_text())
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise CorruptArtifactError(
+                f"{path}: damaged ({error}); it says how the states beside it were made, which cannot be used without: "
+                f"delete {self.folder} to begin anew"
+            ) from error
         return found
 
     def unsettle(self) -> None:

@@ -34,7 +34,7 @@ class Chain(Config):
         description="forward: inference; full: the reverse chain and both trainings too, every setting evaluated",
     )
     backbone: Literal["imported", "trained"] = Field(
-        "imported", description="the full chain's BLIP-2: weights from outside, or trained from scratch by a stage"
+        "imported", description="the frozen BLIP-2: weights from outside, or trained from scratch by a stage"
     )
     training_split: str = Field(
         "train", description="split of the recipe's data set that Localizer and Answerer are trained on"

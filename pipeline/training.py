@@ -147,7 +147,12 @@ def train(job: Job) -> Trained:
     from pipeline.training_loop import read_state, work
 
     n_processes = processes(job.run)
-    settings = job.snapshots.settle({"batch_tokens": job.run.batch_tokens, "parts": n_processes})
+    wanted = {"batch_tokens": job.run.batch_tokens, "parts": n_processes}
+    settings = job.snapshots.settle(wanted)
+    if settings != wanted:
+        told = "{batch_tokens} tokens for {parts} processes"
+        now, before = told.format(**wanted), told.format(**settings)
+        log.info("%s: batches stay cut into pieces of %s, as it was begun; not of %s", job.name, before, now)
     if n_processes > 1:
         from pipeline.launch import launch
 
@@ -174,13 +179,16 @@ def processes(run: RunContext) -> int:
     """Return how many processes a training runs in: `run.processes`, or one per GPU of this machine.
 
     Raises:
-        SevilaError: several processes for one named GPU.
+        SevilaError: more processes than GPUs, where they would run on GPUs.
     """
     import torch
 
-    one_gpu = run.device.startswith("cuda:")
-    if run.processes > 1 and one_gpu:
-        raise SevilaError(f"{run.processes} processes on {run.device}: they would need as many GPUs; use device cuda")
-    if run.processes:
-        return run.processes
-    return 1 if one_gpu or not run.torch_device().startswith("cuda") else max(1, torch.cuda.device_count())
+    if not run.torch_device().startswith("cuda"):
+        return run.processes or 1
+    n_gpus = 1 if run.device.startswith("cuda:") else torch.cuda.device_count()
+    if run.processes > n_gpus:
+        raise SevilaError(
+            f"{run.processes} processes on device {run.device}: each needs a GPU of its own, {n_gpus} wanted at most; give "
+            "fewer processes, or device cuda for all GPUs of this machine"
+        )
+    return run.processes or n_gpus

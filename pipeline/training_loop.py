@@ -93,7 +93,7 @@ class _Loop:
         self.curves: list[tuple[int, int, float, float, float, float]] = []
         self.validation: list[tuple[int, int, str, float]] = []
         self.best: dict[str, Any] = {}
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
 
     def run(self) -> None:
         """Train from the last state to the end."""
@@ -197,7 +197,7 @@ class _Loop:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.task.module.state_dict().items()}
 
     def _save(self) -> None:
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.step
         if self.rank != 0:
             return
         state = {
@@ -218,6 +218,7 @@ class _Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.saved_step = self.step
         self.curves, self.validation, self.best = state["curves"], state["validation"], state["best"]
 
     def _tell_start(self) -> None:
@@ -248,9 +249,14 @@ class _Loop:
         names = self.task.names(batch)
         told = ", ".join(names[:NAMES_TOLD]) + (f" and {len(names) - NAMES_TOLD} more" * (len(names) > NAMES_TOLD))
         precision = "" if self.cfg.precision == "float32" else ", precision = 'float32'"
+        kept = (
+            f"The state of step {self.saved_step} is kept in {self.job.snapshots.folder}"
+            if self.saved_step
+            else "It is too early for a kept state"
+        )
         return SevilaError(
             f"{self.job.name}: epoch {self.epoch + 1}, step {self.step + 1} of {self.n_steps}: loss {loss}, gradient norm "
-            f"{norm}, on the batch of {told}; wanted finite ones. The state before it is kept in {self.job.snapshots.folder}. "
+            f"{norm}, on the batch of {told}; wanted finite ones. {kept}. "
             f"Try a lower learning_rate, clip_gradient_norm{precision}: each makes another artifact, from the start"
         )
 

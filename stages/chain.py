@@ -17,6 +17,7 @@ from stages.chain_checks import (
     check_splits,
     knows_moments,
     tell_odd_prompts,
+    tell_second_pretraining,
 )
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
@@ -62,8 +63,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     uses_localizer = asks_for_moments or recipe.config(select_keyframes).method == "localizer"
 
     # Weights come first: a wrong file is found before hours of decoding.
-    backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
-    check_frame_size(backbone, recipe.config(sample_frames).size)
+    backbone = _backbone(recipe, step, sources)
     localizer = None
     if uses_localizer:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
@@ -73,6 +73,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     if asks_for_moments and recipe.chain.kind == "full":
         known = _questions(step, sources, listing.dataset, recipe.chain.training_split)
         check_moments(recipe, questions, known)
+        tell_second_pretraining(recipe)
         training = _split(step, sources, listing.dataset, known, backbone)
         localizer = step(pretrain_localizer, *training.read, backbone, localizer)
     frames = step(sample_frames, sources.videos(listing.dataset, questions))
@@ -112,23 +113,21 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     check_full(recipe)
     tell_odd_prompts(recipe)
 
-    if chain.backbone == "trained":
-        backbone = step(train_backbone)
-    else:
-        backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
-    check_frame_size(backbone, recipe.config(sample_frames).size)
-    answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
-    localizer = None
-    if chosen & LOCALIZERS:
-        localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
-
+    # Questions come first: splits that overlap, or a file that is missing, are found before a backbone is trained.
     asked = _questions(step, sources, listing.dataset, listing.split)
     known = _questions(step, sources, listing.dataset, chain.training_split)
     queries = None
     if chain.pretraining_dataset and chosen & {"pretrained", "refined"}:
+        tell_second_pretraining(recipe)
         same = (chain.pretraining_dataset, chain.pretraining_split) == (listing.dataset, chain.training_split)
         queries = known if same else _questions(step, sources, chain.pretraining_dataset, chain.pretraining_split)
     check_splits(recipe, asked, known, queries)
+
+    backbone = _backbone(recipe, step, sources)
+    answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
+    localizer = None
+    if chosen & LOCALIZERS:
+        localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
 
     evaluated = _split(step, sources, listing.dataset, asked, backbone)
     training = _split(step, sources, listing.dataset, known, backbone)
@@ -214,6 +213,16 @@ class _Evaluation:
         if selector != "random":  # nothing is drawn: another seed of the recipe shall not make the same keyframes again
             choice["seed"] = 0
         return scores, self._step(select_keyframes, split.questions, split.frames, scores, **choice)
+
+
+def _backbone(recipe: Recipe, step: Step, sources: Sources) -> Backbone:
+    backbone: Backbone
+    if recipe.chain.backbone == "trained":
+        backbone = step(train_backbone)
+    else:
+        backbone = step(import_backbone, sources.weights(recipe.config(import_backbone).weights))
+    check_frame_size(backbone, recipe.config(sample_frames).size)
+    return backbone
 
 
 def _questions(step: Step, sources: Sources, dataset: str, split: str) -> Questions:

@@ -35,6 +35,17 @@ def tell_odd_prompts(recipe: Recipe) -> None:
         _tell_odd(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
 
 
+def tell_second_pretraining(recipe: Recipe) -> None:
+    """Warn where the Localizer's pre-training starts from a checkpoint, which may be pre-trained already."""
+    weights = recipe.config_of("init_localizer").weights
+    if weights:
+        log.warning(
+            "[init_localizer] weights = %r: the Localizer is pre-trained from these, not from BLIP-2's own Q-Former; for that, "
+            "--set init_localizer.weights=",
+            weights,
+        )
+
+
 def _tell_odd(recipe: Recipe, dataset: str, *stages: str) -> None:
     wanted = adapter_named(dataset).about.prompt
     for name in stages:

@@ -82,6 +82,8 @@ def results(options: argparse.Namespace) -> None:
     from stages.seed_report import SeedRun, report
     from stages.steps import Run
 
+    if len(set(options.seeds)) < len(options.seeds):
+        raise RecipeError(f"--seeds {' '.join(map(str, options.seeds))}: a seed twice adds nothing; wanted each once")
     runs = []
     for seed in options.seeds:
         options.seed = seed

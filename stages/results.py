@@ -151,6 +151,17 @@ def training_line(training: Training) -> str:
     return "; ".join(told)
 
 
+def unanswered_text(results: Results) -> str:
+    """Return how many questions have no answer: one number, or several by row ("2; oracle 5"); "" where all have one.
+
+    Oracle keyframes leave questions without an answer that others do not: those with no sampled frame in a true moment.
+    """
+    of_row = {setting.row: setting.accuracy().n_unanswered for setting in results.settings}
+    least = min(of_row.values())
+    others = [f"{row} {of_row[row]}" for row in results.rows() if of_row[row] > least]
+    return "; ".join([str(least), *others]) if least or others else ""
+
+
 def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
     """Return the 95 % interval by resampling, or Wilson's where too few videos support that."""
     for low, high in (
@@ -166,7 +177,7 @@ def _heading(results: Results) -> str:
     config = results.questions.record.config
     split = f", split {config['split']}" if config["split"] else ""
     row = results.settings[0].accuracy()
-    unanswered = f" ({row.n_unanswered} unanswered, which counts as wrong)" if row.n_unanswered else ""
+    unanswered = f" ({told} unanswered, which counts as wrong)" if (told := unanswered_text(results)) else ""
     lines = [
         f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval"
     ]

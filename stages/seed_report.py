@@ -15,7 +15,7 @@ from typing import get_args
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact
 from stages.compare import compare
-from stages.results import NAMES, Column, Results, Setting, training_line
+from stages.results import NAMES, Column, Results, Setting, training_line, unanswered_text
 
 Cell = tuple[str, Column]
 
@@ -155,13 +155,14 @@ def _asked(runs: Sequence[SeedRun]) -> str:
     rows = [run.results.settings[0].accuracy() for run in runs]
     split = f", split `{config['split']}`" if config["split"] else ""
     told = f"`{config['dataset']}`{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
-    if any(row.n_unanswered for row in rows):
-        told += f", {_each(row.n_unanswered for row in rows)} of them unanswered, which counts as wrong"
+    unanswered = [unanswered_text(run.results) for run in runs]
+    if any(unanswered):
+        told += f", {_each(text or '0' for text in unanswered)} of them unanswered, which counts as wrong"
     return f"{told}."
 
 
-def _each(counts: Iterable[int]) -> str:
-    """Return a number per seed, or the one that is every seed's."""
+def _each(counts: Iterable[int | str]) -> str:
+    """Return a count per seed, or the one that is every seed's."""
     found = [str(count) for count in counts]
     return found[0] if len(set(found)) == 1 else ", ".join(found)
 

@@ -68,6 +68,21 @@ def test_truncated_file_is_corrupt_not_shorter(tmp_path: Path) -> None:
         read_rows([tmp_path / "a.parquet"], SCHEMA)
 
 
+def test_no_flipped_bit_gives_other_rows_or_another_error_than_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_rows(path, SCHEMA, ROWS)
+    whole, n_refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert read_rows([path], SCHEMA) == ROWS, place
+        except (CorruptArtifactError, SchemaError):
+            n_refused += 1
+    assert n_refused > len(whole) // 10
+
+
 def test_head_reads_over_parts_without_a_schema(tmp_path: Path) -> None:
     for number, row in enumerate(ROWS):
         write_rows(tmp_path / f"{number}.parquet", SCHEMA, [row])

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from cache.errors import SevilaError
-from pipeline.training import CURVES, Trained, train
+from cache.store import Store
+from pipeline.stage import RunContext
+from pipeline.training import CURVES, Trained, processes, train
 from pipeline.training_loop import batches_of, decay_groups
 from tests.pipeline.toy_training import TINY, DiesOnceIn, ToyTask, job, with_little_memory, without_dropout
 
@@ -169,13 +171,45 @@ def test_a_damaged_state_is_told_and_the_one_before_it_taken(
     assert f"{newest.name}: damaged" in caplog.text and before.exists()
 
 
+def test_damaged_settings_of_states_say_how_to_begin_anew(tmp_path: Path) -> None:
+    train(job(tmp_path, cfg=TINY.model_copy(update={"epochs": 1})))
+    (tmp_path / "snapshots" / "settings.json").write_text('{"batch')
+    with pytest.raises(SevilaError, match=r"settings.json: damaged.*delete .*snapshots to begin anew"):
+        train(job(tmp_path))
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_keeps_the_state(tmp_path: Path) -> None:
     cfg = TINY.model_copy(update={"learning_rate": 1e38})
     with pytest.raises(SevilaError, match=r"toy: epoch 1, step \d of 15: loss .*point \d+.*learning_rate") as caught:
         train(job(tmp_path, cfg=cfg, checkpoint_minutes=0))
     kept = sorted((tmp_path / "snapshots").glob("*.state"))
-    assert kept and str(kept[0].parent) in str(caught.value)
+    assert f"The state of step {int(kept[-1].stem)} is kept in {kept[-1].parent}" in str(caught.value)
     assert all(tensor.isfinite().all() for tensor in torch.load(kept[-1], weights_only=True)["weights"].values())
+
+
+def test_a_loss_that_is_not_finite_from_the_start_says_that_no_state_is_kept_yet(tmp_path: Path) -> None:
+    cfg = TINY.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(SevilaError, match=r"too early for a kept state"):
+        train(job(tmp_path, cfg=cfg))
+    assert not list((tmp_path / "snapshots").glob("*.state"))
+
+
+def test_other_pieces_than_a_training_was_begun_with_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sevila")
+    train(job(tmp_path, cfg=TINY.model_copy(update={"epochs": 1}), batch_tokens=2))
+    assert "stay cut" not in caplog.text
+    train(job(tmp_path, batch_tokens=3))
+    assert "stay cut into pieces of 2 tokens for 1 processes, as it was begun; not of 3 tokens" in caplog.text
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    found = [processes(RunContext(Store(tmp_path), device=device)) for device in ("auto", "cuda", "cuda:1", "cpu")]
+    assert found == [2, 2, 1, 1] and processes(RunContext(Store(tmp_path), device="cpu", processes=3)) == 3
+    for device, wanted in (("auto", 2), ("cuda:1", 1)):
+        with pytest.raises(SevilaError, match=rf"3 processes on device {device}: .* {wanted} wanted at most"):
+            processes(RunContext(Store(tmp_path), device=device, processes=3))
 
 
 def test_out_of_memory_says_so_and_a_later_start_may_cut_smaller(tmp_path: Path) -> None:

@@ -96,6 +96,20 @@ def test_every_selector_gets_a_row_in_the_order_of_the_paper(
     assert cells["oracle"][-1] == "66.7"  # all but the questions of the broken video
 
 
+def test_questions_that_only_the_oracle_leaves_unanswered_are_told(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in (world / "questions.jsonl").read_text().splitlines()]
+    first = next(row for row in rows if row["split"] == "test")
+    first["moments"] = [[0.1, 0.2]]  # between two sampled frames
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ("--annotations", f"{tmp_path / 'questions.jsonl'}", "--set", 'chain.selectors=["uniform", "oracle"]')
+    assert sevila("run", world, tmp_path / "store", *settings) == 0
+    assert "6 questions (2; oracle 3 unanswered, which counts as wrong)" in capsys.readouterr().out
+    assert sevila("results", world, tmp_path / "store", *settings, "--seeds", "0") == 0
+    assert "2; oracle 3 of them unanswered, which counts as wrong" in capsys.readouterr().out
+
+
 def test_refinement_trained_otherwise_reruns_only_what_depends_on_it(store: Path, world: Path) -> None:
     before = set(records(store))
     assert sevila("run", world, store, "--set", "refine_localizer.learning_rate=1e-4") == 0
@@ -205,6 +219,33 @@ def test_senseless_chain_is_refused_before_any_work(
     assert not {"sample_frames", "answer_questions"} & {record.stage for record in records(tmp_path).values()}
 
 
+def test_overlapping_splits_are_refused_before_a_backbone_is_trained(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "chain.backbone=trained", "--set", "chain.training_split=all")
+    assert sevila("run", world, tmp_path, *settings) == 1
+    assert "questions of it are evaluated too" in capsys.readouterr().err
+    assert {record.stage for record in records(tmp_path).values()} == {"list_questions"}
+
+
+@pytest.mark.parametrize("kind", ["forward", "full"])
+def test_both_chains_train_the_backbone_if_the_recipe_says_so(
+    world: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", f"chain.kind={kind}", "--set", "chain.backbone=trained")
+    assert sevila("plan", world, tmp_path, *settings) == 0
+    planned = [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]]
+    assert planned.count("train_backbone") == 1 and "import_backbone" not in planned
+
+
+@pytest.mark.parametrize("weights", ["", "released"])
+def test_pretraining_on_top_of_a_checkpoint_is_told(
+    world: Path, tmp_path: Path, weights: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert sevila("plan", world, tmp_path, "--set", f"init_localizer.weights={weights}") == 0
+    assert ("not from BLIP-2's own Q-Former" in caplog.text) == bool(weights)
+
+
 def test_pretrained_localizer_without_pretraining_must_be_another_than_the_untrained(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +328,11 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
 def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("results", world, tmp_path, "--set", "chain.kind=forward") == 1
     assert "--set chain.kind=full" in capsys.readouterr().err
+
+
+def test_report_with_a_seed_twice_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sevila("results", world, tmp_path, "--seeds", "1", "0", "1") == 1
+    assert "--seeds 1 0 1: a seed twice adds nothing" in capsys.readouterr().err
 
 
 def test_full_chain_of_moment_queries_pretrains_the_localizer_before_it_retrieves(
