@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
-from cache.errors import CorruptArtifactError
 from cache.files import published, sync, write_atomically
 from cache.fingerprint import file_digest
 from cache.shards import ShardWriter, new_shard
@@ -37,30 +36,9 @@ class Snapshots:
 
     folder: Path
 
-    def settle(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings that the states were made with, which decide bytes; these, as long as there is no state.
-
-        Raises CorruptArtifactError if they cannot be read.
-        """
-        path = self.folder / "settings.json"
-        if not path.exists() or not self._numbers():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(settings).encode())
-        try:
-            found: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise CorruptArtifactError(
-                f"{path}: damaged ({error}); it says how the states beside it were made, which cannot be used without: "
-                f"delete {self.folder} to begin anew"
-            ) from error
-        return found
-
-    def unsettle(self) -> None:
-        """Let the next start bring other settings: with these it cannot go on."""
-        (self.folder / "settings.json").unlink(missing_ok=True)
-
     def save(self, number: int, write: Callable[[Path], None]) -> None:
         """Keep the state that `write` puts into a file, and the one before it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for left_over in self.folder.glob("*.part"):  # of a process that was killed; only one writes at a time
             left_over.unlink()
         with published(self.folder / f"{number:09d}.state") as part:

@@ -1,10 +1,9 @@
 """One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`training_loop.py`).
 
 A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
-in `Training` and in the task. How a batch is cut into pieces, how many processes share them, and when states are saved is
-execution: the loss of a step is the sum of the token losses over the whole batch divided by its number of target tokens,
-however it was cut. Random draws (dropout) are seeded by (seed, step, piece), so that no stream has to be restored after a kill;
-another cut draws other masks, as another seed would, so the cut of a training never changes once it has left a state.
+in `Training` and in the task. How many processes share a batch's micro-batches and when states are saved is execution: the loss
+of a step is the sum of the token losses over the whole batch divided by its number of target tokens, and random draws
+(dropout) are seeded by (seed, step, micro-batch), so that they are the same in any number of processes and after a kill.
 """
 
 from __future__ import annotations
@@ -33,7 +32,13 @@ class Training(Config):
     learning_rate: float = Field(3e-5, gt=0, le=1, description="peak learning rate, after the warm-up")
     warmup_steps: int = Field(1000, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
     epochs: int = Field(10, ge=1, description="passes over the training questions")
-    batch_size: int = Field(64, ge=1, description="questions of one optimizer step, over all processes and pieces")
+    batch_size: int = Field(64, ge=1, description="questions of one optimizer step, over all processes")
+    micro_batch_size: int = Field(
+        16,
+        ge=1,
+        description="questions computed at once: bounds memory; processes share the micro-batches of a batch. Part of the "
+        "identity, because each draws its own dropout",
+    )
     weight_decay: float = Field(0.05, ge=0, description="AdamW's, of parameters with two dimensions or more")
     clip_gradient_norm: float | None = Field(
         None, gt=0, description="longest gradient allowed; the paper does not clip"
@@ -54,8 +59,8 @@ class Training(Config):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of a batch that is computed at once: its rows, whatever the task means by them.
+class MicroBatch:
+    """A micro-batch, which is computed at once: its rows, whatever the task means by them.
 
     Attributes:
         n_targets: target tokens, by whose number over the whole batch the loss is divided.
@@ -78,20 +83,20 @@ class Task(Protocol):
     def module(self) -> nn.Module:
         """What is trained: all parameters of it that require a gradient."""
 
-    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
-        """Return one batch as pieces; the same ones for the same arguments."""
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
+        """Return one batch as micro-batches; the same ones for the same arguments."""
 
-    def validation(self) -> list[Piece]:
-        """Return the held-out samples as pieces; none: there is no validation."""
+    def validation(self) -> list[MicroBatch]:
+        """Return the held-out samples as micro-batches; none: there is no validation."""
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[Any]:
-        """Yield what `loss` and `judge` take, piece by piece, read ahead in a thread."""
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Any]:
+        """Yield what `loss` and `judge` take, one by one, read ahead in a thread."""
 
     def loss(self, data: Any) -> Tensor:
-        """Return the summed cross-entropy of a piece's target tokens, float32, differentiable."""
+        """Return the summed cross-entropy of a micro-batch's target tokens, float32, differentiable."""
 
     def judge(self, data: Any) -> Tensor:
-        """Return counts that add up over pieces, [C]."""
+        """Return counts that add up over micro-batches, [C]."""
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
         """Return the validation figures of summed counts."""
@@ -110,8 +115,7 @@ class Job:
 
     Attributes:
         name: of the stage; `id`: of the artifact.
-        make_task: (run, batch_tokens, parts) -> task on the run's device. A batch is to be cut into pieces of at most
-            `batch_tokens`, and so that `parts` processes have about as much to do.
+        make_task: makes the task on the device of the run it is given.
         report: shows progress.
     """
 
@@ -120,7 +124,7 @@ class Job:
     cfg: Training
     run: RunContext
     snapshots: Snapshots
-    make_task: Callable[[RunContext, int, int], Task]
+    make_task: Callable[[RunContext], Task]
     report: OpenReport
 
 
@@ -147,23 +151,17 @@ def train(job: Job) -> Trained:
     from pipeline.training_loop import read_state, work
 
     n_processes = processes(job.run)
-    wanted = {"batch_tokens": job.run.batch_tokens, "parts": n_processes}
-    settings = job.snapshots.settle(wanted)
-    if settings != wanted:
-        told = "{batch_tokens} tokens for {parts} processes"
-        now, before = told.format(**wanted), told.format(**settings)
-        log.info("%s: batches stay cut into pieces of %s, as it was begun; not of %s", job.name, before, now)
     if n_processes > 1:
         from pipeline.launch import launch
 
         log.info("%s: %d processes", job.name, n_processes)
-        launch(n_processes, work, (job, settings), job.name)
+        launch(n_processes, work, (job,), job.name)
     else:
         from accelerate.utils import patch_environment
 
         # Whoever launched this process may have told it of peers; none of them is a peer of this training.
         with patch_environment(LOCAL_RANK=-1, **dict.fromkeys(_WORLD_SIZES, 1)):
-            work(job, settings)
+            work(job)
     state = job.snapshots.newest(read_state)
     if state is None or state["epoch"] < job.cfg.epochs:
         raise SevilaError(f"{job.name}: the final state in {job.snapshots.folder} cannot be read; run again")

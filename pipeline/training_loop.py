@@ -19,7 +19,7 @@ from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
 from pipeline.stage import RunContext
-from pipeline.training import Job, Piece, Report, Task
+from pipeline.training import Job, MicroBatch, Report, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,21 +30,19 @@ NAMES_TOLD = 8  # of a batch that went wrong
 WriteEvents = Callable[[int, dict[str, float]], None]
 
 
-def work(job: Job, settings: dict[str, Any]) -> None:
+def work(job: Job) -> None:
     """What every process of a training does."""
     with _accelerator(job.run, job.cfg.precision) as accelerator:
         device = accelerator.device
         place = "cpu" if device.type == "cpu" else str(device)  # not cpu:0, as Accelerate calls it among several
-        task = job.make_task(replace(job.run, device=place), settings["batch_tokens"], settings["parts"])
+        task = job.make_task(replace(job.run, device=place))
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 _Loop(job, task, accelerator).run()
             except torch.OutOfMemoryError as error:
-                job.snapshots.unsettle()
                 raise SevilaError(
-                    f"{job.name}: out of memory on {place} with pieces of {settings['batch_tokens']} tokens: {error}. The same "
-                    "command with a smaller --batch-tokens goes on from the last state; gradient_checkpointing = true needs "
-                    "less too, but makes another artifact"
+                    f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
+                    "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
                 ) from error
 
 
@@ -113,8 +111,8 @@ class _Loop:
     def _train_epoch(self, report: Report, write_events: WriteEvents) -> None:
         batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)
         epoch, first = self.epoch, self.batch
-        pieces = (piece for batch in batches[first:] for piece in self._own(self.task.cut(batch, epoch)))
-        stream = self.task.stream(pieces)
+        own = (micro for batch in batches[first:] for micro in self._own(self.task.cut(batch, epoch)))
+        stream = self.task.stream(own)
         last = time.perf_counter()
         for batch in batches[first:]:
             loss, norm, n_frames = self._optimize(batch, stream)
@@ -132,12 +130,12 @@ class _Loop:
 
     def _optimize(self, batch: list[int], stream: Iterator[Any]) -> tuple[float, float, int]:
         """Make one optimizer step and return the batch's loss, its gradient's norm and its number of frames."""
-        pieces = self.task.cut(batch, self.epoch)
-        n_targets = sum(piece.n_targets for piece in pieces)
+        micro_batches = self.task.cut(batch, self.epoch)
+        n_targets = sum(micro.n_targets for micro in micro_batches)
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for number in range(self.rank, len(pieces), self.world):
+        for number in range(self.rank, len(micro_batches), self.world):
             torch.manual_seed(_seed(self.cfg.seed, self.step, number))
             data = next(stream)
             with self.accelerator.autocast():
@@ -153,10 +151,10 @@ class _Loop:
         if not (math.isfinite(loss_value) and math.isfinite(norm)):
             raise self._not_finite(batch, loss_value, norm)
         self.optimizer.step()
-        return loss_value, norm, sum(piece.n_frames for piece in pieces)
+        return loss_value, norm, sum(micro.n_frames for micro in micro_batches)
 
-    def _own(self, pieces: list[Piece]) -> list[Piece]:
-        return pieces[self.rank :: self.world]
+    def _own(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+        return micro_batches[self.rank :: self.world]
 
     def _shared(self, total: Tensor) -> Tensor:
         """Add up the gradients of all processes in place, in one message; return the sum of `total`.
@@ -171,12 +169,12 @@ class _Loop:
         return shared
 
     def _validate(self, write_events: WriteEvents) -> None:
-        pieces = self.task.validation()
-        if not pieces:
+        held_out = self.task.validation()
+        if not held_out:
             return
-        own = self._own(pieces)
+        own = self._own(held_out)
         self.task.module.eval()
-        # A process without a piece still has to take part in the sum.
+        # A process without a micro-batch still has to take part in the sum.
         with torch.no_grad(), self.accelerator.autocast():
             counts = [self.task.judge(data).double() for data in self.task.stream(own)]
         self.task.module.train()
@@ -231,6 +229,12 @@ class _Loop:
         log.info("%s: %d samples, %d steps in %d epochs", name, self.task.n_samples, self.n_steps, cfg.epochs)
         if cfg.keep == "best" and not self.task.validation():
             log.warning("%s: keep = 'best', but no video is held out: the last weights are kept", name)
+        n_shared = math.ceil(min(cfg.batch_size, self.task.n_samples) / cfg.micro_batch_size)
+        if n_shared < self.world:
+            log.warning(
+                "%s: %d of %d processes have nothing to do: a batch has %d micro-batches; set a smaller micro_batch_size",
+                *(name, self.world - n_shared, self.world, n_shared),
+            )
         if cfg.warmup_steps >= self.n_steps:
             log.warning(
                 "%s: warmup_steps = %d, but there are %d steps in all: the learning rate never comes up to %g",

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.batching import token_batches
 from pipeline.output import Output
 from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
 from pipeline.stage import RunContext, stage
-from pipeline.training import Piece, Training
+from pipeline.training import MicroBatch, Training
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
@@ -25,7 +24,7 @@ from stages.prompt_training import (
     Row,
     Split,
     check_some,
-    pieces_budget,
+    micro_batches,
     split_by_video,
     train_prompt,
     visual_tokens,
@@ -41,6 +40,12 @@ if TYPE_CHECKING:
 class FinetuneAnswerer(Training):
     """How the Answerer is fine-tuned; defaults: paper table 11 for NExT-QA, 4 GPUs of 8 questions, accumulated twice."""
 
+    micro_batch_size: int = Field(
+        8,
+        ge=1,
+        description="questions computed at once: bounds memory; processes share the micro-batches of a batch. Part of the "
+        "identity, because each draws its own dropout",
+    )
     method: Literal["concatenate", "vote"] = Field(
         "concatenate", description="learn to answer from all keyframes together, or from each alone"
     )
@@ -109,8 +114,6 @@ class AnswererTask:
         backbone: Backbone,
         weights: AnswererWeights,
         run: RunContext,
-        batch_tokens: int,
-        parts: int,
     ) -> None:
         self._answerer = load_answerer(cfg, run, backbone, weights)
         self.module = self._answerer.prompt
@@ -119,30 +122,33 @@ class AnswererTask:
         self._alone = cfg.method == "vote"
         words = self._answerer.language.verbalizer
         self._ids = words.tokenize([question.text for question in self._questions]).token_ids
+        self._lengths = [len(ids) for ids in self._ids]
         n_options = max(question.n_options for question in self._questions)
         self._n_targets = [len(ids) for ids in self._answerer.target_ids(range(n_options))]
-        self._batch_tokens, self._parts = batch_tokens, parts
+        self._micro_batch_size = cfg.micro_batch_size
         self._reader = FrameReader(features, lambda number: self._questions[number].video_id)
 
-    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
-        """Cut a batch into pieces of one number of frames, by length of text."""
-        rows: dict[int, list[Row]] = defaultdict(list)
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
+        """Cut a batch into micro-batches of one number of frames, by length of text."""
+        groups: dict[int, list[int]] = defaultdict(list)
         for number in samples:
-            question = self._questions[number]
-            for stored in [(row,) for row in question.rows] if self._alone else [question.rows]:
-                rows[len(stored)].append(Row(number, stored, question.right))
-        return [piece for n_frames in sorted(rows) for piece in self._pieces(rows[n_frames], n_frames)]
+            groups[1 if self._alone else len(self._questions[number].rows)].append(number)
+        return [
+            self._micro_batch(chosen)
+            for _, group in sorted(groups.items())
+            for chosen in micro_batches(group, self._lengths, self._micro_batch_size)
+        ]
 
-    def validation(self) -> list[Piece]:
+    def validation(self) -> list[MicroBatch]:
         """Return all held-out questions."""
         return self.cut(range(self.n_samples, len(self._questions)), 0)
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
-        """Yield the pieces with their features."""
-        return self._reader.stream(pieces)
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
+        """Yield the micro-batches with their features."""
+        return self._reader.stream(batches)
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of the piece's "Option X"."""
+        """Return the summed cross-entropy of the micro-batch's "Option X"."""
         visual = visual_tokens(self._answerer, data)
         token_ids = [self._ids[row.sample] for row in data.rows]
         right = [row.target for row in data.rows]
@@ -168,16 +174,13 @@ class AnswererTask:
         """Return the questions' ids."""
         return [self._questions[number].question_id for number in samples]
 
-    def _pieces(self, rows: list[Row], n_frames: int) -> list[Piece]:
-        words = self._answerer.language.verbalizer
-        n_prefix = max(len(ids) for ids in words.tokenize_prefixes(_prefixes(n_frames)))
-        n_extra = n_frames * (n_prefix + self.module.query_tokens.shape[1])
-        lengths = [len(self._ids[row.sample]) for row in rows]
-        pieces = []
-        for batch in token_batches(lengths, n_extra, pieces_budget(lengths, n_extra, self._batch_tokens, self._parts)):
-            chosen = [rows[item] for item in batch]
-            pieces.append(Piece(chosen, sum(self._n_targets[row.target] for row in chosen), n_frames * len(chosen)))
-        return pieces
+    def _micro_batch(self, chosen: Sequence[int]) -> MicroBatch:
+        rows = []
+        for number in chosen:
+            question = self._questions[number]
+            for stored in [(row,) for row in question.rows] if self._alone else [question.rows]:
+                rows.append(Row(number, stored, question.right))
+        return MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), sum(len(row.stored) for row in rows))
 
 
 def _prefixes(n_frames: int) -> list[str]:

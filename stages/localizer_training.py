@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.batching import token_batches
 from pipeline.frames import random_indices
 from pipeline.output import Output
-from pipeline.prompts import PROMPT_STYLES, single_frame_prefixes
+from pipeline.prompts import PROMPT_STYLES
 from pipeline.stage import RunContext
-from pipeline.training import Piece, Training
+from pipeline.training import MicroBatch, Training
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
@@ -26,7 +25,7 @@ from stages.prompt_training import (
     Row,
     Split,
     check_some,
-    pieces_budget,
+    micro_batches,
     split_by_video,
     train_prompt,
     visual_tokens,
@@ -114,8 +113,6 @@ class LocalizerTask:
         backbone: Backbone,
         weights: LocalizerWeights,
         run: RunContext,
-        batch_tokens: int,
-        parts: int,
     ) -> None:
         self._localizer = load_localizer(cfg, run, backbone, weights)
         self.module, self.language = self._localizer.prompt, self._localizer.language
@@ -124,26 +121,24 @@ class LocalizerTask:
         self._cfg = cfg
         words = self._localizer.language.verbalizer
         self._ids = words.tokenize([clip.text for clip in self._clips]).token_ids
+        self._lengths = [len(ids) for ids in self._ids]
         self._n_targets = [len(ids) for ids in self._localizer.target_ids([False, True])]
-        self._n_extra = len(words.tokenize_prefixes(single_frame_prefixes())[0]) + self.module.query_tokens.shape[1]
-        self._batch_tokens, self._parts = batch_tokens, parts
         self._reader = FrameReader(features, lambda number: self._clips[number].video_id)
 
-    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
-        """Draw each question's frames of this epoch and cut the rows by length of text."""
-        return self._pieces([row for number in samples for row in self._draw(number, epoch)])
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
+        """Cut a batch into micro-batches by length of text, and draw each question's frames of this epoch."""
+        return self._cut(samples, epoch)
 
-    def validation(self) -> list[Piece]:
+    def validation(self) -> list[MicroBatch]:
         """Return one draw of frames of every held-out question, the same in every epoch."""
-        held_out = range(self.n_samples, len(self._clips))
-        return self._pieces([row for number in held_out for row in self._draw(number)])
+        return self._cut(range(self.n_samples, len(self._clips)))
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
-        """Yield the pieces with their features."""
-        return self._reader.stream(pieces)
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
+        """Yield the micro-batches with their features."""
+        return self._reader.stream(batches)
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of the piece's yes and no."""
+        """Return the summed cross-entropy of the micro-batch's yes and no."""
         visual = visual_tokens(self._localizer, data)[:, 0]
         labels = [row.target == 1 for row in data.rows]
         return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
@@ -181,14 +176,12 @@ class LocalizerTask:
         positions = random_indices(n_frames, self._cfg.frames_per_question, 0, n_frames, rng)
         return [Row(number, (int(clip.rows[at]),), int(clip.labels[at])) for at in positions]
 
-    def _pieces(self, rows: list[Row]) -> list[Piece]:
-        lengths = [len(self._ids[row.sample]) for row in rows]
-        budget = pieces_budget(lengths, self._n_extra, self._batch_tokens, self._parts)
-        pieces = []
-        for batch in token_batches(lengths, self._n_extra, budget):
-            chosen = [rows[item] for item in batch]
-            pieces.append(Piece(chosen, sum(self._n_targets[row.target] for row in chosen), len(chosen)))
-        return pieces
+    def _cut(self, samples: Sequence[int], *epoch: int) -> list[MicroBatch]:
+        found = []
+        for chosen in micro_batches(samples, self._lengths, self._cfg.micro_batch_size):
+            rows = [row for number in chosen for row in self._draw(number, *epoch)]
+            found.append(MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), len(rows)))
+        return found
 
 
 def load_localizer(cfg: LocalizerTraining, run: RunContext, backbone: Backbone, weights: LocalizerWeights) -> Localizer:

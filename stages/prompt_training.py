@@ -15,7 +15,7 @@ from cache.errors import SevilaError
 from cache.shards import SeriesReader
 from pipeline.output import Output
 from pipeline.stage import RunContext
-from pipeline.training import Job, Piece, Task, Training, train
+from pipeline.training import Job, MicroBatch, Task, Training, train
 from stages.extract_features import Features
 from stages.progress import steps_bar
 from stages.streams import read_ahead
@@ -34,7 +34,7 @@ HELD_BYTES = 1 << 30  # features of all videos together that are kept in memory 
 
 
 class Row(NamedTuple):
-    """One row of a piece: a sample's number, and the stored rows of its video that are looked at together."""
+    """One row of a micro-batch: a sample's number, and the stored rows of its video that are looked at together."""
 
     sample: int
     stored: tuple[int, ...]
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A piece as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
+    """A micro-batch as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
 
     rows: Sequence[Row]
     features: Any
@@ -74,9 +74,7 @@ def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> 
     )
 
 
-def train_prompt(
-    out: Output, cfg: Training, run: RunContext, make_task: Callable[[RunContext, int, int], Task]
-) -> None:
+def train_prompt(out: Output, cfg: Training, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
     """Train, and write weights and curves."""
     from pipeline.models.checkpoint import save_tensors
 
@@ -97,14 +95,14 @@ def check_some(samples: list[Any], skipped: Counter[str], name: str, wanted: str
         raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {wanted}")
 
 
-def pieces_budget(lengths: Sequence[int], extra_tokens: int, batch_tokens: int, parts: int) -> int:
-    """Return the tokens a piece may hold so that `parts` processes get about as many rows each."""
-    rows = -(-len(lengths) // parts)
-    return batch_tokens if parts == 1 else min(batch_tokens, rows * (max(lengths, default=0) + extra_tokens))
+def micro_batches(samples: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Cut a batch into micro-batches of `size` questions of similar length of text, so that little of them is padding."""
+    order = sorted(samples, key=lambda number: lengths[number])
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 class FrameReader:
-    """Reads the features of pieces, each frame once a piece, ahead of the model."""
+    """Reads the features of micro-batches, each frame once in each, ahead of the model."""
 
     def __init__(self, features: Features, video_of: Callable[[int], str]) -> None:
         self._features = features
@@ -113,22 +111,22 @@ class FrameReader:
         self._holds = sum(file["size_bytes"] for file in files) <= HELD_BYTES
         self._held: dict[str, np.ndarray] = {}
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[Data]:
-        """Yield the pieces' features, the next piece being read meanwhile."""
-        return read_ahead(self._read(pieces), depth=1)
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
+        """Yield the micro-batches' features, the next one being read meanwhile."""
+        return read_ahead(self._read(batches), depth=1)
 
-    def _read(self, pieces: Iterable[Piece]) -> Iterator[Data]:
+    def _read(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
         reader = self._features.open()
-        for piece in pieces:
+        for batch in batches:
             wanted: dict[str, set[int]] = {}
-            for row in piece.rows:
+            for row in batch.rows:
                 wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
             groups = [(video_id, sorted(rows)) for video_id, rows in sorted(wanted.items())]
             array = np.concatenate([self._frames(reader, video_id, rows) for video_id, rows in groups])
             places = [(video_id, row) for video_id, rows in groups for row in rows]
             place = {key: number for number, key in enumerate(places)}
-            where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in piece.rows]
-            yield Data(piece.rows, array, np.array(where))
+            where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in batch.rows]
+            yield Data(batch.rows, array, np.array(where))
 
     def _frames(self, reader: SeriesReader, video_id: str, rows: list[int]) -> np.ndarray:
         if not self._holds:
@@ -139,7 +137,7 @@ class FrameReader:
 
 
 def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:
-    """Return visual tokens [R, K, Q, L] of a piece, with gradients; a frame that several rows have is queried once."""
+    """Return visual tokens [R, K, Q, L] of a micro-batch, with gradients; a frame that several rows have is queried once."""
     import torch
 
     device = model.language.device

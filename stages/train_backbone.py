@@ -51,7 +51,6 @@ def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
 
     backbone = ShapesBackbone(out.folder, cfg.seed)
     steps = {"read": cfg.reading_steps, "see": cfg.seeing_steps, "tell": cfg.telling_steps}
-    out.snapshots.settle({"phases": list(PHASES)})
     kept = out.snapshots.newest(lambda path: (int(path.stem), read_state(path)))
     n_done = 0
     if kept is not None:

@@ -44,7 +44,7 @@ def child(folder, point):
     for name in ("replace", "fsync", "unlink", "mkdir"):
         setattr(os, name, counted(getattr(os, name), left))
     torch.optim.AdamW.step = counted(torch.optim.AdamW.step, left)
-    train(job(Path(folder), checkpoint_minutes=0, batch_tokens=2 if point < 10**9 else 3))
+    train(job(Path(folder), checkpoint_minutes=0))
     os._exit(0)
 
 for argument in sys.argv[1:]:
@@ -116,29 +116,31 @@ def test_equal_trainings_are_equal_to_the_bit_and_leave_the_random_stream_alone(
     assert not torch.equal(other.weights["0.weight"], first.weights["0.weight"])
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 2])
-def test_pieces_of_a_batch_make_the_same_steps_as_the_whole(tmp_path: Path, batch_tokens: int) -> None:
-    whole = train(job(tmp_path / "whole", without_dropout))
-    pieces = train(job(tmp_path / "pieces", without_dropout, batch_tokens=batch_tokens))
+@pytest.mark.parametrize("size", [1, 2])
+def test_micro_batches_make_the_same_steps_as_the_whole_batch(tmp_path: Path, size: int) -> None:
+    found = []
+    for micro_batch_size in (5, size):
+        cfg = TINY.model_copy(update={"micro_batch_size": micro_batch_size})
+        found.append(train(job(tmp_path / str(micro_batch_size), without_dropout, cfg=cfg)))
+    whole, cut = found
     for name in ("loss", "gradient_norm"):
-        assert [row[name] for row in pieces.curves] == pytest.approx([row[name] for row in whole.curves], rel=1e-6)
+        assert [row[name] for row in cut.curves] == pytest.approx([row[name] for row in whole.curves], rel=1e-6)
     for name, tensor in whole.weights.items():
-        torch.testing.assert_close(pieces.weights[name], tensor, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(cut.weights[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_the_mean_over_the_target_tokens_of_the_whole_batch(tmp_path: Path) -> None:
-    task = ToyTask(0.0, 100, 1)
+    task = ToyTask(0.0)
     batch = batches_of(task.n_samples, TINY.batch_size, TINY.seed, 0)[0]
     with torch.no_grad():
         wanted = float(task.loss(batch)) / sum(number % 3 + 1 for number in batch)
-    found = train(job(tmp_path, without_dropout, batch_tokens=2)).curves[0]["loss"]
+    found = train(job(tmp_path, without_dropout)).curves[0]["loss"]
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
-def test_a_killed_training_resumes_to_the_same_bytes_even_with_other_pieces(tmp_path: Path) -> None:
-    wanted = train(job(tmp_path / "whole", batch_tokens=2))
-    # The first kills come late enough to leave a state: it settles how batches are cut.
-    points = (np.random.default_rng(0).integers(1, 30, (2, 4)) + np.array([15, 0, 0, 0])).tolist()
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    wanted = train(job(tmp_path / "whole"))
+    points = np.random.default_rng(0).integers(1, 30, (2, 4)).tolist()
     folders = [tmp_path / str(number) for number in range(len(points))]
     orders = [",".join(map(str, [folder, *killed])) for folder, killed in zip(folders, points, strict=True)]
     done = subprocess.run(
@@ -171,13 +173,6 @@ def test_a_damaged_state_is_told_and_the_one_before_it_taken(
     assert f"{newest.name}: damaged" in caplog.text and before.exists()
 
 
-def test_damaged_settings_of_states_say_how_to_begin_anew(tmp_path: Path) -> None:
-    train(job(tmp_path, cfg=TINY.model_copy(update={"epochs": 1})))
-    (tmp_path / "snapshots" / "settings.json").write_text('{"batch')
-    with pytest.raises(SevilaError, match=r"settings.json: damaged.*delete .*snapshots to begin anew"):
-        train(job(tmp_path))
-
-
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_keeps_the_state(tmp_path: Path) -> None:
     cfg = TINY.model_copy(update={"learning_rate": 1e38})
     with pytest.raises(SevilaError, match=r"toy: epoch 1, step \d of 15: loss .*point \d+.*learning_rate") as caught:
@@ -194,14 +189,6 @@ def test_a_loss_that_is_not_finite_from_the_start_says_that_no_state_is_kept_yet
     assert not list((tmp_path / "snapshots").glob("*.state"))
 
 
-def test_other_pieces_than_a_training_was_begun_with_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "sevila")
-    train(job(tmp_path, cfg=TINY.model_copy(update={"epochs": 1}), batch_tokens=2))
-    assert "stay cut" not in caplog.text
-    train(job(tmp_path, batch_tokens=3))
-    assert "stay cut into pieces of 2 tokens for 1 processes, as it was begun; not of 3 tokens" in caplog.text
-
-
 def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -212,15 +199,12 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytes
             processes(RunContext(Store(tmp_path), device=device, processes=3))
 
 
-def test_out_of_memory_says_so_and_a_later_start_may_cut_smaller(tmp_path: Path) -> None:
-    train(job(tmp_path, without_dropout, cfg=TINY.model_copy(update={"epochs": 1})))  # leaves a state
-    with pytest.raises(SevilaError, match=r"toy: out of memory on cpu with pieces of 3 tokens.*smaller --batch-tokens"):
-        train(job(tmp_path / "first", with_little_memory, batch_tokens=3))
-    (tmp_path / "snapshots" / "settings.json").write_text('{"batch_tokens": 3, "parts": 1}')
-    with pytest.raises(SevilaError, match=r"out of memory"):
-        train(job(tmp_path, with_little_memory, batch_tokens=2))  # settled on 3 by the state
-    for folder, n_steps in ((tmp_path, N_STEPS), (tmp_path / "first", N_STEPS)):
-        assert len(train(job(folder, with_little_memory, batch_tokens=2)).curves) == n_steps
+def test_out_of_memory_names_the_keys_that_need_less(tmp_path: Path) -> None:
+    cfg = TINY.model_copy(update={"micro_batch_size": 3})
+    wanted = r"toy: out of memory on cpu with 3 questions at once.*smaller micro_batch_size.*gradient_checkpointing"
+    with pytest.raises(SevilaError, match=wanted):
+        train(job(tmp_path, with_little_memory, cfg=cfg))
+    assert len(train(job(tmp_path / "smaller", with_little_memory)).curves) == N_STEPS
 
 
 def test_the_best_epochs_weights_are_kept_if_asked_for(tmp_path: Path) -> None:
@@ -231,9 +215,9 @@ def test_the_best_epochs_weights_are_kept_if_asked_for(tmp_path: Path) -> None:
     assert values == [row["value"] for row in wanted.validation]
     assert values.index(max(values)) < 5, values  # else this would show nothing
     assert not torch.equal(best.weights["0.weight"], wanted.weights["0.weight"])
-    task = ToyTask(0.0, 100, 1)
+    task = ToyTask(0.0)
     task.module.load_state_dict(best.weights)
-    counts = sum(task.judge(list(piece.rows)) for piece in task.validation())
+    counts = sum(task.judge(list(batch.rows)) for batch in task.validation())
     assert task.figures(counts.tolist())["accuracy"] == max(values)
 
 
@@ -243,7 +227,7 @@ def test_long_gradients_are_clipped_if_asked_for(tmp_path: Path) -> None:
     # So short that Adam's epsilon stands out beside it, and nothing moves.
     clipped = train(job(tmp_path / "clipped", cfg=cfg.model_copy(update={"clip_gradient_norm": 1e-15})))
     assert clipped.curves[0]["gradient_norm"] == free.curves[0]["gradient_norm"] > 1e-3
-    start = ToyTask(0.5, 100, 1).module.state_dict()
+    start = ToyTask(0.5).module.state_dict()
     torch.testing.assert_close(clipped.weights, start, rtol=0, atol=1e-6)
     assert (free.weights["0.weight"] - start["0.weight"]).abs().max() > 1e-3
 
@@ -251,6 +235,14 @@ def test_long_gradients_are_clipped_if_asked_for(tmp_path: Path) -> None:
 def test_a_warm_up_longer_than_the_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(job(tmp_path, cfg=TINY.model_copy(update={"warmup_steps": 1000})))
     assert "warmup_steps = 1000, but there are 15 steps in all" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_process_without_a_micro_batch_does_no_harm(tmp_path: Path) -> None:
+    cfg = TINY.model_copy(update={"micro_batch_size": 5, "epochs": 1})
+    found = train(job(tmp_path / "two", without_dropout, cfg=cfg, processes=2))
+    wanted = train(job(tmp_path / "one", without_dropout, cfg=cfg))
+    assert [row["loss"] for row in found.curves] == pytest.approx([row["loss"] for row in wanted.curves], rel=1e-6)
 
 
 def test_curves_are_written_for_tensorboard_too(tmp_path: Path) -> None:
@@ -278,7 +270,7 @@ def test_a_process_that_dies_ends_the_others_and_two_go_on_later_to_the_steps_of
         train(job(tmp_path, make_task, processes=2))
     states = sorted((tmp_path / "snapshots").glob("*.state"))
     assert [int(state.stem) for state in states] == [5]  # the end of the first epoch
-    one = train(job(tmp_path / "one", without_dropout))
+    one = train(job(tmp_path / "one"))  # with the same dropout
     two = train(job(tmp_path, make_task, processes=2))
     for name in ("loss", "gradient_norm"):
         assert [row[name] for row in two.curves] == pytest.approx([row[name] for row in one.curves], rel=1e-6)

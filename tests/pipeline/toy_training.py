@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch.nn import functional
 from cache.store import Store
 from pipeline.output import Snapshots
 from pipeline.stage import RunContext
-from pipeline.training import Job, Piece, Report, Training
+from pipeline.training import Job, MicroBatch, Report, Training
 
 N_SAMPLES, N_HELD_OUT = 23, 7
 TINY = Training(
-    learning_rate=1e-2, warmup_steps=2, epochs=3, batch_size=5, held_out_percent=0, seed=1
+    learning_rate=1e-2, warmup_steps=2, epochs=3, batch_size=5, micro_batch_size=2, held_out_percent=0, seed=1
 )  # 5 batches an epoch, the last of 3 samples
 
 
@@ -32,7 +33,7 @@ class ToyTask:
     n_counts = 2
     n_samples = N_SAMPLES
 
-    def __init__(self, dropout: float, batch_tokens: int, parts: int) -> None:
+    def __init__(self, dropout: float, micro_batch_size: int = TINY.micro_batch_size) -> None:
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             self.module = nn.Sequential(
@@ -41,18 +42,18 @@ class ToyTask:
         rng = np.random.default_rng(0)
         self._points = torch.from_numpy(rng.normal(size=(N_SAMPLES + N_HELD_OUT, 2)).astype(np.float32))
         self._words = (self._points[:, 0] > 0).long() + (self._points[:, 1] > 0).long()
-        self._rows = max(1, min(batch_tokens, -(-5 // parts)))
+        self._rows = micro_batch_size
 
-    def cut(self, samples: Sequence[int], epoch: int) -> list[Piece]:
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
         cuts = range(0, len(samples), self._rows)
-        pieces = [samples[start : start + self._rows] for start in cuts]
-        return [Piece(piece, sum(number % 3 + 1 for number in piece), len(piece)) for piece in pieces]
+        found = [samples[start : start + self._rows] for start in cuts]
+        return [MicroBatch(chosen, sum(number % 3 + 1 for number in chosen), len(chosen)) for chosen in found]
 
-    def validation(self) -> list[Piece]:
+    def validation(self) -> list[MicroBatch]:
         return self.cut(range(N_SAMPLES, N_SAMPLES + N_HELD_OUT), 0)
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[list[int]]:
-        return (list(piece.rows) for piece in pieces)
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[list[int]]:
+        return (list(batch.rows) for batch in batches)
 
     def loss(self, data: list[int]) -> Tensor:
         losses = functional.cross_entropy(self.module(self._points[data]), self._words[data], reduction="none")
@@ -69,15 +70,15 @@ class ToyTask:
         return [f"point {number}" for number in samples]
 
 
-def with_dropout(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
-    return ToyTask(0.5, batch_tokens, parts)
+def with_dropout(micro_batch_size: int, run: RunContext) -> ToyTask:
+    return ToyTask(0.5, micro_batch_size)
 
 
-def without_dropout(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
-    return ToyTask(0.0, batch_tokens, parts)
+def without_dropout(micro_batch_size: int, run: RunContext) -> ToyTask:
+    return ToyTask(0.0, micro_batch_size)
 
 
-class NeedsSmallPieces(ToyTask):
+class NeedsSmallMicroBatches(ToyTask):
     """There is memory for two samples at a time."""
 
     def loss(self, data: list[int]) -> Tensor:
@@ -86,15 +87,15 @@ class NeedsSmallPieces(ToyTask):
         return super().loss(data)
 
 
-def with_little_memory(run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
-    return NeedsSmallPieces(0.0, batch_tokens, parts)
+def with_little_memory(micro_batch_size: int, run: RunContext) -> ToyTask:
+    return NeedsSmallMicroBatches(0.0, micro_batch_size)
 
 
 class DiesOnce(ToyTask):
     """Of two processes, the second is killed in its seventh step, unless one was before."""
 
-    def __init__(self, marker: Path, batch_tokens: int, parts: int) -> None:
-        super().__init__(0.0, batch_tokens, parts)
+    def __init__(self, marker: Path, micro_batch_size: int) -> None:
+        super().__init__(0.5, micro_batch_size)
         self._marker = marker
         self._losses = 0
 
@@ -112,8 +113,8 @@ class DiesOnceIn:
     def __init__(self, marker: Path) -> None:
         self._marker = marker
 
-    def __call__(self, run: RunContext, batch_tokens: int, parts: int) -> ToyTask:
-        return DiesOnce(self._marker, batch_tokens, parts)
+    def __call__(self, micro_batch_size: int, run: RunContext) -> ToyTask:
+        return DiesOnce(self._marker, micro_batch_size)
 
 
 @contextmanager
@@ -123,4 +124,12 @@ def silent(name: str, total: int, done: int) -> Iterator[Report]:
 
 def job(folder: Path, make_task: Any = with_dropout, cfg: Training = TINY, **run: Any) -> Job:
     context = RunContext(Store(folder / "store"), device="cpu", **run)
-    return Job("toy", "toy-v1-0", cfg, context, Snapshots(folder / "snapshots"), make_task, silent)
+    return Job(
+        "toy",
+        "toy-v1-0",
+        cfg,
+        context,
+        Snapshots(folder / "snapshots"),
+        partial(make_task, cfg.micro_batch_size),
+        silent,
+    )
