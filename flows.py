@@ -23,11 +23,11 @@ from pydantic import Field
 
 from cache.errors import SevilaError
 from cache.store import Store
-from pipeline.demo import demo_places
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, RunContext, Stage
 from stages.chain import Step, chain_of
+from stages.demo import DEMO, places_in
 from stages.results import Results
 from stages.steps import Run, setting
 from stages.summary import summary
@@ -74,9 +74,8 @@ def sevila(
             chosen = load(recipe, settings, seed)
             artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
             places = {"annotations": _split(annotations), "videos": _split(videos), "weights": _split(weights)}
-            if recipe == "demo" and not any(places.values()):
-                with artifacts.lock(f"demo-{seed or 0}"):  # two runs may find it missing at the same time
-                    places = demo_places(artifacts.root / "demo" / f"seed-{seed or 0}", seed or 0)
+            if recipe == DEMO and not any(places.values()):
+                places = places_in(artifacts, seed or 0)
             sources = Sources(artifacts.digests, places)
             run = RunContext(
                 artifacts,

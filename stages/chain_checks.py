@@ -114,6 +114,12 @@ def _check_unseen(evaluated: Questions, learned: Questions, key: str) -> None:
             f"[chain] {key} = {learned.record.config['split']!r}: {len(same)} questions of it are evaluated too, such as "
             f"{min(same)[1]!r}; name splits that share none (a file without a column `split` has one split only)"
         )
+    shared = _videos(evaluated) & _videos(learned)
+    if shared and evaluated.record.config["dataset"] == learned.record.config["dataset"]:
+        log.warning(
+            "[chain] %s = %r: %d of its videos are evaluated too, with other questions, such as %r",
+            *(key, learned.record.config["split"], len(shared), min(shared)),
+        )
 
 
 def check_frame_size(backbone: Backbone, size: int) -> None:
@@ -125,6 +131,10 @@ def check_frame_size(backbone: Backbone, size: int) -> None:
             raise RecipeError(
                 f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
             )
+
+
+def _videos(questions: Questions) -> set[str]:
+    return {row["video_id"] for row in questions.rows("videos")}
 
 
 def _askings(questions: Questions) -> set[tuple[Any, ...]]:

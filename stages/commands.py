@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from cache.errors import RecipeError
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
     from pipeline.sources import Sources
     from pipeline.stage import RunContext
-
-DEMO = "demo"  # the recipe that brings its own data
 
 
 def run(options: argparse.Namespace) -> None:
@@ -63,17 +59,10 @@ def plan(options: argparse.Namespace) -> None:
 
 def demo(options: argparse.Namespace) -> None:
     """Run the recipe demo on its own world."""
+    from stages.demo import DEMO
+
     options.recipe, options.annotations, options.videos, options.weights = DEMO, [], [], []
     run(options)
-
-
-def _demo_places(store: Path, seed: int) -> dict[str, list[str]]:
-    from pipeline.demo import demo_places
-
-    folder = store / DEMO / f"seed-{seed}"
-    print(f"the demo's own videos and questions: {folder}", file=sys.stderr)
-    with Store(store).lock(f"{DEMO}-{seed}"):  # two runs may find it missing at the same time
-        return demo_places(folder, seed)
 
 
 def results(options: argparse.Namespace) -> None:
@@ -195,12 +184,13 @@ def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe
     from pipeline.recipe import load
     from pipeline.sources import Sources
     from pipeline.stage import RunContext
+    from stages.demo import DEMO, places_in
 
     store = Store(options.store)
     recipe = load(options.recipe, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
     if options.recipe == DEMO and not any(places.values()):
-        places = _demo_places(options.store, options.seed or 0)
+        places = places_in(store, options.seed or 0)
     sources = Sources(store.digests, places, download)
     run = RunContext(
         store,
