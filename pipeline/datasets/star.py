@@ -17,7 +17,7 @@ about = About(
     },
     videos="{video_id}.mp4, the Charades videos (480p)",
     published="https://github.com/csbobby/STAR_Benchmark (annotations), https://prior.allenai.org/projects/charades (videos)",
-    licence="see the owners' pages; Charades has terms of its own",
+    licence="the owners' repository states none; the videos are Charades', which has terms of its own",
     prompt="multiple_choice",
 )
 headline: Headline = "mean_of_groups"  # the paper's average is the unweighted mean of the four types
