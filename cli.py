@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _store_option(datasets)
 
     answers = _command(commands, "answers", do.answers, "print the answers of a run in words, as CSV")
-    answers.add_argument("id", help="id of an answers artifact, or the beginning of it; `sevila run` prints it")
+    answers.add_argument("id", help="id of an answers artifact, or the beginning of it, which takes the newest")
     _store_option(answers)
     _compare_options(_command(commands, "compare", do.compare, "test whether two runs over the same questions differ"))
 
@@ -196,7 +196,7 @@ def _execution_options(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=0,
         metavar="N",
-        help="processes of a training [one for each GPU; one without GPU, or where --device names one]",
+        help="processes of a training; 0: one for each GPU, one without GPU or where --device names one [0]",
     )
     group.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write training curves there as well")
 

@@ -31,7 +31,7 @@ def listing(store: Store) -> str:
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
     """Return the record and the first rows of the newest artifact that `Store.matching` finds."""
-    records = sorted((store.record(id) for id in store.matching(prefix)), key=lambda record: record.finished)
+    records = store.newest(prefix)[::-1]
     record = records[-1]
     folder = store.path(record.id)
     parts = (

@@ -135,6 +135,12 @@ class Store:
             raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(found)}; give more of the id")
         return found[0]
 
+    def newest(self, prefix: str) -> list[Record]:
+        """Return the records of what `matching` finds, the newest first."""
+        return sorted(
+            (self.record(id) for id in self.matching(prefix)), key=lambda record: record.finished, reverse=True
+        )
+
     def __iter__(self) -> Iterator[str]:
         folder = self.root / "artifacts"
         names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []

@@ -41,7 +41,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     read = ", ".join(
         f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
     )
-    log.info("%s: reads %s", stage.name, read)
+    log.info("%s: reads %s", stage.name, read or "nothing but its config")
     started = datetime.now(UTC)
     if stage.sharded:
         _run(stage, cfg, run, inputs, ShardedOutput(run.store, id, stage), id, started)

@@ -112,7 +112,8 @@ def _check_unseen(evaluated: Questions, learned: Questions, key: str) -> None:
     if same:
         raise RecipeError(
             f"[chain] {key} = {learned.record.config['split']!r}: {len(same)} questions of it are evaluated too, such as "
-            f"{min(same)[1]!r}; name splits that share none (a file without a column `split` has one split only)"
+            f"{min(same)[1]!r}; name splits that share none, as with --set list_questions.split=test "
+            f"--set chain.{key}=train (a file without a column `split` has one split only)"
         )
     shared = _videos(evaluated) & _videos(learned)
     if shared and evaluated.record.config["dataset"] == learned.record.config["dataset"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, get_args
 
@@ -121,7 +122,9 @@ def answers(options: argparse.Namespace) -> None:
     from stages.answer_table import answers_in_words, as_csv
 
     store = Store(options.store)
-    print(as_csv(answers_in_words(store, store.find(options.id))), end="")
+    newest = store.newest(options.id)[0]
+    print(newest.id, file=sys.stderr)
+    print(as_csv(answers_in_words(store, newest.id)), end="")
 
 
 def datasets(options: argparse.Namespace) -> None:

@@ -116,6 +116,8 @@ def results_text(results: Results) -> str:
     for number, labels in enumerate(results.labels, 1):
         which = f" of round {number}" if len(results.labels) > 1 else ""
         parts.append(f"pseudo-labels{which} ({labels.id}):\n{_indented(labels.text())}")
+    ids = [[setting.row, setting.column, str(setting.metrics.id)] for setting in results.settings]
+    parts.append("metrics of each setting (`sevila compare A B` tests two of them):\n" + _indented(aligned(ids)))
     curves = [line for training in results.trainings if (line := training_line(training))]
     return "\n\n".join([*parts, *(["trainings:\n" + _indented("\n".join(curves))] if curves else [])])
 

@@ -1,6 +1,7 @@
 """The rooms and their one-way doors, as facts about the import statements."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,9 @@ def test_data_sets_are_named_in_their_own_files_only() -> None:
         assert not {"nextqa", "star", "how2qa", "tvqa", "vlep"} & {value for value in code if isinstance(value, str)}, (
             path
         )
+
+
+def test_every_package_is_part_of_the_distribution() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {path.parent for room in ROOMS for path in (ROOT / room).rglob("__init__.py")}
+    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in found} == set(listed)

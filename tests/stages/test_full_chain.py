@@ -359,3 +359,17 @@ def test_moments_that_are_evaluated_are_not_trained_on(
     settings = ("--set", "score_frames.prompt=moment", "--set", "chain.training_split=test")
     assert sevila("run", world, tmp_path, *settings) == 1
     assert "training_split = 'test' is the split that is evaluated" in capsys.readouterr().err
+
+
+def test_the_summary_names_the_metrics_of_every_setting_and_answers_takes_the_newest(
+    whole: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", world, whole) == 0
+    printed = capsys.readouterr().out.split("metrics of each setting")[1]
+    found = {
+        record.id: record for record in records(whole).values() if record.stage in ("evaluate", "answer_questions")
+    }
+    assert all(id in printed for id, record in found.items() if record.stage == "evaluate")
+    assert main(["answers", "answer", "--store", str(whole)]) == 0
+    newest = max((record for record in found.values() if record.stage == "answer_questions"), key=lambda r: r.finished)
+    assert capsys.readouterr().err.strip() == newest.id
