@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,10 +20,11 @@ from typing import Any
 from filelock import FileLock
 
 from cache.errors import CorruptArtifactError, StoreError
-from cache.files import sync, write_atomically
+from cache.files import sync
 from cache.fingerprint import DigestCache, file_digest, fingerprint
+from cache.notes import read_json, read_note, write_note
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
 
@@ -43,6 +43,7 @@ class Record:
         rows: number of rows per table.
         dropped: number of rows that carry a failure, by reason code (`truncated`, `missing`, ...).
         phase_seconds: wall seconds per phase, summed over the processes that took part.
+        pool: the pool space that its `parts` table points into (see cache/pool.py); empty where it holds all its data.
     """
 
     id: str
@@ -64,27 +65,31 @@ class Record:
     phase_seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     peak_gpu_memory_bytes: int = 0
+    pool: str = ""
     record_version: int = RECORD_VERSION
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Read a record.
+        """Read a record; one of version 1, which had neither checksum nor pool, is read as what it would be today.
 
         Raises:
-            CorruptArtifactError: it is not JSON, was written by another version of the store, or has other fields.
+            CorruptArtifactError: its bytes have changed, it was written by another version of the store, or has other fields.
         """
+        way_out = "delete its folder, then run its stage again"
         try:
-            content = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CorruptArtifactError(
-                f"{path}: not readable as JSON: {error}; delete its folder, then run again"
-            ) from error
-        if not isinstance(content, dict) or content.get("record_version") != RECORD_VERSION:
-            found = content.get("record_version") if isinstance(content, dict) else type(content).__name__
-            raise CorruptArtifactError(f"{path}: record version {found}, wanted {RECORD_VERSION}; run its stage again")
+            version = read_json(path).get("record_version")
+            if version == 1:
+                content = read_json(path) | {"pool": "", "record_version": RECORD_VERSION}
+            elif version == RECORD_VERSION:
+                content = read_note(path)
+            else:
+                raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION} or 1")
+        except CorruptArtifactError as error:
+            raise CorruptArtifactError(f"{error}; {way_out}") from error
         wanted = {entry.name for entry in dataclasses.fields(cls)}
         if content.keys() != wanted:
-            raise CorruptArtifactError(f"{path}: fields differ from a record's: {sorted(content.keys() ^ wanted)}")
+            differing = sorted(content.keys() ^ wanted)
+            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
         return cls(**content)
 
 
@@ -167,8 +172,7 @@ class Store:
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
-        content = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False)
-        write_atomically(partial / "record.json", content.encode())
+        write_note(partial / "record.json", dataclasses.asdict(record))
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
         os.rename(partial, final)

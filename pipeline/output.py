@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -14,8 +13,9 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
-from cache.files import published, sync, write_atomically
+from cache.files import published, sync
 from cache.fingerprint import file_digest
+from cache.notes import read_note, write_note
 from cache.shards import ShardWriter, new_shard
 from cache.store import PROGRESS, SNAPSHOTS, Store, describe_files
 from cache.tables import write_rows
@@ -44,7 +44,7 @@ class Snapshots:
         with published(self.folder / f"{number:09d}.state") as part:
             write(part)
         note = {"sha256": file_digest(self.folder / f"{number:09d}.state")}
-        write_atomically(self.folder / f"{number:09d}.json", json.dumps(note).encode())
+        write_note(self.folder / f"{number:09d}.json", note)
         for old in self._numbers()[2:]:
             for suffix in (".json", ".state"):
                 (self.folder / f"{old:09d}{suffix}").unlink()
@@ -54,7 +54,7 @@ class Snapshots:
         for number in self._numbers():
             path = self.folder / f"{number:09d}.state"
             try:
-                wanted = json.loads(path.with_suffix(".json").read_text())["sha256"]
+                wanted = read_note(path.with_suffix(".json"))["sha256"]
                 if file_digest(path) == wanted:
                     return read(path)
                 problem = "its bytes do not match their checksum"
@@ -169,8 +169,8 @@ class ShardedOutput(Output):
 
     def collect(self) -> None:
         """Gather the notes of all shards, whoever made them."""
-        for number in range(len(json.loads((self.folder / PROGRESS / "plan.json").read_text())["shards"])):
-            note = json.loads(self._note(number).read_text())
+        for number in range(len(read_note(self.folder / PROGRESS / "plan.json")["shards"])):
+            note = read_note(self._note(number))
             self.files |= note["files"]
             self.rows.update(note["rows"])
             self.dropped.update(note["dropped"])
@@ -186,8 +186,8 @@ class ShardedOutput(Output):
             if not path.exists():
                 shards, settings = plan()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps({"shards": shards, "settings": settings}).encode())
-            content = json.loads(path.read_text())
+                write_note(path, {"shards": shards, "settings": settings})
+            content = read_note(path)
         n_done = sum(self._note(number).exists() for number in range(len(content["shards"])))
         if n_done:
             log.info("%s: %d of %d shards are done already", self.stage.name, n_done, len(content["shards"]))
@@ -200,7 +200,7 @@ class ShardedOutput(Output):
             left_over.unlink()
         start = time.perf_counter()
         work(shard)
-        write_atomically(self._note(shard.number), json.dumps(shard.notes()).encode())
+        write_note(self._note(shard.number), shard.notes())
         seconds = time.perf_counter() - start
         log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
 

@@ -1,0 +1,55 @@
+"""Small JSON files that say whether they are whole: each holds a checksum of its own content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CorruptArtifactError
+from cache.files import write_atomically
+from cache.fingerprint import canonical
+
+CHECKSUM = "checksum"
+LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
+
+
+def write_note(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping of plain values as JSON, with the SHA-256 of its canonical text under `checksum`; in one piece."""
+    text = json.dumps({**content, CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False)
+    write_atomically(path, text.encode())
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Return what `write_note` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
+    """
+    content = read_json(path)
+    found = content.pop(CHECKSUM, None)
+    if found != checksum(content):
+        raise CorruptArtifactError(f"{path}: its content does not match its checksum")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
+    size_bytes = path.stat().st_size
+    if size_bytes > LIMIT_BYTES:
+        raise CorruptArtifactError(f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifactError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CorruptArtifactError(f"{path}: holds a {type(content).__name__}, wanted a mapping")
+    return content
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the content's canonical text, in hexadecimal."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
