@@ -13,11 +13,14 @@ from typing import Any
 from cache.errors import SevilaError
 from stages import cache_commands as do_cache
 from stages import commands as do
+from stages import runs_commands as do_runs
 from stages.options import (
     chain_options,
     command,
     count,
     execution_options,
+    json_option,
+    name_options,
     place_options,
     seed_option,
     setting_option,
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command(commands, "run", do.run, "run a recipe's chain; what the store holds is not made again")
     chain_options(run)
     seed_option(run)
+    name_options(run)
     stage = command(commands, "stage", do.stage, "run one stage from what the store holds")
     stage.add_argument("name", help="a stage, as `sevila stages` lists them")
     chain_options(stage)
@@ -71,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command(commands, "demo", do.demo, "run the whole chain on a small world of its own, trainings included")
     setting_option(demo)
     seed_option(demo)
+    name_options(demo)
     execution_options(demo)
     _results_options(command(commands, "results", do.results, "run a full chain for several seeds and write a report"))
     command(commands, "recipes", do.recipes, "list the recipes that come with the package")
@@ -90,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _compare_options(command(commands, "compare", do.compare, "test whether two runs over the same questions differ"))
 
     _cache_commands(commands)
+    _runs_commands(commands)
     _moments_commands(commands)
     return parser
 
@@ -102,6 +108,22 @@ def _cache_commands(commands: Any) -> None:
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
     show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     store_option(show)
+
+
+def _runs_commands(commands: Any) -> None:
+    runs = command(commands, "runs", do_runs.ls, "list named runs; or show, compare or forget them")
+    store_option(runs)
+    json_option(runs)
+    parsers = runs.add_subparsers(metavar="COMMAND")
+    show = command(parsers, "show", do_runs.show, "show one named run: its settings and artifacts")
+    compare = command(parsers, "compare", do_runs.compare, "test whether two named runs differ, setting by setting")
+    remove = command(parsers, "rm", do_runs.remove, "forget a name; its artifacts stay until `sevila cache gc`")
+    for parser, names in ((show, ["name"]), (compare, ["a", "b"]), (remove, ["name"])):
+        for name in names:
+            parser.add_argument(name, metavar=name.upper(), help="name of a run")
+        store_option(parser, inherited=True)
+    for parser in (show, compare):
+        json_option(parser, inherited=True)
 
 
 def _moments_commands(commands: Any) -> None:
@@ -138,6 +160,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 def _results_options(parser: argparse.ArgumentParser) -> None:
     chain_options(parser)
+    name_options(parser)
     parser.add_argument(
         "--seeds", nargs="+", type=count, default=[0, 1, 2], metavar="N", help="seeds of all that is random [0 1 2]"
     )

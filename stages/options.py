@@ -39,6 +39,17 @@ def seed_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def name_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        default="",
+        help="keep everything that the run makes or reuses under a name (`sevila runs` lists them)",
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="let NAME stand for this run, whatever it stood for before"
+    )
+
+
 def place_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
     whats = {
         "annotations": "annotation file, or folder of the files as downloaded",
@@ -100,11 +111,18 @@ def count(text: str) -> int:
     return number
 
 
-def store_option(parser: argparse.ArgumentParser) -> None:
-    store = os.environ.get("SEVILA_STORE", DEFAULT_STORE)
+def store_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    """`inherited`: the command before it has the option too, and what that was given stays."""
+    store = Path(os.environ.get("SEVILA_STORE", DEFAULT_STORE))
+    default = argparse.SUPPRESS if inherited else store
     parser.add_argument(
-        "--store", type=Path, default=Path(store), metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
+        "--store", type=Path, default=default, metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
     )
+
+
+def json_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    default = argparse.SUPPRESS if inherited else False
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON")
 
 
 def store_of(options: argparse.Namespace) -> Store:

@@ -22,16 +22,22 @@ log = logging.getLogger("sevila")
 
 
 class Run:
-    """Builds every step that is not in the store."""
+    """Builds every step that is not in the store, and pins each under the run's name if it has one."""
 
-    def __init__(self, recipe: Recipe, run: RunContext) -> None:
+    def __init__(
+        self, recipe: Recipe, run: RunContext, pin: Callable[[str | None, str, str], None] | None = None
+    ) -> None:
         self.made: list[Artifact] = []
         self._recipe = recipe
         self._run = run
+        self._pin = pin
 
-    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
-        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's."""
-        self.made.append(build(stage, self._recipe.config(stage, **changes), self._run, inputs))
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
+        cfg = self._recipe.config(stage, **changes)
+        if self._pin is not None:
+            self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
+        self.made.append(build(stage, cfg, self._run, inputs))
         return self.made[-1]
 
 
@@ -39,7 +45,7 @@ class Run:
 class PlannedStep:
     """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine.
 
-    `setting` says what the chain sets over the recipe in this step (method='uniform'); empty where it sets nothing.
+    `setting` says which of the chain's steps of this stage it is; empty where it has one.
     """
 
     stage: str
@@ -69,12 +75,12 @@ class Plan:
             chain(self._recipe, self, sources)
         return self.steps
 
-    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         """Return a handle that has an id as far as one can be known."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         status, why = self._status(stage, cfg, id, inputs)
-        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes)))
+        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes, tell)))
         if stage.output is Questions and status == "build":
             with _quiet():  # "made ..." would not be true of the store
                 return build(stage, cfg, self._scratch, inputs)
@@ -100,9 +106,12 @@ class Plan:
         return "build", _difference(stage, cfg, inputs, store)
 
 
-def setting(changes: Mapping[str, Any]) -> str:
-    """Return what a chain sets over the recipe, for people: `method='uniform', k=4`."""
-    return ", ".join(f"{key}={value!r}" for key, value in changes.items())
+def setting(changes: Mapping[str, Any], tell: str = "") -> str:
+    """Return what tells a step from the chain's others of its stage, for people.
+
+    What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
+    """
+    return tell or ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
 @contextmanager
@@ -174,12 +183,12 @@ class RunOnly:
             log.warning("not built: %s", waiting)
         return self.made
 
-    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
         if stage.name == self._name:
-            return self._wanted(stage, cfg, inputs, id, setting(changes))
+            return self._wanted(stage, cfg, inputs, id, setting(changes, tell))
         if id is not None and store.exists(id):
             return stage.output(store, id)
         problems = [value.problem for value in inputs if value is not None and value.problem]
