@@ -18,6 +18,7 @@ from stages.options import (
     chain_options,
     command,
     count,
+    days,
     execution_options,
     json_option,
     name_options,
@@ -101,13 +102,58 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _cache_commands(commands: Any) -> None:
-    cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
+    cache = commands.add_parser("cache", help="look into the store, and keep it tidy")
+    cache = cache.add_subparsers(required=True, metavar="COMMAND")
     listing = command(cache, "ls", do_cache.ls, "list the artifacts")
+    listing.add_argument("--stage", default="", metavar="NAME", help="only artifacts of this stage")
+    json_option(listing)
     store_option(listing)
     show = command(cache, "show", do_cache.show, "show one artifact: its record and the first rows of its tables")
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
-    show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
+    show.add_argument("--rows", type=count, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     store_option(show)
+    usage = command(cache, "du", do_cache.usage, "say what takes the store's space")
+    json_option(usage)
+    store_option(usage)
+    _gc_options(
+        command(cache, "gc", do_cache.gc, "say what nobody keeps: neither a named run nor its age; or remove it")
+    )
+    diff = command(cache, "diff", do_cache.diff, "compare two artifacts: configs, inputs and rows")
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help="artifact id, or an unambiguous beginning")
+    diff.add_argument("--rows", type=count, default=5, metavar="N", help="rows to show of each sort [%(default)s]")
+    json_option(diff)
+    store_option(diff)
+    why = command(cache, "why", do_cache.why, "say which change makes an artifact be rebuilt, followed to its root")
+    chain_options(why)
+    why.add_argument(
+        "stage", nargs="?", default="", help="only steps of this stage [every step that is not in the store]"
+    )
+    why.add_argument("--than", default="", metavar="NAME", help="compare with this named run [the nearest artifact]")
+    seed_option(why)
+    ancestry = command(
+        cache, "ancestry", do_cache.ancestry, "show all that an artifact was made from, to outside sources"
+    )
+    ancestry.add_argument("id", help="artifact id, or an unambiguous beginning")
+    ancestry.add_argument(
+        "--format", choices=("text", "dot", "mermaid"), default="text", help="text, or a graph [%(default)s]"
+    )
+    store_option(ancestry)
+
+
+def _gc_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="remove it; without this, nothing is changed")
+    parser.add_argument("--keep", action="append", default=[], metavar="ID", help="keep this artifact too (repeatable)")
+    parser.add_argument(
+        "--older-than",
+        type=days,
+        default=7.0,
+        metavar="DAYS",
+        help="keep what is younger: it may belong to a run that is to be resumed [%(default)g]",
+    )
+    parser.add_argument("--unnamed", action="store_true", help="remove even though no run has a name")
+    json_option(parser)
+    store_option(parser)
 
 
 def _runs_commands(commands: Any) -> None:

@@ -111,6 +111,12 @@ def read_columns(paths: Sequence[Path], schema: Schema, names: Sequence[str]) ->
     return {name: table[name].to_numpy() for name in names}
 
 
+def read_values(paths: Sequence[Path], schema: Schema, name: str) -> list[Any]:
+    """Return one column of a table's files as Python values, None where null; raises like `read_columns`."""
+    values: list[Any] = _read(paths, schema, [name])[name].to_pylist()
+    return values
+
+
 def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) -> pa.Table:
     tables = []
     for path in paths:

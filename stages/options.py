@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +106,13 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return number
 
 
+def days(text: str) -> float:
+    number = float(text)
+    if math.isnan(number) or number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days from 0")
+    return number
+
+
 def count(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -128,3 +137,8 @@ def json_option(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
 def store_of(options: argparse.Namespace) -> Store:
     """Return the store that the options name."""
     return Store(options.store)
+
+
+def print_json(content: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(content, indent=1, ensure_ascii=False))

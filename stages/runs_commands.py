@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-from typing import Any
 
-from stages.options import store_of
+from stages.options import print_json, store_of
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -15,7 +13,7 @@ def ls(options: argparse.Namespace) -> None:
 
     store = store_of(options)
     if options.json:
-        _print_json([line.as_dict() for line in run_lines(store)])
+        print_json([line.as_dict() for line in run_lines(store)])
     else:
         print(run_listing(store))
 
@@ -27,7 +25,7 @@ def show(options: argparse.Namespace) -> None:
 
     store = store_of(options)
     if options.json:
-        _print_json(named_run(store, options.name).as_dict())
+        print_json(named_run(store, options.name).as_dict())
     else:
         print(run_description(store, options.name))
 
@@ -38,17 +36,21 @@ def compare(options: argparse.Namespace) -> None:
 
     found = compare_runs(store_of(options), options.a, options.b)
     if options.json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         print(run_comparison_text(found))
 
 
 def remove(options: argparse.Namespace) -> None:
     """Forget a name, and say what housekeeping would now remove."""
+    from cache.gc import OLDER_THAN_DAYS, survey
     from cache.names import remove_name
+    from cache.show import human_size
 
-    remove_name(store_of(options), options.name)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=1, ensure_ascii=False))
+    store = store_of(options)
+    remove_name(store, options.name)
+    freed = survey(store).size_bytes
+    print(
+        f"forgotten; `sevila cache gc` would now free {human_size(freed)}, not counting what is younger than "
+        f"{OLDER_THAN_DAYS:g} days"
+    )

@@ -64,6 +64,10 @@ class Plan:
 
     def __init__(self, recipe: Recipe, run: RunContext) -> None:
         self.steps: list[PlannedStep] = []
+        self.records: dict[
+            str, Record
+        ] = {}  # of what every step makes or would make, as far as known before it is made
+        self.sources: dict[str, Any] = {}  # what comes from outside, by its id
         self._recipe = recipe
         self._run = run
         self._scratch = run
@@ -80,6 +84,10 @@ class Plan:
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         status, why = self._status(stage, cfg, id, inputs)
+        self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
+        if id is not None:
+            ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
+            self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
         self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes, tell)))
         if stage.output is Questions and status == "build":
             with _quiet():  # "made ..." would not be true of the store
@@ -134,9 +142,9 @@ def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) 
     records = [store.record(name) for name in store if name.startswith(f"{stage.name}-v")]
     if not records:
         return "never made before"
-    ids = {name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)}
     newest_first = sorted(records, key=lambda record: record.finished, reverse=True)
-    found = [_differences(stage, cfg.model_dump(), ids, record) for record in newest_first]
+    ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
+    found = [_differences(stage, config, ids, record) for record in newest_first]
     fewest = min(found, key=lambda differences: len(differences))
     return f"unlike the nearest one: {', '.join(fewest)}"
 

@@ -102,7 +102,9 @@ def test_a_killed_run_keeps_what_it_has_made_pinned(named: Path, tmp_path: Path)
     assert run.status == "running" and [pin.id for pin in run.artifacts] == ["made-v1-1", "made-v1-0"]
 
 
-def test_a_damaged_name_is_told_and_can_be_given_up(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_name_is_told_and_can_be_given_up(
+    named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Path(shutil.copytree(named, tmp_path / "store"))
     path = store / "names" / "uniform.json"
     path.write_text(path.read_text().replace("finished", "finisheD", 1))
