@@ -224,6 +224,15 @@ def _store_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, default=Path(store), metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
     )
+    parser.add_argument(
+        "--below",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a store that is read but never written, a colleague's for example; what it holds is not made again "
+        "[SEVILA_STORE_BELOW]",
+    )
 
 
 if __name__ == "__main__":

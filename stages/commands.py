@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, get_args
 
 from cache.errors import RecipeError
-from cache.store import Store
+from cache.store import Store, stores_below
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
 
     recipe, run, sources = _context(options)
     steps = Run(recipe, run)
-    found = chain_of(recipe)(recipe, steps, sources)
+    with run.store.in_use():
+        found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
 
 
@@ -40,8 +41,9 @@ def stage(options: argparse.Namespace) -> None:
 
     recipe, run, sources = _context(options)
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
-    for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
-        print(artifact.path)
+    with run.store.in_use():
+        for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
+            print(artifact.path)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -83,7 +85,8 @@ def results(options: argparse.Namespace) -> None:
                 f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
             )
         steps, started = Run(recipe, run), time.perf_counter()
-        found = full(recipe, steps, sources)
+        with run.store.in_use():
+            found = full(recipe, steps, sources)
         runs.append(SeedRun(seed, found, steps.made, time.perf_counter() - started))
     text = report(recipe, runs, options.told_as)
     if options.output is None:
@@ -121,7 +124,7 @@ def answers(options: argparse.Namespace) -> None:
     """Print answers in words, as CSV."""
     from stages.answer_table import answers_in_words, as_csv
 
-    store = Store(options.store)
+    store = store_of(options)
     newest = store.newest(options.id)[0]
     print(newest.id, file=sys.stderr)
     print(as_csv(answers_in_words(store, newest.id)), end="")
@@ -133,7 +136,7 @@ def datasets(options: argparse.Namespace) -> None:
     from pipeline.sources import Sources
 
     places = {"annotations": options.annotations, "videos": options.videos}
-    sources = Sources(Store(options.store).digests, places, download=False)
+    sources = Sources(store_of(options).digests, places, download=False)
     place = sources.configured
     print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
 
@@ -143,7 +146,7 @@ def compare(options: argparse.Namespace) -> None:
     from pipeline.resampling import Resampling
     from stages.compare import CHANGED_SHOWN, compare, comparison_text
 
-    found = compare(Store(options.store), options.a, options.b, Resampling(options.bootstrap))
+    found = compare(store_of(options), options.a, options.b, Resampling(options.bootstrap))
     if options.json:
         content = found.as_dict()
         content["changed"] = content["changed"][: options.changed]
@@ -156,14 +159,14 @@ def cache_ls(options: argparse.Namespace) -> None:
     """List the artifacts."""
     from cache.show import listing
 
-    print(listing(Store(options.store)))
+    print(listing(store_of(options)))
 
 
 def cache_show(options: argparse.Namespace) -> None:
     """Show one artifact."""
     from cache.show import description
 
-    print(description(Store(options.store), options.id, options.rows))
+    print(description(store_of(options), options.id, options.rows))
 
 
 def moments_evaluate(options: argparse.Namespace) -> None:
@@ -179,7 +182,12 @@ def moments_export(options: argparse.Namespace) -> None:
     """Write a submission file."""
     from stages.moment_commands import write_submission
 
-    write_submission(Store(options.store), options.id, options.output)
+    write_submission(store_of(options), options.id, options.output)
+
+
+def store_of(options: argparse.Namespace) -> Store:
+    """Return the store that the options name, over the stores below it."""
+    return Store(options.store, [*options.below, *stores_below()])
 
 
 def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
@@ -189,7 +197,7 @@ def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe
     from pipeline.stage import RunContext
     from stages.demo import DEMO, places_in
 
-    store = Store(options.store)
+    store = store_of(options)
     recipe = load(options.recipe, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
     if options.recipe == DEMO and not any(places.values()):
