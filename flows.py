@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from cache.errors import SevilaError
-from cache.store import Store
+from cache.store import Store, stores_below
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, RunContext, Stage
@@ -75,7 +75,7 @@ def sevila(
     with _log_of_stages_in_run_log():
         try:
             chosen = load(recipe, settings, seed)
-            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
+            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
             places = {"annotations": _split(annotations), "videos": _split(videos), "weights": _split(weights)}
             if recipe == DEMO and not any(places.values()):
                 places = places_in(artifacts, seed or 0)
@@ -89,7 +89,7 @@ def sevila(
                 sources=sources,
                 processes=processes,
             )
-            with pinned(artifacts, name, chosen, [] if seed is None else [seed]) as pin:
+            with artifacts.in_use(), pinned(artifacts, name, chosen, [] if seed is None else [seed]) as pin:
                 steps = Run(chosen, run, pin)
                 found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         except SevilaError as error:

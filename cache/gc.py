@@ -1,7 +1,8 @@
 """Housekeeping of a store: marks what named runs keep, and everything that was made from, and sweeps the rest.
 
-Kept are the artifacts of named runs, those asked for, and those younger than some days, which may belong to a run that is to
-be resumed; with each, everything upstream of it. What remains decides which parts of the pool are kept.
+Kept are the artifacts of named runs, those asked for, and those that were made, or that a run without a name has used, in the
+last days: that run may be resumed. With each, everything upstream of it. What remains decides which parts of the pool are kept.
+Stores that read this one as a store below theirs are not known here: what they need must have a name.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cache.errors import CorruptArtifactError, StoreError
-from cache.names import named_run, names
-from cache.pool import every_part, part_paths, references
+from cache.errors import CorruptArtifactError, SchemaError, StoreError
+from cache.names import NAMES, RECENT, named_run, names, read_named_run
+from cache.pool import PARTS, every_part, part_paths, references
 from cache.show import human_size
 from cache.store import Record, Store
+from cache.tables import read_columns
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
@@ -79,6 +81,13 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
     for name in named:
         reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}
     reasons |= {id: "--keep" for id in asked if id not in reasons}
+    old_runs = []
+    for path in sorted((store.root / RECENT).glob("*.json")):
+        if path.stat().st_mtime >= before:
+            run = read_named_run(path)
+            reasons |= {pin.id: f"a recent run of {run.recipe}" for pin in run.artifacts if pin.id not in reasons}
+        else:
+            old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (path,)))
     days = f"younger than {older_than_days:g} days"
     reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
     reasons |= {
@@ -87,8 +96,8 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
     kept = _with_upstream(store, records, reasons)
     found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
     gone = {path for item in found for path in item.paths}
-    found += _parts(store, [record for id, record in records.items() if id in kept], before)
-    found += _left_overs(store.root, gone, before)
+    found += _parts(store, [record for id, record in records.items() if id in kept], gone, before)
+    found += [*old_runs, *_left_overs(store.root, gone, before)]
     return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named or asked))
 
 
@@ -172,14 +181,25 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
                 yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
 
 
-def _parts(store: Store, remaining: Iterable[Record], before: float) -> Iterator[Item]:
+def _parts(store: Store, remaining: Iterable[Record], gone: set[Path], before: float) -> Iterator[Item]:
+    """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into."""
     used = {part for record in remaining for part in references(store, record)}
+    begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
     for space, key, part in every_part(store.root):
         paths = part_paths(store.root, space, key, part)[::-1]  # the note first: without it, there is no part
-        if (space, key, part) not in used:
+        if (space, key, part) not in used and (key, part) not in begun:
             stats = [path.stat() for path in paths if path.exists()]
             if all(stat.st_mtime < before for stat in stats):
                 yield Item("pool part", f"{key}/{part}", space, sum(stat.st_size for stat in stats), paths)
+
+
+def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
+    """Yield (key, part) of all that the unfinished artifacts in a folder point into, of whatever space."""
+    for file in folder.glob("*/parts/*.parquet"):
+        if file.parents[1] not in gone:
+            with suppress(CorruptArtifactError, SchemaError):  # such a shard is made again
+                columns = read_columns([file], PARTS, ("key", "part"))
+                yield from zip(columns["key"], columns["part"], strict=True)
 
 
 def _left_overs(root: Path, gone: set[Path], before: float) -> Iterator[Item]:
@@ -189,7 +209,7 @@ def _left_overs(root: Path, gone: set[Path], before: float) -> Iterator[Item]:
             yield Item("left-over", str(path.relative_to(root)), "", path.stat().st_size, (path,))
     for path in (root / "locks").rglob("*.lock"):
         is_ours = path.parent == root / "locks"  # of the store as a whole
-        if not is_ours and path.stat().st_mtime < before and "names" not in path.relative_to(root).parts:
+        if not is_ours and path.parent.name != NAMES and path.stat().st_mtime < before:
             yield Item("lock", str(path.relative_to(root)), "", 0, (path,))
 
 

@@ -1,7 +1,8 @@
 """Named runs: a name pins every artifact that a run made or reused, so that housekeeping keeps them.
 
-<root>/names/<name>.json    a note (see cache/notes.py), written when the run begins, before each step, and at its end: what a
-                            killed run has made, or had begun to make, is pinned too
+<root>/names/<name>.json     a note (see cache/notes.py), written when the run begins, before each step, and at its end: what a
+                             killed run has made, or had begun to make, is pinned too
+<root>/recent/<digits>.json  the same of a run without a name, which pins for some days only: it may be resumed
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache.errors import CorruptArtifactError, StoreError
+from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
 from cache.store import Store
 
+NAMES, RECENT = "names", "recent"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
@@ -55,26 +58,21 @@ class NamedRun:
 
 def names(root: Path) -> list[str]:
     """Return the names in a store's root."""
-    return sorted(path.stem for path in (root / "names").glob("*.json"))
+    return sorted(path.stem for path in (root / NAMES).glob("*.json"))
 
 
 def every_name(store: Store) -> list[str]:
     """Return the names in a store and in those below it, each once."""
-    return sorted({name for root in roots(store) for name in names(root)})
+    return sorted({name for root in store.roots for name in names(root)})
 
 
-def roots(store: Store) -> list[Path]:
-    """Return the store's own root and those below it."""
-    return [store.root, *getattr(store, "below", ())]
-
-
-def path_of(root: Path, name: str) -> Path:
+def path_of(root: Path, name: str, folder: str = NAMES) -> Path:
     """Return the file of a name; raises `StoreError` for what cannot be one."""
     if not NAME.fullmatch(name):
         raise StoreError(
             f"{name!r} cannot name a run: wanted up to 64 letters, digits and - _ . without a dot at the beginning"
         )
-    return root / "names" / f"{name}.json"
+    return root / folder / f"{name}.json"
 
 
 def named_run(store: Store, name: str) -> NamedRun:
@@ -84,7 +82,7 @@ def named_run(store: Store, name: str) -> NamedRun:
         StoreError: there is no such name.
         CorruptArtifactError: its file is damaged.
     """
-    path = next((path for root in roots(store) if (path := path_of(root, name)).exists()), None)
+    path = next((path for root in store.roots if (path := path_of(root, name)).exists()), None)
     if path is None:
         known = ", ".join(every_name(store)) or "none"
         raise StoreError(f"no run is named {name!r} in {store.root}; names: {known}")
@@ -93,7 +91,7 @@ def named_run(store: Store, name: str) -> NamedRun:
 
 def read_named_run(path: Path) -> NamedRun:
     """Read a name's file; raises `CorruptArtifactError` if it is damaged."""
-    way_out = f"`sevila runs rm {path.stem}` gives up the name"
+    way_out = f"`sevila runs rm {path.stem}` gives up the name" if path.parent.name == NAMES else "delete it"
     try:
         content = read_note(path)
     except CorruptArtifactError as error:
@@ -107,7 +105,7 @@ def read_named_run(path: Path) -> NamedRun:
 def remove_name(store: Store, name: str) -> None:
     """Forget a name; its artifacts stay until housekeeping."""
     path = path_of(store.root, name)
-    with store.lock(f"names/{name}"):
+    with store.lock(f"{NAMES}/{name}"):
         if not path.exists():
             named_run(store, name)  # raises where no store has it
             raise StoreError(f"the run {name!r} lies in a store below {store.root}, which is only read")
@@ -117,9 +115,10 @@ def remove_name(store: Store, name: str) -> None:
 class Pins:
     """Keeps a name up to date while its run goes on. Several processes may run under one name: each adds what it comes to."""
 
-    def __init__(self, store: Store, run: NamedRun) -> None:
+    def __init__(self, store: Store, run: NamedRun, folder: str) -> None:
         self._store = store
         self._run = run
+        self._folder = folder
         self._own: dict[Pin, None] = {}
 
     def add(self, id: str | None, stage: str, setting: str, of: str = "") -> None:
@@ -137,8 +136,8 @@ class Pins:
         self._write(status, keep_others=status != "finished")
 
     def _write(self, status: str, keep_others: bool) -> None:
-        path = path_of(self._store.root, self._run.name)
-        with self._store.lock(f"names/{self._run.name}"):
+        path = path_of(self._store.root, self._run.name, self._folder)
+        with self._store.lock(f"{self._folder}/{self._run.name}"):
             others = read_named_run(path).artifacts if keep_others and path.exists() else []
             artifacts = list(dict.fromkeys([*self._own, *others]))
             finished = "" if status == "running" else _now()
@@ -156,21 +155,23 @@ def pinning(
     seeds: list[int],
     replace: bool = False,
 ) -> Iterator[Pins]:
-    """Yield what pins the artifacts of a run under a name, and note how the block ended.
+    """Yield what pins the artifacts of a run under a name (for some days if it is empty), and note how the block ended.
 
     Raises:
         StoreError: the name is no name, or stands for a run of another recipe, unless `replace`.
     """
-    path = path_of(store.root, name)
+    folder = NAMES if name else RECENT
+    name = name or fingerprint([recipe, dict(settings), seeds])
+    path = path_of(store.root, name, folder)
     run = NamedRun(name, recipe, dict(settings), seeds, _now())
-    if path.exists() and not replace:
+    if folder == NAMES and path.exists() and not replace:
         changes = recipe_differences(read_named_run(path), run)
         if changes:
             raise StoreError(
                 f"the name {name!r} stands for another run: {'; '.join(changes)}; choose another name, or give the name to "
                 "this run with --replace"
             )
-    pins = Pins(store, run)
+    pins = Pins(store, run, folder)
     pins.begin(keep=not replace)
     try:
         yield pins

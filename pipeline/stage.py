@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError
 from cache.fingerprint import file_digest
+from cache.pool import PARTS, PoolReader
 from cache.store import Record, Store, artifact_id
 from cache.tables import Schema, read_columns, read_rows
 from pipeline.sources import Sources
@@ -148,6 +149,14 @@ class Artifact:
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays."""
         return read_columns(self.files(table, ".parquet"), self.tables[table], names)
+
+
+class PooledArtifact(Artifact):
+    """An artifact whose arrays lie in the store's pool; its table `parts` says where."""
+
+    def open(self) -> PoolReader:
+        """Return a reader of the stored arrays by video id."""
+        return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
 
     recipe, run, sources = context(options)
     seeds = [] if options.seed is None else [options.seed]
-    with pinned(run.store, options.name, recipe, seeds, options.replace) as pin:
+    with run.store.in_use(), pinned(run.store, options.name, recipe, seeds, options.replace) as pin:
         steps = Run(recipe, run, pin)
         found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
@@ -44,8 +44,9 @@ def stage(options: argparse.Namespace) -> None:
 
     recipe, run, sources = context(options)
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
-    for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
-        print(artifact.path)
+    with run.store.in_use():
+        for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
+            print(artifact.path)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -85,11 +86,12 @@ def results(options: argparse.Namespace) -> None:
         raise RecipeError(
             f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
         )
-    with pinned(store_of(options), options.name, recipe, options.seeds, options.replace) as pin:
+    store = store_of(options)
+    with store.in_use(), pinned(store, options.name, recipe, options.seeds, options.replace) as pin:
         for seed in options.seeds:
             options.seed = seed
             recipe, run, sources = context(options)
-            steps = Run(recipe, run, pin and partial(pin, of=f"seed {seed}"))
+            steps = Run(recipe, run, partial(pin, of=f"seed {seed}"))
             started = time.perf_counter()
             runs.append(SeedRun(seed, full(recipe, steps, sources), steps.made, time.perf_counter() - started))
     text = report(recipe, runs, options.told_as)

@@ -23,11 +23,8 @@ from stages.evaluate_moments import MomentMetrics, evaluate_moments
 @contextmanager
 def pinned(
     store: Store, name: str, recipe: Recipe, seeds: list[int], replace: bool = False
-) -> Iterator[Callable[..., None] | None]:
-    """Yield what pins each step of a run under a name (see `cache.names.Pins.add`), or None where it has no name."""
-    if not name:
-        yield None
-        return
+) -> Iterator[Callable[..., None]]:
+    """Yield what pins each step of a run (see `cache.names.Pins.add`): under its name, or for some days if that is empty."""
     sections = {CHAIN: recipe.chain, **recipe.configs}
     settings = {section: config.model_dump(mode="json") for section, config in sections.items()}
     with pinning(store, name, recipe.name, settings, seeds, replace) as pins:
