@@ -188,7 +188,8 @@ def _named(names: tuple[str, ...], key: Key) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = f"[{', '.join(map(_short, value))}]" if isinstance(value, list) else repr(value)
+    text = f"{value:.6g}" if isinstance(value, float) else text
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 

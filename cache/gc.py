@@ -129,7 +129,8 @@ def sweep(
 
 def survey_text(found: Survey, deleted: bool = False) -> str:
     """Return what goes by stage, and what stays and why, for a terminal."""
-    lines = [f"{'removed' if deleted else 'would go'}: {human_size(found.size_bytes)}"]
+    hint = "" if deleted or not found.goes else " (--delete removes it)"
+    lines = [f"{'removed' if deleted else 'would go'}: {human_size(found.size_bytes)}{hint}"]
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in found.goes:
         groups.setdefault((item.kind, item.stage), []).append(item)

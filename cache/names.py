@@ -102,6 +102,19 @@ def read_named_run(path: Path) -> NamedRun:
     return NamedRun(**content)
 
 
+def known_uses(store: Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return, by artifact, the settings in which runs have used it, and the names of those runs that have one."""
+    settings: dict[str, set[str]] = {}
+    runs: dict[str, set[str]] = {}
+    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")]:
+        with suppress(CorruptArtifactError):
+            run = read_named_run(path)
+            for pin in run.artifacts:
+                settings.setdefault(pin.id, set()).update(filter(None, [pin.setting]))
+                runs.setdefault(pin.id, set()).update([run.name] if path.parent.name == NAMES else [])
+    return settings, runs
+
+
 def remove_name(store: Store, name: str) -> None:
     """Forget a name; its artifacts stay until housekeeping."""
     path = path_of(store.root, name)

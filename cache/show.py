@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
+from cache.names import known_uses
 from cache.store import Record, Store
 from cache.tables import read_head
 
 
 @dataclass(frozen=True)
 class ArtifactLine:
-    """One line of the listing; `unusual` are the config keys worth telling, `below` the other store that holds it."""
+    """One line of the listing.
+
+    Attributes:
+        unusual: the config keys worth telling.
+        settings: which of a chain's steps of this stage it is, as the runs that know it say (see cache/names.py).
+        runs: the names of those that have one.
+        below: the other store that holds it; empty for one's own.
+    """
 
     id: str
     stage: str
@@ -25,6 +33,8 @@ class ArtifactLine:
     rows: dict[str, int]
     failed: int
     unusual: dict[str, Any]
+    settings: list[str]
+    runs: list[str]
     below: str
     problem: str = ""
 
@@ -38,6 +48,7 @@ def artifact_lines(
 ) -> list[ArtifactLine]:
     """Return the artifacts (of one stage), the last finished at the end; those that cannot be read come first."""
     lines = []
+    settings, runs = known_uses(store)
     for id in store:
         of_stage, layer = id.rsplit("-v", 1)[0], _layer(store, id)
         if stage not in ("", of_stage):
@@ -45,17 +56,20 @@ def artifact_lines(
         try:
             record = store.record(id)
         except CorruptArtifactError as error:
-            lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, layer, str(error)))
+            lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
             continue
         size_bytes = sum(file["size_bytes"] for file in record.files.values())
         told = dict(unusual(record)) if unusual is not None else {}
         failed = sum(record.dropped.values())
-        lines.append(ArtifactLine(id, record.stage, record.finished, size_bytes, record.rows, failed, told, layer))
+        uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
+        lines.append(
+            ArtifactLine(id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
+        )
     return sorted(lines, key=lambda line: line.finished)
 
 
 def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
-    """Return one line per artifact: id, when it was finished, size, rows, failures, unusual config keys, layer."""
+    """Return one line per artifact: id, when it was finished, size, rows and failures, setting, unusual config, runs, layer."""
     told = []
     for line in lines:
         if line.problem:
@@ -64,7 +78,12 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
         counts = [f"{count} {table}" for table, count in line.rows.items()]
         counts += [f"{line.failed} failed"] if line.failed else []
         config = " ".join(f"{key}={_short(value)}" for key, value in line.unusual.items())
-        parts = [", ".join(counts), f"[{config}]" if config else "", f"in {line.below}" if line.below else ""]
+        parts = [
+            ", ".join(counts),
+            f"({'; '.join(line.settings)})" if line.settings else "",
+            f"[{config}]" if config else "",
+        ]
+        parts += [f"run {', '.join(line.runs)}" if line.runs else "", f"in {line.below}" if line.below else ""]
         head = f"{line.id:42} {line.finished[:19]} {human_size(line.size_bytes):>9}"
         told.append("  ".join(filter(None, (head, *parts))))
     return "\n".join(told) or f"no artifacts in {store.root}"

@@ -74,20 +74,22 @@ def usage(store: Store) -> Usage:
 
 def usage_text(found: Usage) -> str:
     """Return the sizes for a terminal."""
-    lines = [
-        _line(share.size_bytes, stage, f"{share.count} artifacts") for stage, share in sorted(found.stages.items())
-    ]
+    lines = [_line(share.size_bytes, stage, _artifacts(share)) for stage, share in sorted(found.stages.items())]
     for space, share in sorted(found.pool.items()):
         told = f"{share.count} parts, of which artifacts here use {share.n_referenced} ({human_size(share.referenced_bytes)})"
         lines.append(_line(share.size_bytes, f"pool {space}", told))
     for name, share in (("unfinished", found.unfinished), ("set aside", found.set_aside)):
         if share.count:
-            lines.append(_line(share.size_bytes, name, f"{share.count} artifacts"))
+            lines.append(_line(share.size_bytes, name, _artifacts(share)))
     lines += [_line(found.other_bytes, "other", "notes, locks, worlds of demos"), _line(found.total_bytes, "total", "")]
     freed = (
         found.problem if found.freed_bytes is None else f"`sevila cache gc` would free {human_size(found.freed_bytes)}"
     )
     return "\n".join([*lines, freed])
+
+
+def _artifacts(share: Share) -> str:
+    return f"{share.count} artifact{'s' if share.count != 1 else ''}"
 
 
 def _line(size_bytes: int, what: str, told: str) -> str:

@@ -14,10 +14,9 @@ from pipeline.comparison import PairedRow, format_comparison_table
 from pipeline.recipe import CHAIN, Recipe
 from pipeline.resampling import BY_VIDEO, Resampling
 from pipeline.text_table import aligned
-from stages.answer_questions import answer_questions
 from stages.compare import compare
-from stages.evaluate import Metrics, evaluate
-from stages.evaluate_moments import MomentMetrics, evaluate_moments
+from stages.evaluate import Metrics
+from stages.evaluate_moments import MomentMetrics
 
 
 @contextmanager
@@ -97,10 +96,11 @@ def run_description(store: Store, name: str) -> str:
 
 def headline(store: Store, run: NamedRun) -> str:
     """Return the one number of the run's last evaluation, with its setting; "" where there is none."""
+    numbers = {"evaluate": _accuracy, "evaluate_moments": _recall}
     for pin in reversed(run.artifacts):
-        if pin.stage in (evaluate.name, evaluate_moments.name) and store.exists(pin.id):
+        if pin.stage in numbers and store.exists(pin.id):
             try:
-                number = _accuracy(store, pin.id) if pin.stage == evaluate.name else _recall(store, pin.id)
+                number = numbers[pin.stage](store, pin.id)
             except CorruptArtifactError as error:
                 return f"unreadable: {error}"
             return f"{number} ({pin.setting})" if pin.setting else number
@@ -180,7 +180,7 @@ def run_comparison_text(found: RunComparison) -> str:
 
 
 def _answers(store: Store, run: NamedRun) -> dict[str, str]:
-    pins: list[Pin] = [pin for pin in run.artifacts if pin.stage == answer_questions.name and store.exists(pin.id)]
+    pins: list[Pin] = [pin for pin in run.artifacts if pin.stage == "answer_questions" and store.exists(pin.id)]
     return {pin.setting: pin.id for pin in pins}
 
 

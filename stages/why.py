@@ -31,23 +31,26 @@ def why_lines(plan: Plan, store: Store, stage: str = "", than: NamedRun | None =
             continue
         setting = f" ({step.setting})" if step.setting else ""
         lines.append(f"{step.status:8} {step.stage:21} {step.id or '-'}{setting}".rstrip())
-        found = _reasons(step, plan, store, than)
-        lines += [f"           {line}" for line in (["the same changes"] if found and found == told else found)]
-        told = found or told
+        reason, changes = _reason(step, plan, store, than)
+        same = bool(changes) and changes == told
+        lines += [f"    {reason}{' the same' if same else ''}"] if reason else []
+        lines += [] if same else [f"        {line}" for line in changes]
+        told = changes or told
     return lines
 
 
-def _reasons(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) -> list[str]:
+def _reason(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) -> tuple[str, list[str]]:
+    """Return what a step is held against, or why against nothing, and the changes."""
     if step.status == "exists":
-        return []
+        return "", []
     if step.id is None:
-        return [step.why]
+        return step.why, []
     others = _candidates(step, store, than)
     if not others:
-        return [f"run {than.name} has no {step.stage}" if than is not None else "never made before"]
+        return f"run {than.name} has no {step.stage}" if than is not None else "never made before", []
     found = [differences(store, other.id, step.id, plan.records, _source_teller(plan, store)) for other in others]
     fewest = min(range(len(others)), key=lambda number: len(found[number]))
-    return [f"unlike {others[fewest].id}:", *(f"  {line}" for line in found[fewest])]
+    return f"unlike {others[fewest].id}:", found[fewest]
 
 
 def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[Record]:

@@ -11,18 +11,7 @@ import pytest
 from cache.names import named_run
 from cache.store import Store
 from cli import main
-from tests.stages.runs import edited, sevila
-
-UNIFORM = ("--set", "select_keyframes.method=uniform")
-
-
-@pytest.fixture(scope="module")
-def named(finished: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with two named runs, `baseline` and `uniform`; tests must not change it."""
-    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("named") / "store"))
-    assert sevila("run", demo, store, "--name", "baseline") == 0
-    assert sevila("run", demo, store, "--name", "uniform", *UNIFORM) == 0
-    return store
+from tests.stages.runs import UNIFORM, edited, sevila
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
