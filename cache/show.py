@@ -15,6 +15,9 @@ from cache.store import Record, Store
 from cache.tables import read_head
 
 
+RUNS_SHOWN = 3
+
+
 @dataclass(frozen=True)
 class ArtifactLine:
     """One line of the listing.
@@ -83,7 +86,11 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
             f"({'; '.join(line.settings)})" if line.settings else "",
             f"[{config}]" if config else "",
         ]
-        parts += [f"run {', '.join(line.runs)}" if line.runs else "", f"in {line.below}" if line.below else ""]
+        more = f" and {len(line.runs) - RUNS_SHOWN} more" if len(line.runs) > RUNS_SHOWN else ""
+        parts += [
+            f"run {', '.join(line.runs[:RUNS_SHOWN])}{more}" if line.runs else "",
+            f"in {line.below}" if line.below else "",
+        ]
         head = f"{line.id:42} {line.finished[:19]} {human_size(line.size_bytes):>9}"
         told.append("  ".join(filter(None, (head, *parts))))
     return "\n".join(told) or f"no artifacts in {store.root}"
