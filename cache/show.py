@@ -14,7 +14,6 @@ from cache.names import known_uses
 from cache.store import Record, Store
 from cache.tables import read_head
 
-
 RUNS_SHOWN = 3
 
 
