@@ -19,9 +19,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError, StoreError
 from cache.files import sync
-from cache.fingerprint import DigestCache, file_digest, fingerprint
+from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
 
 RECORD_VERSION = 2

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.digests import DigestCache, stamp
 from cache.errors import MissingSourceError
-from cache.fingerprint import DigestCache, fingerprint, stamp
+from cache.fingerprint import fingerprint
 from pipeline.datasets import adapter_named
 from pipeline.question import Video
 from pipeline.video_folder import VideoFolder
