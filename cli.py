@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.errors import SevilaError
+from cache.errors import SevilaError, sentence
 from stages import commands as do
 
 DEFAULT_STORE = ".sevila"
@@ -29,11 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(
-            f"error: {what}\nwhen the cause is gone, the same command goes on from the last finished shard or state",
-            file=sys.stderr,
-        )
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished shard or state", file=sys.stderr)

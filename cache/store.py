@@ -24,9 +24,11 @@ from cache.errors import CorruptArtifactError, StoreError
 from cache.files import sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
+from cache.untrusted import is_name, record_problem
 
 RECORD_VERSION = 2
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
+RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
 
 
@@ -76,7 +78,7 @@ class Record:
         Raises:
             CorruptArtifactError: its bytes have changed, it was written by another version of the store, or has other fields.
         """
-        way_out = "delete its folder, then run its stage again"
+        way_out = f"mend it with `sevila cache verify {path.parent.name} --repair`"
         try:
             version = read_json(path).get("record_version")
             if version == 1:
@@ -91,6 +93,9 @@ class Record:
         if content.keys() != wanted:
             differing = sorted(content.keys() ^ wanted)
             raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
+        problem = record_problem(content)
+        if problem:
+            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {way_out}")
         return cls(**content)
 
 
@@ -103,7 +108,7 @@ class Store:
 
     def path(self, artifact: str) -> Path:
         """Return the folder of a published artifact, whether or not it exists."""
-        if "/" in artifact or artifact.startswith("."):
+        if not is_name(artifact):
             raise StoreError(f"{artifact!r} is not an artifact id; `sevila cache ls` lists them")
         return self.root / "artifacts" / artifact
 
@@ -113,13 +118,19 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        return (self.path(artifact) / "record.json").exists()
+        return (self.path(artifact) / RECORD).exists()
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
         if not self.exists(artifact):
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
-        return Record.load(self.path(artifact) / "record.json")
+        path = self.path(artifact) / RECORD
+        record = Record.load(path)
+        if record.id != artifact:
+            raise CorruptArtifactError(
+                f"{path}: is the record of {record.id}; mend it with `sevila cache verify {artifact} --repair`"
+            )
+        return record
 
     def matching(self, prefix: str) -> list[str]:
         """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
@@ -173,7 +184,9 @@ class Store:
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
-        write_note(partial / "record.json", dataclasses.asdict(record))
+        (partial / PROGRESS).mkdir(exist_ok=True)
+        write_note(partial / PROGRESS / RECORD, dataclasses.asdict(record))
+        write_note(partial / RECORD, dataclasses.asdict(record))
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
         os.rename(partial, final)
@@ -210,7 +223,7 @@ class Store:
     def remove(self, artifact: str) -> None:
         """Delete a published artifact: its record first, so that a kill leaves no artifact rather than half of one."""
         with self.lock(f"{artifact}/publish"):
-            (self.path(artifact) / "record.json").unlink(missing_ok=True)
+            (self.path(artifact) / RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.path(artifact), ignore_errors=True)
 
 

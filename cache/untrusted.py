@@ -41,6 +41,8 @@ def record_problem(content: Mapping[str, Any]) -> str:
     for field in ("id", "stage", "kind"):
         if not is_name(content[field]):
             return f"{field} is {content[field]!r}, wanted a name"
+    if not is_count(content["version"]):
+        return f"version is {content['version']!r}, wanted a number"
     for field in ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds"):
         if not isinstance(content[field], dict):
             return f"{field} is a {type(content[field]).__name__}, wanted a mapping"
