@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, get_args
 
 from cache.errors import RecipeError
-from cache.store import Store
+from stages.options import store_of
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     from stages.steps import Run
     from stages.summary import summary
 
-    recipe, run, sources = _context(options)
+    recipe, run, sources = context(options)
     steps = Run(recipe, run)
     found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
@@ -38,7 +38,7 @@ def stage(options: argparse.Namespace) -> None:
     from stages.chain import chain_of
     from stages.steps import RunOnly
 
-    recipe, run, sources = _context(options)
+    recipe, run, sources = context(options)
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
     for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
         print(artifact.path)
@@ -49,7 +49,7 @@ def plan(options: argparse.Namespace) -> None:
     from stages.chain import chain_of
     from stages.steps import Plan
 
-    recipe, run, sources = _context(options, download=False)
+    recipe, run, sources = context(options, download=False)
     steps = Plan(recipe, run).walk(chain_of(recipe), sources)
     for step in steps:
         setting = f" ({step.setting})" if step.setting else ""
@@ -77,7 +77,7 @@ def results(options: argparse.Namespace) -> None:
     runs = []
     for seed in options.seeds:
         options.seed = seed
-        recipe, run, sources = _context(options)
+        recipe, run, sources = context(options)
         if chain_of(recipe) is not full:
             raise RecipeError(
                 f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
@@ -121,7 +121,7 @@ def answers(options: argparse.Namespace) -> None:
     """Print answers in words, as CSV."""
     from stages.answer_table import answers_in_words, as_csv
 
-    store = Store(options.store)
+    store = store_of(options)
     newest = store.newest(options.id)[0]
     print(newest.id, file=sys.stderr)
     print(as_csv(answers_in_words(store, newest.id)), end="")
@@ -133,7 +133,7 @@ def datasets(options: argparse.Namespace) -> None:
     from pipeline.sources import Sources
 
     places = {"annotations": options.annotations, "videos": options.videos}
-    sources = Sources(Store(options.store).digests, places, download=False)
+    sources = Sources(store_of(options).digests, places, download=False)
     place = sources.configured
     print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
 
@@ -143,27 +143,13 @@ def compare(options: argparse.Namespace) -> None:
     from pipeline.resampling import Resampling
     from stages.compare import CHANGED_SHOWN, compare, comparison_text
 
-    found = compare(Store(options.store), options.a, options.b, Resampling(options.bootstrap))
+    found = compare(store_of(options), options.a, options.b, Resampling(options.bootstrap))
     if options.json:
         content = found.as_dict()
         content["changed"] = content["changed"][: options.changed]
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:
         print(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
-
-
-def cache_ls(options: argparse.Namespace) -> None:
-    """List the artifacts."""
-    from cache.show import listing
-
-    print(listing(Store(options.store)))
-
-
-def cache_show(options: argparse.Namespace) -> None:
-    """Show one artifact."""
-    from cache.show import description
-
-    print(description(Store(options.store), options.id, options.rows))
 
 
 def moments_evaluate(options: argparse.Namespace) -> None:
@@ -179,17 +165,17 @@ def moments_export(options: argparse.Namespace) -> None:
     """Write a submission file."""
     from stages.moment_commands import write_submission
 
-    write_submission(Store(options.store), options.id, options.output)
+    write_submission(store_of(options), options.id, options.output)
 
 
-def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
+def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
     import stages.chain  # noqa: F401
     from pipeline.recipe import load
     from pipeline.sources import Sources
     from pipeline.stage import RunContext
     from stages.demo import DEMO, places_in
 
-    store = Store(options.store)
+    store = store_of(options)
     recipe = load(options.recipe, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
     if options.recipe == DEMO and not any(places.values()):
