@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from cache.errors import SevilaError
-from cache.store import Store
+from cache.store import Store, stores_below
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, RunContext, Stage
@@ -72,7 +72,7 @@ def sevila(
     with _log_of_stages_in_run_log():
         try:
             chosen = load(recipe, settings, seed)
-            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")))
+            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
             places = {"annotations": _split(annotations), "videos": _split(videos), "weights": _split(weights)}
             if recipe == DEMO and not any(places.values()):
                 places = places_in(artifacts, seed or 0)
@@ -87,7 +87,8 @@ def sevila(
                 processes=processes,
             )
             steps = Run(chosen, run)
-            found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
+            with artifacts.in_use():
+                found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         except SevilaError as error:
             return Failed(message=str(error))  # not raised: this way the message is the reason and nothing else
         _show_summary(chosen.name, summary(steps.made, found))

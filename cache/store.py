@@ -2,6 +2,7 @@
 
 <root>/artifacts/<id>/record.json        written last, then the whole folder is renamed into place
 <root>/partial/<id>/                      work in progress, kept after a kill so that finished shards are not repeated
+<root>/pool/<space>/<key[:2]>/<key>/      arrays by content that artifacts point into, see cache/pool.py
 <root>/locks/                             advisory locks; the operating system frees a dead holder's
 <root>/digests.json                       SHA-256 of files outside the store, remembered by size, mtime and inode
 """
@@ -9,9 +10,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,21 +102,36 @@ class Record:
 
 
 class Store:
-    """The artifacts under one root folder."""
+    """The artifacts under one root folder, and those of other stores below it, which are only read."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, below: Sequence[Path] = ()) -> None:
+        """`below` are the roots of other stores, nearest first; raises `StoreError` if one of them is no store."""
+        for folder in below:
+            if not (folder / "artifacts").is_dir():
+                raise StoreError(f"{folder} is no store to read from: it holds no folder `artifacts`")
         self.root = root.absolute()
+        self.roots = (self.root, *(folder.absolute() for folder in below))  # nearest first
         self.digests = DigestCache(self.root / "digests.json")
+        self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
         """Return the folder of a published artifact, whether or not it exists."""
         if not is_name(artifact):
             raise StoreError(f"{artifact!r} is not an artifact id; `sevila cache ls` lists them")
-        return self.root / "artifacts" / artifact
+        return self.layer(artifact) / "artifacts" / artifact
+
+    def layer(self, artifact: str) -> Path:
+        """Return the root of the store that holds an artifact; one's own where none does."""
+        roots = self.roots[:1] if artifact in self._made_anew else self.roots
+        holding = (root for root in roots if (root / "artifacts" / artifact / RECORD).exists())
+        return next(holding, self.root)
 
     def partial(self, artifact: str) -> Path:
         """Return the folder in which an artifact is being made."""
         return self.root / "partial" / self.path(artifact).name
+
+    def _own(self, artifact: str) -> Path:
+        return self.root / "artifacts" / self.path(artifact).name
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
@@ -159,25 +176,52 @@ class Store:
         )
 
     def __iter__(self) -> Iterator[str]:
-        folder = self.root / "artifacts"
-        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-        return (name for name in names if self.exists(name))
+        folders = [root / "artifacts" for root in self.roots]
+        names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
+        return (name for name in sorted(names) if self.exists(name))
 
-    def lock(self, name: str) -> FileLock:
+    def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
 
         Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
         """
         path = self.root / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+        return FileLock(path, thread_local=thread_local)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep `alone` out while the block makes or reads artifacts; any number of processes may be in it."""
+        with self._guard(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run a block while no run uses this store, to remove what nobody needs.
+
+        Raises:
+            StoreError: a run is at work.
+        """
+        try:
+            with self._guard(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                yield
+        except BlockingIOError as error:
+            raise StoreError(f"{self.root} is in use by a run; try again when it has finished") from error
+
+    @contextmanager
+    def _guard(self, kind: int) -> Iterator[None]:
+        path = self.root / "locks" / "in_use.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, kind)
+            yield
 
     def publish(self, record: Record) -> None:
         """Turn the partial folder of `record.id` into the artifact: sync, write the record last, rename.
 
         The caller holds the artifact's `publish` lock and has seen that it is not published yet.
         """
-        partial, final = self.partial(record.id), self.path(record.id)
+        partial, final = self.partial(record.id), self._own(record.id)
         for left_over in partial.rglob(
             "*.part"
         ):  # of processes that were killed while they wrote; nobody writes any more
@@ -195,19 +239,25 @@ class Store:
 
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:
-        """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill."""
-        aside = self.root / "aside" / self.path(artifact).name
+        """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill.
+
+        One of a store below stays there; the rebuilt one is found before it.
+        """
+        own = self._own(artifact)
+        aside = self.root / "aside" / own.name
         with self.lock(f"{artifact}/publish"):
             shutil.rmtree(self.partial(artifact), ignore_errors=True)
-            if self.exists(artifact):
+            if own.exists():
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(self.path(artifact), aside)
+                os.rename(own, aside)
+        self._made_anew.add(artifact)
         try:
             yield
         finally:
-            if aside.exists() and not self.exists(artifact):
-                os.rename(aside, self.path(artifact))
+            self._made_anew.remove(artifact)
+            if aside.exists() and not (own / RECORD).exists():
+                os.rename(aside, own)
             shutil.rmtree(aside, ignore_errors=True)
 
     def made_from(self, artifact: str) -> list[str]:
@@ -221,10 +271,15 @@ class Store:
             reached |= more
 
     def remove(self, artifact: str) -> None:
-        """Delete a published artifact: its record first, so that a kill leaves no artifact rather than half of one."""
+        """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
         with self.lock(f"{artifact}/publish"):
-            (self.path(artifact) / RECORD).unlink(missing_ok=True)
-            shutil.rmtree(self.path(artifact), ignore_errors=True)
+            (self._own(artifact) / RECORD).unlink(missing_ok=True)
+            shutil.rmtree(self._own(artifact), ignore_errors=True)
+
+
+def stores_below() -> list[Path]:
+    """Return the stores that SEVILA_STORE_BELOW names, nearest first."""
+    return [Path(folder) for folder in os.environ.get("SEVILA_STORE_BELOW", "").split(os.pathsep) if folder]
 
 
 def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:

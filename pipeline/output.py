@@ -16,8 +16,8 @@ from filelock import Timeout
 from cache.files import published, sync
 from cache.fingerprint import file_digest
 from cache.notes import read_note, write_note
-from cache.shards import ShardWriter, new_shard
-from cache.store import PROGRESS, SNAPSHOTS, Store, describe_files
+from cache.pool import Pool
+from cache.store import PROGRESS, SNAPSHOTS, Store, artifact_id, describe_files
 from cache.tables import write_rows
 from pipeline.stage import Stage
 
@@ -80,6 +80,7 @@ class Output:
     phase_seconds: Counter[str] = field(default_factory=Counter)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     suffix: str = ""
+    pool_space: str = ""
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
@@ -116,6 +117,7 @@ class Output:
             "rows": dict(self.rows),
             "dropped": dict(self.dropped),
             "phase_seconds": {name: round(seconds, 3) for name, seconds in self.phase_seconds.items()},
+            "pool": self.pool_space,
         }
 
 
@@ -128,14 +130,6 @@ class Shard(Output):
         self.items = items
         self.settings = settings
 
-    @contextmanager
-    def arrays(self, name: str) -> Iterator[ShardWriter]:
-        """Open this shard's HDF5 file of a series, `name/NNNNN.h5`; it is complete when the block ends."""
-        file = f"{name}{self.suffix}.h5"
-        with new_shard(self.folder / file) as writer:
-            yield writer
-        self.add_file(file)
-
 
 class ShardedOutput(Output):
     """An output made in shards, by any number of processes, each shard by one of them and once."""
@@ -144,6 +138,14 @@ class ShardedOutput(Output):
         super().__init__(store.partial(id), stage)
         self._store = store
         self._id = id
+
+    def pool(self, **content: Any) -> Pool:
+        """Return the pool space of all that this stage makes with this content: its config, an encoder's fingerprint.
+
+        The artifact's table `parts` then says where in it the arrays are.
+        """
+        self.pool_space = artifact_id(self.stage.name, self.stage.version, content, {})
+        return Pool(self._store, self.pool_space)
 
     def each_shard(
         self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]], work: Callable[[Shard], None]

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
 from cache.fingerprint import file_digest
+from cache.pool import PARTS, PoolReader
 from cache.store import Record, Store, artifact_id
 from cache.tables import Schema, read_columns, read_rows
 from cache.untrusted import inside
@@ -155,6 +156,14 @@ class Artifact:
     def _names(self, name: str, suffix: str) -> list[str]:
         starts = (f"{name}.", f"{name}/")
         return sorted(file for file in self.record.files if file.startswith(starts) and file.endswith(suffix))
+
+
+class PooledArtifact(Artifact):
+    """An artifact whose arrays lie in the store's pool; its table `parts` says where."""
+
+    def open(self) -> PoolReader:
+        """Return a reader of the stored arrays by video id."""
+        return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns))
 
 
 @dataclass(frozen=True)

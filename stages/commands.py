@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
 
     recipe, run, sources = context(options)
     steps = Run(recipe, run)
-    found = chain_of(recipe)(recipe, steps, sources)
+    with run.store.in_use():
+        found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
 
 
@@ -40,8 +41,9 @@ def stage(options: argparse.Namespace) -> None:
 
     recipe, run, sources = context(options)
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
-    for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
-        print(artifact.path)
+    with run.store.in_use():
+        for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
+            print(artifact.path)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -83,7 +85,8 @@ def results(options: argparse.Namespace) -> None:
                 f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
             )
         steps, started = Run(recipe, run), time.perf_counter()
-        found = full(recipe, steps, sources)
+        with run.store.in_use():
+            found = full(recipe, steps, sources)
         runs.append(SeedRun(seed, found, steps.made, time.perf_counter() - started))
     text = report(recipe, runs, options.told_as)
     if options.output is None:

@@ -4,49 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from cache.errors import SevilaError
-from cache.shards import SeriesReader
+from cache.pool import PARTS, Pool, part_rows
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.frames import pixels
 from pipeline.output import Shard, ShardedOutput
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.stage import Config, PooledArtifact, RunContext, stage
 from stages.import_backbone import Backbone
 from stages.progress import track
 from stages.sample_frames import Frames
-from stages.streams import Rows, read_ahead, rebatch
+from stages.streams import read_ahead
 
 if TYPE_CHECKING:
     from pipeline.models.vision import VisionEncoder
 
 
-class Features(Artifact):
+class Features(PooledArtifact):
     """ViT output before any LayerNorm, per video: [frames, tokens, width], rows as in Frames; e.g. [32, 257, 1408]."""
 
     kind = "features"
     tables = {
+        "parts": PARTS,
         "videos": Schema(
-            1,
+            2,
             video_id="string",
             status="string",
             reason="string",
             n_frames="int32",
-            shard="int32",
-            number="int32",  # position in the shard's HDF5 file; null when failed
-        )
+        ),
     }
-
-    def open(self) -> SeriesReader:
-        """Return a reader of the stored features by video id."""
-        places = {
-            row["video_id"]: (row["shard"], row["number"]) for row in self.rows("videos") if row["status"] == "ok"
-        }
-        return SeriesReader(self.files("features", ".h5"), places)
 
 
 class ExtractFeatures(Config):
@@ -60,14 +53,16 @@ class ExtractFeatures(Config):
     )
 
 
-@stage(version=1, output=Features, sharded=True)
+@stage(version=2, output=Features, sharded=True)
 def extract_features(
     cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone, *, out: ShardedOutput
 ) -> None:
     """Run the frozen ViT once over every stored frame."""
     videos = frames.rows("videos")
+    frame_indices = frames.frame_indices()
     n_tokens, width = backbone.feature_shape()
     load = cache(lambda: backbone.vision_encoder(run, cfg.precision))
+    pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
         itemsize = np.dtype(cfg.stored_as).itemsize
@@ -76,29 +71,47 @@ def extract_features(
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
-        readable = [video for video in wanted if video["status"] == "ok"]
-        batch_frames = shard.settings["batch_frames"]
-        batches = read_ahead(rebatch(_stored_frames(frames, readable, batch_frames), batch_frames))
-        rows = []
-        with shard.phase("encode"), shard.arrays("features") as arrays:
-            encoded = Rows(_encode(load(), run.torch_device(), batches, cfg.stored_as)) if readable else Rows(())
-            for video in track(wanted, "extract_features", "video"):
-                number = None
-                if video["status"] == "ok":
-                    pieces = encoded.take(video["n_frames"])
-                    number = arrays.add(video["n_frames"], (n_tokens, width), cfg.stored_as, pieces)
-                rows.append({name: video[name] for name in ("video_id", "status", "reason", "n_frames")})
-                rows[-1] |= {"shard": shard.number, "number": number}
-        shard.write_rows("videos", rows)
+        readable = {video["video_id"]: frames.pixel_key(video) for video in wanted if video["status"] == "ok"}
+        sources: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
+        for video_id, key in readable.items():
+            stored = {int(index): (video_id, row) for row, index in enumerate(frame_indices[video_id])}
+            sources[key] = stored | sources.get(key, {})
+
+        def encode(keys: Iterator[str]) -> Iterator[str]:
+            batches = read_ahead(_missing_batches(frames, pool, keys, sources, shard.settings["batch_frames"]))
+            for (key, missing), group in groupby(batches, key=lambda batch: batch[:2]):
+                pieces = _encode(load(), run.torch_device(), (pixels for *_, pixels in group), cfg.stored_as)
+                pool.add(key, missing, (n_tokens, width), cfg.stored_as, pieces, {})
+                yield key
+
+        with shard.phase("encode"):
+            keys = track(sources, "extract_features", "video")
+            pool.make(keys, lambda key: not pool.missing(key, list(sources[key])), encode)
+        columns = ("video_id", "status", "reason", "n_frames")
+        shard.write_rows("videos", [{name: video[name] for name in columns} for video in wanted])
+        parts = {key: pool.parts(key) for key in sources}
+        found = [part_rows(id, frame_indices[id].tolist(), parts[key]) for id, key in readable.items()]
+        shard.write_rows("parts", [row for rows in found for row in rows])
 
     out.each_shard(plan, work)
 
 
-def _stored_frames(frames: Frames, videos: list[dict[str, Any]], batch_frames: int) -> Iterator[np.ndarray]:
+def _missing_batches(
+    frames: Frames, pool: Pool, keys: Iterator[str], sources: dict[str, dict[int, tuple[str, int]]], batch_frames: int
+) -> Iterator[tuple[str, list[int], np.ndarray]]:
+    """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
+
+    No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
+    """
     reader = frames.open()
-    for video in videos:
-        for start in range(0, video["n_frames"], batch_frames):
-            yield reader.read(video["video_id"], slice(start, start + batch_frames))
+    for key in keys:
+        missing = pool.missing(key, sorted(sources[key]))
+        for start in range(0, len(missing), batch_frames):
+            places = [sources[key][index] for index in missing[start : start + batch_frames]]
+            pieces = [
+                reader.read(video_id, [row for _, row in group]) for video_id, group in groupby(places, lambda p: p[0])
+            ]
+            yield key, missing, np.concatenate(pieces)
 
 
 def _encode(encoder: VisionEncoder, device: str, batches: Iterator[np.ndarray], stored_as: str) -> Iterator[np.ndarray]:

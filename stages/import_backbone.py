@@ -26,7 +26,7 @@ class Backbone(Artifact):
     kind = "backbone"
 
     def description(self) -> dict[str, Any]:
-        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, size and feature shape of a frame."""
+        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, and the ViT's identity and sizes."""
         content: dict[str, Any] = json.loads(self.checked_file("backbone.json").read_text())
         return content
 
@@ -34,6 +34,10 @@ class Backbone(Artifact):
         """Return (tokens, width) of one frame's features: (257, 1408) for ViT-g."""
         tokens, width = self.description()["feature_shape"]
         return tokens, width
+
+    def encoder_fingerprint(self) -> str:
+        """Return what identifies the ViT: backbones with the same one share features, whatever language model they have."""
+        return str(self.description()["encoder"])
 
     def folder(self, run: RunContext) -> Path:
         """Return the folder of the weights on this machine.
@@ -100,10 +104,10 @@ class ImportBackbone(Config):
     )
 
 
-@stage(version=1, output=Backbone)
+@stage(version=2, output=Backbone)
 def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
     """Check that a folder holds a complete BLIP-2 Flan-T5 that fits, and note what identifies it."""
-    from pipeline.models.checkpoint import check_blip2
+    from pipeline.models.checkpoint import check_blip2, vision_fingerprint
     from pipeline.models.config import read_blip2_config
     from pipeline.models.verbalizer import Verbalizer
 
@@ -114,6 +118,7 @@ def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, o
     content = {
         "name": weights.name,
         "files": dict(weights.files),
+        "encoder": vision_fingerprint(config, weights.path),
         "feature_shape": list(config.feature_shape),
         "image_size": config.image_size,
     }

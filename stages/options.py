@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cache.store import Store
+from cache.store import Store, stores_below
 
 DEFAULT_STORE = ".sevila"
 
@@ -105,8 +105,17 @@ def store_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, default=Path(store), metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
     )
+    parser.add_argument(
+        "--below",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a store that is read but never written, a colleague's for example; what it holds is not made again "
+        "[SEVILA_STORE_BELOW]",
+    )
 
 
 def store_of(options: argparse.Namespace) -> Store:
-    """Return the store that the options name."""
-    return Store(options.store)
+    """Return the store that the options name, over the stores below it."""
+    return Store(options.store, [*options.below, *stores_below()])

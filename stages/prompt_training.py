@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cache.errors import SevilaError
-from cache.shards import SeriesReader
+from cache.pool import PoolReader
 from pipeline.output import Output
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Task, Training, train
@@ -20,7 +20,6 @@ from stages.extract_features import Features
 from stages.progress import steps_bar
 from stages.streams import read_ahead
 from stages.visual_prompt_weights import FILE
-from stages.visual_windows import as_slice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 
-HELD_BYTES = 1 << 30  # features of all videos together that are kept in memory once they were read
+HELD_BYTES = 1 << 30  # features that are kept in memory once they were read: all of a small data set's
 
 
 class Row(NamedTuple):
@@ -107,9 +106,8 @@ class FrameReader:
     def __init__(self, features: Features, video_of: Callable[[int], str]) -> None:
         self._features = features
         self._video_of = video_of
-        files = [file for name, file in features.record.files.items() if name.endswith(".h5")]
-        self._holds = sum(file["size_bytes"] for file in files) <= HELD_BYTES
         self._held: dict[str, np.ndarray] = {}
+        self._held_bytes = 0
 
     def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
         """Yield the micro-batches' features, the next one being read meanwhile."""
@@ -128,11 +126,12 @@ class FrameReader:
             where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in batch.rows]
             yield Data(batch.rows, array, np.array(where))
 
-    def _frames(self, reader: SeriesReader, video_id: str, rows: list[int]) -> np.ndarray:
-        if not self._holds:
-            return reader.read(video_id, as_slice(rows))
+    def _frames(self, reader: PoolReader, video_id: str, rows: list[int]) -> np.ndarray:
         if video_id not in self._held:
+            if self._held_bytes >= HELD_BYTES:
+                return reader.read(video_id, rows)
             self._held[video_id] = reader.read(video_id, slice(None))
+            self._held_bytes += self._held[video_id].nbytes
         return self._held[video_id][rows]
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from cache.errors import DecodeError
-from cache.shards import SeriesReader, ShardWriter
+from cache.fingerprint import fingerprint
+from cache.pool import PARTS, Part, Pool, part_rows
 from cache.tables import Schema
 from pipeline.batching import cut, runs_of
 from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
 from pipeline.output import Shard, ShardedOutput
 from pipeline.sources import VideoFile, VideoFiles
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.stage import Config, PooledArtifact, RunContext, stage
 from stages.progress import track
 
 Clips = dict[tuple[str, str], dict[str, np.ndarray]]
@@ -23,13 +27,14 @@ Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
-class Frames(Artifact):
-    """Sampled frames: uint8 [frames, size, size, 3] per video in HDF5, and which frame stands where in each clip."""
+class Frames(PooledArtifact):
+    """Sampled frames: uint8 [frames, size, size, 3] per video in the pool, and which frame stands where in each clip."""
 
     kind = "frames"
     tables = {
+        "parts": PARTS,
         "videos": Schema(
-            1,
+            2,
             video_id="string",
             status="string",  # ok or failed
             reason="string",  # empty when ok, else `code: details`
@@ -43,8 +48,6 @@ class Frames(Artifact):
             width="int32",
             height="int32",
             n_frames="int32",  # stored frames: the distinct ones over all clips; 0 when failed
-            shard="int32",
-            number="int32",  # position in the shard's HDF5 file; null when failed
         ),
         "frames": Schema(
             1,
@@ -57,18 +60,22 @@ class Frames(Artifact):
         ),
     }
 
-    def open(self) -> SeriesReader:
-        """Return a reader of the stored frames by video id: uint8 [rows, size, size, 3]."""
-        places = {
-            row["video_id"]: (row["shard"], row["number"]) for row in self.rows("videos") if row["status"] == "ok"
-        }
-        return SeriesReader(self.files("pixels", ".h5"), places)
-
     def clips(self) -> Clips:
         """Return, per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
         table = self.columns("frames", "video_id", "clip_id", "frame_index", "seconds", "row")
         runs = runs_of(table.pop("video_id"), table.pop("clip_id"))
         return {clip: {name: values[where] for name, values in table.items()} for clip, where in runs.items()}
+
+    def frame_indices(self) -> dict[str, np.ndarray]:
+        """Return, per readable video, which of its frames are stored, in the order of the rows: int64 [rows], ascending."""
+        table = self.columns("parts", "video_id", "frame_indices")  # every video's frames are in one part
+        return dict(zip(table["video_id"], table["frame_indices"], strict=True))
+
+    def pixel_key(self, video: Mapping[str, Any]) -> str:
+        """Return what identifies the pixels of any frame of a video (a row of `videos`): its bytes, decoder and size."""
+        config = self.record.config
+        decoder = [video["decoder"], config["decoder"], config["fallback_decoder"]]
+        return fingerprint({"content": video["content_digest"], "decoder": decoder, "size": config["size"]})
 
 
 class SampleFrames(Config):
@@ -89,41 +96,64 @@ class SampleFrames(Config):
     fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
-@stage(version=1, output=Frames, sharded=True)
+@stage(version=2, output=Frames, sharded=True)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
     frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
+    pool = out.pool(config=cfg.model_dump())
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
         bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
         return cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes), {}
 
     def work(shard: Shard) -> None:
-        check_decoders((cfg.decoder, cfg.fallback_decoder))
         wanted = [videos.videos[item] for item in shard.items]
+        readable = {_key(video): video for video in wanted if video.path is not None}
+        reasons: dict[str, str] = {}  # by key: why a video's frames could not be read
+
+        def decode(keys: Iterator[str]) -> Iterator[str]:
+            check_decoders((cfg.decoder, cfg.fallback_decoder))
+            asked: deque[str] = deque()
+
+            def requests() -> Iterator[DecodeRequest]:
+                for key in keys:
+                    asked.append(key)
+                    yield _request(readable[key], cfg)
+
+            with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
+                for result in decoders.decode(requests()):
+                    key = asked.popleft()
+                    reasons[key] = _store(readable[key], key, result, pool, cfg.size)
+                    yield key
+
+        with shard.phase("decode"):
+            pool.make(track(readable, "sample_frames", "video"), lambda key: bool(pool.parts(key)), decode)
         rows: list[dict[str, Any]] = []
         positions: list[dict[str, Any]] = []
-        with (
-            shard.phase("decode"),
-            DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders,
-            shard.arrays("pixels") as arrays,
-        ):
-            results = decoders.decode(_request(video, cfg) for video in wanted if video.path is not None)
-            for video in track(wanted, "sample_frames", "video"):
-                row = (
-                    _failed(video, video.reason)
-                    if video.path is None
-                    else _store(video, next(results), arrays, cfg.size)
-                )
-                row["shard"] = shard.number
-                positions += row.pop("positions")
-                rows.append(row)
-                if row["status"] != "ok":
-                    shard.dropped[row["reason"].split(":")[0]] += 1
+        parts: list[dict[str, Any]] = []
+        for video in wanted:
+            stored = pool.parts(_key(video)) if video.path is not None else []
+            if stored:
+                rows.append(_row(video, stored[0]))
+                positions += _positions(video, stored[0])
+                parts += part_rows(video.video_id, stored[0].frame_indices, stored[:1])
+            else:
+                rows.append(_failed(video, video.reason or reasons[_key(video)]))
+                shard.dropped[rows[-1]["reason"].split(":")[0]] += 1
         shard.write_rows("videos", rows)
         shard.write_rows("frames", positions)
+        shard.write_rows("parts", parts)
 
     out.each_shard(plan, work)
+
+
+def _key(video: VideoFile) -> str:
+    """Return what identifies a video's frames under one config: its bytes and the bounds of its clips, not its name."""
+    return fingerprint([video.digest, _bounds(video)])
+
+
+def _bounds(video: VideoFile) -> list[tuple[float | None, float | None]]:
+    return sorted({(start_seconds, end_seconds) for _, start_seconds, end_seconds in video.clips}, key=str)
 
 
 def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
@@ -136,52 +166,61 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
         sampling = RandomSampling(cfg.frames, (cfg.seed, int(video.digest[:16], 16)))
     else:
         sampling = FixedRateSampling(cfg.frames_per_second)
-    clips = tuple(Clip(start_seconds, end_seconds) for _, start_seconds, end_seconds in video.clips)
+    clips = tuple(Clip(*bounds) for bounds in _bounds(video))
     return DecodeRequest(video.path, sampling, clips, cfg.image_folder_frames_per_second)
 
 
-def _store(video: VideoFile, result: DecodeResult, arrays: ShardWriter, size: int) -> dict[str, Any]:
-    """Write a decoded video's frames and return its row, with those of its clips under `positions`."""
+def _store(video: VideoFile, key: str, result: DecodeResult, pool: Pool, size: int) -> str:
+    """Put a decoded video's frames into the pool and return the reason if that is impossible."""
     if result.reason or result.probe is None:
-        return _failed(video, result.reason)
+        return result.reason
+
+    def frames() -> Iterator[np.ndarray]:
+        yield from result.frames
+        if not video.is_unchanged():
+            raise DecodeError("changed: the file was replaced while it was read; run again")
+
+    clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
+    facts = {"probe": dataclasses.asdict(result.probe), "clips": clips}
     try:
-        number = arrays.add(len(result.frame_indices), (size, size, 3), "uint8", result.frames)
+        pool.add(key, result.frame_indices.tolist(), (size, size, 3), "uint8", frames(), facts)
     except DecodeError as error:
-        return _failed(video, str(error))
-    if not video.is_unchanged():
-        return _failed(video, "changed: the file was replaced while it was read; run again")
-    probe = result.probe
+        return str(error)
+    return ""
+
+
+def _row(video: VideoFile, stored: Part) -> dict[str, Any]:
+    probe = stored.facts["probe"]
+    notes = [probe["note"], *(clip["note"] for clip in stored.facts["clips"])]
     return _failed(video, "") | {
         "status": "ok",
-        "note": "; ".join(filter(None, dict.fromkeys([probe.note, *(clip.note for clip in result.clips)]))),
-        "decoder": probe.decoder,
-        "codec": probe.codec,
-        "n_frames_in_video": probe.n_frames,
-        "frames_per_second": probe.fps,
-        "duration_seconds": probe.duration_seconds,
-        "width": probe.width,
-        "height": probe.height,
-        "n_frames": len(result.frame_indices),
-        "number": number,
-        "positions": _positions(video, result),
+        "note": "; ".join(filter(None, dict.fromkeys(notes))),
+        "decoder": probe["decoder"],
+        "codec": probe["codec"],
+        "n_frames_in_video": probe["n_frames"],
+        "frames_per_second": probe["fps"],
+        "duration_seconds": probe["duration_seconds"],
+        "width": probe["width"],
+        "height": probe["height"],
+        "n_frames": len(stored.frame_indices),
     }
 
 
-def _positions(video: VideoFile, result: DecodeResult) -> list[dict[str, Any]]:
-    assert result.probe is not None
+def _positions(video: VideoFile, stored: Part) -> list[dict[str, Any]]:
+    clips = dict(zip(_bounds(video), stored.facts["clips"], strict=True))
+    row_of = {frame_index: row for row, frame_index in enumerate(stored.frame_indices)}
     rows = []
-    for (clip_id, _, _), clip in zip(video.clips, result.clips, strict=True):
-        stored = np.searchsorted(result.frame_indices, clip.frame_indices)
-        for position, (frame_index, row) in enumerate(zip(clip.frame_indices.tolist(), stored.tolist(), strict=True)):
-            seconds = frame_index / result.probe.fps
+    for clip_id, start_seconds, end_seconds in video.clips:
+        for position, frame_index in enumerate(clips[start_seconds, end_seconds]["frame_indices"]):
+            seconds = frame_index / stored.facts["probe"]["fps"]
             rows.append(
                 {"clip_id": clip_id, "video_id": video.video_id, "position": position, "frame_index": frame_index}
             )
-            rows[-1] |= {"seconds": seconds, "row": row}
+            rows[-1] |= {"seconds": seconds, "row": row_of[frame_index]}
     return rows
 
 
 def _failed(video: VideoFile, reason: str) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(Frames.tables["videos"].columns)
     row |= {"video_id": video.video_id, "status": "failed", "reason": reason, "note": ""}
-    return row | {"content_digest": video.digest, "n_frames": 0, "positions": []}
+    return row | {"content_digest": video.digest, "n_frames": 0}

@@ -38,14 +38,14 @@ class TrainBackbone(Config):
     batch_size: int = Field(128, ge=4, description="texts or images of one step")
 
 
-@stage(version=1, output=TrainedBackbone, resumes=True)
+@stage(version=2, output=TrainedBackbone, resumes=True)
 def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
     """Train a tiny BLIP-2 from scratch on single images and text of the Shapes world, never on its videos or questions.
 
     On the CPU, whatever the device of the run: the same bytes for the same number of threads. Killed, it goes on from the last
     finished phase.
     """
-    from pipeline.models.checkpoint import check_blip2
+    from pipeline.models.checkpoint import check_blip2, vision_fingerprint
     from pipeline.models.config import read_blip2_config
     from pipeline.shapes.backbone import PHASES, ShapesBackbone, read_state
 
@@ -74,6 +74,7 @@ def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
     content = {
         "name": "",  # nothing that could be found elsewhere
         "files": {},
+        "encoder": vision_fingerprint(config, out.folder),
         "feature_shape": list(config.feature_shape),
         "image_size": config.image_size,
     }

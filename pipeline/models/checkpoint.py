@@ -6,6 +6,8 @@ Modules are built without memory and receive the tensors one by one, each alread
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -74,6 +76,25 @@ def load_vision_encoder(
     table = keys.HUGGING_FACE_VISION if path.is_dir() else keys.OFFICIAL_VISION
     _fill(module, path, "ViT", table, dtype, device)
     return module.eval().requires_grad_(False)
+
+
+def vision_fingerprint(config: ModelConfig, folder: Path) -> str:
+    """Return 20 hexadecimal digits that identify the ViT of a Hugging Face directory: its sizes and its weights as float32.
+
+    Every BLIP-2 of one size class has the same ViT, so that features made for one of them serve the others.
+    """
+    readers = open_checkpoint(folder)
+    with torch.device("meta"):
+        wanted = list(VisionEncoder(config.vision).state_dict())
+    sources = _sources(folder, "ViT", keys.HUGGING_FACE_VISION, readers, wanted, {})
+    vision = config.vision
+    sizes = [vision.image_size, vision.patch_size, vision.num_attention_heads, vision.layer_norm_eps, vision.hidden_act]
+    digest = hashlib.sha256(json.dumps(sizes).encode())
+    for own in wanted:
+        tensor = _joined([readers[name]() for name in sources[own]]).float().contiguous()
+        digest.update(json.dumps([own, *tensor.shape]).encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()[:20]
 
 
 def load_language(

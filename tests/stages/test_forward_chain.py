@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.notes import read_note, write_note
 from cache.store import Store
 from cli import main
 from tests.small_world import SMALL
@@ -446,9 +447,9 @@ def test_longer_decoder_timeout_is_another_artifact(demo: Path, tmp_path: Path) 
 def test_rebuilt_artifact_of_other_content_takes_its_dependents_along(store: Path, demo: Path) -> None:
     frames = artifact(store, "frames")
     record = frames.path / "record.json"
-    content = json.loads(record.read_text())
+    content = read_note(record)
     content["files"]["videos/00000.parquet"]["sha256"] = "0" * 64  # as if another decoder run had made it
-    record.write_text(json.dumps(content))
+    write_note(record, content)
     assert sevila("stage", demo, store, "sample_frames", "--again") == 0
     left = {entry.stage for entry in records(store).values()}
     assert left == {"import_backbone", "init_localizer", "init_answerer", "list_questions", "sample_frames"}

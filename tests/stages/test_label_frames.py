@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cache.errors import CorruptArtifactError
+from cache.pool import part_paths
 from cache.store import Store
 from pipeline.build import build
 from pipeline.sources import Sources
@@ -159,8 +160,8 @@ def test_labelling_stopped_by_damaged_features_goes_on_where_it_stopped(
 
     wanted = digests(labels(store, demo, run=run("whole")))
     features = artifact(store, "features")
-    (file,) = features.files("features", ".h5")
-    last = [row for row in features.rows("videos") if row["status"] == "ok"][-1]
+    last = features.rows("parts")[-1]
+    file, _ = part_paths(store, features.record.pool, last["key"], last["part"])
     content = features.open().read(last["video_id"], slice(0, 1)).tobytes()
     whole = file.read_bytes()
     damaged = bytearray(whole)

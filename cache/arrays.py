@@ -1,0 +1,100 @@
+"""HDF5 files of one array each, [frames, ...]: one chunk and one checksum a frame.
+
+`data` holds the frames and `checksum` the xxh3-64 of each frame's bytes, so that reading four frames of a video checks those
+four. A file appears complete or not at all, and never changes.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xxhash
+
+from cache.errors import CorruptArtifactError
+from cache.files import published
+
+SPARE_BYTES = 1 << 20  # for what HDF5 writes beside the frames: its caches and tables
+
+
+def write_array(
+    path: Path, n_frames: int, frame_shape: tuple[int, ...], dtype: str, pieces: Iterable[np.ndarray]
+) -> None:
+    """Write `n_frames` frames, which come as [<=n, *frame_shape] pieces; if the pieces raise, no file appears.
+
+    Raises:
+        ValueError: the pieces hold another number of frames than `n_frames`, or another shape.
+        OSError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checksums = np.zeros(n_frames, "uint64")
+    done = 0
+    with published(path) as part, h5py.File(part, "w") as file:
+        data = file.create_dataset("data", (n_frames, *frame_shape), dtype, chunks=(1, *frame_shape))
+        for piece in pieces:
+            frames = np.ascontiguousarray(piece, dtype=dtype)
+            if frames.shape[1:] != frame_shape or done + len(frames) > n_frames:
+                raise ValueError(f"got frames of shape {frames.shape} after {done}, wanted {n_frames} of {frame_shape}")
+            _check_space(path.parent, frames.nbytes)
+            data[done : done + len(frames)] = frames
+            checksums[done : done + len(frames)] = [_checksum(frame) for frame in frames]
+            done += len(frames)
+        if done != n_frames:
+            raise ValueError(f"got {done} frames, wanted {n_frames}")
+        file.create_dataset("checksum", data=checksums)
+
+
+class ArrayFile:
+    """Reads frames of one file and checks every one it reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
+        except OSError as error:
+            raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {way_out()}") from error
+
+    def read(self, rows: Sequence[int] | slice) -> np.ndarray:
+        """Return the given frames (ascending row numbers, or a slice): [rows, ...] in the stored dtype.
+
+        Raises:
+            CorruptArtifactError: a frame does not match its checksum, or is not there.
+        """
+        try:
+            selected = rows if isinstance(rows, slice) else list(rows)
+            frames = self._file["data"][selected]
+            wanted = self._file["checksum"][selected]
+        except (KeyError, OSError, ValueError, IndexError) as error:
+            raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {way_out()}") from error
+        for row, (frame, checksum) in enumerate(zip(frames, wanted, strict=True)):
+            if _checksum(frame) != checksum:
+                raise CorruptArtifactError(
+                    f"{self._path}: row {row} of {selected}: bytes do not match their checksum; {way_out()}"
+                )
+        return np.asarray(frames)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def way_out() -> str:
+    """Return what mends a damaged file."""
+    return "rebuild it with `sevila cache verify --all --repair`"
+
+
+def _check_space(folder: Path, size_bytes: int) -> None:
+    # HDF5 crashes the process when it cannot write what it still holds while closing; so it never gets to a full disk.
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < size_bytes + SPARE_BYTES:
+        raise OSError(
+            errno.ENOSPC, f"{free_bytes} bytes free, {size_bytes + SPARE_BYTES} needed for the next frames", str(folder)
+        )
+
+
+def _checksum(frame: np.ndarray) -> int:
+    return int(xxhash.xxh3_64_intdigest(np.ascontiguousarray(frame).data))

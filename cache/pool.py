@@ -1,0 +1,256 @@
+"""The pool: arrays by content, shared by every artifact, recipe, data set and process that uses a store.
+
+<root>/pool/<space>/<key[:2]>/<key>/<part>.h5      some frames of one video, see cache/arrays.py; never changed
+<root>/pool/<space>/<key[:2]>/<key>/<part>.json    its note, written last: size, SHA-256, which frames, facts about them
+
+A space is what made the arrays: stage, version, config, encoder. A key is the content they were made from: a video. A part is
+named after the frames it holds, so that a video of which other frames are wanted later gets another part with just those. A
+part exists if and only if its note does. Which parts make up an artifact stands in its table `parts`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from cache.arrays import ArrayFile, way_out, write_array
+from cache.errors import CorruptArtifactError
+from cache.files import sync
+from cache.fingerprint import file_digest, fingerprint
+from cache.notes import read_note, write_note
+from cache.store import Record, Store
+from cache.tables import Schema, read_columns
+
+log = logging.getLogger("sevila")
+
+OPEN_FILES = 128  # of one reader; a process may usually have 1024
+PARTS = Schema(
+    1,
+    video_id="string",
+    key="string",
+    part="string",
+    frame_indices="list<int64>",  # in the video, ascending
+    rows="list<int32>",  # where these frames stand among the video's frames in the artifact, ascending
+    part_rows="list<int32>",  # and where in the part
+)
+
+PartId = tuple[str, str, str]  # (space, key, part)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of the pool: which frames of the video it holds, in order, and whatever was noted about them."""
+
+    key: str
+    name: str
+    path: Path
+    frame_indices: list[int]
+    facts: dict[str, Any]
+
+
+class Pool:
+    """One space of a store's pool."""
+
+    def __init__(self, store: Store, space: str) -> None:
+        self.space = space
+        self._store = store
+
+    def parts(self, key: str) -> list[Part]:
+        """Return the parts of a key, the store's own before those of the stores below it; a damaged one is told and left out."""
+        found: dict[str, Part] = {}
+        for root in self._store.roots:
+            for note in sorted(_folder(root, self.space, key).glob("*.json")):
+                part = _read_part(note, key)
+                if part is not None:
+                    found.setdefault(part.name, part)
+        return list(found.values())
+
+    def missing(self, key: str, frame_indices: Sequence[int]) -> list[int]:
+        """Return which of the frames no part holds."""
+        held = {index for part in self.parts(key) for index in part.frame_indices}
+        return [index for index in frame_indices if index not in held]
+
+    def add(
+        self,
+        key: str,
+        frame_indices: Sequence[int],
+        frame_shape: tuple[int, ...],
+        dtype: str,
+        pieces: Iterable[np.ndarray],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Write a part from [<=n, *frame_shape] pieces; if they raise, there is none. The caller has claimed the key."""
+        path, note = part_paths(self._store.root, self.space, key, fingerprint(list(frame_indices)))
+        for left_over in path.parent.glob("*.part"):  # of a process that was killed at this key
+            left_over.unlink()
+        write_array(path, len(frame_indices), frame_shape, dtype, pieces)
+        content = {"size_bytes": path.stat().st_size, "sha256": file_digest(path)}
+        write_note(note, {"file": content, "frame_indices": list(frame_indices), "facts": dict(facts)})
+        for folder in note.parents[1:4]:  # which may be new themselves
+            sync(folder)
+
+    def make(
+        self, keys: Iterable[str], is_made: Callable[[str], bool], work: Callable[[Iterator[str]], Iterable[str]]
+    ) -> None:
+        """Make what is missing, each key in one process at a time and once; returns when all are made or have failed.
+
+        Args:
+            keys: what is wanted, each once.
+            is_made: whether the pool holds all that is wanted of a key.
+            work: takes keys as it gets to them, makes them, and yields each when it is done with it, made or failed. Only
+                keys that it has taken and not yielded are locked: other processes make the others meanwhile.
+        """
+        held: dict[str, FileLock] = {}
+        others: list[str] = []
+
+        def claimed() -> Iterator[str]:
+            for key in keys:
+                if is_made(key):
+                    continue
+                lock = self._lock(key)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    others.append(key)
+                    continue
+                held[key] = lock
+                if is_made(key):  # by another process, since we looked
+                    held.pop(key).release()
+                else:
+                    yield key
+
+        try:
+            for key in work(claimed()):
+                held.pop(key).release()
+            for key in others:
+                with self._lock(key):  # until its maker has made it, has failed, or is dead
+                    if not is_made(key):
+                        for _ in work(iter([key])):
+                            pass
+        finally:
+            for lock in held.values():
+                lock.release()
+
+    def _lock(self, key: str) -> FileLock:
+        # Taken by the thread that reads ahead, released by the one that writes.
+        return self._store.lock(f"pool/{self.space}/{key}", thread_local=False)
+
+
+class PoolReader:
+    """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
+
+    def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray]) -> None:
+        """`parts` holds the columns of the table."""
+        self._store, self._space = store, space
+        self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray]]] = {}
+        names = ("video_id", "key", "part", "rows", "part_rows")
+        for video_id, *place in zip(*(parts[name] for name in names), strict=True):
+            self._places.setdefault(video_id, []).append(tuple(place))
+        self._open: OrderedDict[tuple[str, str], ArrayFile] = OrderedDict()
+
+    def read(self, video_id: str, rows: Sequence[int] | slice) -> np.ndarray:
+        """Return the given frames (ascending rows of the artifact, or a slice) of one video: [rows, ...] in the stored dtype.
+
+        Raises:
+            CorruptArtifactError: a frame does not match its checksum, or its part is gone.
+        """
+        places = self._places[video_id]
+        n_rows = sum(len(held) for _, _, held, _ in places)
+        wanted = np.arange(n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
+        pieces, order = [], []
+        for key, part, held, part_rows in places:
+            positions = np.flatnonzero(np.isin(wanted, held))
+            if len(positions):
+                pieces.append(
+                    self._file(key, part).read(_as_slice(part_rows[np.searchsorted(held, wanted[positions])]))
+                )
+                order.append(positions)
+        if sum(map(len, order)) < len(wanted):
+            raise CorruptArtifactError(f"video {video_id!r}: rows {rows} are not all in the pool's parts; {way_out()}")
+        if len(pieces) == 1:
+            return pieces[0]
+        frames = np.empty((len(wanted), *pieces[0].shape[1:]), pieces[0].dtype)
+        for positions, piece in zip(order, pieces, strict=True):
+            frames[positions] = piece
+        return frames
+
+    def _file(self, key: str, part: str) -> ArrayFile:
+        file = self._open.pop((key, part), None)
+        if file is None:
+            paths = [part_paths(root, self._space, key, part)[0] for root in self._store.roots]
+            path = next((path for path in paths if path.exists()), None)
+            if path is None:
+                raise CorruptArtifactError(f"{paths[0]}: gone from the pool; {way_out()}")
+            file = ArrayFile(path)
+        self._open[key, part] = file
+        if len(self._open) > OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+
+def part_rows(video_id: str, frame_indices: Sequence[int], parts: Iterable[Part]) -> list[dict[str, Any]]:
+    """Return the rows of table `parts` for one video with these frames, ascending, each frame from the first part that has it."""
+    row_of = {index: row for row, index in enumerate(frame_indices)}
+    found = []
+    for part in parts:
+        served = [(row_of.pop(index), place) for place, index in enumerate(part.frame_indices) if index in row_of]
+        if served:
+            rows = [row for row, _ in served]
+            found.append({"video_id": video_id, "key": part.key, "part": part.name, "rows": rows})
+            found[-1] |= {"frame_indices": [frame_indices[row] for row in rows]}
+            found[-1] |= {"part_rows": [place for _, place in served]}
+    assert not row_of, f"{video_id}: frames {sorted(row_of)} are in no part"
+    return found
+
+
+def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]:
+    """Return where a part's array and its note lie in a store's root."""
+    folder = _folder(root, space, key)
+    return folder / f"{part}.h5", folder / f"{part}.json"
+
+
+def every_part(root: Path) -> Iterator[PartId]:
+    """Yield every part of which anything lies in a store's root, array or note."""
+    for folder in sorted((root / "pool").glob("*/*/*")):
+        for name in sorted({path.stem for path in folder.iterdir() if path.suffix in (".h5", ".json")}):
+            yield folder.parent.parent.name, folder.name, name
+
+
+def references(store: Store, record: Record) -> set[PartId]:
+    """Return the parts that an artifact is made up of; empty for one that holds all its data itself."""
+    if not record.pool:
+        return set()
+    files = [store.path(record.id) / name for name in sorted(record.files) if name.startswith("parts/")]
+    columns = read_columns(files, PARTS, ("key", "part"))
+    return {(record.pool, key, part) for key, part in zip(columns["key"], columns["part"], strict=True)}
+
+
+def _folder(root: Path, space: str, key: str) -> Path:
+    return root / "pool" / space / key[:2] / key
+
+
+def _read_part(note: Path, key: str) -> Part | None:
+    try:
+        content = read_note(note)
+        path = note.with_suffix(".h5")
+        size_bytes = path.stat().st_size
+        if size_bytes != content["file"]["size_bytes"]:
+            raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
+    except (CorruptArtifactError, FileNotFoundError) as error:
+        log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
+        return None
+    return Part(key, note.stem, path, content["frame_indices"], content["facts"])
+
+
+def _as_slice(rows: np.ndarray) -> slice | list[int]:
+    """Return ascending rows as a slice where they follow each other: HDF5 reads it many times faster than a list."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return [int(row) for row in rows]

@@ -1,0 +1,61 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.arrays import ArrayFile, write_array
+from cache.errors import CorruptArtifactError
+
+
+def write(path: Path, video: np.ndarray) -> None:
+    write_array(path, len(video), video.shape[1:], str(video.dtype), iter([video[:1], video[1:]]))
+
+
+def random_video(n_frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n_frames, 5, 3)).astype("float16")
+
+
+def test_frames_come_back_in_pieces_and_by_row(tmp_path: Path) -> None:
+    video = random_video(7)
+    write(tmp_path / "0.h5", video)
+    file = ArrayFile(tmp_path / "0.h5")
+    np.testing.assert_array_equal(file.read(slice(0, 7)), video)
+    np.testing.assert_array_equal(file.read([1, 4, 6]), video[[1, 4, 6]])
+
+
+def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5"):
+        write(tmp_path / name, random_video(4))
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_flipped_bit_in_a_frame_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    video = random_video(4)
+    write(tmp_path / "0.h5", video)
+    content = bytearray((tmp_path / "0.h5").read_bytes())
+    content[content.index(video[2].tobytes()) + 5] ^= 1
+    (tmp_path / "0.h5").write_bytes(content)
+    file = ArrayFile(tmp_path / "0.h5")
+    np.testing.assert_array_equal(file.read([0, 1, 3]), video[[0, 1, 3]])
+    with pytest.raises(CorruptArtifactError, match=r"0\.h5.*checksum"):
+        file.read([2])
+
+
+def test_truncated_file_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "0.h5", random_video(4))
+    (tmp_path / "0.h5").write_bytes((tmp_path / "0.h5").read_bytes()[:-100])
+    with pytest.raises(CorruptArtifactError, match=r"0\.h5"):
+        ArrayFile(tmp_path / "0.h5").read(slice(0, 4))
+
+
+def test_frames_that_break_off_or_are_too_few_leave_no_file(tmp_path: Path) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield random_video(2)
+        raise OSError("stream ended")
+
+    with pytest.raises(OSError, match="stream ended"):
+        write_array(tmp_path / "0.h5", 4, (5, 3), "float16", broken())
+    with pytest.raises(ValueError, match="got 2 frames, wanted 3"):
+        write_array(tmp_path / "0.h5", 3, (5, 3), "float16", iter([random_video(2)]))
+    assert list(tmp_path.iterdir()) == []
