@@ -13,7 +13,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +122,7 @@ class Store:
 
     def layer(self, artifact: str) -> Path:
         """Return the root of the store that holds an artifact; one's own where none does."""
-        roots = self.roots[:1] if artifact in self._made_anew else self.roots
+        roots = (root for root in self.roots if not self.hides(root, artifact))
         holding = (root for root in roots if (root / "artifacts" / artifact / RECORD).exists())
         return next(holding, self.root)
 
@@ -251,14 +251,27 @@ class Store:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(own, aside)
-        self._made_anew.add(artifact)
         try:
-            yield
+            with self.made_anew([artifact]):
+                yield
         finally:
-            self._made_anew.remove(artifact)
             if aside.exists() and not (own / RECORD).exists():
                 os.rename(aside, own)
             shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def made_anew(self, names: Iterable[str]) -> Iterator[None]:
+        """Look away, while the block makes these anew, from what the stores below hold of them."""
+        more = set(names) - self._made_anew
+        self._made_anew |= more
+        try:
+            yield
+        finally:
+            self._made_anew -= more
+
+    def hides(self, root: Path, name: str) -> bool:
+        """Whether what the store of this root holds under a name does not count now."""
+        return root != self.root and name in self._made_anew
 
     def made_from(self, artifact: str) -> list[str]:
         """Return the artifacts that were made from this one, directly or through others."""

@@ -7,13 +7,14 @@ than the file holds.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
-from cache.errors import CorruptArtifactError
+from cache.errors import CorruptArtifactError, mend
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -75,28 +76,29 @@ def is_digest(value: Any) -> bool:
 def open_arrays(path: Path) -> h5py.File:
     """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none."""
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
     except OSError as error:
-        raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}") from error
+        raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {mend(path)}") from error
 
 
-def array(file: h5py.File, name: str) -> h5py.Dataset:
+def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
     """Return an array of a file, all of whose bytes lie in that file as they are, uncompressed.
 
     Raises:
         CorruptArtifactError: there is none of that name, it is reached by a link or lies in other files, holds anything but
-            numbers, is filtered, or claims more bytes than the file has.
+            numbers of these types, is filtered, or claims more bytes than the file has.
     """
+    path = Path(file.filename)
     try:
-        problem, dataset = _array(file, name)
+        problem, dataset = _array(file, name, dtypes)
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise CorruptArtifactError(f"{file.filename}: {name} cannot be read: {error}") from error
+        raise CorruptArtifactError(f"{path}: {name} cannot be read: {error}; {mend(path)}") from error
     if problem:
-        raise CorruptArtifactError(f"{file.filename}: {name} {problem}; wanted plain numbers of this file")
+        raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {mend(path)}")
     return dataset
 
 
-def _array(file: h5py.File, name: str) -> tuple[str, h5py.Dataset]:
+def _array(file: h5py.File, name: str, dtypes: Collection[str]) -> tuple[str, h5py.Dataset]:
     node: Any = file
     for part in name.split("/"):
         link = node.get(part, getlink=True)
@@ -108,7 +110,7 @@ def _array(file: h5py.File, name: str) -> tuple[str, h5py.Dataset]:
     properties = node.id.get_create_plist()
     if node.external or node.is_virtual:
         return "lies in other files", None
-    if node.dtype.kind not in "iuf" or not node.dtype.isnative or node.dtype.metadata or node.dtype.itemsize > 8:
+    if node.dtype.str not in {np.dtype(dtype).str for dtype in dtypes} or node.dtype.metadata:
         return f"holds {node.dtype}", None
     if properties.get_nfilters():
         return "is filtered", None

@@ -28,6 +28,7 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
     "other files": lambda file: file.create_dataset("data", (2,), "uint8", external=[("/etc/passwd", 0, 2)]),
     "lies in other files": virtual,
     "holds object": lambda file: file.create_dataset("data", data=["a"], dtype=h5py.string_dtype()),
+    "holds int8": lambda file: file.create_dataset("data", (2,), "int8"),
     "holds >f4": lambda file: file.create_dataset("data", (2,), ">f4"),
     "is a Group": lambda file: file.create_group("data"),
     "is filtered": lambda file: file.create_dataset("data", data=np.zeros(9, "uint8"), chunks=(3,), compression="gzip"),
@@ -43,7 +44,7 @@ def test_array_that_is_not_plain_numbers_of_its_file_is_refused(told: str, tmp_p
     with h5py.File(tmp_path / "hostile.h5", "w") as file:
         HOSTILE[told](file)
     with open_arrays(tmp_path / "hostile.h5") as file, pytest.raises(CorruptArtifactError, match=told) as caught:
-        array(file, "data")
+        array(file, "data", ("uint8", "float32"))
     assert "hostile.h5" in str(caught.value)
 
 
