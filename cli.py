@@ -23,6 +23,7 @@ from stages.options import (
     setting_option,
     store_option,
 )
+from stages.verify_command import verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,6 +99,19 @@ def _cache_commands(commands: Any) -> None:
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
     show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     store_option(show)
+    _verify_options(command(cache, "verify", verify, "reread every byte of artifacts against their checksums"))
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="artifact, or the beginning of its id; or part of the pool"
+    )
+    parser.add_argument("--all", action="store_true", help="the whole store, and parts of the pool that nobody uses")
+    parser.add_argument(
+        "--repair", action="store_true", help="make what is damaged again, and only that; no recipe is needed for it"
+    )
+    place_options(parser, "annotations", "videos", "weights")
+    execution_options(parser)
 
 
 def _moments_commands(commands: Any) -> None:

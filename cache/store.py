@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from cache.digests import DigestCache
-from cache.errors import CorruptArtifactError, StoreError
+from cache.errors import CorruptArtifactError, StoreError, mend
 from cache.files import sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
@@ -80,7 +80,7 @@ class Record:
         Raises:
             CorruptArtifactError: its bytes have changed, it was written by another version of the store, or has other fields.
         """
-        way_out = f"mend it with `sevila cache verify {path.parent.name} --repair`"
+        way_out = mend(path)
         try:
             version = read_json(path).get("record_version")
             if version == 1:
@@ -144,9 +144,7 @@ class Store:
         path = self.path(artifact) / RECORD
         record = Record.load(path)
         if record.id != artifact:
-            raise CorruptArtifactError(
-                f"{path}: is the record of {record.id}; mend it with `sevila cache verify {artifact} --repair`"
-            )
+            raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
         return record
 
     def matching(self, prefix: str) -> list[str]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SevilaError
+from cache.fingerprint import fingerprint
 from cache.notes import CHECKSUM, read_json, read_note
+from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.untrusted import inside
 
 PIECE_BYTES = 1 << 20  # read at once
+ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan"]
+Piece = Literal["record", "file", "note", "plan", "part"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,10 @@ class Problem:
     """One thing that is not as it was written.
 
     Attributes:
-        id: the artifact it belongs to.
-        piece: what kind of thing it is: the record, a file that the record names, or a note or the plan in `progress/`.
-        name: of the file, relative to the artifact.
+        id: the artifact it belongs to; of a part of the pool, `space/key/part`.
+        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, or a
+            part of the pool.
+        name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
 
@@ -57,20 +63,45 @@ class Verification:
     told: list[str] = field(default_factory=list)
     n_files: int = 0
     n_bytes: int = 0
+    _parts: set[PartId] = field(default_factory=set)  # that were checked: artifacts share them
 
     def artifacts(self, ids: Iterable[str]) -> None:
-        """Check each artifact: its record, all its files, and what is kept of its making."""
+        """Check each artifact: its record, all its files, its parts of the pool, and what is kept of its making."""
         for id in ids:
             folder = self.store.path(id)
             record = self._record(id, folder)
             if record is not None:
                 self._inputs(record)
-                self._files(record, folder)
+                if self._files(record, folder):
+                    self._pooled(record)
                 self._progress(record, folder)
                 self._others(record, folder)
 
-    def digests(self) -> None:
-        """Check what the store remembers of files outside it."""
+    def parts(self, parts: Iterable[PartId]) -> None:
+        """Check parts of the pool, each once: note and array."""
+        for part in sorted(set(parts) - self._parts):
+            self._parts.add(part)
+            path, note = part_paths(holder(self.store, part), *part)
+            self.n_files += 1
+            wanted = None
+            try:
+                content = read_note(note)
+                wanted = content["file"]
+                named = fingerprint(content["frame_indices"]) == part[2]
+                found = self._differs(path, wanted) if named else "its note is of other frames than its name says"
+            except FileNotFoundError:
+                found = f"its note {note.name} is gone"
+            except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
+                found = f"its note {note.name}: {_without(str(error), note)}"
+            if found:
+                told = _told(wanted) if wanted else "what was written"
+                self._problem("/".join(part), "part", path.name, path, found, told)
+
+    def rest(self) -> None:
+        """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
+        for folder in sorted((self.store.root / "artifacts").glob("*/")):
+            if not (folder / RECORD).exists():
+                self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         path = self.store.root / "digests.json"
         try:
             if CHECKSUM in read_json(path):
@@ -98,10 +129,12 @@ class Verification:
     def _inputs(self, record: Record) -> None:
         # Of outside sources, which are identified by their content, the store holds none.
         for name, input in record.inputs.items():
-            if input is not None and "-v" in input and not self.store.exists(input):
+            if input is not None and ARTIFACT.fullmatch(input) and not self.store.exists(input):
                 self.told.append(f"{record.id}: the store does not hold its {name} {input}")
 
-    def _files(self, record: Record, folder: Path) -> None:
+    def _files(self, record: Record, folder: Path) -> bool:
+        """Check the files that the record names, and return whether they are all whole."""
+        n_before = len(self.problems)
         for name, wanted in record.files.items():
             try:
                 path, problem = inside(folder, name), ""
@@ -109,8 +142,14 @@ class Verification:
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)
             if problem:
-                told = f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
-                self._problem(record.id, "file", name, path, problem, told)
+                self._problem(record.id, "file", name, path, problem, _told(wanted))
+        return len(self.problems) == n_before
+
+    def _pooled(self, record: Record) -> None:
+        try:
+            self.parts(references(self.store, record))
+        except SevilaError as error:  # a table that is as its record says, but was not written by a stage
+            self.told.append(f"{record.id}: {error}")
 
     def _progress(self, record: Record, folder: Path) -> None:
         """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
@@ -154,15 +193,27 @@ class Verification:
         self.problems.append(Problem(id, piece, name, path, found, wanted))
 
 
-def size_bytes(store: Store, ids: Iterable[str]) -> int:
-    """Return how many bytes the files of artifacts have by their records; those that cannot be read count nothing."""
-    total = 0
+def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
+    """Return how many bytes there are to be read of artifacts, of their parts of the pool, and of other parts."""
+    total, wanted = 0, set(parts)
     for id in ids:
-        try:
-            total += sum(file["size_bytes"] for file in store.record(id).files.values())
-        except (SevilaError, OSError):
-            continue
+        with suppress(SevilaError, OSError):
+            record = store.record(id)
+            total += sum(file["size_bytes"] for file in record.files.values())
+            wanted |= references(store, record)
+    for part in wanted:
+        with suppress(SevilaError, OSError):
+            total += part_paths(holder(store, part), *part)[0].stat().st_size
     return total
+
+
+def holder(store: Store, part: PartId) -> Path:
+    """Return the root of the store that a part of the pool is read from; one's own where none has it."""
+    return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
+
+
+def _told(wanted: Mapping[str, Any]) -> str:
+    return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
 
 
 def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:

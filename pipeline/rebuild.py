@@ -1,7 +1,8 @@
 """Repairing artifacts without their recipe: what made one, and of what, stands in its record.
 
-Only the damaged piece is made again: a record from its copy, a note from the record, one shard, or where an artifact has no
-shards its stage. Everything else keeps its bytes and files.
+Only the damaged piece is made again: a record from its copy, a note from the record, a part of the pool, one shard, or where an
+artifact has no shards its stage. It is made beside the artifact and takes the damaged piece's place when it is whole, so that a
+kill leaves things as they were, and nothing else is touched.
 """
 
 from __future__ import annotations
@@ -11,67 +12,63 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
+from cache.files import sync
+from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
+from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
-from cache.verify import Problem, Verification
-from pipeline.build import build
+from cache.tables import read_rows
+from cache.verify import Problem, Verification, holder
+from pipeline.build import provenance
+from pipeline.output import Output, ShardedOutput
 from pipeline.stage import STAGES, Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
+PLAN = f"{PROGRESS}/plan.json"
 OF_SHARD = re.compile(r"[^/]+/(\d{5})\.[^/]+")  # a file of a sharded artifact, or the note of the shard
 
 
 def repair(run: RunContext, found: Verification) -> list[str]:
-    """Make again what is damaged, upstream first, and return a sentence for each artifact that could not be repaired."""
+    """Make again what is damaged, upstream first, and return a sentence for each thing that could not be repaired."""
     store = run.store
     failed: list[str] = []
     for problem in found.problems:
-        if problem.name in (RECORD, f"{PROGRESS}/{RECORD}"):
-            with _told(failed):
-                _mend_record(store, problem)
-    # Only now is it known what the artifacts with a damaged record were made from, and whether their files are whole.
+        if problem.piece == "record":
+            with _told(failed), _own_copy(store, problem.id):
+                _mend_record(store, problem.id)
+    # Only now is it known what artifacts with a damaged record were made from, and whether their files are whole. What they
+    # were made from has to be whole, too.
     again = Verification(store, found.read)
-    again.artifacts(_with_ancestors(store, dict.fromkeys(problem.id for problem in found.problems)))
-    by_id: dict[str, list[Problem]] = {}
+    artifacts = [problem.id for problem in found.problems if problem.piece != "part"]
+    again.artifacts(_with_ancestors(store, artifacts))
+    again.parts({_part_id(problem) for problem in found.problems if problem.piece == "part"})
+    users = _users(store, {_part_id(problem) for problem in again.problems if problem.piece == "part"})
+    again.artifacts(_with_ancestors(store, [id for those in users.values() for id in those]))
+    damage: dict[str, list[Problem]] = {}
     for problem in again.problems:
         if problem.piece != "record":
-            by_id.setdefault(problem.id, []).append(problem)
-    for id in _upstream_first(store, by_id):
+            damage.setdefault(problem.id, []).append(problem)
+    makers: dict[str, list[PartId]] = {}
+    for part, those in _users(
+        store, {_part_id(problem) for problem in again.problems if problem.piece == "part"}
+    ).items():
+        damage.pop("/".join(part))
         with _told(failed):
-            _repair(run, id, by_id[id])
+            for id in _makers(run, part, those):
+                makers.setdefault(id, []).append(part)
+    for id in _upstream_first(store, dict.fromkeys([*damage, *makers])):
+        with _told(failed), _own_copy(store, id):
+            _repair(run, id, damage.get(id, ()), makers.get(id, ()))
     return failed
-
-
-def unfinished(store: Store) -> list[str]:
-    """Return the artifacts whose repair or rebuild was killed."""
-    places = [*store.root.glob(f"partial/*/{PROGRESS}/{RECORD}"), *store.root.glob(f"aside/*/{RECORD}")]
-    ids = {path.relative_to(store.root).parts[1] for path in places}
-    return sorted(id for id in ids if not store.exists(id))
-
-
-def put_back(store: Store, id: str) -> None:
-    """Publish as it was what a killed repair or rebuild has taken out of the store, so that it can be repaired again.
-
-    Raises:
-        StoreError: another process is making it.
-    """
-    partial, aside = store.partial(id), store.root / "aside" / id
-    with _alone_with(store, id):
-        if store.exists(id):
-            return
-        if (aside / RECORD).exists():
-            os.rename(aside, store.path(id))
-        elif (partial / PROGRESS / RECORD).exists():
-            _back(store, id)
 
 
 @contextmanager
@@ -82,72 +79,151 @@ def _told(failed: list[str]) -> Iterator[None]:
         failed.append(str(error))
 
 
-def _mend_record(store: Store, problem: Problem) -> None:
-    """Write a damaged record anew from its copy, or the copy from the record."""
-    folder = store.path(problem.id)
+@contextmanager
+def _own_copy(store: Store, id: str) -> Iterator[None]:
+    """Have an artifact of a store below in one's own, where it is found before the other, if the block succeeds."""
+    root = store.layer(id)
+    if root == store.root:
+        yield
+        return
+    copy, own = store.partial(f"{id}.copy"), store.root / "artifacts" / id
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(store.path(id), copy, symlinks=True)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(own, ignore_errors=True)  # a folder without a record is no artifact
+    os.rename(copy, own)
+    log.info("%s: repaired in %s, as %s is only read", id, store.root, root)
     try:
-        if problem.piece == "record":
-            record = Record(**read_note(folder / PROGRESS / RECORD))
-            if artifact_id(record.stage, record.version, record.config, record.inputs) != problem.id:
-                raise CorruptArtifactError("its copy is another artifact's")
-        else:
-            record = store.record(problem.id)
+        yield
+    except BaseException:
+        store.remove(id)
+        raise
+
+
+def _mend_record(store: Store, id: str) -> None:
+    folder = store.path(id)
+    try:
+        record = Record(**read_note(folder / PROGRESS / RECORD))
+        if artifact_id(record.stage, record.version, record.config, record.inputs) != id:
+            raise CorruptArtifactError("its copy is another artifact's")
     except (SevilaError, OSError, TypeError) as error:
         raise StoreError(
-            f"{problem}; nothing is left to rebuild it from ({error}): delete {folder} and run the recipe again"
+            f"{folder / RECORD}: damaged, and nothing is left to rebuild it from ({error}); delete {folder}, then run its "
+            "recipe again"
         ) from error
-    write_note(problem.path, asdict(record))
-    log.info("%s: rebuilt %s", problem.id, problem.name)
+    write_note(folder / RECORD, asdict(record))
+    log.info("%s: rebuilt its record", id)
 
 
-def _repair(run: RunContext, id: str, problems: Sequence[Problem]) -> None:
+def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequence[PartId]) -> None:
+    """Repair an artifact's files and notes, and those parts of the pool that it is the one to make."""
     store = run.store
-    record = store.record(id)
-    plan = store.path(id) / PROGRESS / "plan.json"
-    damaged = [problem.name for problem in problems if problem.piece == "file"]
-    if any(problem.piece == "plan" for problem in problems):
-        # What it says is needed only to make a shard anew; without it, the next damage costs all shards.
-        log.warning("%s: damaged, and of no more use: the shards are done; removed", plan)
-        plan.unlink()
+    record, folder = store.record(id), store.path(id)
     for problem in problems:
-        if problem.piece == "note":
-            _mend_note(store, record, problem)
-    if not damaged:
+        if problem.piece == "plan":
+            # What it says is needed only to make one shard anew; without it the next damage costs all of them.
+            log.warning("%s: damaged, and of no use but for repairs; removed", folder / PLAN)
+            (folder / PLAN).unlink()
+        elif problem.name == f"{PROGRESS}/{RECORD}":
+            write_note(folder / PROGRESS / RECORD, asdict(record))
+            log.info("%s: rebuilt the copy of its record", id)
+        elif problem.piece == "note":
+            _mend_note(record, folder / problem.name)
+    damaged = {problem.name for problem in problems if problem.piece == "file"}
+    if not damaged and not parts:
         return
     stage, cfg, inputs = _made_of(run, record)
-    shards = {int(match[1]) if (match := OF_SHARD.fullmatch(name)) else None for name in damaged}
-    if stage.sharded and None not in shards and plan.exists():
-        with _taken_out(store, record, damaged, shards):
-            build(stage, cfg, run, inputs)
+    shards = {_shard_of(name) for name in damaged}
+    shards |= {shard for shard, part, _ in _pointers(store, record) if part in parts}
+    with store.made_anew(f"{key}-{name}" for _, key, name in parts):
+        before = {part: _remove_part(store, part) for part in parts}
+        started = datetime.now(UTC)
+        out = _make(run, stage, cfg, inputs, record, shards)
+    for part, digest in before.items():
+        _tell_part(store, part, digest)
+    now = replace(record, **provenance(run, started), **out.notes())
+    _put_in_place(store, record, now, damaged, out.folder, stage)
+    shutil.rmtree(out.folder, ignore_errors=True)
+
+
+def _make(
+    run: RunContext, stage: Stage, cfg: Config, inputs: list[Any], record: Record, shards: set[int | None]
+) -> Output:
+    """Make an artifact, or only some of its shards, in a folder beside it; killed, it goes on where that is possible."""
+    store, name, made = run.store, f"{record.id}.repair", run.store.path(record.id)
+    if not stage.sharded:
+        with store.lock(f"{name}/build"):
+            if not stage.resumes:
+                shutil.rmtree(store.partial(name), ignore_errors=True)
+            store.partial(name).mkdir(parents=True, exist_ok=True)
+            out = Output(store.partial(name), stage)
+            stage.function(cfg, run, *inputs, out=out)
+            return out
+    progress = store.partial(name) / PROGRESS
+    if None not in shards and (made / PLAN).exists() and not progress.exists():
+        progress.mkdir(parents=True)
+        for note in (made / PROGRESS).glob("*.json"):
+            if note.name != RECORD and not (note.stem.isdecimal() and int(note.stem) in shards):
+                shutil.copy(note, progress / note.name)
+    sharded = ShardedOutput(store, name, stage)
+    stage.function(cfg, run, *inputs, out=sharded)
+    sharded.collect()
+    return sharded
+
+
+def _put_in_place(store: Store, before: Record, now: Record, damaged: set[str], made: Path, stage: Stage) -> None:
+    """Take what was damaged, or has other bytes now, from the folder `made`; and the record, where that says others."""
+    folder = store.path(before.id)
+    measured = tuple(f"{table}{end}" for table in stage.output.measured for end in "./")
+    differing = {name for name in now.files if now.files[name] != before.files.get(name)}
+    telling = {name for name in differing if not name.startswith(measured)}
+    gone = before.files.keys() - now.files.keys()  # where its plan was lost and its shards are cut otherwise
+    taken = now.files.keys() if gone else damaged | telling
+    with store.lock(f"{before.id}/publish"):
+        for name in sorted(taken):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(made / name, folder / name)
+            sync((folder / name).parent)
+        if not differing & taken:
+            log.info("%s: repaired, its bytes are those that were written", before.id)
+            return
+        for note in [note for note in (made / PROGRESS).glob("*.json") if note.name != RECORD]:
+            os.replace(note, folder / PROGRESS / note.name)
+        files = {name: now.files[name] if name in taken else before.files[name] for name in now.files}
+        for place in (folder / PROGRESS / RECORD, folder / RECORD):
+            write_note(place, asdict(replace(now, files=files)))
+        for name in gone:
+            (folder / name).unlink(missing_ok=True)
+    if telling:
+        _warn(before.id, "other bytes than before", store.made_from(before.id))
     else:
-        with store.set_aside(id):
-            build(stage, cfg, run, inputs)
-    _compare(store, stage, record)
+        log.info("%s: repaired; only measured times differ", before.id)
 
 
-def _mend_note(store: Store, record: Record, problem: Problem) -> None:
-    """Write a shard's damaged note anew: what the record says of its files, and what the other notes leave of the record."""
-    others = [
-        read_note(path)
-        for path in sorted(problem.path.parent.glob("[0-9]*.json"))
-        if path != problem.path and path.stem.isdecimal()
-    ]
-    note: dict[str, Any] = {
-        "files": {
-            name: file
-            for name, file in record.files.items()
-            if (match := OF_SHARD.fullmatch(name)) and match[1] == problem.path.stem
-        }
-    }
-    for name, whole in (
-        ("rows", record.rows),
-        ("dropped", record.dropped),
-        ("phase_seconds", record.phase_seconds),
-    ):
-        rest = {key: round(total - sum(other[name].get(key, 0) for other in others), 3) for key, total in whole.items()}
-        note[name] = {key: value for key, value in rest.items() if value or name != "dropped"}
-    write_note(problem.path, note)
-    log.info("%s: rebuilt %s", problem.id, problem.name)
+def _warn(what: str, how: str, made_from: Iterable[str]) -> None:
+    told = ", ".join(made_from)
+    log.warning(
+        "%s: made again, with %s, as another machine or number of threads gives%s",
+        what,
+        how,
+        f"; made from the former ones, and kept: {told}" if told else "",
+    )
+
+
+def _mend_note(record: Record, path: Path) -> None:
+    """Write a shard's damaged note: what the record says of its files, and what the other notes leave of the record."""
+    notes = [note for note in sorted(path.parent.glob("[0-9]*.json")) if note.stem.isdecimal() and note != path]
+    others = [read_note(note) for note in notes]
+    files = {name: file for name, file in record.files.items() if _shard_of(name) == int(path.stem)}
+    content: dict[str, Any] = {"files": files, "pool": record.pool}
+    for name in ("rows", "dropped", "phase_seconds"):
+        whole: dict[str, float] = getattr(record, name)
+        rest = {key: round(count - sum(other[name].get(key, 0) for other in others), 3) for key, count in whole.items()}
+        content[name] = {key: count for key, count in rest.items() if count or name == "rows"}
+    write_note(path, content)
+    log.info("%s: rebuilt the note %s", record.id, path.name)
 
 
 def _made_of(run: RunContext, record: Record) -> tuple[Stage, Config, list[Any]]:
@@ -161,8 +237,7 @@ def _made_of(run: RunContext, record: Record) -> tuple[Stage, Config, list[Any]]
     if stage is None or stage.version != record.version:
         now = f"is of version {stage.version} now" if stage else "is no more"
         raise StoreError(
-            f"{record.id}: the stage {record.stage} {now}, so it cannot be repaired: run its recipe, which makes what "
-            "takes its place"
+            f"{record.id}: the stage {record.stage} {now}; run the recipe, which makes what takes its place"
         )
     cfg = stage.config.model_validate_json(json.dumps(record.config))
     inputs = [_input(run, record, name) for name in stage.inputs]
@@ -190,75 +265,89 @@ def _artifact(store: Store, id: str) -> Artifact:
     return stage.output(store, id) if stage else Artifact(store, id)
 
 
-@contextmanager
-def _taken_out(store: Store, record: Record, damaged: Iterable[str], shards: Iterable[int | None]) -> Iterator[None]:
-    """Make an artifact one in the making again that lacks some shards; unless the block finishes it, it is put back."""
-    folder, partial = store.path(record.id), store.partial(record.id)
-    with _alone_with(store, record.id):
-        write_note(folder / PROGRESS / RECORD, asdict(record))  # by which it is put back after a kill
-        for number in shards:
-            (folder / PROGRESS / f"{number:05d}.json").unlink(missing_ok=True)
-        for name in damaged:
-            _delete(folder / name)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink()
-        os.rename(folder, partial)
+def _users(store: Store, parts: set[PartId]) -> dict[PartId, dict[str, bool]]:
+    """Return, for each part of the pool, the artifacts that point to it, and whether one needs every frame of it."""
+    found: dict[PartId, dict[str, bool]] = {part: {} for part in parts}
+    for id in store if parts else ():
+        try:
+            record = store.record(id)
+        except CorruptArtifactError:
+            continue
+        for _, part, whole in _pointers(store, record):
+            if part in found:
+                found[part][id] = found[part].get(id, False) or whole
+    return found
+
+
+def _pointers(store: Store, record: Record) -> Iterator[tuple[int | None, PartId, bool]]:
+    """Yield each part of the pool that an artifact points to: the shard that does, the part, whether all of it is needed."""
+    for file in sorted(name for name in record.files if record.pool and name.startswith("parts/")):
+        try:
+            rows = read_rows([store.path(record.id) / file], PARTS)
+        except (SevilaError, OSError):  # damaged itself, and repaired as a file
+            continue
+        for row in rows:
+            whole = fingerprint(row["frame_indices"]) == row["part"]
+            yield _shard_of(file), (record.pool, row["key"], row["part"]), whole
+
+
+def _makers(run: RunContext, part: PartId, users: Mapping[str, bool]) -> list[str]:
+    """Return the artifact to make a part of the pool for, or all that use it where none uses all of it.
+
+    Raises:
+        StoreError: no artifact points to it.
+        SevilaError: what it is made from is not here.
+    """
+    if not users:
+        raise StoreError(f"{'/'.join(part)}: no artifact of the store points to it; `sevila cache gc` removes it")
+    whole = [id for id in users if users[id]]
+    problems = []
+    for id in whole or users:
+        try:
+            _made_of(run, run.store.record(id))
+        except SevilaError as error:
+            problems.append(error)
+        else:
+            return [id] if whole else list(users)
+    raise problems[0]
+
+
+def _remove_part(store: Store, part: PartId) -> str | None:
+    """Delete a part of the pool, unless a store below holds it, and return the SHA-256 that it had."""
+    note = part_paths(holder(store, part), *part)[1]
     try:
-        yield
-    finally:
-        if not store.exists(record.id) and partial.exists():
-            _back(store, record.id)
+        digest = str(read_note(note)["file"]["sha256"])
+    except (SevilaError, OSError, KeyError, TypeError):
+        digest = None
+    for own in reversed(part_paths(store.root, *part)):
+        own.unlink(missing_ok=True)
+    return digest
 
 
-def _back(store: Store, id: str) -> None:
-    write_note(store.partial(id) / RECORD, read_note(store.partial(id) / PROGRESS / RECORD))
-    shutil.rmtree(store.path(id), ignore_errors=True)  # a folder without a record is no artifact
-    os.rename(store.partial(id), store.path(id))
+def _tell_part(store: Store, part: PartId, before: str | None) -> None:
+    path, note = part_paths(store.root, *part)
+    digest = read_note(note)["file"]["sha256"] if note.exists() else None
+    if digest == before:
+        log.info("%s: repaired, its bytes are those that were written", path)
+    elif before is None:
+        log.info("%s: made again", path)
+    else:
+        users = list(_users(store, {part})[part])
+        _warn(
+            str(path),
+            "other bytes than before",
+            dict.fromkeys([*users, *(of for id in users for of in store.made_from(id))]),
+        )
 
 
-@contextmanager
-def _alone_with(store: Store, id: str) -> Iterator[None]:
-    """Hold all locks of an artifact; raises `StoreError` if another process has one, and so is making it."""
-    names = {path.stem for path in (store.root / "locks" / id).glob("*.lock")} | {"publish"}
-    with ExitStack() as held:
-        for name in sorted(names):
-            try:
-                held.enter_context(store.lock(f"{id}/{name}").acquire(timeout=0))
-            except Timeout as error:
-                raise StoreError(f"{id}: another process is making it; repair it when that has ended") from error
-        yield
+def _part_id(problem: Problem) -> PartId:
+    space, key, name = problem.id.split("/")
+    return space, key, name
 
 
-def _compare(store: Store, stage: Stage, before: Record) -> None:
-    """Keep the record of an artifact that has its bytes back; else say what else is not what it was made from."""
-    after = store.record(before.id)
-    if after.files == before.files:
-        for path in (PROGRESS + "/" + RECORD, RECORD):
-            write_note(store.path(before.id) / path, asdict(before))
-        log.info("%s: repaired, its bytes are those that were written", before.id)
-        return
-    measured = tuple(f"{table}{end}" for table in stage.output.measured for end in "./")
-    differing = [
-        name
-        for name in before.files.keys() | after.files.keys()
-        if before.files.get(name) != after.files.get(name) and not name.startswith(measured)
-    ]
-    if not differing:
-        log.info("%s: repaired; only measured times differ", before.id)
-        return
-    of_it = store.made_from(before.id)
-    log.warning(
-        "%s: made anew with other bytes (%s), as another machine or number of threads does%s",
-        before.id,
-        ", ".join(sorted(differing)),
-        f"; made from the former bytes, and kept: {', '.join(of_it)}" if of_it else "",
-    )
-
-
-def _delete(path: Any) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def _shard_of(name: str) -> int | None:
+    match = OF_SHARD.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _with_ancestors(store: Store, ids: Iterable[str]) -> list[str]:
