@@ -26,6 +26,7 @@ from cache.notes import read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.tables import read_rows
+from cache.untrusted import is_name
 from cache.verify import Problem, Verification, holder
 from pipeline.build import provenance
 from pipeline.output import Output, ShardedOutput
@@ -374,7 +375,10 @@ def _upstream_first(store: Store, ids: Iterable[str]) -> list[str]:
 
 
 def _inputs(store: Store, id: str) -> list[str]:
+    """Return the artifacts of the store that one was made from; of videos, the questions they were looked for by."""
     try:
-        return [input for input in store.record(id).inputs.values() if input is not None and store.exists(input)]
+        inputs = [input for input in store.record(id).inputs.values() if input is not None]
     except (SevilaError, OSError):
         return []
+    inputs += [(store.digests.source_of(input) or "").split(" ")[-1] for input in inputs]
+    return [input for input in inputs if is_name(input) and store.exists(input)]

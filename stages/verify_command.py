@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterable
 
 from cache.errors import StoreError
@@ -14,9 +13,7 @@ from cache.verify import Verification, size_bytes
 from stages.options import store_of
 from stages.progress import bytes_bar
 
-log = logging.getLogger("sevila")
-
-ROUNDS = 3  # a repaired table may name parts of the pool that could not be looked at before
+ROUNDS = 4  # a repaired table may name parts of the pool that could not be looked at before
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -92,9 +89,10 @@ def _repaired(
     )
     failed: list[str] = []
     for _ in range(ROUNDS):
+        before = found.problems
         failed = repair(run, found)
         found = _verified(store, ids, parts, options.all)
-        if failed or not found.problems:
+        if not found.problems or found.problems == before:
             break
     return found, failed
 
