@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, get_args
 
 from cache.errors import RecipeError
-from cache.store import Store, stores_below
+from stages.options import store_of
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     from stages.steps import Run
     from stages.summary import summary
 
-    recipe, run, sources = _context(options)
+    recipe, run, sources = context(options)
     steps = Run(recipe, run)
     with run.store.in_use():
         found = chain_of(recipe)(recipe, steps, sources)
@@ -39,7 +39,7 @@ def stage(options: argparse.Namespace) -> None:
     from stages.chain import chain_of
     from stages.steps import RunOnly
 
-    recipe, run, sources = _context(options)
+    recipe, run, sources = context(options)
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
     with run.store.in_use():
         for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
@@ -51,7 +51,7 @@ def plan(options: argparse.Namespace) -> None:
     from stages.chain import chain_of
     from stages.steps import Plan
 
-    recipe, run, sources = _context(options, download=False)
+    recipe, run, sources = context(options, download=False)
     steps = Plan(recipe, run).walk(chain_of(recipe), sources)
     for step in steps:
         setting = f" ({step.setting})" if step.setting else ""
@@ -79,7 +79,7 @@ def results(options: argparse.Namespace) -> None:
     runs = []
     for seed in options.seeds:
         options.seed = seed
-        recipe, run, sources = _context(options)
+        recipe, run, sources = context(options)
         if chain_of(recipe) is not full:
             raise RecipeError(
                 f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
@@ -155,20 +155,6 @@ def compare(options: argparse.Namespace) -> None:
         print(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
 
 
-def cache_ls(options: argparse.Namespace) -> None:
-    """List the artifacts."""
-    from cache.show import listing
-
-    print(listing(store_of(options)))
-
-
-def cache_show(options: argparse.Namespace) -> None:
-    """Show one artifact."""
-    from cache.show import description
-
-    print(description(store_of(options), options.id, options.rows))
-
-
 def moments_evaluate(options: argparse.Namespace) -> None:
     """Judge a submission file."""
     from pipeline.moment_metrics import format_report
@@ -185,12 +171,7 @@ def moments_export(options: argparse.Namespace) -> None:
     write_submission(store_of(options), options.id, options.output)
 
 
-def store_of(options: argparse.Namespace) -> Store:
-    """Return the store that the options name, over the stores below it."""
-    return Store(options.store, [*options.below, *stores_below()])
-
-
-def _context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
+def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
     import stages.chain  # noqa: F401
     from pipeline.recipe import load
     from pipeline.sources import Sources
