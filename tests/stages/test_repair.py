@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.store import Store
 from cli import main
 from pipeline.stage import STAGES
 from tests.stages.runs import sevila
