@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.errors import SevilaError
+from cache.errors import SevilaError, sentence
 from stages import cache_commands as do_cache
 from stages import commands as do
 from stages import runs_commands as do_runs
@@ -27,6 +27,7 @@ from stages.options import (
     setting_option,
     store_option,
 )
+from stages.verify_command import verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(
-            f"error: {what}\nwhen the cause is gone, the same command goes on from the last finished shard or state",
-            file=sys.stderr,
-        )
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished shard or state", file=sys.stderr)
@@ -112,6 +109,7 @@ def _cache_commands(commands: Any) -> None:
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
     show.add_argument("--rows", type=count, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     store_option(show)
+    _verify_options(command(cache, "verify", verify, "reread every byte of artifacts against their checksums"))
     usage = command(cache, "du", do_cache.usage, "say what takes the store's space")
     json_option(usage)
     store_option(usage)
@@ -139,6 +137,18 @@ def _cache_commands(commands: Any) -> None:
         "--format", choices=("text", "dot", "mermaid"), default="text", help="text, or a graph [%(default)s]"
     )
     store_option(ancestry)
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="artifact, or the beginning of its id; or part of the pool"
+    )
+    parser.add_argument("--all", action="store_true", help="the whole store, and parts of the pool that nobody uses")
+    parser.add_argument(
+        "--repair", action="store_true", help="make what is damaged again, and only that; no recipe is needed for it"
+    )
+    place_options(parser, "annotations", "videos", "weights")
+    execution_options(parser)
 
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:

@@ -15,16 +15,18 @@ import h5py
 import numpy as np
 import xxhash
 
-from cache.errors import CorruptArtifactError
+from cache.errors import CorruptArtifactError, mend
 from cache.files import published
+from cache.untrusted import array, open_arrays
 
+DTYPES = ("uint8", "float16", "float32")
 SPARE_BYTES = 1 << 20  # for what HDF5 writes beside the frames: its caches and tables
 
 
 def write_array(
     path: Path, n_frames: int, frame_shape: tuple[int, ...], dtype: str, pieces: Iterable[np.ndarray]
 ) -> None:
-    """Write `n_frames` frames, which come as [<=n, *frame_shape] pieces; if the pieces raise, no file appears.
+    """Write `n_frames` frames of one of `DTYPES`, which come as [<=n, *frame_shape] pieces; if the pieces raise, no file appears.
 
     Raises:
         ValueError: the pieces hold another number of frames than `n_frames`, or another shape.
@@ -52,11 +54,17 @@ class ArrayFile:
     """Reads frames of one file and checks every one it reads."""
 
     def __init__(self, path: Path) -> None:
+        """Raises `CorruptArtifactError` for anything but an array of plain numbers with a checksum a frame."""
         self._path = path
+        self._file = open_arrays(path)
         try:
-            self._file = h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
-        except OSError as error:
-            raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {way_out()}") from error
+            self._data, self._checksum = array(self._file, "data", DTYPES), array(self._file, "checksum", ("uint64",))
+            if self._data.ndim == 0 or self._checksum.shape != self._data.shape[:1]:
+                shapes = f"data of shape {self._data.shape}, checksum {self._checksum.shape}"
+                raise CorruptArtifactError(f"{path}: {shapes}, wanted one a frame; {mend(path)}")
+        except CorruptArtifactError:
+            self._file.close()
+            raise
 
     def read(self, rows: Sequence[int] | slice) -> np.ndarray:
         """Return the given frames (ascending row numbers, or a slice): [rows, ...] in the stored dtype.
@@ -66,25 +74,22 @@ class ArrayFile:
         """
         try:
             selected = rows if isinstance(rows, slice) else list(rows)
-            frames = self._file["data"][selected]
-            wanted = self._file["checksum"][selected]
+            if isinstance(rows, slice) and (rows.stop or 0) > len(self._data):
+                raise IndexError(f"row {rows.stop - 1} of {len(self._data)}")  # which a slice would leave out
+            frames = self._data[selected]
+            wanted = self._checksum[selected]
         except (KeyError, OSError, ValueError, IndexError) as error:
-            raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {way_out()}") from error
+            raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {mend(self._path)}") from error
         for row, (frame, checksum) in enumerate(zip(frames, wanted, strict=True)):
             if _checksum(frame) != checksum:
                 raise CorruptArtifactError(
-                    f"{self._path}: row {row} of {selected}: bytes do not match their checksum; {way_out()}"
+                    f"{self._path}: row {row} of {selected}: bytes do not match their checksum; {mend(self._path)}"
                 )
         return np.asarray(frames)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def way_out() -> str:
-    """Return what mends a damaged file."""
-    return "rebuild it with `sevila cache verify --all --repair`"
 
 
 def _check_space(folder: Path, size_bytes: int) -> None:

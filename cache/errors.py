@@ -1,5 +1,22 @@
 """Errors a user can mend. Each message says what was found, what was wanted and how to mend it."""
 
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+# What a machine does to a run, as opposed to a file that somebody forgot or a mistake of ours.
+OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOENT,
+}
+
 
 class SevilaError(ValueError):
     """Base of every error that is the user's to mend; the command line prints it without a traceback."""
@@ -39,3 +56,22 @@ class DecodeError(SevilaError):
 
 class ComparisonError(SevilaError):
     """Two runs cannot be compared: they share no question, or nobody knows the right options."""
+
+
+def mend(path: Path) -> str:
+    """Return how to mend a damaged file of a store, by where it lies; to end the sentence that says what is wrong with it."""
+    where = path.with_suffix("").parts[-7:]
+    if "artifacts" in where[:-1]:  # <root>/artifacts/<id>/...
+        name = where[where.index("artifacts") + 1]
+    elif "pool" in where[:-4]:  # <root>/pool/<space>/<key[:2]>/<key>/<part>.h5
+        space, _, key, part = where[where.index("pool") + 1 :]
+        name = f"{space}/{key}/{part}"
+    else:
+        return "delete it, then run the same command again"
+    return f"`sevila cache verify {name} --repair` rebuilds it"
+
+
+def sentence(error: OSError) -> str:
+    """Return what the machine refused, in one sentence for the user, and what to do then."""
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"{what}\nwhen the cause is gone, the same command goes on from the last finished shard or state"

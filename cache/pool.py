@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from cache.arrays import ArrayFile, way_out, write_array
-from cache.errors import CorruptArtifactError
+from cache.arrays import ArrayFile, write_array
+from cache.errors import CorruptArtifactError, mend
 from cache.files import sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
 from cache.store import Record, Store
 from cache.tables import Schema, read_columns
+from cache.untrusted import is_name
 
 log = logging.getLogger("sevila")
 
@@ -67,7 +68,7 @@ class Pool:
         found: dict[str, Part] = {}
         for root in self._store.roots:
             for note in sorted(_folder(root, self.space, key).glob("*.json")):
-                part = _read_part(note, key)
+                part = None if self._store.hides(root, f"{key}-{note.stem}") else _read_part(note, key)
                 if part is not None:
                     found.setdefault(part.name, part)
         return list(found.values())
@@ -173,7 +174,10 @@ class PoolReader:
                 )
                 order.append(positions)
         if sum(map(len, order)) < len(wanted):
-            raise CorruptArtifactError(f"video {video_id!r}: rows {rows} are not all in the pool's parts; {way_out()}")
+            raise CorruptArtifactError(
+                f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
+                "`sevila cache verify --all --repair` rebuilds it"
+            )
         if len(pieces) == 1:
             return pieces[0]
         frames = np.empty((len(wanted), *pieces[0].shape[1:]), pieces[0].dtype)
@@ -187,7 +191,7 @@ class PoolReader:
             paths = [part_paths(root, self._space, key, part)[0] for root in self._store.roots]
             path = next((path for path in paths if path.exists()), None)
             if path is None:
-                raise CorruptArtifactError(f"{paths[0]}: gone from the pool; {way_out()}")
+                raise CorruptArtifactError(f"{paths[0]}: gone from the pool; {mend(paths[0])}")
             file = ArrayFile(path)
         self._open[key, part] = file
         if len(self._open) > OPEN_FILES:
@@ -213,6 +217,8 @@ def part_rows(video_id: str, frame_indices: Sequence[int], parts: Iterable[Part]
 def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]:
     """Return where a part's array and its note lie in a store's root."""
     folder = _folder(root, space, key)
+    if not is_name(part):
+        raise CorruptArtifactError(f"{folder}: {part!r} is no name of a part of the pool; nothing of it is read")
     return folder / f"{part}.h5", folder / f"{part}.json"
 
 
@@ -233,6 +239,8 @@ def references(store: Store, record: Record) -> set[PartId]:
 
 
 def _folder(root: Path, space: str, key: str) -> Path:
+    if not is_name(space) or not is_name(key):  # of an artifact that somebody made to read elsewhere
+        raise CorruptArtifactError(f"{root}: {space!r}/{key!r} is no place in the pool; nothing of it is read")
     return root / "pool" / space / key[:2] / key
 
 
@@ -243,10 +251,10 @@ def _read_part(note: Path, key: str) -> Part | None:
         size_bytes = path.stat().st_size
         if size_bytes != content["file"]["size_bytes"]:
             raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
-    except (CorruptArtifactError, FileNotFoundError) as error:
+        return Part(key, note.stem, path, content["frame_indices"], content["facts"])
+    except (CorruptArtifactError, FileNotFoundError, KeyError, TypeError) as error:
         log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
         return None
-    return Part(key, note.stem, path, content["frame_indices"], content["facts"])
 
 
 def _as_slice(rows: np.ndarray) -> slice | list[int]:

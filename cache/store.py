@@ -13,7 +13,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from cache.errors import CorruptArtifactError, StoreError
+from cache.digests import DigestCache
+from cache.errors import CorruptArtifactError, StoreError, mend
 from cache.files import sync
-from cache.fingerprint import DigestCache, file_digest, fingerprint
+from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
+from cache.untrusted import is_name, record_problem
 
 RECORD_VERSION = 2
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
+RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
 
 
@@ -77,7 +80,7 @@ class Record:
         Raises:
             CorruptArtifactError: its bytes have changed, it was written by another version of the store, or has other fields.
         """
-        way_out = "delete its folder, then run its stage again"
+        way_out = mend(path)
         try:
             version = read_json(path).get("record_version")
             if version == 1:
@@ -92,6 +95,9 @@ class Record:
         if content.keys() != wanted:
             differing = sorted(content.keys() ^ wanted)
             raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
+        problem = record_problem(content)
+        if problem:
+            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {way_out}")
         return cls(**content)
 
 
@@ -105,19 +111,20 @@ class Store:
                 raise StoreError(f"{folder} is no store to read from: it holds no folder `artifacts`")
         self.root = root.absolute()
         self.roots = (self.root, *(folder.absolute() for folder in below))  # nearest first
-        self.digests = DigestCache(self.root / "digests.json")
+        own, *others = (root / "digests.json" for root in self.roots)
+        self.digests = DigestCache(own, others)
         self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
         """Return the folder of a published artifact, whether or not it exists."""
-        if "/" in artifact or artifact.startswith("."):
+        if not is_name(artifact):
             raise StoreError(f"{artifact!r} is not an artifact id; `sevila cache ls` lists them")
         return self.layer(artifact) / "artifacts" / artifact
 
     def layer(self, artifact: str) -> Path:
         """Return the root of the store that holds an artifact; one's own where none does."""
-        roots = self.roots[:1] if artifact in self._made_anew else self.roots
-        holding = (root for root in roots if (root / "artifacts" / artifact / "record.json").exists())
+        roots = (root for root in self.roots if not self.hides(root, artifact))
+        holding = (root for root in roots if (root / "artifacts" / artifact / RECORD).exists())
         return next(holding, self.root)
 
     def partial(self, artifact: str) -> Path:
@@ -129,13 +136,17 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        return (self.path(artifact) / "record.json").exists()
+        return (self.path(artifact) / RECORD).exists()
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
         if not self.exists(artifact):
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
-        return Record.load(self.path(artifact) / "record.json")
+        path = self.path(artifact) / RECORD
+        record = Record.load(path)
+        if record.id != artifact:
+            raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
+        return record
 
     def matching(self, prefix: str) -> list[str]:
         """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
@@ -216,7 +227,9 @@ class Store:
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
-        write_note(partial / "record.json", dataclasses.asdict(record))
+        (partial / PROGRESS).mkdir(exist_ok=True)
+        write_note(partial / PROGRESS / RECORD, dataclasses.asdict(record))
+        write_note(partial / RECORD, dataclasses.asdict(record))
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
         os.rename(partial, final)
@@ -237,14 +250,27 @@ class Store:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(own, aside)
-        self._made_anew.add(artifact)
+        try:
+            with self.made_anew([artifact]):
+                yield
+        finally:
+            if aside.exists() and not (own / RECORD).exists():
+                os.rename(aside, own)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def made_anew(self, names: Iterable[str]) -> Iterator[None]:
+        """Look away, while the block makes these anew, from what the stores below hold of them."""
+        more = set(names) - self._made_anew
+        self._made_anew |= more
         try:
             yield
         finally:
-            self._made_anew.remove(artifact)
-            if aside.exists() and not (own / "record.json").exists():
-                os.rename(aside, own)
-            shutil.rmtree(aside, ignore_errors=True)
+            self._made_anew -= more
+
+    def hides(self, root: Path, name: str) -> bool:
+        """Whether what the store of this root holds under a name does not count now."""
+        return root != self.root and name in self._made_anew
 
     def made_from(self, artifact: str) -> list[str]:
         """Return the artifacts that were made from this one, directly or through others."""
@@ -259,7 +285,7 @@ class Store:
     def remove(self, artifact: str) -> None:
         """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
         with self.lock(f"{artifact}/publish"):
-            (self._own(artifact) / "record.json").unlink(missing_ok=True)
+            (self._own(artifact) / RECORD).unlink(missing_ok=True)
             shutil.rmtree(self._own(artifact), ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache.errors import CorruptArtifactError, SchemaError
+from cache.errors import CorruptArtifactError, SchemaError, mend
 from cache.files import published
 
 _TYPES = {
@@ -89,20 +89,25 @@ def _array(values: Sequence[Any] | np.ndarray, wanted: pa.DataType) -> pa.Array:
     return found.cast(wanted)
 
 
-def read_rows(paths: Sequence[Path], schema: Schema) -> list[dict[str, Any]]:
-    """Return all rows of a table's files, in order, as dicts of Python values (None where null)."""
-    rows: list[dict[str, Any]] = _read(paths, schema, None).to_pylist()
+def read_rows(paths: Sequence[Path], schema: Schema, n_rows: int | None = None) -> list[dict[str, Any]]:
+    """Return all rows of a table's files, in order, as dicts of Python values (None where null); see `read_columns`."""
+    rows: list[dict[str, Any]] = _read(paths, schema, None, n_rows).to_pylist()
     return rows
 
 
-def read_columns(paths: Sequence[Path], schema: Schema, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_columns(
+    paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None
+) -> dict[str, np.ndarray]:
     """Return the named columns of a table's files as numpy arrays; columns without nulls only (a null is an error).
+
+    Args:
+        n_rows: how many rows the files have together, where that is known; files that claim others are not read.
 
     Raises:
         SchemaError: the files hold other columns, types or another schema version, or a null where a number is wanted.
-        CorruptArtifactError: a file is not readable Parquet.
+        CorruptArtifactError: a file is not readable Parquet, or claims more rows than there are.
     """
-    table = _read(paths, schema, names)
+    table = _read(paths, schema, names, n_rows)
     for name in names:
         if table[name].null_count:
             raise SchemaError(
@@ -111,14 +116,15 @@ def read_columns(paths: Sequence[Path], schema: Schema, names: Sequence[str]) ->
     return {name: table[name].to_numpy() for name in names}
 
 
-def read_values(paths: Sequence[Path], schema: Schema, name: str) -> list[Any]:
+def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | None = None) -> list[Any]:
     """Return one column of a table's files as Python values, None where null; raises like `read_columns`."""
-    values: list[Any] = _read(paths, schema, [name])[name].to_pylist()
+    values: list[Any] = _read(paths, schema, [name], n_rows)[name].to_pylist()
     return values
 
 
-def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) -> pa.Table:
+def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_rows: int | None) -> pa.Table:
     tables = []
+    n_claimed = 0
     for path in paths:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -128,11 +134,12 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None) ->
                         f"{path}: holds schema\n{found}\nwanted version {schema.version} with {schema.columns}; "
                         "the artifact was written by another version: run its stage again"
                     )
+                n_claimed += file.metadata.num_rows
+                if n_rows is not None and n_claimed > n_rows:
+                    raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
                 tables.append(file.read(columns=names))
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise CorruptArtifactError(
-                f"{path}: not readable as Parquet: {error}; rebuild it with `sevila stage STAGE RECIPE --again`"
-            ) from error
+            raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
     return pa.concat_tables(tables) if tables else schema.arrow().empty_table().select(list(names or schema.columns))
 
 
@@ -142,9 +149,9 @@ def read_head(paths: Sequence[Path], n_rows: int) -> list[dict[str, Any]]:
     for path in paths:
         if len(rows) < n_rows:
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     batch = next(file.iter_batches(batch_size=n_rows), None)
             except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-                raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}") from error
+                raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
             rows += batch.to_pylist() if batch is not None else []
     return rows[:n_rows]

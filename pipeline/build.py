@@ -65,7 +65,6 @@ def _run(
             log.info("%s: another process has finished %s", stage.name, id)
             return
         out.collect()
-        finished = datetime.now(UTC)
         record = Record(
             id=id,
             stage=stage.name,
@@ -76,16 +75,23 @@ def _run(
                 name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)
             },
             schemas={name: schema.as_dict() for name, schema in stage.output.tables.items()},
-            libraries=_library_versions(),
-            git_revision=_git_revision(),
-            host=platform.node(),
-            started=started.isoformat(timespec="milliseconds"),
-            finished=finished.isoformat(timespec="milliseconds"),
-            **_hardware(run),
+            **provenance(run, started),
             **out.notes(),
         )
         run.store.publish(record)
-    _tell(out, id, (finished - started).total_seconds())
+    _tell(out, id, (datetime.now(UTC) - started).total_seconds())
+
+
+def provenance(run: RunContext, started: datetime) -> dict[str, Any]:
+    """Return what a record says of where, when and with what something was made that is finished now."""
+    return {
+        "libraries": _library_versions(),
+        "git_revision": _git_revision(),
+        "host": platform.node(),
+        "started": started.isoformat(timespec="milliseconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **_hardware(run),
+    }
 
 
 def _tell(out: Output, id: str, seconds: float) -> None:

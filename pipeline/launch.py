@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from cache.errors import SevilaError
+from cache.errors import OF_THE_MACHINE, SevilaError, sentence
 
 GRACE_SECONDS = 1.0
 DEATH, REFUSAL, BUG = range(3)  # why a process ended, the nearest to the cause first
@@ -103,14 +103,22 @@ def _member(
     except SevilaError as error:  # a sentence for the user, which the parent raises
         sender.send((REFUSAL, str(error)))
         status = 1
+    except OSError as error:  # a full disk, for one; but not a lost peer, whose own reason is wanted
+        bug = isinstance(error, ConnectionError) or error.errno not in OF_THE_MACHINE
+        sender.send((BUG, _traceback()) if bug else (REFUSAL, sentence(error)))
+        status = 1
     except BaseException:
-        told = traceback.format_exc()[-10000:]  # a pipe holds more, so that nobody has to read before this process ends
-        sender.send((BUG, f"a process of the training failed:\n{told}"))
+        sender.send((BUG, _traceback()))
         status = 1
     if status == 0 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     sys.stderr.flush()
     os._exit(status)  # threads of the communication library would wait for peers that are gone
+
+
+def _traceback() -> str:
+    # A pipe holds more than this, so that nobody has to read before this process ends.
+    return f"a process of the training failed:\n{traceback.format_exc()[-10000:]}"
 
 
 def _end_with_parent() -> None:

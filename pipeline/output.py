@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
+from cache.errors import CorruptArtifactError
 from cache.files import published, sync
 from cache.fingerprint import file_digest
 from cache.notes import read_note, write_note
@@ -164,14 +165,14 @@ class ShardedOutput(Output):
                 try:
                     with lock.acquire(timeout=-1 if wait else 0):
                         # In this order: if the note is gone, the last process has published meanwhile, and then it exists.
-                        if not self._note(number).exists() and not self._store.exists(self._id):
+                        if _whole_note(self._note(number)) is None and not self._store.exists(self._id):
                             self._do(Shard(self.folder, self.stage, number, items, settings), work, len(shards))
                 except Timeout:
                     log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)
 
     def collect(self) -> None:
         """Gather the notes of all shards, whoever made them."""
-        for number in range(len(read_note(self.folder / PROGRESS / "plan.json")["shards"])):
+        for number in range(len(read_note(self._plan_note)["shards"])):
             note = read_note(self._note(number))
             self.files |= note["files"]
             self.rows.update(note["rows"])
@@ -181,15 +182,17 @@ class ShardedOutput(Output):
     def _plan(
         self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]]
     ) -> tuple[list[list[Any]], dict[str, Any]]:
-        path = self.folder / PROGRESS / "plan.json"
         with self._store.lock(f"{self._id}/plan"):
-            if not path.exists() and self._store.exists(self._id):
+            content = _whole_note(self._plan_note)
+            if content is None and self._store.exists(self._id):
                 return [], {}
-            if not path.exists():
+            if content is None:
+                for note in self._plan_note.parent.glob("*.json"):  # of shards of a plan that was damaged
+                    note.unlink()
                 shards, settings = plan()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_note(path, {"shards": shards, "settings": settings})
-            content = read_note(path)
+                self._plan_note.parent.mkdir(parents=True, exist_ok=True)
+                write_note(self._plan_note, {"shards": shards, "settings": settings})
+                content = read_note(self._plan_note)
         n_done = sum(self._note(number).exists() for number in range(len(content["shards"])))
         if n_done:
             log.info("%s: %d of %d shards are done already", self.stage.name, n_done, len(content["shards"]))
@@ -206,5 +209,21 @@ class ShardedOutput(Output):
         seconds = time.perf_counter() - start
         log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
 
+    @property
+    def _plan_note(self) -> Path:
+        return self.folder / PROGRESS / "plan.json"
+
     def _note(self, number: int) -> Path:
         return self.folder / PROGRESS / f"{number:05d}.json"
+
+
+def _whole_note(path: Path) -> dict[str, Any] | None:
+    """Return a note, or None if there is none; a damaged one is told and removed: what it was of is made anew."""
+    try:
+        return read_note(path)
+    except FileNotFoundError:
+        return None
+    except CorruptArtifactError as error:
+        log.warning("%s; what it says is made anew", error)
+        path.unlink(missing_ok=True)
+        return None

@@ -10,13 +10,14 @@ import logging
 import os
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.digests import DigestCache, stamp
 from cache.errors import MissingSourceError
-from cache.fingerprint import DigestCache, fingerprint, stamp
+from cache.fingerprint import fingerprint
 from pipeline.datasets import adapter_named
 from pipeline.question import Video
 from pipeline.video_folder import VideoFolder
@@ -167,6 +168,27 @@ class Sources:
                 + (f" and the model hub did not give them ({type(error).__name__})" if self._download else "")
                 + f"; give `--weights {name}=PATH` for a folder downloaded before"
             ) from error
+
+    def identified(self, id: str, artifact: Callable[[str], Any]) -> Annotations | Weights | VideoFiles:
+        """Return the source that has this id; `artifact` gives the questions that videos were looked for by.
+
+        Raises:
+            MissingSourceError: nobody remembers which source that was, or it is another one now.
+        """
+        source = self._digests.source_of(id)
+        kind, _, what = (source or "").partition(" ")
+        name, _, of = what.rpartition(" ")  # the split of annotations, the questions of videos
+        if kind not in KINDS:
+            raise MissingSourceError(f"this store does not remember which source {id} was: run the recipe instead")
+        if kind == "weights":
+            found: Annotations | Weights | VideoFiles = self.weights(what)
+        else:
+            found = self.annotations(name, of) if kind == "annotations" else self.videos(name, artifact(of))
+        if not found.problem and found.id != id:
+            raise MissingSourceError(
+                f"the {source} on this machine are {found.id} now, wanted {id}: put back what was there, or run the recipe"
+            )
+        return found
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
         """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""

@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
 from cache.fingerprint import file_digest
 from cache.pool import PARTS, PoolReader
 from cache.store import Record, Store, artifact_id
 from cache.tables import Schema, read_columns, read_rows
+from cache.untrusted import inside
 from pipeline.sources import Sources
 
 
@@ -107,6 +108,7 @@ class Artifact:
         self.id = id
         self.problem = problem
         self._record: Record | None = None
+        self._checked: set[str] = set()
 
     @property
     def record(self) -> Record:
@@ -124,31 +126,36 @@ class Artifact:
 
     def files(self, name: str, suffix: str) -> list[Path]:
         """Return the files of a table (`.parquet`) or of a series of shards (`.h5`): `name.suffix`, or `name/NNNNN.suffix`."""
-        names = [
-            file for file in self.record.files if file.startswith((f"{name}.", f"{name}/")) and file.endswith(suffix)
-        ]
-        return [self.path / file for file in sorted(names)]
+        return [inside(self.path, file) for file in self._names(name, suffix)]
 
     def checked_file(self, name: str) -> Path:
-        """Return the path of one of the artifact's files after comparing it with its SHA-256; for files read as a whole.
+        """Return the path of one of the artifact's files after comparing it, once, with its SHA-256.
 
         Raises:
             CorruptArtifactError: the bytes are not those that were written.
         """
-        path = self.path / name
-        if not path.exists() or file_digest(path) != self.record.files[name]["sha256"]:
-            raise CorruptArtifactError(
-                f"{path}: bytes do not match their checksum; `sevila stage {self.record.stage} RECIPE --again` rebuilds it"
-            )
+        path = inside(self.path, name)
+        if name not in self._checked:
+            if not path.is_file() or file_digest(path) != self.record.files[name]["sha256"]:
+                raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
+            self._checked.add(name)
         return path
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """Return all rows of a table as dicts."""
-        return read_rows(self.files(table, ".parquet"), self.tables[table])
+        """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
+        return read_rows(self._table_files(table), self.tables[table], self.record.rows[table])
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
-        """Return named columns of a table as numpy arrays."""
-        return read_columns(self.files(table, ".parquet"), self.tables[table], names)
+        """Return named columns of a table as numpy arrays; raises like `rows`."""
+        return read_columns(self._table_files(table), self.tables[table], names, self.record.rows[table])
+
+    def _table_files(self, table: str) -> list[Path]:
+        # As a whole: pages have checksums, but what says where they lie has none.
+        return [self.checked_file(name) for name in self._names(table, ".parquet")]
+
+    def _names(self, name: str, suffix: str) -> list[str]:
+        starts = (f"{name}.", f"{name}/")
+        return sorted(file for file in self.record.files if file.startswith(starts) and file.endswith(suffix))
 
 
 class PooledArtifact(Artifact):

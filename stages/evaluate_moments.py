@@ -63,7 +63,7 @@ class MomentMetrics(Artifact):
         if not counts["n_queries"]:
             return f"{counts['n_unlabelled']} queries, none of them with known moments: nothing to evaluate"
         return (
-            f"{format_report(json.loads((self.path / 'metrics.json').read_text()))}\n\n"
+            f"{format_report(json.loads(self.checked_file('metrics.json').read_text()))}\n\n"
             f"{counts['n_queries']} queries, of which {counts['n_failed']} failed and {counts['n_without_moments']} have no "
             f"moment (all of them count as wrong); {counts['n_unlabelled']} others have no known moments; "
             f"{self.record.rows['missing_videos']} videos could not be read (`sevila cache show {self.id}` lists them)"

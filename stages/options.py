@@ -15,7 +15,7 @@ from cache.store import Store, stores_below
 DEFAULT_STORE = ".sevila"
 
 
-def command(commands: Any, name: str, function: Callable[..., None], help: str) -> argparse.ArgumentParser:
+def command(commands: Any, name: str, function: Callable[..., int | None], help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     parser.set_defaults(command=function)
     parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")

@@ -34,6 +34,14 @@ def track(items: Iterable[Item], description: str, unit: str, total: int | None 
 
 
 @contextmanager
+def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yield what shows how many bytes were read: call it with the number of each piece."""
+    quiet = not sys.stderr.isatty()
+    with tqdm(desc=description, unit="B", unit_scale=True, total=total, leave=False, disable=quiet, delay=1) as bar:
+        yield bar.update
+
+
+@contextmanager
 def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
     if sys.stderr.isatty():

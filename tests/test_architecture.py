@@ -31,7 +31,7 @@ OWNERS = {
     "prefect": {"flows"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors.
-KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "sources.py"}
+KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py"}
 
 
 def imports(path: Path) -> Iterator[str]:

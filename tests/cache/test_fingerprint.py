@@ -1,5 +1,4 @@
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import FingerprintError, MissingSourceError
-from cache.fingerprint import DigestCache, canonical, fingerprint
+from cache.errors import FingerprintError
+from cache.fingerprint import canonical, fingerprint
 
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -52,48 +51,3 @@ def test_unstable_values_are_refused_by_place_and_type(value: object, told: str)
     with pytest.raises(FingerprintError) as caught:
         canonical({"a": [0, value]}, "config")
     assert told in str(caught.value) and "config.a[1]" in str(caught.value)
-
-
-def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
-    file = tmp_path / "video.mp4"
-    file.write_bytes(b"first")
-    digests = DigestCache(tmp_path / "digests.json")
-    first = digests.digest(file)
-    digests.save()
-    again = DigestCache(tmp_path / "digests.json")
-    assert again.digest(file) == first
-    file.write_bytes(b"other")
-    assert again.digest(file) != first
-
-
-def test_file_of_the_same_size_and_restored_time_is_read_again(tmp_path: Path) -> None:
-    file = tmp_path / "video.mp4"
-    file.write_bytes(b"first")
-    times = file.stat()
-    digests = DigestCache(tmp_path / "digests.json")
-    first = digests.digest(file)
-    file.write_bytes(b"other")
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert digests.digest(file) != first
-
-
-def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    (folder / "1.png").write_bytes(b"one")
-    digests = DigestCache(tmp_path / "digests.json")
-    first = digests.digest(folder)
-    (folder / "1.png").rename(folder / "2.png")
-    assert digests.digest(folder) != first
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingSourceError, match=r"absent\.mp4"):
-        DigestCache(tmp_path / "digests.json").digest(tmp_path / "absent.mp4")
-
-
-@pytest.mark.parametrize("content", [b'{"half', b"[]", b"\xff\xfe", b'{"a": 1}'])
-def test_damaged_digest_cache_costs_time_not_correctness(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "digests.json").write_bytes(content)
-    (tmp_path / "file").write_bytes(b"x")
-    assert len(DigestCache(tmp_path / "digests.json").digest(tmp_path / "file")) == 64

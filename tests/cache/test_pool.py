@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorruptArtifactError
@@ -42,6 +42,7 @@ def reader_of(store: Store, rows: list[dict[str, Any]]) -> PoolReader:
     return PoolReader(store, SPACE, read_columns([path], PARTS, list(PARTS.columns)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, unique=True).map(sorted), min_size=1, max_size=4), st.data())
 def test_frames_come_back_whatever_parts_hold_them(
     tmp_path_factory: pytest.TempPathFactory, requests: list[list[int]], data: st.DataObject

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cache.digests import DigestCache
 from cache.errors import MissingSourceError
-from cache.fingerprint import DigestCache
 from cache.store import Store
 from pipeline.build import build
 from pipeline.question import Video

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from cache.digests import DigestCache
 from cache.errors import SevilaError
-from cache.fingerprint import DigestCache
 from cache.store import Store
 from pipeline.build import build
 from pipeline.sources import Sources

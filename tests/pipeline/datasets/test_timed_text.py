@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache.digests import DigestCache
 from cache.errors import MissingSourceError
-from cache.fingerprint import DigestCache
 from pipeline.datasets import timed_text
 from pipeline.question import Annotations, Moment, Question, Video
 from pipeline.sources import Sources

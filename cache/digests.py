@@ -1,0 +1,137 @@
+"""What is remembered of files outside the store: their SHA-256, and the identities of named sources."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+from cache.errors import CorruptArtifactError, MissingSourceError
+from cache.fingerprint import canonical, file_digest, fingerprint
+from cache.notes import read_json, read_note, write_note
+
+log = logging.getLogger("sevila")
+
+Item = TypeVar("Item")
+
+SAVE_EVERY_SECONDS = 30.0
+LOCK_SECONDS = 10.0  # longer nobody waits only to be remembered
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file's content does: size, mtime, ctime, inode; of a folder, a number made of its files'."""
+    if not path.is_dir():
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    stamps = [[entry.name, *stamp(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
+    return len(stamps), int(fingerprint(stamps)[:15], 16)
+
+
+class DigestCache:
+    """SHA-256 of files and folders of files, remembered by (size, mtime, ctime, inode) so that only changed ones are read again.
+
+    Also remembers the identities of named sources: the last one of each, and whose every one was. One small JSON file with a
+    checksum; losing it costs time, never correctness. What others have saved meanwhile is kept when it is saved.
+    """
+
+    def __init__(self, path: Path, below: Iterable[Path] = ()) -> None:
+        """`below` are the files of other stores, nearest first: what they remember is used and not written."""
+        self._path = path
+        self._changed: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
+        self._saved_at = time.monotonic()
+        self._below: dict[str, dict[str, Any]] = {part: {} for part in self._changed}
+        for other in reversed(list(below)):
+            self._below = _merged(self._below, _read(other))
+        self._known = _merged(self._below, _read(path))
+
+    def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a file, or of a folder's sorted (name, SHA-256) pairs.
+
+        Raises:
+            MissingSourceError: the path does not exist or cannot be read.
+        """
+        try:
+            found = list(stamp(path))
+            known = self._known["files"].get(str(path.absolute()))
+            if known is not None and known[0] == found:
+                return str(known[1])
+            digest = _folder_digest(path) if path.is_dir() else file_digest(path)
+        except OSError as error:
+            raise MissingSourceError(f"{path} cannot be read: {error.strerror or error}") from error
+        self._learn("files", str(path.absolute()), [found, digest])
+        return digest
+
+    def saving(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items, saving now and then what was learned meanwhile, so that a kill costs little; and at the end."""
+        for item in items:
+            yield item
+            if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
+                self.save()
+        self.save()
+
+    def remember(self, source: str, id: str) -> None:
+        """Keep the identity of a named source."""
+        if self._known["sources"].get(source) != id or self._known["names"].get(id) != source:
+            self._learn("sources", source, id)
+            self._learn("names", id, source)
+            self.save()
+
+    def remembered(self, source: str) -> str | None:
+        """Return the identity that a named source had last."""
+        return self._known["sources"].get(source)
+
+    def source_of(self, id: str) -> str | None:
+        """Return the named source that had this identity, last or earlier."""
+        earlier = self._known["names"].get(id)
+        return earlier or next((source for source, last in self._known["sources"].items() if last == id), None)
+
+    def save(self) -> None:
+        """Write what was learned; a store that cannot be written is no reason to fail here."""
+        self._saved_at = time.monotonic()
+        if not any(self._changed.values()):
+            return
+        with suppress(OSError):
+            lock = self._path.parent / "locks" / "digests.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock, timeout=LOCK_SECONDS):
+                own = _merged(_read(self._path), self._changed)
+                write_note(self._path, own)
+            self._known = _merged(self._below, own)
+            self._changed = {part: {} for part in self._changed}
+
+    def _learn(self, part: str, key: str, value: Any) -> None:
+        self._known[part][key] = self._changed[part][key] = value
+
+
+def _merged(first: dict[str, dict[str, Any]], over: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {part: {**first[part], **over[part]} for part in first}
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what a file holds; what is damaged is told and forgotten."""
+    nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
+    try:
+        content = read_json(path)
+        if content.keys() != {"files", "sources"}:  # else of version 1, which had no checksum
+            content = read_note(path)
+        if content.keys() <= nothing.keys() and all(isinstance(part, dict) for part in content.values()):
+            return {**nothing, **content}
+        problem = f"{path}: not what was written there"
+    except CorruptArtifactError as error:
+        problem = str(error)
+    except OSError:
+        return nothing
+    log.warning("%s; files outside the store will be read again to identify them", problem)
+    return nothing
+
+
+def _folder_digest(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    return hashlib.sha256(canonical([[name, file_digest(folder / name)] for name in names]).encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""What is refused before it is used: names that lead out of the store, and arrays that are not plain bytes of their own file.
+
+An artifact may come from anybody. Nothing that is read from one may name a file outside it, run code, or make us allocate more
+than the file holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cache.errors import CorruptArtifactError, mend
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def is_name(text: Any) -> bool:
+    """Whether it is one plain name: an id or a file name that stays in its folder on every file system."""
+    return isinstance(text, str) and NAME.fullmatch(text) is not None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of one of a folder's files.
+
+    Raises:
+        CorruptArtifactError: the name, or a symbolic link on the way, leads out of the folder.
+    """
+    path = folder / name
+    if not all(map(is_name, name.split("/"))) or not path.resolve().is_relative_to(folder.resolve()):
+        raise CorruptArtifactError(f"{folder}: the file name {name!r} leads out of it; nothing of it is read")
+    return path
+
+
+def record_problem(content: Mapping[str, Any]) -> str:
+    """Return what is wrong with the fields of a record, each of which may hold anything; empty if nothing is."""
+    for field in ("id", "stage", "kind"):
+        if not is_name(content[field]):
+            return f"{field} is {content[field]!r}, wanted a name"
+    if not is_count(content["version"]):
+        return f"version is {content['version']!r}, wanted a number"
+    for field in ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds"):
+        if not isinstance(content[field], dict):
+            return f"{field} is a {type(content[field]).__name__}, wanted a mapping"
+    for name, id in content["inputs"].items():
+        if id is not None and not is_name(id):
+            return f"input {name} is {id!r}, wanted an id"
+    for name, file in content["files"].items():
+        if not all(map(is_name, name.split("/"))):
+            return f"the file name {name!r} leads out of the artifact"
+        if not isinstance(file, dict) or not is_count(file.get("size_bytes")) or not is_digest(file.get("sha256")):
+            return f"file {name!r} is {file!r}, wanted its size and SHA-256"
+    for table, count in (*content["rows"].items(), *content["dropped"].items()):
+        if not is_count(count):
+            return f"{table!r} counts {count!r}, wanted a number from 0"
+    if content["pool"] and not is_name(content["pool"]):
+        return f"pool is {content['pool']!r}, wanted a name"
+    return ""
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is an integer from 0."""
+    return type(value) is int and value >= 0
+
+
+def is_digest(value: Any) -> bool:
+    """Whether it is a SHA-256 in hexadecimal."""
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
+
+
+def open_arrays(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none."""
+    try:
+        return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
+    except OSError as error:
+        raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {mend(path)}") from error
+
+
+def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
+    """Return an array of a file, all of whose bytes lie in that file as they are, uncompressed.
+
+    Raises:
+        CorruptArtifactError: there is none of that name, it is reached by a link or lies in other files, holds anything but
+            numbers of these types, is filtered, or claims more bytes than the file has.
+    """
+    path = Path(file.filename)
+    try:
+        problem, dataset = _array(file, name, dtypes)
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise CorruptArtifactError(f"{path}: {name} cannot be read: {error}; {mend(path)}") from error
+    if problem:
+        raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {mend(path)}")
+    return dataset
+
+
+def _array(file: h5py.File, name: str, dtypes: Collection[str]) -> tuple[str, h5py.Dataset]:
+    node: Any = file
+    for part in name.split("/"):
+        link = node.get(part, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            return f"is reached by a {type(link).__name__}", None
+        node = node[part]
+    if not isinstance(node, h5py.Dataset):
+        return f"is a {type(node).__name__}", None
+    properties = node.id.get_create_plist()
+    if node.external or node.is_virtual:
+        return "lies in other files", None
+    if node.dtype.str not in {np.dtype(dtype).str for dtype in dtypes} or node.dtype.metadata:
+        return f"holds {node.dtype}", None
+    if properties.get_nfilters():
+        return "is filtered", None
+    held = min(node.id.get_storage_size(), Path(file.filename).stat().st_size)
+    if node.nbytes > held:  # an empty part of an array would be filled with zeros
+        return f"of shape {node.shape} needs {node.nbytes} bytes, the file has {held} of it", None
+    return "", node

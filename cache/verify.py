@@ -1,0 +1,242 @@
+"""Rereading every byte of artifacts and comparing it with what their records say was written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cache.errors import CorruptArtifactError, SevilaError
+from cache.fingerprint import fingerprint
+from cache.notes import CHECKSUM, read_json, read_note
+from cache.pool import PartId, part_paths, references
+from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.untrusted import inside
+
+PIECE_BYTES = 1 << 20  # read at once
+ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
+
+Piece = Literal["record", "file", "note", "plan", "part"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it was written.
+
+    Attributes:
+        id: the artifact it belongs to; of a part of the pool, `space/key/part`.
+        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, or a
+            part of the pool.
+        name: of the file, relative to the artifact, or of the part.
+        path: the file.
+    """
+
+    id: str
+    piece: Piece
+    name: str
+    path: Path
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.found}; wanted {self.wanted}"
+
+
+@dataclass
+class Verification:
+    """Checks artifacts, and gathers what it finds.
+
+    Attributes:
+        read: is told the number of bytes of each piece that was read.
+        problems: what is not as it was written.
+        told: what else a person may want to know: files that no record names, inputs that the store does not hold.
+    """
+
+    store: Store
+    read: Callable[[int], object] = lambda n_bytes: None
+    problems: list[Problem] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    n_files: int = 0
+    n_bytes: int = 0
+    _parts: set[PartId] = field(default_factory=set)  # that were checked: artifacts share them
+
+    def artifacts(self, ids: Iterable[str]) -> None:
+        """Check each artifact: its record, all its files, its parts of the pool, and what is kept of its making."""
+        for id in ids:
+            folder = self.store.path(id)
+            record = self._record(id, folder)
+            if record is not None:
+                self._inputs(record)
+                if self._files(record, folder):
+                    self._pooled(record)
+                self._progress(record, folder)
+                self._others(record, folder)
+
+    def parts(self, parts: Iterable[PartId]) -> None:
+        """Check parts of the pool, each once: note and array."""
+        for part in sorted(set(parts) - self._parts):
+            self._parts.add(part)
+            path, note = part_paths(holder(self.store, part), *part)
+            self.n_files += 1
+            wanted = None
+            try:
+                content = read_note(note)
+                wanted = content["file"]
+                named = fingerprint(content["frame_indices"]) == part[2]
+                found = self._differs(path, wanted) if named else "its note is of other frames than its name says"
+            except FileNotFoundError:
+                found = f"its note {note.name} is gone"
+            except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
+                found = f"its note {note.name}: {_without(str(error), note)}"
+            if found:
+                told = _told(wanted) if wanted else "what was written"
+                self._problem("/".join(part), "part", path.name, path, found, told)
+
+    def rest(self) -> None:
+        """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
+        for folder in sorted((self.store.root / "artifacts").glob("*/")):
+            if not (folder / RECORD).exists():
+                self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
+        path = self.store.root / "digests.json"
+        try:
+            if CHECKSUM in read_json(path):
+                read_note(path)
+        except FileNotFoundError:
+            return
+        except (CorruptArtifactError, OSError) as error:
+            self.told.append(f"{error}; the next run forgets it and identifies what lies outside anew")
+        self.n_files += 1
+
+    def _record(self, id: str, folder: Path) -> Record | None:
+        path = folder / RECORD
+        self.n_files += 1
+        try:
+            record = self.store.record(id)
+            made = artifact_id(record.stage, record.version, record.config, record.inputs)
+            found = "" if made == id else f"its stage, config and inputs have the id {made}"
+        except (SevilaError, OSError) as error:
+            found = _without(str(error), path)
+        if not found:
+            return record
+        self._problem(id, "record", RECORD, path, found, "the record that was written")
+        return None
+
+    def _inputs(self, record: Record) -> None:
+        # Of outside sources, which are identified by their content, the store holds none.
+        for name, input in record.inputs.items():
+            if input is not None and ARTIFACT.fullmatch(input) and not self.store.exists(input):
+                self.told.append(f"{record.id}: the store does not hold its {name} {input}")
+
+    def _files(self, record: Record, folder: Path) -> bool:
+        """Check the files that the record names, and return whether they are all whole."""
+        n_before = len(self.problems)
+        for name, wanted in record.files.items():
+            try:
+                path, problem = inside(folder, name), ""
+                problem = self._differs(path, wanted)
+            except CorruptArtifactError as error:
+                path, problem = folder / name, str(error)
+            if problem:
+                self._problem(record.id, "file", name, path, problem, _told(wanted))
+        return len(self.problems) == n_before
+
+    def _pooled(self, record: Record) -> None:
+        try:
+            self.parts(references(self.store, record))
+        except SevilaError as error:  # a table that is as its record says, but was not written by a stage
+            self.told.append(f"{record.id}: {error}")
+
+    def _progress(self, record: Record, folder: Path) -> None:
+        """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
+        checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
+        for path in sorted((folder / PROGRESS).glob("*.json")):
+            self.n_files += 1
+            try:
+                content = read_note(path) if checked else read_json(path)
+                found = _note_problem(path, content, record)
+            except (CorruptArtifactError, OSError) as error:
+                found = _without(str(error), path)
+            if found:
+                piece: Piece = "plan" if path.name == "plan.json" else "note"
+                self._problem(record.id, piece, f"{PROGRESS}/{path.name}", path, found, "the note that was written")
+
+    def _others(self, record: Record, folder: Path) -> None:
+        known = {*record.files, RECORD}
+        for name in _names(folder):
+            if name not in known and not name.startswith(f"{PROGRESS}/"):
+                self.told.append(f"{folder / name}: no record names this file")
+
+    def _differs(self, path: Path, wanted: Mapping[str, Any]) -> str:
+        """Return how a file differs from its size and SHA-256, having read all of it; empty if it does not."""
+        self.n_files += 1
+        try:
+            size_bytes = path.stat().st_size
+            if size_bytes != wanted["size_bytes"]:
+                return f"{size_bytes} bytes"
+            found = hashlib.sha256()
+            for piece in _pieces(path):
+                found.update(piece)
+                self.n_bytes += len(piece)
+                self.read(len(piece))
+        except FileNotFoundError:
+            return "it is gone"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        return "" if found.hexdigest() == wanted["sha256"] else f"SHA-256 {found.hexdigest()[:12]}..."
+
+    def _problem(self, id: str, piece: Piece, name: str, path: Path, found: str, wanted: str) -> None:
+        self.problems.append(Problem(id, piece, name, path, found, wanted))
+
+
+def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
+    """Return how many bytes there are to be read of artifacts, of their parts of the pool, and of other parts."""
+    total, wanted = 0, set(parts)
+    for id in ids:
+        with suppress(SevilaError, OSError):
+            record = store.record(id)
+            total += sum(file["size_bytes"] for file in record.files.values())
+            wanted |= references(store, record)
+    for part in wanted:
+        with suppress(SevilaError, OSError):
+            total += part_paths(holder(store, part), *part)[0].stat().st_size
+    return total
+
+
+def holder(store: Store, part: PartId) -> Path:
+    """Return the root of the store that a part of the pool is read from; one's own where none has it."""
+    return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
+
+
+def _told(wanted: Mapping[str, Any]) -> str:
+    return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
+
+
+def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
+    """Return what of a whole note contradicts the record it belongs to."""
+    if path.name == RECORD:
+        return "" if content == asdict(record) else "another record than the artifact's"
+    known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
+    return "" if known else "names other files than the record"
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for name in sorted([*names, *links]):
+            yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
+
+
+def _without(text: str, path: Path) -> str:
+    return text.removeprefix(f"{path}: ").split("; ")[0]

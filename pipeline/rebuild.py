@@ -1,0 +1,384 @@
+"""Repairing artifacts without their recipe: what made one, and of what, stands in its record.
+
+Only the damaged piece is made again: a record from its copy, a note from the record, a part of the pool, one shard, or where an
+artifact has no shards its stage. It is made beside the artifact and takes the damaged piece's place when it is whole, so that a
+kill leaves things as they were, and nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
+from cache.files import sync
+from cache.fingerprint import fingerprint
+from cache.notes import read_note, write_note
+from cache.pool import PARTS, PartId, part_paths
+from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.tables import read_rows
+from cache.untrusted import is_name
+from cache.verify import Problem, Verification, holder
+from pipeline.build import provenance
+from pipeline.output import Output, ShardedOutput
+from pipeline.stage import STAGES, Artifact, Config, RunContext, Stage
+
+log = logging.getLogger("sevila")
+
+PLAN = f"{PROGRESS}/plan.json"
+OF_SHARD = re.compile(r"[^/]+/(\d{5})\.[^/]+")  # a file of a sharded artifact, or the note of the shard
+
+
+def repair(run: RunContext, found: Verification) -> list[str]:
+    """Make again what is damaged, upstream first, and return a sentence for each thing that could not be repaired."""
+    store = run.store
+    failed: list[str] = []
+    for problem in found.problems:
+        if problem.piece == "record":
+            with _told(failed), _own_copy(store, problem.id):
+                _mend_record(store, problem.id)
+    # Only now is it known what artifacts with a damaged record were made from, and whether their files are whole. What they
+    # were made from has to be whole, too.
+    again = Verification(store, found.read)
+    artifacts = [problem.id for problem in found.problems if problem.piece != "part"]
+    again.artifacts(_with_ancestors(store, artifacts))
+    again.parts({_part_id(problem) for problem in found.problems if problem.piece == "part"})
+    users = _users(store, {_part_id(problem) for problem in again.problems if problem.piece == "part"})
+    again.artifacts(_with_ancestors(store, [id for those in users.values() for id in those]))
+    damage: dict[str, list[Problem]] = {}
+    for problem in again.problems:
+        if problem.piece != "record":
+            damage.setdefault(problem.id, []).append(problem)
+    makers: dict[str, list[PartId]] = {}
+    for part, those in _users(
+        store, {_part_id(problem) for problem in again.problems if problem.piece == "part"}
+    ).items():
+        damage.pop("/".join(part))
+        with _told(failed):
+            for id in _makers(run, part, those):
+                makers.setdefault(id, []).append(part)
+    for id in _upstream_first(store, dict.fromkeys([*damage, *makers])):
+        with _told(failed), _own_copy(store, id):
+            _repair(run, id, damage.get(id, ()), makers.get(id, ()))
+    return failed
+
+
+@contextmanager
+def _told(failed: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except SevilaError as error:
+        failed.append(str(error))
+
+
+@contextmanager
+def _own_copy(store: Store, id: str) -> Iterator[None]:
+    """Have an artifact of a store below in one's own, where it is found before the other, if the block succeeds."""
+    root = store.layer(id)
+    if root == store.root:
+        yield
+        return
+    copy, own = store.partial(f"{id}.copy"), store.root / "artifacts" / id
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(store.path(id), copy, symlinks=True)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(own, ignore_errors=True)  # a folder without a record is no artifact
+    os.rename(copy, own)
+    log.info("%s: repaired in %s, as %s is only read", id, store.root, root)
+    try:
+        yield
+    except BaseException:
+        store.remove(id)
+        raise
+
+
+def _mend_record(store: Store, id: str) -> None:
+    folder = store.path(id)
+    try:
+        record = Record(**read_note(folder / PROGRESS / RECORD))
+        if artifact_id(record.stage, record.version, record.config, record.inputs) != id:
+            raise CorruptArtifactError("its copy is another artifact's")
+    except (SevilaError, OSError, TypeError) as error:
+        raise StoreError(
+            f"{folder / RECORD}: damaged, and nothing is left to rebuild it from ({error}); delete {folder}, then run its "
+            "recipe again"
+        ) from error
+    write_note(folder / RECORD, asdict(record))
+    log.info("%s: rebuilt its record", id)
+
+
+def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequence[PartId]) -> None:
+    """Repair an artifact's files and notes, and those parts of the pool that it is the one to make."""
+    store = run.store
+    record, folder = store.record(id), store.path(id)
+    for problem in problems:
+        if problem.piece == "plan":
+            # What it says is needed only to make one shard anew; without it the next damage costs all of them.
+            log.warning("%s: damaged, and of no use but for repairs; removed", folder / PLAN)
+            (folder / PLAN).unlink()
+        elif problem.name == f"{PROGRESS}/{RECORD}":
+            write_note(folder / PROGRESS / RECORD, asdict(record))
+            log.info("%s: rebuilt the copy of its record", id)
+        elif problem.piece == "note":
+            _mend_note(record, folder / problem.name)
+    damaged = {problem.name for problem in problems if problem.piece == "file"}
+    if not damaged and not parts:
+        return
+    stage, cfg, inputs = _made_of(run, record)
+    shards = {_shard_of(name) for name in damaged}
+    shards |= {shard for shard, part, _ in _pointers(store, record) if part in parts}
+    with store.made_anew(f"{key}-{name}" for _, key, name in parts):
+        before = {part: _remove_part(store, part) for part in parts}
+        started = datetime.now(UTC)
+        out = _make(run, stage, cfg, inputs, record, shards)
+    for part, digest in before.items():
+        _tell_part(store, part, digest)
+    now = replace(record, **provenance(run, started), **out.notes())
+    _put_in_place(store, record, now, damaged, out.folder, stage)
+    shutil.rmtree(out.folder, ignore_errors=True)
+
+
+def _make(
+    run: RunContext, stage: Stage, cfg: Config, inputs: list[Any], record: Record, shards: set[int | None]
+) -> Output:
+    """Make an artifact, or only some of its shards, in a folder beside it; killed, it goes on where that is possible."""
+    store, name, made = run.store, f"{record.id}.repair", run.store.path(record.id)
+    if not stage.sharded:
+        with store.lock(f"{name}/build"):
+            if not stage.resumes:
+                shutil.rmtree(store.partial(name), ignore_errors=True)
+            store.partial(name).mkdir(parents=True, exist_ok=True)
+            out = Output(store.partial(name), stage)
+            stage.function(cfg, run, *inputs, out=out)
+            return out
+    progress = store.partial(name) / PROGRESS
+    if None not in shards and (made / PLAN).exists() and not progress.exists():
+        progress.mkdir(parents=True)
+        for note in (made / PROGRESS).glob("*.json"):
+            if note.name != RECORD and not (note.stem.isdecimal() and int(note.stem) in shards):
+                shutil.copy(note, progress / note.name)
+    sharded = ShardedOutput(store, name, stage)
+    stage.function(cfg, run, *inputs, out=sharded)
+    sharded.collect()
+    return sharded
+
+
+def _put_in_place(store: Store, before: Record, now: Record, damaged: set[str], made: Path, stage: Stage) -> None:
+    """Take what was damaged, or has other bytes now, from the folder `made`; and the record, where that says others."""
+    folder = store.path(before.id)
+    measured = tuple(f"{table}{end}" for table in stage.output.measured for end in "./")
+    differing = {name for name in now.files if now.files[name] != before.files.get(name)}
+    telling = {name for name in differing if not name.startswith(measured)}
+    gone = before.files.keys() - now.files.keys()  # where its plan was lost and its shards are cut otherwise
+    taken = now.files.keys() if gone else damaged | telling
+    with store.lock(f"{before.id}/publish"):
+        for name in sorted(taken):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(made / name, folder / name)
+            sync((folder / name).parent)
+        if not differing & taken:
+            log.info("%s: repaired, its bytes are those that were written", before.id)
+            return
+        for note in [note for note in (made / PROGRESS).glob("*.json") if note.name != RECORD]:
+            os.replace(note, folder / PROGRESS / note.name)
+        files = {name: now.files[name] if name in taken else before.files[name] for name in now.files}
+        for place in (folder / PROGRESS / RECORD, folder / RECORD):
+            write_note(place, asdict(replace(now, files=files)))
+        for name in gone:
+            (folder / name).unlink(missing_ok=True)
+    if telling:
+        _warn(before.id, "other bytes than before", store.made_from(before.id))
+    else:
+        log.info("%s: repaired; only measured times differ", before.id)
+
+
+def _warn(what: str, how: str, made_from: Iterable[str]) -> None:
+    told = ", ".join(made_from)
+    log.warning(
+        "%s: made again, with %s, as another machine or number of threads gives%s",
+        what,
+        how,
+        f"; made from the former ones, and kept: {told}" if told else "",
+    )
+
+
+def _mend_note(record: Record, path: Path) -> None:
+    """Write a shard's damaged note: what the record says of its files, and what the other notes leave of the record."""
+    notes = [note for note in sorted(path.parent.glob("[0-9]*.json")) if note.stem.isdecimal() and note != path]
+    others = [read_note(note) for note in notes]
+    files = {name: file for name, file in record.files.items() if _shard_of(name) == int(path.stem)}
+    content: dict[str, Any] = {"files": files, "pool": record.pool}
+    for name in ("rows", "dropped", "phase_seconds"):
+        whole: dict[str, float] = getattr(record, name)
+        rest = {key: round(count - sum(other[name].get(key, 0) for other in others), 3) for key, count in whole.items()}
+        content[name] = {key: count for key, count in rest.items() if count or name == "rows"}
+    write_note(path, content)
+    log.info("%s: rebuilt the note %s", record.id, path.name)
+
+
+def _made_of(run: RunContext, record: Record) -> tuple[Stage, Config, list[Any]]:
+    """Return what makes an artifact: its stage, config and inputs, all of them here.
+
+    Raises:
+        StoreError: the stage has changed since.
+        MissingSourceError: an input is gone, or not the one it was.
+    """
+    stage = STAGES.get(record.stage)
+    if stage is None or stage.version != record.version:
+        now = f"is of version {stage.version} now" if stage else "is no more"
+        raise StoreError(
+            f"{record.id}: the stage {record.stage} {now}; run the recipe, which makes what takes its place"
+        )
+    cfg = stage.config.model_validate_json(json.dumps(record.config))
+    inputs = [_input(run, record, name) for name in stage.inputs]
+    assert stage.artifact_id(cfg, inputs) == record.id, f"{record.id} is not what its record makes"
+    return stage, cfg, inputs
+
+
+def _input(run: RunContext, record: Record, name: str) -> Any:
+    id = record.inputs[name]
+    if id is None:
+        return None
+    if run.store.exists(id):
+        return _artifact(run.store, id)
+    if id.split("-")[0] in STAGES:
+        raise MissingSourceError(f"{record.id} was made from {id}, which the store does not hold: run its recipe")
+    assert run.sources is not None
+    source = run.sources.identified(id, lambda of: _artifact(run.store, of))
+    if source.problem:
+        raise MissingSourceError(f"{record.id} cannot be repaired: {source.problem}")
+    return source
+
+
+def _artifact(store: Store, id: str) -> Artifact:
+    stage = STAGES.get(store.record(id).stage) if store.exists(id) else None
+    return stage.output(store, id) if stage else Artifact(store, id)
+
+
+def _users(store: Store, parts: set[PartId]) -> dict[PartId, dict[str, bool]]:
+    """Return, for each part of the pool, the artifacts that point to it, and whether one needs every frame of it."""
+    found: dict[PartId, dict[str, bool]] = {part: {} for part in parts}
+    for id in store if parts else ():
+        try:
+            record = store.record(id)
+        except CorruptArtifactError:
+            continue
+        for _, part, whole in _pointers(store, record):
+            if part in found:
+                found[part][id] = found[part].get(id, False) or whole
+    return found
+
+
+def _pointers(store: Store, record: Record) -> Iterator[tuple[int | None, PartId, bool]]:
+    """Yield each part of the pool that an artifact points to: the shard that does, the part, whether all of it is needed."""
+    for file in sorted(name for name in record.files if record.pool and name.startswith("parts/")):
+        try:
+            rows = read_rows([store.path(record.id) / file], PARTS)
+        except (SevilaError, OSError):  # damaged itself, and repaired as a file
+            continue
+        for row in rows:
+            whole = fingerprint(row["frame_indices"]) == row["part"]
+            yield _shard_of(file), (record.pool, row["key"], row["part"]), whole
+
+
+def _makers(run: RunContext, part: PartId, users: Mapping[str, bool]) -> list[str]:
+    """Return the artifact to make a part of the pool for, or all that use it where none uses all of it.
+
+    Raises:
+        StoreError: no artifact points to it.
+        SevilaError: what it is made from is not here.
+    """
+    if not users:
+        raise StoreError(f"{'/'.join(part)}: no artifact of the store points to it; `sevila cache gc` removes it")
+    whole = [id for id in users if users[id]]
+    problems = []
+    for id in whole or users:
+        try:
+            _made_of(run, run.store.record(id))
+        except SevilaError as error:
+            problems.append(error)
+        else:
+            return [id] if whole else list(users)
+    raise problems[0]
+
+
+def _remove_part(store: Store, part: PartId) -> str | None:
+    """Delete a part of the pool, unless a store below holds it, and return the SHA-256 that it had."""
+    note = part_paths(holder(store, part), *part)[1]
+    try:
+        digest = str(read_note(note)["file"]["sha256"])
+    except (SevilaError, OSError, KeyError, TypeError):
+        digest = None
+    for own in reversed(part_paths(store.root, *part)):
+        own.unlink(missing_ok=True)
+    return digest
+
+
+def _tell_part(store: Store, part: PartId, before: str | None) -> None:
+    path, note = part_paths(store.root, *part)
+    digest = read_note(note)["file"]["sha256"] if note.exists() else None
+    if digest == before:
+        log.info("%s: repaired, its bytes are those that were written", path)
+    elif before is None:
+        log.info("%s: made again", path)
+    else:
+        users = list(_users(store, {part})[part])
+        _warn(
+            str(path),
+            "other bytes than before",
+            dict.fromkeys([*users, *(of for id in users for of in store.made_from(id))]),
+        )
+
+
+def _part_id(problem: Problem) -> PartId:
+    space, key, name = problem.id.split("/")
+    return space, key, name
+
+
+def _shard_of(name: str) -> int | None:
+    match = OF_SHARD.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _with_ancestors(store: Store, ids: Iterable[str]) -> list[str]:
+    """Return the artifacts, and those of the store that they were made from, directly or through others."""
+    reached: dict[str, None] = {}
+    waiting = list(ids)
+    while waiting:
+        id = waiting.pop()
+        if id not in reached and store.exists(id):
+            reached[id] = None
+            waiting += _inputs(store, id)
+    return list(reached)
+
+
+def _upstream_first(store: Store, ids: Iterable[str]) -> list[str]:
+    depths: dict[str, int] = {}
+
+    def depth(id: str) -> int:
+        if id not in depths:
+            depths[id] = 1 + max(map(depth, _inputs(store, id)), default=0)
+        return depths[id]
+
+    return sorted(ids, key=depth)
+
+
+def _inputs(store: Store, id: str) -> list[str]:
+    """Return the artifacts of the store that one was made from; of videos, the questions they were looked for by."""
+    try:
+        inputs = [input for input in store.record(id).inputs.values() if input is not None]
+    except (SevilaError, OSError):
+        return []
+    inputs += [(store.digests.source_of(input) or "").split(" ")[-1] for input in inputs]
+    return [input for input in inputs if is_name(input) and store.exists(input)]

@@ -1,0 +1,104 @@
+"""`sevila cache verify`: every byte of the store against its checksums, and what is damaged made again."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from cache.errors import StoreError
+from cache.pool import PartId, every_part
+from cache.show import human_size
+from cache.store import Store
+from cache.verify import Verification, size_bytes
+from stages.options import store_of
+from stages.progress import bytes_bar
+
+ROUNDS = 4  # a repaired table may name parts of the pool that could not be looked at before
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
+    store = store_of(options)
+    with store.in_use():
+        ids, parts = _wanted(store, options.ids, options.all)
+        found = _verified(store, ids, parts, options.all)
+        failed: list[str] = []
+        if options.repair and found.problems:
+            for problem in found.problems:
+                print(problem)
+            found, failed = _repaired(options, store, found, ids, parts)
+    for line in found.told:
+        print(line)
+    for line in failed:
+        print(f"not repaired: {line}")
+    for problem in found.problems:
+        print(problem)
+    read = f"{found.n_files} files, {human_size(found.n_bytes)}"
+    if not found.problems:
+        print(f"checked {read}: all as written")
+        return 0
+    n_problems = len(found.problems)
+    print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}" + _way_out(options, found))
+    return 1
+
+
+def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str], list[PartId]]:
+    """Return the artifacts and parts of the pool to check: `space/key/part`, an id or the beginning of one, or all."""
+    if everything == bool(names):
+        raise StoreError("say which artifacts to verify, or --all; `sevila cache ls` lists them")
+    if everything:
+        return list(store), [part for root in store.roots for part in every_part(root)]
+    parts: list[PartId] = []
+    ids: list[str] = []
+    for name in names:
+        if "/" in name:
+            space, key, part = name.split("/") if name.count("/") == 2 else ("", "", "")
+            parts.append((space, key, part))
+        else:
+            ids += store.matching(name)
+    return list(dict.fromkeys(ids)), parts
+
+
+def _verified(store: Store, ids: list[str], parts: Iterable[PartId], everything: bool) -> Verification:
+    with bytes_bar("verify", size_bytes(store, ids, parts)) as read:
+        found = Verification(store, read)
+        found.artifacts(ids)
+        found.parts(parts)
+        if everything:
+            found.rest()
+    return found
+
+
+def _repaired(
+    options: argparse.Namespace, store: Store, found: Verification, ids: list[str], parts: Iterable[PartId]
+) -> tuple[Verification, list[str]]:
+    import stages.chain  # noqa: F401 - declares the stages
+    from pipeline.rebuild import repair
+    from pipeline.sources import Sources
+    from pipeline.stage import RunContext
+
+    places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
+    run = RunContext(
+        store,
+        device=options.device,
+        batch_tokens=options.batch_tokens,
+        decode_workers=options.decode_workers,
+        shard_bytes=int(options.shard_megabytes * 2**20),
+        sources=Sources(store.digests, places, download=False),
+        processes=options.processes,
+    )
+    failed: list[str] = []
+    for _ in range(ROUNDS):
+        before = found.problems
+        failed = repair(run, found)
+        found = _verified(store, ids, parts, options.all)
+        if not found.problems or found.problems == before:
+            break
+    return found, failed
+
+
+def _way_out(options: argparse.Namespace, found: Verification) -> str:
+    if options.repair:
+        return ""
+    names = ["--all"] if options.all else sorted({problem.id for problem in found.problems})
+    return f"; `sevila cache verify {' '.join(names)} --repair` rebuilds what is damaged"

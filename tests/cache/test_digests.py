@@ -1,0 +1,95 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cache.digests import DigestCache
+from cache.errors import MissingSourceError
+
+
+def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"first")
+    digests = DigestCache(tmp_path / "digests.json")
+    first = digests.digest(file)
+    digests.save()
+    again = DigestCache(tmp_path / "digests.json")
+    assert again.digest(file) == first
+    file.write_bytes(b"other")
+    assert again.digest(file) != first
+
+
+def test_file_of_the_same_size_and_restored_time_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"first")
+    times = file.stat()
+    digests = DigestCache(tmp_path / "digests.json")
+    first = digests.digest(file)
+    file.write_bytes(b"other")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert digests.digest(file) != first
+
+
+def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"one")
+    digests = DigestCache(tmp_path / "digests.json")
+    first = digests.digest(folder)
+    (folder / "1.png").rename(folder / "2.png")
+    assert digests.digest(folder) != first
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingSourceError, match=r"absent\.mp4"):
+        DigestCache(tmp_path / "digests.json").digest(tmp_path / "absent.mp4")
+
+
+@pytest.mark.parametrize("content", [b'{"half', b"[]", b"\xff\xfe", b'{"a": 1}'])
+def test_damaged_digest_cache_costs_time_not_correctness(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "digests.json").write_bytes(content)
+    (tmp_path / "file").write_bytes(b"x")
+    assert len(DigestCache(tmp_path / "digests.json").digest(tmp_path / "file")) == 64
+
+
+def test_flipped_bit_in_the_digest_cache_is_told_and_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"first")
+    digests = DigestCache(tmp_path / "digests.json")
+    digest = digests.digest(file)
+    digests.save()
+    content = (tmp_path / "digests.json").read_text()
+    (tmp_path / "digests.json").write_text(content.replace(digest, digest[:-1] + ("0" if digest[-1] != "0" else "1")))
+    assert DigestCache(tmp_path / "digests.json").digest(file) == digest
+    assert "digests.json" in caplog.text and "read again" in caplog.text
+
+
+def test_runs_at_once_keep_each_others_digests(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    one, other = DigestCache(tmp_path / "digests.json"), DigestCache(tmp_path / "digests.json")
+    one.digest(tmp_path / "a")
+    other.digest(tmp_path / "b")
+    one.remember("videos plain q", "videos-1")
+    other.remember("weights tiny", "weights-1")
+    both = DigestCache(tmp_path / "digests.json")
+    assert both.remembered("videos plain q") == "videos-1" and both.remembered("weights tiny") == "weights-1"
+    assert len(json.loads((tmp_path / "digests.json").read_text())["files"]) == 2
+
+
+def test_source_is_found_by_an_identity_it_had_before(tmp_path: Path) -> None:
+    digests = DigestCache(tmp_path / "digests.json")
+    for id in ("videos-1", "videos-2"):
+        digests.remember("videos plain q", id)
+    again = DigestCache(tmp_path / "digests.json")
+    assert again.remembered("videos plain q") == "videos-2"
+    assert again.source_of("videos-1") == "videos plain q" and again.source_of("videos-3") is None
+
+
+def test_digests_of_the_first_version_are_still_known(tmp_path: Path) -> None:
+    (tmp_path / "digests.json").write_text('{"files": {}, "sources": {"weights tiny": "weights-1"}}')
+    digests = DigestCache(tmp_path / "digests.json")
+    assert digests.remembered("weights tiny") == "weights-1" and digests.source_of("weights-1") == "weights tiny"

@@ -1,0 +1,148 @@
+"""Every kind of damage that a disk or a hand can do to an artifact is found, and named by its file."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cache.notes import write_note
+from cache.store import PROGRESS, Record, Store, artifact_id, describe_files
+from cache.tables import Schema, write_rows
+from cache.verify import Verification, size_bytes
+
+SCHEMA = Schema(1, question_id="string", logit_yes="float32")
+
+
+def publish(store: Store, config: dict[str, object], inputs: dict[str, str | None] | None = None) -> str:
+    """An artifact of two shards, made as a stage makes them."""
+    id = artifact_id("make_things", 1, config, inputs or {})
+    folder = store.partial(id)
+    files: dict[str, dict[str, object]] = {}
+    (folder / PROGRESS).mkdir(parents=True)
+    for number in range(2):
+        name = f"things/{number:05d}.parquet"
+        write_rows(folder / name, SCHEMA, [{"question_id": f"q{row}", "logit_yes": row / 3} for row in range(50)])
+        note = {"files": describe_files(folder, [name]), "rows": {"things": 50}, "dropped": {}, "phase_seconds": {}}
+        write_note(folder / PROGRESS / f"{number:05d}.json", note)
+        files |= note["files"]  # type: ignore[arg-type]
+    (folder / "weights.bin").write_bytes(random.Random(0).randbytes(3000))
+    files |= describe_files(folder, ["weights.bin"])
+    write_note(folder / PROGRESS / "plan.json", {"shards": [[0], [1]], "settings": {}})
+    store.publish(Record(id, "make_things", 1, "things", config, inputs or {}, files=files, rows={"things": 100}))
+    return id
+
+
+def verified(store: Store, *ids: str) -> Verification:
+    found = Verification(store)
+    found.artifacts(ids)
+    return found
+
+
+def test_whole_artifact_has_no_problem_and_all_of_it_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    read: list[int] = []
+    found = Verification(store, read.append)
+    found.artifacts([id])
+    assert (found.problems, found.told) == ([], [])
+    assert sum(read) == found.n_bytes == size_bytes(store, [id])
+
+
+def test_any_flipped_bit_of_any_file_is_found_and_the_file_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    draw = random.Random(0)
+    for path in sorted(path for path in store.path(id).rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        for _ in range(12):
+            flipped = bytearray(whole)
+            flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            path.write_bytes(flipped)
+            assert [problem.path for problem in verified(store, id).problems] == [path], bytes(flipped)
+        path.write_bytes(whole)
+    assert not verified(store, id).problems
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "empty": lambda path: os.truncate(path, 0),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "gone": lambda path: path.unlink(),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["things/00001.parquet", "weights.bin", "progress/00000.json", "progress/plan.json"])
+def test_file_cut_lengthened_or_replaced_is_found(name: str, damage: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    DAMAGE[damage](store.path(id) / name)
+    if name.startswith(PROGRESS) and damage == "gone":
+        assert not verified(store, id).problems  # what a repair needs less of is no damage
+    else:
+        assert [problem.name for problem in verified(store, id).problems] == [name]
+
+
+def test_file_of_another_artifact_in_its_place_is_found(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id, other = publish(store, {}), publish(store, {"k": 1})
+    for name in ("record.json", "progress/record.json"):
+        whole = (store.path(id) / name).read_bytes()
+        (store.path(id) / name).write_bytes((store.path(other) / name).read_bytes())
+        assert [problem.name for problem in verified(store, id).problems] == [name]
+        (store.path(id) / name).write_bytes(whole)
+
+
+def test_link_that_leads_out_of_the_artifact_is_a_problem_even_to_equal_bytes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    id = publish(store, {})
+    path = store.path(id) / "weights.bin"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    (problem,) = verified(store, id).problems
+    assert problem.name == "weights.bin" and "leads out" in problem.found
+
+
+def test_file_that_no_record_names_and_missing_input_are_told_and_no_problem(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(
+        store, {}, {"frames": "sample_frames-v1-0123456789abcdef0123", "videos": "videos-0123456789abcdef0123"}
+    )
+    (store.path(id) / "notes.txt").write_text("mine")
+    found = verified(store, id)
+    assert not found.problems and len(found.told) == 2
+    assert "sample_frames-v1" in found.told[0] and "notes.txt" in found.told[1]
+
+
+def test_record_edited_by_hand_with_a_checksum_that_fits_is_found_by_its_id(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {"k": 4})
+    content = store.record(id).__dict__ | {"config": {"k": 5}}
+    write_note(store.path(id) / "record.json", content)
+    (problem,) = verified(store, id).problems
+    assert problem.piece == "record" and artifact_id("make_things", 1, {"k": 5}, {}) in problem.found
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("files", {"../../secret": {"size_bytes": 1, "sha256": "0" * 64}}),
+        ("files", {"/etc/passwd": {"size_bytes": 1, "sha256": "0" * 64}}),
+        ("files", {"a": {"size_bytes": -1, "sha256": "0" * 64}}),
+        ("files", {"a": {"size_bytes": 1, "sha256": "../x"}}),
+        ("inputs", {"frames": "../../secret"}),
+        ("pool", "../../secret"),
+        ("rows", {"things": 1e300}),
+        ("id", "../x"),
+        ("config", None),
+    ],
+)
+def test_record_that_names_what_lies_outside_is_refused(field: str, value: object, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    write_note(store.path(id) / "record.json", store.record(id).__dict__ | {field: value})
+    (problem,) = verified(store, id).problems
+    assert problem.piece == "record"

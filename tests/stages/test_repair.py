@@ -1,0 +1,197 @@
+"""What is damaged in a store is found, and made again without a recipe: the same bytes, and no other file touched."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache.store import Store
+from cli import main
+from pipeline.stage import STAGES
+from tests.stages.runs import sevila
+
+Files = dict[Path, tuple[bytes, int, int]]
+
+
+def verify(demo: Path, store: Path, *more: str) -> int:
+    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
+    places += ["--weights", f"tiny-blip2={demo / 'tiny-blip2'}", "--store", f"{store}", "--device", "cpu"]
+    return main(["cache", "verify", *(more or ("--all",)), *places])
+
+
+def contents(store: Path) -> Files:
+    """Per file of artifacts and the pool: its bytes, and what changes when another file takes its place."""
+    paths = [path for folder in ("artifacts", "pool") for path in (store / folder).rglob("*") if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[random.Random(path.name).randrange(len(content))] ^= 16
+    path.write_bytes(content)
+
+
+def one(store: Path, pattern: str) -> Path:
+    return sorted(store.glob(pattern))[0]
+
+
+def assert_repaired(store: Path, before: Files, damaged: list[Path]) -> None:
+    after = contents(store)
+    assert after.keys() == before.keys()
+    for path, (content, *place) in after.items():
+        assert content == before[path][0], path
+        assert path in damaged or tuple(place) == before[path][1:], f"{path} was touched"
+    assert not list((store / "partial").iterdir())
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flipped": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "gone": lambda path: path.unlink(),
+}
+PIECES = [
+    "artifacts/list_questions-*/questions.parquet",
+    "artifacts/import_backbone-*/backbone.json",
+    "artifacts/sample_frames-*/frames/00000.parquet",
+    "artifacts/sample_frames-*/parts/00000.parquet",
+    "artifacts/score_frames-*/frame_scores/00000.parquet",
+    "artifacts/init_localizer-*/*.safetensors",
+    "artifacts/evaluate-*/metrics.json",
+    "pool/sample_frames-*/*/*/*.h5",
+    "pool/extract_features-*/*/*/*.h5",
+    "pool/extract_features-*/*/*/*.json",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_pieces_of_all_kinds_get_their_bytes_back_and_no_other_file_is_touched(
+    damage: str, demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(store)
+    damaged = [one(store, pattern) for pattern in PIECES]
+    for path in damaged:
+        DAMAGE[damage](path)
+    assert verify(demo, store) == 1
+    told = capsys.readouterr().out
+    for path in damaged:
+        assert str(path.with_suffix("")) in told, path
+    assert verify(demo, store, "--all", "--repair") == 0
+    of_parts = [path.with_suffix(end) for path in damaged for end in (".h5", ".json") if "pool" in path.parts]
+    assert_repaired(store, before, damaged + of_parts)
+    assert "all as written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["record.json", "progress/record.json", "progress/00000.json", "progress/plan.json"])
+def test_damaged_record_or_note_is_rebuilt_without_running_a_stage(
+    name: str, damage: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(store)
+    path = one(store, f"artifacts/sample_frames-*/{name}")
+    if damage == "gone":
+        pytest.skip("a folder without a record is no artifact; a note that is gone is not missed")
+    DAMAGE[damage](path)
+    verify_only = ["cache", "verify", "--all", "--store", f"{store}"]
+    assert main(verify_only) == 1 and str(path) in capsys.readouterr().out
+    assert main([*verify_only, "--repair"]) == 0
+    if name == "progress/plan.json":
+        assert not path.exists()  # it is needed for repairs alone
+        del before[path]
+    if name == "progress/00000.json":
+        note, was = json.loads(path.read_text()), json.loads(before[path][0])
+        assert {key: note[key] for key in ("files", "rows", "dropped", "pool")} == {
+            key: was[key] for key in ("files", "rows", "dropped", "pool")
+        }
+        before[path] = (path.read_bytes(), *before[path][1:])
+    assert_repaired(store, before, [path])
+
+
+def test_shard_is_rebuilt_alone_and_the_others_are_not_made_again(
+    demo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "store"
+    assert sevila("stage", demo, store, "list_questions") == 0
+    assert sevila("stage", demo, store, "sample_frames", "--shard-megabytes", "0.05") == 0
+    before = contents(store)
+    damaged = [one(store, "artifacts/sample_frames-*/videos/00001.parquet"), one(store, "pool/*/*/*/*.h5")]
+    for path in damaged:
+        flip(path)
+    caplog.clear()
+    assert verify(demo, store, "--all", "--repair") == 0
+    made = {record.getMessage().split(" done")[0] for record in caplog.records if " done in" in record.getMessage()}
+    assert "sample_frames: shard 2 of 4" in made and len(made) < 4
+    assert_repaired(store, before, [*damaged, damaged[1].with_suffix(".json")])
+
+
+def test_repair_that_was_killed_goes_on(demo: Path, store: Path) -> None:
+    before = contents(store)
+    damaged = [one(store, pattern) for pattern in (PIECES[0], PIECES[3], PIECES[4], PIECES[8])]
+    for path in damaged:
+        flip(path)
+    killed = (
+        "import os, cli\nleft = 3\ndef replace(*a):\n global left\n left -= 1\n left or os._exit(9)\n return old(*a)\n"
+    )
+    code = f"{killed}old, os.replace = os.replace, replace\nimport tests.stages.test_repair as t; from pathlib import Path\n"
+    code += f"t.verify(Path({str(demo)!r}), Path({str(store)!r}), '--all', '--repair')"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == 9
+    assert verify(demo, store, "--all", "--repair") == 0
+    assert_repaired(store, before, [*damaged, damaged[3].with_suffix(".json")])
+
+
+def test_artifact_of_a_store_below_is_repaired_in_ones_own(demo: Path, store: Path, tmp_path: Path) -> None:
+    damaged = [one(store, pattern) for pattern in (PIECES[4], PIECES[5], PIECES[7], PIECES[8])]
+    for path in damaged:
+        flip(path)
+    below, own = contents(store), tmp_path / "own"
+    own.mkdir()
+    shutil.copy(store / "digests.json", own)
+    assert verify(demo, own, "--all", "--below", f"{store}") == 1
+    assert verify(demo, own, "--all", "--repair", "--below", f"{store}") == 0
+    assert contents(store) == below
+    assert verify(demo, own, "--all", "--below", f"{store}") == 0
+    assert {path.name.split("-")[0] for path in (own / "artifacts").iterdir()} == {"score_frames", "init_localizer"}
+
+
+def test_repair_says_what_is_missing_and_how_to_give_it(
+    demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = one(store, PIECES[7])
+    flip(path)
+    assert main(["cache", "verify", "--all", "--repair", "--store", f"{store}"]) == 1
+    told = capsys.readouterr().out
+    assert "not repaired: sample_frames-v2" in told and "--videos plain=PATH" in told
+    assert path.exists()  # damaged is better than gone
+
+
+def test_artifact_of_another_version_of_its_stage_is_not_repaired_but_told(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = next(id for id in Store(store) if id.startswith("select_keyframes"))
+    flip(one(store, f"artifacts/{id}/*.parquet"))
+    monkeypatch.setitem(STAGES, "select_keyframes", replace(STAGES["select_keyframes"], version=9))
+    assert main(["cache", "verify", id, "--repair", "--store", f"{store}"]) == 1
+    assert "is of version 9 now; run the recipe" in capsys.readouterr().out
+
+
+def test_reader_names_the_file_and_the_command_that_mends_it(
+    demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = next(id for id in Store(store) if id.startswith("score_frames"))
+    flip(one(store, f"artifacts/{id}/frame_scores/*.parquet"))
+    assert sevila("stage", demo, store, "select_keyframes", "--again") == 1
+    told = capsys.readouterr().err
+    assert "frame_scores/00000.parquet" in told and f"sevila cache verify {id} --repair" in told
+    flip(one(store, PIECES[8]))
+    assert sevila("stage", demo, store, "score_frames", "--again") == 1
+    told = capsys.readouterr().err
+    command = told[told.index("sevila cache verify") : told.index("--repair")].split()[3:]
+    assert verify(demo, store, *command) == 1 and verify(demo, store, *command, "--repair") == 0
