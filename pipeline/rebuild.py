@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
-from cache.files import sync
+from cache.files import disk_errors, sync
 from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
@@ -158,7 +158,8 @@ def _make(
                 shutil.rmtree(store.partial(name), ignore_errors=True)
             store.partial(name).mkdir(parents=True, exist_ok=True)
             out = Output(store.partial(name), stage)
-            stage.function(cfg, run, *inputs, out=out)
+            with disk_errors(out.folder):
+                stage.function(cfg, run, *inputs, out=out)
             return out
     progress = store.partial(name) / PROGRESS
     if None not in shards and (made / PLAN).exists() and not progress.exists():
@@ -167,7 +168,8 @@ def _make(
             if note.name != RECORD and not (note.stem.isdecimal() and int(note.stem) in shards):
                 shutil.copy(note, progress / note.name)
     sharded = ShardedOutput(store, name, stage)
-    stage.function(cfg, run, *inputs, out=sharded)
+    with disk_errors(sharded.folder):
+        stage.function(cfg, run, *inputs, out=sharded)
     sharded.collect()
     return sharded
 
