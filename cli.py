@@ -13,11 +13,15 @@ from typing import Any
 from cache.errors import SevilaError, sentence
 from stages import cache_commands as do_cache
 from stages import commands as do
+from stages import runs_commands as do_runs
 from stages.options import (
     chain_options,
     command,
     count,
+    days,
     execution_options,
+    json_option,
+    name_options,
     place_options,
     seed_option,
     setting_option,
@@ -57,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command(commands, "run", do.run, "run a recipe's chain; what the store holds is not made again")
     chain_options(run)
     seed_option(run)
+    name_options(run)
     stage = command(commands, "stage", do.stage, "run one stage from what the store holds")
     stage.add_argument("name", help="a stage, as `sevila stages` lists them")
     chain_options(stage)
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command(commands, "demo", do.demo, "run the whole chain on a small world of its own, trainings included")
     setting_option(demo)
     seed_option(demo)
+    name_options(demo)
     execution_options(demo)
     _results_options(command(commands, "results", do.results, "run a full chain for several seeds and write a report"))
     command(commands, "recipes", do.recipes, "list the recipes that come with the package")
@@ -87,19 +93,50 @@ def _parser() -> argparse.ArgumentParser:
     _compare_options(command(commands, "compare", do.compare, "test whether two runs over the same questions differ"))
 
     _cache_commands(commands)
+    _runs_commands(commands)
     _moments_commands(commands)
     return parser
 
 
 def _cache_commands(commands: Any) -> None:
-    cache = commands.add_parser("cache", help="look into the store").add_subparsers(required=True, metavar="COMMAND")
+    cache = commands.add_parser("cache", help="look into the store, and keep it tidy")
+    cache = cache.add_subparsers(required=True, metavar="COMMAND")
     listing = command(cache, "ls", do_cache.ls, "list the artifacts")
+    listing.add_argument("--stage", default="", metavar="NAME", help="only artifacts of this stage")
+    json_option(listing)
     store_option(listing)
     show = command(cache, "show", do_cache.show, "show one artifact: its record and the first rows of its tables")
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
-    show.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show of each table [%(default)s]")
+    show.add_argument("--rows", type=count, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     store_option(show)
     _verify_options(command(cache, "verify", verify, "reread every byte of artifacts against their checksums"))
+    usage = command(cache, "du", do_cache.usage, "say what takes the store's space")
+    json_option(usage)
+    store_option(usage)
+    _gc_options(
+        command(cache, "gc", do_cache.gc, "say what nobody keeps: neither a named run nor its age; or remove it")
+    )
+    diff = command(cache, "diff", do_cache.diff, "compare two artifacts: configs, inputs and rows")
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help="artifact id, or an unambiguous beginning")
+    diff.add_argument("--rows", type=count, default=5, metavar="N", help="rows to show of each sort [%(default)s]")
+    json_option(diff)
+    store_option(diff)
+    why = command(cache, "why", do_cache.why, "say which change makes an artifact be rebuilt, followed to its root")
+    chain_options(why)
+    why.add_argument(
+        "stage", nargs="?", default="", help="only steps of this stage [every step that is not in the store]"
+    )
+    why.add_argument("--than", default="", metavar="NAME", help="compare with this named run [the nearest artifact]")
+    seed_option(why)
+    ancestry = command(
+        cache, "ancestry", do_cache.ancestry, "show all that an artifact was made from, to outside sources"
+    )
+    ancestry.add_argument("id", help="artifact id, or an unambiguous beginning")
+    ancestry.add_argument(
+        "--format", choices=("text", "dot", "mermaid"), default="text", help="text, or a graph [%(default)s]"
+    )
+    store_option(ancestry)
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +149,37 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     )
     place_options(parser, "annotations", "videos", "weights")
     execution_options(parser)
+
+
+def _gc_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="remove it; without this, nothing is changed")
+    parser.add_argument("--keep", action="append", default=[], metavar="ID", help="keep this artifact too (repeatable)")
+    parser.add_argument(
+        "--older-than",
+        type=days,
+        default=7.0,
+        metavar="DAYS",
+        help="keep what is younger: it may belong to a run that is to be resumed [%(default)g]",
+    )
+    parser.add_argument("--unnamed", action="store_true", help="remove even though no run has a name")
+    json_option(parser)
+    store_option(parser)
+
+
+def _runs_commands(commands: Any) -> None:
+    runs = command(commands, "runs", do_runs.ls, "list named runs; or show, compare or forget them")
+    store_option(runs)
+    json_option(runs)
+    parsers = runs.add_subparsers(metavar="COMMAND")
+    show = command(parsers, "show", do_runs.show, "show one named run: its settings and artifacts")
+    compare = command(parsers, "compare", do_runs.compare, "test whether two named runs differ, setting by setting")
+    remove = command(parsers, "rm", do_runs.remove, "forget a name; its artifacts stay until `sevila cache gc`")
+    for parser, names in ((show, ["name"]), (compare, ["a", "b"]), (remove, ["name"])):
+        for name in names:
+            parser.add_argument(name, metavar=name.upper(), help="name of a run")
+        store_option(parser, inherited=True)
+    for parser in (show, compare):
+        json_option(parser, inherited=True)
 
 
 def _moments_commands(commands: Any) -> None:
@@ -148,6 +216,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 def _results_options(parser: argparse.ArgumentParser) -> None:
     chain_options(parser)
+    name_options(parser)
     parser.add_argument(
         "--seeds", nargs="+", type=count, default=[0, 1, 2], metavar="N", help="seeds of all that is random [0 1 2]"
     )

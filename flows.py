@@ -28,6 +28,7 @@ from pipeline.sources import Sources
 from pipeline.stage import Artifact, RunContext, Stage
 from stages.chain import Step, chain_of
 from stages.demo import DEMO, places_in
+from stages.named_runs import pinned
 from stages.results import Results
 from stages.steps import Run, setting
 from stages.summary import summary
@@ -42,6 +43,7 @@ def sevila(
     videos: str = "",
     weights: str = "",
     store: str = "",
+    name: str = "",
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
     batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
     decode_workers: Annotated[int, Field(ge=1, le=256)] = 2,
@@ -63,6 +65,7 @@ def sevila(
         videos: Folder of the videos; likewise, with SEVILA_VIDEOS.
         weights: Folder or file of the weights; likewise, with SEVILA_WEIGHTS.
         store: Folder of the artifacts. When empty, SEVILA_STORE on the worker, or .sevila.
+        name: Name under which everything that the run makes or reuses is kept; `sevila runs` lists them. When empty, none.
         device: auto (the first GPU, else the CPU), cpu, cuda, or one GPU as in cuda:1.
         batch_tokens: Tokens in a forward pass, padding included.
         decode_workers: Processes that decode videos.
@@ -86,8 +89,8 @@ def sevila(
                 sources=sources,
                 processes=processes,
             )
-            steps = Run(chosen, run)
-            with artifacts.in_use():
+            with artifacts.in_use(), pinned(artifacts, name, chosen, [] if seed is None else [seed]) as pin:
+                steps = Run(chosen, run, pin)
                 found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         except SevilaError as error:
             return Failed(message=str(error))  # not raised: this way the message is the reason and nothing else
@@ -99,10 +102,10 @@ def sevila(
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     """Return a step that runs every stage as a Prefect task.
 
-    The task has the stage's name; its run has the artifact's id, followed by what the chain sets over the recipe.
+    The task has the stage's name; its run has the artifact's id, followed by which of the chain's steps it is.
     """
 
-    def step(stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+    def step(stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
 
         # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list
@@ -110,12 +113,12 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
         @task(
             name=stage.name,
             description=stage.summary,
-            task_run_name=f"{name} {setting(changes)}".rstrip(),
+            task_run_name=f"{name} {setting(changes, tell)}".rstrip(),
             cache_policy=NO_CACHE,
             persist_result=False,
         )
         def build(reads: list[Artifact]) -> Artifact:
-            return run_step(stage, *inputs, **changes)
+            return run_step(stage, *inputs, tell=tell, **changes)
 
         return build([value for value in inputs if isinstance(value, Artifact)])
 

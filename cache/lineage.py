@@ -1,35 +1,139 @@
-"""Why two artifacts differ: the configs and outside inputs, anywhere upstream, that are not the same."""
+"""Where an artifact comes from: all that it was made from, and why two artifacts are not the same."""
 
 from __future__ import annotations
 
-from cache.store import Store
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cache.store import Record, Store
+
+ARTIFACT_ID = re.compile(r"\w+-v\d+-[0-9a-f]{20}")
+
+# Says for people how an outside source differs, given the record on A's side, the input's name, and the ids in A and B.
+TellSource = Callable[[Record, str, str | None, str | None], str]
 
 
-def differences(store: Store, a: str, b: str) -> list[str]:
+def differences(
+    store: Store, a: str, b: str, planned: Mapping[str, Record] | None = None, tell: TellSource | None = None
+) -> list[str]:
     """Return one line per difference, upstream first, `stage.key: A's value -> B's`; empty for one and the same artifact.
 
     A chain of artifacts that the store no longer holds, or that other stages made, is followed no further.
+
+    Args:
+        planned: what an artifact that is not made yet would be made of, by its id.
+        tell: says more of an outside source than its ids; "" where it cannot.
     """
+    known = dict(planned or {})
     lines: list[str] = []
     seen: set[tuple[str | None, str | None]] = set()
 
-    def walk(name: str, id_a: str | None, id_b: str | None) -> None:
+    def record(id: str | None) -> Record | None:
+        if id is not None and id not in known and store.exists(id):
+            known[id] = store.record(id)
+        return known.get(id or "")
+
+    def walk(name: str, id_a: str | None, id_b: str | None, parent: Record | None) -> None:
         if id_a == id_b or (id_a, id_b) in seen:
             return
         seen.add((id_a, id_b))
-        if id_a is None or id_b is None or not (store.exists(id_a) and store.exists(id_b)):
-            lines.append(f"{name}: {id_a or 'none'} -> {id_b or 'none'}")
-            return
-        of_a, of_b = store.record(id_a), store.record(id_b)
-        if of_a.stage != of_b.stage:
-            lines.append(f"{name}: {id_a} -> {id_b}")
+        of_a, of_b = record(id_a), record(id_b)
+        if of_a is None or of_b is None or of_a.stage != of_b.stage:
+            told = tell(parent, name.split(".")[-1], id_a, id_b) if tell and parent else ""
+            lines.append(f"{name}: {told or ' -> '.join((id_a or 'none', id_b or 'none'))}")
             return
         for key in dict.fromkeys([*of_a.inputs, *of_b.inputs]):
-            walk(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key))
+            walk(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key), of_a)
         settings_a, settings_b = ({"version": record.version} | record.config for record in (of_a, of_b))
         for key in dict.fromkeys([*settings_a, *settings_b]):
             if settings_a.get(key) != settings_b.get(key):
                 lines.append(f"{of_a.stage}.{key}: {settings_a.get(key)} -> {settings_b.get(key)}")
 
-    walk("answers", a, b)
+    walk("artifact", a, b, None)
     return lines
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One artifact or outside source in an ancestry; `record` is None for a source and for what the store does not hold."""
+
+    id: str
+    record: Record | None
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What it was made from, by the input's name."""
+        return {name: id for name, id in self.record.inputs.items() if id is not None} if self.record else {}
+
+
+def ancestry(store: Store, id: str) -> dict[str, Origin]:
+    """Return an artifact and all it was made from, to its outside sources, by id; each after something made from it."""
+    found: dict[str, Origin] = {}
+    waiting = [id]
+    while waiting:
+        next = waiting.pop()
+        if next not in found:
+            found[next] = Origin(next, store.record(next) if store.exists(next) else None)
+            waiting += reversed(found[next].inputs.values())
+    return found
+
+
+def ancestry_text(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:
+    """Return an ancestry as an indented tree; what occurs a second time is named but not followed again.
+
+    `told`: which of a record's config keys to show.
+    """
+    lines: list[str] = []
+    seen: set[str] = set()
+
+    def write(name: str, origin: Origin, depth: int) -> None:
+        again = origin.id in seen and bool(origin.inputs)
+        seen.add(origin.id)
+        what = "see above" if again else _told(origin, told, ", ")
+        lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({what})' if what else ''}")
+        for input, id in () if again else origin.inputs.items():
+            write(f"{input}: ", origins[id], depth + 1)
+
+    write("", next(iter(origins.values())), 0)
+    return "\n".join(lines)
+
+
+def ancestry_dot(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:
+    """Return an ancestry as a graph in the language of Graphviz."""
+    lines = ["digraph ancestry {", "  rankdir=BT; node [shape=box];"]
+    for origin in origins.values():
+        shape = "" if origin.record else ", style=dashed"
+        label = "\n".join(filter(None, [origin.id, _told(origin, told, "\n")]))
+        lines.append(f"  {_quoted(origin.id)} [label={_quoted(label)}{shape}];")
+        lines += [
+            f"  {_quoted(origin.id)} -> {_quoted(id)} [label={_quoted(name)}];" for name, id in origin.inputs.items()
+        ]
+    return "\n".join([*lines, "}"])
+
+
+def ancestry_mermaid(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:
+    """Return an ancestry as a graph in the language of Mermaid."""
+    numbers = {id: f"n{number}" for number, id in enumerate(origins)}
+    lines = ["graph BT"]
+    for origin in origins.values():
+        label = "<br/>".join(filter(None, [origin.id, _escaped(_told(origin, told, "\n"))]))
+        lines.append(f'  {numbers[origin.id]}["{label}"]')
+        lines += [f"  {numbers[origin.id]} -->|{name}| {numbers[id]}" for name, id in origin.inputs.items()]
+    return "\n".join(lines)
+
+
+def _told(origin: Origin, told: Callable[[Record], Mapping[str, Any]], separator: str) -> str:
+    if origin.record is None:
+        return "not in the store" if ARTIFACT_ID.fullmatch(origin.id) else ""
+    return separator.join(f"{key}={value!r}" for key, value in told(origin.record).items())
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # Graphviz reads the same escapes
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("\n", "<br/>")

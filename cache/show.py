@@ -2,31 +2,97 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
+from cache.names import known_uses
 from cache.store import Record, Store
 from cache.tables import read_head
 
+RUNS_SHOWN = 3
 
-def listing(store: Store) -> str:
-    """Return one line per artifact: id, when it was finished, size, rows, failures."""
-    records, lines = [], []
+
+@dataclass(frozen=True)
+class ArtifactLine:
+    """One line of the listing.
+
+    Attributes:
+        unusual: the config keys worth telling.
+        settings: which of a chain's steps of this stage it is, as the runs that know it say (see cache/names.py).
+        runs: the names of those that have one.
+        below: the other store that holds it; empty for one's own.
+    """
+
+    id: str
+    stage: str
+    finished: str
+    size_bytes: int
+    rows: dict[str, int]
+    failed: int
+    unusual: dict[str, Any]
+    settings: list[str]
+    runs: list[str]
+    below: str
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def artifact_lines(
+    store: Store, stage: str = "", unusual: Callable[[Record], Mapping[str, Any]] | None = None
+) -> list[ArtifactLine]:
+    """Return the artifacts (of one stage), the last finished at the end; those that cannot be read come first."""
+    lines = []
+    settings, runs = known_uses(store)
     for id in store:
+        of_stage, layer = id.rsplit("-v", 1)[0], _layer(store, id)
+        if stage not in ("", of_stage):
+            continue
         try:
-            records.append(store.record(id))
+            record = store.record(id)
         except CorruptArtifactError as error:
-            lines.append(f"{id:42} cannot be read: {error}")
-    for record in sorted(records, key=lambda record: record.finished):
+            lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
+            continue
         size_bytes = sum(file["size_bytes"] for file in record.files.values())
+        told = dict(unusual(record)) if unusual is not None else {}
         failed = sum(record.dropped.values())
-        rows = ", ".join(f"{count} {table}" for table, count in record.rows.items()) + (
-            f", {failed} failed" if failed else ""
+        uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
+        lines.append(
+            ArtifactLine(id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
         )
-        lines.append(f"{record.id:42} {record.finished[:19]} {human_size(size_bytes):>9}  {rows}".rstrip())
-    return "\n".join(lines) or f"no artifacts in {store.root}"
+    return sorted(lines, key=lambda line: line.finished)
+
+
+def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
+    """Return one line per artifact: id, when it was finished, size, rows and failures, setting, unusual config, runs, layer."""
+    told = []
+    for line in lines:
+        if line.problem:
+            told.append(f"{line.id:42} cannot be read: {line.problem}")
+            continue
+        counts = [f"{count} {table}" for table, count in line.rows.items()]
+        counts += [f"{line.failed} failed"] if line.failed else []
+        config = " ".join(f"{key}={_short(value)}" for key, value in line.unusual.items())
+        parts = [
+            ", ".join(counts),
+            f"({'; '.join(line.settings)})" if line.settings else "",
+            f"[{config}]" if config else "",
+        ]
+        more = f" and {len(line.runs) - RUNS_SHOWN} more" if len(line.runs) > RUNS_SHOWN else ""
+        parts += [
+            f"run {', '.join(line.runs[:RUNS_SHOWN])}{more}" if line.runs else "",
+            f"in {line.below}" if line.below else "",
+        ]
+        head = f"{line.id:42} {line.finished[:19]} {human_size(line.size_bytes):>9}"
+        told.append("  ".join(filter(None, (head, *parts))))
+    return "\n".join(told) or f"no artifacts in {store.root}"
 
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
@@ -77,3 +143,12 @@ def _facts(record: Record, folder: Path) -> str:
 def _line(row: dict[str, Any]) -> str:
     text = "  ".join(f"{name}={value!r}" for name, value in row.items())
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _layer(store: Store, id: str) -> str:
+    return "" if store.layer(id) == store.root else str(store.layer(id))

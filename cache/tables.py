@@ -116,6 +116,12 @@ def read_columns(
     return {name: table[name].to_numpy() for name in names}
 
 
+def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | None = None) -> list[Any]:
+    """Return one column of a table's files as Python values, None where null; raises like `read_columns`."""
+    values: list[Any] = _read(paths, schema, [name], n_rows)[name].to_pylist()
+    return values
+
+
 def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_rows: int | None) -> pa.Table:
     tables = []
     n_claimed = 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from pipeline.metrics import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, percent, subsets
 from pipeline.resampling import BY_VIDEO, Resampling, percentile_interval, resampled_ratios
@@ -43,6 +42,8 @@ def mcnemar_p_value(n_only_a: int, n_only_b: int) -> float:
 
     Always the binomial, never its chi-square approximation: it takes milliseconds for tens of thousands of questions.
     """
+    from scipy.stats import binomtest  # takes most of a second to import, which a listing or a plan would wait for
+
     n = n_only_a + n_only_b
     return float(binomtest(n_only_a, n, 0.5).pvalue) if n else 1.0
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from pipeline.datasets.adapter import Headline
 from pipeline.resampling import BY_VIDEO, CONFIDENCE, Resampling, percentile_interval, resampled_ratios
@@ -133,6 +132,8 @@ def _row(
     is_headline = part.scope == headline
     if n_questions == 0:
         return AccuracyRow(part.scope, part.name, is_headline, 0, 0, 0, n_unlabelled, *[None] * 6)
+    from scipy.stats import binomtest  # takes most of a second to import, which a listing or a plan would wait for
+
     wilson = binomtest(n_correct, n_questions).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     low, high = percentile_interval(100 * ratios) or (None, None)
     return AccuracyRow(

@@ -191,10 +191,13 @@ class Stage:
 
     def artifact_id(self, cfg: Config, inputs: Sequence[Input | None]) -> str | None:
         """Return the identity of what this stage makes of these, or None if an input's identity is not known."""
-        ids = {name: value.id if value is not None else None for name, value in zip(self.inputs, inputs, strict=True)}
         if any(value is not None and value.id is None for value in inputs):
             return None
-        return artifact_id(self.name, self.version, cfg.model_dump(mode="python"), ids)
+        return artifact_id(self.name, self.version, cfg.model_dump(mode="python"), self.input_ids(inputs))
+
+    def input_ids(self, inputs: Sequence[Input | None]) -> dict[str, str | None]:
+        """Return the identity of each input by its name; None for one that is left out."""
+        return {name: value.id if value is not None else None for name, value in zip(self.inputs, inputs, strict=True)}
 
 
 STAGES: dict[str, Stage] = {}

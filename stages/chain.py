@@ -38,7 +38,8 @@ from stages.score_frames import FrameScores, score_frames
 from stages.select_keyframes import Keyframes, select_keyframes
 from stages.train_backbone import train_backbone
 
-# step(stage, *inputs, **changes) -> artifact; `changes` are config keys that the chain sets over the recipe's.
+# step(stage, *inputs, tell="", **changes) -> artifact; `changes` are config keys that the chain sets over the recipe's, `tell`
+# says to people which of several steps of one stage it is.
 Step = Callable[..., Any]
 LOCALIZERS = {"untrained", "pretrained", "refined"}  # the selectors that need one
 
@@ -74,7 +75,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
         known = _questions(step, sources, listing.dataset, recipe.chain.training_split)
         check_moments(recipe, questions, known)
         tell_second_pretraining(recipe)
-        training = _split(step, sources, listing.dataset, known, backbone)
+        training = _split(step, sources, listing.dataset, known, backbone, "training split")
         localizer = step(pretrain_localizer, *training.read, backbone, localizer)
     frames = step(sample_frames, sources.videos(listing.dataset, questions))
     features = step(extract_features, frames, backbone)
@@ -129,18 +130,23 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     if chosen & LOCALIZERS:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
 
-    evaluated = _split(step, sources, listing.dataset, asked, backbone)
-    training = _split(step, sources, listing.dataset, known, backbone)
+    evaluated = _split(step, sources, listing.dataset, asked, backbone, "evaluation split")
+    training = _split(step, sources, listing.dataset, known, backbone, "training split")
     evaluation = _Evaluation(step, backbone, evaluated, training, answerer)
     for selector in chain.selectors:
         if selector not in LOCALIZERS:
             evaluation.of(selector, None)
     if "untrained" in chosen:
         is_untrained = recipe.config(init_localizer).weights == ""
-        evaluation.of("untrained", localizer if is_untrained else step(init_localizer, backbone, None, weights=""))
+        evaluation.of(
+            "untrained",
+            localizer if is_untrained else step(init_localizer, backbone, None, tell="untrained", weights=""),
+        )
 
     if queries is not None:
-        moments = training if queries is known else _split(step, sources, chain.pretraining_dataset, queries, backbone)
+        moments = training
+        if queries is not known:
+            moments = _split(step, sources, chain.pretraining_dataset, queries, backbone, "pre-training split")
         localizer = step(pretrain_localizer, *moments.read, backbone, localizer)
         evaluation.trainings.append(Training("Localizer, pre-trained", localizer))
     if "pretrained" in chosen:
@@ -148,8 +154,9 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
 
     all_labels, newest = [], answerer
     for iteration in range(1, chain.iterations + 1) if "refined" in chosen else ():
-        labels = step(label_frames, *training.read, backbone, newest)
-        localizer = step(refine_localizer, *training.read, backbone, localizer, labels)
+        tell = f"round {iteration}"
+        labels = step(label_frames, *training.read, backbone, newest, tell=tell)
+        localizer = step(refine_localizer, *training.read, backbone, localizer, labels, tell=tell)
         all_labels.append(labels)
         evaluation.trainings.append(Training(f"Localizer, refined in round {iteration}", localizer))
         newest = evaluation.of("refined", localizer, iteration, newest)
@@ -175,44 +182,48 @@ class _Evaluation:
         newest: AnswererWeights | None = None,
     ) -> AnswererWeights:
         """Evaluate the keyframes of a selector; return the Answerer that was fine-tuned on such, starting from `newest`."""
-        split = self._evaluated
-        scores, keyframes = self._keyframes(split, selector, localizer)
+        split, name = self._evaluated, row_name(selector, iteration)
+        scores, keyframes = self._keyframes(split, selector, localizer, name)
         localization = None
         if knows_moments(split.questions):
-            localization = self._step(evaluate_localization, split.questions, split.frames, scores, keyframes)
+            localization = self._step(
+                evaluate_localization, split.questions, split.frames, scores, keyframes, tell=name
+            )
 
         def setting(who: Who, method: Method, answerer: AnswererWeights) -> None:
             read = (split.questions, keyframes, split.features, self._backbone, answerer)
-            metrics = self._step(evaluate, split.questions, self._step(answer_questions, *read, method=method))
+            tell = f"{name}, {who}" + (", voting" if method == "vote" else "")
+            answers = self._step(answer_questions, *read, tell=tell, method=method)
+            metrics = self._step(evaluate, split.questions, answers, tell=tell)
             self.settings.append(Setting(selector, iteration, who, method, metrics, localization))
 
         setting("zero-shot", "concatenate", self._answerer)
         setting("zero-shot", "vote", self._answerer)
-        tuned = self._fine_tuned(selector, localizer, newest or self._answerer)
-        self.trainings.append(Training(f"Answerer, {row_name(selector, iteration)}", tuned))
+        tuned = self._fine_tuned(selector, localizer, newest or self._answerer, name)
+        self.trainings.append(Training(f"Answerer, {name}", tuned))
         setting("fine-tuned", "concatenate", tuned)
         return tuned
 
     def _fine_tuned(
-        self, selector: Selector, localizer: LocalizerWeights | None, answerer: AnswererWeights
+        self, selector: Selector, localizer: LocalizerWeights | None, answerer: AnswererWeights, name: str
     ) -> AnswererWeights:
         split = self._training
-        _, keyframes = self._keyframes(split, selector, localizer)
+        _, keyframes = self._keyframes(split, selector, localizer, f"{name}, training split")
         tuned: AnswererWeights = self._step(
-            finetune_answerer, split.questions, keyframes, split.features, self._backbone, answerer
+            finetune_answerer, split.questions, keyframes, split.features, self._backbone, answerer, tell=name
         )
         return tuned
 
     def _keyframes(
-        self, split: Split, selector: Selector, localizer: LocalizerWeights | None
+        self, split: Split, selector: Selector, localizer: LocalizerWeights | None, tell: str
     ) -> tuple[FrameScores | None, Keyframes]:
         scores = None
         if localizer is not None:
-            scores = self._step(score_frames, *split.read, self._backbone, localizer)
+            scores = self._step(score_frames, *split.read, self._backbone, localizer, tell=tell)
         choice: dict[str, Any] = {"method": selector if localizer is None else "localizer"}
         if selector != "random":  # nothing is drawn: another seed of the recipe shall not make the same keyframes again
             choice["seed"] = 0
-        return scores, self._step(select_keyframes, split.questions, split.frames, scores, **choice)
+        return scores, self._step(select_keyframes, split.questions, split.frames, scores, tell=tell, **choice)
 
 
 def _backbone(recipe: Recipe, step: Step, sources: Sources) -> Backbone:
@@ -230,9 +241,9 @@ def _questions(step: Step, sources: Sources, dataset: str, split: str) -> Questi
     return questions
 
 
-def _split(step: Step, sources: Sources, dataset: str, questions: Questions, backbone: Backbone) -> Split:
-    frames = step(sample_frames, sources.videos(dataset, questions))
-    return Split(questions, frames, step(extract_features, frames, backbone))
+def _split(step: Step, sources: Sources, dataset: str, questions: Questions, backbone: Backbone, tell: str) -> Split:
+    frames = step(sample_frames, sources.videos(dataset, questions), tell=tell)
+    return Split(questions, frames, step(extract_features, frames, backbone, tell=tell))
 
 
 def _checkpoint(recipe: Recipe, stage: Stage, sources: Sources) -> Weights | None:

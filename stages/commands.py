@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from cache.errors import RecipeError
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> None:
     """Run a recipe's chain and print what it found."""
     from stages.chain import chain_of
+    from stages.named_runs import pinned
     from stages.steps import Run
     from stages.summary import summary
 
     recipe, run, sources = context(options)
-    steps = Run(recipe, run)
-    with run.store.in_use():
+    seeds = [] if options.seed is None else [options.seed]
+    with run.store.in_use(), pinned(run.store, options.name, recipe, seeds, options.replace) as pin:
+        steps = Run(recipe, run, pin)
         found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
 
@@ -70,24 +73,27 @@ def demo(options: argparse.Namespace) -> None:
 
 def results(options: argparse.Namespace) -> None:
     """Run a recipe's full chain for several seeds and write the report."""
+    from pipeline.recipe import load
     from stages.chain import chain_of, full
+    from stages.named_runs import pinned
     from stages.seed_report import SeedRun, report
     from stages.steps import Run
 
     if len(set(options.seeds)) < len(options.seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, options.seeds))}: a seed twice adds nothing; wanted each once")
-    runs = []
-    for seed in options.seeds:
-        options.seed = seed
-        recipe, run, sources = context(options)
-        if chain_of(recipe) is not full:
-            raise RecipeError(
-                f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
-            )
-        steps, started = Run(recipe, run), time.perf_counter()
-        with run.store.in_use():
-            found = full(recipe, steps, sources)
-        runs.append(SeedRun(seed, found, steps.made, time.perf_counter() - started))
+    recipe, runs = load(options.recipe, options.set), []
+    if chain_of(recipe) is not full:
+        raise RecipeError(
+            f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
+        )
+    store = store_of(options)
+    with store.in_use(), pinned(store, options.name, recipe, options.seeds, options.replace) as pin:
+        for seed in options.seeds:
+            options.seed = seed
+            recipe, run, sources = context(options)
+            steps = Run(recipe, run, partial(pin, of=f"seed {seed}"))
+            started = time.perf_counter()
+            runs.append(SeedRun(seed, full(recipe, steps, sources), steps.made, time.perf_counter() - started))
     text = report(recipe, runs, options.told_as)
     if options.output is None:
         print(text)

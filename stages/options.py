@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +38,17 @@ def setting_option(parser: argparse.ArgumentParser) -> None:
 def seed_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=count, metavar="N", help="seed of all that is random in the stages, and of the demo's world"
+    )
+
+
+def name_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        default="",
+        help="keep everything that the run makes or reuses under a name (`sevila runs` lists them)",
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="let NAME stand for this run, whatever it stood for before"
     )
 
 
@@ -93,6 +106,13 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return number
 
 
+def days(text: str) -> float:
+    number = float(text)
+    if math.isnan(number) or number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days from 0")
+    return number
+
+
 def count(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -100,22 +120,34 @@ def count(text: str) -> int:
     return number
 
 
-def store_option(parser: argparse.ArgumentParser) -> None:
-    store = os.environ.get("SEVILA_STORE", DEFAULT_STORE)
+def store_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    """`inherited`: the command before it has the option too, and what that was given stays."""
+    store = Path(os.environ.get("SEVILA_STORE", DEFAULT_STORE))
+    default = argparse.SUPPRESS if inherited else store
     parser.add_argument(
-        "--store", type=Path, default=Path(store), metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
+        "--store", type=Path, default=default, metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
     )
     parser.add_argument(
         "--below",
         type=Path,
         action="append",
-        default=[],
+        default=argparse.SUPPRESS if inherited else [],
         metavar="FOLDER",
         help="a store that is read but never written, a colleague's for example; what it holds is not made again "
         "[SEVILA_STORE_BELOW]",
     )
 
 
+def json_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    default = argparse.SUPPRESS if inherited else False
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON")
+
+
 def store_of(options: argparse.Namespace) -> Store:
     """Return the store that the options name, over the stores below it."""
     return Store(options.store, [*options.below, *stores_below()])
+
+
+def print_json(content: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(content, indent=1, ensure_ascii=False))

@@ -22,16 +22,22 @@ log = logging.getLogger("sevila")
 
 
 class Run:
-    """Builds every step that is not in the store."""
+    """Builds every step that is not in the store, and pins each under the run's name if it has one."""
 
-    def __init__(self, recipe: Recipe, run: RunContext) -> None:
+    def __init__(
+        self, recipe: Recipe, run: RunContext, pin: Callable[[str | None, str, str], None] | None = None
+    ) -> None:
         self.made: list[Artifact] = []
         self._recipe = recipe
         self._run = run
+        self._pin = pin
 
-    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
-        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's."""
-        self.made.append(build(stage, self._recipe.config(stage, **changes), self._run, inputs))
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
+        cfg = self._recipe.config(stage, **changes)
+        if self._pin is not None:
+            self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
+        self.made.append(build(stage, cfg, self._run, inputs))
         return self.made[-1]
 
 
@@ -39,7 +45,7 @@ class Run:
 class PlannedStep:
     """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine.
 
-    `setting` says what the chain sets over the recipe in this step (method='uniform'); empty where it sets nothing.
+    `setting` says which of the chain's steps of this stage it is; empty where it has one.
     """
 
     stage: str
@@ -58,6 +64,10 @@ class Plan:
 
     def __init__(self, recipe: Recipe, run: RunContext) -> None:
         self.steps: list[PlannedStep] = []
+        self.records: dict[
+            str, Record
+        ] = {}  # of what every step makes or would make, as far as known before it is made
+        self.sources: dict[str, Any] = {}  # what comes from outside, by its id
         self._recipe = recipe
         self._run = run
         self._scratch = run
@@ -69,12 +79,16 @@ class Plan:
             chain(self._recipe, self, sources)
         return self.steps
 
-    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         """Return a handle that has an id as far as one can be known."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         status, why = self._status(stage, cfg, id, inputs)
-        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes)))
+        self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
+        if id is not None:
+            ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
+            self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
+        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes, tell)))
         if stage.output is Questions and status == "build":
             with _quiet():  # "made ..." would not be true of the store
                 return build(stage, cfg, self._scratch, inputs)
@@ -100,9 +114,12 @@ class Plan:
         return "build", _difference(stage, cfg, inputs, store)
 
 
-def setting(changes: Mapping[str, Any]) -> str:
-    """Return what a chain sets over the recipe, for people: `method='uniform', k=4`."""
-    return ", ".join(f"{key}={value!r}" for key, value in changes.items())
+def setting(changes: Mapping[str, Any], tell: str = "") -> str:
+    """Return what tells a step from the chain's others of its stage, for people.
+
+    What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
+    """
+    return tell or ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
 @contextmanager
@@ -125,9 +142,9 @@ def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) 
     records = [store.record(name) for name in store if name.startswith(f"{stage.name}-v")]
     if not records:
         return "never made before"
-    ids = {name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)}
     newest_first = sorted(records, key=lambda record: record.finished, reverse=True)
-    found = [_differences(stage, cfg.model_dump(), ids, record) for record in newest_first]
+    ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
+    found = [_differences(stage, config, ids, record) for record in newest_first]
     fewest = min(found, key=lambda differences: len(differences))
     return f"unlike the nearest one: {', '.join(fewest)}"
 
@@ -174,12 +191,12 @@ class RunOnly:
             log.warning("not built: %s", waiting)
         return self.made
 
-    def __call__(self, stage: Stage, /, *inputs: Any, **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
         if stage.name == self._name:
-            return self._wanted(stage, cfg, inputs, id, setting(changes))
+            return self._wanted(stage, cfg, inputs, id, setting(changes, tell))
         if id is not None and store.exists(id):
             return stage.output(store, id)
         problems = [value.problem for value in inputs if value is not None and value.problem]

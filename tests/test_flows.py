@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cache.names import named_run
 from cache.store import Store
 from tests.stages.moment_world import write_world
 
@@ -131,7 +132,14 @@ def first_run(prefect: Prefect) -> subprocess.CompletedProcess[str]:
     """A full chain, trainings included; the worker's environment says where its data lie."""
     return prefect.command(
         *("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "first"),
-        *("-p", f"recipe={prefect.world / 'full.toml'}", "-p", f"settings={json.dumps([SELECTORS])}"),
+        *(
+            "-p",
+            f"recipe={prefect.world / 'full.toml'}",
+            "-p",
+            f"settings={json.dumps([SELECTORS])}",
+            "-p",
+            "name=nightly",
+        ),
     )
 
 
@@ -144,9 +152,11 @@ def test_deployment_runs_the_whole_chain_into_the_store(
     state = prefect.flow_run("first")["state"]
     assert state["type"] == "COMPLETED"
     assert prefect.store.record(state["message"].removeprefix("metrics ")).kind == "metrics"
+    named = named_run(prefect.store, "nightly")
+    assert named.status == "finished" and {pin.id for pin in named.artifacts} == set(artifacts)
 
 
-def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_what_the_chain_sets(
+def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_which_step_it_is(
     prefect: Prefect, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     flow_run = {"flow_runs": {"id": {"any_": [prefect.flow_run("first")["id"]]}}}
@@ -154,8 +164,9 @@ def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_what_th
     names = [task_run["name"].partition(" ") for task_run in task_runs]
     assert sorted(id for id, _, _ in names) == sorted(prefect.store)
     assert {setting for id, _, setting in names if id.startswith("answer_questions")} == {
-        "method='concatenate'",
-        "method='vote'",
+        "refined Localizer, zero-shot",
+        "refined Localizer, zero-shot, voting",
+        "refined Localizer, fine-tuned",
     }
     assert {task_run["state_type"] for task_run in task_runs} == {"COMPLETED"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_world import write_small_world
-from tests.stages.runs import sevila
+from tests.stages.runs import UNIFORM, sevila
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,15 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after one run of the demo recipe; tests must not change it."""
     store = tmp_path_factory.mktemp("finished")
     assert sevila("run", demo, store) == 0
+    return store
+
+
+@pytest.fixture(scope="session")
+def named(finished: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two named runs, `baseline` and `uniform`; tests must not change it."""
+    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("named") / "store"))
+    assert sevila("run", demo, store, "--name", "baseline") == 0
+    assert sevila("run", demo, store, "--name", "uniform", *UNIFORM) == 0
     return store
 
 

@@ -18,6 +18,8 @@ from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
 from tests.small_world import SMALL
 
+UNIFORM = ("--set", "select_keyframes.method=uniform")
+
 KINDS = {
     kind.kind: kind
     for kind in (Questions, Frames, Features, FrameScores, Keyframes, Answers, Metrics, Backbone, AnswererWeights)

@@ -158,7 +158,7 @@ def test_plan_of_an_empty_store_names_every_step_and_writes_nothing(
     stages = Counter(line.split()[1] for line in lines)
     assert stages["refine_localizer"] == stages["label_frames"] == 2 and stages["answer_questions"] == 12
     assert counts == f"0 exists, {len(lines)} build, 0 blocked"
-    assert any("(method='vote')" in line for line in lines)
+    assert any("(refined Localizer, round 2, zero-shot, voting)" in line for line in lines)
     assert not (tmp_path / "store" / "artifacts").exists()
 
 

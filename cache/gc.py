@@ -1,0 +1,259 @@
+"""Housekeeping of a store: marks what named runs keep, and everything that was made from, and sweeps the rest.
+
+Kept are the artifacts of named runs, those asked for, and those that were made, or that a run without a name has used, in the
+last days: that run may be resumed. With each, everything upstream of it. What remains decides which parts of the pool are kept.
+Stores that read this one as a store below theirs are not known here: what they need must have a name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from cache.errors import CorruptArtifactError, SchemaError, StoreError
+from cache.names import NAMES, RECENT, named_run, names, read_named_run
+from cache.pool import PARTS, every_part, part_paths, references
+from cache.show import human_size
+from cache.store import Record, Store
+from cache.tables import read_columns
+
+OLDER_THAN_DAYS = 7.0  # as the command has it
+DAY_SECONDS = 86400.0
+
+Kind = Literal["artifact", "unfinished", "set aside", "pool part", "left-over", "lock"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that nobody keeps; `stage` is the stage or pool space it belongs to, empty where it has none."""
+
+    kind: Kind
+    name: str
+    stage: str
+    size_bytes: int
+    paths: tuple[Path, ...]  # in the order in which they go
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a sweep would take, and why each of the artifacts here stays. `named`: somebody said what is to be kept."""
+
+    kept: dict[str, str]
+    goes: list[Item]
+    named: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """What the sweep would free."""
+        return sum(item.size_bytes for item in self.goes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        goes = [{"kind": i.kind, "name": i.name, "stage": i.stage, "size_bytes": i.size_bytes} for i in self.goes]
+        return {"kept": self.kept, "goes": goes, "size_bytes": self.size_bytes}
+
+
+def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDER_THAN_DAYS) -> Survey:
+    """Return what housekeeping would remove from the store's own root, and what it keeps; removes nothing.
+
+    Args:
+        keep: artifacts to keep, each an id or an unambiguous beginning of one.
+        older_than_days: what is younger stays.
+
+    Raises:
+        StoreError: an artifact to keep is not there.
+        CorruptArtifactError: a name, or the record of an artifact that is kept, cannot be read, so that nobody knows what
+            else is to be kept.
+    """
+    before = time.time() - older_than_days * DAY_SECONDS
+    folders = folders_in(store.root / "artifacts")
+    records = {id: record for id in folders if (record := readable(store.root, id)) is not None}
+    reasons: dict[str, str] = {}
+    asked = [store.find(prefix) for prefix in keep]
+    named = names(store.root)
+    for name in named:
+        reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}
+    reasons |= {id: "--keep" for id in asked if id not in reasons}
+    old_runs = []
+    for path in sorted((store.root / RECENT).glob("*.json")):
+        if path.stat().st_mtime >= before:
+            run = read_named_run(path)
+            reasons |= {pin.id: f"a recent run of {run.recipe}" for pin in run.artifacts if pin.id not in reasons}
+        else:
+            old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (path,)))
+    days = f"younger than {older_than_days:g} days"
+    reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
+    reasons |= {
+        id: days for id in folders if id not in records and id not in reasons and _changed(folders[id]) >= before
+    }
+    kept = _with_upstream(store, records, reasons)
+    found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
+    gone = {path for item in found for path in item.paths}
+    found += _parts(store, [record for id, record in records.items() if id in kept], gone, before)
+    found += [*old_runs, *_left_overs(store.root, gone, before)]
+    return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named or asked))
+
+
+def sweep(
+    store: Store, keep: Iterable[str] = (), older_than_days: float = OLDER_THAN_DAYS, unnamed: bool = False
+) -> Survey:
+    """Remove what `survey` finds, while nobody else uses the store, and return it. Killed on the way, it leaves a store.
+
+    Raises:
+        StoreError: somebody uses the store; or no run has a name, no artifact is to be kept, and not `unnamed`.
+    """
+    with store.alone():
+        found = survey(store, keep, older_than_days)
+        if not (found.named or unnamed):
+            raise StoreError(
+                f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
+                "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
+            )
+        for item in found.goes:
+            for path in item.paths:
+                if path.is_dir() and not path.is_symlink():
+                    (path / "record.json").unlink(missing_ok=True)  # first: without it, the rest is no artifact
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        _drop_empty(store.root)
+    return found
+
+
+def survey_text(found: Survey, deleted: bool = False) -> str:
+    """Return what goes by stage, and what stays and why, for a terminal."""
+    hint = "" if deleted or not found.goes else " (--delete removes it)"
+    lines = [f"{'removed' if deleted else 'would go'}: {human_size(found.size_bytes)}{hint}"]
+    groups: dict[tuple[str, str], list[Item]] = {}
+    for item in found.goes:
+        groups.setdefault((item.kind, item.stage), []).append(item)
+    for (kind, stage), items in groups.items():
+        size = human_size(sum(item.size_bytes for item in items))
+        lines.append(
+            f"  {size:>9}  {len(items)} {kind}{'s' if len(items) > 1 and kind != 'unfinished' else ''} {stage}".rstrip()
+        )
+        if kind in ("artifact", "unfinished", "set aside"):
+            lines += [f"             {item.name}" for item in items]
+    lines.append(f"{'kept' if deleted else 'would stay'}: {len(found.kept)} artifacts")
+    lines += [f"  {count:9}  {why}" for why, count in Counter(found.kept.values()).most_common()]
+    return "\n".join(lines)
+
+
+def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, str]) -> dict[str, str]:
+    """Return the ids that are kept, with why: those with a reason of their own, and all that these were made from."""
+    kept, waiting = dict(reasons), list(reasons)
+    while waiting:
+        id = waiting.pop()
+        if not store.exists(id):  # a source, a run's artifact not made yet, or lost
+            continue
+        try:
+            record = records.get(id) or store.record(id)
+        except CorruptArtifactError as error:
+            raise CorruptArtifactError(
+                f"{error}; or repair it: `sevila cache verify {id} --repair`. It is kept ({kept[id]}), and only it says what "
+                "it was made from, so nothing can be removed"
+            ) from error
+        for input in record.inputs.values():
+            if input is not None and input not in kept:
+                kept[input] = f"upstream of {kept[id]}" if not kept[id].startswith("upstream") else kept[id]
+                waiting.append(input)
+    return kept
+
+
+def _artifacts(folders: dict[str, Path], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
+    """Return the artifacts that go, what was made last first, so that what stays has what it was made from."""
+    goes = [id for id in folders if id not in kept]
+    goes.sort(key=lambda id: records[id].finished if id in records else "", reverse=True)
+    return [Item("artifact", id, stage_of(id), size_of(folders[id], records.get(id)), (folders[id],)) for id in goes]
+
+
+def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[Item]:
+    for kind, name in (("unfinished", "partial"), ("set aside", "aside")):
+        for id, folder in folders_in(store.root / name).items():
+            is_spare = kind == "set aside" and (store.root / "artifacts" / id / "record.json").exists()
+            if (id not in kept or is_spare) and _changed(folder) < before:
+                yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
+
+
+def _parts(store: Store, remaining: Iterable[Record], gone: set[Path], before: float) -> Iterator[Item]:
+    """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into."""
+    used = {part for record in remaining for part in references(store, record)}
+    begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
+    for space, key, part in every_part(store.root):
+        paths = part_paths(store.root, space, key, part)[::-1]  # the note first: without it, there is no part
+        if (space, key, part) not in used and (key, part) not in begun:
+            stats = [path.stat() for path in paths if path.exists()]
+            if all(stat.st_mtime < before for stat in stats):
+                yield Item("pool part", f"{key}/{part}", space, sum(stat.st_size for stat in stats), paths)
+
+
+def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
+    """Yield (key, part) of all that the unfinished artifacts in a folder point into, of whatever space."""
+    for file in folder.glob("*/parts/*.parquet"):
+        if file.parents[1] not in gone:
+            with suppress(CorruptArtifactError, SchemaError):  # such a shard is made again
+                columns = read_columns([file], PARTS, ("key", "part"))
+                yield from zip(columns["key"], columns["part"], strict=True)
+
+
+def _left_overs(root: Path, gone: set[Path], before: float) -> Iterator[Item]:
+    """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
+    for path in root.rglob("*.part"):
+        if path.is_file() and not gone & set(path.parents) and path.stat().st_mtime < before:
+            yield Item("left-over", str(path.relative_to(root)), "", path.stat().st_size, (path,))
+    for path in (root / "locks").rglob("*.lock"):
+        is_ours = path.parent == root / "locks"  # of the store as a whole
+        if not is_ours and path.parent.name != NAMES and path.stat().st_mtime < before:
+            yield Item("lock", str(path.relative_to(root)), "", 0, (path,))
+
+
+def _drop_empty(root: Path) -> None:
+    for folder in sorted([*(root / "pool").rglob("*"), *(root / "locks").rglob("*")], reverse=True):
+        if folder.is_dir():
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def stage_of(id: str) -> str:
+    """Return the stage that an artifact's id names."""
+    return id.rsplit("-v", 1)[0]
+
+
+def size_of(folder: Path, record: Record | None = None) -> int:
+    """Return the size of an artifact in bytes: as its record has it, or by the files there are."""
+    if record is not None:
+        return sum(file["size_bytes"] for file in record.files.values())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def folders_in(folder: Path) -> dict[str, Path]:
+    """Return the folders in a folder, by name; none where there is no such folder."""
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+
+
+def readable(root: Path, id: str) -> Record | None:
+    """Return the record of an artifact that lies in a root, None where it is missing or damaged."""
+    path = root / "artifacts" / id / "record.json"
+    try:
+        return Record.load(path)
+    except (CorruptArtifactError, FileNotFoundError):
+        return None
+
+
+def _finished(record: Record) -> float:
+    try:
+        return datetime.fromisoformat(record.finished).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _changed(folder: Path) -> float:
+    """Return when anything in a folder changed last."""
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))

@@ -1,0 +1,216 @@
+"""Named runs: a name pins every artifact that a run made or reused, so that housekeeping keeps them.
+
+<root>/names/<name>.json     a note (see cache/notes.py), written when the run begins, before each step, and at its end: what a
+                             killed run has made, or had begun to make, is pinned too
+<root>/recent/<digits>.json  the same of a run without a name, which pins for some days only: it may be resumed
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cache.errors import CorruptArtifactError, StoreError
+from cache.fingerprint import fingerprint
+from cache.notes import read_note, write_note
+from cache.store import Store
+
+NAMES, RECENT = "names", "recent"
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+class Pin(NamedTuple):
+    """One artifact of a run; `setting` tells occurrences of one stage apart, for people, and is empty where it occurs once."""
+
+    id: str
+    stage: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """What a name stands for.
+
+    Attributes:
+        settings: the whole recipe, by section and key.
+        artifacts: in the order of the run; of one that is not finished, those it has not come to again are last.
+        status: running (which a killed one stays), finished or failed.
+    """
+
+    name: str
+    recipe: str
+    settings: dict[str, dict[str, Any]]
+    seeds: list[int]
+    started: str
+    finished: str = ""
+    status: str = "running"
+    artifacts: list[Pin] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self) | {"artifacts": [pin._asdict() for pin in self.artifacts]}
+
+
+def names(root: Path) -> list[str]:
+    """Return the names in a store's root."""
+    return sorted(path.stem for path in (root / NAMES).glob("*.json"))
+
+
+def every_name(store: Store) -> list[str]:
+    """Return the names in a store and in those below it, each once."""
+    return sorted({name for root in store.roots for name in names(root)})
+
+
+def path_of(root: Path, name: str, folder: str = NAMES) -> Path:
+    """Return the file of a name; raises `StoreError` for what cannot be one."""
+    if not NAME.fullmatch(name):
+        raise StoreError(
+            f"{name!r} cannot name a run: wanted up to 64 letters, digits and - _ . without a dot at the beginning"
+        )
+    return root / folder / f"{name}.json"
+
+
+def named_run(store: Store, name: str) -> NamedRun:
+    """Return what a name of this store, or of one below it, stands for.
+
+    Raises:
+        StoreError: there is no such name.
+        CorruptArtifactError: its file is damaged.
+    """
+    path = next((path for root in store.roots if (path := path_of(root, name)).exists()), None)
+    if path is None:
+        known = ", ".join(every_name(store)) or "none"
+        raise StoreError(f"no run is named {name!r} in {store.root}; names: {known}")
+    return read_named_run(path)
+
+
+def read_named_run(path: Path) -> NamedRun:
+    """Read a name's file; raises `CorruptArtifactError` if it is damaged."""
+    way_out = f"`sevila runs rm {path.stem}` gives up the name" if path.parent.name == NAMES else "delete it"
+    try:
+        content = read_note(path)
+    except CorruptArtifactError as error:
+        raise CorruptArtifactError(f"{error}; {way_out}") from error
+    if content.keys() != {entry.name for entry in fields(NamedRun)}:
+        raise CorruptArtifactError(f"{path}: holds {sorted(content)}, which is not what a named run has; {way_out}")
+    content["artifacts"] = [Pin(**pin) for pin in content["artifacts"]]
+    return NamedRun(**content)
+
+
+def known_uses(store: Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return, by artifact, the settings in which runs have used it, and the names of those runs that have one."""
+    settings: dict[str, set[str]] = {}
+    runs: dict[str, set[str]] = {}
+    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")]:
+        with suppress(CorruptArtifactError):
+            run = read_named_run(path)
+            for pin in run.artifacts:
+                settings.setdefault(pin.id, set()).update(filter(None, [pin.setting]))
+                runs.setdefault(pin.id, set()).update([run.name] if path.parent.name == NAMES else [])
+    return settings, runs
+
+
+def remove_name(store: Store, name: str) -> None:
+    """Forget a name; its artifacts stay until housekeeping."""
+    path = path_of(store.root, name)
+    with store.lock(f"{NAMES}/{name}"):
+        if not path.exists():
+            named_run(store, name)  # raises where no store has it
+            raise StoreError(f"the run {name!r} lies in a store below {store.root}, which is only read")
+        path.unlink()
+
+
+class Pins:
+    """Keeps a name up to date while its run goes on. Several processes may run under one name: each adds what it comes to."""
+
+    def __init__(self, store: Store, run: NamedRun, folder: str) -> None:
+        self._store = store
+        self._run = run
+        self._folder = folder
+        self._own: dict[Pin, None] = {}
+
+    def add(self, id: str | None, stage: str, setting: str, of: str = "") -> None:
+        """Pin an artifact that is about to be made or reused; `of` comes before its setting. None: nothing to pin yet."""
+        if id is not None:
+            self._own[Pin(id, stage, ": ".join(filter(None, (of, setting))))] = None
+            self._write("running", keep_others=True)
+
+    def begin(self, keep: bool) -> None:
+        """Note the beginning; what the name had before stays pinned if `keep`."""
+        self._write("running", keep_others=keep)
+
+    def end(self, status: str) -> None:
+        """Note the end; a finished run gives up what an earlier one under its name had and it has not come to."""
+        self._write(status, keep_others=status != "finished")
+
+    def _write(self, status: str, keep_others: bool) -> None:
+        path = path_of(self._store.root, self._run.name, self._folder)
+        with self._store.lock(f"{self._folder}/{self._run.name}"):
+            others = read_named_run(path).artifacts if keep_others and path.exists() else []
+            artifacts = list(dict.fromkeys([*self._own, *others]))
+            finished = "" if status == "running" else _now()
+            run = replace(self._run, artifacts=artifacts, status=status, finished=finished)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_note(path, run.as_dict())
+
+
+@contextmanager
+def pinning(
+    store: Store,
+    name: str,
+    recipe: str,
+    settings: Mapping[str, dict[str, Any]],
+    seeds: list[int],
+    replace: bool = False,
+) -> Iterator[Pins]:
+    """Yield what pins the artifacts of a run under a name (for some days if it is empty), and note how the block ended.
+
+    Raises:
+        StoreError: the name is no name, or stands for a run of another recipe, unless `replace`.
+    """
+    folder = NAMES if name else RECENT
+    name = name or fingerprint([recipe, dict(settings), seeds])
+    path = path_of(store.root, name, folder)
+    run = NamedRun(name, recipe, dict(settings), seeds, _now())
+    if folder == NAMES and path.exists() and not replace:
+        changes = recipe_differences(read_named_run(path), run)
+        if changes:
+            raise StoreError(
+                f"the name {name!r} stands for another run: {'; '.join(changes)}; choose another name, or give the name to "
+                "this run with --replace"
+            )
+    pins = Pins(store, run, folder)
+    pins.begin(keep=not replace)
+    try:
+        yield pins
+    except BaseException:
+        with suppress(OSError):  # a full disk: what the run says of it counts
+            pins.end("failed")
+        raise
+    pins.end("finished")
+
+
+def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
+    """Return one line per setting that differs, `section.key: A's value -> B's`."""
+    lines = [f"recipe: {a.recipe} -> {b.recipe}"] if a.recipe != b.recipe else []
+    if a.seeds != b.seeds:
+        lines.append(f"seeds: {_told(a.seeds)} -> {_told(b.seeds)}")
+    for section in dict.fromkeys([*a.settings, *b.settings]):
+        of_a, of_b = a.settings.get(section, {}), b.settings.get(section, {})
+        for key in dict.fromkeys([*of_a, *of_b]):
+            if of_a.get(key) != of_b.get(key):
+                lines.append(f"{section}.{key}: {of_a.get(key)} -> {of_b.get(key)}")
+    return lines
+
+
+def _told(seeds: list[int]) -> str:
+    return " ".join(map(str, seeds)) or "the recipe's"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

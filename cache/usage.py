@@ -1,0 +1,105 @@
+"""What takes the space of a store: its artifacts by stage, its pool by space, and what housekeeping would free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CorruptArtifactError
+from cache.gc import folders_in, readable, size_of, stage_of, survey
+from cache.pool import every_part, part_paths, references
+from cache.show import human_size
+from cache.store import Store
+
+
+@dataclass
+class Share:
+    """So many things of one sort and what they take; of parts of the pool, also those that an artifact here points into."""
+
+    count: int = 0
+    size_bytes: int = 0
+    n_referenced: int = 0
+    referenced_bytes: int = 0
+
+
+@dataclass
+class Usage:
+    """Sizes in bytes, of the store's own root only; `other_bytes` are worlds of demos, notes, locks and left-overs.
+
+    `freed_bytes` is what housekeeping would free as it is; None where it cannot tell, for the reason in `problem`.
+    """
+
+    stages: dict[str, Share] = field(default_factory=dict)
+    pool: dict[str, Share] = field(default_factory=dict)
+    unfinished: Share = field(default_factory=Share)
+    set_aside: Share = field(default_factory=Share)
+    other_bytes: int = 0
+    total_bytes: int = 0
+    freed_bytes: int | None = None
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return asdict(self)
+
+
+def usage(store: Store) -> Usage:
+    """Return what takes the space of a store."""
+    found = Usage(total_bytes=_bytes_below(store.root))
+    used: set[tuple[str, str, str]] = set()
+    for id, folder in folders_in(store.root / "artifacts").items():
+        _count(found.stages.setdefault(stage_of(id), Share()), size_of(folder))
+        record = readable(store.root, id)
+        used |= references(store, record) if record is not None else set()
+    for space, key, part in every_part(store.root):
+        size_bytes = sum(path.stat().st_size for path in part_paths(store.root, space, key, part) if path.exists())
+        share = found.pool.setdefault(space, Share())
+        _count(share, size_bytes)
+        if (space, key, part) in used:
+            share.n_referenced += 1
+            share.referenced_bytes += size_bytes
+    for share, name in ((found.unfinished, "partial"), (found.set_aside, "aside")):
+        for folder in folders_in(store.root / name).values():
+            _count(share, size_of(folder))
+    shares = [*found.stages.values(), *found.pool.values(), found.unfinished, found.set_aside]
+    found.other_bytes = found.total_bytes - sum(share.size_bytes for share in shares)
+    try:
+        found.freed_bytes = survey(store).size_bytes
+    except CorruptArtifactError as error:
+        found.problem = str(error)
+    return found
+
+
+def usage_text(found: Usage) -> str:
+    """Return the sizes for a terminal."""
+    lines = [_line(share.size_bytes, stage, _artifacts(share)) for stage, share in sorted(found.stages.items())]
+    for space, share in sorted(found.pool.items()):
+        told = f"{share.count} parts, of which artifacts here use {share.n_referenced} ({human_size(share.referenced_bytes)})"
+        lines.append(_line(share.size_bytes, f"pool {space}", told))
+    for name, share in (("unfinished", found.unfinished), ("set aside", found.set_aside)):
+        if share.count:
+            lines.append(_line(share.size_bytes, name, _artifacts(share)))
+    lines += [_line(found.other_bytes, "other", "notes, locks, worlds of demos"), _line(found.total_bytes, "total", "")]
+    freed = (
+        found.problem if found.freed_bytes is None else f"`sevila cache gc` would free {human_size(found.freed_bytes)}"
+    )
+    return "\n".join([*lines, freed])
+
+
+def _artifacts(share: Share) -> str:
+    return f"{share.count} artifact{'s' if share.count != 1 else ''}"
+
+
+def _line(size_bytes: int, what: str, told: str) -> str:
+    return f"{human_size(size_bytes):>9}  {what:21} {told}".rstrip()
+
+
+def _count(share: Share, size_bytes: int) -> None:
+    share.count += 1
+    share.size_bytes += size_bytes
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,56 @@
+"""What each command of `sevila runs` does with its options; cli.py says which options there are."""
+
+from __future__ import annotations
+
+import argparse
+
+from stages.options import print_json, store_of
+
+
+def ls(options: argparse.Namespace) -> None:
+    """List the named runs."""
+    from stages.named_runs import run_lines, run_listing
+
+    store = store_of(options)
+    if options.json:
+        print_json([line.as_dict() for line in run_lines(store)])
+    else:
+        print(run_listing(store))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Show one named run."""
+    from cache.names import named_run
+    from stages.named_runs import run_description
+
+    store = store_of(options)
+    if options.json:
+        print_json(named_run(store, options.name).as_dict())
+    else:
+        print(run_description(store, options.name))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print how two named runs differ."""
+    from stages.named_runs import compare_runs, run_comparison_text
+
+    found = compare_runs(store_of(options), options.a, options.b)
+    if options.json:
+        print_json(found.as_dict())
+    else:
+        print(run_comparison_text(found))
+
+
+def remove(options: argparse.Namespace) -> None:
+    """Forget a name, and say what housekeeping would now remove."""
+    from cache.gc import OLDER_THAN_DAYS, survey
+    from cache.names import remove_name
+    from cache.show import human_size
+
+    store = store_of(options)
+    remove_name(store, options.name)
+    freed = survey(store).size_bytes
+    print(
+        f"forgotten; `sevila cache gc` would now free {human_size(freed)}, not counting what is younger than "
+        f"{OLDER_THAN_DAYS:g} days"
+    )

@@ -1,0 +1,235 @@
+"""A store of the size of a whole data set, and how long the commands that look at it take.
+
+    python -m tests.big_store FOLDER [-o FILE.md]
+
+makes (once) a data set of 5,440 videos and 52,000 questions and a store that has run it in eight settings, and then times whole
+commands, each the median of five runs. Records, tables, pool parts and digests are the product's own and of true size and
+number; what is simulated is the content of videos, arrays, scores and answers, which is tiny.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.names import names
+from cache.pool import part_rows
+from cache.store import Store
+from pipeline.batching import cut
+from pipeline.frames import VideoProbe
+from pipeline.output import Shard, ShardedOutput
+from pipeline.recipe import load
+from pipeline.sources import Sources
+from pipeline.stage import Artifact, RunContext, Stage
+from pipeline.tiny_blip2 import write_tiny_blip2
+from stages import sample_frames as sampling
+from stages.chain import chain_of
+from stages.named_runs import pinned
+from stages.steps import Run
+
+N_VIDEOS, N_QUESTIONS, N_FRAMES = 5440, 52_000, 32
+FEATURE_BYTES = N_FRAMES * 257 * 1408 * 2  # of one video in a true store: what shards are cut by
+SETTINGS = [f"select_keyframes.{change}" for change in ("k=4", "k=2", "k=1", "k=8", "method=uniform", "method=random")]
+SETTINGS += ["answer_questions.method=vote", "score_frames.instruction=information_needed"]
+REPEATS = 5
+
+
+def make(folder: Path, n_videos: int = N_VIDEOS, n_questions: int = N_QUESTIONS) -> None:
+    """Write the data set and the store, unless they are there."""
+    if (folder / "complete").exists():
+        return
+    videos = folder / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    for number in range(n_videos):
+        (videos / f"video{number:05d}.mp4").write_bytes(b"%d" % number)
+    with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["video", "question", *(f"a{n}" for n in range(5)), "answer", "type"])
+        for number in range(n_questions):
+            video = f"video{number * n_videos // n_questions:05d}"
+            options = [f"the {word} thing number {number}" for word in ("first", "second", "third", "fourth", "fifth")]
+            question = f"why does the person in question {number} turn round before the door is closed"
+            writer.writerow([video, question, *options, number % 5, ("causal", "temporal", "descriptive")[number % 3]])
+    write_tiny_blip2(folder / "tiny-blip2", 0)
+    for setting in SETTINGS:
+        recipe = load(str(Path(__file__).with_name("small.toml")), ["sample_frames.frames=32", setting])
+        store = Store(folder / "store")
+        sources = Sources(store.digests, {kind: [str(folder / where)] for kind, where in PLACES.items()})
+        run = RunContext(store, device="cpu", sources=sources)
+        with pinned(store, setting.split(".")[1].replace("=", "-"), recipe, []) as pin:
+            chain_of(recipe)(recipe, Simulated(recipe, run, pin), sources)
+        print(f"made {setting}", flush=True)
+    (folder / "complete").touch()
+
+
+PLACES = {"annotations": "questions.csv", "videos": "videos", "weights": "tiny-blip2"}
+
+
+class Simulated(Run):
+    """Runs a chain with other bodies for the stages that decode videos or run a model."""
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        body = BODIES.get(stage.name, stage.function)
+        return super().__call__(dataclasses.replace(stage, function=body), *inputs, tell=tell, **changes)
+
+
+def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> None:
+    pool = out.pool(config=cfg.model_dump())
+    frame_bytes = cfg.size * cfg.size * 3
+    probe = dataclasses.asdict(VideoProbe(1200, 30.0, 40.0, 640, 360, "h264", "mp4", "decord"))
+    indices = list(range(18, 1200, 37))[:N_FRAMES]
+    facts = {"probe": probe, "clips": [{"frame_indices": indices, "note": ""}]}
+
+    def work(shard: Shard) -> None:
+        wanted = [videos.videos[item] for item in shard.items]
+        rows, positions, parts = [], [], []
+        for video in wanted:
+            key = sampling._key(video)
+            if not pool.parts(key):
+                pool.add(key, indices, (2, 2, 3), "uint8", _piece((N_FRAMES, 2, 2, 3), "uint8"), facts)
+            stored = pool.parts(key)
+            rows.append(sampling._row(video, stored[0]))
+            positions += sampling._positions(video, stored[0])
+            parts += part_rows(video.video_id, indices, stored)
+        for table, content in (("videos", rows), ("frames", positions), ("parts", parts)):
+            shard.write_rows(table, content)
+
+    out.each_shard(lambda: (cut([N_FRAMES * frame_bytes] * len(videos.videos), run.shard_bytes), {}), work)
+
+
+def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *, out: ShardedOutput) -> None:
+    videos, indices = frames.rows("videos"), frames.frame_indices()
+    pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
+
+    def work(shard: Shard) -> None:
+        wanted = [videos[item] for item in shard.items]
+        parts = []
+        for video in wanted:
+            key, held = frames.pixel_key(video), indices[video["video_id"]].tolist()
+            if not pool.parts(key):
+                pool.add(key, held, (1, 4), "float16", _piece((len(held), 1, 4), "float16"), {})
+            parts += part_rows(video["video_id"], held, pool.parts(key))
+        columns = ("video_id", "status", "reason", "n_frames")
+        shard.write_rows("videos", [{name: video[name] for name in columns} for video in wanted])
+        shard.write_rows("parts", parts)
+
+    out.each_shard(lambda: (cut([FEATURE_BYTES] * len(videos), run.shard_bytes), {}), work)
+
+
+def _piece(shape: tuple[int, ...], dtype: str) -> Iterator[np.ndarray]:
+    yield np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+
+
+def _scores(
+    cfg: Any, run: RunContext, questions: Any, frames: Any, features: Any, backbone: Any, localizer: Any, *, out: Any
+) -> None:
+    asked, clips = questions.rows("questions"), frames.clips()
+
+    def work(shard: Shard) -> None:
+        rows = []
+        for item in shard.items:
+            clip = clips[asked[item]["video_id"], asked[item]["clip_id"]]
+            for position, (index, seconds) in enumerate(zip(clip["frame_index"], clip["seconds"], strict=True)):
+                score = ((item * 31 + position * 17) % 97) / 97
+                row = {name: asked[item][name] for name in ("question_id", "video_id")}
+                row |= {"position": position, "frame_index": int(index), "seconds": float(seconds), "truncated": False}
+                rows.append(row | {"logit_yes": score, "logit_no": 0.5, "probability_yes": score})
+        shard.write_rows("frame_scores", rows)
+
+    out.each_shard(lambda: (_thousands(len(asked)), {}), work)
+
+
+def _answers(
+    cfg: Any, run: RunContext, questions: Any, keyframes: Any, features: Any, backbone: Any, answerer: Any, *, out: Any
+) -> None:
+    chosen = keyframes.rows("keyframes")
+
+    def work(shard: Shard) -> None:
+        rows = []
+        for item in shard.items:
+            row = {name: chosen[item][name] for name in ("question_id", "video_id", "status", "reason")}
+            row |= {"prediction": (item * item) % 5, "option_logits": [0.1, 0.2, 0.3, 0.4, 0.5], "votes": []}
+            rows.append(row | {"first_token_id": 7, "n_frames": len(chosen[item]["rows"]), "truncated": False})
+        shard.write_rows("answers", rows)
+        shard.write_rows("frame_answers", [])
+
+    out.each_shard(lambda: (_thousands(len(chosen)), {}), work)
+
+
+def _thousands(n_items: int) -> list[list[int]]:
+    return [list(range(start, min(start + 4000, n_items))) for start in range(0, n_items, 4000)]
+
+
+BODIES = {
+    "sample_frames": _frames,
+    "extract_features": _features,
+    "score_frames": _scores,
+    "answer_questions": _answers,
+}
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Return the commands to time, by what they are called in the table."""
+    store = ["--store", str(folder / "store")]
+    small = [str(Path(__file__).with_name("small.toml")), "--set", "sample_frames.frames=32"]
+    recipe = small + [part for kind, where in PLACES.items() for part in (f"--{kind}", str(folder / where))]
+    answers = [id for id in Store(folder / "store") if id.startswith("answer_questions")]
+    return {
+        "plan, everything made": ["plan", *recipe, *store],
+        "plan, another k": ["plan", *recipe, "--set", "select_keyframes.k=3", *store],
+        "cache ls": ["cache", "ls", *store],
+        "cache why, another k": ["cache", "why", *recipe, "--set", "select_keyframes.k=3", *store],
+        "cache du": ["cache", "du", *store],
+        "cache gc (dry run)": ["cache", "gc", *store],
+        "cache diff of two answers": ["cache", "diff", *answers[:2], *store],
+        "runs": ["runs", *store],
+    }
+
+
+def timed(arguments: list[str]) -> float:
+    """Return the median seconds of a whole command, interpreter included."""
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "cli", *arguments], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    """Make the store and print, or write, the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="also write the table to this file")
+    options = parser.parse_args()
+    make(options.folder)
+    store = Store(options.folder / "store")
+    n_parts = sum(1 for _ in (store.root / "pool").glob("*/*/*/*.json"))
+    lines = [
+        f"{N_VIDEOS:,} videos, {N_QUESTIONS:,} questions; {len(list(store))} artifacts, {n_parts:,} pool parts, "
+        f"{len(names(store.root))} named runs; {os.cpu_count()} cores, Python {platform.python_version()}",
+        "",
+        "| command | seconds, median of 5 |",
+        "|---|---|",
+    ]
+    for name, arguments in commands(options.folder).items():
+        lines.append(f"| `sevila` {name} | {timed(arguments):.2f} |")
+        print(lines[-1], flush=True)
+    if options.output:
+        options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Housekeeping: what is reachable from what is kept stays; the rest goes, at whatever moment it is killed."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.errors import CorruptArtifactError, StoreError
+from cache.gc import survey, survey_text, sweep
+from cache.names import pinning, remove_name
+from cache.pool import PARTS, every_part, part_paths
+from cache.store import Record, Store, artifact_id, describe_files
+from cache.tables import write_rows
+from cache.usage import usage, usage_text
+
+LONG_AGO = time.time() - 30 * 86400
+SPACE = "make-v1-0"
+
+
+def publish(
+    store: Store,
+    number: int,
+    inputs: Sequence[str] = (),
+    days: float = 30,
+    parts: Sequence[int] = (),
+    stage: str = "make",
+) -> str:
+    """An artifact finished some days ago that points to some parts of the pool."""
+    named: dict[str, str | None] = {f"input{n}": id for n, id in enumerate(inputs)}
+    id = artifact_id(stage, 1, {"number": number}, named)
+    folder = store.partial(id)
+    rows = [
+        {"video_id": f"{n}", "key": key(n), "part": "p", "frame_indices": [0], "rows": [0], "part_rows": [0]}
+        for n in parts
+    ]
+    write_rows(folder / "parts" / "00000.parquet", PARTS, rows)
+    finished = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    files = describe_files(folder, ["parts/00000.parquet"])
+    store.publish(Record(id, stage, 1, "thing", {"number": number}, named, files=files, finished=finished, pool=SPACE))
+    return id
+
+
+def key(number: int) -> str:
+    return f"{number:020d}"
+
+
+def add_part(root: Path, number: int, changed: float = LONG_AGO) -> None:
+    for path in part_paths(root, SPACE, key(number), "p"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"part")
+        os.utime(path, (changed, changed))
+
+
+def pin(store: Store, name: str, *ids: str) -> None:
+    with pinning(store, name, "recipe", {}, [], replace=True) as pins:
+        for id in ids:
+            pins.add(id, "make", "")
+
+
+def age(root: Path) -> None:
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (LONG_AGO, LONG_AGO))
+
+
+@contextmanager
+def new_store() -> Iterator[Store]:
+    folder = Path(tempfile.mkdtemp())
+    yield Store(folder)
+    shutil.rmtree(folder)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_what_is_reachable_stays_and_the_rest_goes(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 7))
+    below = [data.draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else set() for i in range(n)]
+    is_young = [data.draw(st.booleans()) and data.draw(st.booleans()) for _ in range(n)]
+    parts = [data.draw(st.sets(st.integers(0, 4), max_size=2)) for _ in range(n)]
+    young_parts = data.draw(st.sets(st.integers(0, 4), max_size=1))
+    pins = data.draw(st.lists(st.sets(st.integers(0, n - 1), max_size=2), max_size=2))
+    asked = data.draw(st.sets(st.integers(0, n - 1), max_size=1))
+    with new_store() as store:
+        ids: list[str] = []
+        for i in range(n):
+            days = 1 if is_young[i] else 30
+            ids.append(publish(store, i, [ids[j] for j in sorted(below[i])], days, sorted(parts[i])))
+        for number in range(5):
+            add_part(store.root, number, time.time() if number in young_parts else LONG_AGO)
+        for number, pinned in enumerate(pins):
+            pin(store, f"run{number}", *(ids[i] for i in pinned))
+        foreseen = survey(store, [ids[i] for i in asked])
+        done = sweep(store, [ids[i] for i in asked], unnamed=True)
+        # Reachability from the other end: an artifact is needed if it is kept for itself, or one made from it is needed.
+        needed = [i in asked or is_young[i] or any(i in pinned for pinned in pins) for i in range(n)]
+        for i in reversed(range(n)):
+            needed[i] = needed[i] or any(needed[k] and i in below[k] for k in range(n))
+        assert set(store) == {ids[i] for i in range(n) if needed[i]} == set(done.kept)
+        used = young_parts.union(*(parts[i] for i in range(n) if needed[i]))
+        assert {int(found) for _, found, _ in every_part(store.root)} == used
+        assert foreseen.goes == done.goes
+        assert not survey(store, [ids[i] for i in asked]).goes
+
+
+def test_what_a_layer_holds_keeps_what_it_was_made_from_and_is_not_touched(tmp_path: Path) -> None:
+    below = Store(tmp_path / "below")
+    theirs = publish(below, 0)
+    add_part(below.root, 0)
+    age(below.root)
+    store = Store(tmp_path / "own", [below.root])
+    mine = publish(store, 1)
+    over = publish(below, 2, [mine])  # as if made with both in view
+    pin(store, "x", over)
+    found = sweep(store)
+    assert set(found.kept) == {mine} and set(store) == {theirs, mine, over}
+    assert list(every_part(below.root))
+
+
+def test_nothing_goes_before_a_run_has_a_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, 0)
+    assert [item.name for item in survey(store).goes] == [id]
+    with pytest.raises(StoreError, match="--unnamed"):
+        sweep(store)
+    assert store.exists(id)
+    sweep(store, unnamed=True)
+    assert not store.exists(id)
+
+
+def test_what_an_unnamed_run_has_used_lately_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ids = [publish(store, 0), publish(store, 1)]
+    pin(store, "", ids[1])
+    assert set(sweep(store, unnamed=True).kept) == {ids[1]}
+    age(tmp_path / "recent")
+    assert not sweep(store, unnamed=True).kept
+
+
+def test_nothing_goes_while_a_run_is_at_work(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, 0)
+    with store.in_use(), pytest.raises(StoreError, match="in use"):
+        sweep(Store(tmp_path), unnamed=True)
+    assert list(store)
+
+
+def test_old_remains_go_and_young_ones_and_those_of_named_runs_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    kept = publish(store, 0)
+    for folder in ("partial/make-v1-old", "partial/make-v1-named", "aside/make-v1-old"):
+        (tmp_path / folder / "parts").mkdir(parents=True)
+        (tmp_path / folder / "x.123.part").write_bytes(b"half")
+    row = {"video_id": "v", "key": key(7), "part": "p", "frame_indices": [0], "rows": [0], "part_rows": [0]}
+    write_rows(tmp_path / "partial/make-v1-named/parts/00000.parquet", PARTS, [row])
+    for number in (7, 8):
+        add_part(tmp_path, number)
+    lone = part_paths(tmp_path, SPACE, key(9), "p")[0]  # a killed process's: no note yet
+    lone.parent.mkdir(parents=True)
+    lone.write_bytes(b"array")
+    with store.lock("make-v1-old/plan"):
+        pass
+    age(tmp_path)
+    (tmp_path / "partial/make-v1-young").mkdir()
+    pin(store, "x", kept, "make-v1-named")
+    sweep(store)
+    assert sorted(path.name for path in (tmp_path / "partial").iterdir()) == ["make-v1-named", "make-v1-young"]
+    assert not list((tmp_path / "aside").iterdir()) and store.exists(kept)
+    assert {found for _, found, _ in every_part(tmp_path)} == {key(7)}
+    assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / "locks/make-v1-old").exists() and (tmp_path / "locks/in_use.lock").exists()
+
+
+def test_a_damaged_name_or_record_on_the_way_stops_everything(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lower = publish(store, 0)
+    upper = publish(store, 1, [lower])
+    pin(store, "x", upper)
+    record = store.path(upper) / "record.json"
+    whole = record.read_text()
+    record.write_text(whole.replace("thing", "thinG"))
+    with pytest.raises(CorruptArtifactError, match="--repair"):
+        sweep(store)
+    assert "--repair" in usage(store).problem
+    record.write_text(whole)
+    name = tmp_path / "names" / "x.json"
+    name.write_text("{")
+    with pytest.raises(CorruptArtifactError, match="sevila runs rm x"):
+        sweep(store)
+    remove_name(store, "x")
+    assert not survey(store).named
+
+
+def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_path: Path) -> None:
+    made = Store(tmp_path / "made")
+    lower = publish(made, 0, parts=[0])
+    upper = publish(made, 1, [lower], parts=[0, 1])
+    goes = publish(made, 2, [upper], parts=[1, 2])
+    (made.root / "partial" / "make-v1-old").mkdir()
+    for number in range(4):
+        add_part(made.root, number)
+    age(made.root)
+    pin(made, "x", upper)
+    for moment in range(1000):
+        store = Store(Path(shutil.copytree(made.root, tmp_path / "store")))
+        child = os.fork()
+        if child == 0:
+            left = moment
+
+            def die(event: str, arguments: object) -> None:
+                nonlocal left
+                if event in ("os.remove", "os.rmdir"):
+                    if left == 0:
+                        os._exit(9)
+                    left -= 1
+
+            sys.addaudithook(die)
+            sweep(store)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert {store.record(id).id for id in store} - {goes} == {lower, upper}
+        assert {int(found) for _, found, _ in every_part(store.root)} >= {0, 1}
+        sweep(store, older_than_days=0)
+        assert set(store) == {lower, upper}
+        assert {int(found) for _, found, _ in every_part(store.root)} == {0, 1}
+        assert not list((store.root / "partial").iterdir())
+        shutil.rmtree(store.root)
+        if status == 0:
+            break
+    assert moment > 5
+
+
+def test_usage_adds_up_and_says_which_of_the_pool_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, 0, parts=[0, 1])
+    publish(store, 1, stage="draw")
+    for number in range(3):
+        add_part(tmp_path, number)
+    found = usage(store)
+    assert found.total_bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert (found.stages["make"].count, found.stages["draw"].count) == (1, 1)
+    assert (found.pool[SPACE].count, found.pool[SPACE].n_referenced, found.pool[SPACE].referenced_bytes) == (3, 2, 16)
+    assert found.freed_bytes == survey(store).size_bytes
+    assert "of which artifacts here use 2" in usage_text(found)
+    assert "1 artifact make" in survey_text(survey(store))

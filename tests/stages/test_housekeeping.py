@@ -1,0 +1,167 @@
+"""`sevila cache` on the small world: listing, comparing, and saying why something is made again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages.chain  # noqa: F401 - declares the stages
+from cache.diff import diff
+from cache.names import named_run
+from cache.store import Record, Store, artifact_id, describe_files
+from cache.tables import Schema, write_rows
+from cli import main
+from pipeline.stage import STAGES
+from tests.stages.runs import UNIFORM, arguments, edited
+
+TABLES = {
+    (stage.output.kind, table): schema for stage in STAGES.values() for table, schema in stage.output.tables.items()
+}
+
+
+def printed(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    capsys.readouterr()
+    assert main(command) == 0
+    return capsys.readouterr().out
+
+
+def why(capsys: pytest.CaptureFixture[str], demo: Path, store: Path, *more: str, stage: str = "") -> str:
+    recipe, *places = arguments("run", demo, store)[1:]
+    return printed(capsys, "cache", "why", recipe, *([stage] if stage else []), *places, *more)
+
+
+def id_of(store: Path, run: str, stage: str) -> str:
+    return next(pin.id for pin in named_run(Store(store), run).artifacts if pin.stage == stage)
+
+
+def test_listing_tells_unusual_config_runs_and_layer(
+    named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(capsys, "cache", "ls", "--stage", "select_keyframes", "--store", str(named)).splitlines()
+    assert lines[0].endswith("6 failed  run baseline") and lines[1].endswith("6 failed  [method=uniform]  run uniform")
+    below = ("--store", str(tmp_path / "own"), "--below", str(named))
+    found = json.loads(printed(capsys, "cache", "ls", "--json", *below))
+    assert len(found) == len(list(Store(named))) and {line["below"] for line in found} == {str(named)}
+    assert printed(capsys, "cache", "ls", "--stage", "select_keyframes", *below).count(f"in {named}") == 2
+    assert [line["name"] for line in json.loads(printed(capsys, "runs", "--json", *below))] == ["baseline", "uniform"]
+    assert "would free 0 B" in printed(capsys, "cache", "du", *below)
+
+
+def test_a_changed_key_is_followed_upstream_and_told_once(
+    named: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert why(capsys, demo, named) == "everything is in the store\n"
+    told = why(capsys, demo, named, "--set", "sample_frames.frames=4").splitlines()
+    assert [line.split()[1] for line in told if line.startswith("build")] == [
+        *("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
+    ]
+    assert [line.strip() for line in told if line.startswith("        ")] == ["sample_frames.frames: 8 -> 4"]
+    assert sum(line.endswith(": the same") for line in told) == 5
+
+
+def test_a_named_run_can_be_the_reference(named: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = why(capsys, demo, named, *UNIFORM, "--set", "select_keyframes.k=2", "--than", "uniform", stage="evaluate")
+    assert told.splitlines()[1:] == [
+        f"    unlike {id_of(named, 'uniform', 'evaluate')}:",
+        "        select_keyframes.k: 4 -> 2",
+    ]
+
+
+def test_videos_that_came_changed_or_went_are_counted(
+    named: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def one_more(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [*rows, rows[0] | {"video": "new"}]
+
+    world = edited(demo, tmp_path / "demo", one_more)
+    videos = sorted((world / "videos").glob("*.mp4"))
+    shutil.copy(videos[0], world / "videos" / "new.mp4")
+    shutil.copy(videos[1], videos[2])
+    videos[3].unlink()
+    told = why(capsys, world, named, stage="sample_frames")
+    changed = f"sample_frames.videos: 1 added (new), 1 changed ({videos[2].stem}), 1 missing now ({videos[3].stem})"
+    assert changed in told
+
+
+def test_changed_answers_are_named(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (id_of(named, run, "answer_questions") for run in ("baseline", "uniform"))
+    found = json.loads(printed(capsys, "cache", "diff", a, b, "--rows", "99", "--json", "--store", str(named)))
+    compared = json.loads(printed(capsys, "compare", a, b, "--json", "--store", str(named)))
+    changed = found["tables"]["answers"]["columns"]["prediction"]
+    assert [key for (key,), *_ in changed["first"]] == [row["question_id"] for row in compared["changed"]]
+    assert "select_keyframes.method: localizer -> uniform" in found["differences"]
+    told = printed(capsys, "cache", "diff", a, b, "--rows", "1", "--store", str(named))
+    assert f"prediction: differs in {changed['n_changed']} rows" in told and "--rows N shows more" in told
+    assert main(["cache", "diff", a, id_of(named, "uniform", "evaluate"), "--store", str(named)]) == 1
+    assert "of one kind" in capsys.readouterr().err
+
+
+def value(kind: str, number: int) -> Any:
+    if kind.startswith("list"):
+        return [value(kind[5:-1], number)]
+    return {"string": f"{number}", "bool": number in (0, 5)}.get(kind, number)
+
+
+def made(store: Store, kind: str, table: str, schema: Schema, rows: list[dict[str, Any]]) -> str:
+    id = artifact_id("make", 1, {"rows": repr(rows)}, {})
+    write_rows(store.partial(id) / f"{table}.parquet", schema, rows)
+    files = describe_files(store.partial(id), [f"{table}.parquet"])
+    told = {"schemas": {table: schema.as_dict()}, "rows": {table: len(rows)}, "files": files}
+    store.publish(Record(id, "make", 1, kind, {"n": len(rows)}, {}, **told))
+    return id
+
+
+@pytest.mark.parametrize(("kind", "table"), TABLES, ids=map("/".join, TABLES))
+def test_rows_of_every_table_are_matched(tmp_path: Path, kind: str, table: str) -> None:
+    schema, store = TABLES[kind, table], Store(tmp_path)
+    before = [{name: value(type, row) for name, type in schema.columns.items()} for row in range(4)]
+    last = list(schema.columns)[-1]
+    after = [*before[2:], {name: value(type, 7) for name, type in schema.columns.items()}]
+    after[0] = after[0] | {last: value(schema.columns[last], 5)}
+    a, b = (made(store, kind, table, schema, rows) for rows in (before, after))
+    found = diff(store, a, b, 9).tables[table]
+    assert (found.n_only_a, found.n_only_b, found.n_changed) == (
+        (2, 1, 1) if len(found.key) < len(schema.columns) else (3, 2, 0)
+    )
+    assert diff(store, a, a, 9).tables[table].is_empty
+
+
+def test_rows_that_nothing_tells_apart_are_counted_through(tmp_path: Path) -> None:
+    schema, store = Schema(1, name="string", value="int32"), Store(tmp_path)
+    row = {"name": "x", "value": 1}
+    a, b = (made(store, "k", "t", schema, [row] * n) for n in (2, 3))
+    found = diff(store, a, b, 9).tables["t"]
+    assert (found.n_both, found.n_only_a, found.n_only_b) == (2, 0, 1)
+
+
+def test_ancestry_names_each_ancestor_once(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    id = id_of(named, "uniform", "evaluate")
+    text = printed(capsys, "cache", "ancestry", id, "--store", str(named))
+    pins = {pin.id for pin in named_run(Store(named), "uniform").artifacts}
+    assert all(pin in text for pin in pins) and "(method='uniform')" in text
+    assert text.count("frames=8, size=28") == 1 and "annotations: annotations-" in text
+    for form, arrow in (("dot", " -> "), ("mermaid", " -->|")):
+        graph = printed(capsys, "cache", "ancestry", id, "--format", form, "--store", str(named))
+        records = [Store(named).record(pin) for pin in pins]
+        assert graph.count(arrow) == sum(input is not None for record in records for input in record.inputs.values())
+
+
+def test_gc_and_du_of_the_command(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Path(shutil.copytree(named, tmp_path / "store"))
+    where = ("--store", str(store))
+    assert printed(capsys, "runs", "rm", "uniform", *where).startswith(
+        "forgotten; `sevila cache gc` would now free 0 B"
+    )
+    for note in (store / "recent").glob("*.json"):
+        note.unlink()
+    found = json.loads(printed(capsys, "cache", "gc", "--older-than", "0", "--json", *where))
+    assert [item["stage"] for item in found["goes"] if item["kind"] == "artifact"] == [
+        *("evaluate", "answer_questions", "select_keyframes")
+    ]
+    assert len(list(Store(store))) == 13
+    printed(capsys, "cache", "gc", "--older-than", "0", "--delete", *where)
+    assert set(Store(store)) == {pin.id for pin in named_run(Store(store), "baseline").artifacts}
+    usage = json.loads(printed(capsys, "cache", "du", "--json", *where))
+    assert all(share["count"] == share["n_referenced"] for share in usage["pool"].values())

@@ -1,0 +1,105 @@
+"""`--name` and `sevila runs` on the small world: what a name pins, and what is told of it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.names import named_run
+from cache.store import Store
+from cli import main
+from tests.stages.runs import UNIFORM, edited, sevila
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_name_pins_what_the_run_reused_too(named: Path) -> None:
+    baseline, uniform = (named_run(Store(named), name) for name in ("baseline", "uniform"))
+    assert {pin.id for pin in baseline.artifacts} | {pin.id for pin in uniform.artifacts} == set(Store(named))
+    stages = [pin.stage for pin in uniform.artifacts]
+    assert "extract_features" in stages and stages[-1] == "evaluate" and "score_frames" not in stages
+    assert (baseline.status, baseline.settings["select_keyframes"]["method"]) == ("finished", "localizer")
+
+
+def test_runs_are_listed_with_their_headline(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "runs", "--store", str(named))
+    assert [line["name"] for line in lines] == ["baseline", "uniform"]
+    assert all(line["headline"].endswith("% right") and line["n_missing"] == 0 for line in lines)
+    assert main(["runs", "--store", str(named)]) == 0
+    assert "baseline  " in capsys.readouterr().out
+    assert main(["runs", "show", "uniform", "--store", str(named)]) == 0
+    assert "select_keyframes.method = 'uniform'" in capsys.readouterr().out
+
+
+def test_the_store_may_be_named_before_the_subcommand(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--store", str(named), "show", "uniform"]) == 0
+
+
+def test_two_runs_are_compared_by_settings_and_answers(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "runs", "compare", "baseline", "uniform", "--store", str(named))
+    assert found["differences"] == ["select_keyframes.method: localizer -> uniform"]
+    assert [row["n_questions"] for row in found["rows"]] == [30]
+
+
+def test_a_name_stands_for_one_recipe_until_it_is_replaced(
+    named: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(named, tmp_path / "store"))
+    assert sevila("run", demo, store, "--name", "baseline") == 0  # the same again
+    assert sevila("run", demo, store, "--name", "baseline", *UNIFORM) == 1
+    said = capsys.readouterr().err
+    assert "select_keyframes.method: localizer -> uniform" in said and "--replace" in said
+    assert sevila("run", demo, store, "--name", "baseline", "--replace", *UNIFORM) == 0
+    found = named_run(Store(store), "baseline")
+    assert found.artifacts == named_run(Store(store), "uniform").artifacts
+
+
+@pytest.mark.parametrize("name", ["../x", ".hidden", "a/b", "", "x" * 65, "ä", "a b", "a\n"])
+def test_what_could_leave_the_folder_is_no_name(finished: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "show", name, "--store", str(finished)]) == 1
+    assert "cannot name a run" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_keeps_what_it_has_made_pinned(demo: Path, tmp_path: Path) -> None:
+    broken = edited(demo, tmp_path / "demo", lambda rows: [row | {"answer": ""} for row in rows])
+    (broken / "tiny-blip2" / "model.safetensors").write_bytes(b"no weights")
+    assert sevila("run", broken, tmp_path / "store", "--name", "x") == 1
+    run = named_run(Store(tmp_path / "store"), "x")
+    assert run.status == "failed" and run.artifacts
+
+
+def test_a_killed_run_keeps_what_it_has_made_pinned(named: Path, tmp_path: Path) -> None:
+    from cache.names import pinning
+
+    store = Store(tmp_path)
+    with pinning(store, "x", "r", {}, []) as pins:
+        pins.add("made-v1-0", "made", "")
+    child = os.fork()
+    if child == 0:
+        with pinning(store, "x", "r", {}, []) as pins:
+            pins.add("made-v1-1", "made", "")
+            os._exit(9)
+    os.waitpid(child, 0)
+    run = named_run(store, "x")
+    assert run.status == "running" and [pin.id for pin in run.artifacts] == ["made-v1-1", "made-v1-0"]
+
+
+def test_a_damaged_name_is_told_and_can_be_given_up(
+    named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(named, tmp_path / "store"))
+    path = store / "names" / "uniform.json"
+    path.write_text(path.read_text().replace("finished", "finisheD", 1))
+    assert main(["runs", "show", "uniform", "--store", str(store)]) == 1
+    assert "sevila runs rm uniform" in capsys.readouterr().err
+    assert main(["runs", "--store", str(store)]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert main(["runs", "rm", "uniform", "--store", str(store)]) == 0
+    assert not path.exists()
