@@ -29,6 +29,7 @@ from cache.notes import read_json, read_note, write_note
 from cache.untrusted import is_name, record_problem
 
 RECORD_VERSION = 2
+OWN_NAMES = {"artifacts", "partial", "pool", "aside", "locks", "names", "demo", "digests.json"}  # in a store's root
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
 RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
@@ -105,7 +106,9 @@ class Store:
     """The artifacts under one root folder, and those of other stores below it, which are only read."""
 
     def __init__(self, root: Path, below: Sequence[Path] = ()) -> None:
-        """`below` are the roots of other stores, nearest first; raises `StoreError` if one of them is no store."""
+        """`below` are the roots of other stores, nearest first; raises `StoreError` if one of them, or `root`, is no store."""
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root} is a file; a store is a folder: give another one, which may be new")
         for folder in below:
             if not (folder / "artifacts").is_dir():
                 raise StoreError(f"{folder} is no store to read from: it holds no folder `artifacts`")
@@ -190,7 +193,17 @@ class Store:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep `alone` out while the block makes or reads artifacts; any number of processes may be in it."""
+        """Keep `alone` out while the block makes or reads artifacts; any number of processes may be in it.
+
+        Raises:
+            StoreError: the root is a folder of other things.
+        """
+        found = {name for name in os.listdir(self.root) if not name.startswith(".")} if self.root.is_dir() else set()
+        if found - {"lost+found"} and not found & OWN_NAMES:
+            told = ", ".join(sorted(found)[:3])
+            raise StoreError(
+                f"{self.root} holds other things ({told}) and no store: give a folder that is new or empty"
+            )
         with self._guard(fcntl.LOCK_SH):
             yield
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cache.errors import MissingSourceError
+from cache.files import disk_errors
 from cache.store import Record
 from pipeline.output import Output, ShardedOutput
 from pipeline.stage import Artifact, Config, RunContext, Stage
@@ -59,7 +60,8 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
 def _run(
     stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, id: str, started: datetime
 ) -> None:
-    stage.function(cfg, run, *inputs, out=out)
+    with disk_errors(out.folder):
+        stage.function(cfg, run, *inputs, out=out)
     with run.store.lock(f"{id}/publish"):
         if run.store.exists(id):
             log.info("%s: another process has finished %s", stage.name, id)

@@ -13,14 +13,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
-from cache.files import sync
+from cache.files import disk_errors, sync
 from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
@@ -67,7 +67,7 @@ def repair(run: RunContext, found: Verification) -> list[str]:
             for id in _makers(run, part, those):
                 makers.setdefault(id, []).append(part)
     for id in _upstream_first(store, dict.fromkeys([*damage, *makers])):
-        with _told(failed), _own_copy(store, id):
+        with _told(failed), _own_copy(store, id) if id in damage else nullcontext():
             _repair(run, id, damage.get(id, ()), makers.get(id, ()))
     return failed
 
@@ -158,7 +158,8 @@ def _make(
                 shutil.rmtree(store.partial(name), ignore_errors=True)
             store.partial(name).mkdir(parents=True, exist_ok=True)
             out = Output(store.partial(name), stage)
-            stage.function(cfg, run, *inputs, out=out)
+            with disk_errors(out.folder):
+                stage.function(cfg, run, *inputs, out=out)
             return out
     progress = store.partial(name) / PROGRESS
     if None not in shards and (made / PLAN).exists() and not progress.exists():
@@ -167,20 +168,23 @@ def _make(
             if note.name != RECORD and not (note.stem.isdecimal() and int(note.stem) in shards):
                 shutil.copy(note, progress / note.name)
     sharded = ShardedOutput(store, name, stage)
-    stage.function(cfg, run, *inputs, out=sharded)
+    with disk_errors(sharded.folder):
+        stage.function(cfg, run, *inputs, out=sharded)
     sharded.collect()
     return sharded
 
 
 def _put_in_place(store: Store, before: Record, now: Record, damaged: set[str], made: Path, stage: Stage) -> None:
     """Take what was damaged, or has other bytes now, from the folder `made`; and the record, where that says others."""
-    folder = store.path(before.id)
     measured = tuple(f"{table}{end}" for table in stage.output.measured for end in "./")
     differing = {name for name in now.files if now.files[name] != before.files.get(name)}
     telling = {name for name in differing if not name.startswith(measured)}
     gone = before.files.keys() - now.files.keys()  # where its plan was lost and its shards are cut otherwise
     taken = now.files.keys() if gone else damaged | telling
-    with store.lock(f"{before.id}/publish"):
+    if not taken:  # only parts of the pool were to be made
+        return
+    with _own_copy(store, before.id), store.lock(f"{before.id}/publish"):
+        folder = store.path(before.id)
         for name in sorted(taken):
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
@@ -218,12 +222,12 @@ def _mend_note(record: Record, path: Path) -> None:
     notes = [note for note in sorted(path.parent.glob("[0-9]*.json")) if note.stem.isdecimal() and note != path]
     others = [read_note(note) for note in notes]
     files = {name: file for name, file in record.files.items() if _shard_of(name) == int(path.stem)}
-    content: dict[str, Any] = {"files": files, "pool": record.pool}
+    content: dict[str, Any] = {"files": files}
     for name in ("rows", "dropped", "phase_seconds"):
         whole: dict[str, float] = getattr(record, name)
         rest = {key: round(count - sum(other[name].get(key, 0) for other in others), 3) for key, count in whole.items()}
         content[name] = {key: count for key, count in rest.items() if count or name == "rows"}
-    write_note(path, content)
+    write_note(path, content | {"pool": ""})  # which is noted of the whole
     log.info("%s: rebuilt the note %s", record.id, path.name)
 
 

@@ -130,3 +130,12 @@ def test_artifact_set_aside_by_a_killed_process_comes_back_at_the_next_try(tmp_p
     with pytest.raises(OSError), store.set_aside(id):
         raise OSError("disk full again")
     assert (store.path(id) / "things.bin").read_bytes() == b"content"
+
+
+def test_file_or_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"photo\.jpg is a file"):
+        Store(tmp_path / "photo.jpg")
+    with pytest.raises(StoreError, match=r"holds other things \(photo\.jpg\)"), Store(tmp_path).in_use():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]

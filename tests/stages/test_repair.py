@@ -1,6 +1,5 @@
 """What is damaged in a store is found, and made again without a recipe: the same bytes, and no other file touched."""
 
-import json
 import os
 import random
 import shutil
@@ -8,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -51,11 +51,11 @@ def assert_repaired(store: Path, before: Files, damaged: list[Path]) -> None:
     assert not list((store / "partial").iterdir())
 
 
-DAMAGE: dict[str, Callable[[Path], object]] = {
-    "flipped": flip,
-    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "gone": lambda path: path.unlink(),
-}
+DAMAGE: tuple[Callable[[Path], object], ...] = (
+    flip,
+    lambda path: os.truncate(path, path.stat().st_size // 2),
+    lambda path: path.unlink(),
+)
 PIECES = [
     "artifacts/list_questions-*/questions.parquet",
     "artifacts/import_backbone-*/backbone.json",
@@ -70,14 +70,13 @@ PIECES = [
 ]
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_pieces_of_all_kinds_get_their_bytes_back_and_no_other_file_is_touched(
-    damage: str, demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(store)
     damaged = [one(store, pattern) for pattern in PIECES]
-    for path in damaged:
-        DAMAGE[damage](path)
+    for path, damage in zip(damaged, cycle(DAMAGE)):
+        damage(path)
     assert verify(demo, store) == 1
     told = capsys.readouterr().out
     for path in damaged:
@@ -88,28 +87,19 @@ def test_damaged_pieces_of_all_kinds_get_their_bytes_back_and_no_other_file_is_t
     assert "all as written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["record.json", "progress/record.json", "progress/00000.json", "progress/plan.json"])
 def test_damaged_record_or_note_is_rebuilt_without_running_a_stage(
-    name: str, damage: str, store: Path, capsys: pytest.CaptureFixture[str]
+    name: str, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(store)
     path = one(store, f"artifacts/sample_frames-*/{name}")
-    if damage == "gone":
-        pytest.skip("a folder without a record is no artifact; a note that is gone is not missed")
-    DAMAGE[damage](path)
+    flip(path)
     verify_only = ["cache", "verify", "--all", "--store", f"{store}"]
     assert main(verify_only) == 1 and str(path) in capsys.readouterr().out
     assert main([*verify_only, "--repair"]) == 0
     if name == "progress/plan.json":
         assert not path.exists()  # it is needed for repairs alone
         del before[path]
-    if name == "progress/00000.json":
-        note, was = json.loads(path.read_text()), json.loads(before[path][0])
-        assert {key: note[key] for key in ("files", "rows", "dropped", "pool")} == {
-            key: was[key] for key in ("files", "rows", "dropped", "pool")
-        }
-        before[path] = (path.read_bytes(), *before[path][1:])
     assert_repaired(store, before, [path])
 
 
@@ -126,10 +116,11 @@ def test_shard_is_rebuilt_alone_and_the_others_are_not_made_again(
     caplog.clear()
     assert verify(demo, store, "--all", "--repair") == 0
     made = {record.getMessage().split(" done")[0] for record in caplog.records if " done in" in record.getMessage()}
-    assert "sample_frames: shard 2 of 4" in made and len(made) < 4
+    assert made == {"sample_frames: shard 1 of 5", "sample_frames: shard 2 of 5"}
     assert_repaired(store, before, [*damaged, damaged[1].with_suffix(".json")])
 
 
+@pytest.mark.slow
 def test_repair_that_was_killed_goes_on(demo: Path, store: Path) -> None:
     before = contents(store)
     damaged = [one(store, pattern) for pattern in (PIECES[0], PIECES[3], PIECES[4], PIECES[8])]
