@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
+from cache.names import NAMES, RECENT, read_named_run
 from cache.notes import CHECKSUM, read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
@@ -21,7 +22,7 @@ from cache.untrusted import inside
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part"]
+Piece = Literal["record", "file", "note", "plan", "part", "name"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Problem:
 
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, or a
-            part of the pool.
+        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
+            of the pool, or the name of a run, which then is the id.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -102,6 +103,7 @@ class Verification:
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
+        self._run_names()
         path = self.store.root / "digests.json"
         try:
             if CHECKSUM in read_json(path):
@@ -111,6 +113,17 @@ class Verification:
         except (CorruptArtifactError, OSError) as error:
             self.told.append(f"{error}; the next run forgets it and identifies what lies outside anew")
         self.n_files += 1
+
+    def _run_names(self) -> None:
+        for path in sorted([*(self.store.root / NAMES).glob("*.json"), *(self.store.root / RECENT).glob("*.json")]):
+            self.n_files += 1
+            try:
+                read_named_run(path)
+            except (CorruptArtifactError, OSError) as error:
+                if path.parent.name == NAMES:
+                    self._problem(path.stem, "name", path.name, path, _without(str(error), path), "what was written")
+                else:
+                    self.told.append(str(error))
 
     def _record(self, id: str, folder: Path) -> Record | None:
         path = folder / RECORD

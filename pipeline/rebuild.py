@@ -46,10 +46,14 @@ def repair(run: RunContext, found: Verification) -> list[str]:
         if problem.piece == "record":
             with _told(failed), _own_copy(store, problem.id):
                 _mend_record(store, problem.id)
+        if problem.piece == "name":
+            failed.append(
+                f"{problem.path}: only its run, repeated as --name {problem.id} --replace, says what it named"
+            )
     # Only now is it known what artifacts with a damaged record were made from, and whether their files are whole. What they
     # were made from has to be whole, too.
     again = Verification(store, found.read)
-    artifacts = [problem.id for problem in found.problems if problem.piece != "part"]
+    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "name")]
     again.artifacts(_with_ancestors(store, artifacts))
     again.parts({_part_id(problem) for problem in found.problems if problem.piece == "part"})
     users = _users(store, {_part_id(problem) for problem in again.problems if problem.piece == "part"})

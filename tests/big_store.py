@@ -189,12 +189,14 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "plan, everything made": ["plan", *recipe, *store],
         "plan, another k": ["plan", *recipe, "--set", "select_keyframes.k=3", *store],
+        "plan, nothing made": ["plan", *recipe, "--store", str(folder / "empty")],
         "cache ls": ["cache", "ls", *store],
         "cache why, another k": ["cache", "why", *recipe, "--set", "select_keyframes.k=3", *store],
         "cache du": ["cache", "du", *store],
         "cache gc (dry run)": ["cache", "gc", *store],
         "cache diff of two answers": ["cache", "diff", *answers[:2], *store],
         "runs": ["runs", *store],
+        "cache verify --all": ["cache", "verify", "--all", *store],
     }
 
 
