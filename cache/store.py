@@ -29,7 +29,17 @@ from cache.notes import read_json, read_note, write_note
 from cache.untrusted import is_name, record_problem
 
 RECORD_VERSION = 2
-OWN_NAMES = {"artifacts", "partial", "pool", "aside", "locks", "names", "demo", "digests.json"}  # in a store's root
+OWN_NAMES = {
+    "artifacts",
+    "partial",
+    "pool",
+    "aside",
+    "locks",
+    "names",
+    "recent",
+    "demo",
+    "digests.json",
+}  # in a store's root
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
 RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
-from cache.notes import CHECKSUM, read_json, read_note
+from cache.names import NAMES, RECENT
+from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.untrusted import inside
@@ -21,7 +22,7 @@ from cache.untrusted import inside
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part"]
+Piece = Literal["record", "file", "note", "plan", "part", "memory"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Problem:
 
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, or a
-            part of the pool.
+        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a
+            part of the pool, or what the store remembers of files outside it or of a named run.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -102,15 +103,18 @@ class Verification:
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
-        path = self.store.root / "digests.json"
-        try:
-            if CHECKSUM in read_json(path):
-                read_note(path)
-        except FileNotFoundError:
-            return
-        except (CorruptArtifactError, OSError) as error:
-            self.told.append(f"{error}; the next run forgets it and identifies what lies outside anew")
-        self.n_files += 1
+        root = self.store.root
+        runs = [path for folder in (NAMES, RECENT) for path in sorted((root / folder).glob("*.json"))]
+        for path in (root / "digests.json", *runs):
+            self.n_files += 1
+            try:
+                content = read_json(path)
+                if content.keys() != {"files", "sources"}:  # digests of version 1, which had no checksum
+                    read_note(path)
+            except FileNotFoundError:
+                self.n_files -= 1
+            except (CorruptArtifactError, OSError) as error:
+                self._problem(path.stem, "memory", path.name, path, _without(str(error), path), "what was written")
 
     def _record(self, id: str, folder: Path) -> Record | None:
         path = folder / RECORD
