@@ -66,26 +66,28 @@ class ArrayFile:
             self._file.close()
             raise
 
-    def read(self, rows: Sequence[int] | slice) -> np.ndarray:
+    def read(self, rows: Sequence[int] | np.ndarray | slice) -> np.ndarray:
         """Return the given frames (ascending row numbers, or a slice): [rows, ...] in the stored dtype.
 
         Raises:
             CorruptArtifactError: a frame does not match its checksum, or is not there.
         """
         try:
-            selected = rows if isinstance(rows, slice) else list(rows)
             if isinstance(rows, slice) and (rows.stop or 0) > len(self._data):
                 raise IndexError(f"row {rows.stop - 1} of {len(self._data)}")  # which a slice would leave out
-            frames = self._data[selected]
-            wanted = self._checksum[selected]
+            selected = np.arange(len(self._data))[rows] if isinstance(rows, slice) else np.array(rows, int)
+            frames = np.empty((len(selected), *self._data.shape[1:]), self._data.dtype)
+            # Row by row: HDF5 takes 300 times longer to read a list of rows (105 ms instead of 0.3 for 4 of 32 ViT-g frames).
+            for place, row in enumerate(selected):
+                self._data.read_direct(frames, np.s_[row], np.s_[place])
+            wanted = self._checksum[:][selected]
         except (KeyError, OSError, ValueError, IndexError) as error:
             raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {mend(self._path)}") from error
-        for row, (frame, checksum) in enumerate(zip(frames, wanted, strict=True)):
+        for row, frame, checksum in zip(selected, frames, wanted, strict=True):
             if _checksum(frame) != checksum:
-                raise CorruptArtifactError(
-                    f"{self._path}: row {row} of {selected}: bytes do not match their checksum; {mend(self._path)}"
-                )
-        return np.asarray(frames)
+                problem = "bytes do not match their checksum"
+                raise CorruptArtifactError(f"{self._path}: row {row}: {problem}; {mend(self._path)}")
+        return frames
 
     def close(self) -> None:
         """Close the file."""

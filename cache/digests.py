@@ -41,11 +41,15 @@ class DigestCache:
     checksum; losing it costs time, never correctness. What others have saved meanwhile is kept when it is saved.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, below: Iterable[Path] = ()) -> None:
+        """`below` are the files of other stores, nearest first: what they remember is used and not written."""
         self._path = path
         self._changed: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
         self._saved_at = time.monotonic()
-        self._known = self._read()
+        self._below: dict[str, dict[str, Any]] = {part: {} for part in self._changed}
+        for other in reversed(list(below)):
+            self._below = _merged(self._below, _read(other))
+        self._known = _merged(self._below, _read(path))
 
     def digest(self, path: Path) -> str:
         """Return the SHA-256 of a file, or of a folder's sorted (name, SHA-256) pairs.
@@ -97,30 +101,35 @@ class DigestCache:
             lock = self._path.parent / "locks" / "digests.lock"
             lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(lock, timeout=LOCK_SECONDS):
-                saved = self._read()
-                self._known = {part: {**known, **self._changed[part]} for part, known in saved.items()}
-                write_note(self._path, self._known)
+                own = _merged(_read(self._path), self._changed)
+                write_note(self._path, own)
+            self._known = _merged(self._below, own)
             self._changed = {part: {} for part in self._changed}
 
     def _learn(self, part: str, key: str, value: Any) -> None:
         self._known[part][key] = self._changed[part][key] = value
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """Return what the file holds; what is damaged is told and forgotten."""
-        nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
-        try:
-            content = read_json(self._path)
-            if content.keys() != {"files", "sources"}:  # else of version 1, which had no checksum
-                content = read_note(self._path)
-            if content.keys() <= nothing.keys() and all(isinstance(part, dict) for part in content.values()):
-                return {**nothing, **content}
-            problem = f"{self._path}: not what was written there"
-        except CorruptArtifactError as error:
-            problem = str(error)
-        except OSError:
-            return nothing
-        log.warning("%s; files outside the store will be read again to identify them", problem)
+
+def _merged(first: dict[str, dict[str, Any]], over: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {part: {**first[part], **over[part]} for part in first}
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what a file holds; what is damaged is told and forgotten."""
+    nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
+    try:
+        content = read_json(path)
+        if content.keys() != {"files", "sources"}:  # else of version 1, which had no checksum
+            content = read_note(path)
+        if content.keys() <= nothing.keys() and all(isinstance(part, dict) for part in content.values()):
+            return {**nothing, **content}
+        problem = f"{path}: not what was written there"
+    except CorruptArtifactError as error:
+        problem = str(error)
+    except OSError:
         return nothing
+    log.warning("%s; files outside the store will be read again to identify them", problem)
+    return nothing
 
 
 def _folder_digest(folder: Path) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from cache.notes import read_note, write_note
 from cache.store import Store
 
 NAMES, RECENT = "names", "recent"
+PLAIN_ID = re.compile(r"[\w-]+")
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
@@ -96,10 +97,14 @@ def read_named_run(path: Path) -> NamedRun:
         content = read_note(path)
     except CorruptArtifactError as error:
         raise CorruptArtifactError(f"{error}; {way_out}") from error
-    if content.keys() != {entry.name for entry in fields(NamedRun)}:
-        raise CorruptArtifactError(f"{path}: holds {sorted(content)}, which is not what a named run has; {way_out}")
-    content["artifacts"] = [Pin(**pin) for pin in content["artifacts"]]
-    return NamedRun(**content)
+    try:
+        run = NamedRun(**content | {"artifacts": [Pin(**pin) for pin in content["artifacts"]]})
+        foreign = [pin.id for pin in run.artifacts if not PLAIN_ID.fullmatch(pin.id)]
+    except (KeyError, TypeError) as error:
+        raise CorruptArtifactError(f"{path}: holds {sorted(content)}, not what a named run has; {way_out}") from error
+    if foreign:
+        raise CorruptArtifactError(f"{path}: {foreign[0]!r} is not an artifact id; {way_out}")
+    return run
 
 
 def known_uses(store: Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
@@ -149,6 +154,11 @@ class Pins:
         self._write(status, keep_others=status != "finished")
 
     def _write(self, status: str, keep_others: bool) -> None:
+        # Without a name it is no promise: a run that only reuses what a store on a read-only disk holds goes on.
+        with suppress(OSError) if self._folder == RECENT else nullcontext():
+            self._write_note(status, keep_others)
+
+    def _write_note(self, status: str, keep_others: bool) -> None:
         path = path_of(self._store.root, self._run.name, self._folder)
         with self._store.lock(f"{self._folder}/{self._run.name}"):
             others = read_named_run(path).artifacts if keep_others and path.exists() else []

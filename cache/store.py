@@ -124,7 +124,8 @@ class Store:
                 raise StoreError(f"{folder} is no store to read from: it holds no folder `artifacts`")
         self.root = root.absolute()
         self.roots = (self.root, *(folder.absolute() for folder in below))  # nearest first
-        self.digests = DigestCache(self.root / "digests.json")
+        own, *others = (root / "digests.json" for root in self.roots)
+        self.digests = DigestCache(own, others)
         self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
-from cache.names import NAMES, RECENT
+from cache.names import NAMES, RECENT, read_named_run
 from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
@@ -22,7 +22,7 @@ from cache.untrusted import inside
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "memory"]
+Piece = Literal["record", "file", "note", "plan", "part", "name", "memory"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Problem:
 
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a
-            part of the pool, or what the store remembers of files outside it or of a named run.
+        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
+            of the pool, the name of a run, which then is the id, or what else is only remembered.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -104,17 +104,21 @@ class Verification:
             if not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
-        runs = [path for folder in (NAMES, RECENT) for path in sorted((root / folder).glob("*.json"))]
-        for path in (root / "digests.json", *runs):
-            self.n_files += 1
+        self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])
+        self._memory("name", sorted((root / NAMES).glob("*.json")))
+
+    def _memory(self, piece: Piece, paths: Iterable[Path]) -> None:
+        for path in paths:
             try:
-                content = read_json(path)
-                if content.keys() != {"files", "sources"}:  # digests of version 1, which had no checksum
+                if path.parent.name in (NAMES, RECENT):
+                    read_named_run(path)
+                elif read_json(path).keys() != {"files", "sources"}:  # digests of version 1, which had no checksum
                     read_note(path)
             except FileNotFoundError:
-                self.n_files -= 1
+                continue
             except (CorruptArtifactError, OSError) as error:
-                self._problem(path.stem, "memory", path.name, path, _without(str(error), path), "what was written")
+                self._problem(path.stem, piece, path.name, path, _without(str(error), path), "what was written")
+            self.n_files += 1
 
     def _record(self, id: str, folder: Path) -> Record | None:
         path = folder / RECORD

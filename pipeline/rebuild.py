@@ -22,7 +22,6 @@ from typing import Any
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
 from cache.files import disk_errors, sync
 from cache.fingerprint import fingerprint
-from cache.names import NAMES
 from cache.notes import read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
@@ -47,17 +46,17 @@ def repair(run: RunContext, found: Verification) -> list[str]:
         if problem.piece == "record":
             with _told(failed), _own_copy(store, problem.id):
                 _mend_record(store, problem.id)
-        elif problem.piece == "memory" and problem.path.parent.name != NAMES:
+        elif problem.piece == "memory":
             problem.path.unlink()
             log.info("%s: removed; what it remembered is learned anew by the next run", problem.path)
-        elif problem.piece == "memory":
+        elif problem.piece == "name":
             failed.append(
-                f"{problem.path}: what this name pinned stands nowhere else: run its recipe again with --name"
+                f"{problem.path}: only its run, repeated as --name {problem.id} --replace, says what it named"
             )
     # Only now is it known what artifacts with a damaged record were made from, and whether their files are whole. What they
     # were made from has to be whole, too.
     again = Verification(store, found.read)
-    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "memory")]
+    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "name", "memory")]
     again.artifacts(_with_ancestors(store, artifacts))
     again.parts({_part_id(problem) for problem in found.problems if problem.piece == "part"})
     users = _users(store, {_part_id(problem) for problem in again.problems if problem.piece == "part"})

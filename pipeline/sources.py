@@ -179,7 +179,7 @@ class Sources:
         kind, _, what = (source or "").partition(" ")
         name, _, of = what.rpartition(" ")  # the split of annotations, the questions of videos
         if kind not in KINDS:
-            raise MissingSourceError(f"this store does not remember which source {id} was: run the recipe instead")
+            raise MissingSourceError(f"this store does not remember which source {id} was: `sevila stage STAGE RECIPE --again` makes it from the recipe")
         if kind == "weights":
             found: Annotations | Weights | VideoFiles = self.weights(what)
         else:

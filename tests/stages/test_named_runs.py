@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cache.names import named_run
+from cache.names import Pin, named_run, pinning
+from cache.notes import write_note
 from cache.store import Store
 from cli import main
 from tests.stages.runs import UNIFORM, edited, sevila
@@ -76,8 +77,6 @@ def test_a_run_that_fails_keeps_what_it_has_made_pinned(demo: Path, tmp_path: Pa
 
 
 def test_a_killed_run_keeps_what_it_has_made_pinned(named: Path, tmp_path: Path) -> None:
-    from cache.names import pinning
-
     store = Store(tmp_path)
     with pinning(store, "x", "r", {}, []) as pins:
         pins.add("made-v1-0", "made", "")
@@ -101,5 +100,11 @@ def test_a_damaged_name_is_told_and_can_be_given_up(
     assert "sevila runs rm uniform" in capsys.readouterr().err
     assert main(["runs", "--store", str(store)]) == 0
     assert "damaged" in capsys.readouterr().out
+    write_note(path, named_run(Store(named), "baseline").as_dict() | {"artifacts": [Pin("../x", "y", "")._asdict()]})
+    assert main(["runs", "show", "uniform", "--store", str(store)]) == 1
+    assert "'../x' is not an artifact id" in capsys.readouterr().err
+    assert main(["cache", "verify", "--all", "--repair", "--store", str(store)]) == 1
+    assert "repeated as --name uniform --replace" in capsys.readouterr().out
     assert main(["runs", "rm", "uniform", "--store", str(store)]) == 0
+    assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
     assert not path.exists()

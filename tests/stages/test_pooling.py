@@ -9,6 +9,8 @@ import pytest
 
 from cache.pool import every_part, references
 from cache.store import Store
+from cli import main
+from tests.small_world import SMALL
 from tests.stages.runs import artifact, edited, sevila
 from tests.stages.runs import records as records_of
 
@@ -96,6 +98,10 @@ def test_a_colleagues_store_below_ones_own_is_used_and_not_touched(demo: Path, f
     assert {record.stage for record in records_of(own).values()} == {"select_keyframes", "answer_questions", "evaluate"}
     assert list(every_part(own)) == []
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    # Nobody says where the videos are: what the colleague's store remembers of them is enough.
+    options = [SMALL, "--annotations", f"{demo / 'questions.csv'}", "--weights", f"tiny-blip2={demo / 'tiny-blip2'}"]
+    options += ["--store", f"{own}", "--below", f"{finished}", "--device", "cpu"]
+    assert main(["run", *options, "--set", "select_keyframes.k=3"]) == 0
     both = Store(own, [finished])
     assert all(references(both, both.record(id)) <= set(every_part(finished)) for id in both)
 
