@@ -266,9 +266,14 @@ def _input(run: RunContext, record: Record, name: str) -> Any:
     if id.split("-")[0] in STAGES:
         raise MissingSourceError(f"{record.id} was made from {id}, which the store does not hold: run its recipe")
     assert run.sources is not None
-    source = run.sources.identified(id, lambda of: _artifact(run.store, of))
-    if source.problem:
-        raise MissingSourceError(f"{record.id} cannot be repaired: {source.problem}")
+    try:
+        source = run.sources.identified(id, lambda of: _artifact(run.store, of))
+        problem = source.problem
+    except MissingSourceError as error:
+        problem = str(error)
+    if problem:
+        again = f"`sevila stage {record.stage} RECIPE --again` makes it from its recipe"
+        raise MissingSourceError(f"{record.id} cannot be repaired: {problem}; or {again}")
     return source
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cache.store import Store
+from cache.notes import read_note, write_note
+from cache.store import Store, describe_files
+from cache.tables import write_rows
 from cli import main
 from pipeline.stage import STAGES
-from tests.stages.runs import sevila
+from tests.stages.runs import artifact, sevila
 
 Files = dict[Path, tuple[bytes, int, int]]
 
@@ -186,3 +188,25 @@ def test_reader_names_the_file_and_the_command_that_mends_it(
     told = capsys.readouterr().err
     command = told[told.index("sevila cache verify") : told.index("--repair")].split()[3:]
     assert verify(demo, store, *command) == 1 and verify(demo, store, *command, "--repair") == 0
+
+
+def test_piece_made_again_with_other_bytes_is_told_with_what_was_made_from_the_former_and_nothing_is_removed(
+    demo: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = artifact(store, "frame_scores")  # as another machine would have made them:
+    name, folder = "frame_scores/00000.parquet", scores.path
+    rows = [{**row, "logit_yes": row["logit_yes"] + 1e-5} for row in scores.rows("frame_scores")]
+    write_rows(folder / name, scores.tables["frame_scores"], rows)
+    record = scores.record.__dict__ | {"files": describe_files(folder, [name])}
+    for path in ("record.json", "progress/record.json"):
+        write_note(folder / path, record)
+    write_note(folder / "progress/00000.json", read_note(folder / "progress/00000.json") | {"files": record["files"]})
+    before = set(Store(store))
+    assert verify(demo, store) == 0
+    flip(folder / name)
+    caplog.clear()
+    assert verify(demo, store, scores.id, "--repair") == 0
+    (warning,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    made_from = [id for id in before if id.startswith(("select_keyframes", "answer_questions", "evaluate"))]
+    assert scores.id in warning and all(id in warning for id in made_from)
+    assert set(Store(store)) == before and verify(demo, store) == 0
