@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import os
 import shutil
@@ -233,8 +234,17 @@ class Store:
     @contextmanager
     def _guard(self, kind: int) -> Iterator[None]:
         path = self.root / "locks" / "in_use.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise StoreError(
+                f"{self.root} cannot be written: {error.strerror}; to read from it give a store of your own as well, "
+                f"`--store FOLDER --below {self.root}`"
+            ) from error
+        with file:
             fcntl.flock(file, kind)
             yield
 

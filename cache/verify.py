@@ -93,7 +93,7 @@ class Verification:
             except FileNotFoundError:
                 found = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
-                found = f"its note {note.name}: {_without(str(error), note)}"
+                found = f"its note {note.name}: {_said(error, note)}"
             if found:
                 told = _told(wanted) if wanted else "what was written"
                 self._problem("/".join(part), "part", path.name, path, found, told)
@@ -117,7 +117,7 @@ class Verification:
             except FileNotFoundError:
                 continue
             except (CorruptArtifactError, OSError) as error:
-                self._problem(path.stem, piece, path.name, path, _without(str(error), path), "what was written")
+                self._problem(path.stem, piece, path.name, path, _said(error, path), "what was written")
             self.n_files += 1
 
     def _record(self, id: str, folder: Path) -> Record | None:
@@ -128,7 +128,7 @@ class Verification:
             made = artifact_id(record.stage, record.version, record.config, record.inputs)
             found = "" if made == id else f"its stage, config and inputs have the id {made}"
         except (SevilaError, OSError) as error:
-            found = _without(str(error), path)
+            found = _said(error, path)
         if not found:
             return record
         self._problem(id, "record", RECORD, path, found, "the record that was written")
@@ -168,7 +168,7 @@ class Verification:
                 content = read_note(path) if checked else read_json(path)
                 found = _note_problem(path, content, record)
             except (CorruptArtifactError, OSError) as error:
-                found = _without(str(error), path)
+                found = _said(error, path)
             if found:
                 piece: Piece = "plan" if path.name == "plan.json" else "note"
                 self._problem(record.id, piece, f"{PROGRESS}/{path.name}", path, found, "the note that was written")
@@ -246,5 +246,8 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _without(text: str, path: Path) -> str:
-    return text.removeprefix(f"{path}: ").split("; ")[0]
+def _said(error: Exception, path: Path) -> str:
+    """Return what an error says of a file, without its path and the way out, which the summary gives."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error).removeprefix(f"{path}: ").split("; ")[0]
