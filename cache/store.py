@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,21 +253,31 @@ class Store:
 
         The caller holds the artifact's `publish` lock and has seen that it is not published yet.
         """
-        partial, final = self.partial(record.id), self._own(record.id)
-        for left_over in partial.rglob(
-            "*.part"
-        ):  # of processes that were killed while they wrote; nobody writes any more
+        partial = self.partial(record.id)
+        for left_over in partial.rglob("*.part"):  # of processes that were killed while they wrote
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
         (partial / PROGRESS).mkdir(exist_ok=True)
         write_note(partial / PROGRESS / RECORD, dataclasses.asdict(record))
         write_note(partial / RECORD, dataclasses.asdict(record))
+        self._move_in(record.id)
+
+    def finish(self, artifact: str) -> bool:
+        """Publish what a process had only to move into place when it was killed; return whether the artifact exists now."""
+        if (self.partial(artifact) / RECORD).exists():
+            with self.lock(f"{artifact}/publish"), suppress(CorruptArtifactError, FileNotFoundError):
+                Record.load(self.partial(artifact) / RECORD)
+                self._move_in(artifact)
+        return self.exists(artifact)
+
+    def _move_in(self, artifact: str) -> None:
+        partial, final = self.partial(artifact), self._own(artifact)
+        shutil.rmtree(partial / PROGRESS / SNAPSHOTS, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
         os.rename(partial, final)
         sync(final.parent)
-        shutil.rmtree(final / PROGRESS / SNAPSHOTS, ignore_errors=True)
 
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:

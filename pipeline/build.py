@@ -32,7 +32,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
         MissingSourceError: an input is not on this machine.
     """
     id = stage.artifact_id(cfg, inputs)
-    if id is not None and run.store.exists(id):
+    if id is not None and (run.store.exists(id) or run.store.finish(id)):
         log.info("%s: reused %s", stage.name, id)
         return stage.output(run.store, id)
     for name, value in zip(stage.inputs, inputs, strict=True):

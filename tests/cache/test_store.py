@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import CorruptArtifactError, StoreError
+from cache.notes import write_note
 from cache.store import Record, Store, artifact_id, describe_files
 
 
@@ -139,3 +141,17 @@ def test_file_or_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"holds other things \(photo\.jpg\)"), Store(tmp_path).in_use():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_moved(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    partial = store.partial("count-v1-aa")
+    (partial / "progress" / "snapshots").mkdir(parents=True)
+    (partial / "progress" / "snapshots" / "000000001.state").write_text("weights")
+    (partial / "numbers.json").write_text("[1]")
+    assert not store.finish("count-v1-aa")
+    record = Record("count-v1-aa", "count", 1, "numbers", {}, {}, files=describe_files(partial, ["numbers.json"]))
+    write_note(partial / "record.json", dataclasses.asdict(record))
+    assert store.finish("count-v1-aa") and not partial.exists()
+    assert store.record("count-v1-aa") == record
+    assert not (store.path("count-v1-aa") / "progress" / "snapshots").exists()
