@@ -64,11 +64,15 @@ class Verification:
     told: list[str] = field(default_factory=list)
     n_files: int = 0
     n_bytes: int = 0
-    _parts: set[PartId] = field(default_factory=set)  # that were checked: artifacts share them
+    _ids: set[str] = field(default_factory=set)  # that were checked
+    _parts: set[PartId] = field(default_factory=set)  # likewise: artifacts share them
 
     def artifacts(self, ids: Iterable[str]) -> None:
-        """Check each artifact: its record, all its files, its parts of the pool, and what is kept of its making."""
+        """Check each artifact once: its record, all its files, its parts of the pool, and what is kept of its making."""
         for id in ids:
+            if id in self._ids:
+                continue
+            self._ids.add(id)
             folder = self.store.path(id)
             record = self._record(id, folder)
             if record is not None:
