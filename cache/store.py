@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import os
 import shutil
@@ -29,7 +30,17 @@ from cache.notes import read_json, read_note, write_note
 from cache.untrusted import is_name, record_problem
 
 RECORD_VERSION = 2
-OWN_NAMES = {"artifacts", "partial", "pool", "aside", "locks", "names", "demo", "digests.json"}  # in a store's root
+OWN_NAMES = {
+    "artifacts",
+    "partial",
+    "pool",
+    "aside",
+    "locks",
+    "names",
+    "recent",
+    "demo",
+    "digests.json",
+}  # in a store's root
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
 RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
@@ -223,8 +234,17 @@ class Store:
     @contextmanager
     def _guard(self, kind: int) -> Iterator[None]:
         path = self.root / "locks" / "in_use.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise StoreError(
+                f"{self.root} cannot be written: {error.strerror}; to read from it give a store of your own as well, "
+                f"`--store FOLDER --below {self.root}`"
+            ) from error
+        with file:
             fcntl.flock(file, kind)
             yield
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, read_named_run
-from cache.notes import CHECKSUM, read_json, read_note
+from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.untrusted import inside
@@ -22,7 +22,7 @@ from cache.untrusted import inside
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "name"]
+Piece = Literal["record", "file", "note", "plan", "part", "name", "memory"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Problem:
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
         piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
-            of the pool, or the name of a run, which then is the id.
+            of the pool, the name of a run, which then is the id, or what else is only remembered.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -64,11 +64,15 @@ class Verification:
     told: list[str] = field(default_factory=list)
     n_files: int = 0
     n_bytes: int = 0
-    _parts: set[PartId] = field(default_factory=set)  # that were checked: artifacts share them
+    _ids: set[str] = field(default_factory=set)  # that were checked
+    _parts: set[PartId] = field(default_factory=set)  # likewise: artifacts share them
 
     def artifacts(self, ids: Iterable[str]) -> None:
-        """Check each artifact: its record, all its files, its parts of the pool, and what is kept of its making."""
+        """Check each artifact once: its record, all its files, its parts of the pool, and what is kept of its making."""
         for id in ids:
+            if id in self._ids:
+                continue
+            self._ids.add(id)
             folder = self.store.path(id)
             record = self._record(id, folder)
             if record is not None:
@@ -93,7 +97,7 @@ class Verification:
             except FileNotFoundError:
                 found = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
-                found = f"its note {note.name}: {_without(str(error), note)}"
+                found = f"its note {note.name}: {_said(error, note)}"
             if found:
                 told = _told(wanted) if wanted else "what was written"
                 self._problem("/".join(part), "part", path.name, path, found, told)
@@ -103,27 +107,22 @@ class Verification:
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
-        self._run_names()
-        path = self.store.root / "digests.json"
-        try:
-            if CHECKSUM in read_json(path):
-                read_note(path)
-        except FileNotFoundError:
-            return
-        except (CorruptArtifactError, OSError) as error:
-            self.told.append(f"{error}; the next run forgets it and identifies what lies outside anew")
-        self.n_files += 1
+        root = self.store.root
+        self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])
+        self._memory("name", sorted((root / NAMES).glob("*.json")))
 
-    def _run_names(self) -> None:
-        for path in sorted([*(self.store.root / NAMES).glob("*.json"), *(self.store.root / RECENT).glob("*.json")]):
-            self.n_files += 1
+    def _memory(self, piece: Piece, paths: Iterable[Path]) -> None:
+        for path in paths:
             try:
-                read_named_run(path)
+                if path.parent.name in (NAMES, RECENT):
+                    read_named_run(path)
+                elif read_json(path).keys() != {"files", "sources"}:  # digests of version 1, which had no checksum
+                    read_note(path)
+            except FileNotFoundError:
+                continue
             except (CorruptArtifactError, OSError) as error:
-                if path.parent.name == NAMES:
-                    self._problem(path.stem, "name", path.name, path, _without(str(error), path), "what was written")
-                else:
-                    self.told.append(str(error))
+                self._problem(path.stem, piece, path.name, path, _said(error, path), "what was written")
+            self.n_files += 1
 
     def _record(self, id: str, folder: Path) -> Record | None:
         path = folder / RECORD
@@ -133,7 +132,7 @@ class Verification:
             made = artifact_id(record.stage, record.version, record.config, record.inputs)
             found = "" if made == id else f"its stage, config and inputs have the id {made}"
         except (SevilaError, OSError) as error:
-            found = _without(str(error), path)
+            found = _said(error, path)
         if not found:
             return record
         self._problem(id, "record", RECORD, path, found, "the record that was written")
@@ -173,7 +172,7 @@ class Verification:
                 content = read_note(path) if checked else read_json(path)
                 found = _note_problem(path, content, record)
             except (CorruptArtifactError, OSError) as error:
-                found = _without(str(error), path)
+                found = _said(error, path)
             if found:
                 piece: Piece = "plan" if path.name == "plan.json" else "note"
                 self._problem(record.id, piece, f"{PROGRESS}/{path.name}", path, found, "the note that was written")
@@ -251,5 +250,8 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _without(text: str, path: Path) -> str:
-    return text.removeprefix(f"{path}: ").split("; ")[0]
+def _said(error: Exception, path: Path) -> str:
+    """Return what an error says of a file, without its path and the way out, which the summary gives."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error).removeprefix(f"{path}: ").split("; ")[0]

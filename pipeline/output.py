@@ -131,6 +131,10 @@ class Shard(Output):
         self.items = items
         self.settings = settings
 
+    def notes(self) -> dict[str, Any]:
+        """Return the shard's note: also what the plan says of it, so that either can be mended from the other."""
+        return {**super().notes(), "items": self.items, "settings": self.settings}
+
 
 class ShardedOutput(Output):
     """An output made in shards, by any number of processes, each shard by one of them and once."""

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,14 +46,17 @@ def repair(run: RunContext, found: Verification) -> list[str]:
         if problem.piece == "record":
             with _told(failed), _own_copy(store, problem.id):
                 _mend_record(store, problem.id)
-        if problem.piece == "name":
+        elif problem.piece == "memory":
+            problem.path.unlink()
+            log.info("%s: removed; what it remembered is learned anew by the next run", problem.path)
+        elif problem.piece == "name":
             failed.append(
                 f"{problem.path}: only its run, repeated as --name {problem.id} --replace, says what it named"
             )
     # Only now is it known what artifacts with a damaged record were made from, and whether their files are whole. What they
     # were made from has to be whole, too.
     again = Verification(store, found.read)
-    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "name")]
+    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "name", "memory")]
     again.artifacts(_with_ancestors(store, artifacts))
     again.parts({_part_id(problem) for problem in found.problems if problem.piece == "part"})
     users = _users(store, {_part_id(problem) for problem in again.problems if problem.piece == "part"})
@@ -73,7 +76,7 @@ def repair(run: RunContext, found: Verification) -> list[str]:
     for id in _upstream_first(store, dict.fromkeys([*damage, *makers])):
         with _told(failed), _own_copy(store, id) if id in damage else nullcontext():
             _repair(run, id, damage.get(id, ()), makers.get(id, ()))
-    return failed
+    return list(dict.fromkeys(failed))
 
 
 @contextmanager
@@ -124,11 +127,9 @@ def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequen
     """Repair an artifact's files and notes, and those parts of the pool that it is the one to make."""
     store = run.store
     record, folder = store.record(id), store.path(id)
-    for problem in problems:
+    for problem in sorted(problems, key=lambda problem: problem.piece == "plan"):  # which is mended from the notes
         if problem.piece == "plan":
-            # What it says is needed only to make one shard anew; without it the next damage costs all of them.
-            log.warning("%s: damaged, and of no use but for repairs; removed", folder / PLAN)
-            (folder / PLAN).unlink()
+            _mend_plan(record, folder)
         elif problem.name == f"{PROGRESS}/{RECORD}":
             write_note(folder / PROGRESS / RECORD, asdict(record))
             log.info("%s: rebuilt the copy of its record", id)
@@ -156,23 +157,30 @@ def _make(
 ) -> Output:
     """Make an artifact, or only some of its shards, in a folder beside it; killed, it goes on where that is possible."""
     store, name, made = run.store, f"{record.id}.repair", run.store.path(record.id)
+    folder = store.partial(name)
     if not stage.sharded:
         with store.lock(f"{name}/build"):
             if not stage.resumes:
-                shutil.rmtree(store.partial(name), ignore_errors=True)
-            store.partial(name).mkdir(parents=True, exist_ok=True)
-            out = Output(store.partial(name), stage)
-            with disk_errors(out.folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            out = Output(folder, stage)
+            with disk_errors(folder):
                 stage.function(cfg, run, *inputs, out=out)
             return out
-    progress = store.partial(name) / PROGRESS
+    progress = folder / PROGRESS
     if None not in shards and (made / PLAN).exists() and not progress.exists():
         progress.mkdir(parents=True)
-        for note in (made / PROGRESS).glob("*.json"):
-            if note.name != RECORD and not (note.stem.isdecimal() and int(note.stem) in shards):
-                shutil.copy(note, progress / note.name)
+        for note in [made / PLAN, *_notes(made)]:
+            shutil.copy(note, progress / note.name)
+    for note in _notes(
+        folder
+    ):  # of shards that are whole where they are, or were made here by a repair that was killed
+        number = int(note.stem)
+        files = [file for file in record.files if _shard_of(file) == number]
+        if (number in shards or None in shards) and not all((folder / file).exists() for file in files):
+            note.unlink()
     sharded = ShardedOutput(store, name, stage)
-    with disk_errors(sharded.folder):
+    with disk_errors(folder):
         stage.function(cfg, run, *inputs, out=sharded)
     sharded.collect()
     return sharded
@@ -221,18 +229,37 @@ def _warn(what: str, how: str, made_from: Iterable[str]) -> None:
     )
 
 
+def _mend_plan(record: Record, folder: Path) -> None:
+    """Write a damaged plan anew from the notes of the shards; if one of these does not know its part of it, remove it."""
+    notes = [read_note(path) for path in _notes(folder)]
+    if notes and all("items" in note for note in notes):
+        write_note(folder / PLAN, {"shards": [note["items"] for note in notes], "settings": notes[0]["settings"]})
+        log.info("%s: rebuilt its plan", record.id)
+        return
+    log.warning("%s: damaged, and needed only to repair one shard and not all; removed", folder / PLAN)
+    (folder / PLAN).unlink()
+
+
 def _mend_note(record: Record, path: Path) -> None:
-    """Write a shard's damaged note: what the record says of its files, and what the other notes leave of the record."""
-    notes = [note for note in sorted(path.parent.glob("[0-9]*.json")) if note.stem.isdecimal() and note != path]
-    others = [read_note(note) for note in notes]
-    files = {name: file for name, file in record.files.items() if _shard_of(name) == int(path.stem)}
+    """Write a shard's damaged note anew: what the plan and the record say of it, and what the other notes leave of that."""
+    number, folder = int(path.stem), path.parents[1]
+    others = [read_note(note) for note in _notes(folder) if note != path]
+    files = {name: file for name, file in record.files.items() if _shard_of(name) == number}
     content: dict[str, Any] = {"files": files}
     for name in ("rows", "dropped", "phase_seconds"):
         whole: dict[str, float] = getattr(record, name)
         rest = {key: round(count - sum(other[name].get(key, 0) for other in others), 3) for key, count in whole.items()}
         content[name] = {key: count for key, count in rest.items() if count or name == "rows"}
-    write_note(path, content | {"pool": ""})  # which is noted of the whole
+    content["pool"] = ""  # which is noted of the whole
+    with suppress(CorruptArtifactError, FileNotFoundError):
+        plan = read_note(folder / PLAN)
+        content |= {"items": plan["shards"][number], "settings": plan["settings"]}
+    write_note(path, content)
     log.info("%s: rebuilt the note %s", record.id, path.name)
+
+
+def _notes(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / PROGRESS).glob("*.json") if path.stem.isdecimal())
 
 
 def _made_of(run: RunContext, record: Record) -> tuple[Stage, Config, list[Any]]:
@@ -263,9 +290,14 @@ def _input(run: RunContext, record: Record, name: str) -> Any:
     if id.split("-")[0] in STAGES:
         raise MissingSourceError(f"{record.id} was made from {id}, which the store does not hold: run its recipe")
     assert run.sources is not None
-    source = run.sources.identified(id, lambda of: _artifact(run.store, of))
-    if source.problem:
-        raise MissingSourceError(f"{record.id} cannot be repaired: {source.problem}")
+    try:
+        source = run.sources.identified(id, lambda of: _artifact(run.store, of))
+        problem = source.problem
+    except MissingSourceError as error:
+        problem = str(error)
+    if problem:
+        again = f"`sevila stage {record.stage} RECIPE --again` makes it from its recipe"
+        raise MissingSourceError(f"{record.id} cannot be repaired: {problem}; or {again}")
     return source
 
 

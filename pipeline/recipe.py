@@ -18,6 +18,7 @@ from cache.errors import RecipeError
 from pipeline.datasets import adapter_named
 from pipeline.stage import STAGES, Config, Stage
 
+LIMIT_BYTES = 1 << 20
 RECIPES = Path(__file__).parent / "recipes"
 
 # Stages whose seed is no part of the experiment: frames are sampled once, and intervals are resampled alike.
@@ -121,9 +122,12 @@ def load(name: str, settings: Iterable[str] = (), seed: int | None = None) -> Re
         raise RecipeError(
             f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{_nearest(name, available())}"
         )
+    size_bytes = path.stat().st_size
+    if size_bytes > LIMIT_BYTES:
+        raise RecipeError(f"{path}: {size_bytes} bytes, a recipe has at most {LIMIT_BYTES}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: not readable as TOML: {error}") from error
     description = content.pop("description", "")
     if not isinstance(description, str):

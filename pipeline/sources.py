@@ -179,14 +179,14 @@ class Sources:
         kind, _, what = (source or "").partition(" ")
         name, _, of = what.rpartition(" ")  # the split of annotations, the questions of videos
         if kind not in KINDS:
-            raise MissingSourceError(f"this store does not remember which source {id} was: run the recipe instead")
+            raise MissingSourceError(f"this store does not remember which source {id} was")
         if kind == "weights":
             found: Annotations | Weights | VideoFiles = self.weights(what)
         else:
             found = self.annotations(name, of) if kind == "annotations" else self.videos(name, artifact(of))
         if not found.problem and found.id != id:
             raise MissingSourceError(
-                f"the {source} on this machine are {found.id} now, wanted {id}: put back what was there, or run the recipe"
+                f"the {source} on this machine are {found.id} now, wanted {id}: put back what was there"
             )
         return found
 

@@ -136,6 +136,8 @@ class Artifact:
         """
         path = inside(self.path, name)
         if name not in self._checked:
+            if name not in self.record.files:
+                raise CorruptArtifactError(f"{path}: its record does not name it; {mend(path)}")
             if not path.is_file() or file_digest(path) != self.record.files[name]["sha256"]:
                 raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
             self._checked.add(name)
@@ -143,11 +145,11 @@ class Artifact:
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
-        return read_rows(self._table_files(table), self.tables[table], self.record.rows[table])
+        return read_rows(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""
-        return read_columns(self._table_files(table), self.tables[table], names, self.record.rows[table])
+        return read_columns(self._table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
 
     def _table_files(self, table: str) -> list[Path]:
         # As a whole: pages have checksums, but what says where they lie has none.

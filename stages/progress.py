@@ -36,9 +36,20 @@ def track(items: Iterable[Item], description: str, unit: str, total: int | None 
 @contextmanager
 def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
     """Yield what shows how many bytes were read: call it with the number of each piece."""
-    quiet = not sys.stderr.isatty()
-    with tqdm(desc=description, unit="B", unit_scale=True, total=total, leave=False, disable=quiet, delay=1) as bar:
-        yield bar.update
+    if sys.stderr.isatty():
+        with tqdm(desc=description, unit="B", unit_scale=True, total=total, leave=False, delay=1) as bar:
+            yield bar.update
+        return
+    done, last = 0, time.monotonic()
+
+    def tell(n_bytes: int) -> None:
+        nonlocal done, last
+        done += n_bytes
+        if time.monotonic() - last > LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            log.info("%s: %.1f of %.1f GB", description, done / 1e9, total / 1e9)
+
+    yield tell
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from cache.errors import StoreError
 from cache.pool import PartId, every_part
@@ -19,7 +21,8 @@ ROUNDS = 4  # a repaired table may name parts of the pool that could not be look
 def verify(options: argparse.Namespace) -> int:
     """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
     store = store_of(options)
-    with store.in_use():
+    read_only = not options.repair and not os.access(store.root, os.W_OK)  # a colleague's
+    with nullcontext() if read_only else store.in_use():
         ids, parts = _wanted(store, options.ids, options.all)
         found = _verified(store, ids, parts, options.all)
         failed: list[str] = []
@@ -52,7 +55,9 @@ def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str]
     ids: list[str] = []
     for name in names:
         if "/" in name:
-            space, key, part = name.split("/") if name.count("/") == 2 else ("", "", "")
+            if name.count("/") != 2:
+                raise StoreError(f"{name!r} is neither an artifact id nor a part of the pool, space/key/part")
+            space, key, part = name.split("/")
             parts.append((space, key, part))
         else:
             ids += store.matching(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
 
 from cache.errors import CheckpointError
+from pipeline.models.tensors import read_json
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,12 @@ def read_blip2_config(folder: Path) -> ModelConfig:
         CheckpointError: there is no readable `config.json`, or it describes another model (InstructBLIP, BLIP-2 OPT).
     """
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(raw, dict):
-            raise ValueError(f"it holds a {type(raw).__name__}")
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"{path}: not found; wanted the directory of a BLIP-2 Flan-T5 as Hugging Face lays it out, for example a "
             "download of Salesforce/blip2-flan-t5-xl"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as a JSON object: {error}") from error
+        )
+    raw = read_json(path)
     _check_architecture(path, raw)
     # Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
     vision = {"hidden_size": Blip2VisionConfig().hidden_size, **raw.get("vision_config", {})}

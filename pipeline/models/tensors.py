@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,8 @@ from cache.errors import CheckpointError
 
 TensorReaders = Mapping[str, Callable[[], Tensor]]
 """Tensor name -> a function that reads it."""
+
+JSON_LIMIT_BYTES = 16 << 20  # the largest index on hubs has a tenth of it
 
 # In the order of preference: both are there in many downloads, with the same content.
 _WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -42,11 +45,27 @@ def open_checkpoint(path: Path) -> TensorReaders:
     raise CheckpointError(f"{path}: no weights in it; wanted one of {', '.join(_WHOLE_FILES + _INDEX_FILES)}")
 
 
-def _open_shards(index: Path) -> TensorReaders:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
     try:
-        file_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: not an index of weight shards: {error!r}; download it again") from error
+        size_bytes = path.stat().st_size
+        if size_bytes > JSON_LIMIT_BYTES:
+            raise ValueError(f"it has {size_bytes} bytes, more than any has")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not readable as a JSON object: it holds a {type(content).__name__}")
+    return content
+
+
+def _open_shards(index: Path) -> TensorReaders:
+    file_of: Any = read_json(index).get("weight_map")
+    if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
+        raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
+    outside = [name for name in file_of.values() if "/" in name or name.startswith(".")]
+    if outside:
+        raise CheckpointError(f"{index}: names the file {outside[0]!r}, wanted one beside it; nothing of it is read")
     shards = {name: _open_file(index.parent / name) for name in sorted(set(file_of.values()))}
     absent = [name for name, shard in file_of.items() if name not in shards[shard]]
     if absent:

@@ -5,9 +5,14 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cache.arrays import ArrayFile, write_array
+from cache.errors import CorruptArtifactError
+from cache.fingerprint import fingerprint
 from cache.notes import write_note
+from cache.pool import Pool, part_paths
 from cache.store import PROGRESS, Record, Store, artifact_id, describe_files
 from cache.tables import Schema, write_rows
 from cache.verify import Verification, size_bytes
@@ -146,3 +151,59 @@ def test_record_that_names_what_lies_outside_is_refused(field: str, value: objec
     write_note(store.path(id) / "record.json", store.record(id).__dict__ | {field: value})
     (problem,) = verified(store, id).problems
     assert problem.piece == "record"
+
+
+@pytest.mark.parametrize("name", ["digests.json", "names/baseline.json"])
+def test_damage_of_what_the_store_remembers_is_found(name: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "names").mkdir()
+    write_note(tmp_path / name, {"files": {}, "sources": {}, "names": {}})
+    whole = (tmp_path / name).read_bytes()
+    for damaged in (whole.replace(b"sources", b"sourcer"), whole[:-9], b""):
+        (tmp_path / name).write_bytes(damaged)
+        found = Verification(store)
+        found.rest()
+        assert [problem.path for problem in found.problems] == [tmp_path / name]
+
+
+def test_part_of_the_pool_is_checked_once_and_its_damage_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    pool, part = Pool(store, "space"), fingerprint([3, 5])
+    pool.add("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})
+    path, note = part_paths(tmp_path, "space", "key", part)
+    draw = random.Random(0)
+    for damaged in (path, note):
+        whole = damaged.read_bytes()
+        for _ in range(20):
+            flipped = bytearray(whole)
+            flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            damaged.write_bytes(flipped)
+            found = Verification(store)
+            found.parts([("space", "key", part)])
+            found.parts([("space", "key", part)])
+            (problem,) = found.problems
+            assert problem.id == f"space/key/{part}" and problem.path == path
+        damaged.write_bytes(whole)
+    found = Verification(store)
+    found.parts([("space", "key", part)])
+    assert not found.problems and found.n_bytes == path.stat().st_size
+
+
+def test_flipped_bit_in_an_array_is_refused_by_its_reader_or_changes_nothing(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).standard_normal((3, 4)).astype("float16")
+    write_array(tmp_path / "x.h5", 3, (4,), "float16", iter([frames]))
+    whole = (tmp_path / "x.h5").read_bytes()
+    draw, refused = random.Random(0), 0
+    for bit in draw.sample(range(len(whole) * 8), 400):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path = tmp_path / f"{bit}.h5"  # HDF5 takes a file that is still open for the old one
+        path.write_bytes(flipped)
+        try:
+            found = ArrayFile(path).read(slice(0, 3))
+        except CorruptArtifactError:
+            refused += 1
+            continue
+        assert found.dtype == frames.dtype
+        np.testing.assert_array_equal(found, frames, err_msg=f"bit {bit}")
+    assert refused
