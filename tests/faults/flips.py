@@ -17,7 +17,6 @@ from tests.faults.world import Trial
 from tests.stages.moment_world import places
 
 NAME = "names"
-PLAN = "progress/plan.json"  # of a finished artifact: `--repair` removes it, nothing else holds what it says
 MEMORIES = ("digests.json", "recent")  # what is damaged there is told and forgotten; runs fill them again
 
 
@@ -116,9 +115,6 @@ def _check_repaired(trial: Trial, told: str, kind: str, path: Path, content: byt
         return
     if kind == NAME:  # only the run itself can say what it named
         trial.start(more=("--replace",)).finish()
-    elif kind == PLAN:
-        if path.exists():
-            trial.fail("lost", f"{told}: neither mended nor removed by verify --repair, which ended with {status}")
     elif path.read_bytes() != content and not _same_meaning(path, content):
         trial.fail("lost", f"{told}: not mended by verify --repair, which ended with {status}: {words}")
         return

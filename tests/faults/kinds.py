@@ -85,8 +85,8 @@ KINDS = (
         flips.finished_store,
         "One bit of one file, its type drawn first, is flipped. `cache verify --all` must name the file; every reader of the "
         "store must give what it gave before or refuse; `--repair` must bring back the old bytes and touch nothing else. "
-        "(Excepted: the name of a run, which only the run can give again; the plan of a finished artifact, which is removed, "
-        "as nothing else holds what it says; digests and recent runs, which are told and forgotten.)",
+        "(Excepted: the name of a run, which only the run can give again; digests and recent runs, which are told and "
+        "forgotten.)",
         "flips",
         options=(NAMED,),
     ),
