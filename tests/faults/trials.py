@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.faults.judging import Tally
 from tests.faults.kinds import Kind
 from tests.faults.world import Trial, make_world
 
 LANES = 2  # trials at a time
+# Another number of threads gives other bytes; and killed processes clean up nothing, which a helper of Python's would tell.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
 # What victims need and would otherwise import anew; nothing of it starts a thread by being imported.
 PRELOADED = (
     "cli",
@@ -46,14 +49,10 @@ def run_trials(
     Args:
         only: names of trials to restrict this to (`clock/7`), where there are any.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"  # another number of threads gives other bytes
-    os.environ["PYTHONWARNINGS"] = (
-        "ignore::UserWarning:multiprocessing.resource_tracker"  # killed processes clean up nothing
-    )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     tallies = {kind.name: Tally() for kind, _ in wanted}
-    with ProcessPoolExecutor(LANES, context) as lanes:
+    with patch.dict(os.environ, ENVIRONMENT), ProcessPoolExecutor(LANES, context) as lanes:
         worlds = {}
         for options in dict.fromkeys(options for kind, _ in wanted for options in kind.options):
             worlds[options] = lanes.submit(make_world, folder, *options).result()
