@@ -11,7 +11,7 @@ from pathlib import Path
 from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.stage import STAGES
-from tests.faults.judging import being_made, contents, finished
+from tests.faults.judging import contents, finished
 from tests.faults.victims import KILLED, command, fork, last_words
 from tests.faults.world import Trial
 from tests.stages.moment_world import places
@@ -49,14 +49,12 @@ def work_in_progress(trial: Trial) -> None:
         victim = trial.start()
         status = victim.ended(trial.rng.uniform(0, trial.world.seconds))
         status = victim.kill() if status is None else status
-        files = [
-            path for path in sorted((trial.store / "partial").rglob("*")) if path.is_file() and path.stat().st_size
-        ]
+        files = by_type(trial.store, "partial", "pool")
         if status == KILLED and files:
-            where = being_made(trial.store)
-            told = flip(trial, trial.rng.choice(files))
+            kind = trial.rng.choice(sorted(files))
+            told = flip(trial, trial.rng.choice(files[kind]))
             trial.tally.tried += 1
-            trial.tally.where[where] += 1
+            trial.tally.where[kind] += 1
             status = trial.start().finish()
             if status or contents(trial.store) != trial.world.contents:
                 found, words = _verify(trial), last_words(trial.beside, 2000)
@@ -69,15 +67,17 @@ def work_in_progress(trial: Trial) -> None:
         trial.begin_anew()
 
 
-def by_type(store: Path) -> dict[str, list[Path]]:
-    """Return the files of a store that are not empty by what they are; locks hold nothing."""
+def by_type(store: Path, *rooms: str) -> dict[str, list[Path]]:
+    """Return the files of a store, or of some folders of it, that are not empty, by what they are; locks hold nothing."""
     found: dict[str, list[Path]] = {}
     for path in sorted(path for path in store.rglob("*") if path.is_file() and path.stat().st_size):
         place = path.relative_to(store).parts
-        if place[0] != "locks":
+        if place[0] in rooms or (not rooms and place[0] != "locks"):
             kind = place[0] if place[0] in ("recent", NAME) else path.suffix.removeprefix(".")
             if place[0] == "pool":
                 kind = f"pool {kind}"
+            elif "snapshots" in place:
+                kind = "state of a training" if path.suffix == ".state" else "note of a state"
             elif "progress" in place:
                 kind = "note of a shard" if path.stem.isdecimal() else f"progress/{path.name}"
             elif kind == "json":
