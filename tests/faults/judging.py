@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.stage import STAGES
 from tests.faults.victims import publications
@@ -62,7 +63,11 @@ def contents(store: Path) -> dict[str, str]:
     """
     found = {}
     for id in Store(store):
-        record = Store(store).record(id)
+        try:
+            record = Store(store).record(id)
+        except SevilaError:
+            found[id] = "damaged"
+            continue
         measured = STAGES[record.stage].output.measured
         for name, file in record.files.items():
             digest = _digest(store / "artifacts" / id / name)
@@ -71,8 +76,8 @@ def contents(store: Path) -> dict[str, str]:
             elif digest != file["sha256"]:
                 found[f"{id}/{name}"] = "not what its record says"
     for path in _files(store / "pool"):
-        content = json.loads(path.read_text())["file"] if path.suffix == ".json" else None
-        found[str(path.relative_to(store))] = _digest(path) if content is None else json.dumps(content, sort_keys=True)
+        is_note = path.suffix == ".json"
+        found[str(path.relative_to(store))] = _described(path) if is_note else _digest(path)
     return found
 
 
@@ -141,6 +146,13 @@ def left_over(store: Path) -> list[str]:
     found = [path for path in places if path.suffix == ".part" or path.name == "snapshots"]
     found += [*_folders(store / "partial"), *_folders(store / "aside")]
     return sorted(str(path.relative_to(store)) for path in found)
+
+
+def _described(note: Path) -> str:
+    try:
+        return json.dumps(json.loads(note.read_text(encoding="utf-8"))["file"], sort_keys=True)
+    except (ValueError, LookupError):
+        return "damaged"
 
 
 def _digest(path: Path) -> str:
