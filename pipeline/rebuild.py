@@ -22,7 +22,7 @@ from typing import Any
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
 from cache.files import disk_errors, sync
 from cache.fingerprint import fingerprint
-from cache.notes import read_note, write_note
+from cache.notes import read_copies, read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.tables import read_rows
@@ -111,7 +111,7 @@ def _own_copy(store: Store, id: str) -> Iterator[None]:
 def _mend_record(store: Store, id: str) -> None:
     folder = store.path(id)
     try:
-        record = Record(**read_note(folder / PROGRESS / RECORD))
+        record = Record(**_copy(folder))
         if artifact_id(record.stage, record.version, record.config, record.inputs) != id:
             raise CorruptArtifactError("its copy is another artifact's")
     except (SevilaError, OSError, TypeError) as error:
@@ -121,6 +121,13 @@ def _mend_record(store: Store, id: str) -> None:
         ) from error
     write_note(folder / RECORD, asdict(record))
     log.info("%s: rebuilt its record", id)
+
+
+def _copy(folder: Path) -> dict[str, Any]:
+    try:
+        return read_note(folder / PROGRESS / RECORD)
+    except CorruptArtifactError:
+        return read_copies(folder / RECORD, folder / PROGRESS / RECORD)
 
 
 def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequence[PartId]) -> None:
