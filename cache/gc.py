@@ -43,7 +43,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a sweep would take, and why each of the artifacts here stays. `named`: somebody said what is to be kept."""
+    """What a sweep would take, and why each of the artifacts here stays. `named`: any run has a name."""
 
     kept: dict[str, str]
     goes: list[Item]
@@ -98,7 +98,7 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
     gone = {path for item in found for path in item.paths}
     found += _parts(store, [record for id, record in records.items() if id in kept], gone, before)
     found += [*old_runs, *_left_overs(store.root, gone, before)]
-    return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named or asked))
+    return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named))
 
 
 def sweep(
@@ -107,7 +107,7 @@ def sweep(
     """Remove what `survey` finds, while nobody else uses the store, and return it. Killed on the way, it leaves a store.
 
     Raises:
-        StoreError: somebody uses the store; or no run has a name, no artifact is to be kept, and not `unnamed`.
+        StoreError: somebody uses the store; or no run has a name, and not `unnamed`.
     """
     with store.alone():
         found = survey(store, keep, older_than_days)

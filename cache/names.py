@@ -151,17 +151,25 @@ class Pins:
 
     def end(self, status: str) -> None:
         """Note the end; a finished run gives up what an earlier one under its name had and it has not come to."""
-        self._write(status, keep_others=status != "finished")
+        self._write(status, keep_others=status != "finished" or self._folder == RECENT)
 
     def _write(self, status: str, keep_others: bool) -> None:
         # Without a name it is no promise: a run that only reuses what a store on a read-only disk holds goes on.
         with suppress(OSError) if self._folder == RECENT else nullcontext():
             self._write_note(status, keep_others)
 
+    def _noted(self, path: Path) -> list[Pin]:
+        try:
+            return read_named_run(path).artifacts
+        except CorruptArtifactError:
+            if self._folder == RECENT:
+                return []
+            raise
+
     def _write_note(self, status: str, keep_others: bool) -> None:
         path = path_of(self._store.root, self._run.name, self._folder)
         with self._store.lock(f"{self._folder}/{self._run.name}"):
-            others = read_named_run(path).artifacts if keep_others and path.exists() else []
+            others = self._noted(path) if keep_others and path.exists() else []
             artifacts = list(dict.fromkeys([*self._own, *others]))
             finished = "" if status == "running" else _now()
             run = replace(self._run, artifacts=artifacts, status=status, finished=finished)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CorruptArtifactError
+from cache.errors import CorruptArtifactError, SchemaError
 from cache.gc import folders_in, readable, size_of, stage_of, survey
 from cache.pool import every_part, part_paths, references
 from cache.show import human_size
@@ -52,7 +53,8 @@ def usage(store: Store) -> Usage:
     for id, folder in folders_in(store.root / "artifacts").items():
         _count(found.stages.setdefault(stage_of(id), Share()), size_of(folder))
         record = readable(store.root, id)
-        used |= references(store, record) if record is not None else set()
+        with suppress(CorruptArtifactError, SchemaError):  # housekeeping tells
+            used |= references(store, record) if record is not None else set()
     for space, key, part in every_part(store.root):
         size_bytes = sum(path.stat().st_size for path in part_paths(store.root, space, key, part) if path.exists())
         share = found.pool.setdefault(space, Share())
@@ -67,7 +69,7 @@ def usage(store: Store) -> Usage:
     found.other_bytes = found.total_bytes - sum(share.size_bytes for share in shares)
     try:
         found.freed_bytes = survey(store).size_bytes
-    except CorruptArtifactError as error:
+    except (CorruptArtifactError, SchemaError) as error:
         found.problem = str(error)
     return found
 

@@ -60,10 +60,14 @@ class VideoFolder:
             seen.update(Path(folder, name).resolve() for name in subfolders)
             for name in subfolders:
                 folders.setdefault(name, []).append(Path(folder, name))
+            real = Path(
+                folder
+            ).resolve()  # once: to resolve every file costs a plan of thousands of videos half its time
             for name in sorted(names):
                 if name.lower().endswith(VIDEO_SUFFIXES):
                     path = Path(folder, name)
-                    files.setdefault(path.stem, {}).setdefault(path.resolve(), path)
+                    file = path.resolve() if path.is_symlink() else real / name
+                    files.setdefault(path.stem, {}).setdefault(file, path)
         return {stem: list(paths.values()) for stem, paths in files.items()}, folders
 
 

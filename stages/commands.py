@@ -30,8 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from stages.summary import summary
 
     recipe, run, sources = context(options)
-    seeds = [] if options.seed is None else [options.seed]
-    with run.store.in_use(), pinned(run.store, options.name, recipe, seeds, options.replace) as pin:
+    with run.store.in_use(), pinned(run.store, options.name, recipe, _seeds(options), options.replace) as pin:
         steps = Run(recipe, run, pin)
         found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
@@ -40,12 +39,13 @@ def run(options: argparse.Namespace) -> None:
 def stage(options: argparse.Namespace) -> None:
     """Run one stage and print the paths of its artifacts."""
     from stages.chain import chain_of
+    from stages.named_runs import pinned
     from stages.steps import RunOnly
 
     recipe, run, sources = context(options)
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
-    with run.store.in_use():
-        for artifact in RunOnly(options.name, recipe, run, options.again).walk(chain_of(recipe), sources):
+    with run.store.in_use(), pinned(run.store, "", recipe, _seeds(options)) as pin:
+        for artifact in RunOnly(options.name, recipe, run, options.again, pin).walk(chain_of(recipe), sources):
             print(artifact.path)
 
 
@@ -175,6 +175,10 @@ def moments_export(options: argparse.Namespace) -> None:
     from stages.moment_commands import write_submission
 
     write_submission(store_of(options), options.id, options.output)
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    return [] if options.seed is None else [options.seed]
 
 
 def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:

@@ -20,13 +20,15 @@ from stages.list_questions import Questions
 
 log = logging.getLogger("sevila")
 
+Pin = Callable[
+    [str | None, str, str], None
+]  # takes the id, the stage and the setting of a step that is about to be done
+
 
 class Run:
-    """Builds every step that is not in the store, and pins each under the run's name if it has one."""
+    """Builds every step that is not in the store, and pins each (see cache/names.py)."""
 
-    def __init__(
-        self, recipe: Recipe, run: RunContext, pin: Callable[[str | None, str, str], None] | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, run: RunContext, pin: Pin) -> None:
         self.made: list[Artifact] = []
         self._recipe = recipe
         self._run = run
@@ -35,8 +37,7 @@ class Run:
     def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
-        if self._pin is not None:
-            self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
+        self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
         self.made.append(build(stage, cfg, self._run, inputs))
         return self.made[-1]
 
@@ -163,13 +164,14 @@ class _Reached(Exception):
 class RunOnly:
     """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
 
-    def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool) -> None:
+    def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin) -> None:
         self.made: list[Artifact] = []
         self.waiting: list[str] = []  # why the other occurrences could not be built
         self._name = name
         self._recipe = recipe
         self._run = run
         self._again = again
+        self._pin = pin
         self._occurs_once = recipe.chain.kind == "forward"
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> list[Artifact]:
@@ -195,6 +197,7 @@ class RunOnly:
         """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
+        self._pin(id, stage.name, setting(changes, tell))
         if stage.name == self._name:
             return self._wanted(stage, cfg, inputs, id, setting(changes, tell))
         if id is not None and store.exists(id):

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ SETTINGS += ["answer_questions.method=vote", "score_frames.instruction=informati
 REPEATS = 5
 
 
-def make(folder: Path, n_videos: int = N_VIDEOS, n_questions: int = N_QUESTIONS) -> None:
+def make(
+    folder: Path, n_videos: int = N_VIDEOS, n_questions: int = N_QUESTIONS, settings: Sequence[str] = SETTINGS
+) -> None:
     """Write the data set and the store, unless they are there."""
     if (folder / "complete").exists():
         return
@@ -63,7 +65,7 @@ def make(folder: Path, n_videos: int = N_VIDEOS, n_questions: int = N_QUESTIONS)
             question = f"why does the person in question {number} turn round before the door is closed"
             writer.writerow([video, question, *options, number % 5, ("causal", "temporal", "descriptive")[number % 3]])
     write_tiny_blip2(folder / "tiny-blip2", 0)
-    for setting in SETTINGS:
+    for setting in settings:
         recipe = load(str(Path(__file__).with_name("small.toml")), ["sample_frames.frames=32", setting])
         store = Store(folder / "store")
         sources = Sources(store.digests, {kind: [str(folder / where)] for kind, where in PLACES.items()})

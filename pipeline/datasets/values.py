@@ -10,6 +10,7 @@ from pipeline.moments import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
 from pipeline.question import Moment
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 SECONDS = rf"{NUMBER}|[+-]?(?:nan|inf|infinity)"
 
 
@@ -25,7 +26,7 @@ def exact_text(what: str, value: Any) -> str:
         raise BadRow(f"{what} is a JSON {type(value).__name__}, text was wanted")
     if value is None or not value.strip():
         raise BadRow(f"{what} is missing or empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if HALF_PAIR.search(value):
         raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # JSON's escapes allow it
     return value
 

@@ -320,9 +320,13 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
         assert verdict == {0: "does not hold", 1: "holds in some seeds only", 2: "holds"}[int(n_held)]
         assert abs(sum(found) / 2 - float(mean)) < 0.11  # both are rounded
     before = set(records(store))
-    assert sevila("results", world, store, "--seeds", "0", "1") == 0
+    assert sevila("results", world, store, "--seeds", "0", "1", "--name", "sweep") == 0
     assert not made_since(before, store)
     assert text.split("## Every setting")[1] == capsys.readouterr().out.split("## Every setting")[1].rstrip("\n") + "\n"
+    assert main(["runs", "compare", "sweep", "sweep", "--json", "--store", str(store)]) == 0
+    compared = {row["name"]: row["a_percent"] for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert len(compared) == 18  # a row of three for each of the three choices of keyframes, in each seed
+    assert f"{compared['seed 1: uniform, fine-tuned']:.1f}" == f"{shown_by_seed[1]['uniform', 'fine-tuned']:.1f}"
 
 
 def test_report_of_a_forward_chain_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
