@@ -26,7 +26,7 @@ from cache.notes import read_copies, read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.tables import read_rows
-from cache.untrusted import is_name
+from cache.untrusted import inside, is_name
 from cache.verify import Problem, Verification, holder
 from pipeline.build import provenance
 from pipeline.output import Output, ShardedOutput
@@ -331,7 +331,7 @@ def _pointers(store: Store, record: Record) -> Iterator[tuple[int | None, PartId
     """Yield each part of the pool that an artifact points to: the shard that does, the part, whether all of it is needed."""
     for file in sorted(name for name in record.files if record.pool and name.startswith("parts/")):
         try:
-            rows = read_rows([store.path(record.id) / file], PARTS)
+            rows = read_rows([inside(store.path(record.id), file)], PARTS)
         except (SevilaError, OSError):  # damaged itself, and repaired as a file
             continue
         for row in rows:
