@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo results test lint clean
+.PHONY: demo results reliability test lint clean
 
 .venv/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ demo: .venv/.installed  ## the whole chain on a small world of its own, training
 
 results: .venv/.installed  ## the demo's chain for three seeds; what the store holds is not made again
 	$(BIN)/sevila results demo --seeds 0 1 2 -o docs/shapes-results.md
+
+reliability: .venv/.installed  ## kills, flipped bits, full disks, races: tried for real (full disks as root only), and counted
+	$(BIN)/python -m tests.faults --kills 100 --flips 100 -o docs/reliability.md
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

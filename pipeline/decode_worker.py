@@ -199,7 +199,7 @@ def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_
             if not has_started:
                 send(started)  # no clip, no frames
             return send(Finished())
-        except BrokenPipeError:
+        except ConnectionError:
             raise
         except Exception as error:  # decord and FFmpeg raise many kinds; all of them are this video's failure
             failures.append(f"{decoder}: {_first_line(error, request.path)}")
@@ -242,5 +242,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with suppress(EOFError, BrokenPipeError):  # the parent has closed the pool
+    with suppress(EOFError, ConnectionError):  # the parent has closed the pool
         main()

@@ -8,6 +8,7 @@ main module, and with it all of torch, into every worker.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,12 @@ from cache.errors import DecodeError
 from pipeline.frames import Clip, SampledClip, Sampling, VideoProbe
 
 CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
+# Signals that come from outside (the kernel that is out of memory, a batch system, a person): the video is not to blame.
+FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+
+
+class _KilledError(DecodeError):
+    """A decoder process was ended from outside."""
 
 
 def installed_decoders() -> tuple[str, str]:
@@ -158,7 +166,8 @@ class _Worker:
                 message = self.connection.recv()
             except (EOFError, OSError):
                 status = self.kill(grace_seconds=1)  # to learn its own status
-                raise DecodeError(f"crashed: the decoder process ended with status {status}") from None
+                kind = _KilledError if status in FROM_OUTSIDE else DecodeError
+                raise kind(f"crashed: the decoder process ended with status {status}") from None
             self.heard_at = time.monotonic()
             if not isinstance(message, Alive):
                 return message
@@ -182,7 +191,8 @@ class DecoderPool:
     """`workers` decoder processes that give frames of `size` x `size` pixels (aspect ratio not kept, as the model was trained).
 
     A process that is silent for `timeout_seconds` is killed and replaced, and its video fails with "timeout: ..."; if it dies,
-    with "crashed: ...". Use as a context manager: leaving it ends every process. They also end when this process is killed.
+    with "crashed: ..."; one that is killed from outside is replaced and asked once more before. Use as a context manager:
+    leaving it ends every process. They also end when this process is killed.
     """
 
     def __init__(self, workers: int, timeout_seconds: float, size: int = 224) -> None:
@@ -228,20 +238,47 @@ class DecoderPool:
 
 
 def _first_answer(worker: _Worker, request: DecodeRequest) -> DecodeResult:
+    messages = _messages(worker, request)
     try:
-        message = worker.receive()
+        message = next(messages)
     except DecodeError as error:
         return DecodeResult(request, reason=str(error))
     if isinstance(message, Failed):
         return DecodeResult(request, reason=message.reason, probe=message.probe)
     assert isinstance(message, Started)
-    return DecodeResult(request, probe=message.probe, clips=message.clips, frames=_chunks(worker))
+    return DecodeResult(request, probe=message.probe, clips=message.clips, frames=_chunks(messages))
 
 
-def _chunks(worker: _Worker) -> Iterator[np.ndarray]:
-    while not isinstance(message := worker.receive(), Finished):
+def _messages(worker: _Worker, request: DecodeRequest) -> Iterator[Message]:
+    """What a worker answers. If it is killed from outside, a fresh one is asked once more and what it repeats is left out."""
+    n_given, decoder = 0, ""
+    for may_ask_again in (True, False):
+        try:
+            for number in count():
+                message = worker.receive()
+                if isinstance(message, Started):
+                    if decoder and message.probe.decoder != decoder:  # two decoders never share a video's frames
+                        raise DecodeError(
+                            f"crashed: {decoder} was killed, and now {message.probe.decoder} reads the file"
+                        )
+                    decoder = message.probe.decoder
+                if number >= n_given or isinstance(message, Failed):
+                    n_given += 1
+                    yield message
+                if isinstance(message, Finished | Failed):
+                    return
+        except _KilledError:
+            if not may_ask_again:
+                raise
+            worker.assign(request)
+
+
+def _chunks(messages: Iterator[Message]) -> Iterator[np.ndarray]:
+    for message in messages:
         if isinstance(message, Failed):
             raise DecodeError(message.reason)
+        if isinstance(message, Finished):
+            return
         assert isinstance(message, np.ndarray)
         yield message
 

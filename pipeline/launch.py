@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -36,7 +37,7 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
     members: list[tuple[BaseProcess, Connection]] = []
     try:
         for rank in range(n_processes):
-            receiver, sender = context.Pipe(duplex=False)
+            ours, theirs = context.Pipe()
             environment: dict[str, int | str] = {
                 "RANK": rank,
                 "LOCAL_RANK": rank,
@@ -45,24 +46,29 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
             }
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             values = {key: str(value) for key, value in environment.items()}
-            process: BaseProcess = context.Process(
-                target=_member, args=(sender, values, level, work, arguments), daemon=True
-            )
+            process: BaseProcess = context.Process(target=_member, args=(theirs, values, level), daemon=True)
             process.start()
-            sender.close()
-            members.append((process, receiver))
+            theirs.close()
+            members.append((process, ours))
+        for _, connection in members:
+            # Not as arguments of the process: one that dies before it has read them would leave us writing for ever.
+            with suppress(ConnectionError):  # whoever is dead already is told of below
+                connection.send((work, arguments))
         _wait_for_all(members, name)
     finally:
-        for process, receiver in members:
+        for process, connection in members:
             process.kill()
             process.join()
-            receiver.close()
+            connection.close()
 
 
 def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> None:
     running = {process.sentinel for process, _ in members}
     while running:
         running -= set(wait(list(running)))
+        for process, _ in members:
+            if process.sentinel not in running:
+                process.join()  # its pipe closes a moment before its status is known
         if any(process.exitcode for process, _ in members if process.sentinel not in running):
             # Whoever lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
             wait(list(running), timeout=GRACE_SECONDS)
@@ -72,14 +78,14 @@ def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> N
             raise RuntimeError(text) if distance == BUG else SevilaError(text)
 
 
-def _reason(process: BaseProcess, receiver: Connection, who: str) -> tuple[int, str] | None:
+def _reason(process: BaseProcess, connection: Connection, who: str) -> tuple[int, str] | None:
     """Return why a process failed: it was killed, told the user why (a `SevilaError`), or left a traceback."""
     code = process.exitcode
     if not code:  # 0, or it still runs
         return None
     try:
-        told: tuple[int, str] | None = receiver.recv() if receiver.poll() else None
-    except EOFError:
+        told: tuple[int, str] | None = connection.recv() if connection.poll() else None
+    except (EOFError, ConnectionError):
         told = None
     if told is not None:
         return told
@@ -87,9 +93,7 @@ def _reason(process: BaseProcess, receiver: Connection, who: str) -> tuple[int, 
     return DEATH, f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
 
 
-def _member(
-    sender: Connection, environment: dict[str, str], level: int, work: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
+def _member(connection: Connection, environment: dict[str, str], level: int) -> None:
     os.environ.update(environment)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -99,16 +103,17 @@ def _member(
 
     status = 0
     try:
+        work, arguments = connection.recv()
         work(*arguments)
     except SevilaError as error:  # a sentence for the user, which the parent raises
-        sender.send((REFUSAL, str(error)))
+        connection.send((REFUSAL, str(error)))
         status = 1
     except OSError as error:  # a full disk, for one; but not a lost peer, whose own reason is wanted
         bug = isinstance(error, ConnectionError) or error.errno not in OF_THE_MACHINE
-        sender.send((BUG, _traceback()) if bug else (REFUSAL, sentence(error)))
+        connection.send((BUG, _traceback()) if bug else (REFUSAL, sentence(error)))
         status = 1
     except BaseException:
-        sender.send((BUG, _traceback()))
+        connection.send((BUG, _traceback()))
         status = 1
     if status == 0 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -235,7 +235,8 @@ class Sources:
         try:
             return VideoFile(video_id, path, self._digests.digest(path), reason, clips, stamp(path))
         except MissingSourceError as error:
-            return VideoFile(video_id, None, None, f"unreadable: {error}", clips)
+            reason = str(error).replace(str(path), path.name)  # in which folder of this machine is no part of a row
+            return VideoFile(video_id, None, None, f"unreadable: {reason}", clips)
 
     def _remember(self, id: str, *what: str) -> str:
         self._digests.remember(" ".join(what), id)

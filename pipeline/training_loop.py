@@ -209,7 +209,7 @@ class _Loop:
             "validation": self.validation,
             "best": self.best,
         }
-        self.job.snapshots.save(self.step, lambda path: torch.save(state, path))
+        self.job.snapshots.save(self.step, lambda path: _write_state(state, path))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.task.module.load_state_dict(state["weights"])
@@ -293,3 +293,13 @@ def _seed(*numbers: int) -> int:
 def read_state(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def _write_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # torch's own word for whatever the file said, such as that the disk is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import T5ForConditionalGeneration
 
@@ -149,8 +149,8 @@ def save_visual_prompt(prompt: VisualPrompt, path: Path) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as float32 safetensors, the same bytes for the same values."""
-    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Write tensors as float32 safetensors, the same bytes for the same values; a full disk is an `OSError`, as of any file."""
+    path.write_bytes(save({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def load_saved_visual_prompt(config: ModelConfig, path: Path, device: str | torch.device = "cpu") -> VisualPrompt:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import Blip2ForConditionalGeneration
 from transformers.utils import logging
@@ -65,7 +65,7 @@ class ShapesBackbone:
     def save_state(self, path: Path) -> None:
         """Write all parameters as they are now."""
         state = {name: tensor.detach().clone().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(state, path)
+        path.write_bytes(save(state))  # unlike `save_file`, an `OSError` where the disk is full
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from parameters that `save_state` wrote."""

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,31 @@ def test_same_value_has_same_fingerprint_whatever_the_order_of_keys(value: objec
 @given(plain_values, plain_values)
 def test_different_canonical_texts_have_different_fingerprints(left: object, right: object) -> None:
     assert (canonical(left) == canonical(right)) == (fingerprint(left) == fingerprint(right))
+
+
+def told_apart(value: object) -> object:
+    """A value that is equal only to what means the same: 1, 1.0 and True differ, 0.0 and -0.0 too, lists and tuples do not."""
+    if isinstance(value, dict):
+        return "dict", frozenset((key, told_apart(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "list", tuple(told_apart(item) for item in value)
+    return type(value).__name__, repr(value)
+
+
+@given(st.lists(plain_values, max_size=4))
+def test_values_share_a_fingerprint_exactly_if_they_mean_the_same(values: list[object]) -> None:
+    near = [*values, {}, [], "", None, 0, 0.0, -0.0, False, [None], [[]], {"": None}, "null", "[]", "0"]
+    assert len({fingerprint(value) for value in near}) == len({told_apart(value) for value in near})
+
+
+def test_fingerprint_is_the_same_in_every_process() -> None:
+    value = {"b": [1.5, None, {"z": True, "a": "é"}], "a": {str(number): number for number in range(50)}}
+    code = f"from cache.fingerprint import fingerprint; print(fingerprint({value!r}))"
+    told = [
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        for seed in ("1", "2")
+    ]
+    assert [each.stdout.decode().strip() for each in told] == [fingerprint(value)] * 2
 
 
 def test_one_true_and_one_point_zero_are_three_values() -> None:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,6 +252,35 @@ def test_a_decoder_that_dies_fails_its_video_only(tmp_path: Path) -> None:
     with DecoderPool(workers=2, timeout_seconds=60) as pool:
         found = [(result.reason, len(list(result.frames))) for result in pool.decode(crash_the_first(requests))]
     assert found == [(f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}", 0), ("", 1), ("", 1)]
+
+
+def test_a_decoder_killed_from_outside_does_not_fail_its_video(tmp_path: Path) -> None:
+    video = videos.make_video(tmp_path / "long.mp4", n_frames=300, size=(320, 240))
+    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+        for result in pool.decode([DecodeRequest(video, UniformSampling(300))]):
+            frames = [next(result.frames)]
+            (process_id,) = workers_of(os.getpid())
+            os.kill(process_id, signal.SIGKILL)
+            frames += list(result.frames)
+    assert indices_shown(np.concatenate(frames)) == list(range(300))
+
+
+def test_a_video_whose_decoders_are_killed_again_and_again_fails(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")
+    is_over = threading.Event()
+
+    def kill_all() -> None:
+        while not is_over.wait(0.5):
+            for process_id in workers_of(os.getpid()):
+                os.kill(process_id, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+        found = reasons(pool, tmp_path / "hangs.mp4")
+    is_over.set()
+    killer.join()
+    assert found == [f"crashed: the decoder process ended with status -{signal.SIGKILL.value}"]
 
 
 def crash_the_first(requests: list[DecodeRequest]) -> Iterator[DecodeRequest]:

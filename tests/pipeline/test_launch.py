@@ -1,6 +1,11 @@
 """Processes of a training end together, and say why in a sentence where a user can mend it."""
 
 import errno
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +20,25 @@ def on_a_full_disk() -> None:
 def test_full_disk_in_a_process_of_a_training_is_one_sentence_not_a_traceback() -> None:
     with pytest.raises(SevilaError, match=r"^/store/partial/x: No space left on device\nwhen the cause is gone"):
         launch(1, on_a_full_disk, (), "train")
+
+
+def nothing(argument: bytes) -> None:
+    """A part of a training that is over at once."""
+
+
+def kill_the_first_child() -> None:
+    """Wait for a process below this one that `multiprocessing` has spawned, and kill it."""
+    while True:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == os.getpid() and b"spawn_main" in (folder / "cmdline").read_bytes():
+                    return os.kill(int(folder.name), signal.SIGKILL)
+
+
+def test_a_process_killed_before_it_has_read_its_arguments_ends_the_training() -> None:
+    killer = threading.Thread(target=kill_the_first_child)
+    killer.start()
+    with pytest.raises(SevilaError, match=r"process \d of 2 was ended by SIGKILL, so the others were ended too"):
+        launch(2, nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
+    killer.join()

@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
 from cache.errors import RecipeError
-from pipeline.recipe import available, load
+from pipeline.recipe import Recipe, available, load, section_configs
 from pipeline.stage import STAGES
 
 
@@ -100,3 +102,50 @@ def test_chain_is_a_section_but_no_stage() -> None:
     assert load("plain", ["chain.kind=full"]).chain.kind == "full"
     with pytest.raises(RecipeError, match="'chain' is not a stage"):
         load("plain").config_of("chain")
+
+
+# Names that exist beside names that do not, and values that fit somewhere beside values that fit nowhere.
+SECTIONS = [*section_configs(), "sample_frame", "description", ""]
+KEYS = [*sorted({key for config in section_configs().values() for key in config.model_fields}), "", "k.k", "__class__"]
+VALUES = [
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "true",
+    "''",
+    "'plain'",
+    "'../x'",
+    "[]",
+    "['uniform']",
+    "{}",
+    "1979-05-27",
+    "'\\ud800'",
+]
+values = st.sampled_from(VALUES) | st.text(max_size=8) | st.integers().map(str)
+lines = st.builds("{} = {}".format, st.sampled_from(KEYS), values) | st.builds("[{}]".format, st.sampled_from(SECTIONS))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(SECTIONS), st.sampled_from(KEYS), values, st.text(max_size=12))
+def test_any_setting_gives_a_recipe_or_an_error_that_says_why(section: str, key: str, value: str, text: str) -> None:
+    for setting in (f"{section}.{key}={value}", text):
+        try:
+            recipe = load("plain", [setting])
+        except RecipeError as error:
+            assert "--set" in str(error)
+        else:
+            assert isinstance(recipe, Recipe) and all(recipe.config(stage) for stage in STAGES.values())
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(lines, max_size=6).map("\n".join).map(str.encode) | st.binary(max_size=40))
+def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    try:
+        recipe = load(str(path))
+    except RecipeError as error:
+        assert str(path) in str(error)
+    else:
+        assert isinstance(recipe, Recipe) and all(recipe.config(stage) for stage in STAGES.values())

@@ -321,6 +321,26 @@ def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
             assert bound[0] <= bound[1]
 
 
+cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["0", "7", "-1", "nan", "a/b", '"']
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout.kind.endswith("csv")], ids=lambda layout: layout.name
+)
+def test_whatever_a_csv_row_holds_it_becomes_a_question_or_a_reason(
+    layout: Layout, tmp_path: Path, data: st.DataObject
+) -> None:
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(layout.rows[0])), cells))
+    annotations = layout.read(tmp_path, changed(layout, **changes))
+    assert len(annotations.questions) + len(annotations.rejected) == 2
+    for question in annotations.questions:
+        assert question.clip_id and question.question_id and len(question.options) > 1
+
+
 def test_file_of_another_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tvqa_test_public.jsonl").write_text("{}\n")
     with pytest.raises(MissingSourceError, match=r"is split 'test_public' of TVQA, but split 'val' is asked for"):

@@ -1,0 +1,187 @@
+"""One flipped bit in a file of a finished store, or of one that a killed run left: found, never read as other numbers, mended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.errors import SevilaError
+from cache.store import Store
+from pipeline.stage import STAGES
+from tests.faults.judging import contents, finished
+from tests.faults.victims import KILLED, command, fork, last_words
+from tests.faults.world import Trial
+from tests.stages.moment_world import places
+
+NAME = "names"
+MEMORIES = ("digests.json", "recent")  # what is damaged there is told and forgotten; runs fill them again
+
+
+def finished_store(trial: Trial) -> None:
+    """Flip a bit of a finished store: verify must name the file, readers must refuse it or give the same, repair must mend it."""
+    while not trial.is_done:
+        shutil.copytree(trial.world.whole, trial.store)
+        before, files = _readings(trial), by_type(trial.store)
+        kind = trial.rng.choice(sorted(files))
+        path = trial.rng.choice(files[kind])
+        content, others = path.read_bytes(), finished(trial.store)
+        told = flip(trial, path)
+        trial.tally.tried += 1
+        trial.tally.where[kind] += 1
+        _check_readers(trial, told, before)
+        status = _verify(trial)
+        named = path.with_suffix(".h5") if kind.startswith("pool") else path  # an array and its note are one thing
+        if (not status and kind not in MEMORIES) or str(named) not in last_words(trial.beside, 10**6):
+            if _same_meaning(path, content):
+                trial.tally.where["in text of the same meaning"] += 1
+            else:
+                trial.fail("wrong", f"{told}: not found by verify, which ended with {status}")
+        _check_repaired(trial, told, kind, path, content, others)
+        trial.begin_anew()
+
+
+def work_in_progress(trial: Trial) -> None:
+    """Kill a run, flip a bit of what it left unfinished, and resume: the bytes of an uninterrupted run, if need be by repair."""
+    while not trial.is_done:
+        victim = trial.start()
+        status = victim.ended(trial.rng.uniform(0, trial.world.seconds))
+        status = victim.kill() if status is None else status
+        files = by_type(trial.store, "partial", "pool")
+        if status == KILLED and files:
+            kind = trial.rng.choice(sorted(files))
+            told = flip(trial, trial.rng.choice(files[kind]))
+            trial.tally.tried += 1
+            trial.tally.where[kind] += 1
+            status = trial.start().finish()
+            if status or contents(trial.store) != trial.world.contents:
+                found, words = _verify(trial), last_words(trial.beside, 2000)
+                if not status and not found:
+                    trial.fail("wrong", f"{told}: other bytes, and verify finds nothing: {words}")
+                _verify(trial, "--repair")
+                status = trial.start().finish()
+                if status or contents(trial.store) != trial.world.contents:
+                    trial.fail("lost", f"{told}: not mended (status {status}): {last_words(trial.beside, 1000)}")
+        trial.begin_anew()
+
+
+def by_type(store: Path, *rooms: str) -> dict[str, list[Path]]:
+    """Return the files of a store, or of some folders of it, that are not empty, by what they are; locks hold nothing."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(path for path in store.rglob("*") if path.is_file() and path.stat().st_size):
+        place = path.relative_to(store).parts
+        if place[0] in rooms or (not rooms and place[0] != "locks"):
+            kind = place[0] if place[0] in ("recent", NAME) else path.suffix.removeprefix(".")
+            if place[0] == "pool":
+                kind = f"pool {kind}"
+            elif "snapshots" in place:
+                kind = "state of a training" if path.suffix == ".state" else "note of a state"
+            elif "progress" in place:
+                kind = "note of a shard" if path.stem.isdecimal() else f"progress/{path.name}"
+            elif kind == "json":
+                kind = path.name
+            found.setdefault(kind, []).append(path)
+    return found
+
+
+def flip(trial: Trial, path: Path) -> str:
+    """Flip one bit, and say which."""
+    content = bytearray(path.read_bytes())
+    place, bit = trial.rng.randrange(len(content)), trial.rng.randrange(8)
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+    return f"bit {bit} of byte {place} of {path.relative_to(trial.store)}"
+
+
+def _same_meaning(path: Path, content: bytes) -> bool:
+    try:
+        return path.suffix == ".json" and json.loads(path.read_bytes()) == json.loads(content)
+    except ValueError:
+        return False
+
+
+def _verify(trial: Trial, *more: str) -> int:
+    """Run `sevila cache verify --all` and return its exit status."""
+    options = [*more, *places(trial.world.folder, trial.store)] if more else ["--store", str(trial.store)]
+    return fork(command(["cache", "verify", "--all", *options]), trial.store, trial.beside).finish()
+
+
+def _check_repaired(trial: Trial, told: str, kind: str, path: Path, content: bytes, others: dict) -> None:
+    status = _verify(trial, "--repair")
+    words = last_words(trial.beside, 1500)
+    if kind in MEMORIES:
+        return
+    if kind == NAME:  # only the run itself can say what it named
+        trial.start(more=("--replace",)).finish()
+    elif path.read_bytes() != content and not _same_meaning(path, content):
+        trial.fail("lost", f"{told}: not mended by verify --repair, which ended with {status}: {words}")
+        return
+    touched = {name for name, stamp in finished(trial.store).items() if others.get(name, stamp) != stamp}
+    place = path.relative_to(trial.store).parts
+    own = [f"{place[1]}/"]  # the artifact
+    if place[0] == "pool":  # the video's parts, and the artifacts of its stage, which point to them
+        own = ["/".join(place[:-1]), place[1].rsplit("-", 1)[0]]
+    others_touched = sorted(name for name in touched if not name.startswith(tuple(own)))
+    if others_touched:
+        trial.fail("twice", f"{told}: repair has made {others_touched[:3]} anew, too")
+    if _verify(trial):
+        trial.fail("lost", f"{told}: verify finds more after the repair: {last_words(trial.beside, 1000)}")
+
+
+def _check_readers(trial: Trial, told: str, before: dict[str, str]) -> None:
+    found = _readings(trial)
+    for name, value in before.items():
+        id = name.split("/")[0]
+        told_of = [found.get(key, "") for key in (name, id, f"{id}/videos")]  # itself, or what it is read by
+        if found.get(name) != value and not any(text.startswith("refused: ") for text in told_of):
+            trial.fail("wrong", f"{told}: {name} is read as another value: {told_of[0][:300] or 'nothing'}")
+            return
+
+
+def _readings(trial: Trial) -> dict[str, str]:
+    """Return what the product's own readers make of everything in the store: a digest of it, or how they refuse."""
+    result = trial.folder / "readings.json"
+
+    def work() -> None:
+        result.write_text(json.dumps(readings(Store(trial.store))))
+
+    status = fork(work, trial.store, trial.beside).finish()
+    if status:
+        trial.fail("wrong", f"a reader crashed with {status}: {last_words(trial.beside, 1000)}")
+    return json.loads(result.read_text()) if not status else {}
+
+
+def readings(store: Store) -> dict[str, str]:
+    """Read every table, array and file of every artifact; see `_readings`."""
+    found: dict[str, str] = {}
+
+    def note(name: str, read: Callable[[], bytes]) -> None:
+        try:
+            found[name] = hashlib.sha256(read()).hexdigest()
+        except SevilaError as error:
+            found[name] = f"refused: {error}"
+        except Exception as error:  # not one of ours: what a person would see as a traceback
+            found[name] = f"crashed: {type(error).__name__}: {error}"
+
+    for id in store:
+        artifact = STAGES[id.rsplit("-v", 1)[0]].output(store, id)
+        note(id, lambda artifact=artifact: repr(artifact.record).encode())
+        if found[id].startswith("refused"):
+            continue
+        for table in artifact.tables:
+            note(f"{id}/{table}", lambda artifact=artifact, table=table: repr(artifact.rows(table)).encode())
+        for name in artifact.record.files:
+            if not name.endswith(".parquet"):
+                note(f"{id}/{name}", lambda artifact=artifact, name=name: artifact.checked_file(name).read_bytes())
+        if artifact.record.pool and not found[f"{id}/videos"].startswith("refused"):
+            for video in artifact.rows("videos"):
+                if video["status"] == "ok":
+                    name = f"{id}/{video['video_id']}"
+                    note(name, lambda artifact=artifact, video=video: _frames(artifact, video["video_id"]))
+    return found
+
+
+def _frames(artifact: object, video_id: str) -> bytes:
+    return artifact.open().read(video_id, slice(None)).tobytes()  # type: ignore[attr-defined]

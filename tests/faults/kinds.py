@@ -1,0 +1,155 @@
+"""Every kind of fault: how it is tried, how often, and on which recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.faults import bad_videos, disks, flips, kills, races
+from tests.faults.world import Trial
+
+NAMED = ("--name", "kept")
+PLAIN: tuple[str, ...] = ()
+TRAINED_IN_TWO = ("--set", "chain.selectors=['uniform']", "--processes", "2")
+OTHER_K = ("--set", "select_keyframes.k=3")
+OTHER_QUESTIONS = ("--annotations", "plain=WORLD/other.jsonl")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault.
+
+    Attributes:
+        trial: tries faults until there were as many as wanted.
+        told: how, for people.
+        of: the number on the command line that says how many, and `share` of it.
+        a_trial: faults of one trial at most.
+        options: of the recipes that it is tried on, one set of them a recipe.
+    """
+
+    name: str
+    title: str
+    trial: Callable[[Trial], None]
+    told: str
+    of: str
+    share: float = 1.0
+    a_trial: int = 4
+    options: tuple[tuple[str, ...], ...] = (PLAIN,)
+
+    def count(self, wanted: dict[str, int]) -> int:
+        """Return how many faults to try."""
+        return max(1, round(self.share * wanted[self.of])) if wanted[self.of] else 0
+
+
+KINDS = (
+    Kind(
+        "clock",
+        "kill -9 at a random moment",
+        kills.by_the_clock,
+        "A run of the full chain is killed at a moment drawn over its measured length, or over the length of one of its "
+        "artifacts drawn among those not yet made; its resumes are killed likewise, up to four kills in a row. Then the same "
+        "command runs to its end.",
+        "kills",
+    ),
+    Kind(
+        "operation",
+        "kill -9 before a file operation",
+        kills.by_operation,
+        "The process kills itself before its n-th replace, fsync, rename, mkdir or unlink, n drawn over the number of them in "
+        "a whole run, and its resumes in their first third, up to four in a row. Then the same command runs to its end.",
+        "kills",
+        0.4,
+    ),
+    Kind(
+        "decoders",
+        "kill -9 of a decoder process",
+        kills.of_decoders,
+        "One of the processes that decode videos is killed while the run goes on. No video may be lost to it.",
+        "kills",
+        0.1,
+    ),
+    Kind(
+        "trainers",
+        "kill -9 of a training process",
+        kills.of_trainers,
+        "One of the two processes of a training is killed while they start or train. The run says so and ends with status 1; "
+        "the same command is attacked again, and goes on to its end.",
+        "kills",
+        0.06,
+        2,
+        (TRAINED_IN_TWO,),
+    ),
+    Kind(
+        "flip",
+        "a flipped bit in a finished store",
+        flips.finished_store,
+        "One bit of one file, its type drawn first, is flipped. `cache verify --all` must name the file; every reader of the "
+        "store must give what it gave before or refuse; `--repair` must bring back the old bytes and touch nothing else. "
+        "(Excepted: the name of a run, which only the run can give again; digests and recent runs, which are told and "
+        "forgotten.)",
+        "flips",
+        options=(NAMED,),
+    ),
+    Kind(
+        "unfinished",
+        "a flipped bit in work in progress",
+        flips.work_in_progress,
+        "A run is killed, one bit of a file that it left in the partial folders or in the pool is flipped, and the same command "
+        "runs again. If it cannot or ends with other bytes, verify must say so, and `--repair` and the same command must mend it.",
+        "flips",
+        0.2,
+    ),
+    Kind(
+        "full",
+        "full disk",
+        disks.full,
+        "The store lies on a tmpfs or an ext4 of its own with room for a drawn share of a whole run, in bytes or in inodes. The "
+        "run must end with status 1 and a line that says so; after room is made the same command runs to its end.",
+        "disks",
+        1.0,
+        2,
+    ),
+    Kind(
+        "denied",
+        "store read-only, forbidden or unmounted",
+        disks.denied,
+        "At a random moment of a run its file system is remounted read-only, its folders are given to another user (the run "
+        "is not root's), or it is unmounted lazily. The run must end with status 1 and a line that says so; after it is "
+        "undone the same command runs to its end.",
+        "disks",
+        1.0,
+        2,
+    ),
+    Kind(
+        "race",
+        "processes at once, one recipe",
+        races.at_once,
+        "Two or four processes run the same command at once; in about half of the races one of them is killed meanwhile. All "
+        "others must end with status 0.",
+        "races",
+        0.5,
+        1,
+    ),
+    Kind(
+        "others",
+        "processes at once, several recipes",
+        races.at_once,
+        "As above, with three recipes over the same videos: another number of keyframes, other questions. The store must hold "
+        "what lone runs of each would have made, and frames and features of a video once.",
+        "races",
+        0.5,
+        1,
+        (PLAIN, OTHER_K, OTHER_QUESTIONS),
+    ),
+    Kind(
+        "videos",
+        "bad and odd videos",
+        bad_videos.in_one_batch,
+        "All kinds in one batch through sample_frames: empty, garbage, cut, damaged, hanging, missing; MPEG-TS, AV1, VP9, edit "
+        "lists, variable rates, rotation, folders of images with gaps. Each must be a row with its reason, or hold exactly "
+        "the frames that were asked for: every frame shows its own number.",
+        "videos",
+        1.0,
+        1000,
+    ),
+)

@@ -1,0 +1,20 @@
+"""The fault tests at a small size; `make reliability` runs them at full size and writes docs/reliability.md."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.disks import why_not
+from tests.faults.kinds import KINDS
+from tests.faults.trials import run_trials
+
+A_FEW = {"clock": 2, "operation": 2, "full": 1, "videos": 1000}
+
+
+@pytest.mark.slow
+def test_no_fault_loses_anything_or_makes_anything_wrong_or_twice(tmp_path: Path) -> None:
+    can_mount = not why_not()  # only root can: the figures at full size are made where it is allowed
+    wanted = [(kind, A_FEW[kind.name]) for kind in KINDS if kind.name in A_FEW and (can_mount or kind.of != "disks")]
+    tallies = run_trials(wanted, seed=0, folder=tmp_path)
+    assert [told for tally in tallies.values() for told in tally.told] == []
+    assert all(tally.tried == tally.survived > 0 for tally in tallies.values())
