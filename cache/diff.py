@@ -114,8 +114,9 @@ class _Table:
             file for file in record.files if file.startswith((f"{name}.", f"{name}/")) and file.endswith(".parquet")
         ]
         self.hashes = [record.files[file]["sha256"] for file in sorted(files)]
-        self._paths = [store.path(record.id) / file for file in sorted(files)]
-        self.n_rows = record.rows.get(name, 0)
+        self._paths = [store.checked_file(record, file) for file in sorted(files)]
+        columns = list(self.schema.columns)
+        self.n_rows = len(self.column(columns[0])) if columns else 0  # a record may say anything
 
     def column(self, name: str) -> list[Any]:
         return read_values(self._paths, self.schema, name)

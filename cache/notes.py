@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from cache.files import write_atomically
 from cache.fingerprint import canonical
 
 CHECKSUM = "checksum"
+MOST_DIFFERENCES = 10  # between two copies; each doubles what is tried
 LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
 
 
@@ -29,11 +32,27 @@ def read_note(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
     """
-    content = read_json(path)
-    found = content.pop(CHECKSUM, None)
-    if found != checksum(content):
-        raise CorruptArtifactError(f"{path}: its content does not match its checksum")
-    return content
+    return _checked(read_json(path), path)
+
+
+def read_copies(one: Path, other: Path) -> dict[str, Any]:
+    """Return what two copies of a note say together: damaged both, each still knows what the other has lost.
+
+    Raises:
+        FileNotFoundError: one of them is gone.
+        CorruptArtifactError: too much of them is lost.
+    """
+    texts = one.read_bytes(), other.read_bytes()
+    places = [place for place, (a, b) in enumerate(zip(*texts, strict=False)) if a != b]
+    if len(texts[0]) != len(texts[1]) or len(places) > MOST_DIFFERENCES:
+        raise CorruptArtifactError(f"{other}: damaged as well, and too unlike {one.name}")
+    for choice in product((0, 1), repeat=len(places)):
+        text = bytearray(texts[0])
+        for place, which in zip(places, choice, strict=True):
+            text[place] = texts[which][place]
+        with suppress(CorruptArtifactError):
+            return _checked(_parsed(bytes(text), other), other)
+    raise CorruptArtifactError(f"{other}: damaged as well")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,12 +60,22 @@ def read_json(path: Path) -> dict[str, Any]:
     size_bytes = path.stat().st_size
     if size_bytes > LIMIT_BYTES:
         raise CorruptArtifactError(f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage")
+    return _parsed(path.read_bytes(), path)
+
+
+def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CorruptArtifactError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise CorruptArtifactError(f"{path}: holds a {type(content).__name__}, wanted a mapping")
+    return content
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    if content.pop(CHECKSUM, None) != checksum(content):
+        raise CorruptArtifactError(f"{path}: its content does not match its checksum")
     return content
 
 

@@ -27,7 +27,7 @@ from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
 from cache.store import Record, Store
 from cache.tables import Schema, read_columns
-from cache.untrusted import is_name
+from cache.untrusted import inside, is_name
 
 log = logging.getLogger("sevila")
 
@@ -231,7 +231,7 @@ def references(store: Store, record: Record) -> set[PartId]:
     """Return the parts that an artifact is made up of; empty for one that holds all its data itself."""
     if not record.pool:
         return set()
-    files = [store.path(record.id) / name for name in sorted(record.files) if name.startswith("parts/")]
+    files = [inside(store.path(record.id), name) for name in sorted(record.files) if name.startswith("parts/")]
     columns = read_columns(files, PARTS, ("key", "part"))
     return {(record.pool, key, part) for key, part in zip(columns["key"], columns["part"], strict=True)}
 

@@ -13,6 +13,7 @@ from cache.errors import CorruptArtifactError
 from cache.names import known_uses
 from cache.store import Record, Store
 from cache.tables import read_head
+from cache.untrusted import inside
 
 RUNS_SHOWN = 3
 
@@ -108,7 +109,7 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
         names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
         columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())
         parts.append(f"{table} (version {schema['version']}, {record.rows.get(table, 0)} rows): {columns}")
-        parts += [f"  {_line(row)}" for row in read_head([folder / name for name in names], n_rows)]
+        parts += [f"  {_line(row)}" for row in read_head([inside(folder, name) for name in names], n_rows)]
     return "\n".join(parts)
 
 

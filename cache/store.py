@@ -27,7 +27,7 @@ from cache.errors import CorruptArtifactError, StoreError, mend
 from cache.files import sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
-from cache.untrusted import is_name, record_problem
+from cache.untrusted import inside, is_name, record_problem
 
 RECORD_VERSION = 2
 OWN_NAMES = {
@@ -161,6 +161,19 @@ class Store:
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
         return record
+
+    def checked_file(self, record: Record, name: str) -> Path:
+        """Return the path of one of an artifact's files after comparing all of it with its SHA-256.
+
+        Raises:
+            CorruptArtifactError: the bytes are not those that were written.
+        """
+        path = inside(self.path(record.id), name)
+        if name not in record.files:
+            raise CorruptArtifactError(f"{path}: its record does not name it; {mend(path)}")
+        if not path.is_file() or file_digest(path) != record.files[name]["sha256"]:
+            raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
+        return path
 
     def matching(self, prefix: str) -> list[str]:
         """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.

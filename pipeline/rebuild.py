@@ -22,11 +22,11 @@ from typing import Any
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
 from cache.files import disk_errors, sync
 from cache.fingerprint import fingerprint
-from cache.notes import read_note, write_note
+from cache.notes import read_copies, read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.tables import read_rows
-from cache.untrusted import is_name
+from cache.untrusted import inside, is_name
 from cache.verify import Problem, Verification, holder
 from pipeline.build import provenance
 from pipeline.output import Output, ShardedOutput
@@ -111,7 +111,7 @@ def _own_copy(store: Store, id: str) -> Iterator[None]:
 def _mend_record(store: Store, id: str) -> None:
     folder = store.path(id)
     try:
-        record = Record(**read_note(folder / PROGRESS / RECORD))
+        record = Record(**_copy(folder))
         if artifact_id(record.stage, record.version, record.config, record.inputs) != id:
             raise CorruptArtifactError("its copy is another artifact's")
     except (SevilaError, OSError, TypeError) as error:
@@ -121,6 +121,13 @@ def _mend_record(store: Store, id: str) -> None:
         ) from error
     write_note(folder / RECORD, asdict(record))
     log.info("%s: rebuilt its record", id)
+
+
+def _copy(folder: Path) -> dict[str, Any]:
+    try:
+        return read_note(folder / PROGRESS / RECORD)
+    except CorruptArtifactError:
+        return read_copies(folder / RECORD, folder / PROGRESS / RECORD)
 
 
 def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequence[PartId]) -> None:
@@ -324,7 +331,7 @@ def _pointers(store: Store, record: Record) -> Iterator[tuple[int | None, PartId
     """Yield each part of the pool that an artifact points to: the shard that does, the part, whether all of it is needed."""
     for file in sorted(name for name in record.files if record.pool and name.startswith("parts/")):
         try:
-            rows = read_rows([store.path(record.id) / file], PARTS)
+            rows = read_rows([inside(store.path(record.id), file)], PARTS)
         except (SevilaError, OSError):  # damaged itself, and repaired as a file
             continue
         for row in rows:

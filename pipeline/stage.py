@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
-from cache.fingerprint import file_digest
+from cache.errors import SevilaError, StoreError
 from cache.pool import PARTS, PoolReader
 from cache.store import Record, Store, artifact_id
 from cache.tables import Schema, read_columns, read_rows
@@ -108,7 +107,7 @@ class Artifact:
         self.id = id
         self.problem = problem
         self._record: Record | None = None
-        self._checked: set[str] = set()
+        self._checked: dict[str, Path] = {}
 
     @property
     def record(self) -> Record:
@@ -134,14 +133,9 @@ class Artifact:
         Raises:
             CorruptArtifactError: the bytes are not those that were written.
         """
-        path = inside(self.path, name)
         if name not in self._checked:
-            if name not in self.record.files:
-                raise CorruptArtifactError(f"{path}: its record does not name it; {mend(path)}")
-            if not path.is_file() or file_digest(path) != self.record.files[name]["sha256"]:
-                raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
-            self._checked.add(name)
-        return path
+            self._checked[name] = self.store.checked_file(self.record, name)
+        return self._checked[name]
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""

@@ -26,11 +26,16 @@ SEVERAL = (2, 2, 2, 4)  # frames of the later steps, in turn
 AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
 WRONG_WORDS = 0.03  # share of words in a written frame that say something else
 MOST_BLUR = 0.7  # standard deviation of what is added to words, which are about 1 in size
-TELLING_WEIGHT, OTHER_WEIGHT = 1.0, 0.1  # of target tokens: "Option" and the end are learned in no time
+OTHER_WEIGHT = 0.1  # of tokens of the target that do not tell the answer: "Option" and the end
+EVEN_SHARE = 0.3  # of the steps, the last ones, in which all tokens weigh the same
 
 
 def train_reading(language: Language, seed: int, steps: int, batch: int, show: Show) -> None:
-    """Train all of T5 on `steps` batches of written frames."""
+    """Train all of T5 on `steps` batches of written frames.
+
+    What tells the answer weighs most until T5 knows letters. Left so, it begins with an option's text rather than with
+    "Option" whenever it is sure of the answer, after which its letters say nothing.
+    """
     model = language.model.requires_grad_(True)
     writer, noise = Writer(language.verbalizer, seed), torch.Generator().manual_seed(seed)
     biases = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" in name]
@@ -43,9 +48,9 @@ def train_reading(language: Language, seed: int, steps: int, batch: int, show: S
         else:
             single = _questions(writer, batch // 4, 1) + [writer.judgement() for _ in range(batch // 4)]
             pieces = [single, _questions(writer, batch // 2, SEVERAL[step % len(SEVERAL)])]
-        total = 0.0
+        total, other_weight = 0.0, OTHER_WEIGHT if step < steps * (1 - EVEN_SHARE) else 1.0
         for samples in pieces:
-            loss, _ = _loss(language, samples, noise)
+            loss, _ = _loss(language, samples, noise, other_weight)
             loss.backward()
             total += loss.item() / len(pieces)
         return total
@@ -75,8 +80,10 @@ def _questions(writer: Writer, n: int, n_frames: int) -> list[Sample]:
     return [writer.question(n_frames, as_text=number % AS_TEXT_EVERY == 0) for number in range(n)]
 
 
-def _loss(language: Language, samples: Sequence[Sample], noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Return the mean weighted cross-entropy, and per sample [R] whether the telling token is the likeliest."""
+def _loss(
+    language: Language, samples: Sequence[Sample], noise: torch.Generator | None, other_weight: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the mean weighted cross-entropy, and per sample [R] whether T5 says the target as far as its telling token."""
     visual = _written(language, samples, noise)
     n_frames = visual.shape[1]
     prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
@@ -88,9 +95,10 @@ def _loss(language: Language, samples: Sequence[Sample], noise: torch.Generator 
     logits = language.decode(hidden, inputs.mask, torch.cat([start, target[:, :-1].clamp(min=0)], dim=1))
     losses = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
     rows, telling = torch.arange(len(samples)), torch.tensor([sample.telling for sample in samples])
-    weights = torch.full(target.shape, OTHER_WEIGHT)
-    weights[rows, telling] = TELLING_WEIGHT
-    return (losses * weights).sum() / len(samples), logits[rows, telling].argmax(-1) == target[rows, telling]
+    weights = torch.full(target.shape, other_weight)
+    weights[rows, telling] = 1.0
+    after = torch.arange(width) > telling[:, None]
+    return (losses * weights).sum() / len(samples), ((logits.argmax(-1) == target) | after).all(dim=1)
 
 
 def _written(language: Language, samples: Sequence[Sample], noise: torch.Generator | None) -> Tensor:

@@ -42,7 +42,6 @@ def reader_of(store: Store, rows: list[dict[str, Any]]) -> PoolReader:
     return PoolReader(store, SPACE, read_columns([path], PARTS, list(PARTS.columns)))
 
 
-@settings(deadline=None)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, unique=True).map(sorted), min_size=1, max_size=4), st.data())
 def test_frames_come_back_whatever_parts_hold_them(

@@ -119,6 +119,17 @@ def test_shard_is_rebuilt_alone_and_the_others_are_not_made_again(
     assert_repaired(store, before, [*damaged, damaged[1].with_suffix(".json")])
 
 
+def test_record_and_its_copy_damaged_both_mend_each_other(store: Path) -> None:
+    before = contents(store)
+    damaged = [one(store, f"artifacts/sample_frames-*/{name}") for name in ("record.json", "progress/record.json")]
+    for place, path in enumerate(damaged):
+        content = bytearray(path.read_bytes())
+        content[300 + 500 * place] ^= 1
+        path.write_bytes(content)
+    assert main(["cache", "verify", "--all", "--repair", "--store", f"{store}"]) == 0
+    assert_repaired(store, before, damaged)
+
+
 @pytest.mark.slow
 def test_repair_that_was_killed_goes_on(demo: Path, store: Path) -> None:
     before = contents(store)

@@ -19,6 +19,7 @@ import torch
 from cache.errors import CheckpointError, CorruptArtifactError, RecipeError, StoreError
 from cache.notes import read_note, write_note
 from cache.pool import PoolReader
+from cache.show import description
 from cache.store import Record, Store, artifact_id, describe_files
 from cache.tables import Schema, read_rows, write_rows
 from pipeline.models.config import read_blip2_config
@@ -178,6 +179,10 @@ def test_file_of_an_artifact_that_is_a_link_out_of_it_is_not_read(tmp_path: Path
     path.symlink_to(tmp_path / "secret.parquet")
     with pytest.raises(CorruptArtifactError, match="leads out"):
         things.rows("things")
+    things.record.schemas["things"] = SCHEMA.as_dict()
+    write_note(things.path / "record.json", things.record.__dict__)
+    with pytest.raises(CorruptArtifactError, match="leads out"):
+        description(things.store, "make_things", 3)
 
 
 def test_record_of_somebody_else_cannot_name_files_outside_its_artifact(tmp_path: Path) -> None:
