@@ -21,8 +21,9 @@ from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.names import NAMES, RECENT, named_run, names, read_named_run
 from cache.pool import PARTS, every_part, part_paths, references
 from cache.show import human_size
-from cache.store import Record, Store
+from cache.store import OWN_NAMES, Record, Store
 from cache.tables import read_columns
+from cache.untrusted import is_name
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
@@ -96,7 +97,8 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
     kept = _with_upstream(store, records, reasons)
     found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
     gone = {path for item in found for path in item.paths}
-    found += _parts(store, [record for id, record in records.items() if id in kept], gone, before)
+    remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # those of stores below, too
+    found += _parts(store, remaining, gone, before)
     found += [*old_runs, *_left_overs(store.root, gone, before)]
     return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named))
 
@@ -205,7 +207,8 @@ def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
 
 def _left_overs(root: Path, gone: set[Path], before: float) -> Iterator[Item]:
     """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
-    for path in root.rglob("*.part"):
+    own = [path for name in OWN_NAMES for path in (root / name).rglob("*.part")]
+    for path in sorted([*own, *root.glob("digests.json.*.part")]):  # beside a store may lie what is not ours
         if path.is_file() and not gone & set(path.parents) and path.stat().st_mtime < before:
             yield Item("left-over", str(path.relative_to(root)), "", path.stat().st_size, (path,))
     for path in (root / "locks").rglob("*.lock"):
@@ -234,8 +237,9 @@ def size_of(folder: Path, record: Record | None = None) -> int:
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder, by name; none where there is no such folder."""
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+    """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path for path in paths if is_name(path.name) and path.is_dir()}
 
 
 def readable(root: Path, id: str) -> Record | None:

@@ -59,7 +59,7 @@ class NamedRun:
 
 def names(root: Path) -> list[str]:
     """Return the names in a store's root."""
-    return sorted(path.stem for path in (root / NAMES).glob("*.json"))
+    return sorted(path.stem for path in (root / NAMES).glob("*.json") if NAME.fullmatch(path.stem))
 
 
 def every_name(store: Store) -> list[str]:

@@ -222,8 +222,10 @@ def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]
 
 def every_part(root: Path) -> Iterator[PartId]:
     """Yield every part of which anything lies in a store's root, array or note."""
-    for folder in sorted((root / "pool").glob("*/*/*")):
-        for name in sorted({path.stem for path in folder.iterdir() if path.suffix in (".h5", ".json")}):
+    for folder in sorted((root / "pool").glob("*/*/*/")):
+        for name in sorted(
+            {path.stem for path in folder.iterdir() if path.suffix in (".h5", ".json") and is_name(path.stem)}
+        ):
             yield folder.parent.parent.name, folder.name, name
 
 

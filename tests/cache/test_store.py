@@ -140,7 +140,17 @@ def test_file_or_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
         Store(tmp_path / "photo.jpg")
     with pytest.raises(StoreError, match=r"holds other things \(photo\.jpg\)"), Store(tmp_path).in_use():
         pass
+    with pytest.raises(StoreError, match="no store"), Store(tmp_path).alone():
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_hidden_files_that_a_desktop_leaves_in_a_store_are_passed_over(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    (tmp_path / "artifacts" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "artifacts" / "._x").mkdir()
+    assert list(store) == [id]
 
 
 def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_moved(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ PIECES = [
 ]
 
 
+def test_a_store_that_is_not_there_is_not_said_to_be_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "verify", "--all", "--store", f"{tmp_path / 'gone'}"]) == 1
+    assert "there is no store at" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_damaged_pieces_of_all_kinds_get_their_bytes_back_and_no_other_file_is_touched(
     demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
