@@ -110,9 +110,12 @@ class Pool:
         """
         held: dict[str, FileLock] = {}
         others: list[str] = []
+        over = False
 
         def claimed() -> Iterator[str]:
             for key in keys:
+                if over:  # and a thread that reads ahead does not know yet
+                    return
                 if is_made(key):
                     continue
                 lock = self._lock(key)
@@ -122,7 +125,7 @@ class Pool:
                     others.append(key)
                     continue
                 held[key] = lock
-                if is_made(key):  # by another process, since we looked
+                if over or is_made(key):  # by another process, since we looked
                     held.pop(key).release()
                 else:
                     yield key
@@ -136,7 +139,8 @@ class Pool:
                         for _ in work(iter([key])):
                             pass
         finally:
-            for lock in held.values():
+            over = True
+            for lock in list(held.values()):
                 lock.release()
 
     def _lock(self, key: str) -> FileLock:

@@ -186,3 +186,17 @@ def test_an_error_in_the_work_frees_what_was_claimed(tmp_path: Path) -> None:
 
     pool.make([KEY], lambda key: bool(pool.parts(key)), working)
     assert len(pool.parts(KEY)) == 1
+
+
+def test_after_an_error_a_thread_that_still_reads_ahead_claims_nothing(tmp_path: Path) -> None:
+    pool, left = Pool(Store(tmp_path), SPACE), []
+
+    def work(keys: Iterator[str]) -> Iterator[str]:
+        left.append(keys)
+        raise OSError(f"disk full at {next(keys)}")
+        yield
+
+    with pytest.raises(OSError, match="disk full"):
+        pool.make(["a", "b"], lambda key: False, work)
+    assert list(left[0]) == []
+    pool.make(["a", "b"], lambda key: False, lambda keys: keys)  # would wait for this process itself
