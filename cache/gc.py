@@ -159,8 +159,7 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
             record = records.get(id) or store.record(id)
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
-                f"{error}; or repair it: `sevila cache verify {id} --repair`. It is kept ({kept[id]}), and only it says what "
-                "it was made from, so nothing can be removed"
+                f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
             ) from error
         for input in record.inputs.values():
             if input is not None and input not in kept:

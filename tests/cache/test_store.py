@@ -77,6 +77,20 @@ def test_unreadable_or_foreign_record_is_refused_by_name(tmp_path: Path, content
         store.record(id)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [{"finished": 5}, {"host": None}, {"peak_memory_bytes": "x"}, {"phase_seconds": {"a": "b"}}, {"schemas": {"t": 1}}],
+)
+def test_record_of_values_that_no_stage_writes_is_refused_by_the_field(
+    tmp_path: Path, field: dict[str, object]
+) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    write_note(store.path(id) / "record.json", dataclasses.asdict(store.record(id)) | field)
+    with pytest.raises(CorruptArtifactError, match="not written by a stage"):
+        store.record(id)
+
+
 def test_artifact_set_aside_comes_back_when_its_rebuild_fails(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
