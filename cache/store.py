@@ -201,6 +201,14 @@ class Store:
             (self.record(id) for id in self.matching(prefix)), key=lambda record: record.finished, reverse=True
         )
 
+    def of_stage(self, stage: str) -> list[Record]:
+        """Return the records of a stage's artifacts, the newest first; without damaged ones, which are no reason to stop."""
+        found = []
+        for name in self:
+            with suppress(CorruptArtifactError):
+                found += [self.record(name)] if name.startswith(f"{stage}-v") else []
+        return sorted(found, key=lambda record: record.finished, reverse=True)
+
     def __iter__(self) -> Iterator[str]:
         folders = [root / "artifacts" for root in self.roots]
         names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
