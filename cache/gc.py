@@ -7,7 +7,9 @@ Stores that read this one as a store below theirs are not known here: what they 
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -191,8 +193,8 @@ def _parts(store: Store, remaining: Iterable[Record], gone: set[Path], before: f
         paths = part_paths(store.root, space, key, part)[::-1]  # the note first: without it, there is no part
         if (space, key, part) not in used and (key, part) not in begun:
             stats = [path.stat() for path in paths if path.exists()]
-            if all(stat.st_mtime < before for stat in stats):
-                yield Item("pool part", f"{key}/{part}", space, sum(stat.st_size for stat in stats), paths)
+            if all(found.st_mtime < before for found in stats):
+                yield Item("pool part", f"{key}/{part}", space, sum(found.st_size for found in stats), paths)
 
 
 def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
@@ -232,7 +234,15 @@ def size_of(folder: Path, record: Record | None = None) -> int:
     """Return the size of an artifact in bytes: as its record has it, or by the files there are."""
     if record is not None:
         return sum(file["size_bytes"] for file in record.files.values())
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(found.st_size for found in stats_below(folder) if not stat.S_ISDIR(found.st_mode))
+
+
+def stats_below(folder: Path) -> Iterator[os.stat_result]:
+    """Yield what the file system knows of a folder and all in it; what a run at work takes away meanwhile is passed over."""
+    for place, _, files in os.walk(folder):
+        for name in ("", *files):
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(place, name))
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
@@ -259,4 +269,4 @@ def _finished(record: Record) -> float:
 
 def _changed(folder: Path) -> float:
     """Return when anything in a folder changed last."""
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    return max((found.st_mtime for found in stats_below(folder)), default=0.0)
