@@ -152,11 +152,17 @@ class PoolReader:
     """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
 
     def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray]) -> None:
-        """`parts` holds the columns of the table."""
+        """`parts` holds the columns of the table; raises `CorruptArtifactError` if no stage can have written it."""
         self._store, self._space = store, space
         self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray]]] = {}
         names = ("video_id", "key", "part", "rows", "part_rows")
         for video_id, *place in zip(*(parts[name] for name in names), strict=True):
+            _, _, held, in_part = place
+            if len(held) != len(in_part) or min(in_part, default=0) < 0:
+                raise CorruptArtifactError(
+                    f"video {video_id!r}: rows {in_part} of a part of {space} cannot be rows {held} of the artifact; it was not "
+                    "written by a stage: run its recipe again"
+                )
             self._places.setdefault(video_id, []).append(tuple(place))
         self._open: OrderedDict[tuple[str, str], ArrayFile] = OrderedDict()
 

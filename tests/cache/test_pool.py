@@ -88,6 +88,13 @@ def test_a_part_that_is_gone_is_an_error_that_says_what_to_do(tmp_path: Path) ->
         read.read("v", [0])
 
 
+@pytest.mark.parametrize("part_rows", [[0], [-1, 0]])
+def test_a_table_of_rows_that_no_stage_wrote_is_refused(tmp_path: Path, part_rows: list[int]) -> None:
+    row = {"video_id": "v", "key": KEY, "part": "p", "frame_indices": [1, 2], "rows": [0, 1], "part_rows": part_rows}
+    with pytest.raises(CorruptArtifactError, match="not written by a stage"):
+        reader_of(Store(tmp_path), [row])
+
+
 def test_parts_of_a_store_below_are_used_and_only_the_rest_is_made(tmp_path: Path) -> None:
     (tmp_path / "below" / "artifacts").mkdir(parents=True)
     add(Pool(Store(tmp_path / "below"), SPACE), KEY, [1, 5])
