@@ -30,7 +30,7 @@ def stamp(path: Path) -> tuple[int, ...]:
     if not path.is_dir():
         status = os.stat(path)
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    stamps = [[entry.name, *stamp(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
+    stamps = [[_text(entry.name), *stamp(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
     return len(stamps), int(fingerprint(stamps)[:15], 16)
 
 
@@ -59,13 +59,13 @@ class DigestCache:
         """
         try:
             found = list(stamp(path))
-            known = self._known["files"].get(str(path.absolute()))
+            known = self._known["files"].get(_text(path.absolute()))
             if known is not None and known[0] == found:
                 return str(known[1])
             digest = _folder_digest(path) if path.is_dir() else file_digest(path)
         except OSError as error:
             raise MissingSourceError(f"{path} cannot be read: {error.strerror or error}") from error
-        self._learn("files", str(path.absolute()), [found, digest])
+        self._learn("files", _text(path.absolute()), [found, digest])
         return digest
 
     def saving(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -134,4 +134,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _folder_digest(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    return hashlib.sha256(canonical([[name, file_digest(folder / name)] for name in names]).encode()).hexdigest()
+    content = [[_text(name), file_digest(folder / name)] for name in names]
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def _text(path: str | Path) -> str:
+    """Return a path as text that UTF-8 can hold: disks of old hold names in other encodings."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -7,7 +7,9 @@ Stores that read this one as a store below theirs are not known here: what they 
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,8 +23,9 @@ from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.names import NAMES, RECENT, named_run, names, read_named_run
 from cache.pool import PARTS, every_part, part_paths, references
 from cache.show import human_size
-from cache.store import Record, Store
+from cache.store import OWN_NAMES, Record, Store
 from cache.tables import read_columns
+from cache.untrusted import is_name
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
@@ -96,7 +99,8 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
     kept = _with_upstream(store, records, reasons)
     found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
     gone = {path for item in found for path in item.paths}
-    found += _parts(store, [record for id, record in records.items() if id in kept], gone, before)
+    remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # those of stores below, too
+    found += _parts(store, remaining, gone, before)
     found += [*old_runs, *_left_overs(store.root, gone, before)]
     return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named))
 
@@ -157,8 +161,7 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
             record = records.get(id) or store.record(id)
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
-                f"{error}; or repair it: `sevila cache verify {id} --repair`. It is kept ({kept[id]}), and only it says what "
-                "it was made from, so nothing can be removed"
+                f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
             ) from error
         for input in record.inputs.values():
             if input is not None and input not in kept:
@@ -190,8 +193,8 @@ def _parts(store: Store, remaining: Iterable[Record], gone: set[Path], before: f
         paths = part_paths(store.root, space, key, part)[::-1]  # the note first: without it, there is no part
         if (space, key, part) not in used and (key, part) not in begun:
             stats = [path.stat() for path in paths if path.exists()]
-            if all(stat.st_mtime < before for stat in stats):
-                yield Item("pool part", f"{key}/{part}", space, sum(stat.st_size for stat in stats), paths)
+            if all(found.st_mtime < before for found in stats):
+                yield Item("pool part", f"{key}/{part}", space, sum(found.st_size for found in stats), paths)
 
 
 def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
@@ -205,7 +208,8 @@ def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
 
 def _left_overs(root: Path, gone: set[Path], before: float) -> Iterator[Item]:
     """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
-    for path in root.rglob("*.part"):
+    own = [path for name in OWN_NAMES for path in (root / name).rglob("*.part")]
+    for path in sorted([*own, *root.glob("digests.json.*.part")]):  # beside a store may lie what is not ours
         if path.is_file() and not gone & set(path.parents) and path.stat().st_mtime < before:
             yield Item("left-over", str(path.relative_to(root)), "", path.stat().st_size, (path,))
     for path in (root / "locks").rglob("*.lock"):
@@ -230,12 +234,21 @@ def size_of(folder: Path, record: Record | None = None) -> int:
     """Return the size of an artifact in bytes: as its record has it, or by the files there are."""
     if record is not None:
         return sum(file["size_bytes"] for file in record.files.values())
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(found.st_size for found in stats_below(folder) if not stat.S_ISDIR(found.st_mode))
+
+
+def stats_below(folder: Path) -> Iterator[os.stat_result]:
+    """Yield what the file system knows of a folder and all in it; what a run at work takes away meanwhile is passed over."""
+    for place, _, files in os.walk(folder):
+        for name in ("", *files):
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(place, name))
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder, by name; none where there is no such folder."""
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
+    """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path for path in paths if is_name(path.name) and path.is_dir()}
 
 
 def readable(root: Path, id: str) -> Record | None:
@@ -256,4 +269,4 @@ def _finished(record: Record) -> float:
 
 def _changed(folder: Path) -> float:
     """Return when anything in a folder changed last."""
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    return max((found.st_mtime for found in stats_below(folder)), default=0.0)

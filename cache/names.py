@@ -59,7 +59,7 @@ class NamedRun:
 
 def names(root: Path) -> list[str]:
     """Return the names in a store's root."""
-    return sorted(path.stem for path in (root / NAMES).glob("*.json"))
+    return sorted(path.stem for path in (root / NAMES).glob("*.json") if NAME.fullmatch(path.stem))
 
 
 def every_name(store: Store) -> list[str]:
@@ -145,18 +145,22 @@ class Pins:
             self._own[Pin(id, stage, ": ".join(filter(None, (of, setting))))] = None
             self._write("running", keep_others=True)
 
-    def begin(self, keep: bool) -> None:
-        """Note the beginning; what the name had before stays pinned if `keep`."""
-        self._write("running", keep_others=keep)
+    def begin(self, replace: bool) -> None:
+        """Note the beginning; what the name had before stays pinned unless `replace`.
+
+        Raises:
+            StoreError: the name stands for a run of another recipe, unless `replace`.
+        """
+        self._write("running", keep_others=not replace, begins=True)
 
     def end(self, status: str) -> None:
         """Note the end; a finished run gives up what an earlier one under its name had and it has not come to."""
         self._write(status, keep_others=status != "finished" or self._folder == RECENT)
 
-    def _write(self, status: str, keep_others: bool) -> None:
+    def _write(self, status: str, keep_others: bool, begins: bool = False) -> None:
         # Without a name it is no promise: a run that only reuses what a store on a read-only disk holds goes on.
         with suppress(OSError) if self._folder == RECENT else nullcontext():
-            self._write_note(status, keep_others)
+            self._write_note(status, keep_others, begins)
 
     def _noted(self, path: Path) -> list[Pin]:
         try:
@@ -166,15 +170,25 @@ class Pins:
                 return []
             raise
 
-    def _write_note(self, status: str, keep_others: bool) -> None:
+    def _write_note(self, status: str, keep_others: bool, begins: bool) -> None:
         path = path_of(self._store.root, self._run.name, self._folder)
         with self._store.lock(f"{self._folder}/{self._run.name}"):
+            if begins and keep_others and self._folder == NAMES and path.exists():  # locked: two may begin at once
+                self._refuse_another(read_named_run(path))
             others = self._noted(path) if keep_others and path.exists() else []
             artifacts = list(dict.fromkeys([*self._own, *others]))
             finished = "" if status == "running" else _now()
             run = replace(self._run, artifacts=artifacts, status=status, finished=finished)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_note(path, run.as_dict())
+
+    def _refuse_another(self, before: NamedRun) -> None:
+        changes = recipe_differences(before, self._run)
+        if changes:
+            raise StoreError(
+                f"the name {before.name!r} stands for another run: {'; '.join(changes)}; choose another name, or give the name "
+                "to this run with --replace"
+            )
 
 
 @contextmanager
@@ -193,17 +207,8 @@ def pinning(
     """
     folder = NAMES if name else RECENT
     name = name or fingerprint([recipe, dict(settings), seeds])
-    path = path_of(store.root, name, folder)
-    run = NamedRun(name, recipe, dict(settings), seeds, _now())
-    if folder == NAMES and path.exists() and not replace:
-        changes = recipe_differences(read_named_run(path), run)
-        if changes:
-            raise StoreError(
-                f"the name {name!r} stands for another run: {'; '.join(changes)}; choose another name, or give the name to "
-                "this run with --replace"
-            )
-    pins = Pins(store, run, folder)
-    pins.begin(keep=not replace)
+    pins = Pins(store, NamedRun(name, recipe, dict(settings), seeds, _now()), folder)
+    pins.begin(replace)
     try:
         yield pins
     except BaseException:

@@ -110,9 +110,12 @@ class Pool:
         """
         held: dict[str, FileLock] = {}
         others: list[str] = []
+        over = False
 
         def claimed() -> Iterator[str]:
             for key in keys:
+                if over:  # and a thread that reads ahead does not know yet
+                    return
                 if is_made(key):
                     continue
                 lock = self._lock(key)
@@ -122,7 +125,7 @@ class Pool:
                     others.append(key)
                     continue
                 held[key] = lock
-                if is_made(key):  # by another process, since we looked
+                if over or is_made(key):  # by another process, since we looked
                     held.pop(key).release()
                 else:
                     yield key
@@ -136,7 +139,8 @@ class Pool:
                         for _ in work(iter([key])):
                             pass
         finally:
-            for lock in held.values():
+            over = True
+            for lock in list(held.values()):
                 lock.release()
 
     def _lock(self, key: str) -> FileLock:
@@ -148,11 +152,17 @@ class PoolReader:
     """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
 
     def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray]) -> None:
-        """`parts` holds the columns of the table."""
+        """`parts` holds the columns of the table; raises `CorruptArtifactError` if no stage can have written it."""
         self._store, self._space = store, space
         self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray]]] = {}
         names = ("video_id", "key", "part", "rows", "part_rows")
         for video_id, *place in zip(*(parts[name] for name in names), strict=True):
+            _, _, held, in_part = place
+            if len(held) != len(in_part) or min(in_part, default=0) < 0:
+                raise CorruptArtifactError(
+                    f"video {video_id!r}: rows {in_part} of a part of {space} cannot be rows {held} of the artifact; it was not "
+                    "written by a stage: run its recipe again"
+                )
             self._places.setdefault(video_id, []).append(tuple(place))
         self._open: OrderedDict[tuple[str, str], ArrayFile] = OrderedDict()
 
@@ -222,8 +232,10 @@ def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]
 
 def every_part(root: Path) -> Iterator[PartId]:
     """Yield every part of which anything lies in a store's root, array or note."""
-    for folder in sorted((root / "pool").glob("*/*/*")):
-        for name in sorted({path.stem for path in folder.iterdir() if path.suffix in (".h5", ".json")}):
+    for folder in sorted((root / "pool").glob("*/*/*/")):
+        for name in sorted(
+            {path.stem for path in folder.iterdir() if path.suffix in (".h5", ".json") and is_name(path.stem)}
+        ):
             yield folder.parent.parent.name, folder.name, name
 
 

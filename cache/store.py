@@ -201,10 +201,18 @@ class Store:
             (self.record(id) for id in self.matching(prefix)), key=lambda record: record.finished, reverse=True
         )
 
+    def of_stage(self, stage: str) -> list[Record]:
+        """Return the records of a stage's artifacts, the newest first; without damaged ones, which are no reason to stop."""
+        found = []
+        for name in self:
+            with suppress(CorruptArtifactError):
+                found += [self.record(name)] if name.startswith(f"{stage}-v") else []
+        return sorted(found, key=lambda record: record.finished, reverse=True)
+
     def __iter__(self) -> Iterator[str]:
         folders = [root / "artifacts" for root in self.roots]
         names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
-        return (name for name in sorted(names) if self.exists(name))
+        return (name for name in sorted(names) if is_name(name) and self.exists(name))  # desktops leave files of theirs
 
     def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
@@ -222,12 +230,7 @@ class Store:
         Raises:
             StoreError: the root is a folder of other things.
         """
-        found = {name for name in os.listdir(self.root) if not name.startswith(".")} if self.root.is_dir() else set()
-        if found - {"lost+found"} and not found & OWN_NAMES:
-            told = ", ".join(sorted(found)[:3])
-            raise StoreError(
-                f"{self.root} holds other things ({told}) and no store: give a folder that is new or empty"
-            )
+        self._refuse_foreign()
         with self._guard(fcntl.LOCK_SH):
             yield
 
@@ -236,20 +239,29 @@ class Store:
         """Run a block while no run uses this store, to remove what nobody needs.
 
         Raises:
-            StoreError: a run is at work.
+            StoreError: a run is at work, or the root is a folder of other things.
         """
+        self._refuse_foreign()
         try:
             with self._guard(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 yield
         except BlockingIOError as error:
             raise StoreError(f"{self.root} is in use by a run; try again when it has finished") from error
 
+    def _refuse_foreign(self) -> None:
+        found = {name for name in os.listdir(self.root) if not name.startswith(".")} if self.root.is_dir() else set()
+        if found - {"lost+found"} and not found & OWN_NAMES:
+            told = ", ".join(sorted(found)[:3])
+            raise StoreError(
+                f"{self.root} holds other things ({told}) and no store: give a folder that is new or empty"
+            )
+
     @contextmanager
     def _guard(self, kind: int) -> Iterator[None]:
         path = self.root / "locks" / "in_use.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
+            file = path.open("a+")  # NFS gives a shared lock only on a file that is open for reading, too
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise

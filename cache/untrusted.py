@@ -47,6 +47,18 @@ def record_problem(content: Mapping[str, Any]) -> str:
     for field in ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds"):
         if not isinstance(content[field], dict):
             return f"{field} is a {type(content[field]).__name__}, wanted a mapping"
+    for field in ("host", "device", "started", "finished", "git_revision", "pool"):
+        if not isinstance(content[field], str) and (content[field] is not None or field != "git_revision"):
+            return f"{field} is {content[field]!r}, wanted text"
+    for field in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
+        if not is_count(content[field]):
+            return f"{field} is {content[field]!r}, wanted a number of bytes"
+    for table, schema in content["schemas"].items():
+        if not isinstance(schema, dict) or not isinstance(schema.get("columns"), dict) or "version" not in schema:
+            return f"the schema of {table!r} is {schema!r}, wanted a version and columns"
+    for phase, seconds in content["phase_seconds"].items():
+        if not isinstance(seconds, int | float):
+            return f"{phase!r} took {seconds!r}, wanted seconds"
     for name, id in content["inputs"].items():
         if id is not None and not is_name(id):
             return f"input {name} is {id!r}, wanted an id"

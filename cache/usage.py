@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError
@@ -48,7 +46,7 @@ class Usage:
 
 def usage(store: Store) -> Usage:
     """Return what takes the space of a store."""
-    found = Usage(total_bytes=_bytes_below(store.root))
+    found = Usage(total_bytes=size_of(store.root))
     used: set[tuple[str, str, str]] = set()
     for id, folder in folders_in(store.root / "artifacts").items():
         _count(found.stages.setdefault(stage_of(id), Share()), size_of(folder))
@@ -101,7 +99,3 @@ def _line(size_bytes: int, what: str, told: str) -> str:
 def _count(share: Share, size_bytes: int) -> None:
     share.count += 1
     share.size_bytes += size_bytes
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)

@@ -17,7 +17,7 @@ from cache.names import NAMES, RECENT, read_named_run
 from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
-from cache.untrusted import inside
+from cache.untrusted import inside, is_name
 
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
@@ -105,7 +105,7 @@ class Verification:
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
-            if not (folder / RECORD).exists():
+            if is_name(folder.name) and not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
         self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])

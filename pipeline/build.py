@@ -48,7 +48,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
         _run(stage, cfg, run, inputs, ShardedOutput(run.store, id, stage), id, started)
     else:
         with run.store.lock(f"{id}/build"):
-            if not run.store.exists(id):
+            if not (run.store.exists(id) or run.store.finish(id)):
                 folder = run.store.partial(id)
                 if not stage.resumes:
                     shutil.rmtree(folder, ignore_errors=True)

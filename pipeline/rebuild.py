@@ -282,10 +282,17 @@ def _made_of(run: RunContext, record: Record) -> tuple[Stage, Config, list[Any]]
         raise StoreError(
             f"{record.id}: the stage {record.stage} {now}; run the recipe, which makes what takes its place"
         )
-    cfg = stage.config.model_validate_json(json.dumps(record.config))
-    inputs = [_input(run, record, name) for name in stage.inputs]
-    assert stage.artifact_id(cfg, inputs) == record.id, f"{record.id} is not what its record makes"
-    return stage, cfg, inputs
+    try:
+        cfg = stage.config.model_validate_json(json.dumps(record.config))
+        made = artifact_id(stage.name, stage.version, cfg.model_dump(mode="python"), record.inputs)
+    except ValueError:
+        made = ""
+    if made != record.id or record.inputs.keys() != set(stage.inputs):
+        raise StoreError(
+            f"{record.id}: the stage {record.stage} takes other settings or inputs now; run the recipe, which makes what takes "
+            "its place"
+        )
+    return stage, cfg, [_input(run, record, name) for name in stage.inputs]
 
 
 def _input(run: RunContext, record: Record, name: str) -> Any:

@@ -11,6 +11,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,8 +233,11 @@ class Sources:
     ) -> VideoFile:
         if path is None:
             return VideoFile(video_id, None, None, reason, clips)
+        before: tuple[int, ...] = ()
+        with suppress(OSError):  # which reading it tells
+            before = stamp(path)  # of a file that is replaced meanwhile, the digest is not of what will be decoded
         try:
-            return VideoFile(video_id, path, self._digests.digest(path), reason, clips, stamp(path))
+            return VideoFile(video_id, path, self._digests.digest(path), reason, clips, before)
         except MissingSourceError as error:
             reason = str(error).replace(str(path), path.name)  # in which folder of this machine is no part of a row
             return VideoFile(video_id, None, None, f"unreadable: {reason}", clips)

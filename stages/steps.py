@@ -140,10 +140,9 @@ def _content(made: Artifact, files: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
     """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
-    records = [store.record(name) for name in store if name.startswith(f"{stage.name}-v")]
-    if not records:
+    newest_first = store.of_stage(stage.name)
+    if not newest_first:
         return "never made before"
-    newest_first = sorted(records, key=lambda record: record.finished, reverse=True)
     ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
     found = [_differences(stage, config, ids, record) for record in newest_first]
     fewest = min(found, key=lambda differences: len(differences))
@@ -226,10 +225,11 @@ class RunOnly:
     def _rebuild(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str) -> Artifact:
         store = self._run.store
         before = store.record(id).files if store.exists(id) else {}
+        made_from = store.made_from(id) if before else []  # now: a damaged record is told before anything has changed
         with store.set_aside(id):
             made = build(stage, cfg, self._run, inputs)
         # The id promises its content to whatever was made from it: where that has changed, those are made anew.
-        stale = store.made_from(id) if before and _content(made, before) != _content(made, made.record.files) else []
+        stale = made_from if before and _content(made, before) != _content(made, made.record.files) else []
         for name in stale:
             store.remove(name)
         if stale:

@@ -21,6 +21,8 @@ ROUNDS = 4  # a repaired table may name parts of the pool that could not be look
 def verify(options: argparse.Namespace) -> int:
     """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
     store = store_of(options)
+    if not store.root.is_dir():  # a mount that is gone, for one
+        raise StoreError(f"there is no store at {store.root}, so nothing of it was checked")
     read_only = not options.repair and not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
         ids, parts = _wanted(store, options.ids, options.all)

@@ -56,10 +56,9 @@ def _reason(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) 
 def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[Record]:
     """Return the records to hold a step against, the last made first."""
     if than is None:
-        ids = [id for id in store if id.startswith(f"{step.stage}-v")]
-    else:
-        pins = [pin for pin in than.artifacts if pin.stage == step.stage and store.exists(pin.id)]
-        ids = [pin.id for pin in pins if pin.setting == step.setting] or [pin.id for pin in pins]
+        return store.of_stage(step.stage)
+    pins = [pin for pin in than.artifacts if pin.stage == step.stage and store.exists(pin.id)]
+    ids = [pin.id for pin in pins if pin.setting == step.setting] or [pin.id for pin in pins]
     return sorted((store.record(id) for id in ids), key=lambda record: record.finished, reverse=True)
 
 

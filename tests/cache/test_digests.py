@@ -41,6 +41,17 @@ def test_folder_digest_follows_names_and_contents(tmp_path: Path) -> None:
     assert digests.digest(folder) != first
 
 
+def test_names_that_are_not_utf8_are_remembered_too(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"vid\xe9os")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"one")
+    digests = DigestCache(tmp_path / "digests.json")
+    digest = digests.digest(folder)
+    digests.save()
+    again = json.loads((tmp_path / "digests.json").read_text(encoding="utf-8"))["files"]
+    assert [found for _, found in again.values()] == [digest] and r"vid\xe9os" in next(iter(again))
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingSourceError, match=r"absent\.mp4"):
         DigestCache(tmp_path / "digests.json").digest(tmp_path / "absent.mp4")

@@ -124,6 +124,38 @@ def test_what_a_layer_holds_keeps_what_it_was_made_from_and_is_not_touched(tmp_p
     assert list(every_part(below.root))
 
 
+def test_a_part_that_was_repaired_here_for_an_artifact_of_a_layer_stays(tmp_path: Path) -> None:
+    below = Store(tmp_path / "below")
+    theirs = publish(below, 0, parts=[0])
+    store = Store(tmp_path / "own", [below.root])
+    for number in range(2):
+        add_part(store.root, number)
+    pin(store, "x", theirs)
+    sweep(store)
+    assert [found for _, found, _ in every_part(store.root)] == [key(0)]
+
+
+def test_files_that_are_not_the_stores_stay_whatever_they_are_called(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, 0)
+    strange = [
+        tmp_path / "film.mkv.part",
+        tmp_path / "films" / "film.mkv.part",
+        tmp_path / "pool" / SPACE / ".DS_Store",
+    ]
+    strange += [tmp_path / "names" / "._x.json", tmp_path / "artifacts" / ".snapshot" / "x"]
+    for path in strange:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "digests.json.1.part").write_bytes(b"half")
+    add_part(tmp_path, 0)
+    (tmp_path / "pool" / SPACE / key(0)[:2] / ".DS_Store").write_bytes(b"")
+    age(tmp_path)
+    sweep(store, unnamed=True)
+    assert all(path.exists() for path in strange) and not list(store)
+    assert not (tmp_path / "digests.json.1.part").exists()
+
+
 def test_nothing_goes_before_a_run_has_a_name(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, 0)

@@ -88,6 +88,13 @@ def test_a_part_that_is_gone_is_an_error_that_says_what_to_do(tmp_path: Path) ->
         read.read("v", [0])
 
 
+@pytest.mark.parametrize("part_rows", [[0], [-1, 0]])
+def test_a_table_of_rows_that_no_stage_wrote_is_refused(tmp_path: Path, part_rows: list[int]) -> None:
+    row = {"video_id": "v", "key": KEY, "part": "p", "frame_indices": [1, 2], "rows": [0, 1], "part_rows": part_rows}
+    with pytest.raises(CorruptArtifactError, match="not written by a stage"):
+        reader_of(Store(tmp_path), [row])
+
+
 def test_parts_of_a_store_below_are_used_and_only_the_rest_is_made(tmp_path: Path) -> None:
     (tmp_path / "below" / "artifacts").mkdir(parents=True)
     add(Pool(Store(tmp_path / "below"), SPACE), KEY, [1, 5])
@@ -186,3 +193,17 @@ def test_an_error_in_the_work_frees_what_was_claimed(tmp_path: Path) -> None:
 
     pool.make([KEY], lambda key: bool(pool.parts(key)), working)
     assert len(pool.parts(KEY)) == 1
+
+
+def test_after_an_error_a_thread_that_still_reads_ahead_claims_nothing(tmp_path: Path) -> None:
+    pool, left = Pool(Store(tmp_path), SPACE), []
+
+    def work(keys: Iterator[str]) -> Iterator[str]:
+        left.append(keys)
+        raise OSError(f"disk full at {next(keys)}")
+        yield
+
+    with pytest.raises(OSError, match="disk full"):
+        pool.make(["a", "b"], lambda key: False, work)
+    assert list(left[0]) == []
+    pool.make(["a", "b"], lambda key: False, lambda keys: keys)  # would wait for this process itself

@@ -77,6 +77,20 @@ def test_unreadable_or_foreign_record_is_refused_by_name(tmp_path: Path, content
         store.record(id)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [{"finished": 5}, {"host": None}, {"peak_memory_bytes": "x"}, {"phase_seconds": {"a": "b"}}, {"schemas": {"t": 1}}],
+)
+def test_record_of_values_that_no_stage_writes_is_refused_by_the_field(
+    tmp_path: Path, field: dict[str, object]
+) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    write_note(store.path(id) / "record.json", dataclasses.asdict(store.record(id)) | field)
+    with pytest.raises(CorruptArtifactError, match="not written by a stage"):
+        store.record(id)
+
+
 def test_artifact_set_aside_comes_back_when_its_rebuild_fails(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
@@ -140,7 +154,17 @@ def test_file_or_folder_of_other_things_is_no_store(tmp_path: Path) -> None:
         Store(tmp_path / "photo.jpg")
     with pytest.raises(StoreError, match=r"holds other things \(photo\.jpg\)"), Store(tmp_path).in_use():
         pass
+    with pytest.raises(StoreError, match="no store"), Store(tmp_path).alone():
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_hidden_files_that_a_desktop_leaves_in_a_store_are_passed_over(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    (tmp_path / "artifacts" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "artifacts" / "._x").mkdir()
+    assert list(store) == [id]
 
 
 def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_moved(tmp_path: Path) -> None:

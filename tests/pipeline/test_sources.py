@@ -99,6 +99,26 @@ def test_identity_follows_content_and_clips_not_place_nor_question(tmp_path: Pat
     assert identity("changed", {"video": "one"}) != first
 
 
+def test_video_replaced_while_its_digest_is_taken_is_not_taken_for_the_digested_one(tmp_path: Path) -> None:
+    class Replaced(DigestCache):
+        def digest(self, path: Path) -> str:
+            found = super().digest(path)
+            if path.suffix == ".mp4":
+                path.write_bytes(b"copied to its end by now")
+            return found
+
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "one.mp4").write_bytes(b"half copied")
+    (tmp_path / "q.csv").write_text("video,question,a0,a1\none,Why?,so,thus\n")
+    places = {"annotations": [f"{tmp_path / 'q.csv'}"], "videos": [f"{tmp_path / 'videos'}"]}
+    found = Sources(Replaced(tmp_path / "digests.json"), places, download=False)
+    run = RunContext(Store(tmp_path / "store"))
+    [video] = found.videos(
+        "plain", build(list_questions, ListQuestions(), run, [found.annotations("plain", "")])
+    ).videos
+    assert video.path is not None and not video.is_unchanged()
+
+
 def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("line", "environment", "file"):
         (tmp_path / name).mkdir()

@@ -69,6 +69,21 @@ def test_a_named_run_can_be_the_reference(named: Path, demo: Path, capsys: pytes
     ]
 
 
+def test_a_damaged_record_stops_neither_a_plan_nor_its_explanation_but_a_rebuild_before_anything_has_changed(
+    named: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(named, tmp_path / "store"))
+    record = store / "artifacts" / id_of(named, "uniform", "select_keyframes") / "record.json"
+    record.write_text(record.read_text().replace("keyframes", "keyframeZ", 1))
+    wider = ("--set", "select_keyframes.k=2")
+    assert "k 4 -> 2" in printed(capsys, *arguments("plan", demo, store, *wider))
+    assert "select_keyframes.k: 4 -> 2" in why(capsys, demo, store, *wider, stage="select_keyframes")
+    before = {path: path.stat().st_ino for path in (store / "artifacts").rglob("*")}
+    assert main(arguments("stage", demo, store, "list_questions", "--again")) == 1
+    assert "--repair" in capsys.readouterr().err
+    assert {path: path.stat().st_ino for path in (store / "artifacts").rglob("*")} == before
+
+
 def test_videos_that_came_changed_or_went_are_counted(
     named: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

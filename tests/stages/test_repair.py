@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cache.notes import read_note, write_note
-from cache.store import Store, describe_files
+from cache.store import Record, Store, artifact_id, describe_files
 from cache.tables import write_rows
 from cli import main
 from pipeline.stage import STAGES
@@ -70,6 +70,11 @@ PIECES = [
     "pool/extract_features-*/*/*/*.h5",
     "pool/extract_features-*/*/*/*.json",
 ]
+
+
+def test_a_store_that_is_not_there_is_not_said_to_be_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "verify", "--all", "--store", f"{tmp_path / 'gone'}"]) == 1
+    assert "there is no store at" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_damaged_pieces_of_all_kinds_get_their_bytes_back_and_no_other_file_is_touched(
@@ -181,6 +186,20 @@ def test_artifact_of_another_version_of_its_stage_is_not_repaired_but_told(
     monkeypatch.setitem(STAGES, "select_keyframes", replace(STAGES["select_keyframes"], version=9))
     assert main(["cache", "verify", id, "--repair", "--store", f"{store}"]) == 1
     assert "is of version 9 now; run the recipe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [{"k": 3}, {"no such key": 1}])  # of before a key was added, or was given up
+def test_artifact_of_other_settings_than_its_stage_has_now_is_not_repaired_but_told(
+    config: dict[str, int], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = STAGES["select_keyframes"]
+    inputs: dict[str, str | None] = dict.fromkeys(stage.inputs)
+    id = artifact_id(stage.name, stage.version, config, inputs)
+    damaged = {"x.bin": {"size_bytes": 1, "sha256": "0" * 64}}
+    Store(store).partial(id).mkdir(parents=True)
+    Store(store).publish(Record(id, stage.name, stage.version, "keyframes", config, inputs, files=damaged))
+    assert main(["cache", "verify", id, "--repair", "--store", f"{store}"]) == 1
+    assert "takes other settings or inputs now; run the recipe" in capsys.readouterr().out
 
 
 def test_reader_names_the_file_and_the_command_that_mends_it(
