@@ -304,14 +304,17 @@ class Store:
         os.rename(partial, final)
         sync(final.parent)
 
+    def aside(self, artifact: str) -> Path:
+        """Return the folder in which an artifact lies while it is rebuilt."""
+        return self.root / "aside" / self._own(artifact).name
+
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:
         """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill.
 
         One of a store below stays there; the rebuilt one is found before it.
         """
-        own = self._own(artifact)
-        aside = self.root / "aside" / own.name
+        own, aside = self._own(artifact), self.aside(artifact)
         with self.lock(f"{artifact}/publish"):
             shutil.rmtree(self.partial(artifact), ignore_errors=True)
             if own.exists():

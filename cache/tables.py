@@ -13,6 +13,10 @@ import pyarrow.parquet as pq
 from cache.errors import CorruptArtifactError, SchemaError, mend
 from cache.files import published
 
+MOST_ROWS = (
+    10**8
+)  # a few kilobytes of Parquet may claim billions of equal rows; the largest data sets make some millions
+
 _TYPES = {
     "string": pa.string(),
     "bool": pa.bool_(),
@@ -135,6 +139,10 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                         "the artifact was written by another version: run its stage again"
                     )
                 n_claimed += file.metadata.num_rows
+                if n_claimed > MOST_ROWS:
+                    raise CorruptArtifactError(
+                        f"{path}: claims {n_claimed} rows, more than any table has; {mend(path)}"
+                    )
                 if n_rows is not None and n_claimed > n_rows:
                     raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
                 tables.append(file.read(columns=names))

@@ -10,19 +10,22 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from cache.errors import MissingSourceError
 from cache.files import disk_errors
-from cache.store import Record
+from cache.store import RECORD, Record, Store
 from pipeline.output import Output, ShardedOutput
 from pipeline.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
+
+
+Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]
 
 
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
@@ -33,12 +36,13 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     """
     id = stage.artifact_id(cfg, inputs)
     if id is not None and (run.store.exists(id) or run.store.finish(id)):
+        aside = run.store.aside(id)
+        if (aside / RECORD).exists():  # a `rebuild` was killed at its end, or is at it
+            _drop_stale(stage, run.store, Record.load(aside / RECORD))
+            shutil.rmtree(aside, ignore_errors=True)
         log.info("%s: reused %s", stage.name, id)
         return stage.output(run.store, id)
-    for name, value in zip(stage.inputs, inputs, strict=True):
-        if value is not None and value.problem:
-            raise MissingSourceError(f"{stage.name} needs {name}: {value.problem}")
-    assert id is not None, f"{stage.name}: an input has neither an identity nor a problem"
+    id = _identity(stage, cfg, inputs)
     read = ", ".join(
         f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
     )
@@ -55,6 +59,49 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
                 folder.mkdir(parents=True, exist_ok=True)
                 _run(stage, cfg, run, inputs, Output(folder, stage), id, started)
     return stage.output(run.store, id)
+
+
+def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
+    """Make an artifact anew by `make`, which is `build` or what has others do the work, and return it.
+
+    The id promises its content to whatever was made from it: where that has changed, those are removed, to be made anew.
+    """
+    id, store = _identity(stage, cfg, inputs), run.store
+    former = store.record(id) if store.exists(id) else None
+    store.made_from(id)  # now: a damaged record is told before anything has changed
+    with store.set_aside(id):
+        made = make(stage, cfg, run, inputs)
+        if former is not None:
+            _drop_stale(stage, store, former)
+    return made
+
+
+def _drop_stale(stage: Stage, store: Store, former: Record) -> None:
+    """Remove what was made from an artifact's former content, if it has another now."""
+    if _content(stage, former) == _content(stage, store.record(former.id)):
+        return
+    stale = store.made_from(former.id)
+    for name in stale:
+        store.remove(name)
+    if stale:
+        told = ", ".join(stale)
+        log.warning("%s: its content has changed, so what was made from it is removed: %s", former.id, told)
+
+
+def _content(stage: Stage, record: Record) -> dict[str, Any]:
+    """Return the files but those of measured tables, which differ between equal runs."""
+    measured = stage.output.measured
+    return {name: file for name, file in record.files.items() if name.split(".")[0].split("/")[0] not in measured}
+
+
+def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
+    """Return the artifact's id; raises `MissingSourceError` where an input is not on this machine."""
+    for name, value in zip(stage.inputs, inputs, strict=True):
+        if value is not None and value.problem:
+            raise MissingSourceError(f"{stage.name} needs {name}: {value.problem}")
+    id = stage.artifact_id(cfg, inputs)
+    assert id is not None, f"{stage.name}: an input has neither an identity nor a problem"
+    return id
 
 
 def _run(

@@ -127,7 +127,7 @@ def load(name: str, settings: Iterable[str] = (), seed: int | None = None) -> Re
         raise RecipeError(f"{path}: {size_bytes} bytes, a recipe has at most {LIMIT_BYTES}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a number of thousands of digits
         raise RecipeError(f"{path}: not readable as TOML: {error}") from error
     description = content.pop("description", "")
     if not isinstance(description, str):
@@ -170,7 +170,7 @@ def _parse_setting(setting: str) -> tuple[str, str, Any]:
         raise RecipeError(f"--set {setting}: wanted stage.key=value, as in sample_frames.frames=16")
     try:
         return section, key, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return section, key, text  # a word needs no quotes on the command line
 
 

@@ -263,7 +263,7 @@ def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise MissingSourceError(f"{path}: not readable as TOML: {error}") from error
     places = {}
     for kind, entries in content.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stages.options import print_json, store_of
+from stages.options import print_json, print_text, store_of
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -18,14 +18,14 @@ def ls(options: argparse.Namespace) -> None:
     if options.json:
         print_json([line.as_dict() for line in lines])
     else:
-        print(listing(store, lines))
+        print_text(listing(store, lines))
 
 
 def show(options: argparse.Namespace) -> None:
     """Show one artifact."""
     from cache.show import description
 
-    print(description(store_of(options), options.id, options.rows))
+    print_text(description(store_of(options), options.id, options.rows))
 
 
 def usage(options: argparse.Namespace) -> None:
@@ -59,7 +59,7 @@ def diff(options: argparse.Namespace) -> None:
     if options.json:
         print_json(found.as_dict())
     else:
-        print(diff_text(found))
+        print_text(diff_text(found))
 
 
 def why(options: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def why(options: argparse.Namespace) -> None:
     plan = Plan(recipe, run)
     plan.walk(chain_of(recipe), sources)
     lines = why_lines(plan, run.store, options.stage, than)
-    print("\n".join(lines) or "everything is in the store")
+    print_text("\n".join(lines) or "everything is in the store")
 
 
 def ancestry(options: argparse.Namespace) -> None:
@@ -88,4 +88,4 @@ def ancestry(options: argparse.Namespace) -> None:
 
     store = store_of(options)
     write = {"text": ancestry_text, "dot": ancestry_dot, "mermaid": ancestry_mermaid}[options.format]
-    print(write(ancestry(store, store.find(options.id)), unusual))
+    print_text(write(ancestry(store, store.find(options.id)), unusual))

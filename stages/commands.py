@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from stages.summary import summary
 
     recipe, run, sources = context(options)
-    with run.store.in_use(), pinned(run.store, options.name, recipe, _seeds(options), options.replace) as pin:
+    with run.store.in_use(), pinned(run.store, options.name or "", recipe, _seeds(options), options.replace) as pin:
         steps = Run(recipe, run, pin)
         found = chain_of(recipe)(recipe, steps, sources)
     print(summary(steps.made, found))
@@ -87,7 +87,7 @@ def results(options: argparse.Namespace) -> None:
             f"recipe {recipe.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
         )
     store = store_of(options)
-    with store.in_use(), pinned(store, options.name, recipe, options.seeds, options.replace) as pin:
+    with store.in_use(), pinned(store, options.name or "", recipe, options.seeds, options.replace) as pin:
         for seed in options.seeds:
             options.seed = seed
             recipe, run, sources = context(options)

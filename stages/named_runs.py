@@ -185,4 +185,4 @@ def _answers(store: Store, run: NamedRun) -> dict[str, str]:
 
 
 def _some(answers: dict[str, str]) -> str:
-    return ", ".join(repr(setting) for setting in answers) or "none"
+    return ", ".join(setting or "the recipe's own" for setting in answers) or "none in the store"

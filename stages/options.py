@@ -44,12 +44,18 @@ def seed_option(parser: argparse.ArgumentParser) -> None:
 def name_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
-        default="",
+        type=_no_empty_name,
         help="keep everything that the run makes or reuses under a name (`sevila runs` lists them)",
     )
     parser.add_argument(
         "--replace", action="store_true", help="let NAME stand for this run, whatever it stood for before"
     )
+
+
+def _no_empty_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; leave the option out for a run without a name")
+    return text
 
 
 def place_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
@@ -146,6 +152,11 @@ def json_option(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
 def store_of(options: argparse.Namespace) -> Store:
     """Return the store that the options name, over the stores below it."""
     return Store(options.store, [*options.below, *stores_below()])
+
+
+def print_text(text: str) -> None:
+    """Print a text without what would steer a terminal, escaped: records may come from anybody."""
+    print("".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text))
 
 
 def print_json(content: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from stages.options import print_json, store_of
+from cache.errors import CorruptArtifactError, StoreError
+from stages.options import print_json, print_text, store_of
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -15,7 +16,7 @@ def ls(options: argparse.Namespace) -> None:
     if options.json:
         print_json([line.as_dict() for line in run_lines(store)])
     else:
-        print(run_listing(store))
+        print_text(run_listing(store))
 
 
 def show(options: argparse.Namespace) -> None:
@@ -27,7 +28,7 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         print_json(named_run(store, options.name).as_dict())
     else:
-        print(run_description(store, options.name))
+        print_text(run_description(store, options.name))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -38,7 +39,7 @@ def compare(options: argparse.Namespace) -> None:
     if options.json:
         print_json(found.as_dict())
     else:
-        print(run_comparison_text(found))
+        print_text(run_comparison_text(found))
 
 
 def remove(options: argparse.Namespace) -> None:
@@ -49,7 +50,11 @@ def remove(options: argparse.Namespace) -> None:
 
     store = store_of(options)
     remove_name(store, options.name)
-    freed = survey(store).size_bytes
+    try:
+        freed = survey(store).size_bytes
+    except (CorruptArtifactError, StoreError) as error:
+        print(f"forgotten; what `sevila cache gc` would now free is not known: {error}")
+        return
     print(
         f"forgotten; `sevila cache gc` would now free {human_size(freed)}, not counting what is younger than "
         f"{OLDER_THAN_DAYS:g} days"

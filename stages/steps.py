@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cache.errors import MissingSourceError, SevilaError
 from cache.store import Record, Store
-from pipeline.build import build
+from pipeline.build import build, rebuild
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, Config, RunContext, Stage
@@ -133,11 +133,6 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _content(made: Artifact, files: dict[str, Any]) -> dict[str, Any]:
-    """Return the files but those of measured tables, which differ between equal runs."""
-    return {name: file for name, file in files.items() if name.split(".")[0].split("/")[0] not in made.measured}
-
-
 def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
     """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
     newest_first = store.of_stage(stage.name)
@@ -212,7 +207,7 @@ class RunOnly:
             return done
         try:
             again = self._again and id is not None
-            made = self._rebuild(stage, cfg, inputs, id or "") if again else build(stage, cfg, self._run, inputs)
+            made = rebuild(stage, cfg, self._run, inputs, build) if again else build(stage, cfg, self._run, inputs)
         except MissingSourceError as error:
             self.waiting.append(f"{error} ({setting})" if setting else str(error))
             made = stage.output(store, id, str(error))
@@ -220,18 +215,4 @@ class RunOnly:
             self.made.append(made)
         if self._occurs_once:
             raise _Reached
-        return made
-
-    def _rebuild(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str) -> Artifact:
-        store = self._run.store
-        before = store.record(id).files if store.exists(id) else {}
-        made_from = store.made_from(id) if before else []  # now: a damaged record is told before anything has changed
-        with store.set_aside(id):
-            made = build(stage, cfg, self._run, inputs)
-        # The id promises its content to whatever was made from it: where that has changed, those are made anew.
-        stale = made_from if before and _content(made, before) != _content(made, made.record.files) else []
-        for name in stale:
-            store.remove(name)
-        if stale:
-            log.warning("%s: its content has changed, so what was made from it is removed: %s", id, ", ".join(stale))
         return made

@@ -33,7 +33,7 @@ def why_lines(plan: Plan, store: Store, stage: str = "", than: NamedRun | None =
         lines.append(f"{step.status:8} {step.stage:21} {step.id or '-'}{setting}".rstrip())
         reason, changes = _reason(step, plan, store, than)
         same = bool(changes) and changes == told
-        lines += [f"    {reason}{' the same' if same else ''}"] if reason else []
+        lines += [f"    {reason}{' the changes just told' if same else ''}"] if reason else []
         lines += [] if same else [f"        {line}" for line in changes]
         told = changes or told
     return lines

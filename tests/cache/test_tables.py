@@ -87,3 +87,14 @@ def test_head_reads_over_parts_without_a_schema(tmp_path: Path) -> None:
     for number, row in enumerate(ROWS):
         write_rows(tmp_path / f"{number}.parquet", SCHEMA, [row])
     assert read_head([tmp_path / "0.parquet", tmp_path / "1.parquet"], 5) == ROWS
+
+
+def test_a_table_that_claims_more_rows_than_any_has_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "numbers.parquet"
+    schema = Schema(1, number="int32")
+    write_columns(path, schema, {"number": [1] * 20})
+    monkeypatch.setattr("cache.tables.MOST_ROWS", 19)
+    with pytest.raises(CorruptArtifactError, match="claims 20 rows"):
+        read_rows([path], schema)

@@ -456,6 +456,19 @@ def test_rebuilt_artifact_of_other_content_takes_its_dependents_along(store: Pat
     assert sevila("run", demo, store) == 0
 
 
+def test_what_was_made_from_the_former_content_goes_even_if_the_rebuild_was_killed_before_that(
+    store: Path, demo: Path
+) -> None:
+    frames = artifact(store, "frames")
+    aside = shutil.copytree(frames.path, store / "aside" / frames.id)  # as left between publishing and removing
+    content = read_note(aside / "record.json")
+    content["files"]["videos/00000.parquet"]["sha256"] = "0" * 64
+    write_note(aside / "record.json", content)
+    before = artifact(store, "answers").record.finished
+    assert sevila("run", demo, store) == 0
+    assert artifact(store, "answers").record.finished > before and not aside.exists()
+
+
 def test_scores_are_made_where_the_videos_are_not(store: Path, demo: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = ("score_frames", "--set", "score_frames.instruction=information_needed")
     command = arguments("stage", demo, store, *more)
