@@ -15,6 +15,7 @@ from cache.errors import SevilaError, sentence
 from stages import cache_commands as do_cache
 from stages import commands as do
 from stages import runs_commands as do_runs
+from stages.benchmark_command import benchmark
 from stages.options import (
     chain_options,
     command,
@@ -22,12 +23,15 @@ from stages.options import (
     days,
     execution_options,
     json_option,
+    model_options,
     name_options,
     place_options,
+    positive,
     seed_option,
     setting_option,
     store_option,
 )
+from stages.up import up
 from stages.verify_command import verify
 
 
@@ -79,7 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     seed_option(demo)
     name_options(demo)
     execution_options(demo)
+    _up_options(command(commands, "up", up, "start Prefect's server and workers on this machine, until Ctrl-C"))
     _results_options(command(commands, "results", do.results, "run a full chain for several seeds and write a report"))
+    _benchmark_options(
+        command(
+            commands,
+            "benchmark",
+            benchmark,
+            "run a matrix of settings from cached features, and say what became worse since the nights before",
+        )
+    )
     command(commands, "recipes", do.recipes, "list the recipes that come with the package")
     command(commands, "stages", do.list_stages, "list the stages and every key of their recipe sections")
     datasets = command(
@@ -216,6 +229,33 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     store_option(parser)
+
+
+def _up_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=4200, metavar="N", help="port of the server on 127.0.0.1 [4200]")
+    parser.add_argument(
+        "--gpu-workers", type=count, default=0, metavar="N", help="workers of pool gpu; 0: one for each GPU, or one [0]"
+    )
+    parser.add_argument(
+        "--runs", type=positive(int), default=4, metavar="N", help="runs that pool cpu does at once [4]"
+    )
+    store_option(parser)
+
+
+def _benchmark_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        'A matrix is a TOML file: [recipes.NAME] with lines `setting = ["stage.key=value", ...]`; alpha, keep_nights, since = '
+        "DATE (nights before it are not compared with), [tolerance] throughput_percent and peak_memory_percent. Scores, "
+        "keyframes and answers are made anew in a store of the night; what they read must be in the store. Exit status 1: "
+        "something became worse, or a setting failed."
+    )
+    parser.add_argument("matrix", help="demo, nextqa, or path of a .toml file; its name names the history")
+    parser.add_argument("--history", action="store_true", help="run nothing; print the trend of the last nights")
+    parser.add_argument(
+        "--nights", type=positive(int), default=14, metavar="N", help="nights that --history shows [%(default)s]"
+    )
+    place_options(parser, "annotations", "videos", "weights")
+    model_options(parser)
 
 
 def _results_options(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,12 @@
-"""The chain as a Prefect flow, for deployments, schedules and workers. The only file that imports prefect.
+"""The chain as Prefect flows, for deployments, schedules and workers. The only file that imports prefect.
 
-Prefect starts, places and shows the steps. What is already made only the store knows: no task is cached, retried or
-persisted, and between tasks go handles of a few bytes. Without a server, use `sevila run`.
+Prefect starts, places, retries and shows; what is already made only the store knows. No task is cached or persisted, and nothing
+larger than ids and recipe names passes through Prefect. Without a server, use `sevila run`.
+
+    sevila         walks a whole chain; what needs a GPU it hands to the workers of pool `gpu`, piece by piece
+    sevila-stage   makes one stage from what the store holds, in the same way
+    sevila-piece   one shard, or one artifact that has no shards, on whatever worker took it
+    sevila-benchmark   measures a matrix of settings, and compares the night with those before
 """
 
 from __future__ import annotations
@@ -9,100 +14,248 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
-from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
+from prefect import flow, get_client, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.deployments import run_deployment
 from prefect.logging.handlers import APILogHandler
-from prefect.states import Completed, Failed, State
-from pydantic import Field
+from prefect.runtime import flow_run as this_run
+from prefect.states import Cancelling, Completed, Failed, State
+from pydantic import BaseModel, ConfigDict, Field
 
-from cache.errors import SevilaError
+from cache.errors import OF_THE_MACHINE, SevilaError, sentence
 from cache.store import Store, stores_below
+from pipeline.benchmark import Row, load_matrix
+from pipeline.build import Make, build, pieces
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
-from pipeline.stage import Artifact, RunContext, Stage
+from pipeline.stage import STAGES, Artifact, Config, RunContext, Stage
+from stages.benchmark import run_night
+from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
 from stages.demo import DEMO, places_in
 from stages.named_runs import pinned
 from stages.results import Results
-from stages.steps import Run, setting
+from stages.sample_frames import Frames
+from stages.steps import Run, RunOnly, RunPiece, setting
 from stages.summary import summary
 
+log = logging.getLogger("sevila")
 
-@flow(name="sevila")
+PIECES = "sevila-piece/gpu"  # the deployment that pieces are handed to
+ASK_SECONDS = 2.0
+TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
+BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
+OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
+
+
+class Places(BaseModel):
+    """Where things lie on the workers. Empty: what SEVILA_... or sevila.toml say there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
+    videos: str = Field(default="", description="folder of the videos, likewise")
+    weights: str = Field(default="", description="folder or file of the weights, likewise")
+    store: str = Field(
+        default="", description="folder of the artifacts, the same on every worker; empty: SEVILA_STORE, or .sevila"
+    )
+
+
+class Execution(BaseModel):
+    """Speed and place; never part of an artifact's identity."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dispatch: Literal["workers", "here"] = Field(
+        default="workers",
+        description="who runs models: the workers of pool gpu, a shard each, or the worker that has this run",
+    )
+    device: str = Field(
+        default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto: the first GPU, else the CPU"
+    )
+    batch_tokens: int = Field(default=16384, ge=1, le=1 << 22, description="tokens in a forward pass, padding included")
+    decode_workers: int = Field(default=2, ge=1, le=256, description="processes that decode videos")
+    shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
+    processes: int = Field(
+        default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"
+    )
+
+
+Seed = Annotated[
+    int | None, Field(ge=0, description="seed of all that is random in the stages; empty: as the recipe says")
+]
+RecipeName = Annotated[
+    str, Field(description="name of a recipe (`sevila recipes`), or path of a .toml file on the workers")
+]
+Settings = Annotated[tuple[str, ...], Field(description="changes to the recipe, each `stage.key=value`")]
+StageName = Annotated[str, Field(description="the stage to make", json_schema_extra={"enum": list(STAGES)})]
+
+
+@flow(name="sevila", on_cancellation=[lambda flow, run, state: _cancel_pieces_of(run.id)])
 def sevila(
-    recipe: str = "demo",
-    settings: tuple[str, ...] = (),
-    seed: Annotated[int | None, Field(ge=0)] = None,
-    annotations: str = "",
-    videos: str = "",
-    weights: str = "",
-    store: str = "",
+    recipe: RecipeName = "demo",
+    settings: Settings = (),
+    seed: Seed = None,
+    chain: Literal["as the recipe says", "forward", "full"] = "as the recipe says",
     name: str = "",
-    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
-    batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
-    decode_workers: Annotated[int, Field(ge=1, le=256)] = 2,
-    shard_megabytes: Annotated[float, Field(gt=0, le=65536)] = 1024.0,
-    processes: Annotated[int, Field(ge=0, le=64)] = 0,
+    places: Places = Places(),  # noqa: B008 - never changed
+    execution: Execution = Execution(),  # noqa: B008
 ) -> State[str]:
     """Run the chain of a recipe, from questions to metrics; what the store holds is not made again.
 
-    Returns a state: Completed, with the id of the (last) metrics, or Failed, with the reason as its message, when recipe, places
-    or data are at fault. Relative paths start where the deployment's pull step leads.
+    Ends Completed, with the id of the (last) metrics, or Failed, with the reason as its message. Relative paths start where
+    the deployment's pull step leads. The recipe demo, when no place is given, brings its own small world.
 
     Args:
-        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file. The recipe demo, when no place is given, brings
-            its own small world.
-        settings: Changes to the recipe, each `stage.key=value`.
-        seed: Seed of everything that is random in the stages, and of the demo's world. When empty, as the recipe says.
-        annotations: Annotation file or folder, `PATH` or `NAME=PATH`, several separated by `:`. When empty, what
-            SEVILA_ANNOTATIONS or sevila.toml say on the worker.
-        videos: Folder of the videos; likewise, with SEVILA_VIDEOS.
-        weights: Folder or file of the weights; likewise, with SEVILA_WEIGHTS.
-        store: Folder of the artifacts. When empty, SEVILA_STORE on the worker, or .sevila.
-        name: Name under which everything that the run makes or reuses is kept; `sevila runs` lists them. When empty, none.
-        device: auto (the first GPU, else the CPU), cpu, cuda, or one GPU as in cuda:1.
-        batch_tokens: Tokens in a forward pass, padding included.
-        decode_workers: Processes that decode videos.
-        shard_megabytes: Size at which a shard of frames or features is cut.
-        processes: Processes of a training. When 0, one for each GPU; one without GPU, or where `device` names one.
+        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file.
+        settings: Changes to it, each `stage.key=value`.
+        seed: Seed of everything that is random in the stages, and of the demo's world. Empty: as the recipe says.
+        chain: Which chain to walk: inference, or the trainings too.
+        name: Name under which everything the run makes is kept (`sevila runs`).
+        places: Where data, weights and artifacts lie on the workers.
+        execution: Speed and place.
     """
-    with _log_of_stages_in_run_log():
-        try:
-            chosen = load(recipe, settings, seed)
-            artifacts = Store(Path(store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-            places = {"annotations": _split(annotations), "videos": _split(videos), "weights": _split(weights)}
-            if recipe == DEMO and not any(places.values()):
-                places = places_in(artifacts, seed or 0)
-            sources = Sources(artifacts.digests, places)
-            run = RunContext(
-                artifacts,
-                device=device,
-                batch_tokens=batch_tokens,
-                decode_workers=decode_workers,
-                shard_bytes=int(shard_megabytes * 2**20),
-                sources=sources,
-                processes=processes,
-            )
-            with artifacts.in_use(), pinned(artifacts, name, chosen, [] if seed is None else [seed]) as pin:
-                steps = Run(chosen, run, pin)
-                found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        except SevilaError as error:
-            return Failed(message=str(error))  # not raised: this way the message is the reason and nothing else
-        _show_summary(chosen.name, summary(steps.made, found))
+    settings = (*settings, *([] if chain == "as the recipe says" else [f"chain.kind={chain}"]))
+    request = _request(recipe, settings, seed, places, execution)
+
+    def work() -> State[str]:
+        chosen, run, sources = _opened(**request)
+        with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
+            steps = Run(chosen, run, pin, _make(execution, request))
+            found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
+        _show_summary(chosen.name, steps.made, summary(steps.made, found))
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
+
+    return _told(work)
+
+
+@flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: _cancel_pieces_of(run.id)])
+def sevila_stage(
+    stage: StageName,
+    recipe: RecipeName = "demo",
+    settings: Settings = (),
+    seed: Seed = None,
+    again: bool = False,
+    places: Places = Places(),  # noqa: B008
+    execution: Execution = Execution(),  # noqa: B008
+) -> State[str]:
+    """Make one stage of a recipe's chain from what the store holds, wherever the chain has it.
+
+    Args:
+        stage: The stage (`sevila stages`).
+        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file.
+        settings: Changes to it, each `stage.key=value`.
+        seed: Seed of everything that is random in the stages. Empty: as the recipe says.
+        again: Make it anew even if the store holds it.
+        places: Where data, weights and artifacts lie on the workers.
+        execution: Speed and place.
+    """
+    request = _request(recipe, settings, seed, places, execution)
+
+    def work() -> State[str]:
+        chosen, run, sources = _opened(**request)
+        with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
+            made = RunOnly(stage, chosen, run, again, pin, _make(execution, request)).walk(chain_of(chosen), sources)
+        ids = " ".join(str(artifact.id) for artifact in made)
+        return Completed(message=ids, data=ids)
+
+    return _told(work)
+
+
+@flow(name="sevila-piece")
+def sevila_piece(
+    artifact: str,
+    piece: int,
+    recipe: RecipeName,
+    settings: Settings = (),
+    seed: Seed = None,
+    places: Places = Places(),  # noqa: B008
+    execution: Execution = Execution(),  # noqa: B008
+) -> State[None]:
+    """Make one piece of an artifact. Started by the other flows, which know which pieces are missing.
+
+    Args:
+        artifact: Id of the artifact.
+        piece: Number of its shard; -1 for an artifact that is not made in shards.
+        recipe: The recipe in whose chain it is; this and the rest as in the run that asks.
+        settings: Changes to the recipe.
+        seed: Seed of everything that is random in the stages.
+        places: Where data, weights and artifacts lie on the workers.
+        execution: Speed and place.
+    """
+
+    def work() -> State[None]:
+        chosen, run, sources = _opened(**_request(recipe, settings, seed, places, execution))
+        with run.store.in_use():
+            RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
+        return Completed(message=f"{artifact} piece {piece}")
+
+    return _told(work)
+
+
+def _request(
+    recipe: str, settings: Sequence[str], seed: int | None, places: Places, execution: Execution
+) -> dict[str, Any]:
+    """Return the parameters that a run and its pieces share, as JSON values."""
+    common = {"recipe": recipe, "settings": list(settings), "seed": seed}
+    return common | {"places": places.model_dump(), "execution": execution.model_dump()}
+
+
+def _opened(
+    recipe: str, settings: Sequence[str], seed: int | None, places: dict[str, str], execution: dict[str, Any]
+) -> tuple[Recipe, RunContext, Sources]:
+    chosen = load(recipe, settings, seed)
+    store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
+    where = {kind: _split(places[kind]) for kind in ("annotations", "videos", "weights")}
+    if recipe == DEMO and not any(where.values()):
+        where = places_in(store, seed or 0)
+    sources = Sources(store.digests, where)
+    run = RunContext(
+        store,
+        device=execution["device"],
+        batch_tokens=execution["batch_tokens"],
+        decode_workers=execution["decode_workers"],
+        shard_bytes=int(execution["shard_megabytes"] * 2**20),
+        sources=sources,
+        processes=execution["processes"],
+    )
+    return chosen, run, sources
+
+
+def _told(work: Callable[[], State[Any]]) -> State[Any]:
+    """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
+    with _log_of_stages_in_run_log():
+        try:
+            return work()
+        except SevilaError as error:
+            return Failed(message=str(error))
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            return Failed(message=sentence(error), name=OF_A_MACHINE)
 
 
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     """Return a step that runs every stage as a Prefect task.
 
-    The task has the stage's name; its run has the artifact's id, followed by which of the chain's steps it is.
+    The task has the stage's name; its run has the artifact's id, followed by which of the chain's steps it is. A step that the
+    machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
     """
 
     def step(stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
@@ -116,6 +269,9 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
             task_run_name=f"{name} {setting(changes, tell)}".rstrip(),
             cache_policy=NO_CACHE,
             persist_result=False,
+            retries=TRIES - 1,
+            retry_delay_seconds=BACK_OFF_SECONDS,
+            retry_condition_fn=_is_of_the_machine,
         )
         def build(reads: list[Artifact]) -> Artifact:
             return run_step(stage, *inputs, tell=tell, **changes)
@@ -125,19 +281,130 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     return step
 
 
+def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
+    try:
+        state.result()
+    except OSError as error:
+        return error.errno in OF_THE_MACHINE
+    except Exception:
+        return False
+    return False
+
+
+def _make(execution: Execution, request: dict[str, Any]) -> Make:
+    """Return what makes an artifact: `build`, after the workers of the GPU pool have made its pieces where it needs one."""
+    if execution.dispatch == "here":
+        return build
+
+    def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+        if stage.gpu:
+            _have_made(stage, cfg, run, inputs, request)
+        return build(stage, cfg, run, inputs)
+
+    return make
+
+
+def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]) -> None:
+    """Hand the pieces of an artifact that nobody has made to the workers, and return when all are made.
+
+    A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
+    the work: what its pieces are at is skipped here, and looked for again.
+
+    Raises:
+        SevilaError: a piece cannot be made, for the reason given, or was cancelled.
+    """
+    left = pieces(stage, cfg, run, inputs)
+    id, n_pieces = stage.artifact_id(cfg, inputs), len(left)
+    if not left:
+        return
+    log.info("%s: %d pieces of %s for the workers of pool gpu", stage.name, n_pieces, id)
+    bar: Any = create_progress_artifact(0.0, _key(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
+    tries: Counter[int] = Counter()
+    with get_client(sync_client=True) as client:
+        while left:
+            waiting: dict[int, UUID] = {}
+            try:
+                for piece in left:
+                    asked: Any = run_deployment(
+                        PIECES,
+                        parameters={**request, "artifact": id, "piece": piece},
+                        timeout=0,
+                        flow_run_name=f"{id} {'whole' if piece < 0 else piece}",
+                        tags=[_pieces_tag(this_run.id)],
+                    )
+                    waiting[piece] = asked.id
+                n_left = _wait(
+                    client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces))
+                )
+            finally:
+                _cancel(client, list(waiting.values()))
+            left = pieces(stage, cfg, run, inputs)
+            if len(left) == n_left and left:
+                time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
+
+
+def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> int:
+    """Return when the runs of all pieces have ended, removing them, with how many of them have not succeeded."""
+    n_failed = 0
+    while waiting:
+        time.sleep(ASK_SECONDS)
+        for piece, run_id in list(waiting.items()):
+            state = client.read_flow_run(run_id).state
+            if state is None or not state.is_final():
+                continue
+            del waiting[piece]
+            if state.is_completed():
+                tell(len(waiting) + n_failed)
+                continue
+            n_failed += 1
+            tries[piece] += 1
+            may_succeed = state.is_crashed() or state.name == OF_A_MACHINE
+            log.warning("piece %d: %s: %s", piece, state.name, state.message)
+            if not may_succeed or tries[piece] >= TRIES:
+                raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+    return n_failed
+
+
+def _pieces_tag(run_id: Any) -> str:
+    return f"pieces-of-{run_id}"
+
+
+def _cancel_pieces_of(run_id: Any) -> None:
+    """Cancel the pieces that a cancelled run has handed out."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+
+    with get_client(sync_client=True) as client:
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(run_id)]))
+        _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
+
+
+def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
+    for run_id in run_ids:
+        state = client.read_flow_run(run_id).state
+        if state is not None and not state.is_final():
+            client.set_flow_run_state(run_id, Cancelling())
+
+
 def _split(places: str) -> list[str]:
     return [place for place in places.split(os.pathsep) if place]
 
 
-def _show_summary(recipe: str, text: str) -> None:
-    """Keep the text as an artifact in Prefect; one key per recipe, so that its page is the recipe's history."""
-    key = re.sub("[^a-z0-9]+", "-", f"sevila-{recipe}".lower())  # all that Prefect allows in a key
-    create_markdown_artifact(f"```\n{text}\n```", key=key, description=f"Artifacts and metrics of recipe {recipe}")
+def _key(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", text.lower())  # all that Prefect allows
+
+
+def _show_summary(recipe: str, made: Sequence[Artifact], text: str) -> None:
+    """Keep the text as an artifact in Prefect, one key per recipe, so that its page is the recipe's history; and what failed."""
+    create_markdown_artifact(f"```\n{text}\n```", _key(f"sevila-{recipe}"), f"Artifacts and metrics of recipe {recipe}")
+    rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
+    failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
+    if failed:
+        table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
+        create_table_artifact(table, _key(f"sevila-{recipe}-failed-videos"), "Videos that could not be read, and why")
 
 
 @contextmanager
 def _log_of_stages_in_run_log() -> Iterator[None]:
-    log = logging.getLogger("sevila")
     handler = APILogHandler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -145,3 +412,39 @@ def _log_of_stages_in_run_log() -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+@flow(name="sevila-benchmark")
+def sevila_benchmark(
+    matrix: str = "demo",
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
+    batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
+    places: Places = Places(),  # noqa: B008
+) -> State[str]:
+    """Run a matrix of settings from cached features, and fail with a named regression if one is real.
+
+    It runs on one worker, alone on its GPU, since it measures speed: nothing is handed to others. Whether a night is worse is
+    said by a paired test for accuracy, and by tolerances for throughput and peak memory.
+
+    Args:
+        matrix: What to run: demo, nextqa, or path of a .toml file on the worker (`sevila benchmark --help`).
+        device: auto, the first GPU of the worker or else its CPU; cpu, cuda, cuda:1, ...
+        batch_tokens: Tokens in a forward pass, padding included; another number makes another speed.
+        places: Where data, weights and artifacts lie on the worker.
+    """
+
+    def work() -> State[str]:
+        chosen = load_matrix(matrix)
+        given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
+        main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
+        night = run_night(chosen, main, given, device, batch_tokens, tell=_tell_row)
+        create_markdown_artifact(night_markdown(night), _key(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
+        if night.verdict:
+            return Failed(message=night.verdict, name="Regression" if night.regressions else None)
+        return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
+
+    return _told(work)
+
+
+def _tell_row(row: Row) -> None:
+    log.info("%s: %s", row.name, row.reason or f"{row.metric} {row.metric_percent} %")

@@ -25,7 +25,34 @@ log = logging.getLogger("sevila")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
 
 
-Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]
+Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]  # `build`, or what has others do the work first
+WHOLE = -1  # the number of the one piece of an artifact that is not made in shards
+
+
+def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[int]:
+    """Return what is left to make of an artifact, as numbers for `build_piece`; a plan of its shards is stored first.
+
+    Once none is left, `build` only has to publish it. Raises like `build`.
+    """
+    id = _identity(stage, cfg, inputs)
+    if run.store.exists(id) or run.store.finish(id):
+        return []
+    if not stage.sharded:
+        return [WHOLE]
+    out = ShardedOutput(run.store, id, stage, only=())
+    stage.function(cfg, run, *inputs, out=out)
+    return out.unfinished()
+
+
+def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: int) -> None:
+    """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
+    id = _identity(stage, cfg, inputs)
+    if piece == WHOLE:
+        build(stage, cfg, run, inputs)
+    else:
+        out = ShardedOutput(run.store, id, stage, only=(piece,))
+        with disk_errors(out.folder):
+            stage.function(cfg, run, *inputs, out=out)
 
 
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:

@@ -1,4 +1,4 @@
-"""Several processes of one training on this machine: they find each other on 127.0.0.1, and end together."""
+"""Several processes of one training on this machine, which find each other on 127.0.0.1 and end together; or one for one call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from typing import Any
 from cache.errors import OF_THE_MACHINE, SevilaError, sentence
 
 GRACE_SECONDS = 1.0
-DEATH, REFUSAL, BUG = range(3)  # why a process ended, the nearest to the cause first
+# What takes seconds to import. OpenBLAS starts its threads again after a fork, torch its own with the first work.
+PRELOADED = ["torch", "transformers.models.blip_2.modeling_blip_2", "scipy.stats"]
+DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to the cause first; or what it returns
 
 
 def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
@@ -60,6 +62,51 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
             process.kill()
             process.join()
             connection.close()
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what `work(*arguments)` returns, called in a process of its own: its peak memory is its own, and so is its death.
+
+    Raises:
+        SevilaError: `work` raised it, or its process died.
+        RuntimeError: it failed otherwise, with its traceback.
+    """
+    context = multiprocessing.get_context("forkserver")  # as clean as a spawned one, without importing torch each time
+    context.set_forkserver_preload(PRELOADED)
+    receiver, sender = context.Pipe(duplex=False)
+    level = logging.getLogger("sevila").getEffectiveLevel()
+    process = context.Process(target=_alone, args=(sender, dict(os.environ), level, work, arguments))
+    process.start()
+    sender.close()
+    try:
+        kind, told = receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        kind, told = REFUSAL, f"its process {how}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if kind == RESULT:
+        return told
+    raise RuntimeError(told) if kind == BUG else SevilaError(told)
+
+
+def _alone(
+    sender: Connection, environment: dict[str, str], level: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(environment)  # the server that forks this was started with an older one
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sevila").setLevel(level)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        sender.send((RESULT, work(*arguments)))
+    except SevilaError as error:
+        sender.send((REFUSAL, str(error)))
+    except BaseException:
+        sender.send((BUG, traceback.format_exc()[-10000:]))
 
 
 def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,10 +139,12 @@ class Shard(Output):
 class ShardedOutput(Output):
     """An output made in shards, by any number of processes, each shard by one of them and once."""
 
-    def __init__(self, store: Store, id: str, stage: Stage) -> None:
+    def __init__(self, store: Store, id: str, stage: Stage, only: Collection[int] | None = None) -> None:
+        """`only`: the shards to make, where somebody else sees to the others; those that others are making are left to them."""
         super().__init__(store.partial(id), stage)
         self._store = store
         self._id = id
+        self._only = only
 
     def pool(self, **content: Any) -> Pool:
         """Return the pool space of all that this stage makes with this content: its config, an encoder's fingerprint.
@@ -155,7 +157,7 @@ class ShardedOutput(Output):
     def each_shard(
         self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]], work: Callable[[Shard], None]
     ) -> None:
-        """Do the shards that nobody has finished, then wait for those that others are doing.
+        """Do the shards that nobody has finished, then, unless only some are wanted, wait for those that others are doing.
 
         Args:
             plan: called once per artifact: the items (JSON values) of each shard, and settings such as the batch size that
@@ -163,8 +165,10 @@ class ShardedOutput(Output):
             work: makes one shard; it must write through the `Shard` it gets.
         """
         shards, settings = self._plan(plan)
-        for wait in (False, True):
+        for wait in (False, True) if self._only is None else (False,):
             for number, items in enumerate(shards):
+                if self._only is not None and number not in self._only:
+                    continue
                 lock = self._store.lock(f"{self._id}/{number:05d}")
                 try:
                     with lock.acquire(timeout=-1 if wait else 0):
@@ -173,6 +177,15 @@ class ShardedOutput(Output):
                             self._do(Shard(self.folder, self.stage, number, items, settings), work, len(shards))
                 except Timeout:
                     log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)
+
+    def unfinished(self) -> list[int]:
+        """Return the shards of the stored plan that nobody has finished; none if the artifact is published."""
+        try:
+            n_shards = len(read_note(self._plan_note)["shards"])
+            missing = [number for number in range(n_shards) if _whole_note(self._note(number)) is None]
+        except FileNotFoundError:
+            missing = []
+        return [] if self._store.exists(self._id) else missing
 
     def collect(self) -> None:
         """Gather the notes of all shards, whoever made them."""

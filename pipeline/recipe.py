@@ -99,7 +99,7 @@ class Recipe:
         """Return the config of the stage of this name; raises `RecipeError` with the nearest one if there is none."""
         if name not in self.configs:
             raise RecipeError(
-                f"{name!r} is not a stage{_nearest(name, self.configs)}; stages: {', '.join(self.configs)}"
+                f"{name!r} is not a stage{nearest(name, self.configs)}; stages: {', '.join(self.configs)}"
             )
         return self.configs[name]
 
@@ -120,7 +120,7 @@ def load(name: str, settings: Iterable[str] = (), seed: int | None = None) -> Re
     path = available().get(name, Path(name))
     if not path.is_file():
         raise RecipeError(
-            f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{_nearest(name, available())}"
+            f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{nearest(name, available())}"
         )
     size_bytes = path.stat().st_size
     if size_bytes > LIMIT_BYTES:
@@ -159,7 +159,7 @@ def _seeded() -> list[str]:
 
 def _section(values: Any, section: str, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise RecipeError(f"{where}: {section!r} stands outside any [section]{_nearest(section, section_configs())}")
+        raise RecipeError(f"{where}: {section!r} stands outside any [section]{nearest(section, section_configs())}")
     return dict(values)
 
 
@@ -179,7 +179,7 @@ def _validate(sections: Mapping[str, Mapping[str, Any]], where: str) -> dict[str
     for section in sections:
         if section not in known:
             raise RecipeError(
-                f"{where}: [{section}] is not a stage{_nearest(section, known)}; sections: {', '.join(known)}"
+                f"{where}: [{section}] is not a stage{nearest(section, known)}; sections: {', '.join(known)}"
             )
     configs = {}
     for name, config in known.items():
@@ -195,11 +195,12 @@ def _explain(problem: Any, section: str, config: type[Config]) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "the section as a whole"
     fields = config.model_fields
     if problem["type"] == "extra_forbidden":
-        return f"[{section}] has no key {key!r}{_nearest(key, fields)}; keys: {', '.join(fields) or 'none'}"
+        return f"[{section}] has no key {key!r}{nearest(key, fields)}; keys: {', '.join(fields) or 'none'}"
     reason = problem["msg"].removeprefix("Value error, ")
     return f"[{section}] {key} = {problem['input']!r}: {reason[0].lower() + reason[1:]}"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" with the known word that is most like this one, or "" where none is."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -169,6 +169,7 @@ class Stage:
     Attributes:
         sharded: made in shards, by any number of processes; the function gets a `ShardedOutput`.
         resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
+        gpu: runs a model, so that one wants it on a machine with a GPU.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Stage:
     sharded: bool
     function: Callable[..., None]
     resumes: bool = False
+    gpu: bool = False
 
     @property
     def summary(self) -> str:
@@ -200,7 +202,7 @@ STAGES: dict[str, Stage] = {}
 
 
 def stage(
-    version: int, output: type[Artifact], sharded: bool = False, resumes: bool = False
+    version: int, output: type[Artifact], sharded: bool = False, resumes: bool = False, gpu: bool = False
 ) -> Callable[[Callable[..., None]], Stage]:
     """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
 
@@ -209,7 +211,7 @@ def stage(
         names = tuple(parameter.name for parameter in parameters)
         assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
         made = Stage(
-            function.__name__, version, output, parameters[0].annotation, names[2:-1], sharded, function, resumes
+            function.__name__, version, output, parameters[0].annotation, names[2:-1], sharded, function, resumes, gpu
         )
         STAGES[made.name] = made
         return made

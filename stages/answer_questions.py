@@ -77,7 +77,7 @@ class AnswerQuestions(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=Answers, sharded=True)
+@stage(version=1, output=Answers, sharded=True, gpu=True)
 def answer_questions(
     cfg: AnswerQuestions,
     run: RunContext,

@@ -73,10 +73,7 @@ def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> 
         ComparisonError: an id is of another kind, the runs share no question, or none that they share has a known answer.
     """
     run_a, run_b = _Side(store, a), _Side(store, b)
-    shared = [id for id in run_a.answers if id in run_b.answers]
-    same = [id for id in shared if all(run_a.questions[id][key] == run_b.questions[id][key] for key in SAME)]
-    labelled = [id for id in same if run_a.questions[id]["answer_index"] is not None]
-    _check(run_a, run_b, len(shared), len(same), len(labelled))
+    shared, same, labelled = _shared(run_a, run_b)
     of_a, of_b = run_a.outcomes(labelled), run_b.outcomes(labelled)
     return Comparison(
         a=run_a.id,
@@ -97,6 +94,17 @@ def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> 
             if x.prediction != y.prediction
         ],
     )
+
+
+def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
+    """Return the row of `compare` over all questions, for answers that lie in two stores, perhaps under one id.
+
+    Raises like `compare`.
+    """
+    run_a, run_b = _Side(store_a, a), _Side(store_b, b)
+    *_, labelled = _shared(run_a, run_b)
+    rows = comparison_table(run_a.outcomes(labelled), run_b.outcomes(labelled), run_a.reporting)
+    return next(row for row in rows if row.scope == "overall")
 
 
 def comparison_text(found: Comparison, n_changed: int = CHANGED_SHOWN) -> str:
@@ -151,6 +159,15 @@ class _Side:
 
     def outcomes(self, ids: list[str]) -> list[Outcome]:
         return outcomes((self.questions[id] for id in ids), (self.answers[id] for id in ids))
+
+
+def _shared(run_a: _Side, run_b: _Side) -> tuple[list[str], list[str], list[str]]:
+    """Return the ids that both were asked, those of them that are the same questions, and of these those with known answers."""
+    shared = [id for id in run_a.answers if id in run_b.answers]
+    same = [id for id in shared if all(run_a.questions[id][key] == run_b.questions[id][key] for key in SAME)]
+    labelled = [id for id in same if run_a.questions[id]["answer_index"] is not None]
+    _check(run_a, run_b, len(shared), len(same), len(labelled))
+    return shared, same, labelled
 
 
 def _check(run_a: _Side, run_b: _Side, n_shared: int, n_same: int, n_labelled: int) -> None:

@@ -53,7 +53,7 @@ class ExtractFeatures(Config):
     )
 
 
-@stage(version=2, output=Features, sharded=True)
+@stage(version=2, output=Features, sharded=True, gpu=True)
 def extract_features(
     cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone, *, out: ShardedOutput
 ) -> None:

@@ -64,7 +64,7 @@ class AnsweredQuestion:
     right: int
 
 
-@stage(version=1, output=AnswererWeights, resumes=True)
+@stage(version=1, output=AnswererWeights, resumes=True, gpu=True)
 def finetune_answerer(
     cfg: FinetuneAnswerer,
     run: RunContext,

@@ -108,7 +108,7 @@ class LabelFrames(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=PseudoLabels, sharded=True)
+@stage(version=1, output=PseudoLabels, sharded=True, gpu=True)
 def label_frames(
     cfg: LabelFrames,
     run: RunContext,

@@ -74,13 +74,18 @@ def place_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
         )
 
 
-def execution_options(parser: argparse.ArgumentParser) -> None:
+def model_options(parser: argparse.ArgumentParser) -> Any:
     store_option(parser)
     group = parser.add_argument_group("execution", "speed and place; never part of an artifact's identity")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... [the first GPU, else cpu]")
     group.add_argument(
         "--batch-tokens", type=positive(int), default=16384, metavar="N", help="tokens in a forward pass [%(default)s]"
     )
+    return group
+
+
+def execution_options(parser: argparse.ArgumentParser) -> None:
+    group = model_options(parser)
     group.add_argument(
         "--decode-workers", type=positive(int), default=2, metavar="N", help="processes that decode [%(default)s]"
     )

@@ -27,7 +27,7 @@ class PretrainLocalizer(LocalizerTraining):
     epochs: int = Field(80, ge=1, description="passes over the training questions")
 
 
-@stage(version=1, output=LocalizerWeights, resumes=True)
+@stage(version=1, output=LocalizerWeights, resumes=True, gpu=True)
 def pretrain_localizer(
     cfg: PretrainLocalizer,
     run: RunContext,

@@ -29,7 +29,7 @@ class RefineLocalizer(LocalizerTraining):
     warmup_steps: int = Field(500, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
 
 
-@stage(version=1, output=LocalizerWeights, resumes=True)
+@stage(version=1, output=LocalizerWeights, resumes=True, gpu=True)
 def refine_localizer(
     cfg: RefineLocalizer,
     run: RunContext,

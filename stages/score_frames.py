@@ -62,7 +62,7 @@ class ScoreFrames(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=FrameScores, sharded=True)
+@stage(version=1, output=FrameScores, sharded=True, gpu=True)
 def score_frames(
     cfg: ScoreFrames,
     run: RunContext,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cache.errors import MissingSourceError, SevilaError
 from cache.store import Record, Store
-from pipeline.build import build, rebuild
+from pipeline.build import Make, build, build_piece, rebuild
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, Config, RunContext, Stage
@@ -20,25 +20,24 @@ from stages.list_questions import Questions
 
 log = logging.getLogger("sevila")
 
-Pin = Callable[
-    [str | None, str, str], None
-]  # takes the id, the stage and the setting of a step that is about to be done
+Pin = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
 
 
 class Run:
     """Builds every step that is not in the store, and pins each (see cache/names.py)."""
 
-    def __init__(self, recipe: Recipe, run: RunContext, pin: Pin) -> None:
+    def __init__(self, recipe: Recipe, run: RunContext, pin: Pin, make: Make = build) -> None:
         self.made: list[Artifact] = []
         self._recipe = recipe
         self._run = run
         self._pin = pin
+        self._make = make
 
     def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
-        self.made.append(build(stage, cfg, self._run, inputs))
+        self.made.append(self._make(stage, cfg, self._run, inputs))
         return self.made[-1]
 
 
@@ -158,7 +157,7 @@ class _Reached(Exception):
 class RunOnly:
     """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
 
-    def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin) -> None:
+    def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin, make: Make = build) -> None:
         self.made: list[Artifact] = []
         self.waiting: list[str] = []  # why the other occurrences could not be built
         self._name = name
@@ -166,6 +165,7 @@ class RunOnly:
         self._run = run
         self._again = again
         self._pin = pin
+        self._make = make
         self._occurs_once = recipe.chain.kind == "forward"
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> list[Artifact]:
@@ -194,11 +194,7 @@ class RunOnly:
         self._pin(id, stage.name, setting(changes, tell))
         if stage.name == self._name:
             return self._wanted(stage, cfg, inputs, id, setting(changes, tell))
-        if id is not None and store.exists(id):
-            return stage.output(store, id)
-        problems = [value.problem for value in inputs if value is not None and value.problem]
-        run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
-        return stage.output(store, id, problems[0] if problems else run_it)
+        return _stored(stage, id, inputs, store)
 
     def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
         store = self._run.store
@@ -206,8 +202,10 @@ class RunOnly:
         if done is not None:  # the same step of two settings
             return done
         try:
-            again = self._again and id is not None
-            made = rebuild(stage, cfg, self._run, inputs, build) if again else build(stage, cfg, self._run, inputs)
+            if self._again and id is not None:
+                made = rebuild(stage, cfg, self._run, inputs, self._make)
+            else:
+                made = self._make(stage, cfg, self._run, inputs)
         except MissingSourceError as error:
             self.waiting.append(f"{error} ({setting})" if setting else str(error))
             made = stage.output(store, id, str(error))
@@ -216,3 +214,46 @@ class RunOnly:
         if self._occurs_once:
             raise _Reached
         return made
+
+
+class RunPiece:
+    """Makes one piece of one artifact of a chain, as `pipeline.build.pieces` numbers them, and nothing else."""
+
+    def __init__(self, artifact: str, piece: int, recipe: Recipe, run: RunContext) -> None:
+        self._artifact = artifact
+        self._piece = piece
+        self._recipe = recipe
+        self._run = run
+
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> None:
+        """Walk a chain up to the artifact and make the piece.
+
+        Raises:
+            SevilaError: the chain does not come to this artifact with what the store holds.
+        """
+        try:
+            chain(self._recipe, self, sources)
+        except _Reached:
+            return
+        raise SevilaError(
+            f"the chain of recipe {self._recipe.name!r} does not come to {self._artifact} here: another recipe, other data or "
+            f"weights than where it was planned, or another store than {self._run.store.root}"
+        )
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return a handle on the artifact of this step; of the wanted one, make the piece and walk no further."""
+        cfg = self._recipe.config(stage, **changes)
+        id = stage.artifact_id(cfg, inputs)
+        if id == self._artifact:
+            build_piece(stage, cfg, self._run, inputs, self._piece)
+            raise _Reached
+        return _stored(stage, id, inputs, self._run.store)
+
+
+def _stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
+    """Return an artifact of the store, or a handle that says why it is not there."""
+    if id is not None and store.exists(id):
+        return stage.output(store, id)
+    problems = [value.problem for value in inputs if value is not None and value.problem]
+    run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
+    return stage.output(store, id, problems[0] if problems else run_it)

@@ -28,6 +28,7 @@ OWNERS = {
     "accelerate": {"pipeline"},
     "webvtt": {"pipeline"},
     "tqdm": {"stages"},
+    "matplotlib": {"stages"},
     "prefect": {"flows"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors.

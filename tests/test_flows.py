@@ -1,15 +1,16 @@
-"""The deployment of prefect.yaml on a real server and a real worker, both on 127.0.0.1 and gone afterwards."""
+"""The deployments of prefect.yaml on the server and workers of `sevila up`, all on 127.0.0.1 and gone afterwards."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 
 from cache.names import named_run
 from cache.store import Store
+from cli import main
+from tests.small_world import SMALL, write_small_world
 from tests.stages.moment_world import write_world
 
 pytestmark = pytest.mark.slow
@@ -25,16 +28,18 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[1]
 SELECTORS = 'chain.selectors=["refined"]'
 STEPS_OF_THE_CHAIN = 27  # of the full chain with this one choice of keyframes
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 180
 
 
 class Prefect:
-    """A running Prefect server with the deployment, a worker for it, and the store that its runs fill."""
+    """What `sevila up` started: a server, its workers (one of pool cpu, two of pool gpu) and the store that their runs fill."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / "store")
         self.world = folder / "world"
         write_world(self.world)
+        self.small = folder / "small"
+        write_small_world(self.small)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -43,12 +48,11 @@ class Prefect:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",  # 10 by default: most of a small run's time
             "PYTHONPATH": str(REPOSITORY),  # when the project is not installed
             "OMP_NUM_THREADS": "1",
+            "SEVILA_ANNOTATIONS": str(self.world / "questions.jsonl"),
+            "SEVILA_VIDEOS": str(self.world / "videos"),
+            "SEVILA_WEIGHTS": f"tiny-blip2={self.world / 'tiny-blip2'}",
         }
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,22 +62,40 @@ class Prefect:
             command, cwd=REPOSITORY, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )
 
+    def run(
+        self, deployment: str, run_name: str, watch: bool = True, **parameters: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a deployment to its end; what is small enough for one worker is made by the one that has the run."""
+        given = {"execution": {"dispatch": "here"}} | parameters
+        told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
+        pairs = [word for text in told for word in ("-p", text)]
+        return self.command(
+            "deployment", "run", deployment, "--flow-run-name", run_name, *(["--watch"] if watch else []), *pairs
+        )
+
     @contextmanager
-    def background(self, log: Path, *arguments: str, **more_environment: str) -> Iterator[None]:
-        """Keep a `prefect` command running during the block."""
-        command = [sys.executable, "-m", "prefect", *arguments]
-        environment = self.environment | more_environment
-        with log.open("w") as output:
-            process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
+    def up(self, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Keep `sevila up` running during the block, and end it as Ctrl-C does."""
+        options = ("--port", str(self.port), "--gpu-workers", "2", "--store", str(self.store.root))
+        with log.open("wb") as output:
+            command = [sys.executable, "cli.py", "up", *options]
+            process = subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=output, stderr=output)
             try:
-                yield
+                self.until(lambda: b"ready: " in log.read_bytes() or process.poll() is not None)
+                assert process.poll() is None, log.read_text()
+                yield process
             finally:
-                process.terminate()
-                try:
-                    process.wait(30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                process.send_signal(signal.SIGINT)
+                assert process.wait(PATIENCE_SECONDS) == 130, log.read_text()
+
+    @staticmethod
+    def until(is_so: Callable[[], Any]) -> Any:
+        """Wait for something that has to come."""
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while not (found := is_so()):
+            assert time.monotonic() < give_up, "it did not come"
+            time.sleep(0.3)
+        return found
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
         """Ask the server's API."""
@@ -81,17 +103,6 @@ class Prefect:
         request = urllib.request.Request(f"{self.api}/{path}", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
-
-    def wait_until_up(self) -> None:
-        """Return when the server answers."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self.ask("health")
-                return
-            except OSError:
-                assert time.monotonic() < give_up, "the server did not start"
-                time.sleep(0.3)
 
     def flow_run(self, name: str) -> Any:
         """Return what the server knows of a flow run."""
@@ -111,49 +122,29 @@ class Prefect:
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     folder = tmp_path_factory.mktemp("flows")
     prefect = Prefect(folder)
-    server = ("server", "start", "--host", "127.0.0.1", "--port", str(prefect.port))
-    with prefect.background(folder / "server.log", *server):
-        prefect.wait_until_up()
-        for arguments in (("work-pool", "create", "sevila", "--type", "process"), ("deploy", "--all")):
-            done = prefect.command(*arguments)
-            assert done.returncode == 0, done.stdout + done.stderr
-        places = {
-            "SEVILA_STORE": str(prefect.store.root),
-            "SEVILA_ANNOTATIONS": str(prefect.world / "questions.jsonl"),
-            "SEVILA_VIDEOS": str(prefect.world / "videos"),
-            "SEVILA_WEIGHTS": f"tiny-blip2={prefect.world / 'tiny-blip2'}",
-        }
-        with prefect.background(folder / "worker.log", "worker", "start", "--pool", "sevila", **places):
-            yield prefect
+    with prefect.up(folder / "up.log"):
+        yield prefect
+    with pytest.raises(OSError):
+        prefect.ask("health")
 
 
 @pytest.fixture(scope="module")
 def first_run(prefect: Prefect) -> subprocess.CompletedProcess[str]:
     """A full chain, trainings included; the worker's environment says where its data lie."""
-    return prefect.command(
-        *("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "first"),
-        *(
-            "-p",
-            f"recipe={prefect.world / 'full.toml'}",
-            "-p",
-            f"settings={json.dumps([SELECTORS])}",
-            "-p",
-            "name=nightly",
-        ),
-    )
+    recipe = str(prefect.world / "full.toml")
+    return prefect.run("sevila/full-chain", "first", recipe=recipe, settings=[SELECTORS], name="nightly")
 
 
 def test_deployment_runs_the_whole_chain_into_the_store(
     prefect: Prefect, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     assert first_run.returncode == 0, first_run.stdout + first_run.stderr
-    artifacts = list(prefect.store)
-    assert len(artifacts) == STEPS_OF_THE_CHAIN
     state = prefect.flow_run("first")["state"]
     assert state["type"] == "COMPLETED"
     assert prefect.store.record(state["message"].removeprefix("metrics ")).kind == "metrics"
     named = named_run(prefect.store, "nightly")
-    assert named.status == "finished" and {pin.id for pin in named.artifacts} == set(artifacts)
+    assert named.status == "finished" and len({pin.id for pin in named.artifacts}) == STEPS_OF_THE_CHAIN
+    assert all(prefect.store.exists(pin.id) for pin in named.artifacts)
 
 
 def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_which_step_it_is(
@@ -162,7 +153,7 @@ def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_wh
     flow_run = {"flow_runs": {"id": {"any_": [prefect.flow_run("first")["id"]]}}}
     task_runs = prefect.ask("task_runs/filter", flow_run)
     names = [task_run["name"].partition(" ") for task_run in task_runs]
-    assert sorted(id for id, _, _ in names) == sorted(prefect.store)
+    assert {id for id, _, _ in names} == {pin.id for pin in named_run(prefect.store, "nightly").artifacts}
     assert {setting for id, _, setting in names if id.startswith("answer_questions")} == {
         "refined Localizer, zero-shot",
         "refined Localizer, zero-shot, voting",
@@ -171,40 +162,73 @@ def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_wh
     assert {task_run["state_type"] for task_run in task_runs} == {"COMPLETED"}
 
 
-def test_stage_lines_are_in_the_run_log_and_the_metrics_in_an_artifact(
+def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifacts(
     prefect: Prefect, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     lines = prefect.log_lines("first")
     assert sum(": made " in line for line in lines) == STEPS_OF_THE_CHAIN
     assert any(line.startswith("sample_frames: 1 failed") for line in lines)
-    shown = prefect.ask("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["sevila-full"]}}})
-    assert "refined Localizer" in shown[0]["data"] and "1 of 3 videos failed" in shown[0]["data"]
+    keys = {"artifacts": {"key": {"any_": ["sevila-full", "sevila-full-failed-videos"]}}}
+    shown = {artifact["key"]: artifact["data"] for artifact in prefect.ask("artifacts/latest/filter", keys)}
+    assert "refined Localizer" in shown["sevila-full"] and "1 of 3 videos failed" in shown["sevila-full"]
+    failed = json.loads(shown["sevila-full-failed-videos"])
+    assert failed and all(row["reason"] for row in failed)
 
 
-def test_second_run_with_the_same_data_named_by_parameters_makes_nothing(
+def test_a_stage_is_run_again_from_what_the_store_holds(
     prefect: Prefect, first_run: subprocess.CompletedProcess[str]
 ) -> None:
-    world = prefect.world
     before = set(prefect.store)
-    done = prefect.command(
-        *("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "second"),
-        *("-p", f"recipe={world / 'full.toml'}", "-p", f"settings={json.dumps([SELECTORS, 'select_keyframes.k=2'])}"),
-        *("-p", "batch_tokens=8192", "-p", "seed=0"),
-        *("-p", f"annotations={world / 'questions.jsonl'}", "-p", f"videos={world / 'videos'}"),
-        *("-p", f"weights=tiny-blip2={world / 'tiny-blip2'}", "-p", f"store={prefect.store.root}"),
+    done = prefect.run(
+        "sevila-stage/rerun",
+        "stage",
+        stage="select_keyframes",
+        recipe=str(prefect.world / "full.toml"),
+        settings=[SELECTORS, "select_keyframes.k=1"],
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(prefect.store) == before
-    lines = prefect.log_lines("second")
-    assert sum(": reused " in line for line in lines) == STEPS_OF_THE_CHAIN
-    assert not any(": made " in line for line in lines)
+    made = set(prefect.store) - before
+    assert made and all(id.startswith("select_keyframes-") for id in made)
+    assert set(prefect.flow_run("stage")["state"]["message"].split()) >= made
+
+
+def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_finished_shards(
+    prefect: Prefect, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    write_small_world(small)
+    places = {"annotations": f"{small / 'questions.csv'}", "videos": f"{small / 'videos'}"}
+    places |= {"weights": f"tiny-blip2={small / 'tiny-blip2'}", "store": f"{tmp_path / 'store'}"}
+    for stage in ("import_backbone", "list_questions", "sample_frames"):
+        options = [word for kind, place in places.items() for word in (f"--{kind}", place)]
+        assert main(["stage", stage, SMALL, *options]) == 0
+    execution = {"dispatch": "workers", "shard_megabytes": 0.012}
+    parameters = {"stage": "extract_features", "recipe": SMALL, "places": places, "execution": execution}
+    started = prefect.run("sevila-stage/rerun", "shared", watch=False, **parameters)
+    assert started.returncode == 0, started.stdout + started.stderr
+    os.kill(prefect.until(lambda: running_piece(prefect, "extract_features")), signal.SIGKILL)
+    ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    prefect.until(lambda: prefect.flow_run("shared")["state"]["type"] in ended)
+    assert prefect.flow_run("shared")["state"]["type"] == "COMPLETED", prefect.log_lines("shared")
+    pieces = [run for run in prefect.ask("flow_runs/filter", {}) if run["name"].startswith("extract_features-v")]
+    killed = [run for run in pieces if run["state"]["type"] == "CRASHED"]
+    made = [run for run in pieces if run["state"]["type"] == "COMPLETED"]
+    assert len(killed) == 1 and len(made) == len({run["name"] for run in made}) == len(pieces) - 1 >= 2
+    (features,) = [id for id in Store(tmp_path / "store") if id.startswith("extract_features-")]
+    assert prefect.flow_run("shared")["state"]["message"] == features
+
+
+def running_piece(prefect: Prefect, stage: str) -> int | None:
+    """Return the process of a piece of a stage that is running, once there is one."""
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"like_": f"{stage}-v"}}}
+    for run in prefect.ask("flow_runs/filter", running):
+        if run["infrastructure_pid"]:
+            return int(run["infrastructure_pid"].rsplit(":", 1)[-1])
+    return None
 
 
 def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect) -> None:
-    done = prefect.command(
-        *("deployment", "run", "sevila/full-chain", "--watch", "--flow-run-name", "bad"),
-        *("-p", 'settings=["select_keyframes.kk=4"]'),
-    )
+    done = prefect.run("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
     assert done.returncode == 1
     reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
     state = prefect.flow_run("bad")["state"]
@@ -212,9 +236,17 @@ def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect)
     assert any(reason in line for line in prefect.log_lines("bad"))
 
 
-def test_parameter_out_of_bounds_is_refused_before_a_run_exists(prefect: Prefect) -> None:
-    done = prefect.command(
-        "deployment", "run", "sevila/full-chain", "--flow-run-name", "none", "-p", "decode_workers=0"
-    )
-    assert done.returncode == 1 and "decode_workers" in done.stdout
+@pytest.mark.parametrize(
+    ("deployment", "parameter", "value"),
+    [
+        ("sevila/full-chain", "execution", {"decode_workers": 0}),
+        ("sevila/full-chain", "places", {"video": "/data"}),
+        ("sevila-stage/rerun", "stage", "score_frame"),
+    ],
+)
+def test_a_bad_parameter_is_refused_before_a_run_exists(
+    prefect: Prefect, deployment: str, parameter: str, value: Any
+) -> None:
+    done = prefect.run(deployment, "none", **{parameter: value})
+    assert done.returncode == 1 and parameter in done.stdout
     assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []

@@ -1,0 +1,167 @@
+"""`sevila up`: a Prefect server, the work pools, the deployments and the workers of one machine, until interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.errors import SevilaError
+
+log = logging.getLogger("sevila")
+
+HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
+HOST = "127.0.0.1"
+ASK_SECONDS = 0.5
+PATIENCE_SECONDS = 180.0
+GRACE_SECONDS = 40.0  # of a worker, to end its runs; Prefect gives these 30
+ZOMBIES = "automations.yaml"
+
+
+def up(options: argparse.Namespace) -> None:
+    """Start everything, print where it is, and stop it when interrupted or when a part of it ends.
+
+    Raises:
+        SevilaError: Prefect is not installed, the port is taken, or a part ends or does not become healthy.
+    """
+    _check(options.port)
+    api = f"http://{HOST}:{options.port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": api,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # no telemetry
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation counts
+        "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
+        "SEVILA_STORE": str(options.store.absolute()),
+    }
+    for kind in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores the one, a service manager sends the other
+        signal.signal(kind, _interrupt)
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        started["server"] = _start(environment, "server", "start", "--host", HOST, "--port", str(options.port))
+        _wait(started, "the server", lambda: _ask(api, "health") is True)
+        _prepare(api, environment)
+        for name, pool, more in _workers(options):
+            arguments = ("worker", "start", "--pool", pool, "--name", name, "--limit", str(more.pop("limit")))
+            started[name] = _start(environment | more, *arguments)
+        wanted = set(started) - {"server"}
+        _wait(started, "the workers", lambda: wanted <= _online(api))
+        print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(wanted))}); Ctrl-C stops everything")
+        print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
+        while all(process.poll() is None for process in started.values()):
+            time.sleep(ASK_SECONDS)
+        ended = {name: process.poll() for name, process in started.items() if process.poll() is not None}
+        raise SevilaError(f"ended by themselves: {ended}; the rest is stopped")
+    finally:
+        server = started.pop("server", None)
+        _stop(list(started.values()))  # while the server still hears how their runs end
+        _stop([server] if server is not None else [])
+
+
+def _check(port: int) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("prefect") is None:
+        raise SevilaError("Prefect is not installed here: pip install -e . in a clone of the project")
+    if not (HOME / "prefect.yaml").exists():
+        raise SevilaError(f"{HOME}: no prefect.yaml; `sevila up` runs from a clone of the project")
+    with socket.socket() as free:
+        if free.connect_ex((HOST, port)) == 0:
+            raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
+
+
+def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us."""
+    command = [sys.executable, "-m", "prefect", *arguments]
+    return subprocess.Popen(command, cwd=HOME, env=environment, stdout=sys.stderr, start_new_session=True)
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    give_up = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, give_up - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _prepare(api: str, environment: Mapping[str, str]) -> None:
+    """Make sure of pools, automation and deployments; what is there already stays."""
+    pools = {pool["name"] for pool in _ask(api, "work_pools/filter", {})}
+    for pool in ("cpu", "gpu"):
+        if pool not in pools:
+            _run(environment, "work-pool", "create", pool, "--type", "process")
+    if not _ask(api, "automations/filter", {}):
+        _run(environment, "automation", "create", "--from-file", ZOMBIES)
+    _run(environment, "deploy", "--all")
+
+
+def _workers(options: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return name, pool and environment of each worker: one a GPU, a piece at a time, and one for what needs none."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    n_workers = options.gpu_workers or max(1, gpus)
+    workers = [("cpu", "cpu", {"limit": options.runs})]
+    for number in range(n_workers):
+        device = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        workers.append((f"gpu-{number}", "gpu", {"limit": 1, **device}))
+    return workers
+
+
+def _run(environment: Mapping[str, str], *arguments: str) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    done = subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    if done.returncode != 0:
+        raise SevilaError(f"`prefect {' '.join(arguments)}` failed: {done.stdout}{done.stderr}")
+
+
+def _wait(started: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Any) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < give_up:
+        ended = [name for name, process in started.items() if process.poll() is not None]
+        if ended:
+            raise SevilaError(f"{', '.join(ended)} ended while {what} started; its last lines say why")
+        try:
+            if is_up():
+                return
+        except OSError:
+            pass
+        time.sleep(ASK_SECONDS)
+    raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
+
+
+def _online(api: str) -> set[str]:
+    pools = ("cpu", "gpu")
+    return {
+        worker["name"]
+        for pool in pools
+        for worker in _ask(api, f"work_pools/{pool}/workers/filter", {})
+        if worker["status"] == "ONLINE"
+    }
+
+
+def _ask(api: str, path: str, question: dict[str, Any] | None = None) -> Any:
+    body = None if question is None else json.dumps(question).encode()
+    request = urllib.request.Request(f"{api}/{path}", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,222 @@
+"""`sevila benchmark` on the small world: nights, what becomes worse, and what goes wrong."""
+
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.errors import SevilaError
+from cache.store import Store
+from cli import main
+from pipeline.benchmark import Measured, Row, available, holm, load_matrix
+from pipeline.launch import apart
+from pipeline.recipe import load
+from pipeline.tiny_blip2 import write_tiny_blip2
+from stages.answer_table import answers_in_words
+from stages.benchmark import run_night
+from stages.benchmark_history import History
+from tests.small_world import SMALL
+from tests.stages.runs import artifact, edited, sevila
+
+# So small a night is noise: its speed and memory are judged by the arithmetic's own test.
+TOLERANT = "keep_nights = 1\ntolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}\n"
+WRONG = ["select_keyframes.kk=1"]
+
+
+def write_matrix(folder: Path, **settings: list[str]) -> Path:
+    lines = [f"{name} = {changes!r}" for name, changes in settings.items()]
+    path = folder / "small-nights.toml"
+    path.write_text("\n".join([TOLERANT, f'[recipes."{SMALL}"]', *lines]))
+    return path
+
+
+def places(world: Path) -> list[str]:
+    weights = f"tiny-blip2={world / 'tiny-blip2'}"
+    return ["--annotations", f"{world / 'questions.csv'}", "--videos", f"{world / 'videos'}", "--weights", weights]
+
+
+def benchmark(matrix: Path, world: Path, store: Path, *more: str) -> int:
+    return main(["benchmark", str(matrix), *places(world), "--store", str(store), "--device", "cpu", *more])
+
+
+def history(store: Path) -> list[Row]:
+    return History(store / "benchmarks" / "small-nights").read()
+
+
+@pytest.fixture(scope="module")
+def world(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small world as its model sees it: whatever it answers is right."""
+    words = answers_in_words(Store(finished), artifact(finished, "answers").record.id)
+    said = {(row["video_id"], row["question"]): row["answer"] for row in words if not row["reason"]}
+
+    def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [row | {"answer": said.get((row["video"], row["question"]), row["answer"])} for row in rows]
+
+    return edited(demo, tmp_path_factory.mktemp("right") / "world", edit)
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_matrix(tmp_path_factory.mktemp("matrix"), chosen=[], uniform=["select_keyframes.method=uniform"])
+
+
+@pytest.fixture(scope="module")
+def first_night(finished: Path, world: Path, matrix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store after the first night; tests must not change it."""
+    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("nights") / "store"))
+    assert sevila("run", world, store) == 0
+    assert benchmark(matrix, world, store) == 0
+    return store
+
+
+@pytest.fixture
+def nights(first_night: Path, tmp_path: Path) -> Path:
+    """The same in a store of one's own."""
+    return Path(shutil.copytree(first_night, tmp_path / "store"))
+
+
+def test_a_night_makes_the_stages_after_the_features_anew_in_a_store_of_its_own(first_night: Path) -> None:
+    rows = history(first_night)
+    assert [(row.setting, row.status) for row in rows] == [("chosen", "ok"), ("uniform", "ok")]
+    assert list(rows[0].stages) == ["score_frames", "select_keyframes", "answer_questions", "evaluate"]
+    assert list(rows[1].stages) == ["select_keyframes", "answer_questions", "evaluate"]
+    assert rows[0].metric_percent == 80.0 and rows[0].n_questions == 30 and rows[0].unanswered_percent == 20.0
+    assert all(row.questions_per_second and row.peak_memory_bytes and row.host and row.libraries for row in rows)
+    (night,) = (first_night / "benchmarks" / "small-nights" / "nights").iterdir()
+    own = {id.rsplit("-v", 1)[0] for id in Store(night)}
+    assert own == {"score_frames", "select_keyframes", "answer_questions", "evaluate"}
+    assert Store(first_night).exists(rows[0].answers), "what the night made anew was there before"
+
+
+def test_an_equal_night_is_no_regression_and_the_trend_shows_both(
+    nights: Path, world: Path, matrix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benchmark(matrix, world, nights) == 0
+    told = capsys.readouterr().out
+    assert "no regression" in told and told.count("+0.0") == 4 and "first night" not in told
+    assert (nights / "benchmarks" / "small-nights" / "trend.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((nights / "benchmarks" / "small-nights" / "nights").iterdir())) == 1, "the older one is not needed"
+    assert benchmark(matrix, world, nights, "--history") == 0
+    trend = capsys.readouterr().out
+    assert trend.count("80.0") == 2 and "small uniform" in trend
+
+
+def test_other_weights_under_the_same_name_are_a_named_regression(
+    nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = Path(shutil.copytree(world, tmp_path / "worse"))
+    shutil.rmtree(worse / "tiny-blip2")
+    words = {
+        word for line in (world / "questions.csv").read_text().splitlines() for word in line.replace(",", " ").split()
+    }
+    write_tiny_blip2(worse / "tiny-blip2", 1, words=sorted(words))
+    assert sevila("run", worse, nights) == 0
+    assert benchmark(write_matrix(tmp_path, chosen=[]), worse, nights) == 1
+    told = capsys.readouterr().out
+    assert "regression: small chosen: accuracy" in told and "80.0 % on the previous and best night" in told
+
+
+def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other(
+    nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["sample_frames.frames=5"]
+    long_ago = [replace(row, night="2020-02-03T03-00-00.000Z") for row in history(nights)]
+    History(nights / "benchmarks" / "small-nights").path.unlink()
+    History(nights / "benchmarks" / "small-nights").append(long_ago)
+    matrix = write_matrix(tmp_path, missing=missing, wrong=WRONG, chosen=["select_keyframes.k=1"])
+    assert benchmark(matrix, world, nights) == 1
+    told = capsys.readouterr().out
+    assert "no regression, 2 failed" in told
+    assert "the store holds no sample_frames" in told and f"sevila run {SMALL} --set {missing[0]}" in told
+    assert "did you mean 'k'" in told
+    assert "small chosen: the recipe has changed since 2020-02-03 03:00" in told
+    assert "the last run was" in told and "the nights between were missed" in told
+    before, tonight = history(nights)[:2], history(nights)[2:]
+    assert [row.status for row in tonight] == ["failed", "failed", "ok"]
+    assert before[0].recipe_fingerprint != tonight[-1].recipe_fingerprint
+
+
+def test_a_setting_whose_process_dies_is_an_error_of_its_own() -> None:
+    with pytest.raises(SevilaError, match="its process was ended by SIGKILL"):
+        apart(die)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_second_run_of_a_matrix_ends_at_once_and_says_who_is_at_work(
+    nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_matrix(tmp_path, wrong=WRONG)
+    given = {"annotations": [str(world / "questions.csv")], "videos": [str(world / "videos")], "weights": []}
+    ended: list[int] = []
+    run_night(
+        load_matrix(str(path)), Store(nights), given, tell=lambda row: ended.append(benchmark(path, world, nights))
+    )
+    assert ended == [1]
+    assert f"is being run by process {os.getpid()} on " in capsys.readouterr().err
+
+
+def test_a_damaged_history_is_told_and_set_aside(
+    nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = nights / "benchmarks" / "small-nights" / "history.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    damaged = path.read_bytes()
+    matrix = write_matrix(tmp_path, wrong=WRONG)
+    assert benchmark(matrix, world, nights, "--history") == 1
+    assert "history.parquet" in capsys.readouterr().err
+    assert benchmark(matrix, world, nights) == 1
+    assert "the history was damaged and is set aside" in capsys.readouterr().out
+    (aside,) = path.parent.glob("history.damaged-*.parquet")
+    assert aside.read_bytes() == damaged and len(history(nights)) == 1
+
+
+@pytest.mark.parametrize("name", available())
+def test_the_settings_of_a_packaged_matrix_fit_their_recipes(name: str) -> None:
+    for recipe, settings in load_matrix(name).recipes.items():
+        for changes in settings.values():
+            load(recipe, changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("alhpa = 0.1", "no key 'alhpa' (did you mean 'alpha'?)"),
+        ("tolerance = {throughput = 1}", "(did you mean 'throughput_percent'?)"),
+        ("alpha = 2", "alpha = 2"),
+        ("[recipes.demo]", "has no setting"),
+        ("description = 'nothing'", "recipes"),
+    ],
+)
+def test_a_wrong_matrix_is_refused_with_the_key_at_fault(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text + ("" if "recipes" in text or "nothing" in text else "\n[recipes.demo]\nas-it-is = []"))
+    with pytest.raises(SevilaError) as error:
+        load_matrix(str(path))
+    assert told in str(error.value)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1))
+def test_holms_correction_keeps_the_order_and_never_makes_a_test_surer(values: list[float]) -> None:
+    corrected = holm(values)
+    assert all(value <= after <= 1 for value, after in zip(values, corrected, strict=True))
+    by_value = [after for _, after in sorted(zip(values, corrected, strict=True))]
+    assert by_value == sorted(by_value)
+    assert min(corrected) == min(1, len(values) * min(values))
+
+
+@given(st.floats(1e-3, 1e12), st.floats(0.1, 99), st.floats(0.01, 0.99))
+def test_only_beyond_the_tolerance_is_a_night_slow_or_large(usual: float, tolerance: float, part: float) -> None:
+    within, beyond = tolerance * part / 100, tolerance * (1 + part) / 100
+    for more_is_better, sign in ((True, -1), (False, 1)):
+        for change, is_worse in ((within, False), (beyond, True), (-beyond, False)):
+            now = usual * (1 + sign * change)
+            assert Measured("x", now, usual, 3, tolerance, more_is_better).is_worse == is_worse
+            assert not Measured("x", now, usual, 2, tolerance, more_is_better).is_worse, "two nights are not usual yet"
