@@ -105,7 +105,7 @@ class Verification:
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
-            if is_name(folder.name) and not (folder / RECORD).exists():
+            if folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
         self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])
@@ -128,9 +128,11 @@ class Verification:
         path = folder / RECORD
         self.n_files += 1
         try:
-            record = self.store.record(id)
+            record = self.store.record(id) if path.exists() else Record.load(path)
             made = artifact_id(record.stage, record.version, record.config, record.inputs)
             found = "" if made == id else f"its stage, config and inputs have the id {made}"
+        except FileNotFoundError:
+            found = "it is gone"
         except (SevilaError, OSError) as error:
             found = _said(error, path)
         if not found:

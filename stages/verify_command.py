@@ -52,7 +52,7 @@ def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str]
     if everything == bool(names):
         raise StoreError("say which artifacts to verify, or --all; `sevila cache ls` lists them")
     if everything:
-        return list(store), [part for root in store.roots for part in every_part(root)]
+        return [*store, *store.lost()], [part for root in store.roots for part in every_part(root)]
     parts: list[PartId] = []
     ids: list[str] = []
     for name in names:
@@ -62,7 +62,7 @@ def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str]
             space, key, part = name.split("/")
             parts.append((space, key, part))
         else:
-            ids += store.matching(name)
+            ids += store.matching(name, lost=True)
     return list(dict.fromkeys(ids)), parts
 
 

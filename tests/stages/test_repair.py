@@ -107,6 +107,19 @@ def test_damaged_record_or_note_is_rebuilt_without_running_a_stage(
     assert_repaired(store, before, [path])
 
 
+@pytest.mark.parametrize("by_id", [False, True])
+def test_lost_record_is_found_and_put_back_from_its_copy(
+    by_id: bool, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(store)
+    path = one(store, "artifacts/sample_frames-*/record.json")
+    path.unlink()
+    verify_only = ["cache", "verify", path.parent.name if by_id else "--all", "--store", f"{store}"]
+    assert main(verify_only) == 1 and f"{path}: it is gone" in capsys.readouterr().out
+    assert main([*verify_only, "--repair"]) == 0
+    assert_repaired(store, before, [path])
+
+
 def test_shard_is_rebuilt_alone_and_the_others_are_not_made_again(
     demo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
