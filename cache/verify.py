@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
-from cache.names import NAMES, RECENT, read_named_run
+from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run
 from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
@@ -22,7 +23,8 @@ from cache.untrusted import inside, is_name
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "name", "memory"]
+Piece = Literal["record", "file", "note", "plan", "part", "artifact", "name", "memory"]
+OF_A_RECIPE: tuple[Piece, ...] = ("artifact", "name")  # nothing here says how to make these again
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Problem:
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
         piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
-            of the pool, the name of a run, which then is the id, or what else is only remembered.
+            of the pool, an artifact that is gone as a whole, the name of a run, which then is the id, or what else is only
+            remembered.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -56,12 +59,14 @@ class Verification:
         read: is told the number of bytes of each piece that was read.
         problems: what is not as it was written.
         told: what else a person may want to know: files that no record names, inputs that the store does not hold.
+        missing: those inputs that no named run needs, which are no problem.
     """
 
     store: Store
     read: Callable[[int], object] = lambda n_bytes: None
     problems: list[Problem] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
     n_files: int = 0
     n_bytes: int = 0
     _ids: set[str] = field(default_factory=set)  # that were checked
@@ -110,6 +115,12 @@ class Verification:
         root = self.store.root
         self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])
         self._memory("name", sorted((root / NAMES).glob("*.json")))
+        for name in every_name(self.store):
+            with suppress(SevilaError, OSError):  # which is a problem of its own
+                run = named_run(self.store, name)
+                for pin in run.artifacts if run.status == "finished" else ():
+                    if not self.store.exists(pin.id):
+                        self._gone(pin.id, f"which the run {name} has")
 
     def _memory(self, piece: Piece, paths: Iterable[Path]) -> None:
         for path in paths:
@@ -144,7 +155,24 @@ class Verification:
         # Of outside sources, which are identified by their content, the store holds none.
         for name, input in record.inputs.items():
             if input is not None and ARTIFACT.fullmatch(input) and not self.store.exists(input):
-                self.told.append(f"{record.id}: the store does not hold its {name} {input}")
+                runs = sorted(self._runs.get(record.id, ()))
+                if runs:
+                    self._gone(input, f"from which {record.id} of the run {runs[0]} was made")
+                else:
+                    self.told.append(f"{record.id}: the store does not hold its {name} {input}")
+                    self.missing.add(input)
+
+    @cached_property
+    def _runs(self) -> dict[str, set[str]]:
+        return known_uses(self.store)[1]
+
+    def _gone(self, id: str, why: str) -> None:
+        path = self.store.path(id)
+        if path.is_dir():  # only its record is gone
+            self.artifacts([id])
+        elif id not in self._ids:
+            self._ids.add(id)
+            self._problem(id, "artifact", id, path, "it is gone", f"the artifact {why}")
 
     def _files(self, record: Record, folder: Path) -> bool:
         """Check the files that the record names, and return whether they are all whole."""
