@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
-from cache.names import NAMES, RECENT, named_run, names, read_named_run
+from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.pool import PARTS, PartId, every_part, part_paths, references
 from cache.show import human_size
 from cache.store import OWN_NAMES, Record, Store, remove_records
@@ -85,7 +85,7 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
         reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}
     reasons |= {id: "--keep" for id in asked if id not in reasons}
     old_runs = []
-    for path in sorted((store.root / RECENT).glob("*.json")):
+    for path in run_files(store.root, RECENT):
         if path.stat().st_mtime >= before:
             run = read_named_run(path)
             reasons |= {pin.id: f"a recent run of {run.recipe}" for pin in run.artifacts if pin.id not in reasons}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
-from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run
+from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
@@ -113,8 +113,11 @@ class Verification:
             if folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
-        self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])
-        self._memory("name", sorted((root / NAMES).glob("*.json")))
+        self._memory("memory", [root / "digests.json", *run_files(root, RECENT)])
+        self._memory("name", run_files(root, NAMES))
+        strays = {path for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")}
+        strays -= {*run_files(root, NAMES), *run_files(root, RECENT)}
+        self.told += [f"{path}: no run can have this name; nothing reads the file" for path in sorted(strays)]
         for name in every_name(self.store):
             with suppress(SevilaError, OSError):  # which is a problem of its own
                 run = named_run(self.store, name)
@@ -197,6 +200,9 @@ class Verification:
         """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
         checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
         for path in sorted((folder / PROGRESS).glob("*.json")):
+            if not (path.stem.isdecimal() or path.name in (RECORD, "plan.json")):
+                self.told.append(f"{path}: no note of a stage; nothing reads it")
+                continue
             self.n_files += 1
             try:
                 content = read_note(path) if checked else read_json(path)

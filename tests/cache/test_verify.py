@@ -11,6 +11,8 @@ import pytest
 from cache.arrays import ArrayFile, write_array
 from cache.errors import CorruptArtifactError
 from cache.fingerprint import fingerprint
+from cache.gc import survey
+from cache.names import names, pinning
 from cache.notes import write_note
 from cache.pool import Pool, part_paths
 from cache.store import PROGRESS, Record, Store, artifact_id, describe_files
@@ -164,6 +166,24 @@ def test_damage_of_what_the_store_remembers_is_found(name: str, tmp_path: Path) 
         found = Verification(store)
         found.rest()
         assert [problem.path for problem in found.problems] == [tmp_path / name]
+
+
+def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    with pinning(store, "baseline", "recipe", {}, []) as pins:
+        pins.add(id, "make_things", "")
+    with pinning(store, "", "recipe", {}, []):
+        pass
+    strays = [tmp_path / "names" / "._baseline.json", tmp_path / "names" / "baseline copy.json"]
+    strays += [tmp_path / "recent" / "._x.json", store.path(id) / "progress" / "._00000.json"]
+    for path in strays:
+        path.write_bytes(b"\0\5\x16\7")
+    found = verified(store, id)
+    found.rest()
+    assert not found.problems and len(found.told) == len(strays)
+    assert all(any(line.startswith(f"{path}: ") for line in found.told) for path in strays)
+    assert names(tmp_path) == ["baseline"] and not survey(store).goes
 
 
 def test_part_of_the_pool_is_checked_once_and_its_damage_named(tmp_path: Path) -> None:
