@@ -12,12 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError, safe_open
+
+from cache.arrays import ArrayFile
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.tables import read_head
 from cache.untrusted import inside, is_name
 
 PIECE_BYTES = 1 << 20  # read at once
@@ -99,6 +103,7 @@ class Verification:
                 wanted = content["file"]
                 named = fingerprint(content["frame_indices"]) == part[2]
                 found = self._differs(path, wanted) if named else "its note is of other frames than its name says"
+                found = found or _refused(path)
             except FileNotFoundError:
                 found = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
@@ -183,7 +188,7 @@ class Verification:
         for name, wanted in record.files.items():
             try:
                 path, problem = inside(folder, name), ""
-                problem = self._differs(path, wanted)
+                problem = self._differs(path, wanted) or _refused(path)
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)
             if problem:
@@ -262,6 +267,21 @@ def holder(store: Store, part: PartId) -> Path:
 
 def _told(wanted: Mapping[str, Any]) -> str:
     return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
+
+
+def _refused(path: Path) -> str:
+    """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
+    try:
+        if path.suffix == ".h5":
+            ArrayFile(path).close()
+        elif path.suffix == ".parquet":
+            read_head([path], 1)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="np"):
+                pass
+    except (SevilaError, OSError, SafetensorError) as error:
+        return _said(error, path)
+    return ""
 
 
 def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
