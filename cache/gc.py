@@ -19,11 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cache.errors import CorruptArtifactError, SchemaError, StoreError
-from cache.names import NAMES, RECENT, named_run, names, read_named_run
-from cache.pool import PARTS, every_part, part_paths, references
+from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
+from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
+from cache.pool import PARTS, PartId, every_part, part_paths, references
 from cache.show import human_size
-from cache.store import OWN_NAMES, Record, Store
+from cache.store import OWN_NAMES, Record, Store, remove_records
 from cache.tables import read_columns
 from cache.untrusted import is_name
 
@@ -71,9 +71,9 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
         older_than_days: what is younger stays.
 
     Raises:
-        StoreError: an artifact to keep is not there.
-        CorruptArtifactError: a name, or the record of an artifact that is kept, cannot be read, so that nobody knows what
-            else is to be kept.
+        StoreError: an artifact to keep is not there, or only its folder without a record.
+        CorruptArtifactError: a name, or the record of an artifact that is kept or its table of parts, cannot be read, so that
+            nobody knows what else is to be kept.
     """
     before = time.time() - older_than_days * DAY_SECONDS
     folders = folders_in(store.root / "artifacts")
@@ -85,7 +85,7 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
         reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}
     reasons |= {id: "--keep" for id in asked if id not in reasons}
     old_runs = []
-    for path in sorted((store.root / RECENT).glob("*.json")):
+    for path in run_files(store.root, RECENT):
         if path.stat().st_mtime >= before:
             run = read_named_run(path)
             reasons |= {pin.id: f"a recent run of {run.recipe}" for pin in run.artifacts if pin.id not in reasons}
@@ -93,10 +93,11 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
             old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (path,)))
     days = f"younger than {older_than_days:g} days"
     reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
-    reasons |= {
-        id: days for id in folders if id not in records and id not in reasons and _changed(folders[id]) >= before
-    }
+    young = [id for id in folders if id not in records and id not in reasons and _changed(folders[id]) >= before]
+    remains = set(store.lost(with_copy=False)) - set(store.lost())  # of removals that were killed: they need nothing
+    reasons |= {id: days for id in young if id not in remains}
     kept = _with_upstream(store, records, reasons)
+    kept |= {id: days for id in young if id not in kept}
     found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
     gone = {path for item in found for path in item.paths}
     remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # those of stores below, too
@@ -123,7 +124,7 @@ def sweep(
         for item in found.goes:
             for path in item.paths:
                 if path.is_dir() and not path.is_symlink():
-                    (path / "record.json").unlink(missing_ok=True)  # first: without it, the rest is no artifact
+                    remove_records(path)  # first: without them, the rest is no artifact
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
@@ -155,7 +156,8 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
     kept, waiting = dict(reasons), list(reasons)
     while waiting:
         id = waiting.pop()
-        if not store.exists(id):  # a source, a run's artifact not made yet, or lost
+        if not store.exists(id):  # a source, or a run's artifact not made yet
+            _refuse_lost(store, id, kept[id])
             continue
         try:
             record = records.get(id) or store.record(id)
@@ -168,6 +170,29 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
                 kept[input] = f"upstream of {kept[id]}" if not kept[id].startswith("upstream") else kept[id]
                 waiting.append(input)
     return kept
+
+
+def _refuse_lost(store: Store, id: str, why: str) -> None:
+    folder = next((root / "artifacts" / id for root in store.roots if (root / "artifacts" / id).is_dir()), None)
+    if folder is not None:
+        raise StoreError(
+            f"{folder}: holds no record.json. It is kept ({why}), and only that says what it was made from and which parts of "
+            f"the pool it needs, so nothing can be removed; `sevila cache verify {id} --repair` puts it back from its copy, or "
+            "says that none is left: then delete the folder"
+        )
+
+
+def _needed_parts(store: Store, record: Record) -> set[PartId]:
+    """Return the parts of the pool of an artifact that stays; raises `CorruptArtifactError` if its table is not as written."""
+    tables = [name for name in record.files if record.pool and name.startswith("parts/")]
+    try:
+        for name in tables:
+            store.checked_file(record, name)
+        return references(store, record)
+    except (SevilaError, OSError) as error:
+        raise CorruptArtifactError(
+            f"{error}. {record.id} is kept, and only this table says which parts of the pool it needs, so nothing can be removed"
+        ) from error
 
 
 def _artifacts(folders: dict[str, Path], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
@@ -187,7 +212,7 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
 
 def _parts(store: Store, remaining: Iterable[Record], gone: set[Path], before: float) -> Iterator[Item]:
     """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into."""
-    used = {part for record in remaining for part in references(store, record)}
+    used = {part for record in remaining for part in _needed_parts(store, record)}
     begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
     for space, key, part in every_part(store.root):
         paths = part_paths(store.root, space, key, part)[::-1]  # the note first: without it, there is no part
@@ -255,9 +280,10 @@ def readable(root: Path, id: str) -> Record | None:
     """Return the record of an artifact that lies in a root, None where it is missing or damaged."""
     path = root / "artifacts" / id / "record.json"
     try:
-        return Record.load(path)
-    except (CorruptArtifactError, FileNotFoundError):
+        record = Record.load(path)
+    except (CorruptArtifactError, OSError):
         return None
+    return record if record.id == id else None
 
 
 def _finished(record: Record) -> float:

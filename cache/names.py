@@ -59,7 +59,12 @@ class NamedRun:
 
 def names(root: Path) -> list[str]:
     """Return the names in a store's root."""
-    return sorted(path.stem for path in (root / NAMES).glob("*.json") if NAME.fullmatch(path.stem))
+    return [path.stem for path in run_files(root, NAMES)]
+
+
+def run_files(root: Path, folder: str) -> list[Path]:
+    """Return the files of runs in one of a store's folders; desktops leave others beside them, which are no runs."""
+    return sorted(path for path in (root / folder).glob("*.json") if NAME.fullmatch(path.stem))
 
 
 def every_name(store: Store) -> list[str]:
@@ -111,7 +116,7 @@ def known_uses(store: Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Return, by artifact, the settings in which runs have used it, and the names of those runs that have one."""
     settings: dict[str, set[str]] = {}
     runs: dict[str, set[str]] = {}
-    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")]:
+    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in run_files(root, folder)]:
         with suppress(CorruptArtifactError):
             run = read_named_run(path)
             for pin in run.artifacts:

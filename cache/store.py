@@ -175,13 +175,15 @@ class Store:
             raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
         return path
 
-    def matching(self, prefix: str) -> list[str]:
+    def matching(self, prefix: str, lost: bool = False) -> list[str]:
         """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
+
+        With `lost`, also those of which only the folder is left.
 
         Raises:
             StoreError: none does.
         """
-        ids = list(self)
+        ids = [*self, *(self.lost(with_copy=False) if lost else ())]
         found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
         if not found:
             raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
@@ -210,9 +212,25 @@ class Store:
         return sorted(found, key=lambda record: record.finished, reverse=True)
 
     def __iter__(self) -> Iterator[str]:
+        return (name for name in self._folders() if self.exists(name))
+
+    def _folders(self) -> list[str]:
         folders = [root / "artifacts" for root in self.roots]
         names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
-        return (name for name in sorted(names) if is_name(name) and self.exists(name))  # desktops leave files of theirs
+        return [name for name in sorted(names) if is_name(name)]  # desktops leave files of theirs
+
+    def lost(self, with_copy: bool = True) -> list[str]:
+        """Return the ids of the folders that hold no record, though its copy is there; any without a record if not `with_copy`.
+
+        What a removal that was killed leaves has neither.
+        """
+        return [
+            name
+            for name in self._folders()
+            if not self.exists(name)
+            and (folder := self._own(name)).is_dir()
+            and ((folder / PROGRESS / RECORD).exists() or not with_copy)
+        ]
 
     def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
@@ -356,8 +374,14 @@ class Store:
     def remove(self, artifact: str) -> None:
         """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
         with self.lock(f"{artifact}/publish"):
-            (self._own(artifact) / RECORD).unlink(missing_ok=True)
+            remove_records(self._own(artifact))
             shutil.rmtree(self._own(artifact), ignore_errors=True)
+
+
+def remove_records(folder: Path) -> None:
+    """Turn an artifact into a folder that goes: the record after its copy, from which it would be mended."""
+    (folder / PROGRESS / RECORD).unlink(missing_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
 
 
 def stores_below() -> list[Path]:

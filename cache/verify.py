@@ -8,21 +8,27 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError, safe_open
+
+from cache.arrays import ArrayFile
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.fingerprint import fingerprint
-from cache.names import NAMES, RECENT, read_named_run
+from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
 from cache.pool import PartId, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.tables import read_head
 from cache.untrusted import inside, is_name
 
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "name", "memory"]
+Piece = Literal["record", "file", "note", "plan", "part", "artifact", "name", "memory"]
+OF_A_RECIPE: tuple[Piece, ...] = ("artifact", "name")  # nothing here says how to make these again
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Problem:
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
         piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
-            of the pool, the name of a run, which then is the id, or what else is only remembered.
+            of the pool, an artifact that is gone as a whole, the name of a run, which then is the id, or what else is only
+            remembered.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -56,12 +63,14 @@ class Verification:
         read: is told the number of bytes of each piece that was read.
         problems: what is not as it was written.
         told: what else a person may want to know: files that no record names, inputs that the store does not hold.
+        missing: those inputs that no named run needs, which are no problem.
     """
 
     store: Store
     read: Callable[[int], object] = lambda n_bytes: None
     problems: list[Problem] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
     n_files: int = 0
     n_bytes: int = 0
     _ids: set[str] = field(default_factory=set)  # that were checked
@@ -94,6 +103,7 @@ class Verification:
                 wanted = content["file"]
                 named = fingerprint(content["frame_indices"]) == part[2]
                 found = self._differs(path, wanted) if named else "its note is of other frames than its name says"
+                found = found or _refused(path)
             except FileNotFoundError:
                 found = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
@@ -105,11 +115,20 @@ class Verification:
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
-            if is_name(folder.name) and not (folder / RECORD).exists():
+            if folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
-        self._memory("memory", [root / "digests.json", *sorted((root / RECENT).glob("*.json"))])
-        self._memory("name", sorted((root / NAMES).glob("*.json")))
+        self._memory("memory", [root / "digests.json", *run_files(root, RECENT)])
+        self._memory("name", run_files(root, NAMES))
+        strays = {path for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")}
+        strays -= {*run_files(root, NAMES), *run_files(root, RECENT)}
+        self.told += [f"{path}: no run can have this name; nothing reads the file" for path in sorted(strays)]
+        for name in every_name(self.store):
+            with suppress(SevilaError, OSError):  # which is a problem of its own
+                run = named_run(self.store, name)
+                for pin in run.artifacts if run.status == "finished" else ():
+                    if not self.store.exists(pin.id):
+                        self._gone(pin.id, f"which the run {name} has")
 
     def _memory(self, piece: Piece, paths: Iterable[Path]) -> None:
         for path in paths:
@@ -128,9 +147,11 @@ class Verification:
         path = folder / RECORD
         self.n_files += 1
         try:
-            record = self.store.record(id)
+            record = self.store.record(id) if path.exists() else Record.load(path)
             made = artifact_id(record.stage, record.version, record.config, record.inputs)
             found = "" if made == id else f"its stage, config and inputs have the id {made}"
+        except FileNotFoundError:
+            found = "it is gone"
         except (SevilaError, OSError) as error:
             found = _said(error, path)
         if not found:
@@ -142,7 +163,24 @@ class Verification:
         # Of outside sources, which are identified by their content, the store holds none.
         for name, input in record.inputs.items():
             if input is not None and ARTIFACT.fullmatch(input) and not self.store.exists(input):
-                self.told.append(f"{record.id}: the store does not hold its {name} {input}")
+                runs = sorted(self._runs.get(record.id, ()))
+                if runs:
+                    self._gone(input, f"from which {record.id} of the run {runs[0]} was made")
+                else:
+                    self.told.append(f"{record.id}: the store does not hold its {name} {input}")
+                    self.missing.add(input)
+
+    @cached_property
+    def _runs(self) -> dict[str, set[str]]:
+        return known_uses(self.store)[1]
+
+    def _gone(self, id: str, why: str) -> None:
+        path = self.store.path(id)
+        if path.is_dir():  # only its record is gone
+            self.artifacts([id])
+        elif id not in self._ids:
+            self._ids.add(id)
+            self._problem(id, "artifact", id, path, "it is gone", f"the artifact {why}")
 
     def _files(self, record: Record, folder: Path) -> bool:
         """Check the files that the record names, and return whether they are all whole."""
@@ -150,7 +188,7 @@ class Verification:
         for name, wanted in record.files.items():
             try:
                 path, problem = inside(folder, name), ""
-                problem = self._differs(path, wanted)
+                problem = self._differs(path, wanted) or _refused(path)
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)
             if problem:
@@ -167,6 +205,9 @@ class Verification:
         """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
         checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
         for path in sorted((folder / PROGRESS).glob("*.json")):
+            if not (path.stem.isdecimal() or path.name in (RECORD, "plan.json")):
+                self.told.append(f"{path}: no note of a stage; nothing reads it")
+                continue
             self.n_files += 1
             try:
                 content = read_note(path) if checked else read_json(path)
@@ -226,6 +267,21 @@ def holder(store: Store, part: PartId) -> Path:
 
 def _told(wanted: Mapping[str, Any]) -> str:
     return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
+
+
+def _refused(path: Path) -> str:
+    """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
+    try:
+        if path.suffix == ".h5":
+            ArrayFile(path).close()
+        elif path.suffix == ".parquet":
+            read_head([path], 1)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="np"):
+                pass
+    except (SevilaError, OSError, SafetensorError) as error:
+        return _said(error, path)
+    return ""
 
 
 def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:

@@ -27,7 +27,7 @@ from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.tables import read_rows
 from cache.untrusted import inside, is_name
-from cache.verify import Problem, Verification, holder
+from cache.verify import OF_A_RECIPE, Problem, Verification, holder
 from pipeline.build import provenance
 from pipeline.output import Output, ShardedOutput
 from pipeline.stage import STAGES, Artifact, Config, RunContext, Stage
@@ -49,6 +49,8 @@ def repair(run: RunContext, found: Verification) -> list[str]:
         elif problem.piece == "memory":
             problem.path.unlink()
             log.info("%s: removed; what it remembered is learned anew by the next run", problem.path)
+        elif problem.piece == "artifact":
+            failed.append(f"{problem}; run the recipe again, which makes it")
         elif problem.piece == "name":
             failed.append(
                 f"{problem.path}: only its run, repeated as --name {problem.id} --replace, says what it named"
@@ -56,7 +58,7 @@ def repair(run: RunContext, found: Verification) -> list[str]:
     # Only now is it known what artifacts with a damaged record were made from, and whether their files are whole. What they
     # were made from has to be whole, too.
     again = Verification(store, found.read)
-    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "name", "memory")]
+    artifacts = [problem.id for problem in found.problems if problem.piece not in ("part", "memory", *OF_A_RECIPE)]
     again.artifacts(_with_ancestors(store, artifacts))
     again.parts({_part_id(problem) for problem in found.problems if problem.piece == "part"})
     users = _users(store, {_part_id(problem) for problem in again.problems if problem.piece == "part"})

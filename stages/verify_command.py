@@ -11,7 +11,7 @@ from cache.errors import StoreError
 from cache.pool import PartId, every_part
 from cache.show import human_size
 from cache.store import Store
-from cache.verify import Verification, size_bytes
+from cache.verify import OF_A_RECIPE, Verification, size_bytes
 from stages.options import store_of
 from stages.progress import bytes_bar
 
@@ -40,7 +40,9 @@ def verify(options: argparse.Namespace) -> int:
         print(problem)
     read = f"{found.n_files} files, {human_size(found.n_bytes)}"
     if not found.problems:
-        print(f"checked {read}: all as written")
+        n = len(found.missing)
+        but = f" of what is here; not here: {n} artifact{'s' if n > 1 else ''} that no named run needs" if n else ""
+        print(f"checked {read}: all as written{but}")
         return 0
     n_problems = len(found.problems)
     print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}" + _way_out(options, found))
@@ -52,7 +54,7 @@ def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str]
     if everything == bool(names):
         raise StoreError("say which artifacts to verify, or --all; `sevila cache ls` lists them")
     if everything:
-        return list(store), [part for root in store.roots for part in every_part(root)]
+        return [*store, *store.lost()], [part for root in store.roots for part in every_part(root)]
     parts: list[PartId] = []
     ids: list[str] = []
     for name in names:
@@ -62,7 +64,7 @@ def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str]
             space, key, part = name.split("/")
             parts.append((space, key, part))
         else:
-            ids += store.matching(name)
+            ids += store.matching(name, lost=True)
     return list(dict.fromkeys(ids)), parts
 
 
@@ -107,5 +109,15 @@ def _repaired(
 def _way_out(options: argparse.Namespace, found: Verification) -> str:
     if options.repair:
         return ""
-    names = ["--all"] if options.all else sorted({problem.id for problem in found.problems})
-    return f"; `sevila cache verify {' '.join(names)} --repair` rebuilds what is damaged"
+    ways = []
+    rebuilt = sorted({problem.id for problem in found.problems if problem.piece not in OF_A_RECIPE})
+    if rebuilt:
+        names = "--all" if options.all else " ".join(rebuilt)
+        ways.append(f"`sevila cache verify {names} --repair` rebuilds what is damaged")
+    if any(problem.piece == "artifact" for problem in found.problems):
+        ways.append("an artifact that is gone is made by its recipe, run again")
+    if any(problem.piece == "name" for problem in found.problems):
+        ways.append(
+            "a name is given anew by its run, repeated as `--name NAME --replace`, or up by `sevila runs rm NAME`"
+        )
+    return "".join(f"; {way}" for way in ways)

@@ -230,6 +230,41 @@ def test_a_damaged_name_or_record_on_the_way_stops_everything(tmp_path: Path) ->
     assert not survey(store).named
 
 
+@pytest.mark.parametrize("lost", ["upper", "lower"])
+def test_nothing_goes_while_something_kept_has_lost_its_record(lost: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lower = publish(store, 0, parts=[0])
+    upper = publish(store, 1, [lower], parts=[1])
+    for number in range(2):
+        add_part(tmp_path, number)
+    pin(store, "x", upper)
+    folder = store.path({"upper": upper, "lower": lower}[lost])
+    (folder / "record.json").unlink()
+    with pytest.raises(StoreError, match=f"{folder}: .*verify {folder.name} --repair"):
+        sweep(store, older_than_days=0)
+    shutil.copy(folder / "progress" / "record.json", folder)
+    sweep(store, older_than_days=0)
+    assert set(store) == {lower, upper} and len(list(every_part(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_nothing_goes_while_something_kept_has_a_damaged_table_of_parts(damage: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, 0, parts=[0])
+    add_part(tmp_path, 0)
+    pin(store, "x", id)
+    table = store.path(id) / "parts" / "00000.parquet"
+    whole = table.read_bytes()
+    if damage == "gone":
+        table.unlink()
+    else:
+        table.write_bytes(whole.replace(key(0).encode(), key(9).encode()))  # still a readable table
+        assert table.read_bytes() != whole
+    with pytest.raises(CorruptArtifactError, match=r"--repair.*nothing can be removed"):
+        sweep(store, older_than_days=0)
+    assert len(list(every_part(tmp_path))) == 1
+
+
 def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_path: Path) -> None:
     made = Store(tmp_path / "made")
     lower = publish(made, 0, parts=[0])

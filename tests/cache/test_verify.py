@@ -5,13 +5,16 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from cache.arrays import ArrayFile, write_array
 from cache.errors import CorruptArtifactError
 from cache.fingerprint import fingerprint
-from cache.notes import write_note
+from cache.gc import survey
+from cache.names import names, pinning
+from cache.notes import read_note, write_note
 from cache.pool import Pool, part_paths
 from cache.store import PROGRESS, Record, Store, artifact_id, describe_files
 from cache.tables import Schema, write_rows
@@ -166,6 +169,24 @@ def test_damage_of_what_the_store_remembers_is_found(name: str, tmp_path: Path) 
         assert [problem.path for problem in found.problems] == [tmp_path / name]
 
 
+def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    with pinning(store, "baseline", "recipe", {}, []) as pins:
+        pins.add(id, "make_things", "")
+    with pinning(store, "", "recipe", {}, []):
+        pass
+    strays = [tmp_path / "names" / "._baseline.json", tmp_path / "names" / "baseline copy.json"]
+    strays += [tmp_path / "recent" / "._x.json", store.path(id) / "progress" / "._00000.json"]
+    for path in strays:
+        path.write_bytes(b"\0\5\x16\7")
+    found = verified(store, id)
+    found.rest()
+    assert not found.problems and len(found.told) == len(strays)
+    assert all(any(line.startswith(f"{path}: ") for line in found.told) for path in strays)
+    assert names(tmp_path) == ["baseline"] and not survey(store).goes
+
+
 def test_part_of_the_pool_is_checked_once_and_its_damage_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     pool, part = Pool(store, "space"), fingerprint([3, 5])
@@ -187,6 +208,54 @@ def test_part_of_the_pool_is_checked_once_and_its_damage_named(tmp_path: Path) -
     found = Verification(store)
     found.parts([("space", "key", part)])
     assert not found.problems and found.n_bytes == path.stat().st_size
+
+
+def linked(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data"] = h5py.ExternalLink("elsewhere.h5", "data")
+
+
+def soft_linked(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.move("data", "hidden")
+        file["data"] = h5py.SoftLink("/hidden")
+
+
+def stored_outside(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", (2, 2), "float32", external=[("/etc/hostname", 0, 16)])
+
+
+def absurd(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", (2, 1 << 40), "float32", chunks=(1, 1024))
+
+
+@pytest.mark.parametrize("forge", [linked, soft_linked, stored_outside, absurd])
+def test_part_that_its_reader_refuses_is_found_though_its_note_fits(
+    forge: Callable[[Path], None], tmp_path: Path
+) -> None:
+    pool, part = Pool(Store(tmp_path), "space"), fingerprint([3, 5])
+    pool.add("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})
+    path, note = part_paths(tmp_path, "space", "key", part)
+    forge(path)
+    write_note(note, read_note(note) | {"file": describe_files(path.parent, [path.name])[path.name]})
+    found = Verification(Store(tmp_path))
+    found.parts([("space", "key", part)])
+    (problem,) = found.problems
+    assert problem.piece == "part" and "data" in problem.found
+
+
+@pytest.mark.parametrize("name", ["things/00000.parquet", "weights.safetensors"])
+def test_file_that_its_reader_refuses_is_found_though_its_record_fits(name: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    (store.path(id) / name).write_bytes(b"something else")
+    record = store.record(id)
+    for place in ("record.json", "progress/record.json"):
+        files = record.files | describe_files(store.path(id), [name])
+        write_note(store.path(id) / place, record.__dict__ | {"files": files})
+    assert name in [problem.name for problem in verified(store, id).problems if problem.piece == "file"]
 
 
 def test_flipped_bit_in_an_array_is_refused_by_its_reader_or_changes_nothing(tmp_path: Path) -> None:

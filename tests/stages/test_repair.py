@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.names import pinning
 from cache.notes import read_note, write_note
 from cache.store import Record, Store, artifact_id, describe_files
 from cache.tables import write_rows
@@ -105,6 +106,48 @@ def test_damaged_record_or_note_is_rebuilt_without_running_a_stage(
     assert main(verify_only) == 1 and str(path) in capsys.readouterr().out
     assert main([*verify_only, "--repair"]) == 0
     assert_repaired(store, before, [path])
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_lost_record_is_found_and_put_back_from_its_copy(
+    by_id: bool, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(store)
+    path = one(store, "artifacts/sample_frames-*/record.json")
+    path.unlink()
+    verify_only = ["cache", "verify", path.parent.name if by_id else "--all", "--store", f"{store}"]
+    assert main(verify_only) == 1 and f"{path}: it is gone" in capsys.readouterr().out
+    assert main([*verify_only, "--repair"]) == 0
+    assert_repaired(store, before, [path])
+
+
+def test_missing_artifacts_are_problems_where_a_named_run_needs_them_and_never_all_as_written(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames, features = one(store, "artifacts/sample_frames-*"), one(store, "artifacts/extract_features-*")
+    shutil.rmtree(frames)
+    everything = ["cache", "verify", "--all", "--store", f"{store}"]
+    assert main(everything) == 0
+    said = capsys.readouterr().out
+    assert (
+        frames.name in said and "all as written of what is here; not here: 1 artifact that no named run needs" in said
+    )
+    for pinned in (features, frames):  # what was made from it; itself
+        with pinning(Store(store), "x", "recipe", {}, [], replace=True) as pins:
+            pins.add(pinned.name, "stage", "")
+        assert main(everything) == 1
+        said = capsys.readouterr().out
+        assert f"{frames}: it is gone" in said and "1 problem; an artifact that is gone is made by its recipe" in said
+    assert main([*everything, "--repair"]) == 1 and "run the recipe again" in capsys.readouterr().out
+
+
+def test_verify_says_what_can_be_done_for_a_damaged_name(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pinning(Store(store), "x", "recipe", {}, []):
+        pass
+    (store / "names" / "x.json").write_text("{")
+    assert main(["cache", "verify", "--all", "--store", f"{store}"]) == 1
+    said = capsys.readouterr().out
+    assert "--repair" not in said and "sevila runs rm NAME" in said
 
 
 def test_shard_is_rebuilt_alone_and_the_others_are_not_made_again(
