@@ -22,7 +22,8 @@ def test_error_while_reading_ahead_arrives_after_the_items_before_it() -> None:
 
 
 def test_reader_thread_ends_when_the_consumer_stops_early() -> None:
+    before = threading.active_count()
     items = read_ahead(iter(range(10**9)))
     assert next(items) == 0
     items.close()
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
