@@ -287,7 +287,11 @@ def _refused(path: Path) -> str:
 def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
     """Return what of a whole note contradicts the record it belongs to."""
     if path.name == RECORD:
-        return "" if content == asdict(record) else "another record than the artifact's"
+        written = asdict(record)
+        differing = sorted(key for key in written.keys() | content.keys() if written.get(key) != content.get(key))
+        return (
+            f"differs from the whole record {path.parents[1] / RECORD} in {', '.join(differing)}" if differing else ""
+        )
     known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
     return "" if known else "names other files than the record"
 
