@@ -173,6 +173,8 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
 
 
 def _refuse_lost(store: Store, id: str, why: str) -> None:
+    if (store.root / "artifacts" / id).is_symlink():
+        store.record(id)  # says so
     folder = next((root / "artifacts" / id for root in store.roots if (root / "artifacts" / id).is_dir()), None)
     if folder is not None:
         raise StoreError(
@@ -273,7 +275,7 @@ def stats_below(folder: Path) -> Iterator[os.stat_result]:
 def folders_in(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.name: path for path in paths if is_name(path.name) and path.is_dir()}
+    return {path.name: path for path in paths if is_name(path.name) and path.is_dir() and not path.is_symlink()}
 
 
 def readable(root: Path, id: str) -> Record | None:

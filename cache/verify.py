@@ -115,7 +115,9 @@ class Verification:
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
-            if folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
+            if folder.is_symlink():
+                self.told.append(f"{folder}: a link, not an artifact's folder; nothing of it is read")
+            elif folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
         self._memory("memory", [root / "digests.json", *run_files(root, RECENT)])
@@ -176,7 +178,7 @@ class Verification:
 
     def _gone(self, id: str, why: str) -> None:
         path = self.store.path(id)
-        if path.is_dir():  # only its record is gone
+        if path.is_dir() and not path.is_symlink():  # only its record is gone
             self.artifacts([id])
         elif id not in self._ids:
             self._ids.add(id)
