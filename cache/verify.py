@@ -274,7 +274,7 @@ def _told(wanted: Mapping[str, Any]) -> str:
 def _refused(path: Path) -> str:
     """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
     try:
-        if path.suffix == ".h5":
+        if path.suffix == ".h5" and "pool" in path.parts[-5:-4]:  # artifacts of version 1 hold groups of arrays
             ArrayFile(path).close()
         elif path.suffix == ".parquet":
             read_head([path], 1)
