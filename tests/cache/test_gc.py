@@ -266,6 +266,20 @@ def test_nothing_goes_while_something_kept_has_a_damaged_table_of_parts(damage: 
     assert len(list(every_part(tmp_path))) == 1
 
 
+def test_what_a_kept_artifact_that_was_set_aside_was_made_from_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lower = publish(store, 0, parts=[0])
+    upper = publish(store, 1, [lower], parts=[1])
+    for number in range(2):
+        add_part(tmp_path, number)
+    pin(store, "x", upper)
+    (tmp_path / "aside").mkdir()
+    store.path(upper).rename(tmp_path / "aside" / upper)
+    sweep(store, older_than_days=0)
+    assert set(store) == {lower} and (tmp_path / "aside" / upper / "record.json").exists()
+    assert len(list(every_part(tmp_path))) == 2
+
+
 def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_path: Path) -> None:
     made = Store(tmp_path / "made")
     lower = publish(made, 0, parts=[0])
