@@ -23,7 +23,7 @@ from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreEr
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.pool import PARTS, PartId, every_part, part_paths, references
 from cache.show import human_size
-from cache.store import OWN_NAMES, Record, Store, remove_records
+from cache.store import OWN_NAMES, RECORD, Record, Store, remove_records
 from cache.tables import read_columns
 from cache.untrusted import is_name
 
@@ -156,11 +156,12 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
     kept, waiting = dict(reasons), list(reasons)
     while waiting:
         id = waiting.pop()
-        if not store.exists(id):  # a source, or a run's artifact not made yet
+        aside = store.root / "aside" / id / RECORD  # by a remake that was killed: it comes back
+        if not store.exists(id) and not aside.exists():  # a source, or a run's artifact not made yet
             _refuse_lost(store, id, kept[id])
             continue
         try:
-            record = records.get(id) or store.record(id)
+            record = records.get(id) or (store.record(id) if store.exists(id) else Record.load(aside))
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
                 f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
@@ -173,6 +174,8 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
 
 
 def _refuse_lost(store: Store, id: str, why: str) -> None:
+    if (store.root / "artifacts" / id).is_symlink():
+        store.record(id)  # says so
     folder = next((root / "artifacts" / id for root in store.roots if (root / "artifacts" / id).is_dir()), None)
     if folder is not None:
         raise StoreError(
@@ -273,7 +276,7 @@ def stats_below(folder: Path) -> Iterator[os.stat_result]:
 def folders_in(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.name: path for path in paths if is_name(path.name) and path.is_dir()}
+    return {path.name: path for path in paths if is_name(path.name) and path.is_dir() and not path.is_symlink()}
 
 
 def readable(root: Path, id: str) -> Record | None:

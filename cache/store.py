@@ -137,12 +137,15 @@ class Store:
 
     def layer(self, artifact: str) -> Path:
         """Return the root of the store that holds an artifact; one's own where none does."""
-        roots = (root for root in self.roots if not self.hides(root, artifact))
-        holding = (root for root in roots if (root / "artifacts" / artifact / RECORD).exists())
-        return next(holding, self.root)
+        for root in self.roots:
+            folder = root / "artifacts" / artifact
+            if not self.hides(root, artifact) and (folder / RECORD).exists() and not folder.is_symlink():
+                return root
+        return self.root
 
     def partial(self, artifact: str) -> Path:
-        """Return the folder in which an artifact is being made."""
+        """Return the folder in which an artifact is being made; raises `StoreError` if a link has its place."""
+        self._refuse_link(artifact)
         return self.root / "partial" / self.path(artifact).name
 
     def _own(self, artifact: str) -> Path:
@@ -150,11 +153,21 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        return (self.path(artifact) / RECORD).exists()
+        folder = self.path(artifact)
+        return (folder / RECORD).exists() and not folder.is_symlink()
+
+    def _refuse_link(self, artifact: str) -> None:
+        folder = self._own(artifact)
+        if folder.is_symlink():
+            raise StoreError(
+                f"{folder}: is a link to {os.readlink(folder)}, which may lie anywhere; wanted the folder itself: move it here, "
+                "or delete the link and give the store that holds the artifact with --below"
+            )
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
         if not self.exists(artifact):
+            self._refuse_link(artifact)
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
         path = self.path(artifact) / RECORD
         record = Record.load(path)
@@ -186,6 +199,8 @@ class Store:
         ids = [*self, *(self.lost(with_copy=False) if lost else ())]
         found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
         if not found:
+            if is_name(prefix):
+                self._refuse_link(prefix)
             raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
         of_stage = [name for name in found if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
         return [prefix] if prefix in found else of_stage or found
@@ -229,6 +244,7 @@ class Store:
             for name in self._folders()
             if not self.exists(name)
             and (folder := self._own(name)).is_dir()
+            and not folder.is_symlink()
             and ((folder / PROGRESS / RECORD).exists() or not with_copy)
         ]
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cache.errors import CorruptArtifactError, SchemaError
+from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.gc import folders_in, readable, size_of, stage_of, survey
 from cache.pool import every_part, part_paths, references
 from cache.show import human_size
@@ -67,7 +67,7 @@ def usage(store: Store) -> Usage:
     found.other_bytes = found.total_bytes - sum(share.size_bytes for share in shares)
     try:
         found.freed_bytes = survey(store).size_bytes
-    except (CorruptArtifactError, SchemaError) as error:
+    except SevilaError as error:
         found.problem = str(error)
     return found
 

@@ -115,7 +115,9 @@ class Verification:
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
-            if folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
+            if folder.is_symlink():
+                self.told.append(f"{folder}: a link, not an artifact's folder; nothing of it is read")
+            elif folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
                 self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
         self._memory("memory", [root / "digests.json", *run_files(root, RECENT)])
@@ -176,7 +178,7 @@ class Verification:
 
     def _gone(self, id: str, why: str) -> None:
         path = self.store.path(id)
-        if path.is_dir():  # only its record is gone
+        if path.is_dir() and not path.is_symlink():  # only its record is gone
             self.artifacts([id])
         elif id not in self._ids:
             self._ids.add(id)
@@ -272,7 +274,7 @@ def _told(wanted: Mapping[str, Any]) -> str:
 def _refused(path: Path) -> str:
     """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
     try:
-        if path.suffix == ".h5":
+        if path.suffix == ".h5" and "pool" in path.parts[-5:-4]:  # artifacts of version 1 hold groups of arrays
             ArrayFile(path).close()
         elif path.suffix == ".parquet":
             read_head([path], 1)
@@ -287,7 +289,11 @@ def _refused(path: Path) -> str:
 def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
     """Return what of a whole note contradicts the record it belongs to."""
     if path.name == RECORD:
-        return "" if content == asdict(record) else "another record than the artifact's"
+        written = asdict(record)
+        differing = sorted(key for key in written.keys() | content.keys() if written.get(key) != content.get(key))
+        return (
+            f"differs from the whole record {path.parents[1] / RECORD} in {', '.join(differing)}" if differing else ""
+        )
     known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
     return "" if known else "names other files than the record"
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
 from cache.files import disk_errors, sync
-from cache.fingerprint import fingerprint
+from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_copies, read_note, write_note
 from cache.pool import PARTS, PartId, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
@@ -132,17 +132,48 @@ def _copy(folder: Path) -> dict[str, Any]:
         return read_copies(folder / RECORD, folder / PROGRESS / RECORD)
 
 
+def _mend_copy(store: Store, id: str) -> bool:
+    """Make a record and its copy the same again, and return whether it was the record that changed.
+
+    Raises:
+        StoreError: both are whole and of this artifact, and the files do not tell which of them is right.
+    """
+    record, folder = store.record(id), store.path(id)
+    own, copy = folder / RECORD, folder / PROGRESS / RECORD
+    with suppress(CorruptArtifactError, FileNotFoundError):
+        other = Record.load(copy)
+        is_own = artifact_id(other.stage, other.version, other.config, other.inputs) == other.id == id
+        fits = [_fits(record, folder), _fits(other, folder)]
+        if is_own and fits[0] == fits[1]:
+            raise StoreError(
+                f"{own} and {copy} are both whole and differ, and {'both fit' if fits[0] else 'neither fits'} the files: delete "
+                "the wrong one, then repair again"
+            )
+        if is_own and fits[1]:
+            write_note(own, asdict(other))
+            log.warning("%s: differed from its copy, which fits the files, and was rebuilt from that", own)
+            return True
+    write_note(copy, asdict(record))
+    log.info("%s: rebuilt the copy of its record", id)
+    return False
+
+
+def _fits(record: Record, folder: Path) -> bool:
+    """Whether the files of an artifact are those of a record."""
+    paths = {inside(folder, name): wanted for name, wanted in record.files.items()}
+    return all(path.is_file() and file_digest(path) == wanted["sha256"] for path, wanted in paths.items())
+
+
 def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequence[PartId]) -> None:
     """Repair an artifact's files and notes, and those parts of the pool that it is the one to make."""
     store = run.store
+    if any(problem.name == f"{PROGRESS}/{RECORD}" for problem in problems) and _mend_copy(store, id):
+        return
     record, folder = store.record(id), store.path(id)
     for problem in sorted(problems, key=lambda problem: problem.piece == "plan"):  # which is mended from the notes
         if problem.piece == "plan":
             _mend_plan(record, folder)
-        elif problem.name == f"{PROGRESS}/{RECORD}":
-            write_note(folder / PROGRESS / RECORD, asdict(record))
-            log.info("%s: rebuilt the copy of its record", id)
-        elif problem.piece == "note":
+        elif problem.piece == "note" and problem.name != f"{PROGRESS}/{RECORD}":
             _mend_note(record, folder / problem.name)
     damaged = {problem.name for problem in problems if problem.piece == "file"}
     if not damaged and not parts:

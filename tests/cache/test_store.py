@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from cache.errors import CorruptArtifactError, StoreError
+from cache.gc import survey
+from cache.names import pinning
 from cache.notes import write_note
 from cache.store import Record, Store, artifact_id, describe_files
+from cache.verify import Verification
 
 
 def publish(store: Store, config: dict[str, object], content: bytes = b"content") -> str:
@@ -18,6 +21,32 @@ def publish(store: Store, config: dict[str, object], content: bytes = b"content"
     files = describe_files(folder, ["things.bin"])
     store.publish(Record(id, "make_things", 1, "things", dict(config), {}, files=files))
     return id
+
+
+def test_a_link_in_an_artifacts_place_is_told_and_not_read_though_the_stores_root_may_be_one(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (tmp_path / "disk").mkdir()
+    root.symlink_to(tmp_path / "disk")
+    id = publish(Store(root), {})
+    assert list(Store(root)) == [id]
+    folder = Store(root).path(id)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    store = Store(root)
+    assert not list(store) and not store.exists(id) and not survey(store).goes
+    for read in (store.record, store.find, store.partial):
+        with pytest.raises(StoreError, match=f"{folder}: is a link"):
+            read(id)
+    found = Verification(store)
+    found.rest()
+    assert found.told == [f"{folder}: a link, not an artifact's folder; nothing of it is read"]
+    with pinning(store, "x", "recipe", {}, []) as pins:
+        pins.add(id, "make", "")
+    with pytest.raises(StoreError, match="is a link"):
+        survey(store)
+    found = Verification(store)
+    found.rest()
+    assert [problem.path for problem in found.problems] == [folder]
 
 
 def test_published_artifact_is_read_back_with_its_record(tmp_path: Path) -> None:

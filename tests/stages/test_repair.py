@@ -178,6 +178,30 @@ def test_record_and_its_copy_damaged_both_mend_each_other(store: Path) -> None:
     assert_repaired(store, before, damaged)
 
 
+@pytest.mark.parametrize("name", ["record.json", "progress/record.json"])
+def test_of_two_whole_records_that_differ_the_one_that_fits_the_files_stays(name: str, store: Path) -> None:
+    before = contents(store)
+    path = one(store, f"artifacts/sample_frames-*/{name}")
+    content = read_note(path)
+    for file in content["files"].values():
+        file["sha256"] = "0" * 64
+    write_note(path, content)
+    assert main(["cache", "verify", "--all", "--repair", "--store", f"{store}"]) == 0
+    assert_repaired(store, before, [path])
+
+
+def test_of_two_whole_records_that_differ_in_what_no_file_tells_none_is_chosen(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = one(store, "artifacts/sample_frames-*/record.json")
+    write_note(path, read_note(path) | {"rows": {"videos": 1}})
+    before = contents(store)
+    assert main(["cache", "verify", "--all", "--repair", "--store", f"{store}"]) == 1
+    said = capsys.readouterr().out
+    assert "in rows" in said and f"not repaired: {path} and" in said and "delete the wrong one" in said
+    assert contents(store) == before
+
+
 @pytest.mark.slow
 def test_repair_that_was_killed_goes_on(demo: Path, store: Path) -> None:
     before = contents(store)
