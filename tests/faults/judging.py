@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import stages.chain  # noqa: F401 - declares the stages
 from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.stage import STAGES

@@ -321,7 +321,8 @@ def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
             assert bound[0] <= bound[1]
 
 
-cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+# Not "\r": the csv module writes it unquoted where lines end in "\n", and reads it as the end of a line.
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=6) | st.sampled_from(
     ["0", "7", "-1", "nan", "a/b", '"']
 )
 
