@@ -76,7 +76,12 @@ def repair(run: RunContext, found: Verification) -> list[str]:
             for id in _makers(run, part, those):
                 makers.setdefault(id, []).append(part)
     for id in _upstream_first(store, dict.fromkeys([*damage, *makers])):
-        with _told(failed), _own_copy(store, id) if id in damage else nullcontext():
+        # One repair of an artifact at a time: a second one would clear the folder that the first takes the pieces from.
+        with (
+            _told(failed),
+            store.lock(f"{id}.repair/all"),
+            _own_copy(store, id) if id in damage else nullcontext(),
+        ):
             _repair(run, id, damage.get(id, ()), makers.get(id, ()))
     return list(dict.fromkeys(failed))
 
