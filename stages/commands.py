@@ -17,6 +17,7 @@ from cache.errors import RecipeError
 from stages.options import store_of
 
 if TYPE_CHECKING:
+    from cache.store import Store
     from pipeline.recipe import Recipe
     from pipeline.sources import Sources
     from pipeline.stage import RunContext
@@ -185,7 +186,6 @@ def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe,
     import stages.chain  # noqa: F401
     from pipeline.recipe import load
     from pipeline.sources import Sources
-    from pipeline.stage import RunContext
     from stages.demo import DEMO, places_in
 
     store = store_of(options)
@@ -194,7 +194,14 @@ def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe,
     if options.recipe == DEMO and not any(places.values()):
         places = places_in(store, options.seed or 0)
     sources = Sources(store.digests, places, download)
-    run = RunContext(
+    return recipe, run_context(options, store, sources), sources
+
+
+def run_context(options: argparse.Namespace, store: Store, sources: Sources) -> RunContext:
+    """Return how and where the options say to run."""
+    from pipeline.stage import RunContext
+
+    return RunContext(
         store,
         device=options.device,
         batch_tokens=options.batch_tokens,
@@ -204,4 +211,3 @@ def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe,
         processes=options.processes,
         tensorboard=options.tensorboard,
     )
-    return recipe, run, sources

@@ -84,18 +84,10 @@ def _repaired(
     import stages.chain  # noqa: F401 - declares the stages
     from pipeline.rebuild import repair
     from pipeline.sources import Sources
-    from pipeline.stage import RunContext
+    from stages.commands import run_context
 
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
-    run = RunContext(
-        store,
-        device=options.device,
-        batch_tokens=options.batch_tokens,
-        decode_workers=options.decode_workers,
-        shard_bytes=int(options.shard_megabytes * 2**20),
-        sources=Sources(store.digests, places, download=False),
-        processes=options.processes,
-    )
+    run = run_context(options, store, Sources(store.digests, places, download=False))
     failed: list[str] = []
     for _ in range(ROUNDS):
         before = found.problems
