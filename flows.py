@@ -1,4 +1,4 @@
-"""The chain as Prefect flows, for deployments, schedules and workers. The only file that imports prefect.
+"""The chain as Prefect flows, for deployments, schedules and workers. Only this and dispatch.py import prefect.
 
 Prefect starts, places, retries and shows; what is already made only the store knows. No task is cached or persisted, and nothing
 larger than ids and recipe names passes through Prefect. Without a server, use `sevila run`.
@@ -13,37 +13,28 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
-from prefect import flow, get_client, task
+from prefect import flow, task
 from prefect.artifacts import (
     create_markdown_artifact,
-    create_progress_artifact,
     create_table_artifact,
-    update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.deployments import run_deployment
 from prefect.logging.handlers import APILogHandler
-from prefect.runtime import flow_run as this_run
-from prefect.states import Cancelling, Completed, Failed, State
+from prefect.states import Completed, Failed, State
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.errors import OF_THE_MACHINE, SevilaError, sentence
 from cache.store import Store, stores_below
+from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces_of, key_of, make_by
 from pipeline.benchmark import Row, load_matrix
-from pipeline.build import Make, build, pieces
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
-from pipeline.stage import STAGES, Artifact, Config, RunContext, Stage
+from pipeline.stage import STAGES, Artifact, RunContext, Stage
 from stages.benchmark import run_night
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
@@ -55,12 +46,6 @@ from stages.steps import Run, RunOnly, RunPiece, setting
 from stages.summary import summary
 
 log = logging.getLogger("sevila")
-
-PIECES = "sevila-piece/gpu"  # the deployment that pieces are handed to
-ASK_SECONDS = 2.0
-TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
-BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
-OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
 
 class Places(BaseModel):
@@ -106,7 +91,7 @@ Settings = Annotated[tuple[str, ...], Field(description="changes to the recipe, 
 StageName = Annotated[str, Field(description="the stage to make", json_schema_extra={"enum": list(STAGES)})]
 
 
-@flow(name="sevila", on_cancellation=[lambda flow, run, state: _cancel_pieces_of(run.id)])
+@flow(name="sevila", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
 def sevila(
     recipe: RecipeName = "demo",
     settings: Settings = (),
@@ -136,7 +121,7 @@ def sevila(
     def work() -> State[str]:
         chosen, run, sources = _opened(**request)
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
-            steps = Run(chosen, run, pin, _make(execution, request))
+            steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         _show_summary(chosen.name, steps.made, summary(steps.made, found))
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
@@ -145,7 +130,7 @@ def sevila(
     return _told(work)
 
 
-@flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: _cancel_pieces_of(run.id)])
+@flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
 def sevila_stage(
     stage: StageName,
     recipe: RecipeName = "demo",
@@ -171,7 +156,7 @@ def sevila_stage(
     def work() -> State[str]:
         chosen, run, sources = _opened(**request)
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            made = RunOnly(stage, chosen, run, again, pin, _make(execution, request)).walk(chain_of(chosen), sources)
+            made = RunOnly(stage, chosen, run, again, pin, make_by(request)).walk(chain_of(chosen), sources)
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
 
@@ -291,116 +276,20 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-def _make(execution: Execution, request: dict[str, Any]) -> Make:
-    """Return what makes an artifact: `build`, after the workers of the GPU pool have made its pieces where it needs one."""
-    if execution.dispatch == "here":
-        return build
-
-    def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        if stage.gpu:
-            _have_made(stage, cfg, run, inputs, request)
-        return build(stage, cfg, run, inputs)
-
-    return make
-
-
-def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]) -> None:
-    """Hand the pieces of an artifact that nobody has made to the workers, and return when all are made.
-
-    A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
-    the work: what its pieces are at is skipped here, and looked for again.
-
-    Raises:
-        SevilaError: a piece cannot be made, for the reason given, or was cancelled.
-    """
-    left = pieces(stage, cfg, run, inputs)
-    id, n_pieces = stage.artifact_id(cfg, inputs), len(left)
-    if not left:
-        return
-    log.info("%s: %d pieces of %s for the workers of pool gpu", stage.name, n_pieces, id)
-    bar: Any = create_progress_artifact(0.0, _key(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
-    tries: Counter[int] = Counter()
-    with get_client(sync_client=True) as client:
-        while left:
-            waiting: dict[int, UUID] = {}
-            try:
-                for piece in left:
-                    asked: Any = run_deployment(
-                        PIECES,
-                        parameters={**request, "artifact": id, "piece": piece},
-                        timeout=0,
-                        flow_run_name=f"{id} {'whole' if piece < 0 else piece}",
-                        tags=[_pieces_tag(this_run.id)],
-                    )
-                    waiting[piece] = asked.id
-                n_left = _wait(
-                    client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces))
-                )
-            finally:
-                _cancel(client, list(waiting.values()))
-            left = pieces(stage, cfg, run, inputs)
-            if len(left) == n_left and left:
-                time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
-
-
-def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> int:
-    """Return when the runs of all pieces have ended, removing them, with how many of them have not succeeded."""
-    n_failed = 0
-    while waiting:
-        time.sleep(ASK_SECONDS)
-        for piece, run_id in list(waiting.items()):
-            state = client.read_flow_run(run_id).state
-            if state is None or not state.is_final():
-                continue
-            del waiting[piece]
-            if state.is_completed():
-                tell(len(waiting) + n_failed)
-                continue
-            n_failed += 1
-            tries[piece] += 1
-            may_succeed = state.is_crashed() or state.name == OF_A_MACHINE
-            log.warning("piece %d: %s: %s", piece, state.name, state.message)
-            if not may_succeed or tries[piece] >= TRIES:
-                raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
-    return n_failed
-
-
-def _pieces_tag(run_id: Any) -> str:
-    return f"pieces-of-{run_id}"
-
-
-def _cancel_pieces_of(run_id: Any) -> None:
-    """Cancel the pieces that a cancelled run has handed out."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-
-    with get_client(sync_client=True) as client:
-        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(run_id)]))
-        _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
-
-
-def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
-    for run_id in run_ids:
-        state = client.read_flow_run(run_id).state
-        if state is not None and not state.is_final():
-            client.set_flow_run_state(run_id, Cancelling())
-
-
 def _split(places: str) -> list[str]:
     return [place for place in places.split(os.pathsep) if place]
 
 
-def _key(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", text.lower())  # all that Prefect allows
-
-
 def _show_summary(recipe: str, made: Sequence[Artifact], text: str) -> None:
     """Keep the text as an artifact in Prefect, one key per recipe, so that its page is the recipe's history; and what failed."""
-    create_markdown_artifact(f"```\n{text}\n```", _key(f"sevila-{recipe}"), f"Artifacts and metrics of recipe {recipe}")
+    create_markdown_artifact(
+        f"```\n{text}\n```", key_of(f"sevila-{recipe}"), f"Artifacts and metrics of recipe {recipe}"
+    )
     rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
     failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
-        create_table_artifact(table, _key(f"sevila-{recipe}-failed-videos"), "Videos that could not be read, and why")
+        create_table_artifact(table, key_of(f"sevila-{recipe}-failed-videos"), "Videos that could not be read, and why")
 
 
 @contextmanager
@@ -438,7 +327,7 @@ def sevila_benchmark(
         given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, tell=_tell_row)
-        create_markdown_artifact(night_markdown(night), _key(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
+        create_markdown_artifact(night_markdown(night), key_of(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
         if night.verdict:
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)

@@ -15,7 +15,8 @@ ROOMS = {
     "cache": {"cache"},
     "pipeline": {"pipeline", "cache"},
     "stages": {"stages", "pipeline", "cache"},
-    "flows": {"flows", "stages", "pipeline", "cache"},
+    "dispatch": {"dispatch", "stages", "pipeline", "cache"},
+    "flows": {"flows", "dispatch", "stages", "pipeline", "cache"},
     "cli": {"cli", "stages", "pipeline", "cache"},
 }
 OWNERS = {
@@ -29,7 +30,7 @@ OWNERS = {
     "webvtt": {"pipeline"},
     "tqdm": {"stages"},
     "matplotlib": {"stages"},
-    "prefect": {"flows"},
+    "prefect": {"flows", "dispatch"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors.
 KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py"}

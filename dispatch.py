@@ -1,0 +1,136 @@
+"""Who makes the pieces of an artifact: the worker that has the run, or the workers of the GPU pool.
+
+Dispatch is Prefect's: a piece is a flow run of its own, and nothing but ids and recipe names passes. What is made, and
+what is being made, only the store knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.deployments import run_deployment
+from prefect.runtime import flow_run as this_run
+from prefect.states import Cancelling
+
+from cache.errors import SevilaError
+from pipeline.build import Make, build, pieces
+from pipeline.stage import Artifact, Config, RunContext, Stage
+
+log = logging.getLogger("sevila")
+
+PIECES = "sevila-piece/gpu"  # the deployment that pieces are handed to
+ASK_SECONDS = 2.0
+TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
+BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
+OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
+
+
+def make_by(request: dict[str, Any]) -> Make:
+    """Return what makes an artifact: `build`, after the workers of the GPU pool have made its pieces where it needs one.
+
+    Args:
+        request: The parameters that a run shares with the pieces it hands out.
+    """
+    if request["execution"]["dispatch"] == "here":
+        return build
+
+    def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+        if stage.gpu:
+            _have_made(stage, cfg, run, inputs, request)
+        return build(stage, cfg, run, inputs)
+
+    return make
+
+
+def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]) -> None:
+    """Hand the pieces of an artifact that nobody has made to the workers, and return when all are made.
+
+    A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
+    the work: what its pieces are at is skipped here, and looked for again.
+
+    Raises:
+        SevilaError: a piece cannot be made, for the reason given, or was cancelled.
+    """
+    left = pieces(stage, cfg, run, inputs)
+    id, n_pieces = stage.artifact_id(cfg, inputs), len(left)
+    if not left:
+        return
+    log.info("%s: %d pieces of %s for the workers of pool gpu", stage.name, n_pieces, id)
+    bar: Any = create_progress_artifact(0.0, key_of(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
+    tries: Counter[int] = Counter()
+    with get_client(sync_client=True) as client:
+        while left:
+            waiting: dict[int, UUID] = {}
+            try:
+                for piece in left:
+                    asked: Any = run_deployment(
+                        PIECES,
+                        parameters={**request, "artifact": id, "piece": piece},
+                        timeout=0,
+                        flow_run_name=f"{id} {'whole' if piece < 0 else piece}",
+                        tags=[_pieces_tag(this_run.id)],
+                    )
+                    waiting[piece] = asked.id
+                n_left = _wait(
+                    client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces))
+                )
+            finally:
+                _cancel(client, list(waiting.values()))
+            left = pieces(stage, cfg, run, inputs)
+            if len(left) == n_left and left:
+                time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
+
+
+def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> int:
+    """Return when the runs of all pieces have ended, removing them, with how many of them have not succeeded."""
+    n_failed = 0
+    while waiting:
+        time.sleep(ASK_SECONDS)
+        for piece, run_id in list(waiting.items()):
+            state = client.read_flow_run(run_id).state
+            if state is None or not state.is_final():
+                continue
+            del waiting[piece]
+            if state.is_completed():
+                tell(len(waiting) + n_failed)
+                continue
+            n_failed += 1
+            tries[piece] += 1
+            may_succeed = state.is_crashed() or state.name == OF_A_MACHINE
+            log.warning("piece %d: %s: %s", piece, state.name, state.message)
+            if not may_succeed or tries[piece] >= TRIES:
+                raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+    return n_failed
+
+
+def _pieces_tag(run_id: Any) -> str:
+    return f"pieces-of-{run_id}"
+
+
+def cancel_pieces_of(run_id: Any) -> None:
+    """Cancel the pieces that a cancelled run has handed out."""
+    with get_client(sync_client=True) as client:
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(run_id)]))
+        _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
+
+
+def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
+    for run_id in run_ids:
+        state = client.read_flow_run(run_id).state
+        if state is not None and not state.is_final():
+            client.set_flow_run_state(run_id, Cancelling())
+
+
+def key_of(text: str) -> str:
+    """Return the text as a key of a Prefect artifact: lower case, digits and dashes are all that is allowed."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())
