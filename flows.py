@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,17 @@ from typing import Annotated, Any, Literal
 from prefect import flow, task
 from prefect.artifacts import (
     create_markdown_artifact,
+    create_progress_artifact,
     create_table_artifact,
+    update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run as this_run
+from prefect.runtime import task_run as this_task
 from prefect.states import Completed, Failed, State
+from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.errors import OF_THE_MACHINE, SevilaError, sentence
@@ -40,12 +47,15 @@ from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
 from stages.demo import DEMO, places_in
 from stages.named_runs import pinned
+from stages.progress import Show, shown_by
 from stages.results import Results
 from stages.sample_frames import Frames
 from stages.steps import Run, RunOnly, RunPiece, setting
-from stages.summary import summary
+from stages.summary import summary_markdown
 
 log = logging.getLogger("sevila")
+
+SILENT_SECONDS = 60.0  # without progress, after it could not be shown
 
 
 class Places(BaseModel):
@@ -123,7 +133,7 @@ def sevila(
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        _show_summary(chosen.name, steps.made, summary(steps.made, found))
+        _show_summary(f"Recipe `{chosen.name}`", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
@@ -156,7 +166,10 @@ def sevila_stage(
     def work() -> State[str]:
         chosen, run, sources = _opened(**request)
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            made = RunOnly(stage, chosen, run, again, pin, make_by(request)).walk(chain_of(chosen), sources)
+            steps = RunOnly(stage, chosen, run, again, pin, make_by(request))
+            made = steps.walk(chain_of(chosen), sources)
+        title = f"Stage `{stage}` of recipe `{chosen.name}`"
+        _show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
 
@@ -225,7 +238,7 @@ def _opened(
 
 def _told(work: Callable[[], State[Any]]) -> State[Any]:
     """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
-    with _log_of_stages_in_run_log():
+    with _logs_in_run_log(), shown_by(_progress_artifacts()):
         try:
             return work()
         except SevilaError as error:
@@ -280,27 +293,71 @@ def _split(places: str) -> list[str]:
     return [place for place in places.split(os.pathsep) if place]
 
 
-def _show_summary(recipe: str, made: Sequence[Artifact], text: str) -> None:
-    """Keep the text as an artifact in Prefect, one key per recipe, so that its page is the recipe's history; and what failed."""
-    create_markdown_artifact(
-        f"```\n{text}\n```", key_of(f"sevila-{recipe}"), f"Artifacts and metrics of recipe {recipe}"
-    )
+def _show_summary(
+    title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
+) -> None:
+    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
+    by = f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{made[0].store.root}`."
+    page = f"# {title}\n\n{by}\n\n{summary_markdown(made, settings, found)}"
+    create_markdown_artifact(page, key, f"{title}: what was made")
     rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
     failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
-        create_table_artifact(table, key_of(f"sevila-{recipe}-failed-videos"), "Videos that could not be read, and why")
+        create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
+
+
+def _progress_artifacts() -> Show:
+    """Return what shows the progress of a loop as an artifact of the step, or else the flow run, that it belongs to."""
+    shown: dict[str, Any] = {}
+    process, silent_until = os.getpid(), 0.0
+
+    def show(what: str, percent: float, words: str) -> None:
+        nonlocal silent_until
+        key = key_of(f"{what}-{this_task.id or this_run.id}")
+        is_over_at_once = percent >= 100 and key not in shown
+        if os.getpid() != process or is_over_at_once or time.monotonic() < silent_until:
+            return
+        try:
+            if key in shown:
+                update_progress_artifact(shown[key], percent, f"{what}: {words}")
+            else:
+                shown[key] = create_progress_artifact(percent, key, f"{what}: {words}")
+        except Exception as error:  # a server that is gone for a while is no reason to fail a step
+            log.warning("progress is not shown: %s", error)
+            silent_until = time.monotonic() + SILENT_SECONDS
+
+    return show
 
 
 @contextmanager
-def _log_of_stages_in_run_log() -> Iterator[None]:
+def _logs_in_run_log() -> Iterator[None]:
+    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too."""
+    run_id, seen = this_run.id, "is_in_run_log"
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """Prefect's own lines are there already; others may come by two loggers, or from a thread that knows of no run."""
+        if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
+            return False
+        setattr(record, seen, True)
+        if FlowRunContext.get() is None and TaskRunContext.get() is None:
+            record.flow_run_id = run_id
+        return True
+
     handler = APILogHandler()
-    log.addHandler(handler)
+    handler.addFilter(is_new)
+    # The root, and those who keep their lines from it.
+    loggers = [logging.getLogger(name) for name in (None, "transformers", "huggingface_hub")]
+    for logger in loggers:
+        logger.addHandler(handler)
     log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 @flow(name="sevila-benchmark")
