@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,10 +36,13 @@ from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.errors import OF_THE_MACHINE, SevilaError, sentence
+from cache.names import NAME
 from cache.store import Store, stores_below
 from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces_of, key_of, make_by
 from pipeline.benchmark import Row, load_matrix
+from pipeline.benchmark import available as matrices
 from pipeline.recipe import Recipe, load
+from pipeline.recipe import available as recipes
 from pipeline.sources import Sources
 from pipeline.stage import STAGES, Artifact, RunContext, Stage
 from stages.benchmark import run_night
@@ -58,10 +61,19 @@ log = logging.getLogger("sevila")
 SILENT_SECONDS = 60.0  # without progress, after it could not be shown
 
 
+# Fields are told by their names, as `-p` takes them.
+FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
+
+
+def _name_or_file(names: Iterable[str]) -> str:
+    """Return a pattern of these names, or the path of a .toml file."""
+    return rf"^({'|'.join(names)}|.+\.toml)$"
+
+
 class Places(BaseModel):
     """Where things lie on the workers. Empty: what SEVILA_... or sevila.toml say there."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = FORM
 
     annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
     videos: str = Field(default="", description="folder of the videos, likewise")
@@ -74,7 +86,7 @@ class Places(BaseModel):
 class Execution(BaseModel):
     """Speed and place; never part of an artifact's identity."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = FORM
 
     dispatch: Literal["workers", "here"] = Field(
         default="workers",
@@ -91,14 +103,13 @@ class Execution(BaseModel):
     )
 
 
-Seed = Annotated[
-    int | None, Field(ge=0, description="seed of all that is random in the stages; empty: as the recipe says")
-]
-RecipeName = Annotated[
-    str, Field(description="name of a recipe (`sevila recipes`), or path of a .toml file on the workers")
-]
-Settings = Annotated[tuple[str, ...], Field(description="changes to the recipe, each `stage.key=value`")]
-StageName = Annotated[str, Field(description="the stage to make", json_schema_extra={"enum": list(STAGES)})]
+# What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is
+# refused before there is a run, so by patterns where one can say it.
+Seed = Annotated[int | None, Field(ge=0)]
+RecipeName = Annotated[str, Field(pattern=_name_or_file(recipes()))]
+Setting = Annotated[str, Field(pattern=r"^ *[a-z_]+\.[a-z_]+ *=")]
+Settings = tuple[Setting, ...]
+StageName = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
 
 
 @flow(name="sevila", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
@@ -107,7 +118,7 @@ def sevila(
     settings: Settings = (),
     seed: Seed = None,
     chain: Literal["as the recipe says", "forward", "full"] = "as the recipe says",
-    name: str = "",
+    name: Annotated[str, Field(pattern=f"^({NAME.pattern})?$")] = "",
     places: Places = Places(),  # noqa: B008 - never changed
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[str]:
@@ -117,13 +128,13 @@ def sevila(
     the deployment's pull step leads. The recipe demo, when no place is given, brings its own small world.
 
     Args:
-        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file.
-        settings: Changes to it, each `stage.key=value`.
-        seed: Seed of everything that is random in the stages, and of the demo's world. Empty: as the recipe says.
-        chain: Which chain to walk: inference, or the trainings too.
-        name: Name under which everything the run makes is kept (`sevila runs`).
-        places: Where data, weights and artifacts lie on the workers.
-        execution: Speed and place.
+        recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
+        settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
+        seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
+        chain: which chain to walk: `forward` is inference, `full` the trainings too
+        name: name under which everything the run makes is kept (`sevila runs`); empty: none
+        places: where data, weights and artifacts lie on the workers
+        execution: speed and place
     """
     settings = (*settings, *([] if chain == "as the recipe says" else [f"chain.kind={chain}"]))
     request = _request(recipe, settings, seed, places, execution)
@@ -153,13 +164,13 @@ def sevila_stage(
     """Make one stage of a recipe's chain from what the store holds, wherever the chain has it.
 
     Args:
-        stage: The stage (`sevila stages`).
-        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file.
-        settings: Changes to it, each `stage.key=value`.
-        seed: Seed of everything that is random in the stages. Empty: as the recipe says.
-        again: Make it anew even if the store holds it.
-        places: Where data, weights and artifacts lie on the workers.
-        execution: Speed and place.
+        stage: the stage to make
+        recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
+        settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
+        seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
+        again: make it anew even if the store holds it; what was made from it is removed if its content has changed
+        places: where data, weights and artifacts lie on the workers
+        execution: speed and place
     """
     request = _request(recipe, settings, seed, places, execution)
 
@@ -189,13 +200,13 @@ def sevila_piece(
     """Make one piece of an artifact. Started by the other flows, which know which pieces are missing.
 
     Args:
-        artifact: Id of the artifact.
-        piece: Number of its shard; -1 for an artifact that is not made in shards.
-        recipe: The recipe in whose chain it is; this and the rest as in the run that asks.
-        settings: Changes to the recipe.
-        seed: Seed of everything that is random in the stages.
-        places: Where data, weights and artifacts lie on the workers.
-        execution: Speed and place.
+        artifact: id of the artifact
+        piece: number of its shard; -1 for an artifact that is not made in shards
+        recipe: the recipe in whose chain it is; this and the rest as in the run that asks
+        settings: changes to the recipe
+        seed: seed of all that is random in the stages
+        places: where data, weights and artifacts lie on the workers
+        execution: speed and place
     """
 
     def work() -> State[None]:
@@ -314,7 +325,7 @@ def _progress_artifacts() -> Show:
 
     def show(what: str, percent: float, words: str) -> None:
         nonlocal silent_until
-        key = key_of(f"{what}-{this_task.id or this_run.id}")
+        key = key_of(f"{what}-{str(this_task.id or this_run.id)[-8:]}")
         is_over_at_once = percent >= 100 and key not in shown
         if os.getpid() != process or is_over_at_once or time.monotonic() < silent_until:
             return
@@ -362,7 +373,7 @@ def _logs_in_run_log() -> Iterator[None]:
 
 @flow(name="sevila-benchmark")
 def sevila_benchmark(
-    matrix: str = "demo",
+    matrix: Annotated[str, Field(pattern=_name_or_file(matrices()))] = "demo",
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
     batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
     places: Places = Places(),  # noqa: B008
@@ -373,10 +384,10 @@ def sevila_benchmark(
     said by a paired test for accuracy, and by tolerances for throughput and peak memory.
 
     Args:
-        matrix: What to run: demo, nextqa, or path of a .toml file on the worker (`sevila benchmark --help`).
-        device: auto, the first GPU of the worker or else its CPU; cpu, cuda, cuda:1, ...
-        batch_tokens: Tokens in a forward pass, padding included; another number makes another speed.
-        places: Where data, weights and artifacts lie on the worker.
+        matrix: what to run: demo, nextqa, or path of a .toml file on the worker (docs/benchmark.md)
+        device: auto: the first GPU of the worker, else its CPU; or cpu, cuda, cuda:1, ...
+        batch_tokens: tokens in a forward pass, padding included; another number makes another speed
+        places: where data, weights and artifacts lie on the worker
     """
 
     def work() -> State[str]:

@@ -14,8 +14,8 @@ def aligned(lines: Cells) -> str:
     )
 
 
-def markdown(lines: Cells) -> str:
-    """Cells as a table in Markdown, the first line its head; columns as in `aligned`."""
+def markdown(lines: Cells, n_left: int = 1) -> str:
+    """Cells as a table in Markdown, the first line its head; the first `n_left` columns to the left, the others to the right."""
     head, *rest = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    rule = ["---", *["---:"] * (len(head) - 1)]
+    rule = ["---" if column < n_left else "---:" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))

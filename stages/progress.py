@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 # to be told of before.
 Show = Callable[[str, float, str], object]
 
-# A variable of the context: other threads, and processes started from here, show nothing.
+# A variable of the context: processes started from here do not have it.
 _show: ContextVar[Show | None] = ContextVar("show", default=None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.stage import Artifact
 from pipeline.text_table import markdown
@@ -50,10 +50,14 @@ def summary_markdown(made: Sequence[Artifact], settings: Sequence[str], found: A
         found: what the chain returned; None: one stage was run, so that everything made is what was asked for.
     """
     artifacts = {artifact.record.id: artifact for artifact in made}.values()
-    parts = _results(found) if isinstance(found, Results) else [text for one in artifacts for text in _figures(one)]
+    which = _which(made, settings)
+    if isinstance(found, Results):
+        parts = _results(found)
+    else:  # a forward chain, or one stage in all its occurrences
+        parts = [text for artifact in artifacts for text in _figures(artifact, which[artifact.record.id])]
     failures = [f"{what}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
     parts += ["## What failed", *failures] if failures else []
-    parts += ["## Every step", _steps(made, settings), "## What next", _next(list(artifacts), found)]
+    parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), found)]
     return "\n\n".join(parts)
 
 
@@ -63,37 +67,49 @@ def _results(results: Results) -> list[str]:
     learned = ["## What was learned", "\n".join(f"- {line}" for line in lines)] if lines else []
     ids = [[setting.row, setting.column, f"`{setting.metrics.id}`"] for setting in results.settings]
     ids = [["keyframes", "answered", "metrics"], *ids]
-    return ["## Metrics", results_table(results, markdown), *learned, "## Metrics of each setting", markdown(ids)]
+    return [
+        "## Metrics",
+        results_table(results, markdown),
+        *learned,
+        "## Metrics of each setting",
+        markdown(ids, n_left=3),
+    ]
 
 
-def _figures(artifact: Artifact) -> list[str]:
+def _figures(artifact: Artifact, which: str) -> list[str]:
     """Return what is to be told of one artifact beside its counts, as paragraphs."""
+    told: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
-        what = "Keyframes and the true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
-        return [f"## {what}", artifact.text(markdown), f"`{artifact.id}`"]
-    if isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
-        return ["## First answers", _code(lines)]
-    if isinstance(artifact, PseudoLabels):
-        return [f"## Pseudo-labels `{artifact.id}`", "\n".join(f"- {line}" for line in artifact.text().splitlines())]
-    if "curves" in artifact.tables and (line := training_line(Training(artifact.record.stage, artifact))):
-        return ["## Training", f"{line} (`{artifact.id}`)"]
-    return []
+        what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
+        told = [what, artifact.text(markdown)]
+    elif isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
+        told = ["First answers", _code(lines)]
+    elif isinstance(artifact, PseudoLabels):
+        told = ["Pseudo-labels", "\n".join(f"- {line}" for line in artifact.text().splitlines())]
+    elif "curves" in artifact.tables and (line := training_line(Training("Training", artifact))):
+        told = ["Training", line]
+    return [f"## {told[0]}{f': {which}' if which else ''}", *told[1:], f"`{artifact.id}`"] if told else []
 
 
-def _steps(made: Sequence[Artifact], settings: Sequence[str]) -> str:
-    which: dict[str, list[str]] = {}
+def _which(made: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
+    """Return by artifact which of the chain's steps it is; some are several."""
+    found: dict[str, list[str]] = {}
     for artifact, setting in zip(made, settings, strict=True):
-        which.setdefault(artifact.record.id, []).append(setting)
+        known = found.setdefault(artifact.record.id, [])
+        if setting and setting not in known:
+            known.append(setting)
+    more = {id: [f"{len(known) - SETTINGS_SHOWN} more"] for id, known in found.items() if len(known) > SETTINGS_SHOWN}
+    return {id: "; ".join([*known[:SETTINGS_SHOWN], *more.get(id, [])]) for id, known in found.items()}
+
+
+def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
     lines = []
-    for artifact in {artifact.record.id: artifact for artifact in made}.values():
-        record = artifact.record
-        told = list(filter(None, dict.fromkeys(which[record.id])))
-        more = f"; and {len(told) - SETTINGS_SHOWN} more" if len(told) > SETTINGS_SHOWN else ""
-        counts = [f"{count} {name.replace('_', ' ')}" for name, count in record.rows.items()]
+    for record in [artifact.record for artifact in artifacts]:
+        counts = [f"{count} {name.replace('_', ' ')}" for name, count in list(record.rows.items())[:1]]
         counts += [f"**{count} {reason}**" for reason, count in record.dropped.items()]
         finished = record.finished[:16].replace("T", " ")
-        lines.append([f"`{record.id}`", "; ".join(told[:SETTINGS_SHOWN]) + more, ", ".join(counts), finished])
-    return markdown([["artifact", "which", "holds", "made (UTC)"], *lines])
+        lines.append([f"`{record.id}`", which[record.id], ", ".join(counts), finished])
+    return markdown([["artifact", "which", "holds", "made (UTC)"], *lines], n_left=4)
 
 
 def _next(artifacts: Sequence[Artifact], found: Artifact | Results | None) -> str:
