@@ -67,7 +67,7 @@ FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name
 
 def _name_or_file(names: Iterable[str]) -> str:
     """Return a pattern of these names, or the path of a .toml file."""
-    return rf"^({'|'.join(names)}|.+\.toml)$"
+    return rf"^({'|'.join(names)}|.+[.]toml)$"
 
 
 class Places(BaseModel):
@@ -107,7 +107,7 @@ class Execution(BaseModel):
 # refused before there is a run, so by patterns where one can say it.
 Seed = Annotated[int | None, Field(ge=0)]
 RecipeName = Annotated[str, Field(pattern=_name_or_file(recipes()))]
-Setting = Annotated[str, Field(pattern=r"^ *[a-z_]+\.[a-z_]+ *=")]
+Setting = Annotated[str, Field(pattern=r"^ *\w+[.]\w+ *=")]
 Settings = tuple[Setting, ...]
 StageName = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
 
