@@ -39,7 +39,7 @@ from cache.errors import OF_THE_MACHINE, SevilaError, sentence
 from cache.names import NAME
 from cache.store import Store, stores_below
 from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces_of, key_of, make_by
-from pipeline.benchmark import Row, load_matrix
+from pipeline.benchmark import Matrix, Row, load_matrix
 from pipeline.benchmark import available as matrices
 from pipeline.recipe import Recipe, load
 from pipeline.recipe import available as recipes
@@ -308,14 +308,19 @@ def _show_summary(
     title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
 ) -> None:
     """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
-    by = f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{made[0].store.root}`."
-    page = f"# {title}\n\n{by}\n\n{summary_markdown(made, settings, found)}"
+    page = f"# {title}\n\n{_made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
     failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
         create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
+
+
+def _made_by(store: Store) -> str:
+    return (
+        f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
+    )
 
 
 def _progress_artifacts() -> Show:
@@ -394,8 +399,9 @@ def sevila_benchmark(
         chosen = load_matrix(matrix)
         given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, tell=_tell_row)
-        create_markdown_artifact(night_markdown(night), key_of(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
+        night = run_night(chosen, main, given, device, batch_tokens, tell=_teller(chosen))
+        page = f"{night_markdown(night)}\n\n{_made_by(main)}"
+        create_markdown_artifact(page, key_of(f"benchmark-{chosen.name}"), f"Benchmark `{chosen.name}`, night by night")
         if night.verdict:
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
@@ -403,5 +409,23 @@ def sevila_benchmark(
     return _told(work)
 
 
-def _tell_row(row: Row) -> None:
-    log.info("%s: %s", row.name, row.reason or f"{row.metric} {row.metric_percent} %")
+def _teller(matrix: Matrix) -> Callable[[Row], None]:
+    """Return what tells of each row as it comes, and how many of the settings are done."""
+    show, settings = (
+        _progress_artifacts(),
+        {(recipe, name) for recipe, of_one in matrix.recipes.items() for name in of_one},
+    )
+    left = set(settings)
+
+    def show_done() -> None:
+        n_done, n_settings = len(settings) - len(left), len(settings)
+        show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
+
+    def tell(row: Row) -> None:
+        percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
+        log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
+        left.discard((row.recipe, row.setting))
+        show_done()
+
+    show_done()
+    return tell
