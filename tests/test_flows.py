@@ -109,6 +109,11 @@ class Prefect:
         (found,) = self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
         return found
 
+    def artifact(self, key: str) -> str:
+        """Return the newest artifact of a key."""
+        (found,) = self.ask("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
+        return str(found["data"])
+
     def log_lines(self, name: str) -> list[str]:
         """Return the messages in a flow run's log, those of its tasks included, in order of time."""
         wanted = {"logs": {"flow_run_id": {"any_": [self.flow_run(name)["id"]]}}, "sort": "TIMESTAMP_ASC"}
@@ -168,11 +173,44 @@ def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifac
     lines = prefect.log_lines("first")
     assert sum(": made " in line for line in lines) == STEPS_OF_THE_CHAIN
     assert any(line.startswith("sample_frames: 1 failed") for line in lines)
-    keys = {"artifacts": {"key": {"any_": ["sevila-full", "sevila-full-failed-videos"]}}}
-    shown = {artifact["key"]: artifact["data"] for artifact in prefect.ask("artifacts/latest/filter", keys)}
-    assert "refined Localizer" in shown["sevila-full"] and "1 of 3 videos failed" in shown["sevila-full"]
-    failed = json.loads(shown["sevila-full-failed-videos"])
+    page = prefect.artifact("sevila-full")
+    assert "| refined Localizer |" in page and "1 of 3 videos failed" in page
+    assert all(f"`{pin.id}`" in page for pin in named_run(prefect.store, "nightly").artifacts)
+    assert f"[first](http://127.0.0.1:{prefect.port}" in page and prefect.flow_run("first")["id"] in page
+    failed = json.loads(prefect.artifact("sevila-full-failed-videos"))
     assert failed and all(row["reason"] for row in failed)
+
+
+def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect) -> None:
+    code = """
+import logging, threading, warnings
+from prefect import flow
+import transformers
+import flows
+
+@flow(flow_run_name="warned")
+def warned():
+    with flows._logs_in_run_log():
+        warnings.warn("of Python")
+        transformers.logging.get_logger("transformers.models").warning("of transformers")
+        thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))
+        thread.start()
+        thread.join()
+        logging.getLogger("h5py").info("nobody asked")
+
+warned()
+"""
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=REPOSITORY, env=prefect.environment, capture_output=True, check=True, timeout=60)
+    lines = [line.splitlines()[0].rpartition(": ")[2] for line in prefect.log_lines("warned")]
+    assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
+
+
+def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Prefect) -> None:
+    for deployment in prefect.ask("deployments/filter", {}):
+        assert deployment["description"].startswith("# ") and "sevila" in deployment["tags"]
+        if "piece" not in deployment["tags"]:
+            assert "```bash\nprefect deployment run " in deployment["description"].replace("\n ", "\n")
 
 
 def test_a_stage_is_run_again_from_what_the_store_holds(
@@ -190,6 +228,8 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
     made = set(prefect.store) - before
     assert made and all(id.startswith("select_keyframes-") for id in made)
     assert set(prefect.flow_run("stage")["state"]["message"].split()) >= made
+    page = prefect.artifact("sevila-full-select-keyframes")
+    assert all(f"`{id}`" in page for id in prefect.flow_run("stage")["state"]["message"].split())
 
 
 def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_finished_shards(
@@ -242,6 +282,8 @@ def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect)
         ("sevila/full-chain", "execution", {"decode_workers": 0}),
         ("sevila/full-chain", "places", {"video": "/data"}),
         ("sevila-stage/rerun", "stage", "score_frame"),
+        ("sevila/forward", "recipe", "nextq"),
+        ("sevila/forward", "settings", ["select_keyframes.k"]),
     ],
 )
 def test_a_bad_parameter_is_refused_before_a_run_exists(
