@@ -54,7 +54,8 @@ def summary_markdown(made: Sequence[Artifact], settings: Sequence[str], found: A
     if isinstance(found, Results):
         parts = _results(found)
     else:  # a forward chain, or one stage in all its occurrences
-        parts = [text for artifact in artifacts for text in _figures(artifact, which[artifact.record.id])]
+        metrics_first = sorted(artifacts, key=lambda artifact: not isinstance(artifact, (Metrics, MomentMetrics)))
+        parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
     failures = [f"{what}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
     parts += ["## What failed", *failures] if failures else []
     parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), found)]
