@@ -17,10 +17,11 @@ from uuid import UUID
 from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
-from prefect.states import Cancelling
+from prefect.states import Cancelling, State
 
 from cache.errors import SevilaError
 from pipeline.build import Make, build, pieces
@@ -117,10 +118,10 @@ def _pieces_tag(run_id: Any) -> str:
     return f"pieces-of-{run_id}"
 
 
-def cancel_pieces_of(run_id: Any) -> None:
-    """Cancel the pieces that a cancelled run has handed out."""
+def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Cancel the pieces that a cancelled run has handed out; Prefect calls this with these names when it has ended the run."""
     with get_client(sync_client=True) as client:
-        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(run_id)]))
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(flow_run.id)]))
         _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
 
 

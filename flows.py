@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cache.errors import OF_THE_MACHINE, SevilaError, sentence
 from cache.store import Store, stores_below
-from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces_of, key_of, make_by
+from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces, key_of, make_by
 from pipeline.benchmark import Row, load_matrix
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
@@ -91,7 +91,7 @@ Settings = Annotated[tuple[str, ...], Field(description="changes to the recipe, 
 StageName = Annotated[str, Field(description="the stage to make", json_schema_extra={"enum": list(STAGES)})]
 
 
-@flow(name="sevila", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
+@flow(name="sevila", on_cancellation=[cancel_pieces])
 def sevila(
     recipe: RecipeName = "demo",
     settings: Settings = (),
@@ -130,7 +130,7 @@ def sevila(
     return _told(work)
 
 
-@flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
+@flow(name="sevila-stage", on_cancellation=[cancel_pieces])
 def sevila_stage(
     stage: StageName,
     recipe: RecipeName = "demo",
