@@ -28,7 +28,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed, State
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.errors import OF_THE_MACHINE, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.store import Store, stores_below
 from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces, key_of, make_by
 from pipeline.benchmark import Row, load_matrix
@@ -36,6 +36,7 @@ from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import STAGES, Artifact, RunContext, Stage
 from stages.benchmark import run_night
+from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
 from stages.demo import DEMO, places_in
@@ -229,7 +230,7 @@ def _told(work: Callable[[], State[Any]]) -> State[Any]:
         try:
             return work()
         except SevilaError as error:
-            return Failed(message=str(error))
+            return Failed(message=str(error), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
@@ -271,6 +272,8 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
         state.result()
     except OSError as error:
         return error.errno in OF_THE_MACHINE
+    except MachineError:
+        return True
     except Exception:
         return False
     return False
@@ -326,13 +329,31 @@ def sevila_benchmark(
         chosen = load_matrix(matrix)
         given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, tell=_tell_row)
+        night = run_night(chosen, main, given, device, batch_tokens, _tell_row, _as_a_task)
         create_markdown_artifact(night_markdown(night), key_of(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
         if night.verdict:
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
     return _told(work)
+
+
+def _as_a_task(job: Job) -> list[Row]:
+    """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
+
+    @task(
+        name="setting",
+        task_run_name=f"{Path(job.recipe).stem} {job.setting}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=TRIES - 1,
+        retry_delay_seconds=BACK_OFF_SECONDS,
+        retry_condition_fn=_is_of_the_machine,
+    )
+    def run_setting() -> list[Row]:
+        return run_apart(job)
+
+    return run_setting()
 
 
 def _tell_row(row: Row) -> None:

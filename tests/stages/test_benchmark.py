@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import SevilaError
+from cache.errors import MachineError, SevilaError
 from cache.store import Store
 from cli import main
 from pipeline.benchmark import Measured, Row, available, holm, load_matrix
@@ -142,7 +142,7 @@ def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other
 
 
 def test_a_setting_whose_process_dies_is_an_error_of_its_own() -> None:
-    with pytest.raises(SevilaError, match="its process was ended by SIGKILL"):
+    with pytest.raises(MachineError, match="its process was ended by SIGKILL"):
         apart(die)
 
 
