@@ -1,4 +1,4 @@
-"""Who makes the pieces of an artifact: the worker that has the run, or the workers of the GPU pool.
+"""Who makes the pieces of an artifact: the worker that has the run, alone or helped by the others of its pool, or the GPU pool's.
 
 Dispatch is Prefect's: a piece is a flow run of its own, and nothing but ids and recipe names passes. What is made, and
 what is being made, only the store knows.
@@ -10,17 +10,19 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
-from prefect.states import Cancelling
+from prefect.states import Cancelling, State
 
 from cache.errors import SevilaError
 from pipeline.build import Make, build, pieces
@@ -28,7 +30,7 @@ from pipeline.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
-PIECES = "sevila-piece/gpu"  # the deployment that pieces are handed to
+PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the deployment that pieces are handed to
 ASK_SECONDS = 2.0
 TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
@@ -37,6 +39,8 @@ OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another wo
 
 def make_by(request: dict[str, Any]) -> Make:
     """Return what makes an artifact: `build`, after the workers of the GPU pool have made its pieces where it needs one.
+
+    Where it needs none, `build` is helped by whatever other workers of the CPU pool are free.
 
     Args:
         request: The parameters that a run shares with the pieces it hands out.
@@ -47,6 +51,9 @@ def make_by(request: dict[str, Any]) -> Make:
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         if stage.gpu:
             _have_made(stage, cfg, run, inputs, request)
+        elif stage.sharded:
+            with _helped(stage, cfg, run, inputs, request):
+                return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
     return make
@@ -56,7 +63,7 @@ def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]
     """Hand the pieces of an artifact that nobody has made to the workers, and return when all are made.
 
     A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
-    the work: what its pieces are at is skipped here, and looked for again.
+    the work: what its pieces are at is skipped here, and looked for again, the less often the longer nothing is finished.
 
     Raises:
         SevilaError: a piece cannot be made, for the reason given, or was cancelled.
@@ -68,31 +75,65 @@ def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]
     log.info("%s: %d pieces of %s for the workers of pool gpu", stage.name, n_pieces, id)
     bar: Any = create_progress_artifact(0.0, key_of(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
     tries: Counter[int] = Counter()
+    n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
     with get_client(sync_client=True) as client:
         while left:
             waiting: dict[int, UUID] = {}
             try:
                 for piece in left:
-                    asked: Any = run_deployment(
-                        PIECES,
-                        parameters={**request, "artifact": id, "piece": piece},
-                        timeout=0,
-                        flow_run_name=f"{id} {'whole' if piece < 0 else piece}",
-                        tags=[_pieces_tag(this_run.id)],
-                    )
-                    waiting[piece] = asked.id
-                n_left = _wait(
-                    client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces))
-                )
+                    waiting[piece] = _hand_out("gpu", str(id), piece, request)
+                _wait(client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
             finally:
                 _cancel(client, list(waiting.values()))
-            left = pieces(stage, cfg, run, inputs)
-            if len(left) == n_left and left:
-                time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
+            n_before, left = len(left), pieces(stage, cfg, run, inputs)
+            n_idle = n_idle + 1 if len(left) == n_before else 0
+            if left:
+                time.sleep(BACK_OFF_SECONDS[min(max(n_idle, 1), len(BACK_OFF_SECONDS)) - 1])
 
 
-def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> int:
-    """Return when the runs of all pieces have ended, removing them, with how many of them have not succeeded."""
+@contextmanager
+def _helped(
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]
+) -> Iterator[None]:
+    """Offer the shards that the block is about to make to the other workers of pool cpu, the last shard first.
+
+    The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
+    makes everything itself.
+    """
+    left = pieces(stage, cfg, run, inputs)
+    offered: list[UUID] = []
+    with get_client(sync_client=True) as client:
+        try:
+            if len(left) > 1 and _n_online(client, "cpu") > 1:
+                log.info("%s: %d pieces are offered to the other workers of pool cpu", stage.name, len(left))
+                for piece in reversed(left):
+                    offered.append(_hand_out("cpu", str(stage.artifact_id(cfg, inputs)), piece, request))
+            yield
+        finally:
+            _cancel(client, offered)
+
+
+def _n_online(client: SyncPrefectClient, pool: str) -> int:
+    return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
+
+
+def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> UUID:
+    asked: Any = run_deployment(
+        PIECES[pool],
+        parameters={**request, "artifact": artifact, "piece": piece},
+        timeout=0,
+        flow_run_name=f"{artifact} {'whole' if piece < 0 else piece}",
+        tags=[_pieces_tag(this_run.id)],
+    )
+    return UUID(str(asked.id))
+
+
+def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> None:
+    """Return when the runs of all pieces have ended, removing them; `tell` hears how many have not, or have not succeeded.
+
+    Raises:
+        SevilaError: one has failed for good, or was cancelled.
+    """
     n_failed = 0
     while waiting:
         time.sleep(ASK_SECONDS)
@@ -110,17 +151,16 @@ def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[in
             log.warning("piece %d: %s: %s", piece, state.name, state.message)
             if not may_succeed or tries[piece] >= TRIES:
                 raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
-    return n_failed
 
 
 def _pieces_tag(run_id: Any) -> str:
     return f"pieces-of-{run_id}"
 
 
-def cancel_pieces_of(run_id: Any) -> None:
-    """Cancel the pieces that a cancelled run has handed out."""
+def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Cancel the pieces that a cancelled run has handed out; Prefect calls this with these names when it has ended the run."""
     with get_client(sync_client=True) as client:
-        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(run_id)]))
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(flow_run.id)]))
         _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
 
 

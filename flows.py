@@ -35,10 +35,10 @@ from prefect.states import Completed, Failed, State
 from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.errors import OF_THE_MACHINE, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.names import NAME
 from cache.store import Store, stores_below
-from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces_of, key_of, make_by
+from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces, key_of, make_by
 from pipeline.benchmark import Matrix, Row, load_matrix
 from pipeline.benchmark import available as matrices
 from pipeline.recipe import Recipe, load
@@ -46,6 +46,7 @@ from pipeline.recipe import available as recipes
 from pipeline.sources import Sources
 from pipeline.stage import STAGES, Artifact, RunContext, Stage
 from stages.benchmark import run_night
+from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
 from stages.demo import DEMO, places_in
@@ -112,7 +113,7 @@ Settings = tuple[Setting, ...]
 StageName = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
 
 
-@flow(name="sevila", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
+@flow(name="sevila", on_cancellation=[cancel_pieces])
 def sevila(
     recipe: RecipeName = "demo",
     settings: Settings = (),
@@ -151,7 +152,7 @@ def sevila(
     return _told(work)
 
 
-@flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
+@flow(name="sevila-stage", on_cancellation=[cancel_pieces])
 def sevila_stage(
     stage: StageName,
     recipe: RecipeName = "demo",
@@ -253,7 +254,7 @@ def _told(work: Callable[[], State[Any]]) -> State[Any]:
         try:
             return work()
         except SevilaError as error:
-            return Failed(message=str(error))
+            return Failed(message=str(error), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
@@ -295,6 +296,8 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
         state.result()
     except OSError as error:
         return error.errno in OF_THE_MACHINE
+    except MachineError:
+        return True
     except Exception:
         return False
     return False
@@ -399,7 +402,7 @@ def sevila_benchmark(
         chosen = load_matrix(matrix)
         given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, tell=_teller(chosen))
+        night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _as_a_task)
         page = f"{night_markdown(night)}\n\n{_made_by(main)}"
         create_markdown_artifact(page, key_of(f"benchmark-{chosen.name}"), f"Benchmark `{chosen.name}`, night by night")
         if night.verdict:
@@ -410,15 +413,13 @@ def sevila_benchmark(
 
 
 def _teller(matrix: Matrix) -> Callable[[Row], None]:
-    """Return what tells of each row as it comes, and how many of the settings are done."""
-    show, settings = (
-        _progress_artifacts(),
-        {(recipe, name) for recipe, of_one in matrix.recipes.items() for name in of_one},
-    )
-    left = set(settings)
+    """Return what tells of each row as it comes, and shows how many of the settings are done."""
+    show = _progress_artifacts()
+    left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
+    n_settings = len(left)
 
     def show_done() -> None:
-        n_done, n_settings = len(settings) - len(left), len(settings)
+        n_done = n_settings - len(left)
         show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
 
     def tell(row: Row) -> None:
@@ -429,3 +430,21 @@ def _teller(matrix: Matrix) -> Callable[[Row], None]:
 
     show_done()
     return tell
+
+
+def _as_a_task(job: Job) -> list[Row]:
+    """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
+
+    @task(
+        name="setting",
+        task_run_name=f"{Path(job.recipe).stem} {job.setting}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=TRIES - 1,
+        retry_delay_seconds=BACK_OFF_SECONDS,
+        retry_condition_fn=_is_of_the_machine,
+    )
+    def run_setting() -> list[Row]:
+        return run_apart(job)
+
+    return run_setting()
