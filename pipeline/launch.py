@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
+from pipeline.child_logs import heard, tell
 
 GRACE_SECONDS = 1.0
 # What takes seconds to import. OpenBLAS starts its threads again after a fork, torch its own with the first work.
@@ -49,9 +50,11 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
             }
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             values = {key: str(value) for key, value in environment.items()}
-            process: BaseProcess = context.Process(target=_member, args=(theirs, values, level), daemon=True)
+            logs = heard(context)
+            process: BaseProcess = context.Process(target=_member, args=(theirs, logs, values, level), daemon=True)
             process.start()
             theirs.close()
+            logs.close()
             members.append((process, ours))
         for _, connection in members:
             # Not as arguments of the process: one that dies before it has read them would leave us writing for ever.
@@ -77,9 +80,11 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     level = logging.getLogger("sevila").getEffectiveLevel()
-    process = context.Process(target=_alone, args=(sender, dict(os.environ), level, work, arguments))
+    logs = heard(context)
+    process = context.Process(target=_alone, args=(sender, logs, dict(os.environ), level, work, arguments))
     process.start()
     sender.close()
+    logs.close()
     try:
         kind, told = receiver.recv()
     except EOFError:
@@ -97,11 +102,15 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _alone(
-    sender: Connection, environment: dict[str, str], level: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+    sender: Connection,
+    logs: Connection,
+    environment: dict[str, str],
+    level: int,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment)  # the server that forks this was started with an older one
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("sevila").setLevel(level)
+    tell(logs, level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sender.send((RESULT, work(*arguments)))
@@ -150,11 +159,10 @@ def _reason(process: BaseProcess, connection: Connection, who: str) -> tuple[int
     return DEATH, f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
 
 
-def _member(connection: Connection, environment: dict[str, str], level: int) -> None:
+def _member(connection: Connection, logs: Connection, environment: dict[str, str], level: int) -> None:
     os.environ.update(environment)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("sevila").setLevel(level if environment["RANK"] == "0" else logging.ERROR)
+    tell(logs, level if environment["RANK"] == "0" else logging.ERROR)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 

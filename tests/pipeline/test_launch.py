@@ -1,16 +1,19 @@
 """Processes of a training end together, and say why in a sentence where a user can mend it."""
 
 import errno
+import logging
 import os
 import signal
 import threading
+import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cache.errors import SevilaError
-from pipeline.launch import launch
+from pipeline.launch import apart, launch
 
 
 def on_a_full_disk() -> None:
@@ -42,3 +45,22 @@ def test_a_process_killed_before_it_has_read_its_arguments_ends_the_training() -
     with pytest.raises(SevilaError, match=r"process \d of 2 was ended by SIGKILL, so the others were ended too"):
         launch(2, nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
     killer.join()
+
+
+def say_something() -> str:
+    logging.getLogger("sevila").info("step %d", 1)
+    logging.getLogger("torch").info("nobody asked")
+    warnings.warn("deprecated", stacklevel=1)
+    return "said"
+
+
+def test_what_another_process_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sevila"):
+        assert apart(say_something) == "said"
+        launch(2, say_something, (), "train")
+        give_up = time.monotonic() + 10
+        while len(caplog.messages) < 5 and time.monotonic() < give_up:
+            time.sleep(0.01)
+    steps = [message for message in caplog.messages if message == "step 1"]
+    assert len(steps) == 2  # of the one process, and of the first of two
+    assert sum("UserWarning: deprecated" in message for message in caplog.messages) == 3 == len(caplog.messages) - 2

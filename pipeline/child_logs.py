@@ -1,0 +1,39 @@
+"""The log of a process that was started here arrives here, wherever this process' own goes: a terminal, the log of a run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextvars import copy_context
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
+from typing import Any
+
+
+def heard(context: Any) -> Connection:
+    """Return what to give to a new process, for `tell`. Close it here once the process is started.
+
+    Its records are handled in the present context, which says whose they are, until the process ends.
+    """
+    receiver, sender = context.Pipe(duplex=False)
+    threading.Thread(target=copy_context().run, args=(_handle_all, receiver), daemon=True).start()
+    return sender
+
+
+def tell(sender: Connection, level: int) -> None:
+    """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
+    queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one
+    logging.getLogger().addHandler(QueueHandler(queue))
+    logging.getLogger("sevila").setLevel(level)
+    logging.captureWarnings(True)
+
+
+def _handle_all(receiver: Connection) -> None:
+    with receiver:
+        while True:
+            try:
+                record = receiver.recv()
+            except Exception:  # it has ended, perhaps in the middle of a record
+                return
+            logging.getLogger(record.name).handle(record)
