@@ -118,7 +118,7 @@ class Prefect:
         """Ask the server's API."""
         body = None if question is None else json.dumps(question).encode()
         request = urllib.request.Request(f"{self.api}/{path}", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return json.load(answer)
 
     def flow_run(self, name: str) -> Any:
