@@ -250,7 +250,8 @@ def _opened(
 
 def _told(work: Callable[[], State[Any]]) -> State[Any]:
     """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
-    with _logs_in_run_log(), shown_by(_progress_artifacts()):
+    show = _progress_artifacts()
+    with _logs_in_run_log(show), shown_by(show):
         try:
             return work()
         except SevilaError as error:
@@ -350,9 +351,12 @@ def _progress_artifacts() -> Show:
 
 
 @contextmanager
-def _logs_in_run_log() -> Iterator[None]:
-    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too."""
-    run_id, seen = this_run.id, "is_in_run_log"
+def _logs_in_run_log(show: Show) -> Iterator[None]:
+    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too.
+
+    What processes started from here log arrives as well; progress among it is shown.
+    """
+    run_id, process, seen = this_run.id, os.getpid(), "is_in_run_log"
 
     def is_new(record: logging.LogRecord) -> bool:
         """Prefect's own lines are there already; others may come by two loggers, or from a thread that knows of no run."""
@@ -361,6 +365,8 @@ def _logs_in_run_log() -> Iterator[None]:
         setattr(record, seen, True)
         if FlowRunContext.get() is None and TaskRunContext.get() is None:
             record.flow_run_id = run_id
+        if record.process != process and hasattr(record, "progress"):
+            show(*record.progress)
         return True
 
     handler = APILogHandler()

@@ -110,9 +110,12 @@ class _Course:
     def at(self, share: float, words: Callable[[], str]) -> None:
         """Tell that this share of it, from 0 to 1, is done, if it is time to."""
         now = time.monotonic()
-        if now - self._last_line > LOG_EVERY_SECONDS:
+        ends_what_was_told = share >= 1 and self._last_line > self._started
+        if ends_what_was_told or now - self._last_line > LOG_EVERY_SECONDS:
             self._last_line = now
-            log.info("%s: %s", self._what, words())
+            told = words()
+            # A process that others have started shows nothing; its lines arrive where they can be shown.
+            log.info("%s: %s", self._what, told, extra={"progress": (self._what, 100 * share, told)})
         if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
             self._last_show = now
             self._show(self._what, 100 * share, words())

@@ -239,7 +239,7 @@ import flows
 
 @flow(flow_run_name="warned")
 def warned():
-    with flows._logs_in_run_log():
+    with flows._logs_in_run_log(print):
         warnings.warn("of Python")
         transformers.logging.get_logger("transformers.models").warning("of transformers")
         thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))

@@ -1,9 +1,12 @@
 """Progress as a front door shows it."""
 
+import logging
+import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.launch import apart
 from pipeline.output import Shard
 from stages import progress
 from stages.extract_features import extract_features
@@ -43,3 +46,20 @@ def test_progress_is_shown_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     assert shown == [100.0]
     list(track("ab", shard(tmp_path, 0, 1), "video"))
     assert shown == [100.0]
+
+
+def train() -> None:
+    progress.LOG_EVERY_SECONDS = -1.0
+    with steps_bar("train", 2, 0) as step:
+        step(1, {"loss": 0.5})
+        step(2, {"loss": 0.25})
+
+
+def test_progress_of_another_process_arrives_with_its_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sevila"):
+        apart(train)
+        give_up = time.monotonic() + 10
+        while len(caplog.records) < 2 and time.monotonic() < give_up:
+            time.sleep(0.01)
+    told = [record.progress for record in caplog.records]  # type: ignore[attr-defined]
+    assert told == [("train", 50.0, "step 1 of 2: loss 0.5"), ("train", 100.0, "step 2 of 2: loss 0.25")]
