@@ -11,20 +11,23 @@ from types import SimpleNamespace
 from typing import Any
 
 
-def heard(context: Any) -> Connection:
-    """Return what to give to a new process, for `tell`. Close it here once the process is started.
+def heard(context: Any) -> tuple[Connection, threading.Thread]:
+    """Return what to give to a new process, for `tell`, and to close here once that is started; and who listens to its end.
 
-    Its records are handled in the present context, which says whose they are, until the process ends.
+    Its records are handled in the present context, which says whose they are.
     """
     receiver, sender = context.Pipe(duplex=False)
-    threading.Thread(target=copy_context().run, args=(_handle_all, receiver), daemon=True).start()
-    return sender
+    listener = threading.Thread(target=copy_context().run, args=(_handle_all, receiver), daemon=True)
+    listener.start()
+    return sender, listener
 
 
 def tell(sender: Connection, level: int) -> None:
     """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
     queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one
-    logging.getLogger().addHandler(QueueHandler(queue))
+    logging.getLogger().handlers = [
+        QueueHandler(queue)
+    ]  # only: what our imports have set up would say it a second time
     logging.getLogger("sevila").setLevel(level)
     logging.captureWarnings(True)
 

@@ -39,6 +39,7 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
         port = free.getsockname()[1]
     level = logging.getLogger("sevila").getEffectiveLevel()
     members: list[tuple[BaseProcess, Connection]] = []
+    listeners: list[threading.Thread] = []
     try:
         for rank in range(n_processes):
             ours, theirs = context.Pipe()
@@ -50,7 +51,8 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
             }
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             values = {key: str(value) for key, value in environment.items()}
-            logs = heard(context)
+            logs, listener = heard(context)
+            listeners.append(listener)
             process: BaseProcess = context.Process(target=_member, args=(theirs, logs, values, level), daemon=True)
             process.start()
             theirs.close()
@@ -66,6 +68,8 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
             process.kill()
             process.join()
             connection.close()
+        for listener in listeners:
+            listener.join(GRACE_SECONDS)  # what a process has started may still hold its end
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -80,7 +84,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     level = logging.getLogger("sevila").getEffectiveLevel()
-    logs = heard(context)
+    logs, listener = heard(context)
     process = context.Process(target=_alone, args=(sender, logs, dict(os.environ), level, work, arguments))
     process.start()
     sender.close()
@@ -96,6 +100,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         process.kill()
         process.join()
         receiver.close()
+        listener.join(GRACE_SECONDS)
     if kind == RESULT:
         return told
     raise _error(kind, told)
