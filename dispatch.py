@@ -1,28 +1,33 @@
-"""Who makes the pieces of an artifact: the worker that has the run, or the workers of the GPU pool.
+"""Who makes the pieces of an artifact: the worker that has the run, the workers of the GPU pool, or a Ray cluster.
 
-Dispatch is Prefect's: a piece is a flow run of its own, and nothing but ids and recipe names passes. What is made, and
-what is being made, only the store knows.
+Dispatch is Prefect's: a piece is a flow run of its own, or a task run on Ray, and nothing but ids and recipe names passes. What
+is made, and what is being made, only the store knows.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
 from typing import Any
 from uuid import UUID
 
-from prefect import get_client
+from prefect import get_client, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
+from prefect.futures import as_completed
 from prefect.runtime import flow_run as this_run
-from prefect.states import Cancelling
+from prefect.states import Cancelling, State
 
 from cache.errors import SevilaError
+from piece import OF_A_MACHINE, make_piece
 from pipeline.build import Make, build, pieces
 from pipeline.stage import Artifact, Config, RunContext, Stage
 
@@ -32,28 +37,34 @@ PIECES = "sevila-piece/gpu"  # the deployment that pieces are handed to
 ASK_SECONDS = 2.0
 TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
-OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
+
+Tell = Callable[[int], Any]  # takes how many pieces are left
+HandOut = Callable[[str, list[int], Counter[int], Tell], int]  # has pieces made, returns how many of them were not
 
 
 def make_by(request: dict[str, Any]) -> Make:
-    """Return what makes an artifact: `build`, after the workers of the GPU pool have made its pieces where it needs one.
+    """Return what makes an artifact: `build`, after others have made its pieces where it needs a GPU.
 
     Args:
         request: The parameters that a run shares with the pieces it hands out.
     """
     if request["execution"]["dispatch"] == "here":
         return build
+    others = {"workers": _workers, "ray": _ray_cluster}[request["execution"]["dispatch"]]
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        if stage.gpu:
-            _have_made(stage, cfg, run, inputs, request)
+        if stage.gpu and (left := pieces(stage, cfg, run, inputs)):
+            with others(request) as hand_out:
+                _have_made(stage, cfg, run, inputs, left, hand_out)
         return build(stage, cfg, run, inputs)
 
     return make
 
 
-def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]) -> None:
-    """Hand the pieces of an artifact that nobody has made to the workers, and return when all are made.
+def _have_made(
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[int], hand_out: HandOut
+) -> None:
+    """Hand out the pieces of an artifact that nobody has made, and return when all are made.
 
     A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
     the work: what its pieces are at is skipped here, and looked for again.
@@ -61,15 +72,23 @@ def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]
     Raises:
         SevilaError: a piece cannot be made, for the reason given, or was cancelled.
     """
-    left = pieces(stage, cfg, run, inputs)
-    id, n_pieces = stage.artifact_id(cfg, inputs), len(left)
-    if not left:
-        return
-    log.info("%s: %d pieces of %s for the workers of pool gpu", stage.name, n_pieces, id)
+    id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
+    log.info("%s: %d pieces of %s are handed out", stage.name, n_pieces, id)
     bar: Any = create_progress_artifact(0.0, key_of(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
     tries: Counter[int] = Counter()
+    while left:
+        n_left = hand_out(id, left, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
+        left = pieces(stage, cfg, run, inputs)
+        if len(left) == n_left and left:
+            time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
+
+
+@contextmanager
+def _workers(request: dict[str, Any]) -> Iterator[HandOut]:
+    """Hand pieces to the workers of pool gpu, as flow runs."""
     with get_client(sync_client=True) as client:
-        while left:
+
+        def hand_out(id: str, left: list[int], tries: Counter[int], tell: Tell) -> int:
             waiting: dict[int, UUID] = {}
             try:
                 for piece in left:
@@ -77,21 +96,22 @@ def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]
                         PIECES,
                         parameters={**request, "artifact": id, "piece": piece},
                         timeout=0,
-                        flow_run_name=f"{id} {'whole' if piece < 0 else piece}",
+                        flow_run_name=_name(id, piece),
                         tags=[_pieces_tag(this_run.id)],
                     )
                     waiting[piece] = asked.id
-                n_left = _wait(
-                    client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces))
-                )
+                return _wait(client, waiting, tries, tell)
             finally:
                 _cancel(client, list(waiting.values()))
-            left = pieces(stage, cfg, run, inputs)
-            if len(left) == n_left and left:
-                time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
+
+        yield hand_out
 
 
-def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> int:
+def _name(id: str, piece: int) -> str:
+    return f"{id} {'whole' if piece < 0 else piece}"
+
+
+def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Tell) -> int:
     """Return when the runs of all pieces have ended, removing them, with how many of them have not succeeded."""
     n_failed = 0
     while waiting:
@@ -105,12 +125,79 @@ def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[in
                 tell(len(waiting) + n_failed)
                 continue
             n_failed += 1
-            tries[piece] += 1
-            may_succeed = state.is_crashed() or state.name == OF_A_MACHINE
-            log.warning("piece %d: %s: %s", piece, state.name, state.message)
-            if not may_succeed or tries[piece] >= TRIES:
-                raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+            _count_failure(piece, state, tries, state.is_crashed())
     return n_failed
+
+
+def _count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:
+    """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
+
+    Args:
+        died: its process was killed, or the like, and nobody else tries it again.
+    """
+    tries[piece] += 1
+    log.warning("piece %d: %s: %s", piece, state.name, state.message)
+    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
+        raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+
+
+@contextmanager
+def _ray_cluster(request: dict[str, Any]) -> Iterator[HandOut]:
+    """Hand pieces to a Ray cluster, as tasks that have a GPU each where it has GPUs and the run wants them.
+
+    The nodes have the project installed, and see the same folders under the same names: what the environment of this run
+    says of places, and its working folder, are the pieces' too.
+
+    Raises:
+        SevilaError: the extra is not installed, or there is no such cluster.
+    """
+    try:
+        import ray
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError as error:
+        raise SevilaError(
+            f'dispatch "ray": {error}; pip install ".[ray]" here and on the nodes of the cluster'
+        ) from error
+    address, device = request["execution"]["ray_address"], request["execution"]["device"]
+    ours = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
+    # Not as the runner's own `address`: for that, "auto" is a new cluster of this machine where there is none to be found.
+    runner: Any = RayTaskRunner(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
+    try:
+        runner.__enter__()
+    except ConnectionError as error:
+        raise SevilaError(f"no Ray cluster at {address!r}: {error}") from error
+
+    def hand_out(id: str, left: list[int], tries: Counter[int], tell: Tell) -> int:
+        n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        with remote_options(
+            num_gpus=n_gpus, max_retries=TRIES - 1
+        ):  # of a process that dies; Prefect's do not count these
+            futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
+        n_failed = 0
+        for n_ended, future in enumerate(as_completed(list(futures)), 1):
+            future.wait()
+            if future.state.is_completed():
+                tell(len(left) - n_ended + n_failed)
+            else:
+                n_failed += 1
+                _count_failure(futures[future], future.state, tries, died=False)
+        return n_failed
+
+    try:
+        yield hand_out
+    finally:
+        runner.__exit__(None, None, None)  # ends what is still at work
+
+
+def _asked(id: str, piece: int, request: dict[str, Any]) -> dict[str, Any]:
+    return {"name": _name(id, piece), "artifact": id, "piece": piece, "request": request, "folder": os.getcwd()}
+
+
+@task(name="sevila-piece", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def _piece_on_ray(name: str, artifact: str, piece: int, request: dict[str, Any], folder: str) -> State[None]:
+    with chdir(folder):
+        return make_piece(artifact, piece, request)
 
 
 def _pieces_tag(run_id: Any) -> str:

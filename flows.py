@@ -1,4 +1,4 @@
-"""The chain as Prefect flows, for deployments, schedules and workers. Only this and dispatch.py import prefect.
+"""The chain as Prefect flows, for deployments, schedules and workers. Only this, dispatch.py and piece.py import prefect.
 
 Prefect starts, places, retries and shows; what is already made only the store knows. No task is cached or persisted, and nothing
 larger than ids and recipe names passes through Prefect. Without a server, use `sevila run`.
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,25 +23,23 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed, State
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.errors import OF_THE_MACHINE, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE
 from cache.store import Store, stores_below
-from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces_of, key_of, make_by
+from dispatch import BACK_OFF_SECONDS, TRIES, cancel_pieces_of, key_of, make_by
+from piece import make_piece, opened, split, told
 from pipeline.benchmark import Row, load_matrix
-from pipeline.recipe import Recipe, load
-from pipeline.sources import Sources
-from pipeline.stage import STAGES, Artifact, RunContext, Stage
+from pipeline.recipe import Recipe
+from pipeline.stage import STAGES, Artifact, Stage
 from stages.benchmark import run_night
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
-from stages.demo import DEMO, places_in
 from stages.named_runs import pinned
 from stages.results import Results
 from stages.sample_frames import Frames
-from stages.steps import Run, RunOnly, RunPiece, setting
+from stages.steps import Run, RunOnly, setting
 from stages.summary import summary
 
 log = logging.getLogger("sevila")
@@ -66,9 +63,15 @@ class Execution(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    dispatch: Literal["workers", "here"] = Field(
+    dispatch: Literal["workers", "ray", "here"] = Field(
         default="workers",
-        description="who runs models: the workers of pool gpu, a shard each, or the worker that has this run",
+        description="who runs models: the workers of pool gpu, a shard each; a Ray cluster, one GPU a shard; or the worker that "
+        "has this run",
+    )
+    ray_address: str = Field(
+        default="auto",
+        min_length=1,
+        description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
     )
     device: str = Field(
         default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto: the first GPU, else the CPU"
@@ -119,7 +122,7 @@ def sevila(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = _opened(**request)
+        chosen, run, sources = opened(**request)
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
@@ -127,7 +130,7 @@ def sevila(
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
-    return _told(work)
+    return told(work)
 
 
 @flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
@@ -154,13 +157,13 @@ def sevila_stage(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = _opened(**request)
+        chosen, run, sources = opened(**request)
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
             made = RunOnly(stage, chosen, run, again, pin, make_by(request)).walk(chain_of(chosen), sources)
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
 
-    return _told(work)
+    return told(work)
 
 
 @flow(name="sevila-piece")
@@ -185,13 +188,7 @@ def sevila_piece(
         execution: Speed and place.
     """
 
-    def work() -> State[None]:
-        chosen, run, sources = _opened(**_request(recipe, settings, seed, places, execution))
-        with run.store.in_use():
-            RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
-        return Completed(message=f"{artifact} piece {piece}")
-
-    return _told(work)
+    return make_piece(artifact, piece, _request(recipe, settings, seed, places, execution))
 
 
 def _request(
@@ -200,40 +197,6 @@ def _request(
     """Return the parameters that a run and its pieces share, as JSON values."""
     common = {"recipe": recipe, "settings": list(settings), "seed": seed}
     return common | {"places": places.model_dump(), "execution": execution.model_dump()}
-
-
-def _opened(
-    recipe: str, settings: Sequence[str], seed: int | None, places: dict[str, str], execution: dict[str, Any]
-) -> tuple[Recipe, RunContext, Sources]:
-    chosen = load(recipe, settings, seed)
-    store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-    where = {kind: _split(places[kind]) for kind in ("annotations", "videos", "weights")}
-    if recipe == DEMO and not any(where.values()):
-        where = places_in(store, seed or 0)
-    sources = Sources(store.digests, where)
-    run = RunContext(
-        store,
-        device=execution["device"],
-        batch_tokens=execution["batch_tokens"],
-        decode_workers=execution["decode_workers"],
-        shard_bytes=int(execution["shard_megabytes"] * 2**20),
-        sources=sources,
-        processes=execution["processes"],
-    )
-    return chosen, run, sources
-
-
-def _told(work: Callable[[], State[Any]]) -> State[Any]:
-    """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
-    with _log_of_stages_in_run_log():
-        try:
-            return work()
-        except SevilaError as error:
-            return Failed(message=str(error))
-        except OSError as error:
-            if error.errno not in OF_THE_MACHINE:
-                raise
-            return Failed(message=sentence(error), name=OF_A_MACHINE)
 
 
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
@@ -276,10 +239,6 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-def _split(places: str) -> list[str]:
-    return [place for place in places.split(os.pathsep) if place]
-
-
 def _show_summary(recipe: str, made: Sequence[Artifact], text: str) -> None:
     """Keep the text as an artifact in Prefect, one key per recipe, so that its page is the recipe's history; and what failed."""
     create_markdown_artifact(
@@ -290,17 +249,6 @@ def _show_summary(recipe: str, made: Sequence[Artifact], text: str) -> None:
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
         create_table_artifact(table, key_of(f"sevila-{recipe}-failed-videos"), "Videos that could not be read, and why")
-
-
-@contextmanager
-def _log_of_stages_in_run_log() -> Iterator[None]:
-    handler = APILogHandler()
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 @flow(name="sevila-benchmark")
@@ -324,7 +272,7 @@ def sevila_benchmark(
 
     def work() -> State[str]:
         chosen = load_matrix(matrix)
-        given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
+        given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, tell=_tell_row)
         create_markdown_artifact(night_markdown(night), key_of(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
@@ -332,7 +280,7 @@ def sevila_benchmark(
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
-    return _told(work)
+    return told(work)
 
 
 def _tell_row(row: Row) -> None:
