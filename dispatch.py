@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -160,13 +163,21 @@ def _ray_cluster(request: dict[str, Any]) -> Iterator[HandOut]:
             f'dispatch "ray": {error}; pip install ".[ray]" here and on the nodes of the cluster'
         ) from error
     address, device = request["execution"]["ray_address"], request["execution"]["device"]
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     ours = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
     # Not as the runner's own `address`: for that, "auto" is a new cluster of this machine where there is none to be found.
     runner: Any = RayTaskRunner(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address != "auto":  # Ray would try for a quarter of an hour
+            socket.create_connection(address.rpartition(":")[::2], timeout=10).close()
         runner.__enter__()
-    except ConnectionError as error:
+    except OSError as error:
         raise SevilaError(f"no Ray cluster at {address!r}: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
 
     def hand_out(id: str, left: list[int], tries: Counter[int], tell: Tell) -> int:
         n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0

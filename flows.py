@@ -70,7 +70,7 @@ class Execution(BaseModel):
     )
     ray_address: str = Field(
         default="auto",
-        min_length=1,
+        pattern=r"^(auto|[^\s/:]+:[0-9]+)$",
         description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
     )
     device: str = Field(

@@ -57,7 +57,7 @@ def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_i
             make(stage, places, store)
         shutil.copytree(store, plain)
         until(lambda: all("--block" in (tmp_path / f"{node}.log").read_text() for node in ("head", "node")))
-        run = start(tmp_path, "run", "-c", RUN, SMALL, *places, str(store), HEAD)
+        run = start(tmp_path, "run", "-c", RUN, SMALL, *places, str(store), HEAD, PREFECT_API_URL=API)
         at_work = until(lambda: len(found := pieces_by_node()) == 2 and found)
         os.kill(at_work.popitem()[1], signal.SIGKILL)
         make("extract_features", places, plain, "--shard-megabytes", "0.012")
@@ -128,11 +128,12 @@ def cluster(folder: Path) -> Iterator[Callable[[Callable[[], Any]], Any]]:
         yield until
 
 
-def start(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, name: str, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
     """Start a Python process that writes to `name`.log in the folder."""
-    environment = os.environ | {
+    environment = {
+        **os.environ,
+        **more,
         "PREFECT_HOME": f"{folder / 'prefect'}",
-        "PREFECT_API_URL": API,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
