@@ -136,7 +136,7 @@ def _count_failure(piece: int, state: State[Any], tries: Counter[int], died: boo
     """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
 
     Args:
-        died: its process was killed, or the like, and nobody else tries it again.
+        died: its process was killed, or the like, and nobody else has tried it again.
     """
     tries[piece] += 1
     log.warning("piece %d: %s: %s", piece, state.name, state.message)
@@ -174,16 +174,17 @@ def _ray_cluster(request: dict[str, Any]) -> Iterator[HandOut]:
             socket.create_connection(address.rpartition(":")[::2], timeout=10).close()
         runner.__enter__()
     except OSError as error:
-        raise SevilaError(f"no Ray cluster at {address!r}: {error}") from error
+        raise SevilaError(
+            f"no Ray cluster at {address!r} that this machine is a node of: {error}; `ray start --address=HOST:PORT` makes it one"
+        ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
 
     def hand_out(id: str, left: list[int], tries: Counter[int], tell: Tell) -> int:
         n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        with remote_options(
-            num_gpus=n_gpus, max_retries=TRIES - 1
-        ):  # of a process that dies; Prefect's do not count these
+        # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
+        with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
             futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
         n_failed = 0
         for n_ended, future in enumerate(as_completed(list(futures)), 1):
