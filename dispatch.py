@@ -1,4 +1,4 @@
-"""Who makes the pieces of an artifact: the worker that has the run, the workers of the GPU pool, or a Ray cluster.
+"""Who makes the pieces of an artifact: the worker that has the run, others of its pool, those of the GPU pool, or a Ray cluster.
 
 Dispatch is Prefect's: a piece is a flow run of its own, or a task run on Ray, and nothing but ids and recipe names passes. What
 is made, and what is being made, only the store knows.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -23,6 +22,7 @@ from prefect import get_client, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
 from prefect.futures import as_completed
@@ -30,47 +30,53 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
 from cache.errors import SevilaError
-from piece import OF_A_MACHINE, make_piece
+from piece import OF_A_MACHINE, key_of, make_piece
 from pipeline.build import Make, build, pieces
 from pipeline.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
-PIECES = "sevila-piece/gpu"  # the deployment that pieces are handed to
+PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the deployment that pieces are handed to
 ASK_SECONDS = 2.0
 TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
 
 Tell = Callable[[int], Any]  # takes how many pieces are left
-HandOut = Callable[[str, list[int], Counter[int], Tell], int]  # has pieces made, returns how many of them were not
+# Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
+MakeAll = Callable[[str, list[int], Counter[int], Tell], None]
 
 
 def make_by(request: dict[str, Any]) -> Make:
     """Return what makes an artifact: `build`, after others have made its pieces where it needs a GPU.
+
+    Where it needs none, `build` is helped by whatever other workers of the CPU pool are free.
 
     Args:
         request: The parameters that a run shares with the pieces it hands out.
     """
     if request["execution"]["dispatch"] == "here":
         return build
-    others = {"workers": _workers, "ray": _ray_cluster}[request["execution"]["dispatch"]]
+    others = {"workers": _gpu_workers, "ray": _ray_cluster}[request["execution"]["dispatch"]]
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         if stage.gpu and (left := pieces(stage, cfg, run, inputs)):
-            with others(request) as hand_out:
-                _have_made(stage, cfg, run, inputs, left, hand_out)
+            with others(request) as make_all:
+                _have_made(stage, cfg, run, inputs, left, make_all)
+        elif stage.sharded:
+            with _helped(stage, cfg, run, inputs, request):
+                return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
     return make
 
 
 def _have_made(
-    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[int], hand_out: HandOut
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[int], make_all: MakeAll
 ) -> None:
-    """Hand out the pieces of an artifact that nobody has made, and return when all are made.
+    """Have others make the pieces of an artifact that nobody has made, and return when all are made.
 
     A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
-    the work: what its pieces are at is skipped here, and looked for again.
+    the work: what its pieces are at is skipped here, and looked for again, the less often the longer nothing is finished.
 
     Raises:
         SevilaError: a piece cannot be made, for the reason given, or was cancelled.
@@ -79,43 +85,75 @@ def _have_made(
     log.info("%s: %d pieces of %s are handed out", stage.name, n_pieces, id)
     bar: Any = create_progress_artifact(0.0, key_of(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
     tries: Counter[int] = Counter()
+    n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
     while left:
-        n_left = hand_out(id, left, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
-        left = pieces(stage, cfg, run, inputs)
-        if len(left) == n_left and left:
-            time.sleep(BACK_OFF_SECONDS[0])  # others are at them, or they failed
+        make_all(id, left, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
+        n_before, left = len(left), pieces(stage, cfg, run, inputs)
+        n_idle = n_idle + 1 if len(left) == n_before else 0
+        if left:
+            time.sleep(BACK_OFF_SECONDS[min(max(n_idle, 1), len(BACK_OFF_SECONDS)) - 1])
 
 
 @contextmanager
-def _workers(request: dict[str, Any]) -> Iterator[HandOut]:
-    """Hand pieces to the workers of pool gpu, as flow runs."""
+def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
+    """Have the workers of pool gpu make pieces, as flow runs."""
     with get_client(sync_client=True) as client:
 
-        def hand_out(id: str, left: list[int], tries: Counter[int], tell: Tell) -> int:
+        def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
             waiting: dict[int, UUID] = {}
             try:
                 for piece in left:
-                    asked: Any = run_deployment(
-                        PIECES,
-                        parameters={**request, "artifact": id, "piece": piece},
-                        timeout=0,
-                        flow_run_name=_name(id, piece),
-                        tags=[_pieces_tag(this_run.id)],
-                    )
-                    waiting[piece] = asked.id
-                return _wait(client, waiting, tries, tell)
+                    waiting[piece] = _hand_out("gpu", id, piece, request)
+                _wait(client, waiting, tries, tell)
             finally:
                 _cancel(client, list(waiting.values()))
 
-        yield hand_out
+        yield make_all
 
 
-def _name(id: str, piece: int) -> str:
-    return f"{id} {'whole' if piece < 0 else piece}"
+@contextmanager
+def _helped(
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]
+) -> Iterator[None]:
+    """Offer the shards that the block is about to make to the other workers of pool cpu, the last shard first.
+
+    The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
+    makes everything itself.
+    """
+    left = pieces(stage, cfg, run, inputs)
+    offered: list[UUID] = []
+    with get_client(sync_client=True) as client:
+        try:
+            if len(left) > 1 and _n_online(client, "cpu") > 1:
+                log.info("%s: %d pieces are offered to the other workers of pool cpu", stage.name, len(left))
+                for piece in reversed(left):
+                    offered.append(_hand_out("cpu", str(stage.artifact_id(cfg, inputs)), piece, request))
+            yield
+        finally:
+            _cancel(client, offered)
 
 
-def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Tell) -> int:
-    """Return when the runs of all pieces have ended, removing them, with how many of them have not succeeded."""
+def _n_online(client: SyncPrefectClient, pool: str) -> int:
+    return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
+
+
+def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> UUID:
+    asked: Any = run_deployment(
+        PIECES[pool],
+        parameters={**request, "artifact": artifact, "piece": piece},
+        timeout=0,
+        flow_run_name=_name(artifact, piece),
+        tags=[_pieces_tag(this_run.id)],
+    )
+    return UUID(str(asked.id))
+
+
+def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Tell) -> None:
+    """Return when the runs of all pieces have ended, removing them; `tell` hears how many have not, or have not succeeded.
+
+    Raises:
+        SevilaError: one has failed for good, or was cancelled.
+    """
     n_failed = 0
     while waiting:
         time.sleep(ASK_SECONDS)
@@ -129,7 +167,10 @@ def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[in
                 continue
             n_failed += 1
             _count_failure(piece, state, tries, state.is_crashed())
-    return n_failed
+
+
+def _name(artifact: str, piece: int) -> str:
+    return f"{artifact} {'whole' if piece < 0 else piece}"
 
 
 def _count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:
@@ -145,8 +186,8 @@ def _count_failure(piece: int, state: State[Any], tries: Counter[int], died: boo
 
 
 @contextmanager
-def _ray_cluster(request: dict[str, Any]) -> Iterator[HandOut]:
-    """Hand pieces to a Ray cluster, as tasks that have a GPU each where it has GPUs and the run wants them.
+def _ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
+    """Have a Ray cluster make pieces, as tasks that have a GPU each where it has GPUs and the run wants them.
 
     The nodes have the project installed, and see the same folders under the same names: what the environment of this run
     says of places, and its working folder, are the pieces' too.
@@ -181,7 +222,7 @@ def _ray_cluster(request: dict[str, Any]) -> Iterator[HandOut]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
 
-    def hand_out(id: str, left: list[int], tries: Counter[int], tell: Tell) -> int:
+    def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
         n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
         # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
         with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
@@ -194,10 +235,9 @@ def _ray_cluster(request: dict[str, Any]) -> Iterator[HandOut]:
             else:
                 n_failed += 1
                 _count_failure(futures[future], future.state, tries, died=False)
-        return n_failed
 
     try:
-        yield hand_out
+        yield make_all
     finally:
         runner.__exit__(None, None, None)  # ends what is still at work
 
@@ -216,10 +256,10 @@ def _pieces_tag(run_id: Any) -> str:
     return f"pieces-of-{run_id}"
 
 
-def cancel_pieces_of(run_id: Any) -> None:
-    """Cancel the pieces that a cancelled run has handed out."""
+def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Cancel the pieces that a cancelled run has handed out; Prefect calls this with these names when it has ended the run."""
     with get_client(sync_client=True) as client:
-        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(run_id)]))
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(flow_run.id)]))
         _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
 
 
@@ -228,8 +268,3 @@ def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
         state = client.read_flow_run(run_id).state
         if state is not None and not state.is_final():
             client.set_flow_run_state(run_id, Cancelling())
-
-
-def key_of(text: str) -> str:
-    """Return the text as a key of a Prefect artifact: lower case, digits and dashes are all that is allowed."""
-    return re.sub("[^a-z0-9]+", "-", text.lower())

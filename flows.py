@@ -13,42 +13,53 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, Failed, State
+from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.errors import OF_THE_MACHINE
+from cache.errors import OF_THE_MACHINE, MachineError
+from cache.names import NAME
 from cache.store import Store, stores_below
-from dispatch import BACK_OFF_SECONDS, TRIES, cancel_pieces_of, key_of, make_by
-from piece import make_piece, opened, split, told
-from pipeline.benchmark import Row, load_matrix
+from dispatch import BACK_OFF_SECONDS, TRIES, cancel_pieces, make_by
+from piece import key_of, make_piece, opened, progress_artifacts, split, told
+from pipeline.benchmark import Matrix, Row, load_matrix
+from pipeline.benchmark import available as matrices
 from pipeline.recipe import Recipe
+from pipeline.recipe import available as recipes
 from pipeline.stage import STAGES, Artifact, Stage
 from stages.benchmark import run_night
+from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
 from stages.named_runs import pinned
 from stages.results import Results
 from stages.sample_frames import Frames
 from stages.steps import Run, RunOnly, setting
-from stages.summary import summary
+from stages.summary import summary_markdown
 
 log = logging.getLogger("sevila")
+
+# Fields are told by their names, as `-p` takes them.
+FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
+
+
+def _name_or_file(names: Iterable[str]) -> str:
+    """Return a pattern of these names, or the path of a .toml file."""
+    return rf"^({'|'.join(names)}|.+[.]toml)$"
 
 
 class Places(BaseModel):
     """Where things lie on the workers. Empty: what SEVILA_... or sevila.toml say there."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = FORM
 
     annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
     videos: str = Field(default="", description="folder of the videos, likewise")
@@ -61,7 +72,7 @@ class Places(BaseModel):
 class Execution(BaseModel):
     """Speed and place; never part of an artifact's identity."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = FORM
 
     dispatch: Literal["workers", "ray", "here"] = Field(
         default="workers",
@@ -84,23 +95,22 @@ class Execution(BaseModel):
     )
 
 
-Seed = Annotated[
-    int | None, Field(ge=0, description="seed of all that is random in the stages; empty: as the recipe says")
-]
-RecipeName = Annotated[
-    str, Field(description="name of a recipe (`sevila recipes`), or path of a .toml file on the workers")
-]
-Settings = Annotated[tuple[str, ...], Field(description="changes to the recipe, each `stage.key=value`")]
-StageName = Annotated[str, Field(description="the stage to make", json_schema_extra={"enum": list(STAGES)})]
+# What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is
+# refused before there is a run, so by patterns where one can say it.
+Seed = Annotated[int | None, Field(ge=0)]
+RecipeName = Annotated[str, Field(pattern=_name_or_file(recipes()))]
+Setting = Annotated[str, Field(pattern=r"^ *\w+[.]\w+ *=")]
+Settings = tuple[Setting, ...]
+StageName = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
 
 
-@flow(name="sevila", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
+@flow(name="sevila", on_cancellation=[cancel_pieces])
 def sevila(
     recipe: RecipeName = "demo",
     settings: Settings = (),
     seed: Seed = None,
     chain: Literal["as the recipe says", "forward", "full"] = "as the recipe says",
-    name: str = "",
+    name: Annotated[str, Field(pattern=f"^({NAME.pattern})?$")] = "",
     places: Places = Places(),  # noqa: B008 - never changed
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[str]:
@@ -110,13 +120,13 @@ def sevila(
     the deployment's pull step leads. The recipe demo, when no place is given, brings its own small world.
 
     Args:
-        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file.
-        settings: Changes to it, each `stage.key=value`.
-        seed: Seed of everything that is random in the stages, and of the demo's world. Empty: as the recipe says.
-        chain: Which chain to walk: inference, or the trainings too.
-        name: Name under which everything the run makes is kept (`sevila runs`).
-        places: Where data, weights and artifacts lie on the workers.
-        execution: Speed and place.
+        recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
+        settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
+        seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
+        chain: which chain to walk: `forward` is inference, `full` the trainings too
+        name: name under which everything the run makes is kept (`sevila runs`); empty: none
+        places: where data, weights and artifacts lie on the workers
+        execution: speed and place
     """
     settings = (*settings, *([] if chain == "as the recipe says" else [f"chain.kind={chain}"]))
     request = _request(recipe, settings, seed, places, execution)
@@ -126,14 +136,14 @@ def sevila(
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        _show_summary(chosen.name, steps.made, summary(steps.made, found))
+        _show_summary(f"Recipe `{chosen.name}`", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
     return told(work)
 
 
-@flow(name="sevila-stage", on_cancellation=[lambda flow, run, state: cancel_pieces_of(run.id)])
+@flow(name="sevila-stage", on_cancellation=[cancel_pieces])
 def sevila_stage(
     stage: StageName,
     recipe: RecipeName = "demo",
@@ -146,20 +156,23 @@ def sevila_stage(
     """Make one stage of a recipe's chain from what the store holds, wherever the chain has it.
 
     Args:
-        stage: The stage (`sevila stages`).
-        recipe: Name of a recipe (`sevila recipes`), or path of a .toml file.
-        settings: Changes to it, each `stage.key=value`.
-        seed: Seed of everything that is random in the stages. Empty: as the recipe says.
-        again: Make it anew even if the store holds it.
-        places: Where data, weights and artifacts lie on the workers.
-        execution: Speed and place.
+        stage: the stage to make
+        recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
+        settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
+        seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
+        again: make it anew even if the store holds it; what was made from it is removed if its content has changed
+        places: where data, weights and artifacts lie on the workers
+        execution: speed and place
     """
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
         chosen, run, sources = opened(**request)
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            made = RunOnly(stage, chosen, run, again, pin, make_by(request)).walk(chain_of(chosen), sources)
+            steps = RunOnly(stage, chosen, run, again, pin, make_by(request))
+            made = steps.walk(chain_of(chosen), sources)
+        title = f"Stage `{stage}` of recipe `{chosen.name}`"
+        _show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
 
@@ -179,13 +192,13 @@ def sevila_piece(
     """Make one piece of an artifact. Started by the other flows, which know which pieces are missing.
 
     Args:
-        artifact: Id of the artifact.
-        piece: Number of its shard; -1 for an artifact that is not made in shards.
-        recipe: The recipe in whose chain it is; this and the rest as in the run that asks.
-        settings: Changes to the recipe.
-        seed: Seed of everything that is random in the stages.
-        places: Where data, weights and artifacts lie on the workers.
-        execution: Speed and place.
+        artifact: id of the artifact
+        piece: number of its shard; -1 for an artifact that is not made in shards
+        recipe: the recipe in whose chain it is; this and the rest as in the run that asks
+        settings: changes to the recipe
+        seed: seed of all that is random in the stages
+        places: where data, weights and artifacts lie on the workers
+        execution: speed and place
     """
 
     return make_piece(artifact, piece, _request(recipe, settings, seed, places, execution))
@@ -234,26 +247,35 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
         state.result()
     except OSError as error:
         return error.errno in OF_THE_MACHINE
+    except MachineError:
+        return True
     except Exception:
         return False
     return False
 
 
-def _show_summary(recipe: str, made: Sequence[Artifact], text: str) -> None:
-    """Keep the text as an artifact in Prefect, one key per recipe, so that its page is the recipe's history; and what failed."""
-    create_markdown_artifact(
-        f"```\n{text}\n```", key_of(f"sevila-{recipe}"), f"Artifacts and metrics of recipe {recipe}"
-    )
+def _show_summary(
+    title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
+) -> None:
+    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
+    page = f"# {title}\n\n{_made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
+    create_markdown_artifact(page, key, f"{title}: what was made")
     rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
     failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
-        create_table_artifact(table, key_of(f"sevila-{recipe}-failed-videos"), "Videos that could not be read, and why")
+        create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
+
+
+def _made_by(store: Store) -> str:
+    return (
+        f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
+    )
 
 
 @flow(name="sevila-benchmark")
 def sevila_benchmark(
-    matrix: str = "demo",
+    matrix: Annotated[str, Field(pattern=_name_or_file(matrices()))] = "demo",
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
     batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
     places: Places = Places(),  # noqa: B008
@@ -264,18 +286,19 @@ def sevila_benchmark(
     said by a paired test for accuracy, and by tolerances for throughput and peak memory.
 
     Args:
-        matrix: What to run: demo, nextqa, or path of a .toml file on the worker (`sevila benchmark --help`).
-        device: auto, the first GPU of the worker or else its CPU; cpu, cuda, cuda:1, ...
-        batch_tokens: Tokens in a forward pass, padding included; another number makes another speed.
-        places: Where data, weights and artifacts lie on the worker.
+        matrix: what to run: demo, nextqa, or path of a .toml file on the worker (docs/benchmark.md)
+        device: auto: the first GPU of the worker, else its CPU; or cpu, cuda, cuda:1, ...
+        batch_tokens: tokens in a forward pass, padding included; another number makes another speed
+        places: where data, weights and artifacts lie on the worker
     """
 
     def work() -> State[str]:
         chosen = load_matrix(matrix)
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, tell=_tell_row)
-        create_markdown_artifact(night_markdown(night), key_of(f"benchmark-{chosen.name}"), f"Benchmark {chosen.name}")
+        night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _as_a_task)
+        page = f"{night_markdown(night)}\n\n{_made_by(main)}"
+        create_markdown_artifact(page, key_of(f"benchmark-{chosen.name}"), f"Benchmark `{chosen.name}`, night by night")
         if night.verdict:
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
@@ -283,5 +306,39 @@ def sevila_benchmark(
     return told(work)
 
 
-def _tell_row(row: Row) -> None:
-    log.info("%s: %s", row.name, row.reason or f"{row.metric} {row.metric_percent} %")
+def _teller(matrix: Matrix) -> Callable[[Row], None]:
+    """Return what tells of each row as it comes, and shows how many of the settings are done."""
+    show = progress_artifacts()
+    left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
+    n_settings = len(left)
+
+    def show_done() -> None:
+        n_done = n_settings - len(left)
+        show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
+
+    def tell(row: Row) -> None:
+        percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
+        log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
+        left.discard((row.recipe, row.setting))
+        show_done()
+
+    show_done()
+    return tell
+
+
+def _as_a_task(job: Job) -> list[Row]:
+    """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
+
+    @task(
+        name="setting",
+        task_run_name=f"{Path(job.recipe).stem} {job.setting}",
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=TRIES - 1,
+        retry_delay_seconds=BACK_OFF_SECONDS,
+        retry_condition_fn=_is_of_the_machine,
+    )
+    def run_setting() -> list[Row]:
+        return run_apart(job)
+
+    return run_setting()

@@ -1,28 +1,36 @@
-"""What a run and the pieces it hands out share: how a request is opened, and how its work ends, wherever it is done."""
+"""What a run and the pieces it hands out share, wherever they are made: how a request is opened, what is shown, how it ends."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run as this_run
+from prefect.runtime import task_run as this_task
 from prefect.states import Completed, Failed, State
 
-from cache.errors import OF_THE_MACHINE, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.store import Store, stores_below
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import RunContext
 from stages.chain import chain_of
 from stages.demo import DEMO, places_in
+from stages.progress import Show, shown_by
 from stages.steps import RunPiece
 
 log = logging.getLogger("sevila")
 
+SILENT_SECONDS = 60.0  # without progress, after it could not be shown
 OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
 
@@ -73,23 +81,70 @@ def split(places: str) -> list[str]:
 
 def told(work: Callable[[], State[Any]]) -> State[Any]:
     """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
-    with _log_of_stages_in_run_log():
+    with _logs_in_run_log(), shown_by(progress_artifacts()):
         try:
             return work()
         except SevilaError as error:
-            return Failed(message=str(error))
+            return Failed(message=str(error), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
             return Failed(message=sentence(error), name=OF_A_MACHINE)
 
 
+def progress_artifacts() -> Show:
+    """Return what shows the progress of a loop as an artifact of the step, or else the flow run, that it belongs to."""
+    shown: dict[str, Any] = {}
+    process, silent_until = os.getpid(), 0.0
+
+    def show(what: str, percent: float, words: str) -> None:
+        nonlocal silent_until
+        key = key_of(f"{what}-{str(this_task.id or this_run.id)[-8:]}")
+        is_over_at_once = percent >= 100 and key not in shown
+        if os.getpid() != process or is_over_at_once or time.monotonic() < silent_until:
+            return
+        try:
+            if key in shown:
+                update_progress_artifact(shown[key], percent, f"{what}: {words}")
+            else:
+                shown[key] = create_progress_artifact(percent, key, f"{what}: {words}")
+        except Exception as error:  # a server that is gone for a while is no reason to fail a step
+            log.warning("progress is not shown: %s", error)
+            silent_until = time.monotonic() + SILENT_SECONDS
+
+    return show
+
+
 @contextmanager
-def _log_of_stages_in_run_log() -> Iterator[None]:
+def _logs_in_run_log() -> Iterator[None]:
+    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too."""
+    run_id, seen = this_run.id, "is_in_run_log"
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """Prefect's own lines are there already; others may come by two loggers, or from a thread that knows of no run."""
+        if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
+            return False
+        setattr(record, seen, True)
+        if FlowRunContext.get() is None and TaskRunContext.get() is None:
+            record.flow_run_id = run_id
+        return True
+
     handler = APILogHandler()
-    log.addHandler(handler)
+    handler.addFilter(is_new)
+    # The root, and those who keep their lines from it.
+    loggers = [logging.getLogger(name) for name in (None, "transformers", "huggingface_hub")]
+    for logger in loggers:
+        logger.addHandler(handler)
     log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def key_of(text: str) -> str:
+    """Return the text as a key of a Prefect artifact: lower case, digits and dashes are all that is allowed."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())

@@ -22,6 +22,10 @@ class SevilaError(ValueError):
     """Base of every error that is the user's to mend; the command line prints it without a traceback."""
 
 
+class MachineError(SevilaError):
+    """A machine ended the work (its memory or disk is full, somebody killed it): the same may well succeed later or elsewhere."""
+
+
 class FingerprintError(SevilaError):
     """A value cannot be hashed stably, so it cannot be part of an identity."""
 

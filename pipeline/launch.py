@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from cache.errors import OF_THE_MACHINE, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 
 GRACE_SECONDS = 1.0
 # What takes seconds to import. OpenBLAS starts its threads again after a fork, torch its own with the first work.
@@ -28,7 +28,8 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
     """Call `work(*arguments)` in `n_processes` new processes whose environment tells torch and Accelerate who they are.
 
     Raises:
-        SevilaError: one of them raised it, or died; the others are ended.
+        SevilaError: one of them raised it; the others are ended.
+        MachineError: one of them died, or the machine refused it something; likewise.
         RuntimeError: one of them failed otherwise, with its traceback.
     """
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
@@ -68,7 +69,8 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return what `work(*arguments)` returns, called in a process of its own: its peak memory is its own, and so is its death.
 
     Raises:
-        SevilaError: `work` raised it, or its process died.
+        SevilaError: `work` raised it.
+        MachineError: its process died, or the machine refused it something.
         RuntimeError: it failed otherwise, with its traceback.
     """
     context = multiprocessing.get_context("forkserver")  # as clean as a spawned one, without importing torch each time
@@ -84,14 +86,14 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         process.join()
         code = process.exitcode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        kind, told = REFUSAL, f"its process {how}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        kind, told = DEATH, f"its process {how}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     finally:
         process.kill()
         process.join()
         receiver.close()
     if kind == RESULT:
         return told
-    raise RuntimeError(told) if kind == BUG else SevilaError(told)
+    raise _error(kind, told)
 
 
 def _alone(
@@ -105,6 +107,10 @@ def _alone(
         sender.send((RESULT, work(*arguments)))
     except SevilaError as error:
         sender.send((REFUSAL, str(error)))
+    except OSError as error:
+        sender.send(
+            (DEATH, sentence(error)) if error.errno in OF_THE_MACHINE else (BUG, traceback.format_exc()[-10000:])
+        )
     except BaseException:
         sender.send((BUG, traceback.format_exc()[-10000:]))
 
@@ -122,7 +128,11 @@ def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> N
             who = f"{name}: process {{}} of {len(members)}"
             reasons = [_reason(*member, who.format(rank)) for rank, member in enumerate(members, 1)]
             distance, text = min(reason for reason in reasons if reason)
-            raise RuntimeError(text) if distance == BUG else SevilaError(text)
+            raise _error(distance, text)
+
+
+def _error(kind: int, told: str) -> Exception:
+    return {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}[kind](told)
 
 
 def _reason(process: BaseProcess, connection: Connection, who: str) -> tuple[int, str] | None:
@@ -157,7 +167,7 @@ def _member(connection: Connection, environment: dict[str, str], level: int) -> 
         status = 1
     except OSError as error:  # a full disk, for one; but not a lost peer, whose own reason is wanted
         bug = isinstance(error, ConnectionError) or error.errno not in OF_THE_MACHINE
-        connection.send((BUG, _traceback()) if bug else (REFUSAL, sentence(error)))
+        connection.send((BUG, _traceback()) if bug else (DEATH, sentence(error)))
         status = 1
     except BaseException:
         connection.send((BUG, _traceback()))

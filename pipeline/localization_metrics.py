@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.text_table import aligned
+from pipeline.text_table import Table, aligned
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def localization_row(
     )
 
 
-def format_localization(rows: Sequence[LocalizationRow]) -> str:
-    """The rows as aligned plain text for a terminal, "-" where there is no number."""
+def format_localization(rows: Sequence[LocalizationRow], table: Table = aligned) -> str:
+    """The rows as plain text, "-" where there is no number."""
     lines: list[tuple[str, ...]] = [
         ("", "k", "questions", "failed", "precision", "frame recall", "moment recall", "hit", "first true rank")
     ]
@@ -125,4 +125,4 @@ def format_localization(rows: Sequence[LocalizationRow]) -> str:
         counts = (str(row.k), str(row.n_questions), str(row.n_failed))
         rank = "-" if row.mean_first_true_rank is None else f"{row.mean_first_true_rank:.2f}"
         lines.append((row.source, *counts, *("-" if value is None else f"{value:.1f} %" for value in percents), rank))
-    return aligned(lines)
+    return table(lines)

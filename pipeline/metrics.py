@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.adapter import Headline
 from pipeline.resampling import BY_VIDEO, CONFIDENCE, Resampling, percentile_interval, resampled_ratios
-from pipeline.text_table import aligned
+from pipeline.text_table import Table, aligned
 
 Scope = Literal["overall", "mean_of_groups", "group", "type", "pooled"]
 INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "type": "    "}
@@ -178,8 +178,8 @@ def _mean_row(rows: Sequence[AccuracyRow], ratios: NDArray[np.float64]) -> Accur
     )
 
 
-def format_accuracy_table(rows: Sequence[AccuracyRow], by: str) -> str:
-    """The table as aligned plain text for a terminal, one line a row; "-" where there is no percentage.
+def format_accuracy_table(rows: Sequence[AccuracyRow], by: str, table: Table = aligned) -> str:
+    """The table as plain text, one line a row; "-" where there is no percentage.
 
     `by` names what was resampled, video or question.
     """
@@ -199,7 +199,7 @@ def format_accuracy_table(rows: Sequence[AccuracyRow], by: str) -> str:
             for row in rows
         ),
     ]
-    return aligned(lines)
+    return table(lines)
 
 
 def percent(value: float | None) -> str:

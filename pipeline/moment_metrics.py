@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.text_table import aligned
+from pipeline.text_table import Table, aligned
 
 Floats = NDArray[np.float64]
 
@@ -218,8 +218,8 @@ def _rounded(percent: float) -> float | None:
     return None if math.isnan(percent) else float(f"{percent:.2f}")
 
 
-def format_report(report: dict[str, dict[str, Any]]) -> str:
-    """The report as plain text for a terminal; "-" where there was no query."""
+def format_report(report: dict[str, dict[str, Any]], table: Table = aligned) -> str:
+    """The report as plain text; "-" where there was no query."""
     lengths = [name for name in LENGTH_RANGES_SECONDS if name in report]
     lines: list[list[str]] = []
     if lengths:
@@ -228,11 +228,11 @@ def format_report(report: dict[str, dict[str, Any]]) -> str:
         for length in lengths:
             cells = [_cell(value) for value in report[length][metric].values()]
             lines.append([f"{metric.removeprefix('MR-')} {length}", *cells, *[""] * (len(lines[0]) - 1 - len(cells))])
-    tables = [aligned(lines)] if lines else []
+    tables = [table(lines)] if lines else []
     levels = [[name, *map(_cell, values.values())] for name, values in report.items() if name.startswith("HL-")]
     if levels:
         header = [["", "mAP", "HIT@1"]]
-        tables.append(aligned(header + [[line[0].removeprefix("HL-min-"), *line[1:]] for line in levels]))
+        tables.append(table(header + [[line[0].removeprefix("HL-min-"), *line[1:]] for line in levels]))
     return "\n\n".join(tables)
 
 

@@ -123,13 +123,20 @@ class Output:
 
 
 class Shard(Output):
-    """One shard of a sharded output: an `Output` whose files carry the shard's number."""
+    """One shard of a sharded output: an `Output` whose files carry the shard's number.
 
-    def __init__(self, folder: Path, stage: Stage, number: int, items: list[Any], settings: dict[str, Any]) -> None:
+    For whoever shows progress, it is at `place`, from 0, among the `of` shards that this process is asked for.
+    """
+
+    def __init__(
+        self, folder: Path, stage: Stage, number: int, items: list[Any], settings: dict[str, Any], place: int, of: int
+    ) -> None:
         super().__init__(folder, stage, suffix=f"/{number:05d}")
         self.number = number
         self.items = items
         self.settings = settings
+        self.place = place
+        self.of = of
 
     def notes(self) -> dict[str, Any]:
         """Return the shard's note: also what the plan says of it, so that either can be mended from the other."""
@@ -165,16 +172,17 @@ class ShardedOutput(Output):
             work: makes one shard; it must write through the `Shard` it gets.
         """
         shards, settings = self._plan(plan)
+        wanted = [number for number in range(len(shards)) if self._only is None or number in self._only]
         for wait in (False, True) if self._only is None else (False,):
-            for number, items in enumerate(shards):
-                if self._only is not None and number not in self._only:
-                    continue
+            for place, number in enumerate(wanted):
                 lock = self._store.lock(f"{self._id}/{number:05d}")
                 try:
                     with lock.acquire(timeout=-1 if wait else 0):
                         # In this order: if the note is gone, the last process has published meanwhile, and then it exists.
                         if _whole_note(self._note(number)) is None and not self._store.exists(self._id):
-                            self._do(Shard(self.folder, self.stage, number, items, settings), work, len(shards))
+                            items = shards[number]
+                            shard = Shard(self.folder, self.stage, number, items, settings, place, len(wanted))
+                            self._do(shard, work, len(shards))
                 except Timeout:
                     log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)
 

@@ -110,7 +110,7 @@ def answer_questions(
                 groups = list(_groups(units))
                 stored = [_stored_rows(group) for group in groups]
                 read = windows(features, stored, asking.answerer, run.torch_device(), shard.settings["batch_frames"])
-                bar = track(read, "answer_questions", "window", len(groups))
+                bar = track(read, shard, "window", len(groups))
                 for group, (place, visual) in zip(groups, bar, strict=True):
                     for (question, _), answer in zip(group, asking.ask(group, place, visual), strict=True):
                         found[question["question_id"]].append(answer)

@@ -35,10 +35,9 @@ from pipeline.benchmark import (
     measured,
     shown,
 )
-from pipeline.launch import apart
 from stages.benchmark_history import History
 from stages.benchmark_plot import plot
-from stages.benchmark_setting import Job, measure
+from stages.benchmark_setting import Job, run_apart
 from stages.compare import paired_test
 
 log = logging.getLogger("sevila")
@@ -101,8 +100,11 @@ def run_night(
     device: str = "auto",
     batch_tokens: int = 16384,
     tell: Callable[[Row], None] = lambda row: None,
+    run_setting: Callable[[Job], list[Row]] = run_apart,
 ) -> Night:
     """Run every setting, append its rows to the history as they come, and compare them with the nights before.
+
+    `run_setting` may try again what a machine failed; what it raises is the reason of a failed row.
 
     Raises:
         SevilaError: another run of this matrix is at work.
@@ -122,8 +124,10 @@ def run_night(
                 job = Job(night, recipe, setting, changes, *where, dict(places), device, batch_tokens)
                 log.info("%s %s", recipe, setting)
                 try:
-                    rows = apart(measure, job)
-                except (SevilaError, RuntimeError) as error:
+                    rows = run_setting(job)
+                except SevilaError as error:
+                    rows = [job.failed(str(error))]
+                except RuntimeError as error:
                     rows = [job.failed(str(error).strip().splitlines()[-1])]
                 history.append(rows)  # at once: what a killed night has found stays
                 for row in rows:

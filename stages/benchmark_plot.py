@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.benchmark import OK, Row
 log = logging.getLogger("sevila")
 
 NIGHTS_SHOWN = 90
+HALF_A_DAY = timedelta(hours=12)
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path | None:
@@ -33,13 +34,16 @@ def plot(rows: Sequence[Row], path: Path) -> Path | None:
     picture = Figure(figsize=(9, 5.5), layout="constrained", dpi=80)
     accuracy, speed = picture.subplots(2, 1, sharex=True)
     for name, line in lines.items():
-        times = [datetime.strptime(row.night[:19], "%Y-%m-%dT%H-%M-%S") for row in line]
+        times = [_time(row.night) for row in line]
         accuracy.plot(times, [_number(row.metric_percent) for row in line], marker=".", label=name)
         speed.plot(times, [_number(row.questions_per_second) for row in line], marker=".")
     metrics = sorted({row.metric for line in lines.values() for row in line})
     accuracy.set_ylabel(f"{', '.join(metrics)} (%)")
     speed.set_ylabel("questions/s")
     speed.set_ylim(bottom=0)
+    speed.set_xlim(
+        _time(nights[0]) - HALF_A_DAY, _time(nights[-1]) + HALF_A_DAY
+    )  # one night alone would get years around it
     speed.tick_params(axis="x", rotation=30)
     for axes in (accuracy, speed):
         axes.grid(alpha=0.3)
@@ -47,6 +51,10 @@ def plot(rows: Sequence[Row], path: Path) -> Path | None:
     with published(path) as part:
         picture.savefig(part, format="png")
     return path
+
+
+def _time(night: str) -> datetime:
+    return datetime.strptime(night[:19], "%Y-%m-%dT%H-%M-%S")
 
 
 def _number(value: float | None) -> float:

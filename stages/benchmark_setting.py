@@ -13,11 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cache.errors import MissingSourceError, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE, MissingSourceError, SevilaError
 from cache.fingerprint import fingerprint
 from cache.store import Record, Store
 from pipeline.benchmark import FAILED, OK, Row
 from pipeline.build import build
+from pipeline.launch import apart
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, Config, RunContext, Stage
@@ -59,8 +60,23 @@ class Job:
         return Row(self.night, Path(self.recipe).stem, self.setting, way, recipe_fingerprint, FAILED, reason)
 
 
+def run_apart(job: Job) -> list[Row]:
+    """Return the rows of one setting, measured in a process of its own.
+
+    Raises:
+        MachineError: that process died, or the machine refused it something: another try may succeed.
+        RuntimeError: it failed otherwise, with its traceback.
+    """
+    rows: list[Row] = apart(measure, job)
+    return rows
+
+
 def measure(job: Job) -> list[Row]:
-    """Run one setting; return a row for each evaluation of its chain, or one that says why there is none."""
+    """Run one setting; return a row for each evaluation of its chain, or one that says why there is none.
+
+    Raises:
+        OSError: the machine refused something; a later try may succeed.
+    """
     identity = ""
     try:
         recipe = load(job.recipe, job.changes)
@@ -78,9 +94,9 @@ def measure(job: Job) -> list[Row]:
         return steps.rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
     except SevilaError as error:
         return [job.failed(str(error), recipe_fingerprint=identity)]
-    except OSError as error:
-        return [job.failed(sentence(error), recipe_fingerprint=identity)]
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            raise
         traceback.print_exc()
         return [job.failed(f"{type(error).__name__}: {error}", recipe_fingerprint=identity)]
 

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 
 from pipeline.benchmark import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, Paired, Row, shown
-from pipeline.text_table import aligned
+from pipeline.text_table import aligned, markdown
 from stages.benchmark import AGAINST, Judged, Night, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -23,9 +23,7 @@ def night_text(night: Night) -> str:
 
 def night_markdown(night: Night) -> str:
     """Return the same in Markdown, with the plot inside."""
-    header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in _cells(night)]
-    table = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
-    parts = [f"# {_heading(night)}", "", *_wrong(night, "- "), "", *("| " + " | ".join(line) + " |" for line in table)]
+    parts = [f"# {_heading(night)}", "", *_wrong(night, "- "), "", markdown(_cells(night))]
     parts += ["", *(f"- {note}" for note in _all_notes(night)), "", _how(night.matrix)]
     if night.plot is not None:
         picture = night.plot.read_bytes()

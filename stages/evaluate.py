@@ -16,6 +16,7 @@ from pipeline.metrics import AccuracyRow, Outcome, Reporting, accuracy_table, fo
 from pipeline.output import Output
 from pipeline.resampling import Resampling
 from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.text_table import Table, aligned
 from stages.answer_questions import REASONS_OF_QUESTIONS, Answers
 from stages.list_questions import Questions
 
@@ -51,15 +52,15 @@ class Metrics(Artifact):
         "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
-    def text(self) -> str:
-        """Return the accuracy table and the coverage for a terminal."""
+    def text(self, table: Table = aligned) -> str:
+        """Return the accuracy table and the coverage."""
         config = self.record.config
         rows = [AccuracyRow(**row) for row in self.rows("metrics")]
         covered = [CoverageRow(**row) for row in self.rows("coverage")]
         by = config["bootstrap"]
         how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
         listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
-        return "\n".join([format_accuracy_table(rows, by), "", how, format_coverage(covered) + listed])
+        return "\n\n".join([format_accuracy_table(rows, by, table), how, format_coverage(covered) + listed])
 
 
 class Evaluate(Config):

@@ -20,6 +20,7 @@ from pipeline.localization_metrics import (
 from pipeline.output import Output
 from pipeline.selection import ranking_scores, top_k_positions
 from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.text_table import Table, aligned
 from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
 from stages.retrieve_moments import answers_by_question
@@ -48,11 +49,11 @@ class LocalizationMetrics(Artifact):
         )
     }
 
-    def text(self) -> str:
-        """Return the table for a terminal."""
+    def text(self, table: Table = aligned) -> str:
+        """Return the table."""
         rows = [LocalizationRow(**row) for row in self.rows("localization")]
         return (
-            format_localization(rows)
+            format_localization(rows, table)
             if rows[0].n_questions
             else "no question with known moments: no localisation to judge"
         )

@@ -23,6 +23,7 @@ from pipeline.moment_metrics import (
 )
 from pipeline.output import Output
 from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
 
@@ -57,13 +58,13 @@ class MomentMetrics(Artifact):
         "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
-    def text(self) -> str:
-        """Return the tables for a terminal."""
+    def text(self, table: Table = aligned) -> str:
+        """Return the tables, and what was counted."""
         (counts,) = self.rows("counts")
         if not counts["n_queries"]:
             return f"{counts['n_unlabelled']} queries, none of them with known moments: nothing to evaluate"
         return (
-            f"{format_report(json.loads(self.checked_file('metrics.json').read_text()))}\n\n"
+            f"{format_report(json.loads(self.checked_file('metrics.json').read_text()), table)}\n\n"
             f"{counts['n_queries']} queries, of which {counts['n_failed']} failed and {counts['n_without_moments']} have no "
             f"moment (all of them count as wrong); {counts['n_unlabelled']} others have no known moments; "
             f"{self.record.rows['missing_videos']} videos could not be read (`sevila cache show {self.id}` lists them)"

@@ -85,7 +85,7 @@ def extract_features(
                 yield key
 
         with shard.phase("encode"):
-            keys = track(sources, "extract_features", "video")
+            keys = track(sources, shard, "video")
             pool.make(keys, lambda key: not pool.missing(key, list(sources[key])), encode)
         columns = ("video_id", "status", "reason", "n_frames")
         shard.write_rows("videos", [{name: video[name] for name in columns} for video in wanted])

@@ -79,7 +79,7 @@ def frame_rows(
     read = windows(features, groups, asker.model, device, batch_frames)
     asks = _asks(questions, clips)
     found: dict[Pair, dict[str, Any]] = {}
-    for place, visual in track(read, shard.stage.name, "window", len(groups)):
+    for place, visual in track(read, shard, "window", len(groups)):
         found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"])
     for number, question in enumerate(questions):
         clip = clips[question["video_id"], question["clip_id"]]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from pipeline.metrics import AccuracyRow
 from pipeline.recipe import Selector
 from pipeline.stage import Artifact
-from pipeline.text_table import aligned
+from pipeline.text_table import Table, aligned
 from stages.evaluate import Metrics
 from stages.evaluate_localization import LocalizationMetrics
 from stages.label_frames import PseudoLabels
@@ -118,18 +118,23 @@ def results_text(results: Results) -> str:
         parts.append(f"pseudo-labels{which} ({labels.id}):\n{_indented(labels.text())}")
     ids = [[setting.row, setting.column, str(setting.metrics.id)] for setting in results.settings]
     parts.append("metrics of each setting (`sevila compare A B` tests two of them):\n" + _indented(aligned(ids)))
-    curves = [line for training in results.trainings if (line := training_line(training))]
+    curves = training_lines(results)
     return "\n\n".join([*parts, *(["trainings:\n" + _indented("\n".join(curves))] if curves else [])])
 
 
-def results_table(results: Results) -> str:
+def results_table(results: Results, table: Table = aligned) -> str:
     """Return the table: a row for each choice of keyframes; accuracies with their 95 % intervals, and recall of true moments."""
     cells, values = results.settings_by_cell(), results.values
     columns = [column for column in get_args(Column) if any(column == other for _, other in values)]
     lines = [["keyframes", *columns]]
     for row in results.rows():
         lines.append([row, *(_cell(values.get((row, column)), cells.get((row, column))) for column in columns)])
-    return "\n".join([_heading(results), "", aligned(lines)])
+    return "\n".join([_heading(results), "", table(lines)])
+
+
+def training_lines(results: Results) -> list[str]:
+    """Return the course of each training that has a curve, a line each."""
+    return [line for training in results.trainings if (line := training_line(training))]
 
 
 def training_line(training: Training) -> str:
@@ -181,14 +186,14 @@ def _heading(results: Results) -> str:
     row = results.settings[0].accuracy()
     unanswered = f" ({told} unanswered, which counts as wrong)" if (told := unanswered_text(results)) else ""
     lines = [
-        f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval"
+        f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval."
     ]
     known = [setting.localization for setting in results.settings if setting.localization is not None]
     if known:
         n_known = _keyframe_quality(known[0])["n_questions"]
         lines.append(
             f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
-            "moments, those with such a keyframe; in percent"
+            "moments, those with such a keyframe; in percent."
         )
     return "\n".join(lines)
 

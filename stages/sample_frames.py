@@ -127,7 +127,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
                     yield key
 
         with shard.phase("decode"):
-            pool.make(track(readable, "sample_frames", "video"), lambda key: bool(pool.parts(key)), decode)
+            pool.make(track(readable, shard, "video"), lambda key: bool(pool.parts(key)), decode)
         rows: list[dict[str, Any]] = []
         positions: list[dict[str, Any]] = []
         parts: list[dict[str, Any]] = []

@@ -14,8 +14,9 @@ from typing import get_args
 
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact
+from pipeline.text_table import markdown
 from stages.compare import compare
-from stages.results import NAMES, Column, Results, Setting, training_line, unanswered_text
+from stages.results import NAMES, Column, Results, Setting, training_lines, unanswered_text
 
 Cell = tuple[str, Column]
 
@@ -132,12 +133,7 @@ def _spread(values: Sequence[float]) -> str:
 def _table(rows: Sequence[str], cells: Mapping[Cell, str]) -> str:
     columns = [column for column in get_args(Column) if any(column == other for _, other in cells)]
     lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
-    return _markdown(["keyframes", *columns], lines)
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+    return markdown([["keyframes", *columns], *lines])
 
 
 def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
@@ -186,14 +182,14 @@ def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
         for name in names
         if any(name == other for other, _ in found)
     ]
-    return _markdown(["keyframes", *types], lines)
+    return markdown([["keyframes", *types], *lines])
 
 
 def _learned(runs: Sequence[SeedRun]) -> str:
     parts = []
     for run in runs:
         lines = [f"{labels.id}: {'; '.join(labels.text().splitlines())}" for labels in run.results.labels]
-        lines += [line for training in run.results.trainings if (line := training_line(training))]
+        lines += training_lines(run.results)
         parts.append(f"Seed {run.seed}:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else "")
     return "\n\n".join(part for part in parts if part) or "Nothing was trained."
 
@@ -202,7 +198,7 @@ def _artifacts(runs: Sequence[SeedRun]) -> str:
     parts = []
     for run in runs:
         lines = [[row, column, f"`{setting.metrics.id}`"] for (row, column), setting in _in_order(run.results)]
-        parts.append(f"Seed {run.seed}:\n\n{_markdown(['keyframes', 'answered', 'metrics'], lines)}")
+        parts.append(f"Seed {run.seed}:\n\n{markdown([['keyframes', 'answered', 'metrics'], *lines])}")
     return "\n\n".join(parts)
 
 

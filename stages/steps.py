@@ -28,6 +28,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, run: RunContext, pin: Pin, make: Make = build) -> None:
         self.made: list[Artifact] = []
+        self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
         self._recipe = recipe
         self._run = run
         self._pin = pin
@@ -38,6 +39,7 @@ class Run:
         cfg = self._recipe.config(stage, **changes)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
         self.made.append(self._make(stage, cfg, self._run, inputs))
+        self.settings.append(setting(changes, tell))
         return self.made[-1]
 
 
@@ -159,6 +161,7 @@ class RunOnly:
 
     def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin, make: Make = build) -> None:
         self.made: list[Artifact] = []
+        self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
         self.waiting: list[str] = []  # why the other occurrences could not be built
         self._name = name
         self._recipe = recipe
@@ -211,6 +214,7 @@ class RunOnly:
             made = stage.output(store, id, str(error))
         else:
             self.made.append(made)
+            self.settings.append(setting)
         if self._occurs_once:
             raise _Reached
         return made

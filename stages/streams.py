@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextvars import copy_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -32,7 +33,8 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
         except BaseException as error:
             put((False, error))
 
-    thread = threading.Thread(target=read, daemon=True)
+    # In our context: progress is shown, and lines are logged, as if they were ours.
+    thread = threading.Thread(target=copy_context().run, args=(read,), daemon=True)
     thread.start()
     try:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -12,9 +13,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import yaml
 
 from cache.errors import SevilaError
 
@@ -25,7 +28,9 @@ HOST = "127.0.0.1"
 ASK_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0
 GRACE_SECONDS = 40.0  # of a worker, to end its runs; Prefect gives these 30
+SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
 ZOMBIES = "automations.yaml"
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def up(options: argparse.Namespace) -> None:
@@ -43,6 +48,7 @@ def up(options: argparse.Namespace) -> None:
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation counts
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
         "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
         "SEVILA_STORE": str(options.store.absolute()),
     }
@@ -53,21 +59,33 @@ def up(options: argparse.Namespace) -> None:
         started["server"] = _start(environment, "server", "start", "--host", HOST, "--port", str(options.port))
         _wait(started, "the server", lambda: _ask(api, "health") is True)
         _prepare(api, environment)
-        for name, pool, more in _workers(options):
-            arguments = ("worker", "start", "--pool", pool, "--name", name, "--limit", str(more.pop("limit")))
-            started[name] = _start(environment | more, *arguments)
-        wanted = set(started) - {"server"}
-        _wait(started, "the workers", lambda: wanted <= _online(api))
-        print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(wanted))}); Ctrl-C stops everything")
+        workers = {
+            name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
+        }
+        started |= {name: start() for name, start in workers.items()}
+        _wait(started, "the workers", lambda: set(workers) <= _online(api))
+        print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
         print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
-        while all(process.poll() is None for process in started.values()):
-            time.sleep(ASK_SECONDS)
-        ended = {name: process.poll() for name, process in started.items() if process.poll() is not None}
-        raise SevilaError(f"ended by themselves: {ended}; the rest is stopped")
+        _keep_up(started, workers)
     finally:
         server = started.pop("server", None)
         _stop(list(started.values()))  # while the server still hears how their runs end
         _stop([server] if server is not None else [])
+
+
+def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
+    """Start workers again that end, for the runs that are due at night; without the server, or if they do not live, raise."""
+    since = dict.fromkeys(workers, 0.0)
+    while (status := started["server"].poll()) is None:
+        for name, start in workers.items():
+            if (status := started[name].poll()) is None:
+                continue
+            if time.monotonic() - since[name] < SHORT_LIFE_SECONDS:
+                raise SevilaError(f"worker {name} ends again and again (status {status}); the rest is stopped")
+            log.warning("worker %s ended by itself (status %s) and is started again", name, status)
+            started[name], since[name] = start(), time.monotonic()
+        time.sleep(ASK_SECONDS)
+    raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
 
 
 def _check(port: int) -> None:
@@ -85,7 +103,15 @@ def _check(port: int) -> None:
 def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us."""
     command = [sys.executable, "-m", "prefect", *arguments]
-    return subprocess.Popen(command, cwd=HOME, env=environment, stdout=sys.stderr, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=HOME, env=environment, stdout=sys.stderr, start_new_session=True, preexec_fn=_end_with_parent
+    )
+
+
+def _end_with_parent() -> None:
+    """Have the new process ended when its parent is killed: nobody else would stop it. Only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -101,26 +127,32 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _prepare(api: str, environment: Mapping[str, str]) -> None:
-    """Make sure of pools, automation and deployments; what is there already stays."""
+    """Make sure of pools, automation and deployments; the latter two become what this clone says, pools stay as they are."""
     pools = {pool["name"] for pool in _ask(api, "work_pools/filter", {})}
     for pool in ("cpu", "gpu"):
         if pool not in pools:
             _run(environment, "work-pool", "create", pool, "--type", "process")
-    if not _ask(api, "automations/filter", {}):
-        _run(environment, "automation", "create", "--from-file", ZOMBIES)
+    automation = yaml.safe_load((HOME / ZOMBIES).read_text())
+    for there in _ask(api, "automations/filter", {}):
+        if there["name"] == automation["name"]:
+            _ask(api, f"automations/{there['id']}", automation, "PUT")
+            break
+    else:
+        _ask(api, "automations/", automation)
     _run(environment, "deploy", "--all")
 
 
-def _workers(options: argparse.Namespace) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return name, pool and environment of each worker: one a GPU, a piece at a time, and one for what needs none."""
+def _workers(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
+    """Return environment and command of each worker by name: one a GPU, a piece at a time, and one for what needs none."""
     import torch
 
     gpus = torch.cuda.device_count()
     n_workers = options.gpu_workers or max(1, gpus)
-    workers = [("cpu", "cpu", {"limit": options.runs})]
+    start = ("worker", "start", "--pool")
+    workers: dict[str, tuple[Any, ...]] = {"cpu": ({}, *start, "cpu", "--name", "cpu", "--limit", str(options.runs))}
     for number in range(n_workers):
         device = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
-        workers.append((f"gpu-{number}", "gpu", {"limit": 1, **device}))
+        workers[f"gpu-{number}"] = (device, *start, "gpu", "--name", f"gpu-{number}", "--limit", "1")
     return workers
 
 
@@ -156,11 +188,11 @@ def _online(api: str) -> set[str]:
     }
 
 
-def _ask(api: str, path: str, question: dict[str, Any] | None = None) -> Any:
+def _ask(api: str, path: str, question: dict[str, Any] | None = None, method: str | None = None) -> Any:
     body = None if question is None else json.dumps(question).encode()
-    request = urllib.request.Request(f"{api}/{path}", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{api}/{path}", body, {"Content-Type": "application/json"}, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+        return json.loads(answer.read() or "null")
 
 
 def _interrupt(*_: Any) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from cache.store import Store
 from cli import main
 from tests.small_world import SMALL, write_small_world
 from tests.stages.moment_world import write_world
+from tests.stages.runs import as_answered, with_other_weights
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +33,8 @@ REPOSITORY = Path(__file__).parents[1]
 SELECTORS = 'chain.selectors=["refined"]'
 STEPS_OF_THE_CHAIN = 27  # of the full chain with this one choice of keyframes
 PATIENCE_SECONDS = 180
+HERE = {"dispatch": "here"}  # what is small enough for one worker is made by the one that has the run
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class Prefect:
@@ -55,23 +61,34 @@ class Prefect:
             "SEVILA_WEIGHTS": f"tiny-blip2={self.world / 'tiny-blip2'}",
         }
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the `prefect` command to its end."""
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
-        )
-
-    def run(
-        self, deployment: str, run_name: str, watch: bool = True, **parameters: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a deployment to its end; what is small enough for one worker is made by the one that has the run."""
-        given = {"execution": {"dispatch": "here"}} | parameters
-        told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
+    def watch(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.Popen[str]:
+        """Have a deployment run, as people do; the command ends with the run."""
+        told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
         pairs = [word for text in told for word in ("-p", text)]
-        return self.command(
-            "deployment", "run", deployment, "--flow-run-name", run_name, *(["--watch"] if watch else []), *pairs
-        )
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deployment", "run", deployment, *pairs]
+        command += ["--watch", "--flow-run-name", run_name]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
+        """The same to its end."""
+        return finished(self.watch(deployment, run_name, **parameters))
+
+    def start(self, deployment: str, run_name: str, **parameters: Any) -> str:
+        """Have a deployment run, as the UI does, and return the run's id."""
+        asked = {"name": run_name, "parameters": parameters, "state": {"type": "SCHEDULED"}}
+        id = self.ask(f"deployments/name/{deployment}")["id"]
+        return str(self.ask(f"deployments/{id}/create_flow_run", asked)["id"])
+
+    def ended(self, run_name: str) -> Any:
+        """Wait for the end of a run and return its state."""
+        self.until(lambda: self.flow_run(run_name)["state"]["type"] in ENDED)
+        return self.flow_run(run_name)["state"]
+
+    def pieces(self, run_id: str) -> list[Any]:
+        """Return the runs that a run has handed out."""
+        found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"pieces-of-{run_id}"]}}})
+        return found
 
     @contextmanager
     def up(self, log: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -109,6 +126,11 @@ class Prefect:
         (found,) = self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
         return found
 
+    def artifact(self, key: str) -> str:
+        """Return the newest artifact of a key."""
+        (found,) = self.ask("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
+        return str(found["data"])
+
     def log_lines(self, name: str) -> list[str]:
         """Return the messages in a flow run's log, those of its tasks included, in order of time."""
         wanted = {"logs": {"flow_run_id": {"any_": [self.flow_run(name)["id"]]}}, "sort": "TIMESTAMP_ASC"}
@@ -128,11 +150,145 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         prefect.ask("health")
 
 
+def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for a command's end."""
+    told = process.communicate(timeout=PATIENCE_SECONDS)
+    return subprocess.CompletedProcess(process.args, process.returncode, *told)
+
+
+def places(world: Path, store: Path) -> dict[str, str]:
+    """Where a copy of the small world, and a store, lie."""
+    found = {"annotations": f"{world / 'questions.csv'}", "videos": f"{world / 'videos'}"}
+    return found | {"weights": f"tiny-blip2={world / 'tiny-blip2'}", "store": f"{store}"}
+
+
+def options(world: Path, store: Path) -> list[str]:
+    """The same for the command line."""
+    return [word for kind, place in places(world, store).items() for word in (f"--{kind}", place)]
+
+
 @pytest.fixture(scope="module")
-def first_run(prefect: Prefect) -> subprocess.CompletedProcess[str]:
-    """A full chain, trainings included; the worker's environment says where its data lie."""
+def sampled(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the small world's frames, and no features yet."""
+    store = tmp_path_factory.mktemp("sampled") / "store"
+    for stage in ("import_backbone", "list_questions", "sample_frames"):
+        assert main(["stage", stage, SMALL, *options(prefect.small, store)]) == 0
+    return store
+
+
+@pytest.fixture(scope="module")
+def twins(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, tuple[str, str]]:
+    """A store, and two runs of one recipe that fill it at the same time."""
+    store = Store(tmp_path_factory.mktemp("twins") / "store")
+    execution = HERE | {"shard_megabytes": 0.05}
+    names = ("one", "other")
+    for name in names:
+        prefect.start(
+            "sevila/forward", name, recipe=SMALL, places=places(prefect.small, store.root), execution=execution
+        )
+    return store, names
+
+
+@pytest.fixture(scope="module", autouse=True)
+def first(prefect: Prefect, twins: Any) -> subprocess.Popen[str]:
+    """A full chain, trainings included, begun before all tests; the worker's environment says where its data lie."""
     recipe = str(prefect.world / "full.toml")
-    return prefect.run("sevila/full-chain", "first", recipe=recipe, settings=[SELECTORS], name="nightly")
+    return prefect.watch(
+        "sevila/full-chain", "first", recipe=recipe, settings=[SELECTORS], name="nightly", execution=HERE
+    )
+
+
+@pytest.fixture(scope="module")
+def first_run(first: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    return finished(first)
+
+
+def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect) -> None:
+    done = prefect.run("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
+    assert done.returncode == 1
+    reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
+    state = prefect.flow_run("bad")["state"]
+    assert state["type"] == "FAILED" and reason in state["message"]
+    assert any(reason in line for line in prefect.log_lines("bad"))
+
+
+@pytest.mark.parametrize(
+    ("deployment", "parameter", "value"),
+    [
+        ("sevila/full-chain", "execution", {"decode_workers": 0}),
+        ("sevila/full-chain", "places", {"video": "/data"}),
+        ("sevila-stage/rerun", "stage", "score_frame"),
+        ("sevila/forward", "recipe", "nextq"),
+        ("sevila/forward", "settings", ["select_keyframes.k"]),
+    ],
+)
+def test_a_bad_parameter_is_refused_before_a_run_exists(
+    prefect: Prefect, deployment: str, parameter: str, value: Any
+) -> None:
+    done = prefect.run(deployment, "none", **{parameter: value})
+    assert done.returncode == 1 and parameter in done.stdout
+    assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
+
+
+def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect) -> None:
+    code = """
+import logging, threading, warnings
+from prefect import flow
+import transformers
+import flows
+
+@flow(flow_run_name="warned")
+def warned():
+    with flows._logs_in_run_log():
+        warnings.warn("of Python")
+        transformers.logging.get_logger("transformers.models").warning("of transformers")
+        thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))
+        thread.start()
+        thread.join()
+        logging.getLogger("h5py").info("nobody asked")
+
+warned()
+"""
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=REPOSITORY, env=prefect.environment, capture_output=True, check=True, timeout=60)
+    lines = [line.splitlines()[0].rpartition(": ")[2] for line in prefect.log_lines("warned")]
+    assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
+
+
+def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Prefect) -> None:
+    for deployment in prefect.ask("deployments/filter", {}):
+        assert deployment["description"].startswith("# ") and "sevila" in deployment["tags"]
+        if "piece" not in deployment["tags"]:
+            assert "```bash\n prefect deployment run " in deployment["description"]
+
+
+def test_the_schedule_has_planned_the_nights_to_come(prefect: Prefect) -> None:
+    nightly = prefect.ask("deployments/name/sevila-benchmark/nightly")
+    planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
+    assert prefect.until(lambda: prefect.ask("flow_runs/count", planned)) >= 3
+    starts = [datetime.fromisoformat(run["expected_start_time"]) for run in prefect.ask("flow_runs/filter", planned)]
+    assert {start.astimezone(UTC).strftime("%H:%M") for start in starts} == {"03:00"}
+    assert len({start.date() for start in starts}) == len(starts)
+    assert [schedule["schedule"]["timezone"] for schedule in nightly["schedules"]] == ["UTC"]
+
+
+def test_a_regression_fails_the_nightly_run_and_is_named(prefect: Prefect, tmp_path: Path) -> None:
+    first, store = tmp_path / "first", tmp_path / "store"
+    assert main(["run", SMALL, *options(prefect.small, first)]) == 0
+    world = as_answered(prefect.small, first, tmp_path / "right")
+    assert main(["run", SMALL, *options(world, store)]) == 0
+    matrix = tmp_path / "nights.toml"
+    tolerance = "tolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}"
+    matrix.write_text(f'{tolerance}\n[recipes."{SMALL}"]\nchosen = []\n')
+    nightly = "sevila-benchmark/nightly"
+    prefect.start(nightly, "first night", matrix=str(matrix), device="cpu", places=places(world, store))
+    worse = with_other_weights(world, tmp_path / "worse")
+    assert main(["run", SMALL, *options(worse, store)]) == 0
+    assert prefect.ended("first night")["type"] == "COMPLETED", prefect.log_lines("first night")
+    second = prefect.run(nightly, "second night", matrix=str(matrix), device="cpu", places=places(worse, store))
+    state = prefect.flow_run("second night")["state"]
+    assert second.returncode == 1 and (state["type"], state["name"]) == ("FAILED", "Regression")
+    assert "regression: small chosen: accuracy" in state["message"]
 
 
 def test_deployment_runs_the_whole_chain_into_the_store(
@@ -168,10 +324,11 @@ def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifac
     lines = prefect.log_lines("first")
     assert sum(": made " in line for line in lines) == STEPS_OF_THE_CHAIN
     assert any(line.startswith("sample_frames: 1 failed") for line in lines)
-    keys = {"artifacts": {"key": {"any_": ["sevila-full", "sevila-full-failed-videos"]}}}
-    shown = {artifact["key"]: artifact["data"] for artifact in prefect.ask("artifacts/latest/filter", keys)}
-    assert "refined Localizer" in shown["sevila-full"] and "1 of 3 videos failed" in shown["sevila-full"]
-    failed = json.loads(shown["sevila-full-failed-videos"])
+    page = prefect.artifact("sevila-full")
+    assert "| refined Localizer |" in page and "1 of 3 videos failed" in page
+    assert all(f"`{pin.id}`" in page for pin in named_run(prefect.store, "nightly").artifacts)
+    assert f"[first](http://127.0.0.1:{prefect.port}" in page and prefect.flow_run("first")["id"] in page
+    failed = json.loads(prefect.artifact("sevila-full-failed-videos"))
     assert failed and all(row["reason"] for row in failed)
 
 
@@ -185,68 +342,76 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
         stage="select_keyframes",
         recipe=str(prefect.world / "full.toml"),
         settings=[SELECTORS, "select_keyframes.k=1"],
+        execution=HERE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     made = set(prefect.store) - before
     assert made and all(id.startswith("select_keyframes-") for id in made)
     assert set(prefect.flow_run("stage")["state"]["message"].split()) >= made
+    assert all(f"`{id}`" in prefect.artifact("sevila-full-select-keyframes") for id in made)
 
 
 def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_finished_shards(
-    prefect: Prefect, tmp_path: Path
+    prefect: Prefect, sampled: Path, tmp_path: Path
 ) -> None:
-    small = tmp_path / "small"
-    write_small_world(small)
-    places = {"annotations": f"{small / 'questions.csv'}", "videos": f"{small / 'videos'}"}
-    places |= {"weights": f"tiny-blip2={small / 'tiny-blip2'}", "store": f"{tmp_path / 'store'}"}
-    for stage in ("import_backbone", "list_questions", "sample_frames"):
-        options = [word for kind, place in places.items() for word in (f"--{kind}", place)]
-        assert main(["stage", stage, SMALL, *options]) == 0
-    execution = {"dispatch": "workers", "shard_megabytes": 0.012}
-    parameters = {"stage": "extract_features", "recipe": SMALL, "places": places, "execution": execution}
-    started = prefect.run("sevila-stage/rerun", "shared", watch=False, **parameters)
-    assert started.returncode == 0, started.stdout + started.stderr
-    os.kill(prefect.until(lambda: running_piece(prefect, "extract_features")), signal.SIGKILL)
-    ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-    prefect.until(lambda: prefect.flow_run("shared")["state"]["type"] in ended)
-    assert prefect.flow_run("shared")["state"]["type"] == "COMPLETED", prefect.log_lines("shared")
-    pieces = [run for run in prefect.ask("flow_runs/filter", {}) if run["name"].startswith("extract_features-v")]
+    store = Path(shutil.copytree(sampled, tmp_path / "store"))
+    id = prefect.start("sevila-stage/rerun", "shared", **in_shards(prefect, store))
+    os.kill(prefect.until(lambda: running_piece(prefect, id)), signal.SIGKILL)
+    assert prefect.ended("shared")["type"] == "COMPLETED", prefect.log_lines("shared")
+    pieces = prefect.pieces(id)
     killed = [run for run in pieces if run["state"]["type"] == "CRASHED"]
     made = [run for run in pieces if run["state"]["type"] == "COMPLETED"]
     assert len(killed) == 1 and len(made) == len({run["name"] for run in made}) == len(pieces) - 1 >= 2
-    (features,) = [id for id in Store(tmp_path / "store") if id.startswith("extract_features-")]
+    (features,) = [id for id in Store(store) if id.startswith("extract_features-")]
     assert prefect.flow_run("shared")["state"]["message"] == features
 
 
-def running_piece(prefect: Prefect, stage: str) -> int | None:
-    """Return the process of a piece of a stage that is running, once there is one."""
-    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"like_": f"{stage}-v"}}}
-    for run in prefect.ask("flow_runs/filter", running):
-        if run["infrastructure_pid"]:
-            return int(run["infrastructure_pid"].rsplit(":", 1)[-1])
+def in_shards(prefect: Prefect, store: Path) -> dict[str, Any]:
+    """Return the parameters of a run that extracts the small world's features in four shards, on the workers."""
+    execution = {"dispatch": "workers", "shard_megabytes": 0.004}
+    return {
+        "stage": "extract_features",
+        "recipe": SMALL,
+        "places": places(prefect.small, store),
+        "execution": execution,
+    }
+
+
+def running_piece(prefect: Prefect, run_id: str) -> int | None:
+    """Return the process of one of a run's pieces that is running, once there is one."""
+    for piece in prefect.pieces(run_id):
+        if piece["state"]["type"] == "RUNNING" and piece["infrastructure_pid"]:
+            return int(piece["infrastructure_pid"].rsplit(":", 1)[-1])
     return None
 
 
-def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect) -> None:
-    done = prefect.run("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
-    assert done.returncode == 1
-    reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
-    state = prefect.flow_run("bad")["state"]
-    assert state["type"] == "FAILED" and reason in state["message"]
-    assert any(reason in line for line in prefect.log_lines("bad"))
-
-
-@pytest.mark.parametrize(
-    ("deployment", "parameter", "value"),
-    [
-        ("sevila/full-chain", "execution", {"decode_workers": 0}),
-        ("sevila/full-chain", "places", {"video": "/data"}),
-        ("sevila-stage/rerun", "stage", "score_frame"),
-    ],
-)
-def test_a_bad_parameter_is_refused_before_a_run_exists(
-    prefect: Prefect, deployment: str, parameter: str, value: Any
+def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_finished_shards(
+    prefect: Prefect, sampled: Path, tmp_path: Path
 ) -> None:
-    done = prefect.run(deployment, "none", **{parameter: value})
-    assert done.returncode == 1 and parameter in done.stdout
-    assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
+    store = Path(shutil.copytree(sampled, tmp_path / "store"))
+    id = prefect.start("sevila-stage/rerun", "cancelled", **in_shards(prefect, store))
+    prefect.until(lambda: any(piece["state"]["type"] == "COMPLETED" for piece in prefect.pieces(id)))
+    prefect.ask(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})  # the button of the UI
+    assert prefect.ended("cancelled")["type"] == "CANCELLED"
+    prefect.until(lambda: all(piece["state"]["type"] in ENDED for piece in prefect.pieces(id)))
+    states = Counter(piece["state"]["type"] for piece in prefect.pieces(id))
+    assert states["COMPLETED"] >= 1 and states["CANCELLED"] >= 1 and len(states) == 2
+    progress = next((store / "partial").glob("extract_features-*")) / "progress"
+    n_finished = len(list(progress.glob("0*.json")))
+    again = prefect.start("sevila-stage/rerun", "after cancelling", **in_shards(prefect, store))
+    assert prefect.ended("after cancelling")["type"] == "COMPLETED"
+    assert len(prefect.pieces(again)) == sum(states.values()) - n_finished
+
+
+def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, twins: tuple[Store, tuple[str, str]]) -> None:
+    store, names = twins
+    states = [prefect.ended(name) for name in names]
+    assert [state["type"] for state in states] == ["COMPLETED", "COMPLETED"]
+    assert states[0]["message"] == states[1]["message"]
+
+    def made() -> Counter[str]:
+        lines = [line for name in names for line in prefect.log_lines(name)]
+        return Counter(line.split(" in ")[0] for line in lines if ": made " in line or " done in " in line)
+
+    prefect.until(lambda: sum(": made " in line for line in made()) == len(list(store)))  # logs come a little later
+    assert set(made().values()) == {1}, made()

@@ -7,7 +7,9 @@ from typing import Any
 
 from cache.store import Record, Store
 from cli import main
+from pipeline.tiny_blip2 import write_tiny_blip2
 from stages.answer_questions import Answers
+from stages.answer_table import answers_in_words
 from stages.evaluate import Metrics
 from stages.extract_features import Features
 from stages.import_backbone import Backbone
@@ -61,4 +63,24 @@ def edited(demo: Path, folder: Path, edit: Any) -> Path:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    return folder
+
+
+def as_answered(demo: Path, finished: Path, folder: Path) -> Path:
+    """A copy of the demo as its model sees it: whatever it answered in a finished run is right."""
+    words = answers_in_words(Store(finished), artifact(finished, "answers").record.id)
+    said = {(row["video_id"], row["question"]): row["answer"] for row in words if not row["reason"]}
+    return edited(
+        demo,
+        folder,
+        lambda rows: [row | {"answer": said.get((row["video"], row["question"]), row["answer"])} for row in rows],
+    )
+
+
+def with_other_weights(world: Path, folder: Path) -> Path:
+    """A copy of a world whose model, under the same name, has other weights."""
+    shutil.copytree(world, folder)
+    shutil.rmtree(folder / "tiny-blip2")
+    words = (world / "questions.csv").read_text().replace(",", " ").split()
+    write_tiny_blip2(folder / "tiny-blip2", 1, words=sorted(set(words)))
     return folder

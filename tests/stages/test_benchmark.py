@@ -10,18 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import SevilaError
+from cache.errors import MachineError, SevilaError
 from cache.store import Store
 from cli import main
 from pipeline.benchmark import Measured, Row, available, holm, load_matrix
 from pipeline.launch import apart
 from pipeline.recipe import load
-from pipeline.tiny_blip2 import write_tiny_blip2
-from stages.answer_table import answers_in_words
 from stages.benchmark import run_night
 from stages.benchmark_history import History
 from tests.small_world import SMALL
-from tests.stages.runs import artifact, edited, sevila
+from tests.stages.runs import as_answered, sevila, with_other_weights
 
 # So small a night is noise: its speed and memory are judged by the arithmetic's own test.
 TOLERANT = "keep_nights = 1\ntolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}\n"
@@ -50,14 +48,7 @@ def history(store: Path) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def world(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small world as its model sees it: whatever it answers is right."""
-    words = answers_in_words(Store(finished), artifact(finished, "answers").record.id)
-    said = {(row["video_id"], row["question"]): row["answer"] for row in words if not row["reason"]}
-
-    def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-        return [row | {"answer": said.get((row["video"], row["question"]), row["answer"])} for row in rows]
-
-    return edited(demo, tmp_path_factory.mktemp("right") / "world", edit)
+    return as_answered(demo, finished, tmp_path_factory.mktemp("right") / "world")
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +100,7 @@ def test_an_equal_night_is_no_regression_and_the_trend_shows_both(
 def test_other_weights_under_the_same_name_are_a_named_regression(
     nights: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worse = Path(shutil.copytree(world, tmp_path / "worse"))
-    shutil.rmtree(worse / "tiny-blip2")
-    words = {
-        word for line in (world / "questions.csv").read_text().splitlines() for word in line.replace(",", " ").split()
-    }
-    write_tiny_blip2(worse / "tiny-blip2", 1, words=sorted(words))
+    worse = with_other_weights(world, tmp_path / "worse")
     assert sevila("run", worse, nights) == 0
     assert benchmark(write_matrix(tmp_path, chosen=[]), worse, nights) == 1
     told = capsys.readouterr().out
@@ -142,7 +128,7 @@ def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other
 
 
 def test_a_setting_whose_process_dies_is_an_error_of_its_own() -> None:
-    with pytest.raises(SevilaError, match="its process was ended by SIGKILL"):
+    with pytest.raises(MachineError, match="its process was ended by SIGKILL"):
         apart(die)
 
 

@@ -10,7 +10,13 @@ import pytest
 
 from cache.store import Store
 from cli import main
+from pipeline.recipe import load
+from pipeline.sources import Sources
+from pipeline.stage import RunContext
+from stages.chain import full
 from stages.evaluate import Metrics
+from stages.steps import Run, RunOnly
+from stages.summary import summary_markdown
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import records
 
@@ -83,6 +89,26 @@ def test_second_run_prints_the_same_table_and_makes_nothing(
     }
     printed = sorted(float(cell.split()[0]) for row in cells.values() for cell in row[:3])
     assert printed == sorted(round(value, 1) for value in overall.values())
+
+
+def test_the_page_of_a_run_has_the_table_every_artifact_what_failed_and_what_to_run_next(
+    whole: Path, world: Path
+) -> None:
+    where = {"annotations": [str(world / "questions.jsonl")], "videos": [str(world / "videos")]}
+    store = Store(whole)
+    sources = Sources(store.digests, where | {"weights": [f"tiny-blip2={world / 'tiny-blip2'}"]})
+    recipe, run = load(str(world / "full.toml")), RunContext(store, device="cpu", sources=sources)
+    steps = Run(recipe, run, lambda id, stage, setting: None)
+    page = summary_markdown(steps.made, steps.settings, full(recipe, steps, sources))
+    assert "| keyframes | zero-shot | zero-shot, voting | fine-tuned | moment recall | hit |" in page
+    assert all(f"| `{id}` |" in page for id in records(whole))
+    assert page.count("1 of 3 videos failed (1 empty):\n\n```\ntest2.mp4: empty") == 1
+    assert "- Localizer, refined in round 1: loss" in page and "\nsevila compare evaluate-" in page
+
+    one = RunOnly("answer_questions", recipe, run, False, lambda id, stage, setting: None)
+    page = summary_markdown(one.walk(full, sources), one.settings)
+    assert page.count("## First answers: ") == 9 and "## First answers: uniform, zero-shot, voting\n" in page
+    assert "evaluate-" not in page and "\nsevila answers answer_questions-" in page
 
 
 def test_every_selector_gets_a_row_in_the_order_of_the_paper(
