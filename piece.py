@@ -81,7 +81,7 @@ def split(places: str) -> list[str]:
 
 def told(work: Callable[[], State[Any]]) -> State[Any]:
     """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
-    with _logs_in_run_log(), shown_by(progress_artifacts()):
+    with logs_in_run_log(), shown_by(progress_artifacts()):
         try:
             return work()
         except SevilaError as error:
@@ -116,7 +116,7 @@ def progress_artifacts() -> Show:
 
 
 @contextmanager
-def _logs_in_run_log() -> Iterator[None]:
+def logs_in_run_log() -> Iterator[None]:
     """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too."""
     run_id, seen = this_run.id, "is_in_run_log"
 

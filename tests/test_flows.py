@@ -235,11 +235,11 @@ def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect) -> None
 import logging, threading, warnings
 from prefect import flow
 import transformers
-import flows
+from piece import logs_in_run_log
 
 @flow(flow_run_name="warned")
 def warned():
-    with flows._logs_in_run_log():
+    with logs_in_run_log():
         warnings.warn("of Python")
         transformers.logging.get_logger("transformers.models").warning("of transformers")
         thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))
