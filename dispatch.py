@@ -1,30 +1,36 @@
-"""Who makes the pieces of an artifact: the worker that has the run, alone or helped by the others of its pool, or the GPU pool's.
+"""Who makes the pieces of an artifact: the worker that has the run, others of its pool, those of the GPU pool, or a Ray cluster.
 
-Dispatch is Prefect's: a piece is a flow run of its own, and nothing but ids and recipe names passes. What is made, and
-what is being made, only the store knows.
+Dispatch is Prefect's: a piece is a flow run of its own, or a task run on Ray, and nothing but ids and recipe names passes. What
+is made, and what is being made, only the store knows.
 """
 
 from __future__ import annotations
 
 import logging
-import re
+import os
+import signal
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from typing import Any
 from uuid import UUID
 
-from prefect import get_client
+from prefect import get_client, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
+from prefect.futures import as_completed
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
 from cache.errors import SevilaError
+from piece import OF_A_MACHINE, key_of, make_piece
 from pipeline.build import Make, build, pieces
 from pipeline.stage import Artifact, Config, RunContext, Stage
 
@@ -34,11 +40,14 @@ PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the 
 ASK_SECONDS = 2.0
 TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
-OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
+
+Tell = Callable[[int], Any]  # takes how many pieces are left
+# Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
+MakeAll = Callable[[str, list[int], Counter[int], Tell], None]
 
 
 def make_by(request: dict[str, Any]) -> Make:
-    """Return what makes an artifact: `build`, after the workers of the GPU pool have made its pieces where it needs one.
+    """Return what makes an artifact: `build`, after others have made its pieces where it needs a GPU.
 
     Where it needs none, `build` is helped by whatever other workers of the CPU pool are free.
 
@@ -47,10 +56,12 @@ def make_by(request: dict[str, Any]) -> Make:
     """
     if request["execution"]["dispatch"] == "here":
         return build
+    others = {"workers": _gpu_workers, "ray": _ray_cluster}[request["execution"]["dispatch"]]
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        if stage.gpu:
-            _have_made(stage, cfg, run, inputs, request)
+        if stage.gpu and (left := pieces(stage, cfg, run, inputs)):
+            with others(request) as make_all:
+                _have_made(stage, cfg, run, inputs, left, make_all)
         elif stage.sharded:
             with _helped(stage, cfg, run, inputs, request):
                 return build(stage, cfg, run, inputs)
@@ -59,8 +70,10 @@ def make_by(request: dict[str, Any]) -> Make:
     return make
 
 
-def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]) -> None:
-    """Hand the pieces of an artifact that nobody has made to the workers, and return when all are made.
+def _have_made(
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[int], make_all: MakeAll
+) -> None:
+    """Have others make the pieces of an artifact that nobody has made, and return when all are made.
 
     A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
     the work: what its pieces are at is skipped here, and looked for again, the less often the longer nothing is finished.
@@ -68,27 +81,34 @@ def _have_made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]
     Raises:
         SevilaError: a piece cannot be made, for the reason given, or was cancelled.
     """
-    left = pieces(stage, cfg, run, inputs)
-    id, n_pieces = stage.artifact_id(cfg, inputs), len(left)
-    if not left:
-        return
-    log.info("%s: %d pieces of %s for the workers of pool gpu", stage.name, n_pieces, id)
+    id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
+    log.info("%s: %d pieces of %s are handed out", stage.name, n_pieces, id)
     bar: Any = create_progress_artifact(0.0, key_of(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
     tries: Counter[int] = Counter()
     n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
+    while left:
+        make_all(id, left, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
+        n_before, left = len(left), pieces(stage, cfg, run, inputs)
+        n_idle = n_idle + 1 if len(left) == n_before else 0
+        if left:
+            time.sleep(BACK_OFF_SECONDS[min(max(n_idle, 1), len(BACK_OFF_SECONDS)) - 1])
+
+
+@contextmanager
+def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
+    """Have the workers of pool gpu make pieces, as flow runs."""
     with get_client(sync_client=True) as client:
-        while left:
+
+        def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
             waiting: dict[int, UUID] = {}
             try:
                 for piece in left:
-                    waiting[piece] = _hand_out("gpu", str(id), piece, request)
-                _wait(client, waiting, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
+                    waiting[piece] = _hand_out("gpu", id, piece, request)
+                _wait(client, waiting, tries, tell)
             finally:
                 _cancel(client, list(waiting.values()))
-            n_before, left = len(left), pieces(stage, cfg, run, inputs)
-            n_idle = n_idle + 1 if len(left) == n_before else 0
-            if left:
-                time.sleep(BACK_OFF_SECONDS[min(max(n_idle, 1), len(BACK_OFF_SECONDS)) - 1])
+
+        yield make_all
 
 
 @contextmanager
@@ -122,13 +142,13 @@ def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> 
         PIECES[pool],
         parameters={**request, "artifact": artifact, "piece": piece},
         timeout=0,
-        flow_run_name=f"{artifact} {'whole' if piece < 0 else piece}",
+        flow_run_name=_name(artifact, piece),
         tags=[_pieces_tag(this_run.id)],
     )
     return UUID(str(asked.id))
 
 
-def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Callable[[int], Any]) -> None:
+def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Tell) -> None:
     """Return when the runs of all pieces have ended, removing them; `tell` hears how many have not, or have not succeeded.
 
     Raises:
@@ -146,11 +166,90 @@ def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[in
                 tell(len(waiting) + n_failed)
                 continue
             n_failed += 1
-            tries[piece] += 1
-            may_succeed = state.is_crashed() or state.name == OF_A_MACHINE
-            log.warning("piece %d: %s: %s", piece, state.name, state.message)
-            if not may_succeed or tries[piece] >= TRIES:
-                raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+            _count_failure(piece, state, tries, state.is_crashed())
+
+
+def _name(artifact: str, piece: int) -> str:
+    return f"{artifact} {'whole' if piece < 0 else piece}"
+
+
+def _count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:
+    """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
+
+    Args:
+        died: its process was killed, or the like, and nobody else has tried it again.
+    """
+    tries[piece] += 1
+    log.warning("piece %d: %s: %s", piece, state.name, state.message)
+    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
+        raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+
+
+@contextmanager
+def _ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
+    """Have a Ray cluster make pieces, as tasks that have a GPU each where it has GPUs and the run wants them.
+
+    The nodes have the project installed, and see the same folders under the same names: what the environment of this run
+    says of places, and its working folder, are the pieces' too.
+
+    Raises:
+        SevilaError: the extra is not installed, or there is no such cluster.
+    """
+    try:
+        import ray
+        from prefect_ray import RayTaskRunner
+        from prefect_ray.context import remote_options
+    except ImportError as error:
+        raise SevilaError(
+            f'dispatch "ray": {error}; pip install ".[ray]" here and on the nodes of the cluster'
+        ) from error
+    address, device = request["execution"]["ray_address"], request["execution"]["device"]
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
+    ours = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
+    # Not as the runner's own `address`: for that, "auto" is a new cluster of this machine where there is none to be found.
+    runner: Any = RayTaskRunner(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if address != "auto":  # Ray would try for a quarter of an hour
+            socket.create_connection(address.rpartition(":")[::2], timeout=10).close()
+        runner.__enter__()
+    except OSError as error:
+        raise SevilaError(
+            f"no Ray cluster at {address!r} that this machine is a node of: {error}; `ray start --address=HOST:PORT` makes it one"
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
+
+    def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
+        n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
+        with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
+            futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
+        n_failed = 0
+        for n_ended, future in enumerate(as_completed(list(futures)), 1):
+            future.wait()
+            if future.state.is_completed():
+                tell(len(left) - n_ended + n_failed)
+            else:
+                n_failed += 1
+                _count_failure(futures[future], future.state, tries, died=False)
+
+    try:
+        yield make_all
+    finally:
+        runner.__exit__(None, None, None)  # ends what is still at work
+
+
+def _asked(id: str, piece: int, request: dict[str, Any]) -> dict[str, Any]:
+    return {"name": _name(id, piece), "artifact": id, "piece": piece, "request": request, "folder": os.getcwd()}
+
+
+@task(name="sevila-piece", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def _piece_on_ray(name: str, artifact: str, piece: int, request: dict[str, Any], folder: str) -> State[None]:
+    with chdir(folder):
+        return make_piece(artifact, piece, request)
 
 
 def _pieces_tag(run_id: Any) -> str:
@@ -169,8 +268,3 @@ def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
         state = client.read_flow_run(run_id).state
         if state is not None and not state.is_final():
             client.set_flow_run_state(run_id, Cancelling())
-
-
-def key_of(text: str) -> str:
-    """Return the text as a key of a Prefect artifact: lower case, digits and dashes are all that is allowed."""
-    return re.sub("[^a-z0-9]+", "-", text.lower())

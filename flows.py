@@ -1,4 +1,4 @@
-"""The chain as Prefect flows, for deployments, schedules and workers. Only this and dispatch.py import prefect.
+"""The chain as Prefect flows, for deployments, schedules and workers. Only this, dispatch.py and piece.py import prefect.
 
 Prefect starts, places, retries and shows; what is already made only the store knows. No task is cached or persisted, and nothing
 larger than ids and recipe names passes through Prefect. Without a server, use `sevila run`.
@@ -13,54 +13,39 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext, TaskRunContext
-from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run as this_run
-from prefect.runtime import task_run as this_task
 from prefect.states import Completed, Failed, State
 from prefect.utilities.urls import url_for
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
+from cache.errors import OF_THE_MACHINE, MachineError
 from cache.names import NAME
 from cache.store import Store, stores_below
-from dispatch import BACK_OFF_SECONDS, OF_A_MACHINE, TRIES, cancel_pieces, key_of, make_by
+from dispatch import BACK_OFF_SECONDS, TRIES, cancel_pieces, make_by
+from piece import key_of, make_piece, opened, progress_artifacts, split, told
 from pipeline.benchmark import Matrix, Row, load_matrix
 from pipeline.benchmark import available as matrices
-from pipeline.recipe import Recipe, load
+from pipeline.recipe import Recipe
 from pipeline.recipe import available as recipes
-from pipeline.sources import Sources
-from pipeline.stage import STAGES, Artifact, RunContext, Stage
+from pipeline.stage import STAGES, Artifact, Stage
 from stages.benchmark import run_night
 from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
-from stages.demo import DEMO, places_in
 from stages.named_runs import pinned
-from stages.progress import Show, shown_by
 from stages.results import Results
 from stages.sample_frames import Frames
-from stages.steps import Run, RunOnly, RunPiece, setting
+from stages.steps import Run, RunOnly, setting
 from stages.summary import summary_markdown
 
 log = logging.getLogger("sevila")
-
-SILENT_SECONDS = 60.0  # without progress, after it could not be shown
-
 
 # Fields are told by their names, as `-p` takes them.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
@@ -89,9 +74,15 @@ class Execution(BaseModel):
 
     model_config = FORM
 
-    dispatch: Literal["workers", "here"] = Field(
+    dispatch: Literal["workers", "ray", "here"] = Field(
         default="workers",
-        description="who runs models: the workers of pool gpu, a shard each, or the worker that has this run",
+        description="who runs models: the workers of pool gpu, a shard each; a Ray cluster, one GPU a shard; or the worker that "
+        "has this run",
+    )
+    ray_address: str = Field(
+        default="auto",
+        pattern=r"^(auto|[^\s/:]+:[0-9]+)$",
+        description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
     )
     device: str = Field(
         default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto: the first GPU, else the CPU"
@@ -141,7 +132,7 @@ def sevila(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = _opened(**request)
+        chosen, run, sources = opened(**request)
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
@@ -149,7 +140,7 @@ def sevila(
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
-    return _told(work)
+    return told(work)
 
 
 @flow(name="sevila-stage", on_cancellation=[cancel_pieces])
@@ -176,7 +167,7 @@ def sevila_stage(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = _opened(**request)
+        chosen, run, sources = opened(**request)
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
             steps = RunOnly(stage, chosen, run, again, pin, make_by(request))
             made = steps.walk(chain_of(chosen), sources)
@@ -185,7 +176,7 @@ def sevila_stage(
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
 
-    return _told(work)
+    return told(work)
 
 
 @flow(name="sevila-piece")
@@ -210,13 +201,7 @@ def sevila_piece(
         execution: speed and place
     """
 
-    def work() -> State[None]:
-        chosen, run, sources = _opened(**_request(recipe, settings, seed, places, execution))
-        with run.store.in_use():
-            RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
-        return Completed(message=f"{artifact} piece {piece}")
-
-    return _told(work)
+    return make_piece(artifact, piece, _request(recipe, settings, seed, places, execution))
 
 
 def _request(
@@ -225,41 +210,6 @@ def _request(
     """Return the parameters that a run and its pieces share, as JSON values."""
     common = {"recipe": recipe, "settings": list(settings), "seed": seed}
     return common | {"places": places.model_dump(), "execution": execution.model_dump()}
-
-
-def _opened(
-    recipe: str, settings: Sequence[str], seed: int | None, places: dict[str, str], execution: dict[str, Any]
-) -> tuple[Recipe, RunContext, Sources]:
-    chosen = load(recipe, settings, seed)
-    store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-    where = {kind: _split(places[kind]) for kind in ("annotations", "videos", "weights")}
-    if recipe == DEMO and not any(where.values()):
-        where = places_in(store, seed or 0)
-    sources = Sources(store.digests, where)
-    run = RunContext(
-        store,
-        device=execution["device"],
-        batch_tokens=execution["batch_tokens"],
-        decode_workers=execution["decode_workers"],
-        shard_bytes=int(execution["shard_megabytes"] * 2**20),
-        sources=sources,
-        processes=execution["processes"],
-    )
-    return chosen, run, sources
-
-
-def _told(work: Callable[[], State[Any]]) -> State[Any]:
-    """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
-    show = _progress_artifacts()
-    with _logs_in_run_log(show), shown_by(show):
-        try:
-            return work()
-        except SevilaError as error:
-            return Failed(message=str(error), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
-        except OSError as error:
-            if error.errno not in OF_THE_MACHINE:
-                raise
-            return Failed(message=sentence(error), name=OF_A_MACHINE)
 
 
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
@@ -304,10 +254,6 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-def _split(places: str) -> list[str]:
-    return [place for place in places.split(os.pathsep) if place]
-
-
 def _show_summary(
     title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
 ) -> None:
@@ -325,64 +271,6 @@ def _made_by(store: Store) -> str:
     return (
         f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
     )
-
-
-def _progress_artifacts() -> Show:
-    """Return what shows the progress of a loop as an artifact of the step, or else the flow run, that it belongs to."""
-    shown: dict[str, Any] = {}
-    process, silent_until = os.getpid(), 0.0
-
-    def show(what: str, percent: float, words: str) -> None:
-        nonlocal silent_until
-        key = key_of(f"{what}-{str(this_task.id or this_run.id)[-8:]}")
-        is_over_at_once = percent >= 100 and key not in shown
-        if os.getpid() != process or is_over_at_once or time.monotonic() < silent_until:
-            return
-        try:
-            if key in shown:
-                update_progress_artifact(shown[key], percent, f"{what}: {words}")
-            else:
-                shown[key] = create_progress_artifact(percent, key, f"{what}: {words}")
-        except Exception as error:  # a server that is gone for a while is no reason to fail a step
-            log.warning("progress is not shown: %s", error)
-            silent_until = time.monotonic() + SILENT_SECONDS
-
-    return show
-
-
-@contextmanager
-def _logs_in_run_log(show: Show) -> Iterator[None]:
-    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too.
-
-    What processes started from here log arrives as well; progress among it is shown.
-    """
-    run_id, process, seen = this_run.id, os.getpid(), "is_in_run_log"
-
-    def is_new(record: logging.LogRecord) -> bool:
-        """Prefect's own lines are there already; others may come by two loggers, or from a thread that knows of no run."""
-        if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
-            return False
-        setattr(record, seen, True)
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
-            record.flow_run_id = run_id
-        if record.process != process and hasattr(record, "progress"):
-            show(*record.progress)
-        return True
-
-    handler = APILogHandler()
-    handler.addFilter(is_new)
-    # The root, and those who keep their lines from it.
-    loggers = [logging.getLogger(name) for name in (None, "transformers", "huggingface_hub")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    log.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        for logger in loggers:
-            logger.removeHandler(handler)
 
 
 @flow(name="sevila-benchmark")
@@ -406,7 +294,7 @@ def sevila_benchmark(
 
     def work() -> State[str]:
         chosen = load_matrix(matrix)
-        given = {kind: _split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
+        given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _as_a_task)
         page = f"{night_markdown(night)}\n\n{_made_by(main)}"
@@ -415,12 +303,12 @@ def sevila_benchmark(
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
-    return _told(work)
+    return told(work)
 
 
 def _teller(matrix: Matrix) -> Callable[[Row], None]:
     """Return what tells of each row as it comes, and shows how many of the settings are done."""
-    show = _progress_artifacts()
+    show = progress_artifacts()
     left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
     n_settings = len(left)
 

@@ -191,7 +191,7 @@ def _online(api: str) -> set[str]:
 def _ask(api: str, path: str, question: dict[str, Any] | None = None, method: str | None = None) -> Any:
     body = None if question is None else json.dumps(question).encode()
     request = urllib.request.Request(f"{api}/{path}", body, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return json.loads(answer.read() or "null")
 
 

@@ -15,8 +15,9 @@ ROOMS = {
     "cache": {"cache"},
     "pipeline": {"pipeline", "cache"},
     "stages": {"stages", "pipeline", "cache"},
-    "dispatch": {"dispatch", "stages", "pipeline", "cache"},
-    "flows": {"flows", "dispatch", "stages", "pipeline", "cache"},
+    "piece": {"piece", "stages", "pipeline", "cache"},
+    "dispatch": {"dispatch", "piece", "stages", "pipeline", "cache"},
+    "flows": {"flows", "dispatch", "piece", "stages", "pipeline", "cache"},
     "cli": {"cli", "stages", "pipeline", "cache"},
 }
 OWNERS = {
@@ -30,7 +31,9 @@ OWNERS = {
     "webvtt": {"pipeline"},
     "tqdm": {"stages"},
     "matplotlib": {"stages"},
-    "prefect": {"flows", "dispatch"},
+    "prefect": {"flows", "dispatch", "piece"},
+    "ray": {"dispatch"},
+    "prefect_ray": {"dispatch"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors.
 KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py"}

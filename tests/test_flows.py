@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -118,8 +119,14 @@ class Prefect:
         """Ask the server's API."""
         body = None if question is None else json.dumps(question).encode()
         request = urllib.request.Request(f"{self.api}/{path}", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-            return json.load(answer)
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # SQLite was busy: Prefect's own clients ask again, too
+                    raise
+                time.sleep(1)
 
     def flow_run(self, name: str) -> Any:
         """Return what the server knows of a flow run."""
@@ -235,11 +242,11 @@ def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect) -> None
 import logging, threading, warnings
 from prefect import flow
 import transformers
-import flows
+from piece import logs_in_run_log
 
 @flow(flow_run_name="warned")
 def warned():
-    with flows._logs_in_run_log(print):
+    with logs_in_run_log(print):
         warnings.warn("of Python")
         transformers.logging.get_logger("transformers.models").warning("of transformers")
         thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))

@@ -1,0 +1,190 @@
+"""Pieces on a Ray cluster of two nodes, which lives with its server in namespaces of its own.
+
+`ray start` listens beyond 127.0.0.1 even when told not to, and `ray stop` ends every Ray of the host. Here there is no other
+interface than `lo`, and whatever is left when the test ends, the kernel ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from cache.store import Store
+from cli import main
+from tests.small_world import SMALL, write_small_world
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[1]
+APART = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+INSIDE = "TEST_RAY_IS_APART"  # set in the process that has the namespaces
+API, HEAD = "http://127.0.0.1:4200/api", "127.0.0.1:6379"
+PATIENCE_SECONDS = 120
+RUN = """
+import sys
+from flows import Execution, Places, sevila_stage
+recipe, annotations, videos, weights, store, address = sys.argv[1:]
+places = Places(annotations=annotations, videos=videos, weights=weights, store=store)
+execution = Execution(dispatch="ray", ray_address=address, shard_megabytes=0.012)
+sevila_stage("extract_features", recipe, places=places, execution=execution)
+"""
+
+
+def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_is_made_once(tmp_path: Path) -> None:
+    if INSIDE not in os.environ:
+        return run_this_apart(tmp_path)
+    small, store, plain = tmp_path / "small", tmp_path / "store", tmp_path / "plain"
+    places = [f"{small / 'questions.csv'}", f"{small / 'videos'}", f"tiny-blip2={small / 'tiny-blip2'}"]
+    with cluster(tmp_path) as until:
+        write_small_world(small)
+        for stage in ("import_backbone", "list_questions", "sample_frames"):
+            make(stage, places, store)
+        shutil.copytree(store, plain)
+        until(lambda: all("--block" in (tmp_path / f"{node}.log").read_text() for node in ("head", "node")))
+        run = start(tmp_path, "run", "-c", RUN, SMALL, *places, str(store), HEAD, PREFECT_API_URL=API)
+        at_work = until(lambda: len(found := pieces_by_node()) == 2 and found)
+        os.kill(at_work.popitem()[1], signal.SIGKILL)
+        make("extract_features", places, plain, "--shard-megabytes", "0.012")
+        assert run.wait(PATIENCE_SECONDS) == 0, (tmp_path / "run.log").read_text()
+        (flow_run,) = ask("flow_runs/filter")
+        (features,) = [id for id in Store(store) if id.startswith("extract_features-")]
+        assert flow_run["state"]["message"] == features
+        task_runs = {task_run["name"]: task_run["state_type"] for task_run in ask("task_runs/filter")}
+        assert task_runs == {f"{features} {piece}": "COMPLETED" for piece in range(2)}
+        shown = {artifact["description"]: artifact["data"] for artifact in ask("artifacts/filter")}
+        assert shown[f"extract_features: pieces of {features}"] == 100.0
+        lines = [line["message"].partition(" done in ")[0] for line in ask("logs/filter")]
+        for shard in (1, 2):
+            assert lines.count(f"extract_features: shard {shard} of 2") == 1
+        assert Store(store).record(features).files == Store(plain).record(features).files
+
+
+def run_this_apart(folder: Path) -> None:
+    """Run this file in namespaces where it may start a cluster."""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs namespaces of Linux: no `unshare` here")
+    tried = subprocess.run([*APART, "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"needs namespaces for network and processes: {tried.stderr.strip()}")
+    ours = ("PYTEST_", "PREFECT_", "SEVILA_", "RAY_")  # of whoever runs the tests
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {INSIDE: "1"}
+    test = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--basetemp",
+        f"{folder / 'apart'}",
+        __file__,
+    ]
+    done = subprocess.run(
+        [*APART, *test], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Start a Prefect server and two Ray nodes of one GPU each, as far as Ray knows; yield what waits for something of theirs."""
+    with socket.socket() as any_socket:  # what `ip link set lo up` does
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))
+    node = ["-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--num-gpus=1"]
+    node += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+    node += ["--min-worker-port=0", "--max-worker-port=0"]  # any that is free: the nodes share an address
+    with ExitStack() as stack:
+        short = stack.enter_context(TemporaryDirectory(prefix="ray-"))  # names of sockets have at most 107 bytes
+        started = [start(folder, "server", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4200")]
+        stack.callback(lambda: end(started))
+
+        def until(is_so: Callable[[], Any]) -> Any:
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while not (found := is_so()):
+                assert time.monotonic() < give_up and all(process.poll() is None for process in started), logs(folder)
+                time.sleep(0.2)
+            return found
+
+        started.append(
+            start(folder, "head", *node, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={short}")
+        )
+        until(lambda: listens(6379))
+        started.append(start(folder, "node", *node, f"--address={HEAD}", "--dashboard-agent-listen-port=0"))
+        until(lambda: listens(4200))
+        yield until
+
+
+def start(folder: Path, name: str, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    """Start a Python process that writes to `name`.log in the folder."""
+    environment = {
+        **os.environ,
+        **more,
+        "PREFECT_HOME": f"{folder / 'prefect'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": f"{REPOSITORY}",  # when the project is not installed
+        "OMP_NUM_THREADS": "1",
+    }
+    with (folder / f"{name}.log").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=REPOSITORY, env=environment, stdout=output, stderr=output
+        )
+
+
+def end(started: list[subprocess.Popen[bytes]]) -> None:
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.wait(PATIENCE_SECONDS)
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(f"{path.name}: {path.read_text()[-3000:]}" for path in folder.glob("*.log"))
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def make(stage: str, places: list[str], store: Path, *more: str) -> None:
+    pairs = zip(("--annotations", "--videos", "--weights"), places, strict=True)
+    options = [word for pair in pairs for word in pair]
+    assert main(["stage", stage, SMALL, *options, "--store", str(store), "--device", "cpu", *more]) == 0
+
+
+def pieces_by_node() -> dict[str, int]:
+    """Return the process of a piece that is being made, for each node that makes one."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(b"ray::sevila-piece"):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                found[parent] = int(folder.name)
+        except OSError:  # ended meanwhile
+            continue
+    return found
+
+
+def ask(path: str) -> Any:
+    """Return all that the server has of a kind."""
+    request = urllib.request.Request(f"{API}/{path}", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
