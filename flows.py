@@ -1,4 +1,4 @@
-"""The chain as Prefect flows, for deployments, schedules and workers. Only this, dispatch.py and piece.py import prefect.
+"""The chain as Prefect flows, for deployments, schedules and workers. Only this and workers/ import prefect.
 
 Prefect starts, places, retries and shows; what is already made only the store knows. No task is cached or persisted, and nothing
 larger than ids and recipe names passes through Prefect. Without a server, use `sevila run`.
@@ -13,95 +13,44 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, Failed, State
-from prefect.utilities.urls import url_for
-from pydantic import BaseModel, ConfigDict, Field
 
 from cache.errors import OF_THE_MACHINE, MachineError
-from cache.names import NAME
 from cache.store import Store, stores_below
-from dispatch import BACK_OFF_SECONDS, TRIES, cancel_pieces, make_by
-from piece import key_of, make_piece, opened, progress_artifacts, split, told
 from pipeline.benchmark import Matrix, Row, load_matrix
-from pipeline.benchmark import available as matrices
 from pipeline.recipe import Recipe
-from pipeline.recipe import available as recipes
-from pipeline.stage import STAGES, Artifact, Stage
+from pipeline.stage import Artifact, Stage
 from stages.benchmark import run_night
 from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
 from stages.chain import Step, chain_of
 from stages.named_runs import pinned
 from stages.results import Results
-from stages.sample_frames import Frames
 from stages.steps import Run, RunOnly, setting
-from stages.summary import summary_markdown
+from workers.dispatch import cancel_pieces, make_by
+from workers.forms import (
+    BatchTokens,
+    Device,
+    Execution,
+    MatrixName,
+    Places,
+    RecipeName,
+    RunName,
+    Seed,
+    Settings,
+    StageName,
+)
+from workers.pages import key_of, made_by, progress_artifacts, show_summary
+from workers.piece import BACK_OFF_SECONDS, TRIES, ended, make_piece, opened, split
 
 log = logging.getLogger("sevila")
-
-# Fields are told by their names, as `-p` takes them.
-FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
-
-
-def _name_or_file(names: Iterable[str]) -> str:
-    """Return a pattern of these names, or the path of a .toml file."""
-    return rf"^({'|'.join(names)}|.+[.]toml)$"
-
-
-class Places(BaseModel):
-    """Where things lie on the workers. Empty: what SEVILA_... or sevila.toml say there."""
-
-    model_config = FORM
-
-    annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
-    videos: str = Field(default="", description="folder of the videos, likewise")
-    weights: str = Field(default="", description="folder or file of the weights, likewise")
-    store: str = Field(
-        default="", description="folder of the artifacts, the same on every worker; empty: SEVILA_STORE, or .sevila"
-    )
-
-
-class Execution(BaseModel):
-    """Speed and place; never part of an artifact's identity."""
-
-    model_config = FORM
-
-    dispatch: Literal["workers", "ray", "here"] = Field(
-        default="workers",
-        description="who runs models: the workers of pool gpu, a shard each; a Ray cluster, one GPU a shard; or the worker that "
-        "has this run",
-    )
-    ray_address: str = Field(
-        default="auto",
-        pattern=r"^(auto|[^\s/:]+:[0-9]+)$",
-        description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
-    )
-    device: str = Field(
-        default="auto", pattern="^(auto|cpu|cuda(:[0-9]+)?)$", description="auto: the first GPU, else the CPU"
-    )
-    batch_tokens: int = Field(default=16384, ge=1, le=1 << 22, description="tokens in a forward pass, padding included")
-    decode_workers: int = Field(default=2, ge=1, le=256, description="processes that decode videos")
-    shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
-    processes: int = Field(
-        default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"
-    )
-
-
-# What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is
-# refused before there is a run, so by patterns where one can say it.
-Seed = Annotated[int | None, Field(ge=0)]
-RecipeName = Annotated[str, Field(pattern=_name_or_file(recipes()))]
-Setting = Annotated[str, Field(pattern=r"^ *\w+[.]\w+ *=")]
-Settings = tuple[Setting, ...]
-StageName = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -110,7 +59,7 @@ def sevila(
     settings: Settings = (),
     seed: Seed = None,
     chain: Literal["as the recipe says", "forward", "full"] = "as the recipe says",
-    name: Annotated[str, Field(pattern=f"^({NAME.pattern})?$")] = "",
+    name: RunName = "",
     places: Places = Places(),  # noqa: B008 - never changed
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[str]:
@@ -136,11 +85,11 @@ def sevila(
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        _show_summary(f"Recipe `{chosen.name}`", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
+        show_summary(f"Recipe `{chosen.name}`", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
-    return told(work)
+    return ended(work)
 
 
 @flow(name="sevila-stage", on_cancellation=[cancel_pieces])
@@ -172,11 +121,11 @@ def sevila_stage(
             steps = RunOnly(stage, chosen, run, again, pin, make_by(request))
             made = steps.walk(chain_of(chosen), sources)
         title = f"Stage `{stage}` of recipe `{chosen.name}`"
-        _show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
+        show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
 
-    return told(work)
+    return ended(work)
 
 
 @flow(name="sevila-piece")
@@ -254,30 +203,11 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-def _show_summary(
-    title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
-) -> None:
-    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
-    page = f"# {title}\n\n{_made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
-    create_markdown_artifact(page, key, f"{title}: what was made")
-    rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
-    failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
-    if failed:
-        table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
-        create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
-
-
-def _made_by(store: Store) -> str:
-    return (
-        f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
-    )
-
-
 @flow(name="sevila-benchmark")
 def sevila_benchmark(
-    matrix: Annotated[str, Field(pattern=_name_or_file(matrices()))] = "demo",
-    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto",
-    batch_tokens: Annotated[int, Field(ge=1, le=1 << 22)] = 16384,
+    matrix: MatrixName = "demo",
+    device: Device = "auto",
+    batch_tokens: BatchTokens = 16384,
     places: Places = Places(),  # noqa: B008
 ) -> State[str]:
     """Run a matrix of settings from cached features, and fail with a named regression if one is real.
@@ -297,13 +227,13 @@ def sevila_benchmark(
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _as_a_task)
-        page = f"{night_markdown(night)}\n\n{_made_by(main)}"
+        page = f"{night_markdown(night)}\n\n{made_by(main)}"
         create_markdown_artifact(page, key_of(f"benchmark-{chosen.name}"), f"Benchmark `{chosen.name}`, night by night")
         if night.verdict:
             return Failed(message=night.verdict, name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
-    return told(work)
+    return ended(work)
 
 
 def _teller(matrix: Matrix) -> Callable[[Row], None]:

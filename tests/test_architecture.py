@@ -15,9 +15,8 @@ ROOMS = {
     "cache": {"cache"},
     "pipeline": {"pipeline", "cache"},
     "stages": {"stages", "pipeline", "cache"},
-    "piece": {"piece", "stages", "pipeline", "cache"},
-    "dispatch": {"dispatch", "piece", "stages", "pipeline", "cache"},
-    "flows": {"flows", "dispatch", "piece", "stages", "pipeline", "cache"},
+    "workers": {"workers", "stages", "pipeline", "cache"},
+    "flows": {"flows", "workers", "stages", "pipeline", "cache"},
     "cli": {"cli", "stages", "pipeline", "cache"},
 }
 OWNERS = {
@@ -31,9 +30,9 @@ OWNERS = {
     "webvtt": {"pipeline"},
     "tqdm": {"stages"},
     "matplotlib": {"stages"},
-    "prefect": {"flows", "dispatch", "piece"},
-    "ray": {"dispatch"},
-    "prefect_ray": {"dispatch"},
+    "prefect": {"flows", "workers"},
+    "ray": {"workers"},
+    "prefect_ray": {"workers"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors.
 KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py"}

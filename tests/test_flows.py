@@ -242,7 +242,7 @@ def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect) -> None
 import logging, threading, warnings
 from prefect import flow
 import transformers
-from piece import logs_in_run_log
+from workers.pages import logs_in_run_log
 
 @flow(flow_run_name="warned")
 def warned():

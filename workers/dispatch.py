@@ -7,43 +7,32 @@ is made, and what is being made, only the store knows.
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from prefect import get_client, task
+from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
-from prefect.futures import as_completed
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
-from cache.errors import SevilaError
-from piece import OF_A_MACHINE, key_of, make_piece
 from pipeline.build import Make, build, pieces
 from pipeline.stage import Artifact, Config, RunContext, Stage
+from workers.pages import key_of
+from workers.piece import BACK_OFF_SECONDS, MakeAll, Tell, count_failure, piece_name
+from workers.ray_cluster import ray_cluster
 
 log = logging.getLogger("sevila")
 
 PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the deployment that pieces are handed to
 ASK_SECONDS = 2.0
-TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
-BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
-
-Tell = Callable[[int], Any]  # takes how many pieces are left
-# Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
-MakeAll = Callable[[str, list[int], Counter[int], Tell], None]
 
 
 def make_by(request: dict[str, Any]) -> Make:
@@ -56,7 +45,7 @@ def make_by(request: dict[str, Any]) -> Make:
     """
     if request["execution"]["dispatch"] == "here":
         return build
-    others = {"workers": _gpu_workers, "ray": _ray_cluster}[request["execution"]["dispatch"]]
+    others = {"workers": _gpu_workers, "ray": ray_cluster}[request["execution"]["dispatch"]]
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         if stage.gpu and (left := pieces(stage, cfg, run, inputs)):
@@ -142,7 +131,7 @@ def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> 
         PIECES[pool],
         parameters={**request, "artifact": artifact, "piece": piece},
         timeout=0,
-        flow_run_name=_name(artifact, piece),
+        flow_run_name=piece_name(artifact, piece),
         tags=[_pieces_tag(this_run.id)],
     )
     return UUID(str(asked.id))
@@ -166,90 +155,7 @@ def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[in
                 tell(len(waiting) + n_failed)
                 continue
             n_failed += 1
-            _count_failure(piece, state, tries, state.is_crashed())
-
-
-def _name(artifact: str, piece: int) -> str:
-    return f"{artifact} {'whole' if piece < 0 else piece}"
-
-
-def _count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:
-    """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
-
-    Args:
-        died: its process was killed, or the like, and nobody else has tried it again.
-    """
-    tries[piece] += 1
-    log.warning("piece %d: %s: %s", piece, state.name, state.message)
-    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
-        raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
-
-
-@contextmanager
-def _ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
-    """Have a Ray cluster make pieces, as tasks that have a GPU each where it has GPUs and the run wants them.
-
-    The nodes have the project installed, and see the same folders under the same names: what the environment of this run
-    says of places, and its working folder, are the pieces' too.
-
-    Raises:
-        SevilaError: the extra is not installed, or there is no such cluster.
-    """
-    try:
-        import ray
-        from prefect_ray import RayTaskRunner
-        from prefect_ray.context import remote_options
-    except ImportError as error:
-        raise SevilaError(
-            f'dispatch "ray": {error}; pip install ".[ray]" here and on the nodes of the cluster'
-        ) from error
-    address, device = request["execution"]["ray_address"], request["execution"]["device"]
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", address)
-    ours = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
-    # Not as the runner's own `address`: for that, "auto" is a new cluster of this machine where there is none to be found.
-    runner: Any = RayTaskRunner(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        if address != "auto":  # Ray would try for a quarter of an hour
-            socket.create_connection(address.rpartition(":")[::2], timeout=10).close()
-        runner.__enter__()
-    except OSError as error:
-        raise SevilaError(
-            f"no Ray cluster at {address!r} that this machine is a node of: {error}; `ray start --address=HOST:PORT` makes it one"
-        ) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
-
-    def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
-        n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
-        with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
-            futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
-        n_failed = 0
-        for n_ended, future in enumerate(as_completed(list(futures)), 1):
-            future.wait()
-            if future.state.is_completed():
-                tell(len(left) - n_ended + n_failed)
-            else:
-                n_failed += 1
-                _count_failure(futures[future], future.state, tries, died=False)
-
-    try:
-        yield make_all
-    finally:
-        runner.__exit__(None, None, None)  # ends what is still at work
-
-
-def _asked(id: str, piece: int, request: dict[str, Any]) -> dict[str, Any]:
-    return {"name": _name(id, piece), "artifact": id, "piece": piece, "request": request, "folder": os.getcwd()}
-
-
-@task(name="sevila-piece", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def _piece_on_ray(name: str, artifact: str, piece: int, request: dict[str, Any], folder: str) -> State[None]:
-    with chdir(folder):
-        return make_piece(artifact, piece, request)
+            count_failure(piece, state, tries, state.is_crashed())
 
 
 def _pieces_tag(run_id: Any) -> str:

@@ -1,0 +1,74 @@
+"""The parameters of the flows, as types: what Prefect's pages show as forms, and refuse before there is a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import stages.chain  # noqa: F401 - declares the stages
+from cache.names import NAME
+from pipeline.benchmark import available as matrices
+from pipeline.recipe import available as recipes
+from pipeline.stage import STAGES
+
+# Fields are told by their names, as `-p` takes them.
+FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
+
+
+def _name_or_file(names: Iterable[str]) -> str:
+    """Return a pattern of these names, or the path of a .toml file."""
+    return rf"^({'|'.join(names)}|.+[.]toml)$"
+
+
+Device = Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")]
+BatchTokens = Annotated[int, Field(ge=1, le=1 << 22)]
+
+
+class Places(BaseModel):
+    """Where things lie on the workers. Empty: what SEVILA_... or sevila.toml say there."""
+
+    model_config = FORM
+
+    annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
+    videos: str = Field(default="", description="folder of the videos, likewise")
+    weights: str = Field(default="", description="folder or file of the weights, likewise")
+    store: str = Field(
+        default="", description="folder of the artifacts, the same on every worker; empty: SEVILA_STORE, or .sevila"
+    )
+
+
+class Execution(BaseModel):
+    """Speed and place; never part of an artifact's identity."""
+
+    model_config = FORM
+
+    dispatch: Literal["workers", "ray", "here"] = Field(
+        default="workers",
+        description="who runs models: the workers of pool gpu, a shard each; a Ray cluster, one GPU a shard; or the worker that "
+        "has this run",
+    )
+    ray_address: str = Field(
+        default="auto",
+        pattern=r"^(auto|[^\s/:]+:[0-9]+)$",
+        description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
+    )
+    device: Device = Field(default="auto", description="auto: the first GPU, else the CPU")
+    batch_tokens: BatchTokens = Field(default=16384, description="tokens in a forward pass, padding included")
+    decode_workers: int = Field(default=2, ge=1, le=256, description="processes that decode videos")
+    shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
+    processes: int = Field(
+        default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"
+    )
+
+
+# What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is
+# refused before there is a run, so by patterns where one can say it.
+Seed = Annotated[int | None, Field(ge=0)]
+RecipeName = Annotated[str, Field(pattern=_name_or_file(recipes()))]
+Setting = Annotated[str, Field(pattern=r"^ *\w+[.]\w+ *=")]
+Settings = tuple[Setting, ...]
+StageName = Annotated[str, Field(json_schema_extra={"enum": list(STAGES)})]
+RunName = Annotated[str, Field(pattern=f"^({NAME.pattern})?$")]
+MatrixName = Annotated[str, Field(pattern=_name_or_file(matrices()))]

@@ -1,0 +1,117 @@
+"""What people see of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run as this_run
+from prefect.runtime import task_run as this_task
+from prefect.utilities.urls import url_for
+
+from cache.store import Store
+from pipeline.stage import Artifact
+from stages.progress import Show
+from stages.results import Results
+from stages.sample_frames import Frames
+from stages.summary import summary_markdown
+
+log = logging.getLogger("sevila")
+
+SILENT_SECONDS = 60.0  # without progress, after it could not be shown
+
+
+def progress_artifacts() -> Show:
+    """Return what shows the progress of a loop as an artifact of the step, or else the flow run, that it belongs to."""
+    shown: dict[str, Any] = {}
+    process, silent_until = os.getpid(), 0.0
+
+    def show(what: str, percent: float, words: str) -> None:
+        nonlocal silent_until
+        key = key_of(f"{what}-{str(this_task.id or this_run.id)[-8:]}")
+        is_over_at_once = percent >= 100 and key not in shown
+        if os.getpid() != process or is_over_at_once or time.monotonic() < silent_until:
+            return
+        try:
+            if key in shown:
+                update_progress_artifact(shown[key], percent, f"{what}: {words}")
+            else:
+                shown[key] = create_progress_artifact(percent, key, f"{what}: {words}")
+        except Exception as error:  # a server that is gone for a while is no reason to fail a step
+            log.warning("progress is not shown: %s", error)
+            silent_until = time.monotonic() + SILENT_SECONDS
+
+    return show
+
+
+@contextmanager
+def logs_in_run_log(show: Show) -> Iterator[None]:
+    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too.
+
+    What processes started from here log arrives as well; progress among it is shown.
+    """
+    run_id, process, seen = this_run.id, os.getpid(), "is_in_run_log"
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """Prefect's own lines are there already; others may come by two loggers, or from a thread that knows of no run."""
+        if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
+            return False
+        setattr(record, seen, True)
+        if FlowRunContext.get() is None and TaskRunContext.get() is None:
+            record.flow_run_id = run_id
+        if record.process != process and hasattr(record, "progress"):
+            show(*record.progress)
+        return True
+
+    handler = APILogHandler()
+    handler.addFilter(is_new)
+    # The root, and those who keep their lines from it.
+    loggers = [logging.getLogger(name) for name in (None, "transformers", "huggingface_hub")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def show_summary(
+    title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
+) -> None:
+    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
+    page = f"# {title}\n\n{made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
+    create_markdown_artifact(page, key, f"{title}: what was made")
+    rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
+    failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
+    if failed:
+        table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
+        create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
+
+
+def made_by(store: Store) -> str:
+    """Return which run made a page, and where, as Markdown."""
+    return (
+        f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
+    )
+
+
+def key_of(text: str) -> str:
+    """Return the text as a key of a Prefect artifact: lower case, digits and dashes are all that is allowed."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())

@@ -1,0 +1,109 @@
+"""What a run and the pieces it hands out share, wherever they are made: how a request is opened, how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect.states import Completed, Failed, State
+
+from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
+from cache.store import Store, stores_below
+from pipeline.recipe import Recipe, load
+from pipeline.sources import Sources
+from pipeline.stage import RunContext
+from stages.chain import chain_of
+from stages.demo import DEMO, places_in
+from stages.progress import shown_by
+from stages.steps import RunPiece
+from workers.pages import logs_in_run_log, progress_artifacts
+
+log = logging.getLogger("sevila")
+
+TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
+BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
+OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
+
+Tell = Callable[[int], Any]  # takes how many pieces are left
+# Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
+MakeAll = Callable[[str, list[int], Counter[int], Tell], None]
+
+
+def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None]:
+    """Make one piece of an artifact here, and return the state that this ends in.
+
+    Args:
+        artifact: Id of the artifact.
+        piece: Number of its shard; -1 for an artifact that is not made in shards.
+        request: The parameters of the run that asks, which `opened` takes.
+    """
+
+    def work() -> State[None]:
+        chosen, run, sources = opened(**request)
+        with run.store.in_use():
+            RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
+        return Completed(message=f"{artifact} piece {piece}")
+
+    return ended(work)
+
+
+def opened(
+    recipe: str, settings: Sequence[str], seed: int | None, places: dict[str, str], execution: dict[str, Any]
+) -> tuple[Recipe, RunContext, Sources]:
+    """Return the recipe, how and where to run it, and its sources, as this machine has them."""
+    chosen = load(recipe, settings, seed)
+    store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
+    where = {kind: split(places[kind]) for kind in ("annotations", "videos", "weights")}
+    if recipe == DEMO and not any(where.values()):
+        where = places_in(store, seed or 0)
+    sources = Sources(store.digests, where)
+    run = RunContext(
+        store,
+        device=execution["device"],
+        batch_tokens=execution["batch_tokens"],
+        decode_workers=execution["decode_workers"],
+        shard_bytes=int(execution["shard_megabytes"] * 2**20),
+        sources=sources,
+        processes=execution["processes"],
+    )
+    return chosen, run, sources
+
+
+def split(places: str) -> list[str]:
+    """Return the places that a parameter names."""
+    return [place for place in places.split(os.pathsep) if place]
+
+
+def ended(work: Callable[[], State[Any]]) -> State[Any]:
+    """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
+    show = progress_artifacts()
+    with logs_in_run_log(show), shown_by(show):
+        try:
+            return work()
+        except SevilaError as error:
+            return Failed(message=str(error), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            return Failed(message=sentence(error), name=OF_A_MACHINE)
+
+
+def piece_name(artifact: str, piece: int) -> str:
+    """Return what the run of a piece is called."""
+    return f"{artifact} {'whole' if piece < 0 else piece}"
+
+
+def count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:
+    """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
+
+    Args:
+        died: its process was killed, or the like, and nobody else has tried it again.
+    """
+    tries[piece] += 1
+    log.warning("piece %d: %s: %s", piece, state.name, state.message)
+    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
+        raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
