@@ -374,8 +374,8 @@ def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_fi
 
 
 def in_shards(prefect: Prefect, store: Path) -> dict[str, Any]:
-    """Return the parameters of a run that extracts the small world's features in four shards, on the workers."""
-    execution = {"dispatch": "workers", "shard_megabytes": 0.004}
+    """Return the parameters of a run that extracts the small world's features in a few shards, on the workers."""
+    execution = {"dispatch": "workers", "shard_megabytes": 0.008}
     return {
         "stage": "extract_features",
         "recipe": SMALL,
