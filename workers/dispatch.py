@@ -72,7 +72,7 @@ def _have_made(
     """
     id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
     log.info("%s: %d pieces of %s are handed out", stage.name, n_pieces, id)
-    bar: Any = create_progress_artifact(0.0, key_of(f"{stage.name}-{this_run.id}"), f"{stage.name}: pieces of {id}")
+    bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
     tries: Counter[int] = Counter()
     n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
     while left:
