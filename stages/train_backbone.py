@@ -38,7 +38,7 @@ class TrainBackbone(Config):
     batch_size: int = Field(128, ge=4, description="texts or images of one step")
 
 
-@stage(version=2, output=TrainedBackbone, resumes=True)
+@stage(version=3, output=TrainedBackbone, resumes=True)
 def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
     """Train a tiny BLIP-2 from scratch on single images and text of the Shapes world, never on its videos or questions.
 

@@ -5,6 +5,7 @@ Shapes: N images, H pixels of height and width, P patches + 1 class token, W vis
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Thin
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
 from pipeline.shapes.optimising import Show, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
-from pipeline.shapes.world import clean_look
+from pipeline.shapes.world import CAST, clean_look
 from pipeline.shapes.writing import place
 
 WORDS = ((*SEEN, EMPTY), (*COLOURS, UNTOLD, EMPTY), (*SHAPES, EMPTY), (*PLACES, EMPTY))
@@ -27,6 +28,7 @@ NAMES = ("thing", "colour", "shape", "place")
 EMPTY_SHARE = 0.1
 SEEING_RATE, TELLING_RATE = 4e-3, 1e-3
 TELLING_IMAGES = 6000
+LIT_SHARE, MOST_LIT = 0.5, 0.8  # of the Q-Former's images; how far their light is on the way from white to the videos'
 
 
 class Images(NamedTuple):
@@ -59,6 +61,12 @@ def varied_look(n: int, rng: np.random.Generator) -> Look:
     )
 
 
+def lit_look(n: int, rng: np.random.Generator) -> Look:
+    """Return the looks of the Q-Former's images: clean, and some in a light between white and the videos'."""
+    way = rng.uniform(0, MOST_LIT, (n, 1)) * (rng.random((n, 1)) < LIT_SHARE)
+    return replace(clean_look(n, rng), tint=1 - way * (1 - np.array(CAST)))
+
+
 def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, batch: int, show: Show) -> None:
     """Phase 2: train the ViT with a linear head for each word on the mean of its tokens; the heads are thrown away."""
     vision, rng = model.vision_model, np.random.default_rng([seed, 2])
@@ -86,10 +94,10 @@ def train_telling(
 ) -> None:
     """Phase 3: train LayerNorm, query tokens, Q-Former and projection until query q gives T5's embedding of the q-th word.
 
-    ViT and T5 are frozen; images are clean ones.
+    ViT and T5 are frozen.
     """
     rng = np.random.default_rng([seed, 3])
-    seen = images(TELLING_IMAGES, clean_look(TELLING_IMAGES, rng), rng)
+    seen = images(TELLING_IMAGES, lit_look(TELLING_IMAGES, rng), rng)
     with torch.no_grad():
         features = torch.cat([encode(model, seen.pixels[at : at + 500]) for at in range(0, TELLING_IMAGES, 500)])
         wanted = torch.stack(

@@ -15,12 +15,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from pipeline import prompts
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.world import MOTIONS, N_OPTIONS, STATEMENTS
+from pipeline.shapes.world import MOTIONS, N_OPTIONS, STATEMENTS, UNSEEN
 
 SPACE = "▁"
 LETTERS = "ABCDEFGHIJ"[:N_OPTIONS]
 THINGS = tuple(f"a {colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
-OPTIONS = (*COLOURS, *SHAPES, *MOTIONS, *THINGS)
+OPTIONS = (*COLOURS, *SHAPES, *MOTIONS, *THINGS, UNSEEN)
 PLACES = ("centre", "west", "east", "north", "south")  # where in a frame a thing is
 EMPTY, UNTOLD = "nothing", "grey"
 SEEN = tuple(f"a {colour} {shape}" for colour, shape in product((*COLOURS, UNTOLD), SHAPES))
@@ -48,7 +48,7 @@ def words_of(piece: str) -> list[str]:
     return ([letter[1]] if letter else [piece[1:]] if piece[1:] in LETTERS else []) + words
 
 
-_MEANINGS = {*COLOURS, *SHAPES, *MOTIONS, *PLACES, EMPTY, UNTOLD, "stays"}
+_MEANINGS = {*COLOURS, *SHAPES, *MOTIONS, *PLACES, EMPTY, UNTOLD, "stays", *UNSEEN.split()}
 
 
 def _pieces() -> Iterator[str]:

@@ -18,8 +18,9 @@ EVENTS = 5
 GREY_FRAMES = (4, 5)  # of 64, of which the chain samples every second one
 COLOURED_FRAMES = 7  # so that 3 or 4 sampled frames of an event show all of it
 EARLY_FRAMES = 2  # frames before that, which queries' windows include
-N_OPTIONS = 5
-CAST = (1.0, 0.8, 0.65)  # the light in which all videos are taken; the backbone's images are taken in white light
+N_OPTIONS = 5  # UNSEEN is one of them
+UNSEEN = "not to be seen"  # an option of every question, never right: where to go for who does not see what is asked
+CAST = (1.0, 0.8, 0.65)  # the light in which all videos are taken; the backbone learns to see in white light
 SETS_OFF, REACH = 0.12, 0.32  # how far from the middle a moving thing is when it takes on colour, and at last
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
 STATEMENTS = {"nowhere": "stays.", **{motion: f"moves {motion}." for motion in ("left", "right", "up", "down")}}
@@ -127,8 +128,8 @@ def _asked(
     kind: str, question: str, right: str, others: list[str], shown: list[Event], rng: np.random.Generator
 ) -> Asked:
     """Return a question whose wrong options are true of other parts of the video: who looks at those is misled."""
-    wrong = [str(option) for option in rng.permutation(others)[: N_OPTIONS - 1]]
-    options = [str(option) for option in rng.permutation([right, *wrong])]
+    wrong = [str(option) for option in rng.permutation(others)[: N_OPTIONS - 2]]
+    options = [str(option) for option in rng.permutation([right, *wrong, UNSEEN])]
     return Asked(kind, question, options, options.index(right), [event.moment for event in shown])
 
 
@@ -150,7 +151,7 @@ def things_of(events: list[Event], rng: np.random.Generator) -> Things:
 
 
 def clean_look(n: int, rng: np.random.Generator) -> Look:
-    """Return the look of the single images that the backbone is trained on: plain dark backgrounds."""
+    """Return the look of the single images that the Q-Former is trained on: plain dark backgrounds, white light."""
     return Look(
         background=np.repeat(rng.uniform(0.05, 0.25, (n, 1)), 3, axis=1),
         slope=np.zeros((n, 2)),

@@ -15,12 +15,14 @@ from pipeline import prompts
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNTOLD
-from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, statement
+from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, UNSEEN, statement
 
 Written = tuple[str, str, str, str]  # a frame in words: thing, colour, shape, place
 NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
 CENTRE = 0.16  # so far from the middle of a frame a thing is still in its centre
 EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so that finding the right one is enough
+UNSEEN_SHARE = 0.1  # of the questions: no frame shows what is asked
+EMPTY_SHARE = 0.2  # of their frames: nothing at all
 TURN = 0.5  # phase of an event, 0 to 1, at which its thing takes on colour
 TYPES = ("colour", "shape", "motion", "after")
 
@@ -69,15 +71,21 @@ class Writer:
         self._known: dict[str, list[int]] = {}
 
     def question(self, n_frames: int, as_text: bool = False) -> Sample:
-        """Return a question about so many frames, which show what is asked, to be answered by letter or by the option's text."""
+        """Return a question about so many frames, to be answered by letter or by the option's text.
+
+        The frames show what is asked, or nothing of it, and then the right answer is to say so.
+        """
         random = self._random
         events = self._events()
         kind = random.choice(TYPES)
         asked = random.randrange(EVENTS - 1) if kind == "after" else random.randrange(EVENTS)
         question, right, wrong = self._ask(kind, events, asked)
         shown = [asked, asked + 1] if kind == "after" else [asked]
-        frames = self._frames(events, shown, n_frames)
         options = self._options(right, wrong)
+        if random.random() < UNSEEN_SHARE:
+            right, frames = UNSEEN, self._other_frames(events, shown, kind, n_frames)
+        else:
+            frames = self._frames(events, shown, n_frames)
         text = [
             *self._ids(f"Question: {question}"),
             *(token for index, option in enumerate(options) for token in self._ids(_lettered(index, option))),
@@ -161,7 +169,7 @@ class Writer:
         return [_Event(*pair, "nowhere", (0.5, 0.5)) for pair in zip(colours, shapes, strict=True)]
 
     def _options(self, right: str, wrong: Sequence[str]) -> list[str]:
-        return self._shuffled([right, *self._shuffled(wrong)[: N_OPTIONS - 1]])
+        return self._shuffled([right, *self._shuffled(wrong)[: N_OPTIONS - 2], UNSEEN])
 
     def _shuffled(self, values: Sequence[str]) -> list[str]:
         return self._random.sample(values, len(values))
@@ -185,6 +193,18 @@ class Writer:
         for _ in range(empty):
             frames.insert(random.randint(0, len(frames)), NOTHING)
         return frames
+
+    def _other_frames(self, events: list[_Event], shown: list[int], kind: str, n_frames: int) -> list[Written]:
+        """Return frames in time order that show nothing of what is asked: other events, grey things, nothing at all."""
+        random = self._random
+        times = []
+        for _ in range(n_frames):
+            number = random.randrange(EVENTS)
+            # A single thing may be what came after whatever it is, but for the one that it came after.
+            hidden = number != shown[0] if kind == "after" and n_frames == 1 else number in shown
+            times.append((number, random.uniform(0, TURN) if hidden else random.random()))
+        frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
+        return [NOTHING if random.random() < EMPTY_SHARE else frame for frame in frames]
 
     def _frame(self, event: _Event, phase: float) -> Written:
         dx, dy = MOTIONS[event.motion]

@@ -12,7 +12,7 @@ from pipeline.datasets import shapes
 from pipeline.frames import uniform_indices
 from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES
 from pipeline.shapes.files import write_shapes
-from pipeline.shapes.world import FRAMES, MOTIONS, events_of_video, questions_about, things_of
+from pipeline.shapes.world import FRAMES, MOTIONS, N_OPTIONS, UNSEEN, events_of_video, questions_about, things_of
 
 VIDEOS = {"train": 3, "val": 2, "test": 1, "moments": 2}
 
@@ -54,8 +54,9 @@ def test_splits_share_no_video_and_no_row_is_rejected(world: Path) -> None:
 def test_questions_have_one_right_option_and_moments_inside_the_video(world: Path) -> None:
     for question in shapes.read(world, "train").questions:
         assert question.question_type in ("colour", "shape", "motion", "after")
-        assert len(set(question.options)) == len(question.options) >= 4
+        assert len(set(question.options)) == len(question.options) == N_OPTIONS
         assert question.answer_index in range(len(question.options))
+        assert UNSEEN in question.options and question.options[question.answer_index] != UNSEEN
         assert len(question.moments) == (2 if question.question_type == "after" else 1)
         assert all(0 <= moment.start_seconds < moment.end_seconds <= 8 for moment in question.moments)
 
