@@ -29,7 +29,7 @@ ASK_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0
 GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
-ZOMBIES = "automations.yaml"
+AUTOMATIONS = "automations.yaml"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -62,7 +62,8 @@ def up(options: argparse.Namespace) -> None:
         workers = {
             name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
         }
-        started |= {name: start() for name, start in workers.items()}
+        for name, start in workers.items():
+            started[name] = start()
         _wait(started, "the workers", lambda: set(workers) <= _online(api))
         print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
         print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
@@ -127,18 +128,17 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _prepare(api: str, environment: Mapping[str, str]) -> None:
-    """Make sure of pools, automation and deployments; the latter two become what this clone says, pools stay as they are."""
+    """Make sure of pools, automations and deployments; the latter two become what this clone says, pools stay as they are."""
     pools = {pool["name"] for pool in _ask(api, "work_pools/filter", {})}
     for pool in ("cpu", "gpu"):
         if pool not in pools:
             _run(environment, "work-pool", "create", pool, "--type", "process")
-    automation = yaml.safe_load((HOME / ZOMBIES).read_text())
-    for there in _ask(api, "automations/filter", {}):
-        if there["name"] == automation["name"]:
-            _ask(api, f"automations/{there['id']}", automation, "PUT")
-            break
-    else:
-        _ask(api, "automations/", automation)
+    there = {automation["name"]: automation["id"] for automation in _ask(api, "automations/filter", {})}
+    for automation in yaml.safe_load((HOME / AUTOMATIONS).read_text())["automations"]:
+        if automation["name"] in there:
+            _ask(api, f"automations/{there[automation['name']]}", automation, "PUT")
+        else:
+            _ask(api, "automations/", automation)
     _run(environment, "deploy", "--all")
 
 

@@ -271,6 +271,12 @@ def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Pref
             assert "```bash\n prefect deployment run " in deployment["description"]
 
 
+def test_what_marks_runs_that_vanished_is_at_work(prefect: Prefect) -> None:
+    automations = prefect.ask("automations/filter", {})
+    after = {event for automation in automations for event in automation["trigger"]["after"] if automation["enabled"]}
+    assert after == {"prefect.flow-run.heartbeat", "prefect.flow-run.Pending"}
+
+
 def test_the_schedule_has_planned_the_nights_to_come(prefect: Prefect) -> None:
     nightly = prefect.ask("deployments/name/sevila-benchmark/nightly")
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
