@@ -144,16 +144,23 @@ def _prepare(api: str, environment: Mapping[str, str]) -> None:
 
 def _workers(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
     """Return environment and command of each worker by name: one a GPU, a piece at a time, and one for what needs none."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    n_workers = options.gpu_workers or max(1, gpus)
+    names = gpus()
+    n_workers = options.gpu_workers or max(1, len(names))
     start = ("worker", "start", "--pool")
     workers: dict[str, tuple[Any, ...]] = {"cpu": ({}, *start, "cpu", "--name", "cpu", "--limit", str(options.runs))}
     for number in range(n_workers):
-        device = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        device = {"CUDA_VISIBLE_DEVICES": names[number % len(names)]} if names else {}
         workers[f"gpu-{number}"] = (device, *start, "gpu", "--name", f"gpu-{number}", "--limit", "1")
     return workers
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that are ours to use, as CUDA_VISIBLE_DEVICES takes them; if that is set, no others than those."""
+    import torch
+
+    n_gpus = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus))))
+    return [name.strip() for name in named.split(",")][:n_gpus]
 
 
 def _run(environment: Mapping[str, str], *arguments: str) -> None:
