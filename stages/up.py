@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,9 +63,10 @@ def up(options: argparse.Namespace) -> None:
         workers = {
             name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
         }
+        begin = datetime.now(UTC)
         for name, start in workers.items():
             started[name] = start()
-        _wait(started, "the workers", lambda: set(workers) <= _online(api))
+        _wait(started, "the workers", lambda: set(workers) <= _online(api, begin))
         print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
         print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
         _keep_up(started, workers)
@@ -185,13 +187,13 @@ def _wait(started: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Any)
     raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
 
 
-def _online(api: str) -> set[str]:
-    pools = ("cpu", "gpu")
+def _online(api: str, since: datetime) -> set[str]:
+    """Return the workers that the server has heard from; those of a former `sevila up` count as online for some minutes."""
     return {
         worker["name"]
-        for pool in pools
+        for pool in ("cpu", "gpu")
         for worker in _ask(api, f"work_pools/{pool}/workers/filter", {})
-        if worker["status"] == "ONLINE"
+        if datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
     }
 
 
