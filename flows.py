@@ -25,8 +25,9 @@ from prefect.states import Completed, Failed, State
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.store import Store, stores_below
 from pipeline.benchmark import Matrix, Row, load_matrix
+from pipeline.build import Make
 from pipeline.recipe import Recipe
-from pipeline.stage import Artifact, Stage
+from pipeline.stage import Artifact, Config, RunContext, Stage
 from stages.benchmark import run_night
 from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
@@ -118,7 +119,7 @@ def sevila_stage(
     def work() -> State[str]:
         chosen, run, sources = opened(**request)
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            steps = RunOnly(stage, chosen, run, again, pin, make_by(request))
+            steps = RunOnly(stage, chosen, run, again, pin, _made_as_tasks(make_by(request)))
             made = steps.walk(chain_of(chosen), sources)
         title = f"Stage `{stage}` of recipe `{chosen.name}`"
         show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
@@ -170,25 +171,43 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
 
     def step(stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
         name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
-
-        # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list
-        # of thousands of videos is none of its business.
-        @task(
-            name=stage.name,
-            description=stage.summary,
-            task_run_name=f"{name} {setting(changes, tell)}".rstrip(),
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=TRIES - 1,
-            retry_delay_seconds=BACK_OFF_SECONDS,
-            retry_condition_fn=_is_of_the_machine,
-        )
-        def build(reads: list[Artifact]) -> Artifact:
-            return run_step(stage, *inputs, tell=tell, **changes)
-
-        return build([value for value in inputs if isinstance(value, Artifact)])
+        name = f"{name} {setting(changes, tell)}".rstrip()
+        return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, tell=tell, **changes))
 
     return step
+
+
+def _made_as_tasks(make: Make) -> Make:
+    """Return what makes every artifact as a task likewise, once all that it is made from is there."""
+
+    def made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+        def work() -> Artifact:
+            return make(stage, cfg, run, inputs)
+
+        if any(value is not None and value.problem for value in inputs):
+            return work()  # which says so: no step that has failed, but one that is not yet to be made
+        return _as_a_task(str(stage.artifact_id(cfg, inputs)), stage, inputs, work)
+
+    return made
+
+
+def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
+    # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
+    # thousands of videos is none of its business.
+    @task(
+        name=stage.name,
+        description=stage.summary,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=TRIES - 1,
+        retry_delay_seconds=BACK_OFF_SECONDS,
+        retry_condition_fn=_is_of_the_machine,
+    )
+    def build(reads: list[Artifact]) -> Artifact:
+        return work()
+
+    return build([value for value in inputs if isinstance(value, Artifact)])
 
 
 def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
@@ -226,7 +245,7 @@ def sevila_benchmark(
         chosen = load_matrix(matrix)
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _as_a_task)
+        night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _setting_as_a_task)
         page = f"{night_markdown(night)}\n\n{made_by(main)}"
         create_markdown_artifact(page, key_of(f"benchmark-{chosen.name}"), f"Benchmark `{chosen.name}`, night by night")
         if night.verdict:
@@ -256,7 +275,7 @@ def _teller(matrix: Matrix) -> Callable[[Row], None]:
     return tell
 
 
-def _as_a_task(job: Job) -> list[Row]:
+def _setting_as_a_task(job: Job) -> list[Row]:
     """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
 
     @task(

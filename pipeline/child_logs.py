@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
+log = logging.getLogger("sevila")
+
 
 def heard(context: Any) -> tuple[Connection, threading.Thread]:
     """Return what to give to a new process, for `tell`, and to close here once that is started; and who listens to its end.
@@ -25,9 +27,8 @@ def heard(context: Any) -> tuple[Connection, threading.Thread]:
 def tell(sender: Connection, level: int) -> None:
     """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
     queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one
-    logging.getLogger().handlers = [
-        QueueHandler(queue)
-    ]  # only: what our imports have set up would say it a second time
+    # Only this one: what our imports have set up would say it a second time.
+    logging.getLogger().handlers = [QueueHandler(queue)]
     logging.getLogger("sevila").setLevel(level)
     logging.captureWarnings(True)
 
@@ -37,6 +38,9 @@ def _handle_all(receiver: Connection) -> None:
         while True:
             try:
                 record = receiver.recv()
-            except Exception:  # it has ended, perhaps in the middle of a record
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a record
                 return
+            except Exception as error:  # whatever a library put into a record: what comes after it is wanted
+                log.warning("a line of another process cannot be shown: %s", error)
+                continue
             logging.getLogger(record.name).handle(record)

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ ASK_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0
 GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
-ZOMBIES = "automations.yaml"
+AUTOMATIONS = "automations.yaml"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -62,8 +63,10 @@ def up(options: argparse.Namespace) -> None:
         workers = {
             name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
         }
-        started |= {name: start() for name, start in workers.items()}
-        _wait(started, "the workers", lambda: set(workers) <= _online(api))
+        begin = datetime.now(UTC)
+        for name, start in workers.items():
+            started[name] = start()
+        _wait(started, "the workers", lambda: set(workers) <= _online(api, begin))
         print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
         print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
         _keep_up(started, workers)
@@ -127,33 +130,39 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _prepare(api: str, environment: Mapping[str, str]) -> None:
-    """Make sure of pools, automation and deployments; the latter two become what this clone says, pools stay as they are."""
+    """Make sure of pools, automations and deployments; the latter two become what this clone says, pools stay as they are."""
     pools = {pool["name"] for pool in _ask(api, "work_pools/filter", {})}
     for pool in ("cpu", "gpu"):
         if pool not in pools:
             _run(environment, "work-pool", "create", pool, "--type", "process")
-    automation = yaml.safe_load((HOME / ZOMBIES).read_text())
-    for there in _ask(api, "automations/filter", {}):
-        if there["name"] == automation["name"]:
-            _ask(api, f"automations/{there['id']}", automation, "PUT")
-            break
-    else:
-        _ask(api, "automations/", automation)
+    there = {automation["name"]: automation["id"] for automation in _ask(api, "automations/filter", {})}
+    for automation in yaml.safe_load((HOME / AUTOMATIONS).read_text())["automations"]:
+        if automation["name"] in there:
+            _ask(api, f"automations/{there[automation['name']]}", automation, "PUT")
+        else:
+            _ask(api, "automations/", automation)
     _run(environment, "deploy", "--all")
 
 
 def _workers(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
     """Return environment and command of each worker by name: one a GPU, a piece at a time, and one for what needs none."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    n_workers = options.gpu_workers or max(1, gpus)
+    names = gpus()
+    n_workers = options.gpu_workers or max(1, len(names))
     start = ("worker", "start", "--pool")
     workers: dict[str, tuple[Any, ...]] = {"cpu": ({}, *start, "cpu", "--name", "cpu", "--limit", str(options.runs))}
     for number in range(n_workers):
-        device = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        device = {"CUDA_VISIBLE_DEVICES": names[number % len(names)]} if names else {}
         workers[f"gpu-{number}"] = (device, *start, "gpu", "--name", f"gpu-{number}", "--limit", "1")
     return workers
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that are ours to use, as CUDA_VISIBLE_DEVICES takes them; if that is set, no others than those."""
+    import torch
+
+    n_gpus = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus))))
+    return [name.strip() for name in named.split(",")][:n_gpus]
 
 
 def _run(environment: Mapping[str, str], *arguments: str) -> None:
@@ -178,13 +187,13 @@ def _wait(started: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Any)
     raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
 
 
-def _online(api: str) -> set[str]:
-    pools = ("cpu", "gpu")
+def _online(api: str, since: datetime) -> set[str]:
+    """Return the workers that the server has heard from; those of a former `sevila up` count as online for some minutes."""
     return {
         worker["name"]
-        for pool in pools
+        for pool in ("cpu", "gpu")
         for worker in _ask(api, f"work_pools/{pool}/workers/filter", {})
-        if worker["status"] == "ONLINE"
+        if datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
     }
 
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +18,10 @@ from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
@@ -48,11 +50,12 @@ def make_by(request: dict[str, Any]) -> Make:
     others = {"workers": _gpu_workers, "ray": ray_cluster}[request["execution"]["dispatch"]]
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        if stage.gpu and (left := pieces(stage, cfg, run, inputs)):
+        left = pieces(stage, cfg, run, inputs) if stage.gpu or stage.sharded else []
+        if left and stage.gpu:
             with others(request) as make_all:
                 _have_made(stage, cfg, run, inputs, left, make_all)
-        elif stage.sharded:
-            with _helped(stage, cfg, run, inputs, request):
+        elif len(left) > 1:
+            with _helped(stage, str(stage.artifact_id(cfg, inputs)), left, request):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
@@ -90,6 +93,8 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
 
         def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
             waiting: dict[int, UUID] = {}
+            if not _n_online(client, "gpu"):
+                log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
             try:
                 for piece in left:
                     waiting[piece] = _hand_out("gpu", id, piece, request)
@@ -101,22 +106,19 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
 
 
 @contextmanager
-def _helped(
-    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], request: dict[str, Any]
-) -> Iterator[None]:
+def _helped(stage: Stage, id: str, left: list[int], request: dict[str, Any]) -> Iterator[None]:
     """Offer the shards that the block is about to make to the other workers of pool cpu, the last shard first.
 
     The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
     makes everything itself.
     """
-    left = pieces(stage, cfg, run, inputs)
     offered: list[UUID] = []
     with get_client(sync_client=True) as client:
         try:
-            if len(left) > 1 and _n_online(client, "cpu") > 1:
+            if _n_online(client, "cpu") > 1:
                 log.info("%s: %d pieces are offered to the other workers of pool cpu", stage.name, len(left))
                 for piece in reversed(left):
-                    offered.append(_hand_out("cpu", str(stage.artifact_id(cfg, inputs)), piece, request))
+                    offered.append(_hand_out("cpu", id, piece, request))
             yield
         finally:
             _cancel(client, offered)
@@ -164,13 +166,16 @@ def _pieces_tag(run_id: Any) -> str:
 
 def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Cancel the pieces that a cancelled run has handed out; Prefect calls this with these names when it has ended the run."""
+    at_work = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
+    wanted = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": at_work})
     with get_client(sync_client=True) as client:
-        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[_pieces_tag(flow_run.id)]))
-        _cancel(client, [run.id for run in client.read_flow_runs(flow_run_filter=tagged)])
+        while runs := client.read_flow_runs(flow_run_filter=wanted):  # the server names 200 at a time
+            _cancel(client, [run.id for run in runs])
 
 
 def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
     for run_id in run_ids:
-        state = client.read_flow_run(run_id).state
-        if state is not None and not state.is_final():
-            client.set_flow_run_state(run_id, Cancelling())
+        with suppress(ObjectNotFound):  # somebody has deleted it; the others are still to be cancelled
+            state = client.read_flow_run(run_id).state
+            if state is not None and not state.is_final():
+                client.set_flow_run_state(run_id, Cancelling())
