@@ -169,8 +169,10 @@ def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     at_work = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
     wanted = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": at_work})
     with get_client(sync_client=True) as client:
-        while runs := client.read_flow_runs(flow_run_filter=wanted):  # the server names 200 at a time
-            _cancel(client, [run.id for run in runs])
+        asked: set[UUID] = set()  # once each: a run whose state the server does not change stays among those named
+        while runs := {run.id for run in client.read_flow_runs(flow_run_filter=wanted)} - asked:  # 200 at a time
+            _cancel(client, list(runs))
+            asked |= runs
 
 
 def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
