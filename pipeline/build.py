@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from filelock import Timeout
+
 from cache.errors import MissingSourceError
 from cache.files import disk_errors
 from cache.store import RECORD, Record, Store
@@ -48,9 +50,14 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
     """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
     id = _identity(stage, cfg, inputs)
     if piece == WHOLE:
-        build(stage, cfg, run, inputs)
+        try:
+            run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
+        except Timeout:  # nor wait for it: a worker, perhaps a GPU, would be of no use meanwhile
+            log.info("%s: %s is being made by another process", stage.name, id)
+        else:
+            build(stage, cfg, run, inputs)
     else:
-        out = ShardedOutput(run.store, id, stage, only=(piece,))
+        out = ShardedOutput(run.store, id, stage, only=(piece,), hardware=lambda: _hardware(run))
         with disk_errors(out.folder):
             stage.function(cfg, run, *inputs, out=out)
 
@@ -76,7 +83,8 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     log.info("%s: reads %s", stage.name, read or "nothing but its config")
     started = datetime.now(UTC)
     if stage.sharded:
-        _run(stage, cfg, run, inputs, ShardedOutput(run.store, id, stage), id, started)
+        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(run))
+        _run(stage, cfg, run, inputs, out, id, started)
     else:
         with run.store.lock(f"{id}/build"):
             if not (run.store.exists(id) or run.store.finish(id)):
@@ -151,8 +159,7 @@ def _run(
                 name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)
             },
             schemas={name: schema.as_dict() for name, schema in stage.output.tables.items()},
-            **provenance(run, started),
-            **out.notes(),
+            **provenance(run, started) | out.notes(),
         )
         run.store.publish(record)
     _tell(out, id, (datetime.now(UTC) - started).total_seconds())
@@ -163,7 +170,6 @@ def provenance(run: RunContext, started: datetime) -> dict[str, Any]:
     return {
         "libraries": _library_versions(),
         "git_revision": _git_revision(),
-        "host": platform.node(),
         "started": started.isoformat(timespec="milliseconds"),
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **_hardware(run),
@@ -180,13 +186,14 @@ def _tell(out: Output, id: str, seconds: float) -> None:
 
 def _hardware(run: RunContext) -> dict[str, Any]:
     unit_bytes = 1 if sys.platform == "darwin" else 1024
-    peak: dict[str, Any] = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes}
-    peak["device"] = "cpu"
+    found: dict[str, Any] = {"host": platform.node(), "device": "cpu"}
+    found["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
     torch = sys.modules.get("torch")  # a stage that did not need torch must not pay for its import
-    if torch is not None and run.torch_device().startswith("cuda"):
-        peak["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
-        peak["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
-    return peak
+    # Nor take memory of a GPU, in a process that only publishes what others have made on theirs.
+    if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        found["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
+        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
+    return found
 
 
 def _library_versions() -> dict[str, str]:

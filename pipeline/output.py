@@ -146,12 +146,26 @@ class Shard(Output):
 class ShardedOutput(Output):
     """An output made in shards, by any number of processes, each shard by one of them and once."""
 
-    def __init__(self, store: Store, id: str, stage: Stage, only: Collection[int] | None = None) -> None:
-        """`only`: the shards to make, where somebody else sees to the others; those that others are making are left to them."""
+    def __init__(
+        self,
+        store: Store,
+        id: str,
+        stage: Stage,
+        only: Collection[int] | None = None,
+        hardware: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """Begin or go on with an output.
+
+        Args:
+            only: the shards to make, where somebody else sees to the others; those that others are making are left to them.
+            hardware: returns on what this process makes shards, as fields of a record.
+        """
         super().__init__(store.partial(id), stage)
         self._store = store
         self._id = id
         self._only = only
+        self._hardware = hardware
+        self._made_on: list[dict[str, Any]] = []
 
     def pool(self, **content: Any) -> Pool:
         """Return the pool space of all that this stage makes with this content: its config, an encoder's fingerprint.
@@ -203,6 +217,11 @@ class ShardedOutput(Output):
             self.rows.update(note["rows"])
             self.dropped.update(note["dropped"])
             self.phase_seconds.update(note["phase_seconds"])
+            self._made_on.append(note.get("made_on", {}))
+
+    def notes(self) -> dict[str, Any]:
+        """Return also on what the shards were made, which need not be where the artifact is published."""
+        return super().notes() | _together(self._made_on)
 
     def _plan(
         self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]]
@@ -230,7 +249,7 @@ class ShardedOutput(Output):
             left_over.unlink()
         start = time.perf_counter()
         work(shard)
-        write_note(self._note(shard.number), shard.notes())
+        write_note(self._note(shard.number), shard.notes() | {"made_on": self._hardware()})
         seconds = time.perf_counter() - start
         log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
 
@@ -240,6 +259,15 @@ class ShardedOutput(Output):
 
     def _note(self, number: int) -> Path:
         return self.folder / PROGRESS / f"{number:05d}.json"
+
+
+def _together(made_on: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fields of several processes as one: every name once, the most bytes."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for fields in made_on for name in fields):
+        values = [fields[name] for fields in made_on if name in fields]
+        found[name] = max(values) if isinstance(values[0], int) else ", ".join(sorted(set(values)))
+    return found
 
 
 def _whole_note(path: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from cache.errors import MissingSourceError, SchemaError
 from cache.store import Store
 from cache.tables import Schema
-from pipeline.build import build
+from pipeline.build import build, build_piece, pieces
 from pipeline.output import Output, Shard, ShardedOutput
 from pipeline.sources import Weights
 from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
@@ -209,6 +209,27 @@ def test_killed_process_is_resumed_without_its_finished_shards(run: RunContext) 
     assert begun(run) == [0, 1, 2, 2, 3, 4, 5]
     [squares] = [id for id in run.store if id.startswith("toy_square")]
     assert [row["square"] for row in Squares(run.store, squares).rows("squares")] == [n * n for n in range(12)]
+
+
+def test_a_record_names_the_hosts_that_made_the_shards_not_the_one_that_published_them(
+    run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [build(toy_count, Count(), run, [None])]
+    for host, piece in zip("bab", pieces(toy_square, Square(), run, inputs), strict=True):
+        monkeypatch.setattr("platform.node", lambda host=host: host)
+        build_piece(toy_square, Square(), run, inputs, piece)
+    monkeypatch.setattr("platform.node", lambda: "c")
+    record = build(toy_square, Square(), run, inputs).record
+    assert record.host == "a, b" and record.device == "cpu" and record.peak_memory_bytes > 0
+
+
+def test_a_piece_that_is_all_of_an_artifact_is_left_to_the_process_that_is_at_it(run: RunContext) -> None:
+    (whole,) = pieces(toy_count, Count(), run, [None])
+    with run.store.lock(f"{toy_count.artifact_id(Count(), [None])}/build"):
+        build_piece(toy_count, Count(), run, [None], whole)
+        assert pieces(toy_count, Count(), run, [None]) == [whole]
+    build_piece(toy_count, Count(), run, [None], whole)
+    assert pieces(toy_count, Count(), run, [None]) == []
 
 
 def test_plan_is_kept_beside_the_data(run: RunContext) -> None:
