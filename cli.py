@@ -26,6 +26,7 @@ from stages.options import (
     model_options,
     name_options,
     place_options,
+    port,
     positive,
     seed_option,
     setting_option,
@@ -232,7 +233,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _up_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=4200, metavar="N", help="port of the server on 127.0.0.1 [4200]")
+    parser.add_argument("--port", type=port, default=4200, metavar="N", help="port of the server on 127.0.0.1 [4200]")
     parser.add_argument(
         "--gpu-workers", type=count, default=0, metavar="N", help="workers of pool gpu; 0: one for each GPU, or one [0]"
     )

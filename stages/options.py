@@ -131,6 +131,13 @@ def count(text: str) -> int:
     return number
 
 
+def port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port, a number from 1 to 65535 was wanted")
+    return number
+
+
 def store_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
     """`inherited`: the command before it has the option too, and what that was given stays."""
     store = Path(os.environ.get("SEVILA_STORE", DEFAULT_STORE))

@@ -16,7 +16,7 @@ from pipeline.output import Shard
 
 log = logging.getLogger("sevila")
 LOG_EVERY_SECONDS = 30.0
-SHOW_EVERY_SECONDS = 2.0
+SHOW_EVERY_SECONDS = 5.0
 
 Item = TypeVar("Item")
 # Takes what is being done, how much of it in percent, and that in words. The end, 100 %, is told even of what was too short

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,8 +35,8 @@ AUTOMATIONS = "automations.yaml"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def up(options: argparse.Namespace) -> None:
-    """Start everything, print where it is, and stop it when interrupted or when a part of it ends.
+def up(options: argparse.Namespace) -> int:
+    """Start everything, print where it is, and stop it when interrupted, returning 130, or when a part of it ends.
 
     Raises:
         SevilaError: Prefect is not installed, the port is taken, or a part ends or does not become healthy.
@@ -59,6 +60,7 @@ def up(options: argparse.Namespace) -> None:
     try:
         started["server"] = _start(environment, "server", "start", "--host", HOST, "--port", str(options.port))
         _wait(started, "the server", lambda: _ask(api, "health") is True)
+        _mark_as_ended(api, "a former `sevila up` was killed")
         _prepare(api, environment)
         workers = {
             name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
@@ -70,10 +72,28 @@ def up(options: argparse.Namespace) -> None:
         print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
         print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
         _keep_up(started, workers)
+    except KeyboardInterrupt:
+        print("stopping; runs that were at work go on from their finished shards when they are run again", flush=True)
+        return 130
     finally:
         server = started.pop("server", None)
-        _stop(list(started.values()))  # while the server still hears how their runs end
-        _stop([server] if server is not None else [])
+        _stop(list(started.values()))
+        if server is not None:
+            with suppress(OSError):  # it has ended by itself
+                _mark_as_ended(api, "`sevila up` was stopped")
+            _stop([server])
+
+
+def _mark_as_ended(api: str, why: str) -> None:
+    """Mark the runs of workers that are no more: they do not say so, and the automation forgets runs of another server's time.
+
+    One that stays running for ever would keep the only slot of the nightly benchmark.
+    """
+    at_work = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    while runs := _ask(api, "flow_runs/filter", at_work):  # the server names 200 at a time
+        for run in runs:
+            ended = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"
+            _ask(api, f"flow_runs/{run['id']}/set_state", {"state": {"type": ended, "message": why}, "force": True})
 
 
 def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
