@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -217,7 +217,9 @@ class ShardedOutput(Output):
             self.rows.update(note["rows"])
             self.dropped.update(note["dropped"])
             self.phase_seconds.update(note["phase_seconds"])
-            self._made_on.append(note.get("made_on", {}))
+            with suppress(FileNotFoundError, CorruptArtifactError):
+                self._made_on.append(read_note(self._hardware_note(number)))
+            self._hardware_note(number).unlink(missing_ok=True)  # the record has it from now on
 
     def notes(self) -> dict[str, Any]:
         """Return also on what the shards were made, which need not be where the artifact is published."""
@@ -249,7 +251,8 @@ class ShardedOutput(Output):
             left_over.unlink()
         start = time.perf_counter()
         work(shard)
-        write_note(self._note(shard.number), shard.notes() | {"made_on": self._hardware()})
+        write_note(self._hardware_note(shard.number), self._hardware())
+        write_note(self._note(shard.number), shard.notes())
         seconds = time.perf_counter() - start
         log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
 
@@ -259,6 +262,9 @@ class ShardedOutput(Output):
 
     def _note(self, number: int) -> Path:
         return self.folder / PROGRESS / f"{number:05d}.json"
+
+    def _hardware_note(self, number: int) -> Path:
+        return self.folder / PROGRESS / f"{number:05d}.hardware.json"
 
 
 def _together(made_on: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

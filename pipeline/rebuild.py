@@ -192,7 +192,7 @@ def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequen
         out = _make(run, stage, cfg, inputs, record, shards)
     for part, digest in before.items():
         _tell_part(store, part, digest)
-    now = replace(record, **provenance(run, started), **out.notes())
+    now = replace(record, **provenance(run, started) | out.notes())
     _put_in_place(store, record, now, damaged, out.folder, stage)
     shutil.rmtree(out.folder, ignore_errors=True)
 

@@ -69,17 +69,18 @@ def test_pickle_that_would_run_code_is_refused_and_does_not_run(
     assert proof.exists()  # and so it would have
 
 
-def test_no_file_of_ours_unpickles_or_reads_yaml() -> None:
+def test_no_file_of_ours_unpickles_or_reads_yaml_of_others() -> None:
     for folder in ("cache", "pipeline", "stages"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-                    assert not names & {"yaml", "dill", "cloudpickle", "joblib", "marshal", "shelve"}, path
+                    own = {"yaml"} if path.name == "up.py" else set()  # which reads the project's own automations.yaml
+                    assert not names & {"yaml", "dill", "cloudpickle", "joblib", "marshal", "shelve"} - own, path
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                     call = f"{ast.unparse(node.func)}"
                     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                    assert call not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), path
+                    assert call not in ("pickle.load", "pickle.loads", "pickle.Unpickler", "yaml.load"), path
                     assert call != "torch.load" or given.get("weights_only") == "True", path
                     assert call not in ("np.load", "numpy.load") or given.get("allow_pickle") == "False", path
 
