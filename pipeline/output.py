@@ -264,7 +264,7 @@ class ShardedOutput(Output):
         return self.folder / PROGRESS / f"{number:05d}.json"
 
     def _hardware_note(self, number: int) -> Path:
-        return self.folder / PROGRESS / f"{number:05d}.hardware.json"
+        return self.folder / PROGRESS / f"hardware-{number:05d}.json"
 
 
 def _together(made_on: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
