@@ -143,7 +143,7 @@ def sevila_piece(
 
     Args:
         artifact: id of the artifact
-        piece: number of its shard; -1 for an artifact that is not made in shards
+        piece: number of its shard; -1 for all that is left of it
         recipe: the recipe in whose chain it is; this and the rest as in the run that asks
         settings: changes to the recipe
         seed: seed of all that is random in the stages

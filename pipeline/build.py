@@ -28,7 +28,7 @@ LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "deco
 
 
 Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]  # `build`, or what has others do the work first
-WHOLE = -1  # the number of the one piece of an artifact that is not made in shards
+WHOLE = -1  # the number of the one piece of an artifact that is not made in shards; of one that is, all that is left
 
 
 def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[int]:
@@ -49,17 +49,19 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
 def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: int) -> None:
     """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
     id = _identity(stage, cfg, inputs)
-    if piece == WHOLE:
-        try:
-            run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
-        except Timeout:  # nor wait for it: a worker, perhaps a GPU, would be of no use meanwhile
-            log.info("%s: %s is being made by another process", stage.name, id)
-        else:
-            build(stage, cfg, run, inputs)
-    else:
-        out = ShardedOutput(run.store, id, stage, only=(piece,), hardware=lambda: _hardware(run))
+    if stage.sharded:
+        # Whoever helps begins at the other end than whoever is helped.
+        only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
+        out = ShardedOutput(run.store, id, stage, only, hardware=lambda: _hardware(run))
         with disk_errors(out.folder):
             stage.function(cfg, run, *inputs, out=out)
+        return
+    try:
+        run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
+    except Timeout:  # nor wait for it: a worker, perhaps a GPU, would be of no use meanwhile
+        log.info("%s: %s is being made by another process", stage.name, id)
+    else:
+        build(stage, cfg, run, inputs)
 
 
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,13 +151,14 @@ class ShardedOutput(Output):
         store: Store,
         id: str,
         stage: Stage,
-        only: Collection[int] | None = None,
+        only: Sequence[int] | None = None,
         hardware: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """Begin or go on with an output.
 
         Args:
-            only: the shards to make, where somebody else sees to the others; those that others are making are left to them.
+            only: the shards to make, in this order, where somebody else sees to the others; those that others are making are
+                left to them.
             hardware: returns on what this process makes shards, as fields of a record.
         """
         super().__init__(store.partial(id), stage)
@@ -186,7 +187,7 @@ class ShardedOutput(Output):
             work: makes one shard; it must write through the `Shard` it gets.
         """
         shards, settings = self._plan(plan)
-        wanted = [number for number in range(len(shards)) if self._only is None or number in self._only]
+        wanted = range(len(shards)) if self._only is None else [number for number in self._only if number < len(shards)]
         for wait in (False, True) if self._only is None else (False,):
             for place, number in enumerate(wanted):
                 lock = self._store.lock(f"{self._id}/{number:05d}")

@@ -14,7 +14,8 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class Prefect:
-    """What `sevila up` started: a server, its workers (one of pool cpu, two of pool gpu) and the store that their runs fill."""
+    """What `sevila up` started: a server, its workers (one of pool cpu, two of pool gpu), the store that their runs fill, and
+    another worker of pool cpu, as a second host would have."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / "store")
@@ -57,6 +59,7 @@ class Prefect:
             "PREFECT_API_URL": self.api,
             "PYTHONPATH": str(REPOSITORY),  # when the project is not installed
             "OMP_NUM_THREADS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
             "SEVILA_ANNOTATIONS": str(self.world / "questions.jsonl"),
             "SEVILA_VIDEOS": str(self.world / "videos"),
             "SEVILA_WEIGHTS": f"tiny-blip2={self.world / 'tiny-blip2'}",
@@ -86,6 +89,14 @@ class Prefect:
         self.until(lambda: self.flow_run(run_name)["state"]["type"] in ENDED)
         return self.flow_run(run_name)["state"]
 
+    def task_runs(self, run_name: str) -> Any:
+        """Return what the server knows of the steps of a run."""
+        return self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [self.flow_run(run_name)["id"]]}}})
+
+    def process_of(self, flow_run: Any) -> int:
+        """Return the process that is at a run."""
+        return int(flow_run["infrastructure_pid"].rsplit(":", 1)[-1])
+
     def pieces(self, run_id: str) -> list[Any]:
         """Return the runs that a run has handed out."""
         found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"pieces-of-{run_id}"]}}})
@@ -94,25 +105,36 @@ class Prefect:
     @contextmanager
     def up(self, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         """Keep `sevila up` running during the block, and end it as Ctrl-C does."""
-        options = ("--port", str(self.port), "--gpu-workers", "2", "--store", str(self.store.root))
+        options = ("--port", str(self.port), "--gpu-workers", "2", "--runs", "6")
+        other = ("worker", "start", "--pool", "cpu", "--name", "other", "--limit", "6")
         with log.open("wb") as output:
-            command = [sys.executable, "cli.py", "up", *options]
-            process = subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=output, stderr=output)
+
+            def start(*command: str) -> subprocess.Popen[bytes]:
+                environment = self.environment | {"SEVILA_STORE": str(self.store.root)}
+                command = (sys.executable, *command)
+                return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
+
+            process = start("cli.py", "up", *options)
             try:
                 self.until(lambda: b"ready: " in log.read_bytes() or process.poll() is not None)
                 assert process.poll() is None, log.read_text()
-                yield process
+                worker = start("-m", "prefect", *other)
+                try:
+                    yield process
+                finally:
+                    worker.terminate()
+                    worker.wait(PATIENCE_SECONDS)
             finally:
                 process.send_signal(signal.SIGINT)
                 assert process.wait(PATIENCE_SECONDS) == 130, log.read_text()
 
     @staticmethod
-    def until(is_so: Callable[[], Any]) -> Any:
+    def until(is_so: Callable[[], Any], every_seconds: float = 1.0) -> Any:
         """Wait for something that has to come."""
         give_up = time.monotonic() + PATIENCE_SECONDS
         while not (found := is_so()):
             assert time.monotonic() < give_up, "it did not come"
-            time.sleep(0.3)
+            time.sleep(every_seconds)
         return found
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
@@ -157,6 +179,23 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         prefect.ask("health")
 
 
+ACTS: dict[str, Callable[[Prefect, Path, Path], None]] = {}
+
+
+def side_by_side(act: Callable[[Prefect, Path, Path], None]) -> Callable[[dict[str, Future[None]]], None]:
+    """Make a test of what mostly waits: all of these begin together, before the others, and each is told in its turn.
+
+    It gets a store that holds the small world's frames, to copy, and an empty folder.
+    """
+
+    def test(begun: dict[str, Future[None]]) -> None:
+        begun[act.__name__].result()
+
+    ACTS[act.__name__] = act
+    test.__name__, test.__doc__ = act.__name__, act.__doc__
+    return test
+
+
 def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Wait for a command's end."""
     told = process.communicate(timeout=PATIENCE_SECONDS)
@@ -183,21 +222,22 @@ def sampled(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture(scope="module")
-def twins(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, tuple[str, str]]:
-    """A store, and two runs of one recipe that fill it at the same time."""
-    store = Store(tmp_path_factory.mktemp("twins") / "store")
-    execution = HERE | {"shard_megabytes": 0.05}
-    names = ("one", "other")
-    for name in names:
-        prefect.start(
-            "sevila/forward", name, recipe=SMALL, places=places(prefect.small, store.root), execution=execution
-        )
-    return store, names
+@pytest.fixture(scope="module", autouse=True)
+def begun(
+    prefect: Prefect, sampled: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """Begin all tests of `side_by_side` that are wanted."""
+    wanted = {item.name for item in request.session.items}
+    with ThreadPoolExecutor(len(ACTS)) as threads:
+        yield {
+            name: threads.submit(act, prefect, sampled, tmp_path_factory.mktemp("act"))
+            for name, act in ACTS.items()
+            if name in wanted
+        }
 
 
 @pytest.fixture(scope="module", autouse=True)
-def first(prefect: Prefect, twins: Any) -> Iterator[subprocess.Popen[str]]:
+def first(prefect: Prefect, begun: Any) -> Iterator[subprocess.Popen[str]]:
     """A full chain, trainings included, begun before all tests; the worker's environment says where its data lie."""
     recipe = str(prefect.world / "full.toml")
     with prefect.watch(
@@ -234,8 +274,9 @@ def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect)
 def test_a_bad_parameter_is_refused_before_a_run_exists(
     prefect: Prefect, deployment: str, parameter: str, value: Any
 ) -> None:
-    done = prefect.run(deployment, "none", **{parameter: value})
-    assert done.returncode == 1 and parameter in done.stdout
+    with pytest.raises(urllib.error.HTTPError) as refused:  # which the pages, and `prefect deployment run`, show
+        prefect.start(deployment, "none", **{parameter: value})
+    assert refused.value.code == 409 and parameter in refused.value.read().decode()
     assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
 
 
@@ -366,14 +407,17 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
     assert all(f"`{id}`" in prefect.artifact("sevila-full-select-keyframes") for id in made)
 
 
+@side_by_side
 def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_finished_shards(
-    prefect: Prefect, sampled: Path, tmp_path: Path
+    prefect: Prefect, sampled: Path, folder: Path
 ) -> None:
-    store = Path(shutil.copytree(sampled, tmp_path / "store"))
-    id = prefect.start("sevila-stage/rerun", "shared", **in_shards(prefect, store))
-    os.kill(prefect.until(lambda: running_piece(prefect, id)), signal.SIGKILL)
+    store = Path(shutil.copytree(sampled, folder / "store"))
+    id = prefect.start("sevila-stage/rerun", "shared", **extraction(prefect, store))
+    at_work = prefect.until(lambda: len(found := running(prefect.pieces(id))) == 2 and found)
+    os.kill(prefect.process_of(at_work[0]), signal.SIGKILL)
     assert prefect.ended("shared")["type"] == "COMPLETED", prefect.log_lines("shared")
     pieces = prefect.pieces(id)
+    assert {run["labels"]["prefect.worker.name"] for run in pieces} == {"gpu-0", "gpu-1"}
     killed = [run for run in pieces if run["state"]["type"] == "CRASHED"]
     made = [run for run in pieces if run["state"]["type"] == "COMPLETED"]
     assert len(killed) == 1 and len(made) == len({run["name"] for run in made}) == len(pieces) - 1 >= 2
@@ -381,31 +425,13 @@ def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_fi
     assert prefect.flow_run("shared")["state"]["message"] == features
 
 
-def in_shards(prefect: Prefect, store: Path, megabytes: float = 0.008) -> dict[str, Any]:
-    """Return the parameters of a run that extracts the small world's features in a few shards, on the workers."""
-    execution = {"dispatch": "workers", "shard_megabytes": megabytes}
-    return {
-        "stage": "extract_features",
-        "recipe": SMALL,
-        "places": places(prefect.small, store),
-        "execution": execution,
-    }
-
-
-def running_piece(prefect: Prefect, run_id: str) -> int | None:
-    """Return the process of one of a run's pieces that is running, once there is one."""
-    for piece in prefect.pieces(run_id):
-        if piece["state"]["type"] == "RUNNING" and piece["infrastructure_pid"]:
-            return int(piece["infrastructure_pid"].rsplit(":", 1)[-1])
-    return None
-
-
+@side_by_side
 def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_finished_shards(
-    prefect: Prefect, sampled: Path, tmp_path: Path
+    prefect: Prefect, sampled: Path, folder: Path
 ) -> None:
-    store = Path(shutil.copytree(sampled, tmp_path / "store"))
+    store = Path(shutil.copytree(sampled, folder / "store"))
     # A piece for each video: so many that some are left when the workers hear of it; nobody has to wait for these.
-    id = prefect.start("sevila-stage/rerun", "cancelled", **in_shards(prefect, store, megabytes=0.001))
+    id = prefect.start("sevila-stage/rerun", "cancelled", **extraction(prefect, store, shard_megabytes=0.001))
     prefect.until(lambda: any(piece["state"]["type"] == "COMPLETED" for piece in prefect.pieces(id)))
     prefect.ask(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})  # the button of the UI
     assert prefect.ended("cancelled")["type"] == "CANCELLED"
@@ -414,14 +440,86 @@ def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_fin
     assert states["COMPLETED"] >= 1 and states["CANCELLED"] >= 1 and len(states) == 2
     progress = next((store / "partial").glob("extract_features-*")) / "progress"
     n_finished = len(list(progress.glob("0*.json")))
-    prefect.start("sevila-stage/rerun", "after cancelling", **in_shards(prefect, store) | {"execution": HERE})
+    prefect.start("sevila-stage/rerun", "after cancelling", **extraction(prefect, store, dispatch="here"))
     assert prefect.ended("after cancelling")["type"] == "COMPLETED"
     n_left = sum(states.values()) - n_finished
     prefect.until(lambda: sum(" done in " in line for line in prefect.log_lines("after cancelling")) == n_left)
 
 
-def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, twins: tuple[Store, tuple[str, str]]) -> None:
-    store, names = twins
+@side_by_side
+def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_room(
+    prefect: Prefect, sampled: Path, folder: Path
+) -> None:
+    with small_disk(folder / "disk") as disk:
+        filler = fill(disk)
+        there = places(prefect.small, disk / "store")
+        prefect.start(
+            "sevila-stage/rerun", "full disk", stage="list_questions", recipe=SMALL, places=there, execution=HERE
+        )
+        prefect.until(lambda: any(step["state_name"] == "AwaitingRetry" for step in prefect.task_runs("full disk")))
+        filler.unlink()
+        assert prefect.ended("full disk")["type"] == "COMPLETED"
+        assert [(step["state_type"], step["run_count"]) for step in prefect.task_runs("full disk")] == [
+            ("COMPLETED", 2)
+        ]
+
+
+@side_by_side
+def test_a_piece_that_a_full_disk_fails_is_handed_out_again(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    with small_disk(folder / "disk") as disk:
+        store = Path(shutil.copytree(sampled, disk / "store"))
+        id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
+        prefect.until(lambda: prefect.pieces(id))
+        filler = fill(disk)
+        prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
+        filler.unlink()
+        assert prefect.ended("full")["type"] == "COMPLETED"
+        assert Counter(piece["state"]["name"] for piece in prefect.pieces(id)) == {"FailedByMachine": 1, "Completed": 1}
+
+
+@side_by_side
+def test_what_bad_input_fails_is_not_tried_again(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    store = Path(shutil.copytree(sampled, folder / "store"))
+    for frames in (store / "pool").glob("sample_frames-*/*/*/*.h5"):
+        content = frames.read_bytes()
+        frames.write_bytes(content[:-1] + bytes([content[-1] ^ 16]))
+    id = prefect.start("sevila-stage/rerun", "damaged", **extraction(prefect, store, shard_megabytes=1))
+    state = prefect.ended("damaged")
+    assert state["type"] == "FAILED" and "sample_frames-" in state["message"] and "--repair" in state["message"]
+    assert [piece["state"]["name"] for piece in prefect.pieces(id)] == ["Failed"]
+    steps = [step for step in prefect.task_runs("damaged") if step["name"].startswith("extract_features")]
+    assert [(step["state_type"], step["run_count"]) for step in steps] == [("FAILED", 1)]
+
+
+@side_by_side
+def test_a_free_worker_helps_to_decode_where_another_is_slow(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    workers = "work_pools/cpu/workers/filter"
+    prefect.until(lambda: len(prefect.ask(workers, {"workers": {"status": {"any_": ["ONLINE"]}}})) == 2)
+    store = Path(shutil.copytree(sampled, folder / "store"))
+    asked = extraction(prefect, store, shard_megabytes=0.001)
+    id = prefect.start(
+        "sevila-stage/rerun", "slow", **asked | {"stage": "sample_frames", "settings": ["sample_frames.frames=6"]}
+    )
+    prefect.until(lambda: prefect.pieces(id), every_seconds=0.02)
+    slow = prefect.process_of(prefect.flow_run("slow"))
+    os.kill(slow, signal.SIGSTOP)
+    (helper,) = prefect.pieces(id)
+    try:
+        prefect.ended(helper["name"])
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    assert prefect.ended("slow")["type"] == "COMPLETED", prefect.log_lines("slow")
+
+
+@side_by_side
+def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    store = Store(folder / "store")
+    names = ("one", "other")
+    execution = HERE | {"shard_megabytes": 0.05}
+    for name in names:
+        prefect.start(
+            "sevila/forward", name, recipe=SMALL, places=places(prefect.small, store.root), execution=execution
+        )
     states = [prefect.ended(name) for name in names]
     assert [state["type"] for state in states] == ["COMPLETED", "COMPLETED"]
     assert states[0]["message"] == states[1]["message"]
@@ -432,3 +530,40 @@ def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, twins: tu
 
     prefect.until(lambda: sum(": made " in line for line in made()) == len(list(store)))  # logs come a little later
     assert set(made().values()) == {1}, made()
+
+
+def running(flow_runs: list[Any]) -> list[Any]:
+    return [run for run in flow_runs if run["state"]["type"] == "RUNNING" and run["infrastructure_pid"]]
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """Mount a file system of its own during the block."""
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Write a file that leaves no room on a disk."""
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return disk / "filler"
+
+
+def extraction(
+    prefect: Prefect, store: Path, dispatch: str = "workers", shard_megabytes: float = 0.008
+) -> dict[str, Any]:
+    """Return the parameters of a run that extracts the small world's features."""
+    return {
+        "stage": "extract_features",
+        "recipe": SMALL,
+        "places": places(prefect.small, store),
+        "execution": {"dispatch": dispatch, "shard_megabytes": shard_megabytes},
+    }

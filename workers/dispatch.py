@@ -24,7 +24,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
-from pipeline.build import Make, build, pieces
+from pipeline.build import WHOLE, Make, build, pieces
 from pipeline.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
 from workers.piece import BACK_OFF_SECONDS, MakeAll, Tell, count_failure, piece_name
@@ -55,7 +55,7 @@ def make_by(request: dict[str, Any]) -> Make:
             with others(request) as make_all:
                 _have_made(stage, cfg, run, inputs, left, make_all)
         elif len(left) > 1:
-            with _helped(stage, str(stage.artifact_id(cfg, inputs)), left, request):
+            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, request):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
@@ -67,8 +67,8 @@ def _have_made(
 ) -> None:
     """Have others make the pieces of an artifact that nobody has made, and return when all are made.
 
-    A piece that a worker was killed at, or that a machine failed, is handed out again. Another run that makes the same shares
-    the work: what its pieces are at is skipped here, and looked for again, the less often the longer nothing is finished.
+    Another run that makes the same shares the work: what its pieces are at is skipped here, and looked for again, the less
+    often the longer nothing is finished.
 
     Raises:
         SevilaError: a piece cannot be made, for the reason given, or was cancelled.
@@ -88,17 +88,33 @@ def _have_made(
 
 @contextmanager
 def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
-    """Have the workers of pool gpu make pieces, as flow runs."""
+    """Have the workers of pool gpu make pieces, as flow runs.
+
+    A piece that a worker was killed at, or that a machine failed, is handed out again a little later, while others go on.
+    """
     with get_client(sync_client=True) as client:
 
         def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
-            waiting: dict[int, UUID] = {}
             if not _n_online(client, "gpu"):
                 log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
+            due = dict.fromkeys(left, 0.0)  # when each is to be handed out
+            waiting: dict[int, UUID] = {}
             try:
-                for piece in left:
-                    waiting[piece] = _hand_out("gpu", id, piece, request)
-                _wait(client, waiting, tries, tell)
+                while due or waiting:
+                    for piece in [piece for piece, when in due.items() if when <= time.monotonic()]:
+                        waiting[piece] = _hand_out("gpu", id, piece, request)
+                        del due[piece]
+                    time.sleep(ASK_SECONDS)
+                    for piece, state in _ended(client, waiting):
+                        del waiting[piece]
+                        if state is None:
+                            log.warning("piece %d: somebody has deleted its run, so it is handed out again", piece)
+                            due[piece] = 0.0
+                        elif state.is_completed():
+                            tell(len(due) + len(waiting))
+                        else:
+                            count_failure(piece, state, tries, state.is_crashed())
+                            due[piece] = time.monotonic() + BACK_OFF_SECONDS[tries[piece] - 1]
             finally:
                 _cancel(client, list(waiting.values()))
 
@@ -106,8 +122,8 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
 
 
 @contextmanager
-def _helped(stage: Stage, id: str, left: list[int], request: dict[str, Any]) -> Iterator[None]:
-    """Offer the shards that the block is about to make to the other workers of pool cpu, the last shard first.
+def _helped(stage: Stage, id: str, at_most: int, request: dict[str, Any]) -> Iterator[None]:
+    """Offer the shards that the block is about to make to the other workers of pool cpu, who begin with the last one.
 
     The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
     makes everything itself.
@@ -115,13 +131,14 @@ def _helped(stage: Stage, id: str, left: list[int], request: dict[str, Any]) -> 
     offered: list[UUID] = []
     with get_client(sync_client=True) as client:
         try:
-            if _n_online(client, "cpu") > 1:
-                log.info("%s: %d pieces are offered to the other workers of pool cpu", stage.name, len(left))
-                for piece in reversed(left):
-                    offered.append(_hand_out("cpu", id, piece, request))
+            n_helpers = min(_n_online(client, "cpu") - 1, at_most)
+            if n_helpers > 0:
+                log.info("%s: %s is offered to other workers of pool cpu (%d)", stage.name, id, n_helpers)
+            for _ in range(n_helpers):
+                offered.append(_hand_out("cpu", id, WHOLE, request))
             yield
         finally:
-            _cancel(client, offered)
+            _cancel(client, offered, begun=False)  # who has begun ends by itself: nothing is left
 
 
 def _n_online(client: SyncPrefectClient, pool: str) -> int:
@@ -139,29 +156,11 @@ def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> 
     return UUID(str(asked.id))
 
 
-def _wait(client: SyncPrefectClient, waiting: dict[int, UUID], tries: Counter[int], tell: Tell) -> None:
-    """Return when the runs of all pieces have ended, removing them; `tell` hears how many have not, or have not succeeded.
-
-    Raises:
-        SevilaError: one has failed for good, or was cancelled.
-    """
-    n_failed = 0
-    while waiting:
-        time.sleep(ASK_SECONDS)
-        states = _states(client, list(waiting.values()))
-        for piece, run_id in list(waiting.items()):
-            state = states.get(run_id)
-            if state is not None and not state.is_final():
-                continue
-            del waiting[piece]
-            if state is not None and state.is_completed():
-                tell(len(waiting) + n_failed)
-                continue
-            n_failed += 1
-            if state is not None:
-                count_failure(piece, state, tries, state.is_crashed())
-            else:
-                log.warning("piece %d: somebody has deleted its run, so it is handed out again", piece)
+def _ended(client: SyncPrefectClient, waiting: dict[int, UUID]) -> list[tuple[int, State[Any] | None]]:
+    """Return the pieces whose runs have ended, with their states; None for a run that is no more."""
+    states = _states(client, list(waiting.values()))
+    found = [(piece, states.get(run_id)) for piece, run_id in waiting.items()]
+    return [(piece, state) for piece, state in found if state is None or state.is_final()]
 
 
 def _states(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> dict[UUID, State[Any]]:
@@ -189,7 +188,8 @@ def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
             asked |= runs
 
 
-def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
+def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID], begun: bool = True) -> None:
+    """Cancel runs that have not ended; with `begun=False`, only those that no process is at."""
     for run_id, state in _states(client, run_ids).items():
-        if not state.is_final():
+        if not state.is_final() and (begun or not state.is_running()):
             client.set_flow_run_state(run_id, Cancelling())

@@ -38,7 +38,7 @@ def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None
 
     Args:
         artifact: Id of the artifact.
-        piece: Number of its shard; -1 for an artifact that is not made in shards.
+        piece: Number of its shard; -1 for all that is left of it.
         request: The parameters of the run that asks, which `opened` takes.
     """
 
@@ -94,7 +94,7 @@ def ended(work: Callable[[], State[Any]]) -> State[Any]:
 
 def piece_name(artifact: str, piece: int) -> str:
     """Return what the run of a piece is called."""
-    return f"{artifact} {'whole' if piece < 0 else piece}"
+    return artifact if piece < 0 else f"{artifact} {piece}"
 
 
 def count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from cache.errors import MissingSourceError, SchemaError
 from cache.store import Store
 from cache.tables import Schema
-from pipeline.build import build, build_piece, pieces
+from pipeline.build import WHOLE, build, build_piece, pieces
 from pipeline.output import Output, Shard, ShardedOutput
 from pipeline.sources import Weights
 from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
@@ -230,6 +230,17 @@ def test_a_piece_that_is_all_of_an_artifact_is_left_to_the_process_that_is_at_it
         assert pieces(toy_count, Count(), run, [None]) == [whole]
     build_piece(toy_count, Count(), run, [None], whole)
     assert pieces(toy_count, Count(), run, [None]) == []
+
+
+def test_who_helps_with_shards_begins_at_the_last_and_leaves_those_that_others_are_at(run: RunContext) -> None:
+    inputs = [build(toy_count, Count(), run, [None])]
+    id = toy_square.artifact_id(Square(), inputs)
+    assert pieces(toy_square, Square(), run, inputs) == [0, 1, 2]
+    with run.store.lock(f"{id}/00001"):
+        build_piece(toy_square, Square(), run, inputs, WHOLE)
+    assert begun(run) == [2, 0] and pieces(toy_square, Square(), run, inputs) == [1]
+    build_piece(toy_square, Square(), run, inputs, WHOLE)
+    assert begun(run) == [2, 0, 1] and pieces(toy_square, Square(), run, inputs) == []
 
 
 def test_plan_is_kept_beside_the_data(run: RunContext) -> None:
