@@ -179,11 +179,12 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         prefect.ask("health")
 
 
+AT_A_TIME = 4  # of these; the longest stand first
 ACTS: dict[str, Callable[[Prefect, Path, Path], None]] = {}
 
 
 def side_by_side(act: Callable[[Prefect, Path, Path], None]) -> Callable[[dict[str, Future[None]]], None]:
-    """Make a test of what mostly waits: all of these begin together, before the others, and each is told in its turn.
+    """Make a test of what mostly waits: these run beside each other and the other tests, and each is told in its turn.
 
     It gets a store that holds the small world's frames, to copy, and an empty folder.
     """
@@ -226,9 +227,9 @@ def sampled(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(
     prefect: Prefect, sampled: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
-    """Begin all tests of `side_by_side` that are wanted."""
+    """Begin the tests of `side_by_side` that are wanted."""
     wanted = {item.name for item in request.session.items}
-    with ThreadPoolExecutor(len(ACTS)) as threads:
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
         yield {
             name: threads.submit(act, prefect, sampled, tmp_path_factory.mktemp("act"))
             for name, act in ACTS.items()
@@ -252,15 +253,6 @@ def first_run(first: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return finished(first)
 
 
-def test_bad_recipe_fails_the_watched_run_and_the_log_says_why(prefect: Prefect) -> None:
-    done = prefect.run("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
-    assert done.returncode == 1
-    reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
-    state = prefect.flow_run("bad")["state"]
-    assert state["type"] == "FAILED" and reason in state["message"]
-    assert any(reason in line for line in prefect.log_lines("bad"))
-
-
 @pytest.mark.parametrize(
     ("deployment", "parameter", "value"),
     [
@@ -280,31 +272,6 @@ def test_a_bad_parameter_is_refused_before_a_run_exists(
     assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
 
 
-def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect) -> None:
-    code = """
-import logging, threading, warnings
-from prefect import flow
-import transformers
-from workers.pages import logs_in_run_log
-
-@flow(flow_run_name="warned")
-def warned():
-    with logs_in_run_log(print):
-        warnings.warn("of Python")
-        transformers.logging.get_logger("transformers.models").warning("of transformers")
-        thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))
-        thread.start()
-        thread.join()
-        logging.getLogger("h5py").info("nobody asked")
-
-warned()
-"""
-    command = [sys.executable, "-c", code]
-    subprocess.run(command, cwd=REPOSITORY, env=prefect.environment, capture_output=True, check=True, timeout=60)
-    lines = [line.splitlines()[0].rpartition(": ")[2] for line in prefect.log_lines("warned")]
-    assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
-
-
 def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Prefect) -> None:
     for deployment in prefect.ask("deployments/filter", {}):
         assert deployment["description"].startswith("# ") and "sevila" in deployment["tags"]
@@ -322,29 +289,11 @@ def test_the_schedule_has_planned_the_nights_to_come(prefect: Prefect) -> None:
     nightly = prefect.ask("deployments/name/sevila-benchmark/nightly")
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
     assert prefect.until(lambda: prefect.ask("flow_runs/count", planned)) >= 3
-    starts = [datetime.fromisoformat(run["expected_start_time"]) for run in prefect.ask("flow_runs/filter", planned)]
+    runs = [run for run in prefect.ask("flow_runs/filter", planned) if run["auto_scheduled"]]
+    starts = [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
     assert {start.astimezone(UTC).strftime("%H:%M") for start in starts} == {"03:00"}
     assert len({start.date() for start in starts}) == len(starts)
     assert [schedule["schedule"]["timezone"] for schedule in nightly["schedules"]] == ["UTC"]
-
-
-def test_a_regression_fails_the_nightly_run_and_is_named(prefect: Prefect, tmp_path: Path) -> None:
-    first, store = tmp_path / "first", tmp_path / "store"
-    assert main(["run", SMALL, *options(prefect.small, first)]) == 0
-    world = as_answered(prefect.small, first, tmp_path / "right")
-    assert main(["run", SMALL, *options(world, store)]) == 0
-    matrix = tmp_path / "nights.toml"
-    tolerance = "tolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}"
-    matrix.write_text(f'{tolerance}\n[recipes."{SMALL}"]\nchosen = []\n')
-    nightly = "sevila-benchmark/nightly"
-    prefect.start(nightly, "first night", matrix=str(matrix), device="cpu", places=places(world, store))
-    worse = with_other_weights(world, tmp_path / "worse")
-    assert main(["run", SMALL, *options(worse, store)]) == 0
-    assert prefect.ended("first night")["type"] == "COMPLETED", prefect.log_lines("first night")
-    second = prefect.run(nightly, "second night", matrix=str(matrix), device="cpu", places=places(worse, store))
-    state = prefect.flow_run("second night")["state"]
-    assert second.returncode == 1 and (state["type"], state["name"]) == ("FAILED", "Regression")
-    assert "regression: small chosen: accuracy" in state["message"]
 
 
 def test_deployment_runs_the_whole_chain_into_the_store(
@@ -408,6 +357,26 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
 
 
 @side_by_side
+def test_a_regression_fails_the_nightly_run_and_is_named(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    first, store = Path(shutil.copytree(sampled, folder / "first")), folder / "store"
+    assert main(["run", SMALL, *options(prefect.small, first)]) == 0
+    world = as_answered(prefect.small, first, folder / "right")
+    assert main(["run", SMALL, *options(world, store)]) == 0
+    matrix = folder / "nights.toml"
+    tolerance = "tolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}"
+    matrix.write_text(f'{tolerance}\n[recipes."{SMALL}"]\nchosen = []\n')
+    nightly = "sevila-benchmark/nightly"
+    prefect.start(nightly, "first night", matrix=str(matrix), device="cpu", places=places(world, store))
+    worse = with_other_weights(world, folder / "worse")
+    assert main(["run", SMALL, *options(worse, store)]) == 0
+    assert prefect.ended("first night")["type"] == "COMPLETED", prefect.log_lines("first night")
+    second = prefect.run(nightly, "second night", matrix=str(matrix), device="cpu", places=places(worse, store))
+    state = prefect.flow_run("second night")["state"]
+    assert second.returncode == 1 and (state["type"], state["name"]) == ("FAILED", "Regression")
+    assert "regression: small chosen: accuracy" in state["message"]
+
+
+@side_by_side
 def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_finished_shards(
     prefect: Prefect, sampled: Path, folder: Path
 ) -> None:
@@ -447,6 +416,19 @@ def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_fin
 
 
 @side_by_side
+def test_a_piece_that_a_full_disk_fails_is_handed_out_again(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    with small_disk(folder / "disk") as disk:
+        store = Path(shutil.copytree(sampled, disk / "store"))
+        id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
+        prefect.until(lambda: prefect.pieces(id))
+        filler = fill(disk)
+        prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
+        filler.unlink()
+        assert prefect.ended("full")["type"] == "COMPLETED"
+        assert Counter(piece["state"]["name"] for piece in prefect.pieces(id)) == {"FailedByMachine": 1, "Completed": 1}
+
+
+@side_by_side
 def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_room(
     prefect: Prefect, sampled: Path, folder: Path
 ) -> None:
@@ -462,19 +444,6 @@ def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_
         assert [(step["state_type"], step["run_count"]) for step in prefect.task_runs("full disk")] == [
             ("COMPLETED", 2)
         ]
-
-
-@side_by_side
-def test_a_piece_that_a_full_disk_fails_is_handed_out_again(prefect: Prefect, sampled: Path, folder: Path) -> None:
-    with small_disk(folder / "disk") as disk:
-        store = Path(shutil.copytree(sampled, disk / "store"))
-        id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
-        prefect.until(lambda: prefect.pieces(id))
-        filler = fill(disk)
-        prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
-        filler.unlink()
-        assert prefect.ended("full")["type"] == "COMPLETED"
-        assert Counter(piece["state"]["name"] for piece in prefect.pieces(id)) == {"FailedByMachine": 1, "Completed": 1}
 
 
 @side_by_side
@@ -532,6 +501,41 @@ def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, sampled: 
     assert set(made().values()) == {1}, made()
 
 
+@side_by_side
+def test_a_bad_setting_fails_the_run_and_the_log_says_why(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    prefect.start("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
+    state = prefect.ended("bad")
+    reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
+    assert state["type"] == "FAILED" and reason in state["message"]
+    prefect.until(lambda: any(reason in line for line in prefect.log_lines("bad")))
+
+
+@side_by_side
+def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect, sampled: Path, folder: Path) -> None:
+    code = """
+import logging, threading, warnings
+from prefect import flow
+import transformers
+from workers.pages import logs_in_run_log
+
+@flow(flow_run_name="warned")
+def warned():
+    with logs_in_run_log(print):
+        warnings.warn("of Python")
+        transformers.logging.get_logger("transformers.models").warning("of transformers")
+        thread = threading.Thread(target=logging.getLogger("h5py").warning, args=("of a thread",))
+        thread.start()
+        thread.join()
+        logging.getLogger("h5py").info("nobody asked")
+
+warned()
+"""
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=REPOSITORY, env=prefect.environment, capture_output=True, check=True)
+    lines = [line.splitlines()[0].rpartition(": ")[2] for line in prefect.log_lines("warned")]
+    assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
+
+
 def running(flow_runs: list[Any]) -> list[Any]:
     return [run for run in flow_runs if run["state"]["type"] == "RUNNING" and run["infrastructure_pid"]]
 
@@ -558,7 +562,7 @@ def fill(disk: Path) -> Path:
 
 
 def extraction(
-    prefect: Prefect, store: Path, dispatch: str = "workers", shard_megabytes: float = 0.008
+    prefect: Prefect, store: Path, dispatch: str = "workers", shard_megabytes: float = 0.012
 ) -> dict[str, Any]:
     """Return the parameters of a run that extracts the small world's features."""
     return {
