@@ -91,7 +91,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     logs.close()
     try:
         kind, told = receiver.recv()
-    except EOFError:
+    except (EOFError, OSError):  # the latter where it died in the middle of what it told
         process.join()
         code = process.exitcode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from filelock import FileLock, Timeout
 
 from cache.errors import SevilaError
+from cache.store import Store
 
 log = logging.getLogger("sevila")
 
@@ -39,9 +41,22 @@ def up(options: argparse.Namespace) -> int:
     """Start everything, print where it is, and stop it when interrupted, returning 130, or when a part of it ends.
 
     Raises:
-        SevilaError: Prefect is not installed, the port is taken, or a part ends or does not become healthy.
+        SevilaError: Prefect is not installed, the port or Prefect's folder is another's, the store cannot be written, or a part
+            ends or does not become healthy.
     """
-    _check(options.port)
+    _check(options.port, options.store)
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home / "sevila-up.lock").acquire(timeout=0):
+            return _up(options)
+    except Timeout:
+        raise SevilaError(
+            f"another `sevila up` keeps its runs in {home}: stop that one, or set PREFECT_HOME to a folder of this one's own"
+        ) from None
+
+
+def _up(options: argparse.Namespace) -> int:
     api = f"http://{HOST}:{options.port}/api"
     environment = {
         **os.environ,
@@ -111,7 +126,7 @@ def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, 
     raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
 
 
-def _check(port: int) -> None:
+def _check(port: int, store: Path) -> None:
     from importlib.util import find_spec
 
     if find_spec("prefect") is None:
@@ -121,6 +136,10 @@ def _check(port: int) -> None:
     with socket.socket() as free:
         if free.connect_ex((HOST, port)) == 0:
             raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
+    Store(store)
+    store.mkdir(parents=True, exist_ok=True)
+    if not os.access(store, os.W_OK):
+        raise SevilaError(f"the store {store} cannot be written: --store, or SEVILA_STORE, names another place")
 
 
 def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:

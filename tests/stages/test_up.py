@@ -1,9 +1,46 @@
 """`sevila up`, as far as it needs no server; what it starts is tried in test_flows.py."""
 
+import socket
+from pathlib import Path
+
 import pytest
 import torch
+from filelock import FileLock
 
+from cli import main
 from stages.up import gpus
+
+
+@pytest.fixture
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_another_one_that_keeps_its_runs_in_the_same_folder_is_told(
+    tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (tmp_path / "prefect").mkdir()
+    with FileLock(tmp_path / "prefect" / "sevila-up.lock"):
+        assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
+    assert f"another `sevila up` keeps its runs in {tmp_path / 'prefect'}" in capsys.readouterr().err
+
+
+def test_a_taken_port_and_a_store_that_is_none_are_told_before_anything_starts(
+    tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (tmp_path / "store").write_text("")
+    assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
+    assert "is a file; a store is a folder" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(free_port)))
+        taken.listen()
+        assert main(["up", "--port", free_port]) == 1
+    assert f"port {free_port} of 127.0.0.1 is taken" in capsys.readouterr().err
+    assert not (tmp_path / "prefect").exists()
 
 
 @pytest.mark.parametrize(
