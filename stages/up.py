@@ -64,7 +64,6 @@ def _up(options: argparse.Namespace) -> int:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # no telemetry
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # what the automation counts
         "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
         "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
         "SEVILA_STORE": str(options.store.absolute()),

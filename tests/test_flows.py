@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[1]
 SELECTORS = 'chain.selectors=["refined"]'
 STEPS_OF_THE_CHAIN = 27  # of the full chain with this one choice of keyframes
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 300
 HERE = {"dispatch": "here"}  # what is small enough for one worker is made by the one that has the run
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -53,6 +53,7 @@ class Prefect:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.api = f"http://127.0.0.1:{self.port}/api"
+        self.log = folder / "up.log"
         ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
             "PREFECT_HOME": str(folder / "prefect"),
@@ -97,17 +98,27 @@ class Prefect:
         """Return the process that is at a run."""
         return int(flow_run["infrastructure_pid"].rsplit(":", 1)[-1])
 
+    def process_of_worker(self, name: str) -> int:
+        """Return the process of a worker of ours."""
+        ours, worker = f"PREFECT_API_URL={self.api}".encode(), {b"worker", name.encode()}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended meanwhile
+                words, environment = ((folder / file).read_bytes().split(b"\0") for file in ("cmdline", "environ"))
+                if worker <= set(words) and ours in environment:
+                    return int(folder.name)
+        raise AssertionError(f"there is no worker {name}")
+
     def pieces(self, run_id: str) -> list[Any]:
         """Return the runs that a run has handed out."""
         found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"pieces-of-{run_id}"]}}})
         return found
 
     @contextmanager
-    def up(self, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    def up(self) -> Iterator[None]:
         """Keep `sevila up` running during the block, and end it as Ctrl-C does."""
         options = ("--port", str(self.port), "--gpu-workers", "2", "--runs", "6")
         other = ("worker", "start", "--pool", "cpu", "--name", "other", "--limit", "6")
-        with log.open("wb") as output:
+        with self.log.open("wb") as output:
 
             def start(*command: str) -> subprocess.Popen[bytes]:
                 environment = self.environment | {"SEVILA_STORE": str(self.store.root)}
@@ -116,17 +127,17 @@ class Prefect:
 
             process = start("cli.py", "up", *options)
             try:
-                self.until(lambda: b"ready: " in log.read_bytes() or process.poll() is not None)
-                assert process.poll() is None, log.read_text()
+                self.until(lambda: b"ready: " in self.log.read_bytes() or process.poll() is not None)
+                assert process.poll() is None, self.log.read_text()
                 worker = start("-m", "prefect", *other)
                 try:
-                    yield process
+                    yield
                 finally:
                     worker.terminate()
                     worker.wait(PATIENCE_SECONDS)
             finally:
                 process.send_signal(signal.SIGINT)
-                assert process.wait(PATIENCE_SECONDS) == 130, log.read_text()
+                assert process.wait(PATIENCE_SECONDS) == 130, self.log.read_text()
 
     @staticmethod
     def until(is_so: Callable[[], Any], every_seconds: float = 1.0) -> Any:
@@ -173,7 +184,7 @@ class Prefect:
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     folder = tmp_path_factory.mktemp("flows")
     prefect = Prefect(folder)
-    with prefect.up(folder / "up.log"):
+    with prefect.up():
         yield prefect
     with pytest.raises(OSError):
         prefect.ask("health")
@@ -224,8 +235,31 @@ def sampled(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def first(prefect: Prefect) -> Iterator[subprocess.Popen[str]]:
+    """A full chain, trainings included, begun before all tests; the worker's environment says where its data lie."""
+    recipe = str(prefect.world / "full.toml")
+    with prefect.watch(
+        "sevila/full-chain", "first", recipe=recipe, settings=[SELECTORS], name="nightly", execution=HERE
+    ) as process:
+        yield process
+        process.kill()  # where no test has waited for it
+
+
+@pytest.fixture(scope="module")
+def lost(prefect: Prefect, sampled: Path, first: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A piece that was killed together with its worker, before all tests: it takes 90 s until that is noticed."""
+    store = Path(shutil.copytree(sampled, tmp_path_factory.mktemp("lost") / "store"))
+    id = prefect.start("sevila-stage/rerun", "lost", **extraction(prefect, store))
+    piece = prefect.until(lambda: running(prefect.pieces(id)), every_seconds=0.3)[0]
+    worker = prefect.process_of_worker(piece["labels"]["prefect.worker.name"])
+    os.kill(worker, signal.SIGKILL)  # first, as it would tell of the other's death
+    os.kill(prefect.process_of(piece), signal.SIGKILL)
+    return piece
+
+
+@pytest.fixture(scope="module", autouse=True)
 def begun(
-    prefect: Prefect, sampled: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    prefect: Prefect, sampled: Path, lost: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[None]]]:
     """Begin the tests of `side_by_side` that are wanted."""
     wanted = {item.name for item in request.session.items}
@@ -235,17 +269,6 @@ def begun(
             for name, act in ACTS.items()
             if name in wanted
         }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def first(prefect: Prefect, begun: Any) -> Iterator[subprocess.Popen[str]]:
-    """A full chain, trainings included, begun before all tests; the worker's environment says where its data lie."""
-    recipe = str(prefect.world / "full.toml")
-    with prefect.watch(
-        "sevila/full-chain", "first", recipe=recipe, settings=[SELECTORS], name="nightly", execution=HERE
-    ) as process:
-        yield process
-        process.kill()  # where no test has waited for it
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +305,7 @@ def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Pref
 def test_what_marks_runs_that_vanished_is_at_work(prefect: Prefect) -> None:
     automations = prefect.ask("automations/filter", {})
     after = {event for automation in automations for event in automation["trigger"]["after"] if automation["enabled"]}
-    assert after == {"prefect.flow-run.heartbeat", "prefect.flow-run.Pending"}
+    assert after == {"prefect.flow-run.heartbeat", "prefect.flow-run.Running", "prefect.flow-run.Pending"}
 
 
 def test_the_schedule_has_planned_the_nights_to_come(prefect: Prefect) -> None:
@@ -341,7 +364,7 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
     prefect: Prefect, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     before = set(prefect.store)
-    done = prefect.run(
+    prefect.start(
         "sevila-stage/rerun",
         "stage",
         stage="select_keyframes",
@@ -349,11 +372,25 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
         settings=[SELECTORS, "select_keyframes.k=1"],
         execution=HERE,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert prefect.ended("stage")["type"] == "COMPLETED", prefect.log_lines("stage")
     made = set(prefect.store) - before
     assert made and all(id.startswith("select_keyframes-") for id in made)
     assert set(prefect.flow_run("stage")["state"]["message"].split()) >= made
     assert all(f"`{id}`" in prefect.artifact("sevila-full-select-keyframes") for id in made)
+
+
+def test_a_worker_that_is_killed_with_its_piece_is_started_again_and_the_piece_handed_out_again(
+    prefect: Prefect, lost: Any
+) -> None:
+    worker = lost["labels"]["prefect.worker.name"]
+    prefect.until(
+        lambda: f"worker {worker} ended by itself (status -9) and is started again" in prefect.log.read_text()
+    )
+    assert prefect.ended("lost")["type"] == "COMPLETED", prefect.log_lines("lost")
+    pieces = prefect.pieces(prefect.flow_run("lost")["id"])
+    (crashed,) = [run for run in pieces if run["state"]["type"] != "COMPLETED"]
+    assert crashed["id"] == lost["id"] and crashed["state"]["message"] == "no heartbeat for 90 s"
+    assert sorted(run["name"] for run in pieces if run is not crashed) == sorted({run["name"] for run in pieces})
 
 
 @side_by_side
@@ -382,11 +419,14 @@ def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_fi
 ) -> None:
     store = Path(shutil.copytree(sampled, folder / "store"))
     id = prefect.start("sevila-stage/rerun", "shared", **extraction(prefect, store))
-    at_work = prefect.until(lambda: len(found := running(prefect.pieces(id))) == 2 and found)
-    os.kill(prefect.process_of(at_work[0]), signal.SIGKILL)
+    slow = prefect.process_of(prefect.until(lambda: running(prefect.pieces(id)))[0])
+    os.kill(slow, signal.SIGSTOP)  # until another worker has taken another piece
+    prefect.until(
+        lambda: len({run["labels"].get("prefect.worker.name", slow) for run in prefect.pieces(id)} - {slow}) == 2
+    )
+    os.kill(slow, signal.SIGKILL)
     assert prefect.ended("shared")["type"] == "COMPLETED", prefect.log_lines("shared")
     pieces = prefect.pieces(id)
-    assert {run["labels"]["prefect.worker.name"] for run in pieces} == {"gpu-0", "gpu-1"}
     killed = [run for run in pieces if run["state"]["type"] == "CRASHED"]
     made = [run for run in pieces if run["state"]["type"] == "COMPLETED"]
     assert len(killed) == 1 and len(made) == len({run["name"] for run in made}) == len(pieces) - 1 >= 2

@@ -74,7 +74,7 @@ def _have_made(
         SevilaError: a piece cannot be made, for the reason given, or was cancelled.
     """
     id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
-    log.info("%s: %d pieces of %s are handed out", stage.name, n_pieces, id)
+    log.info("%s: %s is handed out in pieces (%d)", stage.name, id, n_pieces)
     bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
     tries: Counter[int] = Counter()
     n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
