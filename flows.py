@@ -5,7 +5,7 @@ larger than ids and recipe names passes through Prefect. Without a server, use `
 
     sevila         walks a whole chain; what needs a GPU it hands to the workers of pool `gpu`, piece by piece
     sevila-stage   makes one stage from what the store holds, in the same way
-    sevila-piece   one shard, or one artifact that has no shards, on whatever worker took it
+    sevila-piece   one shard, or all that is left of an artifact, on whatever worker took it
     sevila-benchmark   measures a matrix of settings, and compares the night with those before
 """
 

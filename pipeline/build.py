@@ -50,11 +50,12 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
     """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
     id = _identity(stage, cfg, inputs)
     if stage.sharded:
-        # Whoever helps begins at the other end than whoever is helped.
-        only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
-        out = ShardedOutput(run.store, id, stage, only, hardware=lambda: _hardware(run))
-        with disk_errors(out.folder):
-            stage.function(cfg, run, *inputs, out=out)
+        with disk_errors(run.store.partial(id)):
+            # Whoever helps begins at the other end than whoever is helped.
+            only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
+            if only:
+                out = ShardedOutput(run.store, id, stage, only, hardware=lambda: _hardware(run))
+                stage.function(cfg, run, *inputs, out=out)
         return
     try:
         run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()

@@ -44,7 +44,7 @@ def up(options: argparse.Namespace) -> int:
         SevilaError: Prefect is not installed, the port or Prefect's folder is another's, the store cannot be written, or a part
             ends or does not become healthy.
     """
-    _check(options.port, options.store)
+    _check(options.port)
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     home.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,6 +57,10 @@ def up(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
+    Store(options.store)  # raises where it is a file
+    options.store.mkdir(parents=True, exist_ok=True)
+    if not os.access(options.store, os.W_OK):
+        raise SevilaError(f"the store {options.store} cannot be written: --store, or SEVILA_STORE, names another place")
     api = f"http://{HOST}:{options.port}/api"
     environment = {
         **os.environ,
@@ -84,7 +88,7 @@ def _up(options: argparse.Namespace) -> int:
             started[name] = start()
         _wait(started, "the workers", lambda: set(workers) <= _online(api, begin))
         print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
-        print(f"in another terminal: export PREFECT_API_URL={api}", flush=True)
+        print(f"in another terminal: export PREFECT_API_URL={api} DO_NOT_TRACK=1", flush=True)
         _keep_up(started, workers)
     except KeyboardInterrupt:
         print("stopping; runs that were at work go on from their finished shards when they are run again", flush=True)
@@ -125,7 +129,7 @@ def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, 
     raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
 
 
-def _check(port: int, store: Path) -> None:
+def _check(port: int) -> None:
     from importlib.util import find_spec
 
     if find_spec("prefect") is None:
@@ -135,10 +139,6 @@ def _check(port: int, store: Path) -> None:
     with socket.socket() as free:
         if free.connect_ex((HOST, port)) == 0:
             raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
-    Store(store)
-    store.mkdir(parents=True, exist_ok=True)
-    if not os.access(store, os.W_OK):
-        raise SevilaError(f"the store {store} cannot be written: --store, or SEVILA_STORE, names another place")
 
 
 def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:

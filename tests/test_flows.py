@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,179 +24,21 @@ import pytest
 from cache.names import named_run
 from cache.store import Store
 from cli import main
-from tests.small_world import SMALL, write_small_world
-from tests.stages.moment_world import write_world
+from tests.prefect_server import ENDED, PATIENCE_SECONDS, REPOSITORY, WORKER, PrefectServer, finished, running, workers
+from tests.small_world import SMALL
 from tests.stages.runs import as_answered, with_other_weights
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[1]
 SELECTORS = 'chain.selectors=["refined"]'
 STEPS_OF_THE_CHAIN = 27  # of the full chain with this one choice of keyframes
-PATIENCE_SECONDS = 300
 HERE = {"dispatch": "here"}  # what is small enough for one worker is made by the one that has the run
-WORKER = "prefect.worker.name"  # label of a run
-ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-class Prefect:
-    """What `sevila up` started: a server, its workers (one of pool cpu, two of pool gpu), the store that their runs fill, and
-    another worker of pool cpu, as a second host would have."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / "store")
-        self.world = folder / "world"
-        write_world(self.world)
-        self.small = folder / "small"
-        write_small_world(self.small)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        self.log = folder / "up.log"
-        ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": self.api,
-            "PYTHONPATH": str(REPOSITORY),  # when the project is not installed
-            "OMP_NUM_THREADS": "1",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "SEVILA_ANNOTATIONS": str(self.world / "questions.jsonl"),
-            "SEVILA_VIDEOS": str(self.world / "videos"),
-            "SEVILA_WEIGHTS": f"tiny-blip2={self.world / 'tiny-blip2'}",
-        }
-
-    def watch(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.Popen[str]:
-        """Have a deployment run, as people do; the command ends with the run."""
-        told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
-        pairs = [word for text in told for word in ("-p", text)]
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deployment", "run", deployment, *pairs]
-        command += ["--watch", "--flow-run-name", run_name]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=pipe, stderr=pipe, text=True)
-
-    def run(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
-        """The same to its end."""
-        return finished(self.watch(deployment, run_name, **parameters))
-
-    def start(self, deployment: str, run_name: str, **parameters: Any) -> str:
-        """Have a deployment run, as the UI does, and return the run's id."""
-        asked = {"name": run_name, "parameters": parameters, "state": {"type": "SCHEDULED"}}
-        id = self.ask(f"deployments/name/{deployment}")["id"]
-        return str(self.ask(f"deployments/{id}/create_flow_run", asked)["id"])
-
-    def ended(self, run_name: str) -> Any:
-        """Wait for the end of a run and return its state."""
-        self.until(lambda: self.flow_run(run_name)["state"]["type"] in ENDED)
-        return self.flow_run(run_name)["state"]
-
-    def steps(self, run_name: str) -> list[Any]:
-        """Return what the server knows of the steps of a run; it hears of them a little later than of the run."""
-        found = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [self.flow_run(run_name)["id"]]}}})
-        return [
-            step for step in found if re.search("-v[0-9]+-", step["name"])
-        ]  # others stand for runs it has handed out
-
-    def ended_steps(self, run_name: str) -> list[Any]:
-        """Wait for the end of all steps of a run that has ended, and return them."""
-        self.until(lambda: all(step["end_time"] for step in self.steps(run_name)))
-        return self.steps(run_name)
-
-    def process_of(self, flow_run: Any) -> int:
-        """Return the process that is at a run."""
-        return int(flow_run["infrastructure_pid"].rsplit(":", 1)[-1])
-
-    def process_of_worker(self, name: str) -> int:
-        """Return the process of a worker of ours."""
-        ours, worker = f"PREFECT_API_URL={self.api}".encode(), {b"worker", name.encode()}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it ended meanwhile
-                words, environment = ((folder / file).read_bytes().split(b"\0") for file in ("cmdline", "environ"))
-                if worker <= set(words) and ours in environment:
-                    return int(folder.name)
-        raise AssertionError(f"there is no worker {name}")
-
-    def pieces(self, run_id: str) -> list[Any]:
-        """Return the runs that a run has handed out."""
-        found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"pieces-of-{run_id}"]}}})
-        return found
-
-    @contextmanager
-    def up(self) -> Iterator[None]:
-        """Keep `sevila up` running during the block, and end it as Ctrl-C does."""
-        options = ("--port", str(self.port), "--gpu-workers", "2", "--runs", "6")
-        other = ("worker", "start", "--pool", "cpu", "--name", "other", "--limit", "6")
-        with self.log.open("wb") as output:
-
-            def start(*command: str) -> subprocess.Popen[bytes]:
-                environment = self.environment | {"SEVILA_STORE": str(self.store.root)}
-                command = (sys.executable, *command)
-                return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
-
-            process = start("cli.py", "up", *options)
-            try:
-                self.until(lambda: b"ready: " in self.log.read_bytes() or process.poll() is not None)
-                assert process.poll() is None, self.log.read_text()
-                worker = start("-m", "prefect", *other)
-                try:
-                    yield
-                finally:
-                    worker.terminate()
-                    worker.wait(PATIENCE_SECONDS)
-            finally:
-                process.send_signal(signal.SIGINT)
-                assert process.wait(PATIENCE_SECONDS) == 130, self.log.read_text()
-
-    @staticmethod
-    def until(is_so: Callable[[], Any], every_seconds: float = 1.0) -> Any:
-        """Wait for something that has to come."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while not (found := is_so()):
-            assert time.monotonic() < give_up, "it did not come"
-            time.sleep(every_seconds)
-        return found
-
-    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
-        """Ask the server's API."""
-        body = None if question is None else json.dumps(question).encode()
-        request = urllib.request.Request(f"{self.api}/{path}", body, {"Content-Type": "application/json"})
-        while True:
-            try:
-                with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:
-                if error.code != 503:  # SQLite was busy: Prefect's own clients ask again, too
-                    raise
-                time.sleep(1)
-
-    def flow_run(self, name: str) -> Any:
-        """Return what the server knows of a flow run."""
-        (found,) = self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
-        return found
-
-    def artifact(self, key: str) -> str:
-        """Return the newest artifact of a key."""
-        (found,) = self.ask("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
-        return str(found["data"])
-
-    def log_lines(self, name: str) -> list[str]:
-        """Return the messages in a flow run's log, those of its tasks included, in order of time."""
-        wanted = {"logs": {"flow_run_id": {"any_": [self.flow_run(name)["id"]]}}, "sort": "TIMESTAMP_ASC"}
-        lines: list[str] = []
-        while page := self.ask("logs/filter", wanted | {"offset": len(lines)}):  # the server gives 200 at most
-            lines += [line["message"] for line in page]
-        return lines
-
-    def made(self, *names: str) -> Counter[str]:
-        """Count what the logs of runs say was made, artifacts and shards; they come a little later than a run's end."""
-        lines = [line for name in names for line in self.log_lines(name)]
-        return Counter(line.split(" in ")[0] for line in lines if ": made " in line or " done in " in line)
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     folder = tmp_path_factory.mktemp("flows")
-    prefect = Prefect(folder)
+    prefect = PrefectServer(folder)
     with prefect.up():
         yield prefect
     with pytest.raises(OSError):
@@ -206,10 +46,10 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 
 
 AT_A_TIME = 4  # of these; the longest stand first
-ACTS: dict[str, Callable[[Prefect, Path, Path], None]] = {}
+ACTS: dict[str, Callable[[PrefectServer, Path, Path], None]] = {}
 
 
-def side_by_side(act: Callable[[Prefect, Path, Path], None]) -> Callable[[dict[str, Future[None]]], None]:
+def side_by_side(act: Callable[[PrefectServer, Path, Path], None]) -> Callable[[dict[str, Future[None]]], None]:
     """Make a test of what mostly waits: these run beside each other and the other tests, and each is told in its turn.
 
     It gets a store that holds the small world's frames, to copy, and an empty folder.
@@ -221,12 +61,6 @@ def side_by_side(act: Callable[[Prefect, Path, Path], None]) -> Callable[[dict[s
     ACTS[act.__name__] = act
     test.__name__, test.__doc__ = act.__name__, act.__doc__
     return test
-
-
-def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Wait for a command's end."""
-    told = process.communicate(timeout=PATIENCE_SECONDS)
-    return subprocess.CompletedProcess(process.args, process.returncode, *told)
 
 
 def places(world: Path, store: Path) -> dict[str, str]:
@@ -241,7 +75,7 @@ def options(world: Path, store: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def sampled(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sampled(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the small world's frames, and no features yet."""
     store = tmp_path_factory.mktemp("sampled") / "store"
     for stage in ("import_backbone", "list_questions", "sample_frames"):
@@ -250,7 +84,7 @@ def sampled(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def first(prefect: Prefect) -> Iterator[subprocess.Popen[str]]:
+def first(prefect: PrefectServer) -> Iterator[subprocess.Popen[str]]:
     """A full chain, trainings included, begun before all tests; the worker's environment says where its data lie."""
     recipe = str(prefect.world / "full.toml")
     with prefect.watch(
@@ -261,7 +95,7 @@ def first(prefect: Prefect) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def lost(prefect: Prefect, sampled: Path, first: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def lost(prefect: PrefectServer, sampled: Path, first: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A piece that was killed together with its worker, before all tests: it takes 90 s until that is noticed."""
     store = Path(shutil.copytree(sampled, tmp_path_factory.mktemp("lost") / "store"))
     id = prefect.start("sevila-stage/rerun", "lost", **extraction(prefect, store))
@@ -274,7 +108,11 @@ def lost(prefect: Prefect, sampled: Path, first: Any, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module", autouse=True)
 def begun(
-    prefect: Prefect, sampled: Path, lost: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    prefect: PrefectServer,
+    sampled: Path,
+    lost: Any,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Future[None]]]:
     """Begin the tests of `side_by_side` that are wanted."""
     wanted = {item.name for item in request.session.items}
@@ -284,6 +122,7 @@ def begun(
             for name, act in ACTS.items()
             if name in wanted
         }
+        threads.shutdown(wait=False, cancel_futures=True)  # where a test has failed
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +141,7 @@ def first_run(first: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_bad_parameter_is_refused_before_a_run_exists(
-    prefect: Prefect, deployment: str, parameter: str, value: Any
+    prefect: PrefectServer, deployment: str, parameter: str, value: Any
 ) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:  # which the pages, and `prefect deployment run`, show
         prefect.start(deployment, "none", **{parameter: value})
@@ -310,20 +149,21 @@ def test_a_bad_parameter_is_refused_before_a_run_exists(
     assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
 
 
-def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Prefect) -> None:
+def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: PrefectServer) -> None:
     for deployment in prefect.ask("deployments/filter", {}):
         assert deployment["description"].startswith("# ") and "sevila" in deployment["tags"]
         if "piece" not in deployment["tags"]:
             assert "```bash\n prefect deployment run " in deployment["description"]
 
 
-def test_what_marks_runs_that_vanished_is_at_work(prefect: Prefect) -> None:
+def test_what_marks_runs_that_vanished_is_at_work(prefect: PrefectServer) -> None:
     automations = prefect.ask("automations/filter", {})
     after = {event for automation in automations for event in automation["trigger"]["after"] if automation["enabled"]}
-    assert after == {"prefect.flow-run.heartbeat", "prefect.flow-run.Running", "prefect.flow-run.Pending"}
+    states = ("Running", "heartbeat", "Pending", "Submitting", "InfrastructurePending", "Cancelling")
+    assert after == {f"prefect.flow-run.{state}" for state in states}
 
 
-def test_the_schedule_has_planned_the_nights_to_come(prefect: Prefect) -> None:
+def test_the_schedule_has_planned_the_nights_to_come(prefect: PrefectServer) -> None:
     nightly = prefect.ask("deployments/name/sevila-benchmark/nightly")
     planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [nightly["id"]]}}}
     assert prefect.until(lambda: prefect.ask("flow_runs/count", planned)) >= 3
@@ -335,7 +175,7 @@ def test_the_schedule_has_planned_the_nights_to_come(prefect: Prefect) -> None:
 
 
 def test_deployment_runs_the_whole_chain_into_the_store(
-    prefect: Prefect, first_run: subprocess.CompletedProcess[str]
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     assert first_run.returncode == 0, first_run.stdout + first_run.stderr
     state = prefect.flow_run("first")["state"]
@@ -347,7 +187,7 @@ def test_deployment_runs_the_whole_chain_into_the_store(
 
 
 def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_which_step_it_is(
-    prefect: Prefect, first_run: subprocess.CompletedProcess[str]
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     steps = prefect.ended_steps("first")
     names = [step["name"].partition(" ") for step in steps]
@@ -361,7 +201,7 @@ def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_wh
 
 
 def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifacts(
-    prefect: Prefect, first_run: subprocess.CompletedProcess[str]
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     lines = prefect.log_lines("first")
     assert sum(": made " in line for line in lines) == STEPS_OF_THE_CHAIN
@@ -375,7 +215,7 @@ def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifac
 
 
 def test_a_stage_is_run_again_from_what_the_store_holds(
-    prefect: Prefect, first_run: subprocess.CompletedProcess[str]
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     before = set(prefect.store)
     prefect.start(
@@ -394,7 +234,7 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
 
 
 def test_a_worker_that_is_killed_with_its_piece_is_started_again_and_the_piece_handed_out_again(
-    prefect: Prefect, lost: Any
+    prefect: PrefectServer, lost: Any
 ) -> None:
     worker = lost["labels"][WORKER]
     prefect.until(
@@ -408,7 +248,7 @@ def test_a_worker_that_is_killed_with_its_piece_is_started_again_and_the_piece_h
 
 
 @side_by_side
-def test_a_regression_fails_the_nightly_run_and_is_named(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_a_regression_fails_the_nightly_run_and_is_named(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     first, store = Path(shutil.copytree(sampled, folder / "first")), folder / "store"
     assert main(["run", SMALL, *options(prefect.small, first)]) == 0
     world = as_answered(prefect.small, first, folder / "right")
@@ -429,7 +269,7 @@ def test_a_regression_fails_the_nightly_run_and_is_named(prefect: Prefect, sampl
 
 @side_by_side
 def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_finished_shards(
-    prefect: Prefect, sampled: Path, folder: Path
+    prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:
     store = Path(shutil.copytree(sampled, folder / "store"))
     id = prefect.start("sevila-stage/rerun", "shared", **extraction(prefect, store))
@@ -450,7 +290,7 @@ def test_workers_share_a_stage_and_a_killed_one_is_replaced_without_repeating_fi
 
 @side_by_side
 def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_finished_shards(
-    prefect: Prefect, sampled: Path, folder: Path
+    prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:
     store = Path(shutil.copytree(sampled, folder / "store"))
     # A piece for each video: so many that some are left when the workers hear of it; nobody has to wait for these.
@@ -470,7 +310,9 @@ def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_fin
 
 
 @side_by_side
-def test_a_piece_that_a_full_disk_fails_is_handed_out_again(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
+    prefect: PrefectServer, sampled: Path, folder: Path
+) -> None:
     with small_disk(folder / "disk") as disk:
         store = Path(shutil.copytree(sampled, disk / "store"))
         id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
@@ -479,12 +321,13 @@ def test_a_piece_that_a_full_disk_fails_is_handed_out_again(prefect: Prefect, sa
         prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
         filler.unlink()
         assert prefect.ended("full")["type"] == "COMPLETED"
-        assert Counter(piece["state"]["name"] for piece in prefect.pieces(id)) == {"FailedByMachine": 1, "Completed": 1}
+        states = Counter(piece["state"]["name"] for piece in prefect.pieces(id))
+        assert states.pop("FailedByMachine") >= 1 and states == {"Completed": 1}
 
 
 @side_by_side
 def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_room(
-    prefect: Prefect, sampled: Path, folder: Path
+    prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:
     with small_disk(folder / "disk") as disk:
         filler = fill(disk)
@@ -496,11 +339,11 @@ def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_
         filler.unlink()
         assert prefect.ended("full disk")["type"] == "COMPLETED"
         (step,) = prefect.ended_steps("full disk")
-        assert step["state_type"] == "COMPLETED" and step["run_count"] == 2
+        assert step["state_type"] == "COMPLETED" and step["run_count"] >= 2
 
 
 @side_by_side
-def test_what_bad_input_fails_is_not_tried_again(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_what_bad_input_fails_is_not_tried_again(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     store = Path(shutil.copytree(sampled, folder / "store"))
     for frames in (store / "pool").glob("sample_frames-*/*/*/*.h5"):
         content = frames.read_bytes()
@@ -514,29 +357,60 @@ def test_what_bad_input_fails_is_not_tried_again(prefect: Prefect, sampled: Path
 
 
 @side_by_side
-def test_a_free_worker_helps_to_decode_where_another_is_slow(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_free_workers_help_to_decode_where_a_run_is_slow(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+    code = """
+import json, sys
+from flows import Execution, Places, sevila_stage
+asked = json.loads(sys.argv[1])
+asked |= {"places": Places(**asked["places"]), "execution": Execution(**asked["execution"])}
+sevila_stage.with_options(flow_run_name="slow")(**asked)
+"""
     online = {"workers": {"status": {"any_": ["ONLINE"]}}}
     prefect.until(lambda: len(prefect.ask("work_pools/cpu/workers/filter", online)) == 2)
     store = Path(shutil.copytree(sampled, folder / "store"))
-    asked = extraction(prefect, store, shard_megabytes=0.001)
-    id = prefect.start(
-        "sevila-stage/rerun", "slow", **asked | {"stage": "sample_frames", "settings": ["sample_frames.frames=6"]}
-    )
-    prefect.until(lambda: prefect.pieces(id), every_seconds=0.02)
-    slow = prefect.process_of(prefect.flow_run("slow"))
-    os.kill(slow, signal.SIGSTOP)
-    try:
-        (helper,) = prefect.pieces(id)
-        assert prefect.ended(helper["name"])["type"] == "COMPLETED"
-    finally:
-        os.kill(slow, signal.SIGCONT)
-    assert prefect.ended("slow")["type"] == "COMPLETED", prefect.log_lines("slow")
-    prefect.until(lambda: prefect.made(helper["name"]))
+    asked = extraction(prefect, store) | {"stage": "sample_frames", "settings": ["sample_frames.frames=6"]}
+    asked["execution"]["shard_megabytes"] = 0.05  # three shards
+    command = [sys.executable, "-c", code, json.dumps(asked)]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=prefect.environment, stderr=subprocess.DEVNULL) as slow:
+        try:
+            run = prefect.until(lambda: prefect.flow_runs("slow"), every_seconds=0.3)[0]
+            prefect.until(lambda: prefect.pieces(run["id"]), every_seconds=0.02)
+            slow.send_signal(signal.SIGSTOP)
+            (helper, *_) = prefect.pieces(run["id"])
+            prefect.until(lambda: prefect.made(helper["name"]))
+        finally:
+            slow.send_signal(signal.SIGCONT)
+        assert slow.wait(PATIENCE_SECONDS) == 0 and prefect.ended("slow")["type"] == "COMPLETED"
     assert set(prefect.made("slow", helper["name"]).values()) == {1}
 
 
 @side_by_side
-def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_runs_that_nobody_begins_or_ends_are_marked(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+    """By the automations of sevila up, with seconds for their minutes, on runs that no worker is at."""
+    deployment = prefect.ask("deployments/name/sevila/forward")["id"]
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    ways = {"taken": ["PENDING", "SUBMITTING"], "cancelling": ["PENDING", "RUNNING", "CANCELLING"]}
+    ids = {
+        name: prefect.ask(f"deployments/{deployment}/create_flow_run", {"name": name, "state": later})["id"]
+        for name in ways
+    }
+    for automation in prefect.ask("automations/filter", {}):
+        for name, id in ids.items():
+            trigger = automation["trigger"] | {"within": 10, "match": {"prefect.resource.id": f"prefect.flow-run.{id}"}}
+            copy = {"name": f"{automation['name']} ({name})", "trigger": trigger, "actions": automation["actions"]}
+            prefect.ask("automations/", copy)
+    time.sleep(5)  # until the server has taken them up
+    for name, states in ways.items():
+        for state in states:
+            asked = {"type": "PENDING", "name": "Submitting"} if state == "SUBMITTING" else {"type": state}
+            prefect.ask(f"flow_runs/{ids[name]}/set_state", {"state": asked})
+    taken, cancelled = prefect.ended("taken"), prefect.ended("cancelling")
+    assert (taken["type"], taken["message"]) == ("CRASHED", "not begun within 90 minutes")
+    assert (cancelled["type"], cancelled["message"]) == ("CANCELLED", "it could not be cancelled within 5 minutes")
+
+
+@side_by_side
+def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     store = Store(folder / "store")
     names = ("one", "other")
     execution = HERE | {"shard_megabytes": 0.05}
@@ -553,7 +427,7 @@ def test_two_runs_of_a_recipe_at_once_share_the_work(prefect: Prefect, sampled: 
 
 
 @side_by_side
-def test_a_bad_setting_fails_the_run_and_the_log_says_why(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_a_bad_setting_fails_the_run_and_the_log_says_why(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     prefect.start("sevila/full-chain", "bad", settings=["select_keyframes.kk=4"])
     state = prefect.ended("bad")
     reason = "[select_keyframes] has no key 'kk' (did you mean 'k'?)"
@@ -562,7 +436,7 @@ def test_a_bad_setting_fails_the_run_and_the_log_says_why(prefect: Prefect, samp
 
 
 @side_by_side
-def test_warnings_of_libraries_are_in_the_run_log_once(prefect: Prefect, sampled: Path, folder: Path) -> None:
+def test_warnings_of_libraries_are_in_the_run_log_once(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     code = """
 import logging, threading, warnings
 from prefect import flow
@@ -587,16 +461,6 @@ warned()
     assert lines[1:-1] == ["of Python", "of transformers", "of a thread"]
 
 
-def workers(flow_runs: list[Any]) -> set[str]:
-    """Return the workers that have taken any of these runs."""
-    return {run["labels"][WORKER] for run in flow_runs if WORKER in run["labels"]}
-
-
-def running(flow_runs: list[Any]) -> list[Any]:
-    """Return those of these runs that a process is at."""
-    return [run for run in flow_runs if run["state"]["type"] == "RUNNING" and run["infrastructure_pid"]]
-
-
 @contextmanager
 def small_disk(place: Path) -> Iterator[Path]:
     """Mount a file system of its own during the block."""
@@ -619,7 +483,7 @@ def fill(disk: Path) -> Path:
 
 
 def extraction(
-    prefect: Prefect, store: Path, dispatch: str = "workers", shard_megabytes: float = 0.012
+    prefect: PrefectServer, store: Path, dispatch: str = "workers", shard_megabytes: float = 0.012
 ) -> dict[str, Any]:
     """Return the parameters of a run that extracts the small world's features."""
     return {

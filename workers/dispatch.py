@@ -34,6 +34,8 @@ log = logging.getLogger("sevila")
 
 PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the deployment that pieces are handed to
 ASK_SECONDS = 2.0
+TAKING_SECONDS = 20.0  # that a worker needs at most between taking a run and starting its process
+HELPERS_PER_WORKER = 4  # runs that a worker of pool cpu does at once, as docs/workers.md and `sevila up` have it
 RUNS_AT_A_TIME = 100  # that the server is asked for; it names 200 at most
 
 
@@ -123,22 +125,25 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
 
 @contextmanager
 def _helped(stage: Stage, id: str, at_most: int, request: dict[str, Any]) -> Iterator[None]:
-    """Offer the shards that the block is about to make to the other workers of pool cpu, who begin with the last one.
+    """Offer the shards that the block is about to make to the workers of pool cpu too, who begin with the last one.
 
     The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
-    makes everything itself.
+    makes everything itself. Who has begun to help goes on until nothing is left, also where this run fails meanwhile.
     """
     offered: list[UUID] = []
     with get_client(sync_client=True) as client:
         try:
-            n_helpers = min(_n_online(client, "cpu") - 1, at_most)
-            if n_helpers > 0:
-                log.info("%s: %s is offered to other workers of pool cpu (%d)", stage.name, id, n_helpers)
+            n_workers = _n_online(client, "cpu")
+            # So many that the worker which has this run, and free slots, does not take them all.
+            n_helpers = min(HELPERS_PER_WORKER * n_workers, at_most) if n_workers > 1 else 0
+            if n_helpers:
+                log.info("%s: %s is offered to other workers of pool cpu (%d runs)", stage.name, id, n_helpers)
             for _ in range(n_helpers):
                 offered.append(_hand_out("cpu", id, WHOLE, request))
             yield
         finally:
-            _cancel(client, offered, begun=False)  # who has begun ends by itself: nothing is left
+            states = _states(client, offered)
+            _cancel(client, [run_id for run_id, state in states.items() if state.is_scheduled()])
 
 
 def _n_online(client: SyncPrefectClient, pool: str) -> int:
@@ -188,8 +193,19 @@ def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
             asked |= runs
 
 
-def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID], begun: bool = True) -> None:
-    """Cancel runs that have not ended; with `begun=False`, only those that no process is at."""
-    for run_id, state in _states(client, run_ids).items():
-        if not state.is_final() and (begun or not state.is_running()):
-            client.set_flow_run_state(run_id, Cancelling())
+def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
+    """Cancel runs that have not ended.
+
+    One that a worker is just taking would stay cancelling: Prefect 3.8 looks for it neither there nor in the queue. It is
+    cancelled a moment later.
+    """
+    give_up = time.monotonic() + TAKING_SECONDS
+    while run_ids:
+        states = {run_id: state for run_id, state in _states(client, run_ids).items() if not state.is_final()}
+        is_over = time.monotonic() > give_up
+        for run_id, state in states.items():
+            if state.name != "Pending" or is_over:
+                client.set_flow_run_state(run_id, Cancelling())
+        run_ids = [run_id for run_id, state in states.items() if state.name == "Pending" and not is_over]
+        if run_ids:
+            time.sleep(ASK_SECONDS)

@@ -46,7 +46,7 @@ def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None
         chosen, run, sources = opened(**request)
         with run.store.in_use():
             RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
-        return Completed(message=f"{artifact} piece {piece}")
+        return Completed(message=piece_name(artifact, piece))
 
     return ended(work)
 
