@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cache.errors import SevilaError
-from cache.store import Store
+from stages.options import store_of
 
 log = logging.getLogger("sevila")
 
@@ -57,7 +57,7 @@ def up(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    Store(options.store)  # raises where it is a file
+    store = store_of(options)  # raises where one of the stores is none
     options.store.mkdir(parents=True, exist_ok=True)
     if not os.access(options.store, os.W_OK):
         raise SevilaError(f"the store {options.store} cannot be written: --store, or SEVILA_STORE, names another place")
@@ -70,7 +70,8 @@ def _up(options: argparse.Namespace) -> int:
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
         "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
-        "SEVILA_STORE": str(options.store.absolute()),
+        "SEVILA_STORE": str(store.root),
+        "SEVILA_STORE_BELOW": os.pathsep.join(map(str, store.roots[1:])),
     }
     for kind in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores the one, a service manager sends the other
         signal.signal(kind, _interrupt)
