@@ -1,7 +1,8 @@
 """HDF5 files of one array each, [frames, ...]: one chunk and one checksum a frame.
 
 `data` holds the frames and `checksum` the xxh3-64 of each frame's bytes, so that reading four frames of a video checks those
-four. A file appears complete or not at all, and never changes.
+four. Whose frames they are stands in the file, too: `frame_indices` in the video, and the attributes `space` and `key` of the
+pool (cache/pool.py). A file appears complete or not at all, and never changes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -17,21 +19,33 @@ import xxhash
 
 from cache.errors import CorruptArtifactError, mend
 from cache.files import published
-from cache.untrusted import array, open_arrays
+from cache.fingerprint import fingerprint
+from cache.untrusted import array, open_arrays, short_text
 
 DTYPES = ("uint8", "float16", "float32")
 SPARE_BYTES = 1 << 20  # for what HDF5 writes beside the frames: its caches and tables
 
 
+class Owner(NamedTuple):
+    """Whose frames an array holds: the pool space and key that they belong to, and their indices in the video, ascending."""
+
+    space: str
+    key: str
+    frame_indices: list[int]
+
+
 def write_array(
-    path: Path, n_frames: int, frame_shape: tuple[int, ...], dtype: str, pieces: Iterable[np.ndarray]
-) -> None:
-    """Write `n_frames` frames of one of `DTYPES`, which come as [<=n, *frame_shape] pieces; if the pieces raise, no file appears.
+    path: Path, owner: Owner, frame_shape: tuple[int, ...], dtype: str, pieces: Iterable[np.ndarray]
+) -> str:
+    """Write the owner's frames of one of `DTYPES`, which come as [<=n, *frame_shape] pieces, and return the array's digest.
+
+    If the pieces raise, no file appears.
 
     Raises:
-        ValueError: the pieces hold another number of frames than `n_frames`, or another shape.
+        ValueError: the pieces hold another number of frames than the owner names, or another shape.
         OSError: the disk is full.
     """
+    n_frames = len(owner.frame_indices)
     path.parent.mkdir(parents=True, exist_ok=True)
     checksums = np.zeros(n_frames, "uint64")
     done = 0
@@ -48,6 +62,9 @@ def write_array(
         if done != n_frames:
             raise ValueError(f"got {done} frames, wanted {n_frames}")
         file.create_dataset("checksum", data=checksums)
+        file.create_dataset("frame_indices", data=np.array(owner.frame_indices, "int64"))
+        file.attrs["space"], file.attrs["key"] = np.bytes_(owner.space), np.bytes_(owner.key)
+    return _digest(dtype, frame_shape, checksums)
 
 
 class ArrayFile:
@@ -57,6 +74,7 @@ class ArrayFile:
         """Raises `CorruptArtifactError` for anything but an array of plain numbers with a checksum a frame."""
         self._path = path
         self._file = open_arrays(path)
+        self._indices: np.ndarray | None = None
         try:
             self._data, self._checksum = array(self._file, "data", DTYPES), array(self._file, "checksum", ("uint64",))
             if self._data.ndim == 0 or self._checksum.shape != self._data.shape[:1]:
@@ -89,9 +107,39 @@ class ArrayFile:
                 raise CorruptArtifactError(f"{self._path}: row {row}: {problem}; {mend(self._path)}")
         return frames
 
+    def owner(self) -> Owner | None:
+        """Return whose frames they are; None for a file that was written before files said so.
+
+        Raises:
+            CorruptArtifactError: what the file says of it cannot be read.
+        """
+        if "frame_indices" not in self._file and not self._file.attrs:
+            return None
+        indices = array(self._file, "frame_indices", ("int64",))
+        if indices.shape != self._data.shape[:1]:
+            raise CorruptArtifactError(f"{self._path}: frame_indices of shape {indices.shape}; {mend(self._path)}")
+        self._indices = indices[:]
+        return Owner(short_text(self._file, "space"), short_text(self._file, "key"), self._indices.tolist())
+
+    def check(self, rows: np.ndarray, frame_indices: np.ndarray) -> None:
+        """Raise `CorruptArtifactError` if these rows are other frames of the video than these, where the file says which."""
+        if self._indices is not None and max(rows, default=0) < len(self._indices):
+            found = self._indices[rows]
+            if not np.array_equal(found, frame_indices):
+                told = f"rows {rows.tolist()} are frames {found.tolist()}, wanted {list(frame_indices)}"
+                raise CorruptArtifactError(f"{self._path}: {told}; {mend(self._path)}")
+
+    def digest(self) -> str:
+        """Return the digest of the array, by its shape, type and the checksums of its frames."""
+        return _digest(self._data.dtype.name, self._data.shape[1:], self._checksum[:])
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _digest(dtype: str, frame_shape: Sequence[int], checksums: np.ndarray) -> str:
+    return fingerprint([dtype, list(frame_shape), checksums.tolist()])
 
 
 def _check_space(folder: Path, size_bytes: int) -> None:

@@ -26,6 +26,10 @@ class MachineError(SevilaError):
     """A machine ended the work (its memory or disk is full, somebody killed it): the same may well succeed later or elsewhere."""
 
 
+class InputChangedError(MachineError):
+    """An input was made anew while something was made from it, which is therefore not kept: the same will succeed later."""
+
+
 class FingerprintError(SevilaError):
     """A value cannot be hashed stably, so it cannot be part of an identity."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache.errors import CorruptArtifactError, StoreError
+from cache.files import refuse_link
 from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
 from cache.store import Store
@@ -78,7 +79,9 @@ def path_of(root: Path, name: str, folder: str = NAMES) -> Path:
         raise StoreError(
             f"{name!r} cannot name a run: wanted up to 64 letters, digits and - _ . without a dot at the beginning"
         )
-    return root / folder / f"{name}.json"
+    path = root / folder / f"{name}.json"
+    refuse_link(path, root)
+    return path
 
 
 def named_run(store: Store, name: str) -> NamedRun:
@@ -107,6 +110,8 @@ def read_named_run(path: Path) -> NamedRun:
         foreign = [pin.id for pin in run.artifacts if not PLAIN_ID.fullmatch(pin.id)]
     except (KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{path}: holds {sorted(content)}, not what a named run has; {way_out}") from error
+    if run.name != path.stem:
+        raise CorruptArtifactError(f"{path}: is the file of the name {run.name!r}; {way_out}")
     if foreign:
         raise CorruptArtifactError(f"{path}: {foreign[0]!r} is not an artifact id; {way_out}")
     return run

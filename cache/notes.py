@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
@@ -57,10 +59,19 @@ def read_copies(one: Path, other: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
-    size_bytes = path.stat().st_size
-    if size_bytes > LIMIT_BYTES:
-        raise CorruptArtifactError(f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage")
-    return _parsed(path.read_bytes(), path)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read") from error
+        raise
+    with open(file, "rb") as stream:
+        size_bytes = os.fstat(file).st_size
+        if size_bytes > LIMIT_BYTES:
+            raise CorruptArtifactError(
+                f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
+            )
+        return _parsed(stream.read(LIMIT_BYTES), path)
 
 
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:

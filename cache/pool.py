@@ -1,16 +1,21 @@
 """The pool: arrays by content, shared by every artifact, recipe, data set and process that uses a store.
 
 <root>/pool/<space>/<key[:2]>/<key>/<part>.h5      some frames of one video, see cache/arrays.py; never changed
-<root>/pool/<space>/<key[:2]>/<key>/<part>.json    its note, written last: size, SHA-256, which frames, facts about them
+<root>/pool/<space>/<key[:2]>/<key>/<part>.json    its note, written last: size, SHA-256, whose frames, facts about them
 
 A space is what made the arrays: stage, version, config, encoder. A key is the content they were made from: a video. A part is
 named after the frames it holds, so that a video of which other frames are wanted later gets another part with just those. A
 part exists if and only if its note does. Which parts make up an artifact stands in its table `parts`.
+
+Whose frames a part holds (space, key, indices) stands in the array file and in the note, and is held against where they lie.
+Parts written before they said so serve the artifacts that were made of them; for new artifacts they are made again, as nobody can
+tell whether they lie where they were written.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +25,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from cache.arrays import ArrayFile, write_array
-from cache.errors import CorruptArtifactError, mend
-from cache.files import sync
+from cache.arrays import ArrayFile, Owner, write_array
+from cache.errors import CorruptArtifactError, SevilaError, mend
+from cache.files import refuse_link, sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
 from cache.store import Record, Store
@@ -62,16 +67,47 @@ class Pool:
     def __init__(self, store: Store, space: str) -> None:
         self.space = space
         self._store = store
+        self._warned = False
 
     def parts(self, key: str) -> list[Part]:
-        """Return the parts of a key, the store's own before those of the stores below it; a damaged one is told and left out."""
+        """Return the parts of a key, the store's own before those of the stores below it.
+
+        Left out, with a warning, are damaged ones, those of another key, and those that do not say whose they are.
+        """
         found: dict[str, Part] = {}
         for root in self._store.roots:
             for note in sorted(_folder(root, self.space, key).glob("*.json")):
-                part = None if self._store.hides(root, f"{key}-{note.stem}") else _read_part(note, key)
+                part = None if self._store.hides(root, f"{key}-{note.stem}") else self._read(note, key)
                 if part is not None:
                     found.setdefault(part.name, part)
         return list(found.values())
+
+    def _read(self, note: Path, key: str) -> Part | None:
+        try:
+            content = read_note(note)
+            path = note.with_suffix(".h5")
+            size_bytes = path.stat().st_size
+            if size_bytes != content["file"]["size_bytes"]:
+                raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
+            if "space" not in content:
+                self._tell_unmarked(note.parents[2])
+                return None
+            problem = owner_problem(noted_owner(content), (self.space, key, note.stem))
+            if problem:
+                raise CorruptArtifactError(problem)
+            return Part(key, note.stem, path, content["frame_indices"], content["facts"])
+        except (SevilaError, FileNotFoundError, KeyError, TypeError) as error:
+            log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
+            return None
+
+    def _tell_unmarked(self, folder: Path) -> None:
+        if not self._warned:
+            log.warning(
+                "%s: holds parts that were written before parts said whose they are; artifacts made of them go on reading them, "
+                "but as they may have been moved since, they are made again for new ones",
+                folder,
+            )
+        self._warned = True
 
     def missing(self, key: str, frame_indices: Sequence[int]) -> list[int]:
         """Return which of the frames no part holds."""
@@ -88,12 +124,13 @@ class Pool:
         facts: Mapping[str, Any],
     ) -> None:
         """Write a part from [<=n, *frame_shape] pieces; if they raise, there is none. The caller has claimed the key."""
-        path, note = part_paths(self._store.root, self.space, key, fingerprint(list(frame_indices)))
+        owner = Owner(self.space, key, list(frame_indices))
+        path, note = part_paths(self._store.root, self.space, key, fingerprint(owner.frame_indices))
         for left_over in path.parent.glob("*.part"):  # of a process that was killed at this key
             left_over.unlink()
-        write_array(path, len(frame_indices), frame_shape, dtype, pieces)
+        array = write_array(path, owner, frame_shape, dtype, pieces)
         content = {"size_bytes": path.stat().st_size, "sha256": file_digest(path)}
-        write_note(note, {"file": content, "frame_indices": list(frame_indices), "facts": dict(facts)})
+        write_note(note, {"file": content, "array": array, **owner._asdict(), "facts": dict(facts)})
         for folder in note.parents[1:4]:  # which may be new themselves
             sync(folder)
 
@@ -151,14 +188,22 @@ class Pool:
 class PoolReader:
     """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
 
-    def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray]) -> None:
-        """`parts` holds the columns of the table; raises `CorruptArtifactError` if no stage can have written it."""
-        self._store, self._space = store, space
-        self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray]]] = {}
-        names = ("video_id", "key", "part", "rows", "part_rows")
+    def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray], unmarked: bool = False) -> None:
+        """Begin to read.
+
+        Args:
+            parts: the columns of the table.
+            unmarked: the artifact was made when parts did not say whose they are; that they then do not is no error.
+
+        Raises:
+            CorruptArtifactError: no stage can have written the table.
+        """
+        self._store, self._space, self._unmarked = store, space, unmarked
+        self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]]] = {}
+        names = ("video_id", "key", "part", "rows", "part_rows", "frame_indices")
         for video_id, *place in zip(*(parts[name] for name in names), strict=True):
-            _, _, held, in_part = place
-            if len(held) != len(in_part) or min(in_part, default=0) < 0:
+            _, _, held, in_part, indices = place
+            if not len(held) == len(in_part) == len(indices) or min(in_part, default=0) < 0:
                 raise CorruptArtifactError(
                     f"video {video_id!r}: rows {in_part} of a part of {space} cannot be rows {held} of the artifact; it was not "
                     "written by a stage: run its recipe again"
@@ -173,13 +218,15 @@ class PoolReader:
             CorruptArtifactError: a frame does not match its checksum, or its part is gone.
         """
         places = self._places[video_id]
-        n_rows = sum(len(held) for _, _, held, _ in places)
+        n_rows = sum(len(held) for _, _, held, *_ in places)
         wanted = np.arange(n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
         pieces, order = [], []
-        for key, part, held, part_rows in places:
+        for key, part, held, part_rows, indices in places:
             positions = np.flatnonzero(np.isin(wanted, held))
             if len(positions):
-                pieces.append(self._file(key, part).read(part_rows[np.searchsorted(held, wanted[positions])]))
+                file, chosen = self._file(key, part), np.searchsorted(held, wanted[positions])
+                file.check(part_rows[chosen], indices[chosen])
+                pieces.append(file.read(part_rows[chosen]))
                 order.append(positions)
         if sum(map(len, order)) < len(wanted):
             raise CorruptArtifactError(
@@ -200,11 +247,74 @@ class PoolReader:
             path = next((path for path in paths if path.exists()), None)
             if path is None:
                 raise CorruptArtifactError(f"{paths[0]}: gone from the pool; {mend(paths[0])}")
-            file = ArrayFile(path)
+            file = open_part(path, (self._space, key, part), self._unmarked)
         self._open[key, part] = file
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         return file
+
+
+def open_part(path: Path, part: PartId, unmarked: bool = False) -> ArrayFile:
+    """Open the array of a part.
+
+    Args:
+        unmarked: that it does not say whose it is, as it was written before arrays did, is no error.
+
+    Raises:
+        CorruptArtifactError: it is none of ours, or another part's.
+    """
+    file = ArrayFile(path)
+    try:
+        owner = file.owner()
+        problem = (
+            ("" if unmarked else "does not say whose frames it holds") if owner is None else owner_problem(owner, part)
+        )
+        if problem:
+            raise CorruptArtifactError(f"{path}: {problem}; {mend(path)}")
+    except CorruptArtifactError:
+        file.close()
+        raise
+    return file
+
+
+def noted_owner(note: Mapping[str, Any]) -> Owner:
+    """Return whose frames a part holds by its note; raises `KeyError` for a note of before notes said so."""
+    return Owner(*(note[name] for name in Owner._fields))
+
+
+def owner_problem(owner: Owner, part: PartId) -> str:
+    """Return how whose frames they are contradicts where they lie; empty if it does not."""
+    is_at = "/".join((owner.space, owner.key, fingerprint(owner.frame_indices)))
+    return "" if is_at == "/".join(part) else f"holds the frames of {is_at}, wanted those of {'/'.join(part)}"
+
+
+def arrays_digest(store: Store, record: Record, folder: Path) -> str:
+    """Return the digest of all arrays that an artifact, which lies in `folder`, points to; empty for one without any.
+
+    Only notes are read, but where one was written before notes knew it the array's checksums.
+
+    Raises:
+        CorruptArtifactError: a part is damaged, or gone.
+    """
+    if not record.pool:
+        return ""
+    digests = []
+    for part in sorted(references(store, record, folder)):
+        path, note = next(
+            (paths for root in store.roots if (paths := part_paths(root, *part))[1].exists()),
+            part_paths(store.root, *part),
+        )
+        try:
+            content = read_note(note)
+        except FileNotFoundError as error:
+            raise CorruptArtifactError(f"{note}: gone from the pool; {mend(note)}") from error
+        digest = content.get("array")
+        if digest is None:
+            file = open_part(path, part, unmarked=True)
+            digest = file.digest()
+            file.close()
+        digests.append([*part[1:], digest])
+    return fingerprint(digests)
 
 
 def part_rows(video_id: str, frame_indices: Sequence[int], parts: Iterable[Part]) -> list[dict[str, Any]]:
@@ -232,18 +342,25 @@ def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]
 
 def every_part(root: Path) -> Iterator[PartId]:
     """Yield every part of which anything lies in a store's root, array or note."""
-    for folder in sorted((root / "pool").glob("*/*/*/")):
-        for name in sorted(
-            {path.stem for path in folder.iterdir() if path.suffix in (".h5", ".json") and is_name(path.stem)}
-        ):
-            yield folder.parent.parent.name, folder.name, name
+    for space in _folders(root / "pool"):
+        for key in (key for start in _folders(space) for key in _folders(start)):
+            found = {os.path.splitext(entry.name) for entry in os.scandir(key)}
+            for name in sorted({stem for stem, end in found if end in (".h5", ".json") and is_name(stem)}):
+                yield space.name, key.name, name
 
 
-def references(store: Store, record: Record) -> set[PartId]:
-    """Return the parts that an artifact is made up of; empty for one that holds all its data itself."""
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder of the pool; links are not followed, and what no pool would make is passed over."""
+    entries = os.scandir(folder) if folder.is_dir() else ()
+    return sorted(Path(entry.path) for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False))
+
+
+def references(store: Store, record: Record, folder: Path | None = None) -> set[PartId]:
+    """Return the parts that an artifact, in its place or in `folder`, is made up of; none for one that holds all its data."""
     if not record.pool:
         return set()
-    files = [inside(store.path(record.id), name) for name in sorted(record.files) if name.startswith("parts/")]
+    folder = folder or store.path(record.id)
+    files = [inside(folder, name) for name in sorted(record.files) if name.startswith("parts/")]
     columns = read_columns(files, PARTS, ("key", "part"))
     return {(record.pool, key, part) for key, part in zip(columns["key"], columns["part"], strict=True)}
 
@@ -251,17 +368,6 @@ def references(store: Store, record: Record) -> set[PartId]:
 def _folder(root: Path, space: str, key: str) -> Path:
     if not is_name(space) or not is_name(key):  # of an artifact that somebody made to read elsewhere
         raise CorruptArtifactError(f"{root}: {space!r}/{key!r} is no place in the pool; nothing of it is read")
-    return root / "pool" / space / key[:2] / key
-
-
-def _read_part(note: Path, key: str) -> Part | None:
-    try:
-        content = read_note(note)
-        path = note.with_suffix(".h5")
-        size_bytes = path.stat().st_size
-        if size_bytes != content["file"]["size_bytes"]:
-            raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
-        return Part(key, note.stem, path, content["frame_indices"], content["facts"])
-    except (CorruptArtifactError, FileNotFoundError, KeyError, TypeError) as error:
-        log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
-        return None
+    folder = root / "pool" / space / key[:2] / key
+    refuse_link(folder, root)
+    return folder

@@ -9,27 +9,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError, StoreError, mend
-from cache.files import sync
-from cache.fingerprint import file_digest, fingerprint
-from cache.notes import read_json, read_note, write_note
-from cache.untrusted import inside, is_name, record_problem
+from cache.files import refuse_link, refuse_links, sync
+from cache.fingerprint import file_digest
+from cache.notes import write_note
+from cache.record import PROGRESS, RECORD, Record, artifact_id, describe_files, same_content
+from cache.untrusted import inside, is_name
 
-RECORD_VERSION = 2
+__all__ = ["PROGRESS", "RECORD", "Record", "Store", "artifact_id", "describe_files"]
+
 OWN_NAMES = {
     "artifacts",
     "partial",
@@ -41,76 +41,10 @@ OWN_NAMES = {
     "demo",
     "digests.json",
 }  # in a store's root
-PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
-RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
+log = logging.getLogger("sevila")
+
+MOST_RECORDS = 1 << 14  # kept in memory: chains ask for the same ones again and again
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
-
-
-def artifact_id(stage: str, version: int, config: dict[str, Any], inputs: dict[str, str | None]) -> str:
-    """Return `stage-v1-<20 hexadecimal digits>`: the identity of what this stage makes from this config and these inputs."""
-    return f"{stage}-v{version}-{fingerprint({'config': config, 'inputs': inputs})}"
-
-
-@dataclass(frozen=True)
-class Record:
-    """Everything known about one artifact; the content of `record.json`.
-
-    Attributes:
-        files: per file name, relative to the artifact: its size in bytes and SHA-256.
-        rows: number of rows per table.
-        dropped: number of rows that carry a failure, by reason code (`truncated`, `missing`, ...).
-        phase_seconds: wall seconds per phase, summed over the processes that took part.
-        pool: the pool space that its `parts` table points into (see cache/pool.py); empty where it holds all its data.
-    """
-
-    id: str
-    stage: str
-    version: int
-    kind: str
-    config: dict[str, Any]
-    inputs: dict[str, str | None]
-    schemas: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    libraries: dict[str, str] = field(default_factory=dict)
-    git_revision: str | None = None
-    host: str = ""
-    device: str = ""
-    started: str = ""
-    finished: str = ""
-    phase_seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_bytes: int = 0
-    peak_gpu_memory_bytes: int = 0
-    pool: str = ""
-    record_version: int = RECORD_VERSION
-
-    @classmethod
-    def load(cls, path: Path) -> Record:
-        """Read a record; one of version 1, which had neither checksum nor pool, is read as what it would be today.
-
-        Raises:
-            CorruptArtifactError: its bytes have changed, it was written by another version of the store, or has other fields.
-        """
-        way_out = mend(path)
-        try:
-            version = read_json(path).get("record_version")
-            if version == 1:
-                content = read_json(path) | {"pool": "", "record_version": RECORD_VERSION}
-            elif version == RECORD_VERSION:
-                content = read_note(path)
-            else:
-                raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION} or 1")
-        except CorruptArtifactError as error:
-            raise CorruptArtifactError(f"{error}; {way_out}") from error
-        wanted = {entry.name for entry in dataclasses.fields(cls)}
-        if content.keys() != wanted:
-            differing = sorted(content.keys() ^ wanted)
-            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
-        problem = record_problem(content)
-        if problem:
-            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {way_out}")
-        return cls(**content)
 
 
 class Store:
@@ -125,8 +59,11 @@ class Store:
                 raise StoreError(f"{folder} is no store to read from: it holds no folder `artifacts`")
         self.root = root.absolute()
         self.roots = (self.root, *(folder.absolute() for folder in below))  # nearest first
+        for path in [folder / name for folder in self.roots for name in OWN_NAMES]:
+            refuse_link(path)
         own, *others = (root / "digests.json" for root in self.roots)
         self.digests = DigestCache(own, others)
+        self._records: dict[Path, tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
         self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
@@ -144,9 +81,11 @@ class Store:
         return self.root
 
     def partial(self, artifact: str) -> Path:
-        """Return the folder in which an artifact is being made; raises `StoreError` if a link has its place."""
-        self._refuse_link(artifact)
-        return self.root / "partial" / self.path(artifact).name
+        """Return the folder in which an artifact is being made; raises `StoreError` if a link has its place or the artifact's."""
+        folder = self.root / "partial" / self.path(artifact).name
+        refuse_link(self._own(artifact))
+        refuse_link(folder)
+        return folder
 
     def _own(self, artifact: str) -> Path:
         return self.root / "artifacts" / self.path(artifact).name
@@ -156,23 +95,23 @@ class Store:
         folder = self.path(artifact)
         return (folder / RECORD).exists() and not folder.is_symlink()
 
-    def _refuse_link(self, artifact: str) -> None:
-        folder = self._own(artifact)
-        if folder.is_symlink():
-            raise StoreError(
-                f"{folder}: is a link to {os.readlink(folder)}, which may lie anywhere; wanted the folder itself: move it here, "
-                "or delete the link and give the store that holds the artifact with --below"
-            )
-
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
         if not self.exists(artifact):
-            self._refuse_link(artifact)
+            refuse_link(self._own(artifact))
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
         path = self.path(artifact) / RECORD
+        status = os.lstat(path)
+        stamp = status.st_ino, status.st_mtime_ns, status.st_size
+        known = self._records.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
         record = Record.load(path)
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
+        if len(self._records) >= MOST_RECORDS:
+            self._records.clear()
+        self._records[path] = stamp, record
         return record
 
     def checked_file(self, record: Record, name: str) -> Path:
@@ -200,7 +139,7 @@ class Store:
         found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
         if not found:
             if is_name(prefix):
-                self._refuse_link(prefix)
+                refuse_link(self._own(prefix))
             raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
         of_stage = [name for name in found if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
         return [prefix] if prefix in found else of_stage or found
@@ -254,6 +193,7 @@ class Store:
         Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
         """
         path = self.root / "locks" / f"{name}.lock"
+        refuse_link(path, self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path, thread_local=thread_local)
 
@@ -293,6 +233,7 @@ class Store:
     @contextmanager
     def _guard(self, kind: int) -> Iterator[None]:
         path = self.root / "locks" / "in_use.lock"
+        refuse_link(path, self.root)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+")  # NFS gives a shared lock only on a file that is open for reading, too
@@ -313,22 +254,33 @@ class Store:
         The caller holds the artifact's `publish` lock and has seen that it is not published yet.
         """
         partial = self.partial(record.id)
+        refuse_links(partial)
         for left_over in partial.rglob("*.part"):  # of processes that were killed while they wrote
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
         (partial / PROGRESS).mkdir(exist_ok=True)
-        write_note(partial / PROGRESS / RECORD, dataclasses.asdict(record))
-        write_note(partial / RECORD, dataclasses.asdict(record))
+        content = (record if record.content else record.sealed()).as_note()
+        write_note(partial / PROGRESS / RECORD, content)
+        write_note(partial / RECORD, content)
         self._move_in(record.id)
 
     def finish(self, artifact: str) -> bool:
-        """Publish what a process had only to move into place when it was killed; return whether the artifact exists now."""
-        if (self.partial(artifact) / RECORD).exists():
+        """Publish what a process had only to move into place when it was killed; return whether the artifact is current now.
+
+        What was made from inputs of other content than these have now is not published.
+        """
+        path = self.partial(artifact) / RECORD
+        if path.exists():
             with self.lock(f"{artifact}/publish"), suppress(CorruptArtifactError, FileNotFoundError):
-                Record.load(self.partial(artifact) / RECORD)
-                self._move_in(artifact)
-        return self.exists(artifact)
+                record = Record.load(path)
+                if record.id != artifact or self._why_stale(record, {}):
+                    log.warning("%s: is not what its inputs make now; it is made anew", path.parent)
+                    path.unlink()
+                else:
+                    refuse_links(path.parent)
+                    self._move_in(artifact)
+        return self.is_current(artifact)
 
     def _move_in(self, artifact: str) -> None:
         partial, final = self.partial(artifact), self._own(artifact)
@@ -338,9 +290,79 @@ class Store:
         os.rename(partial, final)
         sync(final.parent)
 
+    def is_current(self, artifact: str) -> bool:
+        """Whether the artifact is published, and its inputs still have the content that it was made from."""
+        return self.exists(artifact) and not self.why_stale(artifact)
+
+    def why_stale(self, artifact: str, known: dict[str, str] | None = None) -> str:
+        """Return which input, directly or through others, has other content now than a published artifact was made from.
+
+        Empty if none has, and where that cannot be compared: the input is not in the store, or a record before version 3 does
+        not say what it was. Nothing but records is read.
+
+        Args:
+            known: what was found out of other artifacts, for whoever asks of many.
+        """
+        known = {} if known is None else known
+        if artifact not in known:
+            known[artifact] = ""
+            with suppress(CorruptArtifactError, StoreError):  # damaged: whoever reads it says so
+                known[artifact] = self._why_stale(self.record(artifact), known)
+        return known[artifact]
+
+    def _why_stale(self, record: Record, known: dict[str, str]) -> str:
+        for name, input in record.inputs.items():
+            if input is None or not self.exists(input):
+                continue
+            with suppress(CorruptArtifactError):
+                noted, now = self._noted(record, name, input), self.record(input).content
+                if noted and not same_content(noted, now):
+                    return f"its input {name} {input} has other content now"
+            upstream = self.why_stale(input, known)
+            if upstream:
+                return f"{input} is stale: {upstream}" if " is stale: " not in upstream else upstream
+        return ""
+
+    def _noted(self, record: Record, name: str, input: str) -> str:
+        """Return the content of an input that an artifact was made from, as far as that is known."""
+        if name in record.input_contents:
+            return record.input_contents[name]
+        root = self.layer(
+            record.id
+        )  # a record before version 3: of what lies beside it, if another layer hides that now
+        beside = root / "artifacts" / input / RECORD
+        return Record.load(beside).content if root != self.layer(input) and beside.exists() else ""
+
+    def note_inputs(self, artifact: str) -> None:
+        """Have all that was made from an artifact note what it was made from, where its record is too old to say so.
+
+        To be called before the artifact's content changes.
+        """
+        for name in self.made_from(artifact):
+            with self.lock(f"{name}/publish"):
+                record = self.record(name) if (self._own(name) / RECORD).exists() else None
+                if record is not None and record.record_version < 3:
+                    there = {key: id for key, id in record.inputs.items() if id is not None and self.exists(id)}
+                    content = record.upgraded({key: self.record(id).content for key, id in there.items()}).as_note()
+                    for path in (self._own(name) / PROGRESS / RECORD, self._own(name) / RECORD):
+                        path.parent.mkdir(exist_ok=True)
+                        write_note(path, content)
+
+    def retire(self, artifact: str) -> None:
+        """Remove an artifact that is stale; one of a store below is not looked at any more."""
+        with self.lock(f"{artifact}/publish"):
+            why = self.why_stale(artifact)
+            if self.exists(artifact) and why:
+                log.warning("%s: made anew, as %s", artifact, why)
+                if self.layer(artifact) == self.root:
+                    self._remove(artifact)
+                self._made_anew.add(artifact)
+
     def aside(self, artifact: str) -> Path:
-        """Return the folder in which an artifact lies while it is rebuilt."""
-        return self.root / "aside" / self._own(artifact).name
+        """Return the folder in which an artifact lies while it is rebuilt; raises `StoreError` if a link has its place."""
+        folder = self.root / "aside" / self._own(artifact).name
+        refuse_link(folder)
+        return folder
 
     @contextmanager
     def set_aside(self, artifact: str) -> Iterator[None]:
@@ -390,24 +412,20 @@ class Store:
     def remove(self, artifact: str) -> None:
         """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
         with self.lock(f"{artifact}/publish"):
-            remove_records(self._own(artifact))
-            shutil.rmtree(self._own(artifact), ignore_errors=True)
+            self._remove(artifact)
+
+    def _remove(self, artifact: str) -> None:
+        remove_records(self._own(artifact))
+        shutil.rmtree(self._own(artifact), ignore_errors=True)
 
 
 def remove_records(folder: Path) -> None:
     """Turn an artifact into a folder that goes: the record after its copy, from which it would be mended."""
-    (folder / PROGRESS / RECORD).unlink(missing_ok=True)
+    if not (folder / PROGRESS).is_symlink():
+        (folder / PROGRESS / RECORD).unlink(missing_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
 
 
 def stores_below() -> list[Path]:
     """Return the stores that SEVILA_STORE_BELOW names, nearest first."""
     return [Path(folder) for folder in os.environ.get("SEVILA_STORE_BELOW", "").split(os.pathsep) if folder]
-
-
-def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Return size and SHA-256 of files, as a record keeps them."""
-    return {
-        name: {"size_bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
-        for name in sorted(names)
-    }

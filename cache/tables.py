@@ -105,11 +105,11 @@ def read_columns(
     """Return the named columns of a table's files as numpy arrays; columns without nulls only (a null is an error).
 
     Args:
-        n_rows: how many rows the files have together, where that is known; files that claim others are not read.
+        n_rows: how many rows the files have together, where that is known; files that have others are not read.
 
     Raises:
         SchemaError: the files hold other columns, types or another schema version, or a null where a number is wanted.
-        CorruptArtifactError: a file is not readable Parquet, or claims more rows than there are.
+        CorruptArtifactError: a file is not readable Parquet, or the files have other than `n_rows` rows.
     """
     table = _read(paths, schema, names, n_rows)
     for name in names:
@@ -148,7 +148,21 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                 tables.append(file.read(columns=names))
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
+    if n_rows is not None and n_claimed != n_rows and paths:
+        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {mend(paths[0])}")
     return pa.concat_tables(tables) if tables else schema.arrow().empty_table().select(list(names or schema.columns))
+
+
+def n_rows(paths: Sequence[Path]) -> int:
+    """Return how many rows a table's files say they have; raises `CorruptArtifactError` for what is no Parquet."""
+    total = 0
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                total += file.metadata.num_rows
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
+    return total
 
 
 def read_head(paths: Sequence[Path], n_rows: int) -> list[dict[str, Any]]:

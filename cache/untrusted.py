@@ -17,6 +17,7 @@ import numpy as np
 from cache.errors import CorruptArtifactError, mend
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+MOST_TEXT_BYTES = 1000
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -29,11 +30,13 @@ def inside(folder: Path, name: str) -> Path:
     """Return the path of one of a folder's files.
 
     Raises:
-        CorruptArtifactError: the name, or a symbolic link on the way, leads out of the folder.
+        CorruptArtifactError: the name leads out of the folder, or a link lies on the way.
     """
-    path = folder / name
-    if not all(map(is_name, name.split("/"))) or not path.resolve().is_relative_to(folder.resolve()):
-        raise CorruptArtifactError(f"{folder}: the file name {name!r} leads out of it; nothing of it is read")
+    path, way = folder / name, name.split("/")
+    if not all(map(is_name, way)) or any(folder.joinpath(*way[: n + 1]).is_symlink() for n in range(len(way))):
+        raise CorruptArtifactError(
+            f"{folder}: the file name {name!r} leads out of it, or by a link; nothing of it is read"
+        )
     return path
 
 
@@ -44,10 +47,20 @@ def record_problem(content: Mapping[str, Any]) -> str:
             return f"{field} is {content[field]!r}, wanted a name"
     if not is_count(content["version"]):
         return f"version is {content['version']!r}, wanted a number"
-    for field in ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds"):
+    for field in (
+        "config",
+        "inputs",
+        "schemas",
+        "files",
+        "rows",
+        "dropped",
+        "libraries",
+        "phase_seconds",
+        "input_contents",
+    ):
         if not isinstance(content[field], dict):
             return f"{field} is a {type(content[field]).__name__}, wanted a mapping"
-    for field in ("host", "device", "started", "finished", "git_revision", "pool"):
+    for field in ("host", "device", "started", "finished", "git_revision", "pool", "content"):
         if not isinstance(content[field], str) and (content[field] is not None or field != "git_revision"):
             return f"{field} is {content[field]!r}, wanted text"
     for field in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
@@ -70,6 +83,9 @@ def record_problem(content: Mapping[str, Any]) -> str:
     for table, count in (*content["rows"].items(), *content["dropped"].items()):
         if not is_count(count):
             return f"{table!r} counts {count!r}, wanted a number from 0"
+    for name, digest in (("", content["content"]), *content["input_contents"].items()):
+        if not isinstance(digest, str) or ((digest or name) and not all(map(is_name, digest.split(".")))):
+            return f"the content of {name or 'the artifact'} is {digest!r}, wanted a digest"
     if content["pool"] and not is_name(content["pool"]):
         return f"pool is {content['pool']!r}, wanted a name"
     return ""
@@ -86,7 +102,9 @@ def is_digest(value: Any) -> bool:
 
 
 def open_arrays(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none."""
+    """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none, or a link."""
+    if path.is_symlink():
+        raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {mend(path)}")
     try:
         return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
     except OSError as error:
@@ -108,6 +126,19 @@ def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
     if problem:
         raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {mend(path)}")
     return dataset
+
+
+def short_text(file: h5py.File, name: str) -> str:
+    """Return an attribute of a file that is a short text; raises `CorruptArtifactError` if there is none or it is none."""
+    path = Path(file.filename)
+    try:
+        attribute = h5py.h5a.open(file.id, name.encode())
+        if attribute.shape == () and attribute.dtype.kind == "S" and attribute.get_storage_size() <= MOST_TEXT_BYTES:
+            return bytes(file.attrs[name]).decode("ascii")
+        problem = f"holds {attribute.dtype} of shape {attribute.shape}, wanted a short text"
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
+        problem = f"cannot be read: {error}"
+    raise CorruptArtifactError(f"{path}: attribute {name} {problem}; {mend(path)}")
 
 
 def _array(file: h5py.File, name: str, dtypes: Collection[str]) -> tuple[str, h5py.Dataset]:

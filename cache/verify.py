@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +16,20 @@ from safetensors import SafetensorError, safe_open
 
 from cache.arrays import ArrayFile
 from cache.errors import CorruptArtifactError, SevilaError
+from cache.files import links_below
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
-from cache.pool import PartId, part_paths, references
+from cache.pool import PartId, arrays_digest, noted_owner, open_part, owner_problem, part_paths, references
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
-from cache.tables import read_head
+from cache.tables import n_rows, read_head
 from cache.untrusted import inside, is_name
 
 PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "artifact", "name", "memory"]
-OF_A_RECIPE: tuple[Piece, ...] = ("artifact", "name")  # nothing here says how to make these again
+Piece = Literal["record", "file", "note", "plan", "part", "arrays", "artifact", "stale", "name", "memory", "link"]
+OF_A_RECIPE: tuple[Piece, ...] = ("artifact", "stale", "name", "link")  # nothing here says how to make these again
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Problem:
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
         piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
-            of the pool, an artifact that is gone as a whole, the name of a run, which then is the id, or what else is only
-            remembered.
+            of the pool, all arrays there together, an artifact that is gone as a whole or was made from what its inputs are no
+            more, the name of a run, which then is the id, what else is only remembered, or a link.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -75,6 +76,8 @@ class Verification:
     n_bytes: int = 0
     _ids: set[str] = field(default_factory=set)  # that were checked
     _parts: set[PartId] = field(default_factory=set)  # likewise: artifacts share them
+    _stale: dict[str, str] = field(default_factory=dict)
+    _unmarked: set[str] = field(default_factory=set)  # spaces with parts that do not say whose they are
 
     def artifacts(self, ids: Iterable[str]) -> None:
         """Check each artifact once: its record, all its files, its parts of the pool, and what is kept of its making."""
@@ -86,8 +89,10 @@ class Verification:
             record = self._record(id, folder)
             if record is not None:
                 self._inputs(record)
+                self._links(folder, record.files)
                 if self._files(record, folder):
-                    self._pooled(record)
+                    self._tables(record, folder)
+                    self._pooled(record, folder)
                 self._progress(record, folder)
                 self._others(record, folder)
 
@@ -102,8 +107,8 @@ class Verification:
                 content = read_note(note)
                 wanted = content["file"]
                 named = fingerprint(content["frame_indices"]) == part[2]
-                found = self._differs(path, wanted) if named else "its note is of other frames than its name says"
-                found = found or _refused(path)
+                found = "" if named else "its note is of other frames than its name says"
+                found = found or self._differs(path, wanted) or self._owner(part, path, content)
             except FileNotFoundError:
                 found = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
@@ -112,8 +117,33 @@ class Verification:
                 told = _told(wanted) if wanted else "what was written"
                 self._problem("/".join(part), "part", path.name, path, found, told)
 
+    def _owner(self, part: PartId, path: Path, note: Mapping[str, Any]) -> str:
+        """Return how a part contradicts where it lies; empty if it does not, or was written before parts said whose they are."""
+        unmarked = "space" not in note
+        try:
+            found = "" if unmarked else owner_problem(noted_owner(note), part)
+            file = open_part(path, part, unmarked)
+            found = found or ("" if unmarked or file.digest() == note["array"] else "its array is not that of its note")
+            file.close()
+        except CorruptArtifactError as error:
+            return _said(error, path)
+        if unmarked and part[0] not in self._unmarked:
+            self._unmarked.add(part[0])
+            self.told.append(
+                f"{path.parents[2]}: holds parts that do not say whose they are, so that nobody knows if they moved"
+            )
+        return found
+
+    def _links(self, folder: Path, known: Iterable[str] = ()) -> None:
+        for path in links_below(folder):
+            if path.relative_to(folder).as_posix() not in known:  # else a problem of that file
+                told = f"is a link to {os.readlink(path)}"
+                self._problem(folder.name, "link", path.name, path, told, "the thing itself")
+
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
+        for place in ("pool", "partial", "aside", "locks", NAMES, RECENT):
+            self._links(self.store.root / place)
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if folder.is_symlink():
                 self.told.append(f"{folder}: a link, not an artifact's folder; nothing of it is read")
@@ -162,6 +192,11 @@ class Verification:
         return None
 
     def _inputs(self, record: Record) -> None:
+        why = self.store.why_stale(record.id, self._stale)
+        if why:
+            self._problem(
+                record.id, "stale", RECORD, self.store.path(record.id), why, "the content that it was made from"
+            )
         # Of outside sources, which are identified by their content, the store holds none.
         for name, input in record.inputs.items():
             if input is not None and ARTIFACT.fullmatch(input) and not self.store.exists(input):
@@ -197,9 +232,26 @@ class Verification:
                 self._problem(record.id, "file", name, path, problem, _told(wanted))
         return len(self.problems) == n_before
 
-    def _pooled(self, record: Record) -> None:
+    def _tables(self, record: Record, folder: Path) -> None:
+        """Check that every declared table is there with as many rows as the record says."""
+        for table in record.schemas:
+            names = [name for name in record.files if name.startswith((f"{table}.", f"{table}/"))]
+            names = [name for name in names if name.endswith(".parquet")]
+            found = n_rows([folder / name for name in names])
+            if not names or found != record.rows.get(table, 0):
+                problem = f"names no file of the table {table}" if not names else f"the table {table} has {found} rows"
+                wanted = f"{record.rows.get(table, 0)} rows of {table}"
+                self._problem(record.id, "artifact", RECORD, folder / RECORD, problem, wanted)
+
+    def _pooled(self, record: Record, folder: Path) -> None:
+        n_before = len(self.problems)
         try:
             self.parts(references(self.store, record))
+            noted = record.content.partition(".")[2]
+            if noted and len(self.problems) == n_before and arrays_digest(self.store, record, folder) != noted:
+                self._problem(
+                    record.id, "arrays", RECORD, folder / RECORD, "its arrays are others now", "those it was made of"
+                )
         except SevilaError as error:  # a table that is as its record says, but was not written by a stage
             self.told.append(f"{record.id}: {error}")
 
@@ -289,13 +341,18 @@ def _refused(path: Path) -> str:
 def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
     """Return what of a whole note contradicts the record it belongs to."""
     if path.name == RECORD:
-        written = asdict(record)
+        written = record.as_note()
         differing = sorted(key for key in written.keys() | content.keys() if written.get(key) != content.get(key))
         return (
             f"differs from the whole record {path.parents[1] / RECORD} in {', '.join(differing)}" if differing else ""
         )
     known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
-    return "" if known else "names other files than the record"
+    if not known:
+        return "names other files than the record"
+    is_own = content.get("artifact", record.id) == record.id and str(content.get("shard", path.stem)).zfill(
+        5
+    ) == path.stem.zfill(5)
+    return "" if is_own else "is of another artifact or shard"
 
 
 def _names(folder: Path) -> Iterator[str]:

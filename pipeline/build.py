@@ -16,10 +16,12 @@ from typing import Any
 
 from filelock import Timeout
 
-from cache.errors import MissingSourceError
-from cache.files import disk_errors
-from cache.store import RECORD, Record, Store
+from cache.errors import InputChangedError, MissingSourceError
+from cache.files import disk_errors, refuse_links
+from cache.pool import arrays_digest
+from cache.store import Record, Store
 from pipeline.output import Output, ShardedOutput
+from pipeline.read_inputs import ReadInputs
 from pipeline.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
@@ -28,6 +30,7 @@ LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "deco
 
 
 Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]  # `build`, or what has others do the work first
+TRIES = 3  # of an artifact whose inputs are replaced while they are read
 WHOLE = -1  # the number of the one piece of an artifact that is not made in shards; of one that is, all that is left
 
 
@@ -37,12 +40,14 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
     Once none is left, `build` only has to publish it. Raises like `build`.
     """
     id = _identity(stage, cfg, inputs)
-    if run.store.exists(id) or run.store.finish(id):
+    if _is_made(run.store, id):
         return []
+    read = ReadInputs.of(id, stage, inputs)
     if not stage.sharded:
         return [WHOLE]
-    out = ShardedOutput(run.store, id, stage, only=())
-    stage.function(cfg, run, *inputs, out=out)
+    out = ShardedOutput(run.store, id, stage, only=(), read=read)
+    with read.checked():
+        stage.function(cfg, run, *inputs, out=out)
     return out.unfinished()
 
 
@@ -53,9 +58,11 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
         with disk_errors(run.store.partial(id)):
             # Whoever helps begins at the other end than whoever is helped.
             only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
-            if only:
-                out = ShardedOutput(run.store, id, stage, only, hardware=lambda: _hardware(run))
-                stage.function(cfg, run, *inputs, out=out)
+            if only and not _is_made(run.store, id):
+                read = ReadInputs.of(id, stage, inputs)
+                out = ShardedOutput(run.store, id, stage, only, lambda: _hardware(run), read)
+                with read.checked():
+                    stage.function(cfg, run, *inputs, out=out)
         return
     try:
         run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
@@ -68,68 +75,69 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
     """Return what `stage` makes of `cfg` and `inputs`: from the store if it is there, else by running the stage.
 
+    What the store holds is made anew where an input has other content now than it was made from.
+
     Raises:
         MissingSourceError: an input is not on this machine.
+        InputChangedError: an input is stale, or was replaced while it was read, again and again.
     """
     id = stage.artifact_id(cfg, inputs)
-    if id is not None and (run.store.exists(id) or run.store.finish(id)):
-        aside = run.store.aside(id)
-        if (aside / RECORD).exists():  # a `rebuild` was killed at its end, or is at it
-            _drop_stale(stage, run.store, Record.load(aside / RECORD))
-            shutil.rmtree(aside, ignore_errors=True)
+    if id is not None and _is_made(run.store, id):
+        shutil.rmtree(run.store.aside(id), ignore_errors=True)  # of a `rebuild` that was killed at its end
         log.info("%s: reused %s", stage.name, id)
         return stage.output(run.store, id)
     id = _identity(stage, cfg, inputs)
-    read = ", ".join(
+    names = ", ".join(
         f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
     )
-    log.info("%s: reads %s", stage.name, read or "nothing but its config")
-    started = datetime.now(UTC)
-    if stage.sharded:
-        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(run))
-        _run(stage, cfg, run, inputs, out, id, started)
-    else:
-        with run.store.lock(f"{id}/build"):
-            if not (run.store.exists(id) or run.store.finish(id)):
-                folder = run.store.partial(id)
-                if not stage.resumes:
-                    shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True, exist_ok=True)
-                _run(stage, cfg, run, inputs, Output(folder, stage), id, started)
+    log.info("%s: reads %s", stage.name, names or "nothing but its config")
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            _make(stage, cfg, run, inputs, id)
+            break
+        except InputChangedError as error:
+            if not left or not all(_is_current(value) for value in inputs):
+                raise
+            log.warning("%s; beginning anew with what it is now", error)
     return stage.output(run.store, id)
+
+
+def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id: str) -> None:
+    started, read = datetime.now(UTC), ReadInputs.of(id, stage, inputs)
+    if stage.sharded:
+        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(run), read=read)
+        _run(stage, cfg, run, inputs, out, started)
+        return
+    with run.store.lock(f"{id}/build"):
+        if not _is_made(run.store, id):
+            folder = run.store.partial(id)
+            refuse_links(folder)
+            if not stage.resumes:
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            _run(stage, cfg, run, inputs, Output(folder, stage, read=read), started)
+
+
+def _is_made(store: Store, id: str) -> bool:
+    """Whether an artifact is there and current; one that is stale goes."""
+    if store.exists(id) and store.why_stale(id):
+        store.retire(id)
+    return store.is_current(id) or store.finish(id)
+
+
+def _is_current(value: Any) -> bool:
+    return not isinstance(value, Artifact) or value.store.is_current(str(value.id))
 
 
 def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
     """Make an artifact anew by `make`, which is `build` or what has others do the work, and return it.
 
-    The id promises its content to whatever was made from it: where that has changed, those are removed, to be made anew.
+    If its content is another now, what was made from it is stale: it is made anew by the next run, and never served.
     """
     id, store = _identity(stage, cfg, inputs), run.store
-    former = store.record(id) if store.exists(id) else None
-    store.made_from(id)  # now: a damaged record is told before anything has changed
+    store.note_inputs(id)
     with store.set_aside(id):
-        made = make(stage, cfg, run, inputs)
-        if former is not None:
-            _drop_stale(stage, store, former)
-    return made
-
-
-def _drop_stale(stage: Stage, store: Store, former: Record) -> None:
-    """Remove what was made from an artifact's former content, if it has another now."""
-    if _content(stage, former) == _content(stage, store.record(former.id)):
-        return
-    stale = store.made_from(former.id)
-    for name in stale:
-        store.remove(name)
-    if stale:
-        told = ", ".join(stale)
-        log.warning("%s: its content has changed, so what was made from it is removed: %s", former.id, told)
-
-
-def _content(stage: Stage, record: Record) -> dict[str, Any]:
-    """Return the files but those of measured tables, which differ between equal runs."""
-    measured = stage.output.measured
-    return {name: file for name, file in record.files.items() if name.split(".")[0].split("/")[0] not in measured}
+        return make(stage, cfg, run, inputs)
 
 
 def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
@@ -142,13 +150,13 @@ def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
     return id
 
 
-def _run(
-    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, id: str, started: datetime
-) -> None:
-    with disk_errors(out.folder):
+def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, started: datetime) -> None:
+    id = out.read.artifact
+    with disk_errors(out.folder), out.read.checked():
         stage.function(cfg, run, *inputs, out=out)
     with run.store.lock(f"{id}/publish"):
-        if run.store.exists(id):
+        out.read.check()
+        if run.store.is_current(id):
             log.info("%s: another process has finished %s", stage.name, id)
             return
         out.collect()
@@ -158,13 +166,15 @@ def _run(
             version=stage.version,
             kind=stage.output.kind,
             config=cfg.model_dump(mode="python"),
-            inputs={
-                name: value.id if value is not None else None for name, value in zip(stage.inputs, inputs, strict=True)
+            inputs=stage.input_ids(inputs),
+            input_contents=out.read.contents,
+            schemas={
+                name: schema.as_dict() | ({"measured": True} if name in stage.output.measured else {})
+                for name, schema in stage.output.tables.items()
             },
-            schemas={name: schema.as_dict() for name, schema in stage.output.tables.items()},
             **provenance(run, started) | out.notes(),
         )
-        run.store.publish(record)
+        run.store.publish(record.sealed(arrays_digest(run.store, record, out.folder)))
     _tell(out, id, (datetime.now(UTC) - started).total_seconds())
 
 

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
-from cache.errors import CorruptArtifactError
-from cache.files import published, sync
+from cache.errors import CorruptArtifactError, InputChangedError
+from cache.files import published, refuse_links, sync
 from cache.fingerprint import file_digest
 from cache.notes import read_note, write_note
 from cache.pool import Pool
 from cache.store import PROGRESS, SNAPSHOTS, Store, artifact_id, describe_files
 from cache.tables import write_rows
+from pipeline.read_inputs import ReadInputs
 from pipeline.stage import Stage
 
 log = logging.getLogger("sevila")
@@ -32,10 +33,12 @@ class Snapshots:
     """Numbered states of a long piece of work, from which it goes on after a kill; no part of the artifact.
 
     A state is one file, and exists if and only if the note with its SHA-256 does, which is written after it. The one before
-    the newest is kept too, in case the newest turns out to be damaged.
+    the newest is kept too, in case the newest turns out to be damaged. `header` says of which work; states of another are
+    passed over.
     """
 
     folder: Path
+    header: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, number: int, write: Callable[[Path], None]) -> None:
         """Keep the state that `write` puts into a file, and the one before it."""
@@ -44,24 +47,28 @@ class Snapshots:
             left_over.unlink()
         with published(self.folder / f"{number:09d}.state") as part:
             write(part)
-        note = {"sha256": file_digest(self.folder / f"{number:09d}.state")}
-        write_note(self.folder / f"{number:09d}.json", note)
+        note = {"sha256": file_digest(self.folder / f"{number:09d}.state"), "number": number}
+        write_note(self.folder / f"{number:09d}.json", {**note, **self.header})
         for old in self._numbers()[2:]:
             for suffix in (".json", ".state"):
                 (self.folder / f"{old:09d}{suffix}").unlink()
 
     def newest(self, read: Callable[[Path], State]) -> State | None:
-        """Return what `read` makes of the newest state that is whole, or None; a damaged one is told and passed over."""
+        """Return what `read` makes of the newest state that is whole and of this work, or None; warns of the others."""
         for number in self._numbers():
             path = self.folder / f"{number:09d}.state"
             try:
-                wanted = read_note(path.with_suffix(".json"))["sha256"]
-                if file_digest(path) == wanted:
+                note = read_note(path.with_suffix(".json"))
+                wanted = note.pop("sha256")
+                if note != {"number": number, **self.header}:
+                    problem = f"it is of other work ({note.get('artifact', 'which is not said')}, or of other inputs)"
+                elif path.is_symlink() or file_digest(path) != wanted:
+                    problem = "its bytes do not match their checksum"
+                else:
                     return read(path)
-                problem = "its bytes do not match their checksum"
             except (OSError, ValueError, KeyError) as error:
                 problem = str(error)
-            log.warning("%s: damaged (%s); going on from the state before it", path, problem)
+            log.warning("%s: cannot be used (%s); going on from the state before it", path, problem)
             path.with_suffix(".json").unlink(missing_ok=True)
         return None
 
@@ -82,6 +89,7 @@ class Output:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     suffix: str = ""
     pool_space: str = ""
+    read: ReadInputs = field(default_factory=lambda: ReadInputs(""))
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
@@ -92,7 +100,7 @@ class Output:
     @property
     def snapshots(self) -> Snapshots:
         """Where a stage that resumes keeps its state until it is published."""
-        return Snapshots(self.folder / PROGRESS / SNAPSHOTS)
+        return Snapshots(self.folder / PROGRESS / SNAPSHOTS, self.read.header)
 
     def add_file(self, name: str) -> None:
         """Take a file that the stage has written in `folder` into the artifact, safe on disk."""
@@ -153,15 +161,18 @@ class ShardedOutput(Output):
         stage: Stage,
         only: Sequence[int] | None = None,
         hardware: Callable[[], dict[str, Any]] = dict,
+        read: ReadInputs | None = None,
     ) -> None:
-        """Begin or go on with an output.
+        """Begin or go on with an output. Shards and plans of another artifact, or of other contents of its inputs, do not count.
 
         Args:
             only: the shards to make, in this order, where somebody else sees to the others; those that others are making are
                 left to them.
             hardware: returns on what this process makes shards, as fields of a record.
+            read: what this process reads.
         """
-        super().__init__(store.partial(id), stage)
+        super().__init__(store.partial(id), stage, read=read or ReadInputs(id))
+        refuse_links(self.folder)
         self._store = store
         self._id = id
         self._only = only
@@ -194,7 +205,8 @@ class ShardedOutput(Output):
                 try:
                     with lock.acquire(timeout=-1 if wait else 0):
                         # In this order: if the note is gone, the last process has published meanwhile, and then it exists.
-                        if _whole_note(self._note(number)) is None and not self._store.exists(self._id):
+                        if not self._is_done(number, shards[number]) and not self._store.is_current(self._id):
+                            self.read.check()  # else one that has read former content would make what others have made
                             items = shards[number]
                             shard = Shard(self.folder, self.stage, number, items, settings, place, len(wanted))
                             self._do(shard, work, len(shards))
@@ -204,15 +216,19 @@ class ShardedOutput(Output):
     def unfinished(self) -> list[int]:
         """Return the shards of the stored plan that nobody has finished; none if the artifact is published."""
         try:
-            n_shards = len(read_note(self._plan_note)["shards"])
-            missing = [number for number in range(n_shards) if _whole_note(self._note(number)) is None]
+            shards = read_note(self._plan_note)["shards"]
+            missing = [number for number in range(len(shards)) if not self._is_done(number, shards[number])]
         except FileNotFoundError:
             missing = []
-        return [] if self._store.exists(self._id) else missing
+        return [] if self._store.is_current(self._id) else missing
 
     def collect(self) -> None:
-        """Gather the notes of all shards, whoever made them."""
-        for number in range(len(read_note(self._plan_note)["shards"])):
+        """Gather the notes of all shards, whoever made them; raises `InputChangedError` if one was made from other content."""
+        for number, items in enumerate(read_note(self._plan_note)["shards"]):
+            if not self._is_done(number, items):
+                raise InputChangedError(
+                    f"{self._id}: shard {number} was made from other content of its inputs; run again"
+                )
             note = read_note(self._note(number))
             self.files |= note["files"]
             self.rows.update(note["rows"])
@@ -230,17 +246,18 @@ class ShardedOutput(Output):
         self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]]
     ) -> tuple[list[list[Any]], dict[str, Any]]:
         with self._store.lock(f"{self._id}/plan"):
-            content = _whole_note(self._plan_note)
-            if content is None and self._store.exists(self._id):
+            content = self._own_note(self._plan_note)
+            if content is None and self._store.is_current(self._id):
                 return [], {}
             if content is None:
+                self.read.check()
                 for note in self._plan_note.parent.glob("*.json"):  # of shards of a plan that was damaged
                     note.unlink()
                 shards, settings = plan()
                 self._plan_note.parent.mkdir(parents=True, exist_ok=True)
-                write_note(self._plan_note, {"shards": shards, "settings": settings})
+                write_note(self._plan_note, {"shards": shards, "settings": settings, **self.read.header})
                 content = read_note(self._plan_note)
-        n_done = sum(self._note(number).exists() for number in range(len(content["shards"])))
+        n_done = sum(self._is_done(number, items) for number, items in enumerate(content["shards"]))
         if n_done:
             log.info("%s: %d of %d shards are done already", self.stage.name, n_done, len(content["shards"]))
         return content["shards"], content["settings"]
@@ -253,9 +270,19 @@ class ShardedOutput(Output):
         start = time.perf_counter()
         work(shard)
         write_note(self._hardware_note(shard.number), self._hardware())
-        write_note(self._note(shard.number), shard.notes())
+        write_note(self._note(shard.number), {**shard.notes(), "shard": shard.number, **self.read.header})
         seconds = time.perf_counter() - start
         log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
+
+    def _is_done(self, number: int, items: list[Any]) -> bool:
+        note = self._own_note(self._note(number))
+        return note is not None and note.get("shard") == number and note.get("items") == items
+
+    def _own_note(self, path: Path) -> dict[str, Any] | None:
+        """Return a note of this artifact, made from what its inputs are now, or None."""
+        note = _whole_note(path)
+        is_own = note is not None and all(note.get(name) == value for name, value in self.read.header.items())
+        return note if is_own else None
 
     @property
     def _plan_note(self) -> Path:

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from cache.errors import SevilaError, StoreError
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
 from cache.pool import PARTS, PoolReader
-from cache.store import Record, Store, artifact_id
+from cache.store import RECORD, Record, Store, artifact_id
 from cache.tables import Schema, read_columns, read_rows
 from cache.untrusted import inside
 from pipeline.sources import Sources
@@ -109,6 +109,11 @@ class Artifact:
         self._record: Record | None = None
         self._checked: dict[str, Path] = {}
 
+    def forget(self) -> None:
+        """Read the record, and check the files, anew: they may have been replaced since."""
+        self._record = None
+        self._checked.clear()
+
     @property
     def record(self) -> Record:
         """The artifact's record; raises `StoreError` if it does not exist."""
@@ -146,8 +151,14 @@ class Artifact:
         return read_columns(self._table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
 
     def _table_files(self, table: str) -> list[Path]:
+        names = self._names(table, ".parquet")
+        if not names and table in self.record.schemas:
+            path = self.path / RECORD
+            raise CorruptArtifactError(
+                f"{path}: names no file of the table {table}, which its stage writes; {mend(path)}"
+            )
         # As a whole: pages have checksums, but what says where they lie has none.
-        return [self.checked_file(name) for name in self._names(table, ".parquet")]
+        return [self.checked_file(name) for name in names]
 
     def _names(self, name: str, suffix: str) -> list[str]:
         starts = (f"{name}.", f"{name}/")
@@ -159,7 +170,8 @@ class PooledArtifact(Artifact):
 
     def open(self) -> PoolReader:
         """Return a reader of the stored arrays by video id."""
-        return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns))
+        unmarked = "." not in self.record.content  # made when neither the record nor a part said what is in a part
+        return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns), unmarked)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.arrays import ArrayFile, write_array
+from cache.arrays import ArrayFile, Owner, write_array
 from cache.errors import CorruptArtifactError
 
 
+def owner(n_frames: int) -> Owner:
+    return Owner("extract-v1-0", "00aa", list(range(n_frames)))
+
+
 def write(path: Path, video: np.ndarray) -> None:
-    write_array(path, len(video), video.shape[1:], str(video.dtype), iter([video[:1], video[1:]]))
+    write_array(path, owner(len(video)), video.shape[1:], str(video.dtype), iter([video[:1], video[1:]]))
 
 
 def random_video(n_frames: int, seed: int = 0) -> np.ndarray:
@@ -55,7 +59,7 @@ def test_frames_that_break_off_or_are_too_few_leave_no_file(tmp_path: Path) -> N
         raise OSError("stream ended")
 
     with pytest.raises(OSError, match="stream ended"):
-        write_array(tmp_path / "0.h5", 4, (5, 3), "float16", broken())
+        write_array(tmp_path / "0.h5", owner(4), (5, 3), "float16", broken())
     with pytest.raises(ValueError, match="got 2 frames, wanted 3"):
-        write_array(tmp_path / "0.h5", 3, (5, 3), "float16", iter([random_video(2)]))
+        write_array(tmp_path / "0.h5", owner(3), (5, 3), "float16", iter([random_video(2)]))
     assert list(tmp_path.iterdir()) == []

@@ -3,13 +3,14 @@
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from cache.arrays import ArrayFile, write_array
+from cache.arrays import ArrayFile, Owner, write_array
 from cache.errors import CorruptArtifactError
 from cache.fingerprint import fingerprint
 from cache.gc import survey
@@ -254,13 +255,13 @@ def test_file_that_its_reader_refuses_is_found_though_its_record_fits(name: str,
     record = store.record(id)
     for place in ("record.json", "progress/record.json"):
         files = record.files | describe_files(store.path(id), [name])
-        write_note(store.path(id) / place, record.__dict__ | {"files": files})
+        write_note(store.path(id) / place, replace(record, files=files).sealed().as_note())
     assert name in [problem.name for problem in verified(store, id).problems if problem.piece == "file"]
 
 
 def test_flipped_bit_in_an_array_is_refused_by_its_reader_or_changes_nothing(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).standard_normal((3, 4)).astype("float16")
-    write_array(tmp_path / "x.h5", 3, (4,), "float16", iter([frames]))
+    write_array(tmp_path / "x.h5", Owner("extract-v1-0", "00aa", [0, 1, 2]), (4,), "float16", iter([frames]))
     whole = (tmp_path / "x.h5").read_bytes()
     draw, refused = random.Random(0), 0
     for bit in draw.sample(range(len(whole) * 8), 400):

@@ -1,0 +1,145 @@
+"""The record of an artifact: what it is, what it was made from, and a digest of its content that others are held against.
+
+Content is what equal runs agree on: files and row counts without the measured tables, and for an artifact whose arrays lie in
+the pool the arrays it points to. It is written `<digest>`, or `<digest>.<digest of the arrays>`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CorruptArtifactError, mend
+from cache.fingerprint import file_digest, fingerprint
+from cache.notes import read_json, read_note
+from cache.untrusted import record_problem
+
+RECORD_VERSION = 3
+PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
+RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
+SINCE_3 = ("content", "input_contents")  # fields that a record of version 2 does not have
+MEASURED_BEFORE_3 = "curves"  # the one table of measured figures then; schemas say it since
+
+
+def artifact_id(stage: str, version: int, config: dict[str, Any], inputs: dict[str, str | None]) -> str:
+    """Return `stage-v1-<20 hexadecimal digits>`: the identity of what this stage makes from this config and these inputs."""
+    return f"{stage}-v{version}-{fingerprint({'config': config, 'inputs': inputs})}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything known about one artifact; the content of `record.json`.
+
+    Attributes:
+        files: per file name, relative to the artifact: its size in bytes and SHA-256.
+        rows: number of rows per table.
+        dropped: number of rows that carry a failure, by reason code (`truncated`, `missing`, ...).
+        phase_seconds: wall seconds per phase, summed over the processes that took part.
+        pool: the pool space that its `parts` table points into (see cache/pool.py); empty where it holds all its data.
+        content: digest of its own content; of a record before version 3, without the arrays in the pool.
+        input_contents: by name, the content of each input artifact when the stage read it; empty before version 3.
+    """
+
+    id: str
+    stage: str
+    version: int
+    kind: str
+    config: dict[str, Any]
+    inputs: dict[str, str | None]
+    schemas: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    host: str = ""
+    device: str = ""
+    started: str = ""
+    finished: str = ""
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int = 0
+    pool: str = ""
+    content: str = ""
+    input_contents: dict[str, str] = field(default_factory=dict)
+    record_version: int = RECORD_VERSION
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read a record; one of version 1, which had neither checksum nor pool, is read as one of version 2.
+
+        Raises:
+            CorruptArtifactError: its bytes have changed, it was written by another version of the store, has other fields, or
+                its files or row counts are not those that were published.
+        """
+        try:
+            version = read_json(path).get("record_version")
+            if version == 1:
+                content = read_json(path) | {"pool": "", "record_version": 2}
+            elif version in (2, RECORD_VERSION):
+                content = read_note(path)
+            else:
+                raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
+        except CorruptArtifactError as error:
+            raise CorruptArtifactError(f"{error}; {mend(path)}") from error
+        return cls.of_note(content, path)
+
+    @classmethod
+    def of_note(cls, content: dict[str, Any], path: Path) -> Record:
+        """Return the record that a note of version 2 or 3 at this path holds; raises like `load`."""
+        way_out = mend(path)
+        if content["record_version"] == 2:
+            content = {"content": "", "input_contents": {}} | content
+        wanted = {entry.name for entry in dataclasses.fields(cls)}
+        if content.keys() != wanted:
+            differing = sorted(content.keys() ^ wanted)
+            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
+        problem = record_problem(content)
+        if problem:
+            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {way_out}")
+        record = cls(**content)
+        if record.record_version == 2:
+            return dataclasses.replace(record, content=record.own_digest())
+        if record.content.split(".")[0] != record.own_digest():
+            raise CorruptArtifactError(f"{path}: its files or row counts are not those that were published; {way_out}")
+        return record
+
+    def as_note(self) -> dict[str, Any]:
+        """Return the fields to write, which are those of its version."""
+        content = dataclasses.asdict(self)
+        return {name: value for name, value in content.items() if self.record_version > 2 or name not in SINCE_3}
+
+    def own_digest(self) -> str:
+        """Return the digest of the content that lies in the artifact itself: files and row counts, measured tables left out."""
+        measured = {name for name, schema in self.schemas.items() if schema.get("measured")}
+        measured |= {MEASURED_BEFORE_3} if self.record_version == 2 else set()
+        files = {name: file["sha256"] for name, file in self.files.items()}
+        files = {name: digest for name, digest in files.items() if name.split(".")[0].split("/")[0] not in measured}
+        return fingerprint({"files": files, "rows": self.rows})
+
+    def upgraded(self, input_contents: dict[str, str]) -> Record:
+        """Return a record of version 2 as one of version 3; nothing is known of the arrays it points to, and stays so."""
+        schemas = {
+            name: schema | {"measured": True} if name == MEASURED_BEFORE_3 else schema
+            for name, schema in self.schemas.items()
+        }
+        return dataclasses.replace(self, record_version=3, schemas=schemas, input_contents=input_contents).sealed()
+
+    def sealed(self, arrays: str = "") -> Record:
+        """Return the record with the content that its files and rows now have; `arrays` is the digest of those in the pool."""
+        return dataclasses.replace(self, content=".".join(filter(None, (self.own_digest(), arrays))))
+
+
+def same_content(one: str, other: str) -> bool:
+    """Whether two contents are the same, as far as both are known: before version 3, nothing is known of arrays."""
+    return not (one and other) or all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
+
+
+def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of files, as a record keeps them."""
+    return {
+        name: {"size_bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+        for name in sorted(names)
+    }
