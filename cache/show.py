@@ -27,6 +27,7 @@ class ArtifactLine:
         settings: which of a chain's steps of this stage it is, as the runs that know it say (see cache/names.py).
         runs: the names of those that have one.
         below: the other store that holds it; empty for one's own.
+        stale: which input has other content now than it was made from; empty if none has.
     """
 
     id: str
@@ -40,6 +41,7 @@ class ArtifactLine:
     runs: list[str]
     below: str
     problem: str = ""
+    stale: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -52,6 +54,7 @@ def artifact_lines(
     """Return the artifacts (of one stage), the last finished at the end; those that cannot be read come first."""
     lines = []
     settings, runs = known_uses(store)
+    known: dict[str, str] = {}
     for id in store:
         of_stage, layer = id.rsplit("-v", 1)[0], _layer(store, id)
         if stage not in ("", of_stage):
@@ -65,9 +68,8 @@ def artifact_lines(
         told = dict(unusual(record)) if unusual is not None else {}
         failed = sum(record.dropped.values())
         uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
-        lines.append(
-            ArtifactLine(id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
-        )
+        facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
+        lines.append(ArtifactLine(*facts, stale=store.why_stale(id, known)))
     return sorted(lines, key=lambda line: line.finished)
 
 
@@ -90,6 +92,7 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
         parts += [
             f"run {', '.join(line.runs[:RUNS_SHOWN])}{more}" if line.runs else "",
             f"in {line.below}" if line.below else "",
+            f"stale: {line.stale}" if line.stale else "",
         ]
         head = f"{line.id:42} {line.finished[:19]} {human_size(line.size_bytes):>9}"
         told.append("  ".join(filter(None, (head, *parts))))
@@ -104,6 +107,8 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
     parts = (
         [f"the newest of {len(records)}; also: {', '.join(older.id for older in records[:-1])}"] if records[1:] else []
     )
+    stale = store.why_stale(record.id)
+    parts += [f"stale, and made anew by the next run of its recipe: {stale}"] if stale else []
     parts.append(_facts(record, folder))
     for table, schema in record.schemas.items():
         names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))

@@ -233,15 +233,14 @@ class Verification:
         return len(self.problems) == n_before
 
     def _tables(self, record: Record, folder: Path) -> None:
-        """Check that every declared table is there with as many rows as the record says."""
-        for table in record.schemas:
+        """Check that every table is there with as many rows as the record says."""
+        for table, count in record.rows.items():
             names = [name for name in record.files if name.startswith((f"{table}.", f"{table}/"))]
             names = [name for name in names if name.endswith(".parquet")]
             found = n_rows([folder / name for name in names])
-            if not names or found != record.rows.get(table, 0):
-                problem = f"names no file of the table {table}" if not names else f"the table {table} has {found} rows"
-                wanted = f"{record.rows.get(table, 0)} rows of {table}"
-                self._problem(record.id, "artifact", RECORD, folder / RECORD, problem, wanted)
+            if not names or found != count:
+                problem = f"the table {table} has {found} rows" if names else f"names no file of the table {table}"
+                self._problem(record.id, "artifact", RECORD, folder / RECORD, problem, f"{count} rows of {table}")
 
     def _pooled(self, record: Record, folder: Path) -> None:
         n_before = len(self.problems)

@@ -42,7 +42,7 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
     id = _identity(stage, cfg, inputs)
     if _is_made(run.store, id):
         return []
-    read = ReadInputs.of(id, stage, inputs)
+    read = _begin(stage, run, inputs, id)
     if not stage.sharded:
         return [WHOLE]
     out = ShardedOutput(run.store, id, stage, only=(), read=read)
@@ -59,7 +59,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
             # Whoever helps begins at the other end than whoever is helped.
             only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
             if only and not _is_made(run.store, id):
-                read = ReadInputs.of(id, stage, inputs)
+                read = _begin(stage, run, inputs, id)
                 out = ShardedOutput(run.store, id, stage, only, lambda: _hardware(run), read)
                 with read.checked():
                     stage.function(cfg, run, *inputs, out=out)
@@ -103,7 +103,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
 
 
 def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id: str) -> None:
-    started, read = datetime.now(UTC), ReadInputs.of(id, stage, inputs)
+    started, read = datetime.now(UTC), _begin(stage, run, inputs, id)
     if stage.sharded:
         out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(run), read=read)
         _run(stage, cfg, run, inputs, out, started)
@@ -118,10 +118,15 @@ def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id:
             _run(stage, cfg, run, inputs, Output(folder, stage, read=read), started)
 
 
+def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:
+    """Return what is read to make an artifact; a former one that is stale goes, now that all it needs is there."""
+    read = ReadInputs.of(id, stage, inputs)
+    run.store.retire(id)
+    return read
+
+
 def _is_made(store: Store, id: str) -> bool:
-    """Whether an artifact is there and current; one that is stale goes."""
-    if store.exists(id) and store.why_stale(id):
-        store.retire(id)
+    """Whether an artifact is there and current, perhaps only now that what a killed process left is moved into place."""
     return store.is_current(id) or store.finish(id)
 
 

@@ -14,22 +14,23 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError
+from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError, mend
 from cache.files import disk_errors, sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_copies, read_note, write_note
-from cache.pool import PARTS, PartId, part_paths
+from cache.pool import PARTS, PartId, arrays_digest, part_paths
 from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
 from cache.tables import read_rows
 from cache.untrusted import inside, is_name
 from cache.verify import OF_A_RECIPE, Problem, Verification, holder
 from pipeline.build import provenance
 from pipeline.output import Output, ShardedOutput
+from pipeline.read_inputs import ReadInputs
 from pipeline.stage import STAGES, Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
@@ -49,8 +50,13 @@ def repair(run: RunContext, found: Verification) -> list[str]:
         elif problem.piece == "memory":
             problem.path.unlink()
             log.info("%s: removed; what it remembered is learned anew by the next run", problem.path)
-        elif problem.piece == "artifact":
-            failed.append(f"{problem}; run the recipe again, which makes it")
+        elif problem.piece in ("artifact", "stale"):
+            first = (
+                f"delete {problem.path.parent}, then " if problem.name == RECORD and problem.piece == "artifact" else ""
+            )
+            failed.append(f"{problem}; {first}run the recipe again, which makes it")
+        elif problem.piece == "link":
+            failed.append(f"{problem}; move that here, or delete the link")
         elif problem.piece == "name":
             failed.append(
                 f"{problem.path}: only its run, repeated as --name {problem.id} --replace, says what it named"
@@ -65,7 +71,7 @@ def repair(run: RunContext, found: Verification) -> list[str]:
     again.artifacts(_with_ancestors(store, [id for those in users.values() for id in those]))
     damage: dict[str, list[Problem]] = {}
     for problem in again.problems:
-        if problem.piece != "record":
+        if problem.piece not in ("record", *OF_A_RECIPE):
             damage.setdefault(problem.id, []).append(problem)
     makers: dict[str, list[PartId]] = {}
     for part, those in _users(
@@ -118,15 +124,15 @@ def _own_copy(store: Store, id: str) -> Iterator[None]:
 def _mend_record(store: Store, id: str) -> None:
     folder = store.path(id)
     try:
-        record = Record(**_copy(folder))
+        record = Record.of_note(_copy(folder), folder / PROGRESS / RECORD)
         if artifact_id(record.stage, record.version, record.config, record.inputs) != id:
             raise CorruptArtifactError("its copy is another artifact's")
-    except (SevilaError, OSError, TypeError) as error:
+    except (SevilaError, OSError, TypeError, KeyError) as error:
         raise StoreError(
             f"{folder / RECORD}: damaged, and nothing is left to rebuild it from ({error}); delete {folder}, then run its "
             "recipe again"
         ) from error
-    write_note(folder / RECORD, asdict(record))
+    write_note(folder / RECORD, record.as_note())
     log.info("%s: rebuilt its record", id)
 
 
@@ -155,10 +161,10 @@ def _mend_copy(store: Store, id: str) -> bool:
                 "the wrong one, then repair again"
             )
         if is_own and fits[1]:
-            write_note(own, asdict(other))
+            write_note(own, other.as_note())
             log.warning("%s: differed from its copy, which fits the files, and was rebuilt from that", own)
             return True
-    write_note(copy, asdict(record))
+    write_note(copy, record.as_note())
     log.info("%s: rebuilt the copy of its record", id)
     return False
 
@@ -181,8 +187,12 @@ def _repair(run: RunContext, id: str, problems: Sequence[Problem], parts: Sequen
         elif problem.piece == "note" and problem.name != f"{PROGRESS}/{RECORD}":
             _mend_note(record, folder / problem.name)
     damaged = {problem.name for problem in problems if problem.piece == "file"}
+    if any(problem.piece == "arrays" for problem in problems):
+        _renote_arrays(store, id)
     if not damaged and not parts:
         return
+    if why := store.why_stale(id):
+        raise StoreError(f"{id}: is stale: {why}; run the recipe again, which makes it")
     stage, cfg, inputs = _made_of(run, record)
     shards = {_shard_of(name) for name in damaged}
     shards |= {shard for shard, part, _ in _pointers(store, record) if part in parts}
@@ -202,13 +212,14 @@ def _make(
 ) -> Output:
     """Make an artifact, or only some of its shards, in a folder beside it; killed, it goes on where that is possible."""
     store, name, made = run.store, f"{record.id}.repair", run.store.path(record.id)
+    read = ReadInputs.of(record.id, stage, inputs)
     folder = store.partial(name)
     if not stage.sharded:
         with store.lock(f"{name}/build"):
             if not stage.resumes:
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
-            out = Output(folder, stage)
+            out = Output(folder, stage, read=read)
             with disk_errors(folder):
                 stage.function(cfg, run, *inputs, out=out)
             return out
@@ -216,7 +227,8 @@ def _make(
     if None not in shards and (made / PLAN).exists() and not progress.exists():
         progress.mkdir(parents=True)
         for note in [made / PLAN, *_notes(made)]:
-            shutil.copy(note, progress / note.name)
+            own = {"shard": int(note.stem)} if note.stem.isdecimal() else {}
+            write_note(progress / note.name, {**_content(note, record), **own, **read.header})
     for note in _notes(
         folder
     ):  # of shards that are whole where they are, or were made here by a repair that was killed
@@ -224,7 +236,7 @@ def _make(
         files = [file for file in record.files if _shard_of(file) == number]
         if (number in shards or None in shards) and not all((folder / file).exists() for file in files):
             note.unlink()
-    sharded = ShardedOutput(store, name, stage)
+    sharded = ShardedOutput(store, name, stage, read=read)
     with disk_errors(folder):
         stage.function(cfg, run, *inputs, out=sharded)
     sharded.collect()
@@ -240,6 +252,8 @@ def _put_in_place(store: Store, before: Record, now: Record, damaged: set[str], 
     taken = now.files.keys() if gone else damaged | telling
     if not taken:  # only parts of the pool were to be made
         return
+    if telling:
+        store.note_inputs(before.id)
     with _own_copy(store, before.id), store.lock(f"{before.id}/publish"):
         folder = store.path(before.id)
         for name in sorted(taken):
@@ -254,8 +268,7 @@ def _put_in_place(store: Store, before: Record, now: Record, damaged: set[str], 
         for note in [note for note in (made / PROGRESS).glob("*.json") if note.name != RECORD]:
             os.replace(note, folder / PROGRESS / note.name)
         files = {name: now.files[name] if name in taken else before.files[name] for name in now.files}
-        for place in (folder / PROGRESS / RECORD, folder / RECORD):
-            write_note(place, asdict(replace(now, files=files)))
+        _write_record(store, replace(now, files=files), folder)
         for name in gone:
             (folder / name).unlink(missing_ok=True)
     if telling:
@@ -264,13 +277,42 @@ def _put_in_place(store: Store, before: Record, now: Record, damaged: set[str], 
         log.info("%s: repaired; only measured times differ", before.id)
 
 
+def _write_record(store: Store, record: Record, folder: Path) -> None:
+    """Write a record whose content is another now, and its copy."""
+    arrays = arrays_digest(store, record, folder) if "." in record.content else ""
+    for place in (folder / PROGRESS / RECORD, folder / RECORD):
+        write_note(place, record.sealed(arrays).as_note())
+
+
+def _renote_arrays(store: Store, id: str) -> None:
+    """Have an artifact note the arrays that it points to as they are now, and say what was made from the former ones."""
+    record = store.record(id)
+    if (
+        "." not in record.content
+        or record.content == record.sealed(arrays_digest(store, record, store.path(id))).content
+    ):
+        return
+    store.note_inputs(id)
+    with _own_copy(store, id), store.lock(f"{id}/publish"):
+        _write_record(store, record, store.path(id))
+    _warn(id, "other arrays than before", store.made_from(id))
+
+
+def _content(note: Path, record: Record) -> dict[str, Any]:
+    """Return a note of an artifact's making; raises `CorruptArtifactError` for one of another artifact."""
+    content = read_note(note)
+    if content.get("artifact", record.id) != record.id:
+        raise CorruptArtifactError(f"{note}: is of {content['artifact']}, wanted {record.id}; {mend(note)}")
+    return content
+
+
 def _warn(what: str, how: str, made_from: Iterable[str]) -> None:
     told = ", ".join(made_from)
     log.warning(
         "%s: made again, with %s, as another machine or number of threads gives%s",
         what,
         how,
-        f"; made from the former ones, and kept: {told}" if told else "",
+        f"; made from the former ones, and to be made anew by the next run of their recipes: {told}" if told else "",
     )
 
 
@@ -278,7 +320,9 @@ def _mend_plan(record: Record, folder: Path) -> None:
     """Write a damaged plan anew from the notes of the shards; if one of these does not know its part of it, remove it."""
     notes = [read_note(path) for path in _notes(folder)]
     if notes and all("items" in note for note in notes):
-        write_note(folder / PLAN, {"shards": [note["items"] for note in notes], "settings": notes[0]["settings"]})
+        header = {name: notes[0][name] for name in ReadInputs("").header if name in notes[0]}
+        plan = {"shards": [note["items"] for note in notes], "settings": notes[0]["settings"]}
+        write_note(folder / PLAN, plan | header)
         log.info("%s: rebuilt its plan", record.id)
         return
     log.warning("%s: damaged, and needed only to repair one shard and not all; removed", folder / PLAN)
@@ -299,6 +343,8 @@ def _mend_note(record: Record, path: Path) -> None:
     with suppress(CorruptArtifactError, FileNotFoundError):
         plan = read_note(folder / PLAN)
         content |= {"items": plan["shards"][number], "settings": plan["settings"]}
+        if "artifact" in plan:  # since record version 3
+            content |= {"shard": number} | {name: plan[name] for name in ReadInputs("").header}
     write_note(path, content)
     log.info("%s: rebuilt the note %s", record.id, path.name)
 
@@ -406,10 +452,10 @@ def _makers(run: RunContext, part: PartId, users: Mapping[str, bool]) -> list[st
 
 
 def _remove_part(store: Store, part: PartId) -> str | None:
-    """Delete a part of the pool, unless a store below holds it, and return the SHA-256 that it had."""
+    """Delete a part of the pool, unless a store below holds it, and return the digest of the array that it had."""
     note = part_paths(holder(store, part), *part)[1]
     try:
-        digest = str(read_note(note)["file"]["sha256"])
+        digest = str(read_note(note)["array"])
     except (SevilaError, OSError, KeyError, TypeError):
         digest = None
     for own in reversed(part_paths(store.root, *part)):
@@ -419,18 +465,13 @@ def _remove_part(store: Store, part: PartId) -> str | None:
 
 def _tell_part(store: Store, part: PartId, before: str | None) -> None:
     path, note = part_paths(store.root, *part)
-    digest = read_note(note)["file"]["sha256"] if note.exists() else None
+    digest = read_note(note)["array"] if note.exists() else None
     if digest == before:
-        log.info("%s: repaired, its bytes are those that were written", path)
-    elif before is None:
-        log.info("%s: made again", path)
-    else:
-        users = list(_users(store, {part})[part])
-        _warn(
-            str(path),
-            "other bytes than before",
-            dict.fromkeys([*users, *(of for id in users for of in store.made_from(id))]),
-        )
+        log.info("%s: repaired, its array is the one that was written", path)
+        return
+    log.info("%s: made again", path)
+    for id in _users(store, {part})[part]:
+        _renote_arrays(store, id)
 
 
 def _part_id(problem: Problem) -> PartId:

@@ -152,11 +152,9 @@ class Artifact:
 
     def _table_files(self, table: str) -> list[Path]:
         names = self._names(table, ".parquet")
-        if not names and table in self.record.schemas:
+        if not names and table in self.record.rows:
             path = self.path / RECORD
-            raise CorruptArtifactError(
-                f"{path}: names no file of the table {table}, which its stage writes; {mend(path)}"
-            )
+            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {mend(path)}")
         # As a whole: pages have checksums, but what says where they lie has none.
         return [self.checked_file(name) for name in names]
 

@@ -126,7 +126,7 @@ class _Measure:
 
     def _read(self, stage: Stage, id: str | None, inputs: tuple[Any, ...]) -> Artifact:
         store = self._run.store
-        if id is not None and store.exists(id):
+        if id is not None and store.is_current(id):
             self._pin(id, stage.name, self._job.setting)  # housekeeping leaves for some days what is read every night
             return stage.output(store, id)
         # What is missing first counts; a source that is not here is no problem where what was made of it is.

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from cache.errors import MissingSourceError, SevilaError
+from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Record, Store
-from pipeline.build import Make, build, build_piece, rebuild
+from pipeline.build import TRIES, Make, build, build_piece, rebuild
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources
 from pipeline.stage import Artifact, Config, RunContext, Stage
@@ -29,6 +29,7 @@ class Run:
     def __init__(self, recipe: Recipe, run: RunContext, pin: Pin, make: Make = build) -> None:
         self.made: list[Artifact] = []
         self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
+        self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
         self._recipe = recipe
         self._run = run
         self._pin = pin
@@ -38,9 +39,22 @@ class Run:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
-        self.made.append(self._make(stage, cfg, self._run, inputs))
+        self.made.append(self._made(stage, cfg, inputs))
+        self._calls.append((stage, cfg, inputs))
         self.settings.append(setting(changes, tell))
         return self.made[-1]
+
+    def _made(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                return self._make(stage, cfg, self._run, inputs)
+            except InputChangedError as error:
+                if not left:
+                    raise
+                log.warning("%s; making anew what it needs", error)
+                for before in self._calls:
+                    self._make(before[0], before[1], self._run, before[2])
+        raise AssertionError("returned or raised")
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,7 @@ class Plan:
         self._recipe = recipe
         self._run = run
         self._scratch = run
+        self._stale: dict[str, str] = {}
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> list[PlannedStep]:
         """Walk a chain and return what it would do, step by step."""
@@ -100,17 +115,20 @@ class Plan:
         self, stage: Stage, cfg: Config, id: str | None, inputs: Sequence[Any]
     ) -> tuple[Literal["exists", "build", "blocked"], str]:
         store = self._run.store
-        if id is not None and store.exists(id):
+        stale = store.why_stale(id, self._stale) if id is not None and store.exists(id) else ""
+        if id is not None and store.exists(id) and not stale:
             return "exists", ""
         problems = [value.problem for value in inputs if value is not None and value.problem]
         if problems or id is None:
             return "blocked", problems[0]
+        if stale:
+            return "build", f"is stale: {stale}"
         if store.partial(id).exists():
             return (
                 "build",
                 "was begun; it goes on from its last state" if stage.resumes else "was begun; finished shards are kept",
             )
-        built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.exists(value.id or "")]
+        built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.is_current(value.id or "")]
         if built:
             return "build", f"its input {built[0]} is not built yet"
         return "build", _difference(stage, cfg, inputs, store)
@@ -256,8 +274,11 @@ class RunPiece:
 
 def _stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
     """Return an artifact of the store, or a handle that says why it is not there."""
-    if id is not None and store.exists(id):
+    stale = store.why_stale(id) if id is not None and store.exists(id) else ""
+    if id is not None and store.exists(id) and not stale:
         return stage.output(store, id)
     problems = [value.problem for value in inputs if value is not None and value.problem]
+    if stale and not problems:
+        return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` makes it anew")
     run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
     return stage.output(store, id, problems[0] if problems else run_it)

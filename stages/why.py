@@ -43,7 +43,7 @@ def _reason(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) 
     """Return what a step is held against, or why against nothing, and the changes."""
     if step.status == "exists":
         return "", []
-    if step.id is None:
+    if step.id is None or store.exists(step.id):  # what it is to be made of is not known; it is there, and stale
         return step.why, []
     others = _candidates(step, store, than)
     if not others:

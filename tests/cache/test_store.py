@@ -203,8 +203,10 @@ def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_
     (partial / "progress" / "snapshots" / "000000001.state").write_text("weights")
     (partial / "numbers.json").write_text("[1]")
     assert not store.finish("count-v1-aa")
-    record = Record("count-v1-aa", "count", 1, "numbers", {}, {}, files=describe_files(partial, ["numbers.json"]))
-    write_note(partial / "record.json", record.sealed().as_note())
+    record = Record(
+        "count-v1-aa", "count", 1, "numbers", {}, {}, files=describe_files(partial, ["numbers.json"])
+    ).sealed()
+    write_note(partial / "record.json", record.as_note())
     assert store.finish("count-v1-aa") and not partial.exists()
     assert store.record("count-v1-aa") == record
     assert not (store.path("count-v1-aa") / "progress" / "snapshots").exists()

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.notes import read_note, write_note
 from cache.store import Store
 from cli import main
 from tests.small_world import SMALL
@@ -442,31 +441,6 @@ def test_longer_decoder_timeout_is_another_artifact(demo: Path, tmp_path: Path) 
     assert "timeout" in hasty
     assert sevila("run", demo, tmp_path) == 0
     assert sum(row["status"] == "ok" for row in artifact(tmp_path, "frames").rows("videos")) == 8
-
-
-def test_rebuilt_artifact_of_other_content_takes_its_dependents_along(store: Path, demo: Path) -> None:
-    frames = artifact(store, "frames")
-    record = frames.path / "record.json"
-    content = read_note(record)
-    content["files"]["videos/00000.parquet"]["sha256"] = "0" * 64  # as if another decoder run had made it
-    write_note(record, content)
-    assert sevila("stage", demo, store, "sample_frames", "--again") == 0
-    left = {entry.stage for entry in records(store).values()}
-    assert left == {"import_backbone", "init_localizer", "init_answerer", "list_questions", "sample_frames"}
-    assert sevila("run", demo, store) == 0
-
-
-def test_what_was_made_from_the_former_content_goes_even_if_the_rebuild_was_killed_before_that(
-    store: Path, demo: Path
-) -> None:
-    frames = artifact(store, "frames")
-    aside = shutil.copytree(frames.path, store / "aside" / frames.id)  # as left between publishing and removing
-    content = read_note(aside / "record.json")
-    content["files"]["videos/00000.parquet"]["sha256"] = "0" * 64
-    write_note(aside / "record.json", content)
-    before = artifact(store, "answers").record.finished
-    assert sevila("run", demo, store) == 0
-    assert artifact(store, "answers").record.finished > before and not aside.exists()
 
 
 def test_scores_are_made_where_the_videos_are_not(store: Path, demo: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -66,7 +66,7 @@ def test_record_of_a_later_version_is_refused_in_a_sentence(store: Store, capsys
     id = id_of(store, "list_questions")
     path = store.path(id) / RECORD
     write_note(path, store.record(id).__dict__ | {"record_version": 99})
-    with pytest.raises(CorruptArtifactError, match="record version 99, wanted 2 or 1"):
+    with pytest.raises(CorruptArtifactError, match="record version 99, wanted 3, 2 or 1"):
         store.record(id)
     assert main(["cache", "verify", id, "--store", f"{store.root}"]) == 1
-    assert "record version 99, wanted 2 or 1" in capsys.readouterr().out
+    assert "record version 99, wanted 3, 2 or 1" in capsys.readouterr().out

@@ -194,11 +194,11 @@ def test_of_two_whole_records_that_differ_in_what_no_file_tells_none_is_chosen(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = one(store, "artifacts/sample_frames-*/record.json")
-    write_note(path, read_note(path) | {"rows": {"videos": 1}})
+    write_note(path, read_note(path) | {"host": "elsewhere"})
     before = contents(store)
     assert main(["cache", "verify", "--all", "--repair", "--store", f"{store}"]) == 1
     said = capsys.readouterr().out
-    assert "in rows" in said and f"not repaired: {path} and" in said and "delete the wrong one" in said
+    assert "in host" in said and f"not repaired: {path} and" in said and "delete the wrong one" in said
     assert contents(store) == before
 
 
@@ -285,18 +285,20 @@ def test_reader_names_the_file_and_the_command_that_mends_it(
 
 
 def test_piece_made_again_with_other_bytes_is_told_with_what_was_made_from_the_former_and_nothing_is_removed(
-    demo: Path, store: Path, caplog: pytest.LogCaptureFixture
+    demo: Path, store: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = artifact(store, "frame_scores")  # as another machine would have made them:
     name, folder = "frame_scores/00000.parquet", scores.path
     rows = [{**row, "logit_yes": row["logit_yes"] + 1e-5} for row in scores.rows("frame_scores")]
     write_rows(folder / name, scores.tables["frame_scores"], rows)
-    record = scores.record.__dict__ | {"files": describe_files(folder, [name])}
+    record = replace(scores.record, files=describe_files(folder, [name])).sealed()
     for path in ("record.json", "progress/record.json"):
-        write_note(folder / path, record)
-    write_note(folder / "progress/00000.json", read_note(folder / "progress/00000.json") | {"files": record["files"]})
+        write_note(folder / path, record.as_note())
+    write_note(folder / "progress/00000.json", read_note(folder / "progress/00000.json") | {"files": record.files})
     before = set(Store(store))
-    assert verify(demo, store) == 0
+    assert verify(demo, store) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert {line.split(": ")[1] for line in said[:-1]} and all("has other content now" in line for line in said[:-1])
     flip(folder / name)
     caplog.clear()
     assert verify(demo, store, scores.id, "--repair") == 0

@@ -1,0 +1,85 @@
+"""What was made from content that its inputs no longer have is made anew, all the way down, and never served."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache.notes import write_note
+from cache.store import RECORD, Store, describe_files
+from cache.tables import write_rows
+from cache.verify import Verification
+from cli import main
+from tests.stages.runs import artifact, files, records, sevila
+
+BELOW_FRAMES = ("extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
+
+
+def with_other_frames(store: Path) -> str:
+    """Have the frames' table say what another run may have made of the same videos, in a record that fits it."""
+    frames = artifact(store, "frames")
+    name = "videos/00000.parquet"
+    rows = [row | {"note": "decoded on another machine"} for row in frames.rows("videos")]
+    write_rows(frames.path / name, frames.tables["videos"], rows)
+    files = frames.record.files | describe_files(frames.path, [name])
+    record = replace(frames.record, files=files).sealed(frames.record.content.split(".")[1])
+    for place in (RECORD, f"progress/{RECORD}"):
+        write_note(frames.path / place, record.as_note())
+    return str(frames.id)
+
+
+def made_at(store: Path) -> dict[str, str]:
+    return {record.stage: record.finished for record in records(store).values()}
+
+
+def planned(demo: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    capsys.readouterr()
+    assert sevila("plan", demo, store) == 0
+    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    return {line[1]: " ".join([line[0], *line[3:]]) for line in lines if line[0] in ("exists", "build")}
+
+
+def test_all_that_was_made_from_other_content_is_stale_and_made_anew_down_to_the_metrics(
+    store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = with_other_frames(store)
+    plan = planned(demo, store, capsys)
+    assert plan["sample_frames"] == "exists" and plan["import_backbone"] == "exists"
+    assert all(plan[stage].startswith("build is stale: ") and frames in plan[stage] for stage in BELOW_FRAMES)
+    for command in (["cache", "ls"], ["cache", "show", "evaluate"]):
+        assert main([*command, "--store", f"{store}"]) == 0
+        assert "stale" in capsys.readouterr().out
+    found = Verification(Store(store))
+    found.artifacts(Store(store))
+    assert {problem.id.split("-v")[0] for problem in found.problems if problem.piece == "stale"} == set(BELOW_FRAMES)
+    before = made_at(store)
+    assert sevila("run", demo, store) == 0
+    after = made_at(store)  # keyframes and features come out the same, so that what was made from them is what it was
+    assert {stage for stage in after if after[stage] != before[stage]} == set(BELOW_FRAMES[:3])
+    assert all(status == "exists" for status in planned(demo, store, capsys).values())
+
+
+def test_one_stage_is_not_made_from_stale_inputs(store: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames, before = with_other_frames(store), files(store)
+    assert sevila("stage", demo, store, "evaluate") == 1
+    said = capsys.readouterr().err
+    assert "is stale" in said and frames in said and "sevila run" in said
+    assert files(store) == before
+
+
+def test_records_of_before_say_after_again_what_they_were_made_from(store: Path, demo: Path) -> None:
+    as_before(store)
+    assert sevila("run", demo, store) == 0
+    assert {record.record_version for record in records(store).values()} == {2}
+    assert sevila("stage", demo, store, "list_questions", "--again") == 0
+    noted = {record.stage: record for record in records(store).values()}
+    assert noted["sample_frames"].record_version == 2  # which reads videos, not questions
+    assert noted["select_keyframes"].record_version == 3
+    assert noted["select_keyframes"].input_contents["scores"] == noted["score_frames"].content
+
+
+def as_before(store: Path) -> None:
+    """Write the records as version 2 did."""
+    for record in records(store).values():
+        for path in (store / "artifacts" / record.id).glob(f"**/{RECORD}"):
+            write_note(path, replace(record, record_version=2).as_note())
