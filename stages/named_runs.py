@@ -83,13 +83,15 @@ def run_listing(store: Store) -> str:
 
 def run_description(store: Store, name: str) -> str:
     """Return everything a name stands for: when and what was run, and its artifacts."""
-    run = named_run(store, name)
+    run, known = named_run(store, name), dict[str, str]()
     ended = f", ended {run.finished[:19]}" if run.finished else ""
     seeds = f", seeds {' '.join(map(str, run.seeds))}" if run.seeds else ""
     lines = [f"{run.name}: recipe {run.recipe}{seeds}, begun {run.started[:19]}{ended}, {run.status}"]
     lines += [f"  {section}.{key} = {value!r}" for section, keys in run.settings.items() for key, value in keys.items()]
     for pin in run.artifacts:
-        told = "; ".join(filter(None, (pin.setting, "" if store.exists(pin.id) else "not in the store")))
+        stale = store.why_stale(pin.id, known) if store.exists(pin.id) else ""
+        state = f"stale: {stale}" if stale else "" if store.exists(pin.id) else "not in the store"
+        told = "; ".join(filter(None, (pin.setting, state)))
         lines.append(f"{pin.id:42} {told}".rstrip())
     return "\n".join([*lines, *filter(None, [headline(store, run)])])
 
@@ -103,7 +105,8 @@ def headline(store: Store, run: NamedRun) -> str:
                 number = numbers[pin.stage](store, pin.id)
             except CorruptArtifactError as error:
                 return f"unreadable: {error}"
-            return f"{number} ({pin.setting})" if pin.setting else number
+            told = "; ".join(filter(None, (pin.setting, "stale" if store.why_stale(pin.id) else "")))
+            return f"{number} ({told})" if told else number
     return ""
 
 

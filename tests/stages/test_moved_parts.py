@@ -1,0 +1,141 @@
+"""Parts of the pool know whose frames they hold: moved, copied or swapped, they are an error, never other numbers."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cache.fingerprint import file_digest
+from cache.notes import read_note, write_note
+from cache.store import RECORD, Store
+from cache.verify import Verification
+from tests.stages.runs import artifact, files, records, sevila
+from tests.stages.test_repair import verify
+
+OTHER_SCORES = ("--set", "score_frames.instruction=information_needed")
+
+
+def keys(store: Path, stage: str) -> list[Path]:
+    """The folders of keys that hold a part, in the space of a stage."""
+    return sorted(path.parent for path in store.glob(f"pool/{stage}-*/*/*/*.h5"))
+
+
+def swap(a: Path, b: Path) -> None:
+    a.rename(a.with_name("between"))
+    b.rename(a)
+    a.with_name("between").rename(b)
+
+
+def part(folder: Path, suffix: str) -> Path:
+    return next(folder.glob(f"*{suffix}"))
+
+
+def swap_keys(store: Path) -> list[Path]:
+    a, b, *_ = keys(store, "extract_features")
+    swap(a, b)
+    return [a, b]
+
+
+def copy_over(store: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    a, b, *_ = keys(store, "extract_features")
+    for suffix in suffixes:
+        shutil.copy(part(a, suffix), part(b, suffix))
+    return [b]
+
+
+def swap_prefixes(store: Path) -> list[Path]:
+    found = keys(store, "extract_features")
+    swap(found[0].parent, found[-1].parent)
+    return [found[0].parent, found[-1].parent]
+
+
+def copy_from_another_space(store: Path) -> list[Path]:
+    space = keys(store, "extract_features")[0].parents[1]
+    other = space.with_name("extract_features-v2-00000000000000000000")
+    for path in shutil.copytree(space, other).rglob("*"):
+        if path.suffix == ".json":  # as if another encoder had made them
+            write_note(path, read_note(path) | {"space": other.name})
+        elif path.suffix == ".h5":
+            with h5py.File(path, "a") as file:
+                file.attrs["space"] = np.bytes_(other.name)
+    swap(space, other)
+    return [space]
+
+
+MOVES: dict[str, Callable[[Path], list[Path]]] = {
+    "two folders of keys renamed into each other": swap_keys,
+    "two folders above renamed into each other": swap_prefixes,
+    "a part copied over another with its note": lambda store: copy_over(store, (".h5", ".json")),
+    "only the array copied": lambda store: copy_over(store, (".h5",)),
+    "the space of another encoder": copy_from_another_space,
+}
+
+
+@pytest.mark.parametrize("move", list(MOVES))
+def test_moved_parts_are_an_error_that_names_the_file_and_come_back_by_repair(
+    move: str, store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(store)
+    moved = MOVES[move](store)
+    assert sevila("run", demo, store, *OTHER_SCORES) == 1
+    said = capsys.readouterr().err
+    assert (
+        str(store / "pool") in said
+        and ("wanted those of" in said or "gone from the pool" in said)
+        and "--repair" in said
+    )
+    assert verify(demo, store) == 1
+    said = capsys.readouterr().out
+    assert all(str(folder) in said for folder in moved)
+    others = store / "pool" / "extract_features-v2-00000000000000000000"
+    shutil.rmtree(others, ignore_errors=True)
+    assert verify(demo, store, "--all", "--repair") == 0
+    assert {id: files(store)[id] for id in before} == before
+
+
+def unmark(store: Path) -> None:
+    """Take out of records, notes and arrays what they do not have in stores made before."""
+    for path in store.glob("pool/*/*/*/*.h5"):
+        with h5py.File(path, "a") as file:
+            del file["frame_indices"], file.attrs["space"], file.attrs["key"]
+        note = read_note(path.with_suffix(".json"))
+        for name in ("space", "key", "array"):
+            del note[name]
+        note["file"] = {"size_bytes": path.stat().st_size, "sha256": file_digest(path)}
+        write_note(path.with_suffix(".json"), note)
+    for record in records(store).values():
+        for path in (store / "artifacts" / record.id).glob(f"**/{RECORD}"):
+            content = record.as_note() | {"record_version": 2}
+            write_note(path, {name: content[name] for name in content if name not in ("content", "input_contents")})
+
+
+def test_parts_of_before_serve_what_was_made_of_them_and_are_made_again_for_what_is_new(
+    store: Path, demo: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    finished = {record.stage: record.finished for record in records(store).values()}
+    wanted = artifact(store, "answers").rows("answers")
+    unmark(store)
+    assert verify(demo, store) == 0 and "do not say whose they are" in capsys.readouterr().out
+    assert sevila("run", demo, store, *OTHER_SCORES) == 0  # reads the features that are there
+    assert {record.stage: record.finished for record in records(store).values()}["extract_features"] == finished[
+        "extract_features"
+    ]
+    caplog.clear()
+    before = {path: path.stat().st_ino for path in store.glob("pool/sample_frames*/*/*/*.h5")}
+    assert (
+        sevila("run", demo, store, "--set", "sample_frames.decoder_timeout_seconds=61") == 0
+    )  # another artifact and space
+    assert (
+        sevila("stage", demo, store, "extract_features", "--set", "sample_frames.decoder_timeout_seconds=61", "--again")
+        == 0
+    )
+    assert before == {path: path.stat().st_ino for path in store.glob("pool/sample_frames*/*/*/*.h5") if path in before}
+    assert any("before parts said whose they are" in entry.getMessage() for entry in caplog.records)
+    answers = artifact(store, "answers")
+    assert [row["prediction"] for row in answers.rows("answers")] == [row["prediction"] for row in wanted]
+    found = Verification(Store(store))
+    found.artifacts(Store(store))
+    assert not found.problems
