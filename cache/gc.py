@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
-from cache.pool import PARTS, PartId, every_part, part_paths, references
+from cache.pool import PARTS, PartId, every_key, references
 from cache.show import human_size
 from cache.store import OWN_NAMES, RECORD, Record, Store, remove_records
 from cache.tables import read_columns
@@ -41,7 +41,7 @@ class Item:
     name: str
     stage: str
     size_bytes: int
-    paths: tuple[Path, ...]  # in the order in which they go
+    paths: tuple[str, ...]  # in the order in which they go
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
             run = read_named_run(path)
             reasons |= {pin.id: f"a recent run of {run.recipe}" for pin in run.artifacts if pin.id not in reasons}
         else:
-            old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (path,)))
+            old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (str(path),)))
     days = f"younger than {older_than_days:g} days"
     reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
     young = [id for id in folders if id not in records and id not in reasons and _changed(folders[id]) >= before]
@@ -123,11 +123,12 @@ def sweep(
             )
         for item in found.goes:
             for path in item.paths:
-                if path.is_dir() and not path.is_symlink():
-                    remove_records(path)  # first: without them, the rest is no artifact
+                if os.path.isdir(path) and not os.path.islink(path):
+                    remove_records(Path(path))  # first: without them, the rest is no artifact
                     shutil.rmtree(path)
                 else:
-                    path.unlink(missing_ok=True)
+                    with suppress(FileNotFoundError):
+                        os.unlink(path)
         _drop_empty(store.root)
     return found
 
@@ -202,7 +203,9 @@ def _artifacts(folders: dict[str, Path], records: dict[str, Record], kept: dict[
     """Return the artifacts that go, what was made last first, so that what stays has what it was made from."""
     goes = [id for id in folders if id not in kept]
     goes.sort(key=lambda id: records[id].finished if id in records else "", reverse=True)
-    return [Item("artifact", id, stage_of(id), size_of(folders[id], records.get(id)), (folders[id],)) for id in goes]
+    return [
+        Item("artifact", id, stage_of(id), size_of(folders[id], records.get(id)), (str(folders[id]),)) for id in goes
+    ]
 
 
 def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[Item]:
@@ -210,47 +213,65 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
         for id, folder in folders_in(store.root / name).items():
             is_spare = kind == "set aside" and (store.root / "artifacts" / id / "record.json").exists()
             if (id not in kept or is_spare) and _changed(folder) < before:
-                yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
+                yield Item(kind, id, stage_of(id), size_of(folder), (str(folder),))  # type: ignore[arg-type]
 
 
-def _parts(store: Store, remaining: Iterable[Record], gone: set[Path], before: float) -> Iterator[Item]:
-    """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into."""
+def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: float) -> Iterator[Item]:
+    """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into, and left-overs."""
     used = {part for record in remaining for part in _needed_parts(store, record)}
     begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
-    for space, key, part in every_part(store.root):
-        paths = part_paths(store.root, space, key, part)[::-1]  # the note first: without it, there is no part
-        if (space, key, part) not in used and (key, part) not in begun:
-            stats = [path.stat() for path in paths if path.exists()]
-            if all(found.st_mtime < before for found in stats):
-                yield Item("pool part", f"{key}/{part}", space, sum(found.st_size for found in stats), paths)
+    for held in every_key(store.root):
+        for part, files in held.parts().items():
+            if (held.space, held.key, part) not in used and (held.key, part) not in begun:
+                paths = tuple(f"{held.folder}/{name}" for name in files)
+                stats = [os.lstat(path) for path in paths]
+                if all(found.st_mtime < before for found in stats):
+                    size_bytes = sum(found.st_size for found in stats)
+                    yield Item("pool part", f"{held.key}/{part}", held.space, size_bytes, paths)
+        for name in held.names:
+            if name.endswith(".part"):
+                yield from _left_over(store.root, f"{held.folder}/{name}", gone, before)
 
 
-def _begun_with(folder: Path, gone: set[Path]) -> Iterator[tuple[str, str]]:
+def _begun_with(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
     """Yield (key, part) of all that the unfinished artifacts in a folder point into, of whatever space."""
     for file in folder.glob("*/parts/*.parquet"):
-        if file.parents[1] not in gone:
+        if str(file.parents[1]) not in gone:
             with suppress(CorruptArtifactError, SchemaError):  # such a shard is made again
                 columns = read_columns([file], PARTS, ("key", "part"))
                 yield from zip(columns["key"], columns["part"], strict=True)
 
 
-def _left_overs(root: Path, gone: set[Path], before: float) -> Iterator[Item]:
+def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
     """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
-    own = [path for name in OWN_NAMES for path in (root / name).rglob("*.part")]
-    for path in sorted([*own, *root.glob("digests.json.*.part")]):  # beside a store may lie what is not ours
-        if path.is_file() and not gone & set(path.parents) and path.stat().st_mtime < before:
-            yield Item("left-over", str(path.relative_to(root)), "", path.stat().st_size, (path,))
-    for path in (root / "locks").rglob("*.lock"):
-        is_ours = path.parent == root / "locks"  # of the store as a whole
-        if not is_ours and path.parent.name != NAMES and path.stat().st_mtime < before:
-            yield Item("lock", str(path.relative_to(root)), "", 0, (path,))
+    own = [path for name in sorted(OWN_NAMES - {"pool"}) for path in _files_below(root / name, ".part")]
+    for path in [*own, *map(str, root.glob("digests.json.*.part"))]:  # beside a store may lie what is not ours
+        yield from _left_over(root, path, gone, before)
+    for path in _files_below(root / "locks", ".lock"):
+        folder = os.path.dirname(path)
+        is_ours = folder == str(root / "locks")  # of the store as a whole
+        if not is_ours and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:
+            yield Item("lock", os.path.relpath(path, root), "", 0, (path,))
+
+
+def _left_over(root: Path, path: str, gone: set[str], before: float) -> Iterator[Item]:
+    found = os.lstat(path)
+    if found.st_mtime < before and not gone & set(map(str, Path(path).parents)):
+        yield Item("left-over", os.path.relpath(path, root), "", found.st_size, (path,))
+
+
+def _files_below(folder: Path, suffix: str) -> Iterator[str]:
+    """Yield the files of a suffix in a folder, at any depth; links to folders are not followed."""
+    for place, _, files in os.walk(folder):
+        yield from (f"{place}/{name}" for name in sorted(files) if name.endswith(suffix))
 
 
 def _drop_empty(root: Path) -> None:
-    for folder in sorted([*(root / "pool").rglob("*"), *(root / "locks").rglob("*")], reverse=True):
-        if folder.is_dir():
-            with suppress(OSError):  # not empty
-                folder.rmdir()
+    for folder in ("pool", "locks"):
+        for place, _, files in os.walk(root / folder, topdown=False):
+            if not files and place != str(root / folder):
+                with suppress(OSError):  # not empty
+                    os.rmdir(place)
 
 
 def stage_of(id: str) -> str:
@@ -275,13 +296,14 @@ def stats_below(folder: Path) -> Iterator[os.stat_result]:
 
 def folders_in(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {path.name: path for path in paths if is_name(path.name) and path.is_dir() and not path.is_symlink()}
+    entries = os.scandir(folder) if folder.is_dir() else ()
+    found = [entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False)]
+    return {name: folder / name for name in sorted(found)}
 
 
 def readable(root: Path, id: str) -> Record | None:
     """Return the record of an artifact that lies in a root, None where it is missing or damaged."""
-    path = root / "artifacts" / id / "record.json"
+    path = Path(f"{root}/artifacts/{id}/{RECORD}")
     try:
         record = Record.load(path)
     except (CorruptArtifactError, OSError):

@@ -34,7 +34,7 @@ def read_note(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
     """
-    return _checked(read_json(path), path)
+    return checked(read_json(path), path)
 
 
 def read_copies(one: Path, other: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def read_copies(one: Path, other: Path) -> dict[str, Any]:
         for place, which in zip(places, choice, strict=True):
             text[place] = texts[which][place]
         with suppress(CorruptArtifactError):
-            return _checked(_parsed(bytes(text), other), other)
+            return checked(_parsed(bytes(text), other), other)
     raise CorruptArtifactError(f"{other}: damaged as well")
 
 
@@ -84,9 +84,13 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a note holds, without its checksum; raises `CorruptArtifactError` if that does not match."""
     try:
-        is_whole = content.pop(CHECKSUM, None) == checksum(content)
+        wanted = content.pop(CHECKSUM, None)
+        # As `canonical` writes it; that it holds plain values only is known of what comes from JSON.
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        is_whole = wanted == hashlib.sha256(text.encode()).hexdigest()
     except (ValueError, RecursionError):  # a NaN, half of a surrogate pair, a thousand brackets: nothing that we write
         is_whole = False
     if not is_whole:

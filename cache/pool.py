@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -342,17 +342,40 @@ def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]
 
 def every_part(root: Path) -> Iterator[PartId]:
     """Yield every part of which anything lies in a store's root, array or note."""
-    for space in _folders(root / "pool"):
-        for key in (key for start in _folders(space) for key in _folders(start)):
-            found = {os.path.splitext(entry.name) for entry in os.scandir(key)}
-            for name in sorted({stem for stem, end in found if end in (".h5", ".json") and is_name(stem)}):
-                yield space.name, key.name, name
+    for held in every_key(root):
+        yield from ((held.space, held.key, name) for name in held.parts())
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder of the pool; links are not followed, and what no pool would make is passed over."""
-    entries = os.scandir(folder) if folder.is_dir() else ()
-    return sorted(Path(entry.path) for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False))
+class Held(NamedTuple):
+    """One key of the pool, its folder, and the names of the files there."""
+
+    space: str
+    key: str
+    folder: str
+    names: list[str]
+
+    def parts(self) -> dict[str, list[str]]:
+        """Return the files of each part, the note first: without it, there is no part."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.names, reverse=True):
+            stem, end = os.path.splitext(name)
+            if end in (".h5", ".json") and is_name(stem):
+                found.setdefault(stem, []).append(name)
+        return dict(sorted(found.items()))
+
+
+def every_key(root: Path) -> Iterator[Held]:
+    """Yield every key of a store's root. Links are neither followed nor named, and what no pool would make is passed over."""
+    for space in _folders(f"{root}/pool"):
+        for start in _folders(f"{root}/pool/{space}"):
+            for key in _folders(f"{root}/pool/{space}/{start}"):
+                folder = f"{root}/pool/{space}/{start}/{key}"
+                yield Held(space, key, folder, [entry.name for entry in os.scandir(folder) if not entry.is_symlink()])
+
+
+def _folders(folder: str) -> list[str]:
+    entries = os.scandir(folder) if os.path.isdir(folder) else ()
+    return sorted(entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False))
 
 
 def references(store: Store, record: Record, folder: Path | None = None) -> set[PartId]:

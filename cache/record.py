@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError, mend
 from cache.fingerprint import file_digest, fingerprint
-from cache.notes import read_json, read_note
+from cache.notes import checked, read_json
 from cache.untrusted import record_problem
 
 RECORD_VERSION = 3
@@ -75,11 +75,12 @@ class Record:
                 its files or row counts are not those that were published.
         """
         try:
-            version = read_json(path).get("record_version")
+            content = read_json(path)
+            version = content.get("record_version")
             if version == 1:
-                content = read_json(path) | {"pool": "", "record_version": 2}
+                content |= {"pool": "", "record_version": 2}
             elif version in (2, RECORD_VERSION):
-                content = read_note(path)
+                content = checked(content, path)
             else:
                 raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
         except CorruptArtifactError as error:
@@ -92,9 +93,8 @@ class Record:
         way_out = mend(path)
         if content["record_version"] == 2:
             content = {"content": "", "input_contents": {}} | content
-        wanted = {entry.name for entry in dataclasses.fields(cls)}
-        if content.keys() != wanted:
-            differing = sorted(content.keys() ^ wanted)
+        if content.keys() != cls.__dataclass_fields__.keys():
+            differing = sorted(content.keys() ^ cls.__dataclass_fields__.keys())
             raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
         problem = record_problem(content)
         if problem:

@@ -63,7 +63,7 @@ class Store:
             refuse_link(path)
         own, *others = (root / "digests.json" for root in self.roots)
         self.digests = DigestCache(own, others)
-        self._records: dict[Path, tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
+        self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
         self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
@@ -74,11 +74,17 @@ class Store:
 
     def layer(self, artifact: str) -> Path:
         """Return the root of the store that holds an artifact; one's own where none does."""
+        return self._found(artifact)[0]
+
+    def _found(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
+        """Return the root that holds an artifact and what changes when its record does; nothing of that where none holds it."""
         for root in self.roots:
-            folder = root / "artifacts" / artifact
-            if not self.hides(root, artifact) and (folder / RECORD).exists() and not folder.is_symlink():
-                return root
-        return self.root
+            folder = f"{root}/artifacts/{artifact}"
+            with suppress(FileNotFoundError, NotADirectoryError):
+                status = os.lstat(f"{folder}/{RECORD}")
+                if not self.hides(root, artifact) and not os.path.islink(folder):
+                    return root, (status.st_ino, status.st_mtime_ns, status.st_size)
+        return self.root, ()
 
     def partial(self, artifact: str) -> Path:
         """Return the folder in which an artifact is being made; raises `StoreError` if a link has its place or the artifact's."""
@@ -92,26 +98,24 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        folder = self.path(artifact)
-        return (folder / RECORD).exists() and not folder.is_symlink()
+        return is_name(artifact) and bool(self._found(artifact)[1])
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
-        if not self.exists(artifact):
+        root, stamp = self._found(artifact) if is_name(artifact) else (self.root, ())
+        if not stamp:
             refuse_link(self._own(artifact))
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
-        path = self.path(artifact) / RECORD
-        status = os.lstat(path)
-        stamp = status.st_ino, status.st_mtime_ns, status.st_size
-        known = self._records.get(path)
+        known = self._records.get((root, artifact))
         if known is not None and known[0] == stamp:
             return known[1]
+        path = root / "artifacts" / artifact / RECORD
         record = Record.load(path)
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
         if len(self._records) >= MOST_RECORDS:
             self._records.clear()
-        self._records[path] = stamp, record
+        self._records[root, artifact] = stamp, record
         return record
 
     def checked_file(self, record: Record, name: str) -> Path:
@@ -314,7 +318,7 @@ class Store:
         for name, input in record.inputs.items():
             if input is None or not self.exists(input):
                 continue
-            with suppress(CorruptArtifactError):
+            with suppress(CorruptArtifactError, StoreError):
                 noted, now = self._noted(record, name, input), self.record(input).content
                 if noted and not same_content(noted, now):
                     return f"its input {name} {input} has other content now"

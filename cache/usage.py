@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.gc import folders_in, readable, size_of, stage_of, survey
-from cache.pool import every_part, part_paths, references
+from cache.pool import every_key, references
 from cache.show import human_size
 from cache.store import Store
 
@@ -53,13 +54,14 @@ def usage(store: Store) -> Usage:
         record = readable(store.root, id)
         with suppress(CorruptArtifactError, SchemaError):  # housekeeping tells
             used |= references(store, record) if record is not None else set()
-    for space, key, part in every_part(store.root):
-        size_bytes = sum(path.stat().st_size for path in part_paths(store.root, space, key, part) if path.exists())
-        share = found.pool.setdefault(space, Share())
-        _count(share, size_bytes)
-        if (space, key, part) in used:
-            share.n_referenced += 1
-            share.referenced_bytes += size_bytes
+    for held in every_key(store.root):
+        share = found.pool.setdefault(held.space, Share())
+        for part, names in held.parts().items():
+            size_bytes = sum(os.lstat(f"{held.folder}/{name}").st_size for name in names)
+            _count(share, size_bytes)
+            if (held.space, held.key, part) in used:
+                share.n_referenced += 1
+                share.referenced_bytes += size_bytes
     for share, name in ((found.unfinished, "partial"), (found.set_aside, "aside")):
         for folder in folders_in(store.root / name).values():
             _count(share, size_of(folder))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import json
 import os
 import platform
 import statistics
@@ -19,14 +20,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.names import names
-from cache.pool import part_rows
-from cache.store import Store
+from cache.fingerprint import fingerprint
+from cache.names import names, pinning
+from cache.notes import CHECKSUM, checksum
+from cache.pool import PARTS, part_paths, part_rows
+from cache.store import RECORD, Record, Store, artifact_id, describe_files
+from cache.tables import write_rows
 from pipeline.batching import cut
 from pipeline.frames import VideoProbe
 from pipeline.output import Shard, ShardedOutput
@@ -180,6 +185,61 @@ BODIES = {
     "score_frames": _scores,
     "answer_questions": _answers,
 }
+
+
+def make_many(root: Path, n_artifacts: int = 10_000, n_parts: int = 50_000) -> None:
+    """Write a store of years: chains of ten small artifacts each, one of them of the pool; a tenth of the chains has a name.
+
+    Nothing is synced to the disk, as it is only looked at and tidied.
+    """
+    store, long_ago, n_chains = Store(root), time.time() - 30 * 86400, n_artifacts // 10
+    space = "extract_features-v2-" + "0" * 20
+    for chain in range(n_chains):
+        of_chain = range(chain * n_parts // n_chains, (chain + 1) * n_parts // n_chains)
+        keys = {f"{number}": fingerprint(["many", number]) for number in of_chain}
+        parts = [
+            {
+                "video_id": video,
+                "key": key,
+                "part": fingerprint([0]),
+                "frame_indices": [0],
+                "rows": [0],
+                "part_rows": [0],
+            }
+            for video, key in keys.items()
+        ]
+        for key in keys.values():
+            array, note = part_paths(root, space, key, fingerprint([0]))
+            array.parent.mkdir(parents=True)
+            array.write_bytes(b"array")
+            note.write_text("{}")
+            for path in (array, note):
+                os.utime(path, (long_ago, long_ago))
+        before: Record | None = None
+        for depth in range(10):
+            inputs: dict[str, str | None] = {"before": before.id if before else None}
+            stage = "extract_features" if depth == 1 else "select_keyframes"
+            id = artifact_id(stage, 1, {"chain": chain, "depth": depth}, inputs)
+            folder = root / "artifacts" / id
+            (folder / "progress").mkdir(parents=True)
+            if depth == 1:
+                write_rows(folder / "parts" / "00000.parquet", PARTS, parts)
+            else:
+                (folder / "rows.json").write_text(f"[{depth}]")
+            files = describe_files(folder, ["parts/00000.parquet" if depth == 1 else "rows.json"])
+            record = Record(id, stage, 1, "thing", {"chain": chain, "depth": depth}, inputs, files=files)
+            finished = datetime.fromtimestamp(long_ago + depth, UTC).isoformat()
+            contents = {"before": before.content} if before else {}
+            pool = space if depth == 1 else ""
+            record = dataclasses.replace(record, finished=finished, pool=pool, input_contents=contents).sealed()
+            text = json.dumps({**record.as_note(), CHECKSUM: checksum(record.as_note())}, indent=1)
+            for path in (folder / RECORD, folder / "progress" / RECORD):
+                path.write_text(text)
+            before = record
+        if chain % 10 == 0:
+            assert before is not None
+            with pinning(store, f"run{chain}", "recipe", {}, []) as pins:
+                pins.add(before.id, before.stage, "")
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
