@@ -13,6 +13,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,7 @@ from cache.untrusted import is_name
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
+REMOVERS = 4  # threads: a file system answers several at once
 
 Kind = Literal["artifact", "unfinished", "set aside", "pool part", "left-over", "lock"]
 
@@ -121,16 +123,27 @@ def sweep(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
                 "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
             )
-        for item in found.goes:
-            for path in item.paths:
-                if os.path.isdir(path) and not os.path.islink(path):
-                    remove_records(Path(path))  # first: without them, the rest is no artifact
-                    shutil.rmtree(path)
-                else:
-                    with suppress(FileNotFoundError):
-                        os.unlink(path)
+        paths = [item.paths for item in found.goes]
+        for path in (path for of_item in paths for path in of_item if _is_folder(path)):
+            remove_records(Path(path))  # first, and the last made first: without its record, the rest is no artifact
+        with ThreadPoolExecutor(REMOVERS) as threads:
+            for _ in threads.map(_remove, paths):
+                pass
         _drop_empty(store.root)
     return found
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _remove(paths: tuple[str, ...]) -> None:
+    for path in paths:
+        if _is_folder(path):
+            shutil.rmtree(path)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def survey_text(found: Survey, deleted: bool = False) -> str:
