@@ -348,6 +348,7 @@ class Store:
                 if record is not None and record.record_version < 3:
                     there = {key: id for key, id in record.inputs.items() if id is not None and self.exists(id)}
                     content = record.upgraded({key: self.record(id).content for key, id in there.items()}).as_note()
+                    refuse_links(self._own(name))
                     for path in (self._own(name) / PROGRESS / RECORD, self._own(name) / RECORD):
                         path.parent.mkdir(exist_ok=True)
                         write_note(path, content)

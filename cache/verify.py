@@ -256,6 +256,8 @@ class Verification:
 
     def _progress(self, record: Record, folder: Path) -> None:
         """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
+        if (folder / PROGRESS).is_symlink():  # which is told
+            return
         checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
         for path in sorted((folder / PROGRESS).glob("*.json")):
             if not (path.stem.isdecimal() or path.name in (RECORD, "plan.json")):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, StoreError, mend
-from cache.files import disk_errors, sync
+from cache.files import disk_errors, refuse_links, sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_copies, read_note, write_note
 from cache.pool import PARTS, PartId, arrays_digest, part_paths
@@ -46,6 +46,7 @@ def repair(run: RunContext, found: Verification) -> list[str]:
     for problem in found.problems:
         if problem.piece == "record":
             with _told(failed), _own_copy(store, problem.id):
+                refuse_links(store.path(problem.id))
                 _mend_record(store, problem.id)
         elif problem.piece == "memory":
             problem.path.unlink()
@@ -88,6 +89,7 @@ def repair(run: RunContext, found: Verification) -> list[str]:
             store.lock(f"{id}.repair/all"),
             _own_copy(store, id) if id in damage else nullcontext(),
         ):
+            refuse_links(store.path(id))
             _repair(run, id, damage.get(id, ()), makers.get(id, ()))
     return list(dict.fromkeys(failed))
 

@@ -7,10 +7,10 @@ import pytest
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.gc import survey
-from cache.names import pinning
-from cache.notes import write_note
+from cache.names import named_run, pinning
+from cache.notes import read_note, write_note
 from cache.store import Record, Store, artifact_id, describe_files
-from cache.verify import Verification
+from cache.verify import Problem, Verification
 
 
 def publish(store: Store, config: dict[str, object], content: bytes = b"content") -> str:
@@ -210,3 +210,40 @@ def test_an_artifact_whose_maker_was_killed_before_moving_it_into_place_is_only_
     assert store.finish("count-v1-aa") and not partial.exists()
     assert store.record("count-v1-aa") == record
     assert not (store.path("count-v1-aa") / "progress" / "snapshots").exists()
+
+
+def test_a_record_stripped_of_its_files_or_with_other_row_counts_is_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    id = publish(store, {})
+    path = store.path(id) / "record.json"
+    whole = read_note(path)
+    for change in ({"files": {}}, {"rows": {"things": 7}}, {"content": ""}):
+        write_note(path, whole | change)
+        with pytest.raises(CorruptArtifactError, match="not those that were published"):
+            store.record(id)
+        assert [problem.piece for problem in verified(store, id)] == ["record"]
+
+
+def verified(store: Store, id: str) -> list[Problem]:
+    found = Verification(store)
+    found.artifacts([id])
+    return found.problems
+
+
+def test_a_record_whose_artifact_lies_in_anothers_folder_is_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    a, b = publish(store, {"k": 1}), publish(store, {"k": 2})
+    store.path(a).rename(tmp_path / "between")
+    store.path(b).rename(tmp_path / "artifacts" / a)
+    (tmp_path / "between").rename(tmp_path / "artifacts" / b)
+    with pytest.raises(CorruptArtifactError, match=f"is the record of {b}"):
+        store.record(a)
+
+
+def test_of_names_renamed_into_each_other_neither_is_read(tmp_path: Path) -> None:
+    for name in ("wider", "baseline"):
+        with pinning(Store(tmp_path), name, "recipe", {}, []):
+            pass
+    (tmp_path / "names" / "wider.json").replace(tmp_path / "names" / "baseline.json")
+    with pytest.raises(CorruptArtifactError, match=r"is the file of the name 'wider'.*sevila runs rm baseline"):
+        named_run(Store(tmp_path), "baseline")

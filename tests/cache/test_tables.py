@@ -98,3 +98,11 @@ def test_a_table_that_claims_more_rows_than_any_has_is_refused_before_it_is_read
     monkeypatch.setattr("cache.tables.MOST_ROWS", 19)
     with pytest.raises(CorruptArtifactError, match="claims 20 rows"):
         read_rows([path], schema)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_table_of_other_rows_than_its_record_counts_is_an_error(tmp_path: Path, n_rows: int) -> None:
+    schema = Schema(1, number="int32")
+    write_rows(tmp_path / "x.parquet", schema, [{"number": 1}, {"number": 2}])
+    with pytest.raises(CorruptArtifactError, match=f"2 rows, wanted {n_rows}"):
+        read_rows([tmp_path / "x.parquet"], schema, n_rows)

@@ -15,7 +15,7 @@ from cache.errors import InputChangedError
 from cache.store import Store
 from cache.tables import Schema
 from pipeline.build import build, build_piece, pieces, rebuild
-from pipeline.output import Output, Shard, ShardedOutput
+from pipeline.output import Output, Shard, ShardedOutput, Snapshots
 from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
 
 
@@ -208,3 +208,25 @@ def test_notes_and_unfinished_folders_of_others_are_not_taken_for_ones_own(run: 
     folder = other.store.partial(str(toy_double.artifact_id(Nothing(), [there])))
     progress.parent.rename(folder)  # of the same artifact, made from other content elsewhere
     assert pieces(toy_double, Nothing(), other, [there]) == [0, 1]
+
+
+def test_states_of_another_training_or_of_other_inputs_or_numbers_are_passed_over_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kept(artifact: str, content: str) -> Snapshots:
+        return Snapshots(tmp_path / "snapshots", {"artifact": artifact, "input_contents": {"labels": content}})
+
+    def saved() -> Snapshots:
+        for number in (1, 2):
+            kept("tune-v1-a", "1").save(number, lambda path, number=number: path.write_text(f"state {number}"))
+        return kept("tune-v1-a", "1")
+
+    assert saved().newest(Path.read_text) == "state 2"
+    for other in (kept("tune-v1-b", "1"), kept("tune-v1-a", "2"), Snapshots(tmp_path / "snapshots")):
+        assert other.newest(Path.read_text) is None
+        assert "it is of other work (tune-v1-a" in caplog.text
+        caplog.clear()
+        saved()
+    for suffix in (".json", ".state"):
+        (tmp_path / "snapshots" / f"000000001{suffix}").rename(tmp_path / "snapshots" / f"000000009{suffix}")
+    assert kept("tune-v1-a", "1").newest(Path.read_text) == "state 2"

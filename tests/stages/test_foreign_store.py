@@ -1,0 +1,136 @@
+"""A store of somebody else's reaches nothing outside: links in it are neither read, written, nor followed to delete."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cache.errors import StoreError
+from cache.files import published
+from cache.pool import Pool
+from cache.store import OWN_NAMES, Store
+from cli import main
+from tests.stages.runs import sevila
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder that looks like anything a store holds, beside the store."""
+    folder = tmp_path / "outside"
+    for place in ("", "Do", "Do/Document", "ab", "snapshots", "progress"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for name in ("record.json", "thesis.h5", "thesis.json", "left.1.part", "left.lock", "000000001.json"):
+            (folder / place / name).write_text("mine")
+    return folder
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("place", sorted(OWN_NAMES))
+def test_a_link_in_a_stores_root_is_refused_by_every_command(
+    place: str, store: Path, demo: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(outside)
+    shutil.rmtree(store / place, ignore_errors=True)
+    (store / place).unlink(missing_ok=True)
+    (store / place).symlink_to(outside)
+    for command in (["cache", "ls"], ["cache", "gc", "--delete", "--unnamed"], ["cache", "verify", "--all"]):
+        assert main([*command, "--store", f"{store}"]) == 1
+        assert f"{store / place}: is a link to {outside}" in capsys.readouterr().err
+    assert sevila("run", demo, store) == 1
+    assert content(outside) == before
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pool/evil",
+        "pool/evil/Do",
+        "pool/evil/Do/Document",
+        "partial/evil",
+        "aside/evil",
+        "locks/evil",
+        "names/evil",
+        "recent/evil",
+    ],
+)
+def test_housekeeping_follows_no_link_whatever_lies_behind_it(
+    place: str, store: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(outside)
+    (store / place).parent.mkdir(parents=True, exist_ok=True)
+    (store / place).symlink_to(outside)
+    assert main(["cache", "verify", "--all", "--store", f"{store}"]) == 1
+    assert f"{store / place}: is a link to {outside}" in capsys.readouterr().out
+    assert main(["cache", "gc", "--delete", "--unnamed", "--older-than", "0", "--store", f"{store}"]) == 0
+    assert main(["cache", "du", "--store", f"{store}"]) == 0
+    assert content(outside) == before and (store / place).is_symlink()
+
+
+@pytest.mark.parametrize("place", ["", "progress", "progress/snapshots", "videos", "progress/00000.json"])
+def test_unfinished_work_that_holds_a_link_is_refused(
+    place: str, store: Path, demo: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = next(id for id in Store(store) if id.startswith("sample_frames"))
+    (store / "artifacts" / id).rename(store / "partial" / id)
+    (store / "partial" / id / "record.json").unlink()
+    before, link = content(outside), store / "partial" / id / place
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside)
+    assert sevila("run", demo, store) == 1
+    assert f"{link}: is a link to {outside}" in capsys.readouterr().err
+    assert content(outside) == before
+
+
+@pytest.mark.parametrize("place", ["videos", "progress", "record.json", "progress/record.json"])
+def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
+    place: str, store: Path, outside: Path
+) -> None:
+    id = next(id for id in Store(store) if id.startswith("sample_frames"))
+    before, link = content(outside), store / "artifacts" / id / place
+    shutil.rmtree(link) if link.is_dir() else link.unlink()
+    link.symlink_to(outside / "record.json" if link.suffix else outside)
+    assert main(["cache", "verify", id, "--store", f"{store}"]) == 1
+    main(["cache", "verify", id, "--repair", "--store", f"{store}"])
+    Store(store).remove(id)
+    assert main(["cache", "gc", "--delete", "--unnamed", "--older-than", "0", "--store", f"{store}"]) == 0
+    assert content(outside) == before
+
+
+def test_locks_and_parts_of_the_pool_behind_links_are_refused(tmp_path: Path, outside: Path) -> None:
+    store, before = Store(tmp_path / "store"), content(outside)
+    for place in ("locks/evil", "pool/space-v1-0/ab"):
+        (store.root / place).parent.mkdir(parents=True, exist_ok=True)
+        (store.root / place).symlink_to(outside)
+    with pytest.raises(StoreError, match="is a link"):
+        store.lock("evil/left")
+    with pytest.raises(StoreError, match="is a link"):
+        Pool(store, "space-v1-0").parts("ab00")
+    with pytest.raises(StoreError, match="is a link"):
+        Pool(store, "space-v1-0").add("ab00", [0], (1,), "uint8", [], {})
+    assert content(outside) == before
+
+
+def test_what_is_written_never_goes_through_a_link_laid_for_it(tmp_path: Path, outside: Path) -> None:
+    before = content(outside)
+    with published(tmp_path / "note.json") as part:
+        pass
+    part.symlink_to(outside / "record.json")
+    with published(tmp_path / "note.json") as again:
+        assert again == part and not again.is_symlink()
+        again.write_text("ours")
+    (tmp_path / "note.json").unlink()
+    (tmp_path / "note.json").symlink_to(outside / "record.json")
+    with published(tmp_path / "note.json") as part:
+        part.write_text("ours")
+    assert not (tmp_path / "note.json").is_symlink() and content(outside) == before
+
+
+def test_a_store_whose_root_is_a_link_is_a_store(store: Path, tmp_path: Path, demo: Path) -> None:
+    (tmp_path / "link").symlink_to(store)
+    assert sevila("run", demo, tmp_path / "link") == 0
+    assert main(["cache", "gc", "--delete", "--unnamed", "--store", f"{tmp_path / 'link'}"]) == 0
