@@ -61,14 +61,14 @@ class Snapshots:
                 note = read_note(path.with_suffix(".json"))
                 wanted = note.pop("sha256")
                 if note != {"number": number, **self.header}:
-                    problem = f"it is of other work ({note.get('artifact', 'which is not said')}, or of other inputs)"
+                    problem = f"of other work ({note.get('artifact', 'which is not said')}, or of other inputs)"
                 elif path.is_symlink() or file_digest(path) != wanted:
-                    problem = "its bytes do not match their checksum"
+                    problem = "damaged (its bytes do not match their checksum)"
                 else:
                     return read(path)
             except (OSError, ValueError, KeyError) as error:
-                problem = str(error)
-            log.warning("%s: cannot be used (%s); going on from the state before it", path, problem)
+                problem = f"damaged ({error})"
+            log.warning("%s: %s; going on from the state before it", path, problem)
             path.with_suffix(".json").unlink(missing_ok=True)
         return None
 

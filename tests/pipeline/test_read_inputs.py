@@ -224,7 +224,7 @@ def test_states_of_another_training_or_of_other_inputs_or_numbers_are_passed_ove
     assert saved().newest(Path.read_text) == "state 2"
     for other in (kept("tune-v1-b", "1"), kept("tune-v1-a", "2"), Snapshots(tmp_path / "snapshots")):
         assert other.newest(Path.read_text) is None
-        assert "it is of other work (tune-v1-a" in caplog.text
+        assert "of other work (tune-v1-a" in caplog.text
         caplog.clear()
         saved()
     for suffix in (".json", ".state"):
