@@ -78,6 +78,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
             _drop_stale(stage, run.store, Record.load(aside / RECORD))
             shutil.rmtree(aside, ignore_errors=True)
         log.info("%s: reused %s", stage.name, id)
+        _remember(run.store, inputs)
         return stage.output(run.store, id)
     id = _identity(stage, cfg, inputs)
     read = ", ".join(
@@ -96,7 +97,15 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
                     shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True, exist_ok=True)
                 _run(stage, cfg, run, inputs, Output(folder, stage), id, started)
+    _remember(run.store, inputs)
     return stage.output(run.store, id)
+
+
+def _remember(store: Store, inputs: Sequence[Any]) -> None:
+    """Keep what came from outside by its name, now that something was made from it: a wrong guess is never remembered."""
+    for value in inputs:
+        if value is not None and not isinstance(value, Artifact) and not value.problem:
+            store.digests.remember(value.source, value.id)
 
 
 def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
