@@ -82,7 +82,7 @@ def refuse_unused(given: Mapping[str, Iterable[str]], used: Mapping[str, Collect
             if name not in names and (name or not names):
                 listed = ", ".join(f"`--{kind} {each}=PATH`" for each in names)
                 what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used"
-                raise RecipeError(f"{what} by this recipe; wanted {listed or f'no --{kind}'}")
+                raise RecipeError(f"{what} here; wanted {listed or f'no --{kind}'}")
 
 
 def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:

@@ -108,7 +108,7 @@ class VideoFolder:
         seen = {str(self.root)}
 
         def closed(error: OSError) -> None:
-            index.closed.append(f"{os.path.relpath(error.filename, self.root)} ({error.strerror})")
+            index.closed.append(f"{_shown(os.path.relpath(error.filename, self.root))} ({error.strerror})")
 
         for folder, subfolders, names in os.walk(self.root, followlinks=True, onerror=closed):
             # Links may lead back up; a folder reached twice is walked once.

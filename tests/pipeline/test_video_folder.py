@@ -126,5 +126,5 @@ def test_folder_that_may_not_be_entered_is_told_and_the_rest_is_found() -> None:
     assert done.returncode == 0, done.stderr
     inside, by_name, good = done.stdout.split("\n")[:3]
     assert inside == "unreadable: 'private/a.mp4': Permission denied"
-    assert by_name == "missing: no file 'a.mp4' in the videos folder; not looked into: private (Permission denied)"
+    assert by_name == "missing: no file 'a.mp4' in the videos folder; not looked into: 'private' (Permission denied)"
     assert good == ""

@@ -133,7 +133,7 @@ def test_place_of_weights_is_an_error_where_the_recipe_uses_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "demo", "--weights", str(tmp_path), "--store", str(tmp_path / "store")]) == 1
-    assert "weights are not used by this recipe" in capsys.readouterr().err
+    assert "weights are not used here" in capsys.readouterr().err
 
 
 def test_data_set_that_there_is_not_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
