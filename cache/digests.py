@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from cache.errors import CorruptArtifactError, MissingSourceError
 from cache.files import open_file
-from cache.fingerprint import canonical, fingerprint
+from cache.fingerprint import canonical, file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
 
 log = logging.getLogger("sevila")
@@ -78,7 +78,7 @@ class DigestCache:
             known = self._known["files"].get(_text(path.absolute()))
             if known is not None and known[0] == list(found):
                 return str(known[1]), found
-            digest, found = _folder_digest(path) if path.is_dir() else _file_digest(path)
+            digest, found = _identify_folder(path) if path.is_dir() else _identify_file(path)
         except OSError as error:
             raise MissingSourceError(f"{path} cannot be read: {error.strerror or error}") from error
         self._learn("files", _text(path.absolute()), [list(found), digest])
@@ -148,7 +148,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return nothing
 
 
-def _file_digest(path: Path) -> tuple[str, tuple[int, ...]]:
+def _identify_file(path: Path) -> tuple[str, tuple[int, ...]]:
     """Return digest and stamp of one open file: what its name stands for may be another file by now."""
     with open_file(path) as stream:
         before = _stamp(os.fstat(stream.fileno()))
@@ -158,11 +158,20 @@ def _file_digest(path: Path) -> tuple[str, tuple[int, ...]]:
     return digest, before
 
 
-def _folder_digest(folder: Path) -> tuple[str, tuple[int, ...]]:
-    found = {name: _file_digest(folder / name) for name in _files(folder)}
-    content = [[_text(name), digest] for name, (digest, _) in found.items()]
-    digest = hashlib.sha256(canonical(content).encode()).hexdigest()
-    return digest, _folder_stamp({name: of_file for name, (_, of_file) in found.items()})
+def folder_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:
+    """Return the SHA-256 of a folder's sorted (name, SHA-256) pairs; `digest` reads one file."""
+    content = [[_text(name), digest(folder / name)] for name in _files(folder)]
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def _identify_folder(folder: Path) -> tuple[str, tuple[int, ...]]:
+    stamps: dict[str, tuple[int, ...]] = {}
+
+    def read(file: Path) -> str:
+        digest, stamps[file.name] = _identify_file(file)
+        return digest
+
+    return folder_digest(folder, read), _folder_stamp(stamps)
 
 
 def _text(path: str | Path) -> str:
