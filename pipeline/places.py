@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from cache.errors import MissingSourceError, RecipeError
 from cache.files import kind_of
 from pipeline.toml_file import read_toml
+
+log = logging.getLogger("sevila")
 
 KINDS = ("annotations", "videos", "weights")
 
@@ -65,12 +68,15 @@ class Places:
         return place
 
 
-def refuse_unused(given: Mapping[str, Iterable[str]], used: Mapping[str, Collection[str]]) -> None:
+def refuse_unused(
+    given: Mapping[str, Iterable[str]], used: Mapping[str, Collection[str]], idle: Mapping[str, Collection[str]] = {}
+) -> None:
     """Refuse places on the command line for names that nothing asks for: a slip would leave the right name without a place.
 
     Args:
         given: the places of each kind, as `Places` takes them.
         used: the names of each kind that are asked for.
+        idle: names of each kind that are known, but not asked for this time: a place for one is only warned of.
 
     Raises:
         RecipeError: names the place, and the names that are used.
@@ -79,10 +85,14 @@ def refuse_unused(given: Mapping[str, Iterable[str]], used: Mapping[str, Collect
         names = sorted(used[kind])
         for place in places:
             name, _ = _split_place(place)
-            if name not in names and (name or not names):
-                listed = ", ".join(f"`--{kind} {each}=PATH`" for each in names)
-                what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used"
-                raise RecipeError(f"{what} here; wanted {listed or f'no --{kind}'}")
+            if name in names or (names and not name):
+                continue
+            listed = ", ".join(f"`--{kind} {each}=PATH`" for each in names)
+            what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used here"
+            if idle.get(kind) and (not name or name in idle[kind]):
+                log.warning("%s; used are %s", what, listed or "none")
+            else:
+                raise RecipeError(f"{what}; wanted {listed or f'no --{kind}'}")
 
 
 def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:

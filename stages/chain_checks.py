@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cache.errors import RecipeError
 from pipeline.datasets import adapter_named
+from pipeline.places import refuse_unused
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources
 from pipeline.stage import Artifact
@@ -125,13 +126,15 @@ def _check_unseen(evaluated: Questions, learned: Questions, key: str) -> None:
         )
 
 
-def names_used(recipe: Recipe) -> dict[str, set[str]]:
-    """Return the names that a recipe gives to what comes from outside, by kind."""
+def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
+    """Refuse places on the command line for names that the recipe does not have; warn of one that it does not read."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
-    if recipe.chain.backbone == "imported":
-        weights.add(recipe.config_of("import_backbone").weights)
-    return {"annotations": datasets, "videos": datasets, "weights": weights}
+    backbone, idle = {recipe.config_of("import_backbone").weights}, set()
+    if recipe.chain.backbone == "trained":
+        backbone, idle = idle, backbone
+    used = {"annotations": datasets, "videos": datasets, "weights": weights | backbone}
+    refuse_unused(given, used, {"weights": idle})
 
 
 def check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Questions | None], parts: Iterable[str]) -> None:

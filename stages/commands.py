@@ -193,16 +193,15 @@ def context(
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
     import stages.chain  # noqa: F401
-    from pipeline.places import refuse_unused
     from pipeline.recipe import load
     from pipeline.sources import Sources
-    from stages.chain_checks import names_used
+    from stages.chain_checks import check_names
     from stages.demo import DEMO, places_in
 
     store = store_of(options)
     recipe = load(options.recipe, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
-    refuse_unused(places, names_used(recipe))
+    check_names(recipe, places)
     if options.recipe == DEMO and not any(places.values()):
         places = places_in(store, options.seed or 0)
     sources = Sources(store.digests, places, download, remembered)

@@ -13,12 +13,12 @@ from prefect.states import Completed, Failed, State
 
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.store import Store, stores_below
-from pipeline.places import KINDS, refuse_unused
+from pipeline.places import KINDS
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import RunContext
 from stages.chain import chain_of
-from stages.chain_checks import names_used
+from stages.chain_checks import check_names
 from stages.demo import DEMO, places_in
 from stages.progress import shown_by
 from stages.steps import RunPiece
@@ -66,7 +66,7 @@ def opened(
     chosen = load(recipe, settings, seed)
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
     where = {kind: split(places[kind]) for kind in ("annotations", "videos", "weights")}
-    refuse_unused(where, names_used(chosen))
+    check_names(chosen, where)
     if recipe == DEMO and not any(where.values()):
         where = places_in(store, seed or 0)
     sources = Sources(store.digests, where, remembered=remembered)
