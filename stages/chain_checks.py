@@ -130,11 +130,10 @@ def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
     """Refuse places on the command line for names that the recipe does not have; warn of one that it does not read."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
-    backbone, idle = {recipe.config_of("import_backbone").weights}, set()
-    if recipe.chain.backbone == "trained":
-        backbone, idle = idle, backbone
-    used = {"annotations": datasets, "videos": datasets, "weights": weights | backbone}
-    refuse_unused(given, used, {"weights": idle})
+    backbone = {recipe.config_of("import_backbone").weights}
+    if recipe.chain.backbone == "imported":
+        weights |= backbone
+    refuse_unused(given, {"annotations": datasets, "videos": datasets, "weights": weights}, {"weights": backbone})
 
 
 def check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Questions | None], parts: Iterable[str]) -> None:

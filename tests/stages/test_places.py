@@ -129,11 +129,13 @@ def test_place_of_a_name_that_the_recipe_does_not_use_is_an_error_that_lists_tho
     assert wanted in capsys.readouterr().err
 
 
-def test_place_of_weights_is_an_error_where_the_recipe_uses_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["", "tiny-blip2="])
+def test_place_of_weights_that_the_chain_trains_itself_is_warned_of(
+    demo: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert main(["plan", "demo", "--weights", str(tmp_path), "--store", str(tmp_path / "store")]) == 1
-    assert "weights are not used here" in capsys.readouterr().err
+    words = [*without("weights", "plan", demo, tmp_path / "store"), "--set", "chain.backbone=trained"]
+    assert main([*words, "--weights", f"{name}{tmp_path}"]) == 0
+    assert f"--weights {name}{tmp_path}: " in caplog.text and "not used here; used are none" in caplog.text
 
 
 def test_data_set_that_there_is_not_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
