@@ -103,6 +103,10 @@ class DigestCache:
         """Return the identity that a named source had last."""
         return self._known["sources"].get(source)
 
+    def remembered_below(self, source: str) -> str | None:
+        """Return the same as a store below remembers it."""
+        return self._below["sources"].get(source)
+
     def source_of(self, id: str) -> str | None:
         """Return the named source that had this identity, last or earlier."""
         earlier = self._known["names"].get(id)

@@ -111,7 +111,7 @@ class Sources:
     """Finds named data and weights on this machine, where the places say.
 
     `remembered` are the kinds of sources that the store's memory stands in for where nobody said where they lie. A run takes
-    none: its numbers are of what it was given.
+    none: its numbers are of what it was given. A store below was given too: what that remembers of videos always serves.
     """
 
     def __init__(
@@ -193,6 +193,8 @@ class Sources:
         if self._remembered_kinds:
             return
         for name, questions in datasets:
+            if self._remembered_id(f"videos {name} {questions.id}", "videos", name) is not None:
+                continue
             folder = self._video_folder(name)
             problem = folder.all_missing(folder.find(_video(row)) for row in questions.rows("videos"))
             if problem:
@@ -282,12 +284,17 @@ class Sources:
 
         Only where nobody said where it lies. A wrong place stays an error: it was meant to say something.
         """
-        if kind not in self._remembered_kinds or self.places.configured(kind, name) is not None:
-            return None
-        id = self._digests.remembered(source)
+        id = self._remembered_id(source, kind, name)
         if id is not None:
             log.warning("%s %r: not on this machine; taken to be %s, as this store last saw them", kind, name, id)
         return id
+
+    def _remembered_id(self, source: str, kind: str, name: str) -> str | None:
+        if self.places.configured(kind, name) is not None:
+            return None
+        if kind in self._remembered_kinds:
+            return self._digests.remembered(source)
+        return self._digests.remembered_below(source) if kind == "videos" else None
 
 
 def _video(row: Mapping[str, Any]) -> Video:
