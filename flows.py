@@ -117,7 +117,7 @@ def sevila_stage(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = opened(**request)
+        chosen, run, sources = opened(**request, remembered=["videos"])
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
             steps = RunOnly(stage, chosen, run, again, pin, _made_as_tasks(make_by(request)))
             made = steps.walk(chain_of(chosen), sources)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from cache.errors import CorruptArtifactError, MissingSourceError
+from cache.files import open_file
 from cache.fingerprint import canonical, file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
 
@@ -27,11 +28,22 @@ LOCK_SECONDS = 10.0  # longer nobody waits only to be remembered
 
 def stamp(path: Path) -> tuple[int, ...]:
     """Return what changes when a file's content does: size, mtime, ctime, inode; of a folder, a number made of its files'."""
-    if not path.is_dir():
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    stamps = [[_text(entry.name), *stamp(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
-    return len(stamps), int(fingerprint(stamps)[:15], 16)
+    if path.is_dir():
+        return _folder_stamp({name: stamp(path / name) for name in _files(path)})
+    return _stamp(os.stat(path))
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _folder_stamp(stamps: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    content = [[_text(name), *stamps[name]] for name in stamps]
+    return len(content), int(fingerprint(content)[:15], 16)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
 
 
 class DigestCache:
@@ -52,21 +64,25 @@ class DigestCache:
         self._known = _merged(self._below, _read(path))
 
     def digest(self, path: Path) -> str:
-        """Return the SHA-256 of a file, or of a folder's sorted (name, SHA-256) pairs.
+        """Return the SHA-256 of a file, or of a folder's sorted (name, SHA-256) pairs; raises like `identify`."""
+        return self.identify(path)[0]
+
+    def identify(self, path: Path) -> tuple[str, tuple[int, ...]]:
+        """Return the digest of a file or folder, and the stamp of the very bytes that it is of.
 
         Raises:
-            MissingSourceError: the path does not exist or cannot be read.
+            MissingSourceError: it does not exist, cannot be read, is a pipe or a device, or was written to meanwhile.
         """
         try:
-            found = list(stamp(path))
+            found = stamp(path)
             known = self._known["files"].get(_text(path.absolute()))
-            if known is not None and known[0] == found:
-                return str(known[1])
-            digest = _folder_digest(path) if path.is_dir() else file_digest(path)
+            if known is not None and known[0] == list(found):
+                return str(known[1]), found
+            digest, found = _identify_folder(path) if path.is_dir() else _identify_file(path)
         except OSError as error:
             raise MissingSourceError(f"{path} cannot be read: {error.strerror or error}") from error
-        self._learn("files", _text(path.absolute()), [found, digest])
-        return digest
+        self._learn("files", _text(path.absolute()), [list(found), digest])
+        return digest, found
 
     def saving(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items, saving now and then what was learned meanwhile, so that a kill costs little; and at the end."""
@@ -86,6 +102,10 @@ class DigestCache:
     def remembered(self, source: str) -> str | None:
         """Return the identity that a named source had last."""
         return self._known["sources"].get(source)
+
+    def remembered_below(self, source: str) -> str | None:
+        """Return the same as a store below remembers it."""
+        return self._below["sources"].get(source)
 
     def source_of(self, id: str) -> str | None:
         """Return the named source that had this identity, last or earlier."""
@@ -132,10 +152,30 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return nothing
 
 
-def _folder_digest(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    content = [[_text(name), file_digest(folder / name)] for name in names]
+def _identify_file(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Return digest and stamp of one open file: what its name stands for may be another file by now."""
+    with open_file(path) as stream:
+        before = _stamp(os.fstat(stream.fileno()))
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if _stamp(os.fstat(stream.fileno())) != before:
+            raise MissingSourceError(f"{path} was written to while it was read; run again when it is complete")
+    return digest, before
+
+
+def folder_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:
+    """Return the SHA-256 of a folder's sorted (name, SHA-256) pairs; `digest` reads one file."""
+    content = [[_text(name), digest(folder / name)] for name in _files(folder)]
     return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def _identify_folder(folder: Path) -> tuple[str, tuple[int, ...]]:
+    stamps: dict[str, tuple[int, ...]] = {}
+
+    def read(file: Path) -> str:
+        digest, stamps[file.name] = _identify_file(file)
+        return digest
+
+    return folder_digest(folder, read), _folder_stamp(stamps)
 
 
 def _text(path: str | Path) -> str:

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from cache.errors import SevilaError, StoreError
 
 PROBE_BYTES = 1 << 16
+# What file systems say that cannot sync a folder (CIFS, FUSE, NFS of some makes); a file that cannot be synced is an error.
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def kind_of(path: Path) -> str:
+    """Return what stands where a file should: "a folder", "a pipe", ...; "" for a file, and where nothing can be seen."""
+    try:
+        return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+    except (OSError, ValueError):
+        return ""
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file for reading; nobody waits for a pipe or a device.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    _refuse_others(path, os.stat(path))  # before it is opened: opening a device may set it off
+    stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115 - the caller closes it
+    try:
+        _refuse_others(path, os.fstat(stream.fileno()))
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def _refuse_others(path: Path, status: os.stat_result) -> None:
+    kind = KINDS.get(stat.S_IFMT(status.st_mode))
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, a file was wanted", str(path))
 
 
 @contextmanager
@@ -102,9 +144,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
+    """Flush a file or folder to the disk; a folder as far as its file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)

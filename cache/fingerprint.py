@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from cache.errors import FingerprintError
+from cache.files import open_file
 
 FINGERPRINT_LENGTH = 20  # 80 bits: a collision among a million artifacts has a chance of about 4e-13
 
@@ -57,6 +58,6 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
+    """Return the SHA-256 of a file's bytes, in hexadecimal; raises `OSError`, also for what is no file."""
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,7 +7,6 @@ what counts as worse. Nothing here runs or stores anything.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cache.errors import RecipeError
 from pipeline.recipe import available as recipes
 from pipeline.recipe import nearest
+from pipeline.toml_file import read_toml
 
 MATRICES = Path(__file__).parent / "benchmarks"
 USUAL_NIGHTS = 7  # whose median is the usual speed
@@ -66,8 +66,8 @@ def load_matrix(name: str) -> Matrix:
             f"no matrix {name!r}: neither a file nor one of {', '.join(available())}{nearest(name, available())}"
         )
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = read_toml(path)
+    except ValueError as error:
         raise RecipeError(f"{path}: not readable as TOML: {error}") from error
     if not re.fullmatch(r"[\w-]+", path.stem):
         raise RecipeError(f"{path}: its name names a folder: wanted letters, digits, - and _")

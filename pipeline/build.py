@@ -85,6 +85,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     if id is not None and _is_made(run.store, id):
         shutil.rmtree(run.store.aside(id), ignore_errors=True)  # of a `rebuild` that was killed at its end
         log.info("%s: reused %s", stage.name, id)
+        _remember(run.store, inputs)
         return stage.output(run.store, id)
     id = _identity(stage, cfg, inputs)
     names = ", ".join(
@@ -99,7 +100,15 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
             if not left or not all(_is_current(value) for value in inputs):
                 raise
             log.warning("%s; beginning anew with what it is now", error)
+    _remember(run.store, inputs)
     return stage.output(run.store, id)
+
+
+def _remember(store: Store, inputs: Sequence[Any]) -> None:
+    """Keep what came from outside by its name, now that something was made from it: a wrong guess is never remembered."""
+    for value in inputs:
+        if value is not None and not isinstance(value, Artifact) and not value.problem:
+            store.digests.remember(value.source, value.id)
 
 
 def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id: str) -> None:

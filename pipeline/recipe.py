@@ -15,10 +15,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from cache.errors import RecipeError
+from cache.files import kind_of
 from pipeline.datasets import adapter_named
 from pipeline.stage import STAGES, Config, Stage
+from pipeline.toml_file import read_toml
 
-LIMIT_BYTES = 1 << 20
 RECIPES = Path(__file__).parent / "recipes"
 
 # Stages whose seed is no part of the experiment: frames are sampled once, and intervals are resampled alike.
@@ -119,15 +120,16 @@ def load(name: str, settings: Iterable[str] = (), seed: int | None = None) -> Re
     """
     path = available().get(name, Path(name))
     if not path.is_file():
+        if kind_of(path):
+            raise RecipeError(
+                f"{path}: it is {kind_of(path)}, a recipe is a file or a name; names: {', '.join(available())}"
+            )
         raise RecipeError(
             f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{nearest(name, available())}"
         )
-    size_bytes = path.stat().st_size
-    if size_bytes > LIMIT_BYTES:
-        raise RecipeError(f"{path}: {size_bytes} bytes, a recipe has at most {LIMIT_BYTES}")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, a number of thousands of digits
+        content = read_toml(path)
+    except ValueError as error:
         raise RecipeError(f"{path}: not readable as TOML: {error}") from error
     description = content.pop("description", "")
     if not isinstance(description, str):

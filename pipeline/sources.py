@@ -1,25 +1,24 @@
 """What comes from outside: named in the recipe, found on this machine, identified by content.
 
-A source whose files are not here has a problem. Its id is then the one it had when the store last saw it, so that stages which
-need only what was made from it run without it (scoring on a machine without the videos), or None.
+A source whose files are not here has a problem, and no id. Only whoever asks for it gets the id that it had when something was
+last made from it (`remembered`): a plan, a piece of an artifact whose id is known, a stage that needs no videos.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cache.digests import DigestCache, stamp
-from cache.errors import MissingSourceError
+from cache.errors import CheckpointError, MissingSourceError
 from cache.fingerprint import fingerprint
+from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
 from pipeline.datasets import adapter_named
+from pipeline.places import KINDS, Places
 from pipeline.question import Video
 from pipeline.video_folder import VideoFolder
 
@@ -27,27 +26,53 @@ log = logging.getLogger("sevila")
 
 TELL_EVERY_SECONDS = 30.0
 HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
-KINDS = ("annotations", "videos", "weights")
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The annotation files of one split of a data set: `path` is the folder or file given for the data set's name."""
+    """The annotation files of one split of a data set: `path` is the folder or file given for the data set's name.
+
+    `digests` are the files' SHA-256; `source` is what the store remembers the id by, here and below.
+    """
 
     id: str | None
     problem: str = ""
     path: Path | None = None
+    digests: Mapping[Path, str] = field(default_factory=dict)
+    source: str = ""
+
+    def refuse_others(self, read: Mapping[Path, str]) -> None:
+        """Raise `MissingSourceError` unless the SHA-256 of what was read of each file are those that the id says."""
+        if dict(read) != dict(self.digests):
+            others = {file for file in read.keys() | self.digests if read.get(file) != self.digests.get(file)}
+            raise MissingSourceError(
+                f"{', '.join(sorted(map(str, others)))}: replaced between being identified and being read; run again"
+            )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The files of one set of weights; `files` maps each file's name to its SHA-256."""
+    """The files of one set of weights; `files` maps each file's name to its SHA-256, `stamps` each file to its stamp then."""
 
     id: str | None
     problem: str = ""
     name: str = ""
     path: Path | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
+    source: str = ""
+
+    def refuse_changed(self) -> None:
+        """Raise `MissingSourceError` unless what loading opens is what was identified; to be asked after it was loaded."""
+        assert self.path is not None
+        try:
+            now = {file: stamp(file) for file in checkpoint_files(self.path)}
+        except (CheckpointError, OSError) as error:
+            raise MissingSourceError(f"{self.path}: the weights went while they were read: {error}") from error
+        if now != self.stamps:
+            raise MissingSourceError(
+                f"{self.path}: the weights {self.name!r} were replaced while they were read; run again"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,86 +104,69 @@ class VideoFiles:
     id: str | None
     problem: str = ""
     videos: tuple[VideoFile, ...] = ()
+    source: str = ""
 
 
 class Sources:
-    """Finds named data and weights on this machine.
+    """Finds named data and weights on this machine, where the places say.
 
-    Places are looked up in the order: `places` (the command line), the environment (`SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS`,
-    `SEVILA_WEIGHTS`), then `sevila.toml` (or the file named by `SEVILA_CONFIG`). Each place is `NAME=PATH`, several of them
-    separated by the path separator, or a bare PATH that serves every name of its kind.
+    `remembered` are the kinds of sources that the store's memory stands in for where nobody said where they lie. A run takes
+    none: its numbers are of what it was given. A store below was given too: what that remembers of videos always serves.
     """
 
-    def __init__(self, digests: DigestCache, places: Mapping[str, Iterable[str]], download: bool = True) -> None:
+    def __init__(
+        self,
+        digests: DigestCache,
+        places: Mapping[str, Iterable[str]],
+        download: bool = True,
+        remembered: Collection[str] = (),
+    ) -> None:
+        self.places = Places(places)
         self._digests = digests
         self._download = download
-        environment = {
-            kind: filter(None, os.environ.get(f"SEVILA_{kind.upper()}", "").split(os.pathsep)) for kind in KINDS
-        }
-        # Nearest first; a bare path on the command line wins over a name in the file.
-        self._levels: list[dict[tuple[str, str], Path]] = [
-            {(kind, name): path for kind in KINDS for name, path in map(_split_place, places.get(kind, ()))},
-            {(kind, name): path for kind in KINDS for name, path in map(_split_place, environment[kind])},
-            _read_config_file(Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))),
-        ]
-
-    def place(self, kind: str, name: str) -> Path:
-        """Return where the named source lies.
-
-        Raises:
-            MissingSourceError: nobody said where, or nothing is there; the message says how to say it.
-        """
-        place = self.configured(kind, name)
-        if place is None:
-            given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
-            others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
-            raise MissingSourceError(
-                f"nobody said where the {kind} {name!r} lie on this machine{others}: give `--{kind} {name}=PATH`, "
-                f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
-            )
-        if not place.exists():
-            raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but nothing is there")
-        return place
-
-    def configured(self, kind: str, name: str) -> Path | None:
-        """Return where the named source is said to lie, or None if nobody said."""
-        found = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
-        return next((place for place in found if place is not None), None)
+        self._remembered_kinds = remembered
 
     def annotations(self, name: str, split: str) -> Annotations:
         """Return the annotation files of one split of a data set, as its adapter names them."""
+        source = f"annotations {name} {split}"
+        adapter = adapter_named(name)
         try:
-            path = self.place("annotations", name)
-            adapter = adapter_named(name)
-            files = adapter.files(path, split)
-            digests: list[Any] = [self._digests.digest(file) for file in files]
+            path = self.places.place("annotations", name)
+            digests = {file: self._digests.digest(file) for file in adapter.files(path, split)}
         except MissingSourceError as error:
-            return Annotations(self._remembered("annotations", name, split), str(error))
+            return Annotations(self._remembered(source, "annotations", name), str(error), source=source)
         self._digests.save()
-        if adapter.about.names_count:
+        identity: list[Any] = list(digests.values())
+        if adapter.about.name_says is not None:
             folder = path.parent if path.is_file() else path
-            digests = [
-                [file.relative_to(folder).as_posix(), digest] for file, digest in zip(files, digests, strict=True)
+            names = {file: file.relative_to(folder).as_posix() for file in digests}
+            identity = [
+                [names[file], digest, *adapter.about.name_says(names[file])] for file, digest in digests.items()
             ]
-        return Annotations(self._remember(f"annotations-{fingerprint(digests)}", "annotations", name, split), path=path)
+        return Annotations(f"annotations-{fingerprint(identity)}", "", path, digests, source)
 
     def weights(self, name: str) -> Weights:
-        """Return a set of weights: a file, or a folder's files that hold weights, tokenizer and config."""
+        """Return a set of weights: a file, or those of a folder's files that loading opens."""
+        source = f"weights {name}"
         try:
             path = self.weights_place(name)
-            files = [path] if path.is_file() else weight_files(path)
-            digests = {file.name: self._digests.digest(file) for file in files}
-        except MissingSourceError as error:
-            return Weights(self._remembered("weights", name), str(error), name)
+            # The folder itself: a link to it may lead to another one by the time that it is loaded.
+            path = path.resolve() if path.is_dir() else path
+            found = {file: self._digests.identify(file) for file in checkpoint_files(path)}
+            refuse_downloads_gone_wrong(found)
+        except (MissingSourceError, CheckpointError) as error:
+            return Weights(self._remembered(source, "weights", name), str(error), name, source=source)
         self._digests.save()
+        digests = {file.name: digest for file, (digest, _) in found.items()}
         # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
-        return Weights(self._remember(f"weights-{fingerprint(roles)}", "weights", name), "", name, path, digests)
+        stamps = {file: of_file for file, (_, of_file) in found.items()}
+        return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source)
 
     def weights_place(self, name: str) -> Path:
         """Return the folder or file of weights; a name like `owner/model` that nobody placed is asked of the model hub."""
-        if "/" not in name or self.configured("weights", name) is not None:
-            return self.place("weights", name)
+        if not self._is_of_hub(name):
+            return self.places.place("weights", name)
         from huggingface_hub import snapshot_download
 
         try:
@@ -169,6 +177,31 @@ class Sources:
                 + (f" and the model hub did not give them ({type(error).__name__})" if self._download else "")
                 + f"; give `--weights {name}=PATH` for a folder downloaded before"
             ) from error
+
+    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str]) -> None:
+        """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
+
+        Nothing is checked where the store's memory may stand in for something.
+
+        Args:
+            datasets: names of data sets, each with its questions (see `videos`).
+            weights: names of weights.
+
+        Raises:
+            MissingSourceError: nobody said where they lie, nothing is there, or none of a data set's videos is.
+        """
+        if self._remembered_kinds:
+            return
+        for name, questions in datasets:
+            if self._remembered_id(f"videos {name} {questions.id}", "videos", name) is not None:
+                continue
+            folder = self._video_folder(name)
+            problem = folder.all_missing(folder.find(_video(row)) for row in questions.rows("videos"))
+            if problem:
+                raise MissingSourceError(problem)
+        for name in weights:
+            if not self._is_of_hub(name):
+                self.places.place("weights", name)
 
     def identified(self, id: str, artifact: Callable[[str], Any]) -> Annotations | Weights | VideoFiles:
         """Return the source that has this id; `artifact` gives the questions that videos were looked for by.
@@ -198,12 +231,13 @@ class Sources:
 
     def videos(self, name: str, questions: Any) -> VideoFiles:
         """Return the files of the videos that `questions` (an artifact with `questions` and `videos` tables) asks about."""
+        source = f"videos {name} {questions.id}"
         if questions.id is None or not questions.store.exists(questions.id):
             return VideoFiles(None, "waits for list_questions")
         try:
             folder = self._video_folder(name)
         except MissingSourceError as error:
-            return VideoFiles(self._remembered("videos", name, questions.id), str(error))
+            return VideoFiles(self._remembered(source, "videos", name), str(error), source=source)
         clips: dict[str, set[tuple[str, float | None, float | None]]] = {}
         for row in questions.rows("questions"):
             clips.setdefault(row["video_id"], set()).add((row["clip_id"], row["start_seconds"], row["end_seconds"]))
@@ -215,15 +249,20 @@ class Sources:
             if time.monotonic() - told > TELL_EVERY_SECONDS:
                 told = time.monotonic()
                 log.info("identified %d of %d videos", len(found), len(wanted))
-            path, reason = folder.find(Video(row["video_id"], row["path"], tuple(row["other_paths"])))
+            path, reason = folder.find(_video(row))
             video_clips = tuple(sorted(clips[row["video_id"]], key=str))
             found.append(self._video_file(row["video_id"], path, reason, video_clips))
+        problem = folder.all_missing((video.path, video.reason) for video in found)
+        if problem:
+            return VideoFiles(None, problem, source=source)
         identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in found]
-        id = self._remember(f"videos-{fingerprint(identity)}", "videos", name, questions.id)
-        return VideoFiles(id, videos=tuple(found))
+        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(found), source)
+
+    def _is_of_hub(self, name: str) -> bool:
+        return "/" in name and self.places.configured("weights", name) is None
 
     def _video_folder(self, name: str) -> VideoFolder:
-        place = self.place("videos", name)
+        place = self.places.place("videos", name)
         if not place.is_dir():
             raise MissingSourceError(f"the videos {name!r} should lie in a folder, but {place} is a file")
         return VideoFolder(place)
@@ -233,65 +272,30 @@ class Sources:
     ) -> VideoFile:
         if path is None:
             return VideoFile(video_id, None, None, reason, clips)
-        before: tuple[int, ...] = ()
-        with suppress(OSError):  # which reading it tells
-            before = stamp(path)  # of a file that is replaced meanwhile, the digest is not of what will be decoded
         try:
-            return VideoFile(video_id, path, self._digests.digest(path), reason, clips, before)
+            digest, of_file = self._digests.identify(path)
+            return VideoFile(video_id, path, digest, reason, clips, of_file)
         except MissingSourceError as error:
             reason = str(error).replace(str(path), path.name)  # in which folder of this machine is no part of a row
             return VideoFile(video_id, None, None, f"unreadable: {reason}", clips)
 
-    def _remember(self, id: str, *what: str) -> str:
-        self._digests.remember(" ".join(what), id)
-        return id
-
-    def _remembered(self, kind: str, name: str, *what: str) -> str | None:
-        """Return the identity a source had when this store last saw it: enough to find what was made from it.
+    def _remembered(self, source: str, kind: str, name: str) -> str | None:
+        """Return the identity that a source had when something was last made from it, where that may stand in.
 
         Only where nobody said where it lies. A wrong place stays an error: it was meant to say something.
         """
-        id = self._digests.remembered(" ".join((kind, name, *what)))
-        if id is None or self.configured(kind, name) is not None:
-            return None
-        log.info("%s %r: not on this machine; taken to be %s, as this store last saw them", kind, name, id)
+        id = self._remembered_id(source, kind, name)
+        if id is not None:
+            log.warning("%s %r: not on this machine; taken to be %s, as this store last saw them", kind, name, id)
         return id
 
-
-def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise MissingSourceError(f"{path}: not readable as TOML: {error}") from error
-    places = {}
-    for kind, entries in content.items():
-        if kind not in KINDS or not isinstance(entries, dict):
-            raise MissingSourceError(f"{path}: section [{kind}] is not one of {', '.join(f'[{k}]' for k in KINDS)}")
-        for name, place in entries.items():
-            if not isinstance(place, str):
-                raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, wanted a path in quotes")
-            places[kind, name] = path.absolute().parent / Path(place).expanduser()
-    return places
+    def _remembered_id(self, source: str, kind: str, name: str) -> str | None:
+        if self.places.configured(kind, name) is not None:
+            return None
+        if kind in self._remembered_kinds:
+            return self._digests.remembered(source)
+        return self._digests.remembered_below(source) if kind == "videos" else None
 
 
-def _split_place(place: str) -> tuple[str, Path]:
-    """Split NAME=PATH; a path may hold the sign itself, so what exists, or looks like a path before the sign, is a bare one."""
-    name, separator, path = place.partition("=")
-    if not separator or name.startswith(("/", ".", "~")) or Path(place).expanduser().exists():
-        return "", Path(place).expanduser()
-    return name, Path(path).expanduser()
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a Hugging Face directory that are read: config, tokenizer and one set of weights.
-
-    Raises:
-        MissingSourceError: there is no weight file.
-    """
-    for pattern in ("*.safetensors*", "pytorch_model*.bin*"):  # the order in which the loader looks
-        weights = sorted(folder.glob(pattern))
-        if weights:
-            return [file for file in (folder / "config.json", folder / "tokenizer.json") if file.exists()] + weights
-    raise MissingSourceError(f"{folder}: no weight file (*.safetensors or pytorch_model*.bin) is there")
+def _video(row: Mapping[str, Any]) -> Video:
+    return Video(row["video_id"], row["path"], tuple(row["other_paths"]))

@@ -85,7 +85,7 @@ def measure(job: Job) -> list[Row]:
         places = job.places
         if job.recipe == DEMO and not any(places.values()):
             places = places_in(main, 0)
-        sources = Sources(main.digests, places)
+        sources = Sources(main.digests, places, remembered=["videos"])
         night = Store(job.folder, main.roots)
         run = RunContext(night, device=job.device, batch_tokens=job.batch_tokens, sources=sources, processes=1)
         with ExitStack() as anew, pinned(main, "", recipe, []) as pin:

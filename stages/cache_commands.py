@@ -65,12 +65,13 @@ def diff(options: argparse.Namespace) -> None:
 def why(options: argparse.Namespace) -> None:
     """Print which changes make artifacts be rebuilt."""
     from cache.names import named_run
+    from pipeline.places import KINDS
     from stages.chain import chain_of
     from stages.commands import context
     from stages.steps import Plan
     from stages.why import why_lines
 
-    recipe, run, sources = context(options, download=False)
+    recipe, run, sources = context(options, download=False, remembered=KINDS)
     if options.stage:
         recipe.config_of(options.stage)  # an unknown stage is told before anything is walked
     than = named_run(run.store, options.than) if options.than else None

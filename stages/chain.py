@@ -14,6 +14,7 @@ from stages.chain_checks import (
     check_frame_size,
     check_full,
     check_moments,
+    check_sources,
     check_splits,
     knows_moments,
     tell_odd_prompts,
@@ -63,18 +64,23 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Any:
     asks_for_moments = recipe.config(score_frames).prompt == "moment"
     uses_localizer = asks_for_moments or recipe.config(select_keyframes).method == "localizer"
 
-    # Weights come first: a wrong file is found before hours of decoding.
+    # Questions and places come first, then weights: a wrong file is found before hours of decoding.
+    questions = step(list_questions, sources.annotations(listing.dataset, listing.split))
+    known = None
+    if asks_for_moments and recipe.chain.kind == "full":
+        known = _questions(step, sources, listing.dataset, recipe.chain.training_split)
+        check_moments(recipe, questions, known)
+        tell_second_pretraining(recipe)
+    parts = ["init_localizer"] * uses_localizer + ["init_answerer"] * (not asks_for_moments)
+    check_sources(recipe, sources, [questions, known], parts)
+
     backbone = _backbone(recipe, step, sources)
     localizer = None
     if uses_localizer:
         localizer = step(init_localizer, backbone, _checkpoint(recipe, init_localizer, sources))
     answerer = None if asks_for_moments else step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))
 
-    questions = step(list_questions, sources.annotations(listing.dataset, listing.split))
-    if asks_for_moments and recipe.chain.kind == "full":
-        known = _questions(step, sources, listing.dataset, recipe.chain.training_split)
-        check_moments(recipe, questions, known)
-        tell_second_pretraining(recipe)
+    if known is not None:
         training = _split(step, sources, listing.dataset, known, backbone, "training split")
         localizer = step(pretrain_localizer, *training.read, backbone, localizer)
     frames = step(sample_frames, sources.videos(listing.dataset, questions))
@@ -123,6 +129,8 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
         same = (chain.pretraining_dataset, chain.pretraining_split) == (listing.dataset, chain.training_split)
         queries = known if same else _questions(step, sources, chain.pretraining_dataset, chain.pretraining_split)
     check_splits(recipe, asked, known, queries)
+    parts = ["init_answerer"] + ["init_localizer"] * bool(chosen & LOCALIZERS)
+    check_sources(recipe, sources, [asked, known, queries], parts)
 
     backbone = _backbone(recipe, step, sources)
     answerer = step(init_answerer, backbone, _checkpoint(recipe, init_answerer, sources))

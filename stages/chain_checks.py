@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cache.errors import RecipeError
 from pipeline.datasets import adapter_named
+from pipeline.places import refuse_unused
 from pipeline.recipe import Recipe
+from pipeline.sources import Sources
 from pipeline.stage import Artifact
 from stages.import_backbone import Backbone
 from stages.list_questions import Questions
@@ -121,6 +124,29 @@ def _check_unseen(evaluated: Questions, learned: Questions, key: str) -> None:
             "[chain] %s = %r: %d of its videos are evaluated too, with other questions, such as %r",
             *(key, learned.record.config["split"], len(shared), min(shared)),
         )
+
+
+def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
+    """Refuse places on the command line for names that the recipe does not have; warn of one that it does not read."""
+    datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
+    weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
+    backbone = {recipe.config_of("import_backbone").weights}
+    if recipe.chain.backbone == "imported":
+        weights |= backbone
+    refuse_unused(given, {"annotations": datasets, "videos": datasets, "weights": weights}, {"weights": backbone})
+
+
+def check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Questions | None], parts: Iterable[str]) -> None:
+    """Find videos and weights that are not here before gigabytes of weights are asked for, read and loaded.
+
+    Args:
+        asked: the questions of every split whose videos are needed.
+        parts: the stages that read weights from outside, beside those of the backbone.
+    """
+    names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
+    weights = [recipe.config_of(name).weights for name in (*names, *parts)]
+    datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and _exists(known)]
+    sources.check(datasets, filter(None, weights))
 
 
 def check_frame_size(backbone: Backbone, size: int) -> None:

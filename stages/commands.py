@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
@@ -43,7 +44,8 @@ def stage(options: argparse.Namespace) -> None:
     from stages.named_runs import pinned
     from stages.steps import RunOnly
 
-    recipe, run, sources = context(options)
+    # Scoring needs no videos: what was sampled from them is in the store.
+    recipe, run, sources = context(options, remembered=["videos"])
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
     with run.store.in_use(), pinned(run.store, "", recipe, _seeds(options)) as pin:
         for artifact in RunOnly(options.name, recipe, run, options.again, pin).walk(chain_of(recipe), sources):
@@ -52,10 +54,11 @@ def stage(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Print what a run would build, and why."""
+    from pipeline.places import KINDS
     from stages.chain import chain_of
     from stages.steps import Plan
 
-    recipe, run, sources = context(options, download=False)
+    recipe, run, sources = context(options, download=False, remembered=KINDS)
     steps = Plan(recipe, run).walk(chain_of(recipe), sources)
     for step in steps:
         setting = f" ({step.setting})" if step.setting else ""
@@ -139,12 +142,15 @@ def answers(options: argparse.Namespace) -> None:
 
 def datasets(options: argparse.Namespace) -> None:
     """List the data sets, or look into some."""
+    from pipeline.datasets import ADAPTERS
     from pipeline.datasets.listing import details, overview
+    from pipeline.places import refuse_unused
     from pipeline.sources import Sources
 
     places = {"annotations": options.annotations, "videos": options.videos}
+    refuse_unused(places, dict.fromkeys(places, ADAPTERS))
     sources = Sources(store_of(options).digests, places, download=False)
-    place = sources.configured
+    place = sources.places.configured
     print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
 
 
@@ -182,18 +188,23 @@ def _seeds(options: argparse.Namespace) -> list[int]:
     return [] if options.seed is None else [options.seed]
 
 
-def context(options: argparse.Namespace, download: bool = True) -> tuple[Recipe, RunContext, Sources]:
+def context(
+    options: argparse.Namespace, download: bool = True, remembered: Collection[str] = ()
+) -> tuple[Recipe, RunContext, Sources]:
+    """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
     import stages.chain  # noqa: F401
     from pipeline.recipe import load
     from pipeline.sources import Sources
+    from stages.chain_checks import check_names
     from stages.demo import DEMO, places_in
 
     store = store_of(options)
     recipe = load(options.recipe, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
+    check_names(recipe, places)
     if options.recipe == DEMO and not any(places.values()):
         places = places_in(store, options.seed or 0)
-    sources = Sources(store.digests, places, download)
+    sources = Sources(store.digests, places, download, remembered)
     return recipe, run_context(options, store, sources), sources
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +41,12 @@ class Backbone(Artifact):
         """Return what identifies the ViT: backbones with the same one share features, whatever language model they have."""
         return str(self.description()["encoder"])
 
-    def folder(self, run: RunContext) -> Path:
-        """Return the folder of the weights on this machine.
+    @contextmanager
+    def folder(self, run: RunContext) -> Iterator[Path]:
+        """Yield the folder of the weights on this machine, to load them from.
 
         Raises:
-            MissingSourceError: they are not here, or other bytes lie where they should.
+            MissingSourceError: they are not here, other bytes lie where they should, or they were replaced within the block.
         """
         description = self.description()
         assert run.sources is not None
@@ -58,7 +61,8 @@ class Backbone(Artifact):
                 "put those back, or run the recipe again to import these as another backbone"
             )
         assert weights.path is not None
-        return weights.path
+        yield weights.path
+        weights.refuse_changed()
 
     def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
         """Return the frozen ViT on the run's device."""
@@ -67,8 +71,8 @@ class Backbone(Artifact):
         from pipeline.models.checkpoint import load_vision_encoder
         from pipeline.models.config import read_blip2_config
 
-        folder = self.folder(run)
-        return load_vision_encoder(read_blip2_config(folder), folder, getattr(torch, precision), run.torch_device())
+        with self.folder(run) as folder:
+            return load_vision_encoder(read_blip2_config(folder), folder, getattr(torch, precision), run.torch_device())
 
     def language(self, run: RunContext, precision: str) -> Language:
         """Return the frozen T5 and its tokenizer on the run's device."""
@@ -76,23 +80,25 @@ class Backbone(Artifact):
 
         from pipeline.models.checkpoint import load_language
         from pipeline.models.config import read_blip2_config
+        from pipeline.models.verbalizer import Verbalizer
 
-        folder = self.folder(run)
-        return load_language(
-            read_blip2_config(folder), folder, self.verbalizer(run), getattr(torch, precision), run.torch_device()
-        )
+        with self.folder(run) as folder:
+            config, verbalizer = read_blip2_config(folder), Verbalizer(folder / "tokenizer.json")
+            return load_language(config, folder, verbalizer, getattr(torch, precision), run.torch_device())
 
     def verbalizer(self, run: RunContext) -> Verbalizer:
         """Return the tokenizer."""
         from pipeline.models.verbalizer import Verbalizer
 
-        return Verbalizer(self.folder(run) / "tokenizer.json")
+        with self.folder(run) as folder:
+            return Verbalizer(folder / "tokenizer.json")
 
     def config(self, run: RunContext) -> ModelConfig:
         """Return the sizes of the model."""
         from pipeline.models.config import read_blip2_config
 
-        return read_blip2_config(self.folder(run))
+        with self.folder(run) as folder:
+            return read_blip2_config(folder)
 
 
 class ImportBackbone(Config):
@@ -122,5 +128,6 @@ def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, o
         "feature_shape": list(config.feature_shape),
         "image_size": config.image_size,
     }
+    weights.refuse_changed()
     (out.folder / "backbone.json").write_text(json.dumps(content, indent=1, sort_keys=True))
     out.add_file("backbone.json")

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.datasets import adapter_named
+from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.output import Output
 from pipeline.question import Moment, Question
 from pipeline.sources import Annotations
@@ -63,7 +64,9 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations
     """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
     source = adapter_named(cfg.dataset)
     assert annotations.path is not None
-    found = source.read(annotations.path, cfg.split)
+    with digests_of_what_is_read() as read:
+        found = source.read(annotations.path, cfg.split)
+    annotations.refuse_others(read)
     questions = found.questions[: cfg.limit]
     if not questions:
         reasons = "; ".join(f"{bad.file} line {bad.line}: {bad.reason}" for bad in found.rejected[:3])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
@@ -21,11 +23,12 @@ class TrainedBackbone(Backbone):
 
     tables = {"figures": Schema(1, phase="string", figure="string", share="float64")}
 
-    def folder(self, run: RunContext) -> Path:
-        """Return the artifact's own folder; raises `CorruptArtifactError` if a file of the weights has changed."""
+    @contextmanager
+    def folder(self, run: RunContext) -> Iterator[Path]:
+        """Yield the artifact's own folder; raises `CorruptArtifactError` if a file of the weights has changed."""
         for name in FILES:
             self.checked_file(name)
-        return self.path
+        yield self.path
 
 
 class TrainBackbone(Config):

@@ -52,9 +52,11 @@ def copy_weights(
     from pipeline.models.checkpoint import load_visual_prompt, save_visual_prompt
 
     if checkpoint is None:
-        prompt = load_visual_prompt(backbone.config(run), backbone.folder(run), "blip2")
+        with backbone.folder(run) as folder:
+            prompt = load_visual_prompt(backbone.config(run), folder, "blip2")
     else:
         assert checkpoint.path is not None
         prompt = load_visual_prompt(backbone.config(run), checkpoint.path, part)
+        checkpoint.refuse_changed()
     save_visual_prompt(prompt, out.folder / FILE)
     out.add_file(FILE)

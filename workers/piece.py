@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from prefect.states import Completed, Failed, State
 
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.store import Store, stores_below
+from pipeline.places import KINDS
 from pipeline.recipe import Recipe, load
 from pipeline.sources import Sources
 from pipeline.stage import RunContext
 from stages.chain import chain_of
+from stages.chain_checks import check_names
 from stages.demo import DEMO, places_in
 from stages.progress import shown_by
 from stages.steps import RunPiece
@@ -43,7 +45,8 @@ def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None
     """
 
     def work() -> State[None]:
-        chosen, run, sources = opened(**request)
+        # Whatever the store remembers is right here, as the artifact's id says what it is made from.
+        chosen, run, sources = opened(**request, remembered=KINDS)
         with run.store.in_use():
             RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
         return Completed(message=piece_name(artifact, piece))
@@ -52,15 +55,21 @@ def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None
 
 
 def opened(
-    recipe: str, settings: Sequence[str], seed: int | None, places: dict[str, str], execution: dict[str, Any]
+    recipe: str,
+    settings: Sequence[str],
+    seed: int | None,
+    places: dict[str, str],
+    execution: dict[str, Any],
+    remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
-    """Return the recipe, how and where to run it, and its sources, as this machine has them."""
+    """Return the recipe, how and where to run it, and its sources, as this machine has them; `remembered` as for `Sources`."""
     chosen = load(recipe, settings, seed)
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
     where = {kind: split(places[kind]) for kind in ("annotations", "videos", "weights")}
+    check_names(chosen, where)
     if recipe == DEMO and not any(where.values()):
         where = places_in(store, seed or 0)
-    sources = Sources(store.digests, where)
+    sources = Sources(store.digests, where, remembered=remembered)
     run = RunContext(
         store,
         device=execution["device"],

@@ -1,11 +1,12 @@
 """What a data set's module offers, and how its annotation files are found."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from cache.errors import MissingSourceError
+from cache.files import kind_of
 from pipeline.question import Annotations
 
 Headline = Literal["overall", "mean_of_groups"]
@@ -31,7 +32,7 @@ class About:
         published: where the owners publish annotations and videos.
         licence: the licence of the annotations as far as the owners state one.
         prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`; empty where a file may hold any.
-        names_count: whether the names of its files say something, for example which video: they are part of its identity then.
+        name_says: what more the name of a file says, for example which video: names are part of its identity then. None: nothing.
     """
 
     title: str
@@ -41,7 +42,7 @@ class About:
     licence: str
     prompt: Literal["multiple_choice", "next_event", "moment", ""]
     beside: tuple[str, ...] = ()
-    names_count: bool = False
+    name_says: Callable[[str], list[str]] | None = None
 
     def split_files(self) -> Iterator[SplitFile]:
         """Every file of every split."""
@@ -104,7 +105,10 @@ def find_files(about: About, path: Path, split: str) -> list[Path]:
     beside = [folder / name for name in about.beside]
     for other in beside:
         if not other.is_file():
-            raise MissingSourceError(f"{other}: missing; {about.title} needs it beside {file.name}, as downloaded")
+            found = f"is {kind_of(other)}" if kind_of(other) else "missing"
+            raise MissingSourceError(
+                f"{other}: {found}; {about.title} needs that file beside {file.name}, as downloaded"
+            )
     return [file, *beside]
 
 
@@ -119,8 +123,16 @@ def _file_of_split(about: About, folder: Path, split: str) -> Path:
             "give the path of the one that is meant"
         )
     if not present:
+        refuse_others(folder, names)
         wanted = " or ".join(names)
         known = sorted(file.name for file in about.split_files() if (folder / file.name).is_file())
         found = (", ".join(known) or "no file of this data set") if folder.is_dir() else "no such folder"
         raise MissingSourceError(f"{folder / wanted}: missing (found: {found}); {about.title} is read as downloaded")
     return present[0]
+
+
+def refuse_others(folder: Path, names: Iterable[str]) -> None:
+    """Raises MissingSourceError where a folder or a pipe has the name of a file."""
+    for name in names:
+        if kind_of(folder / name):
+            raise MissingSourceError(f"{folder / name}: it is {kind_of(folder / name)}, a file was wanted")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.rows import Row, collect_split, read_csv, read_text
+from pipeline.datasets.rows import Row, collect_split, read_csv
+from pipeline.datasets.text_file import read_text
 from pipeline.datasets.values import exact_text, option_index, text, video_name
 from pipeline.question import Annotations, Question, Video
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.adapter import About, Headline
+from pipeline.datasets.adapter import About, Headline, refuse_others
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
 from pipeline.datasets.values import BadRow, moments, text, video_name
 from pipeline.question import Annotations, Question, Video
@@ -61,6 +61,8 @@ def files(path: Path, split: str) -> list[Path]:
             raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; .csv or .jsonl was wanted")
         return [path]
     found = [path / file_name for file_name in FILE_NAMES if (path / file_name).is_file()]
+    if not found:
+        refuse_others(path, FILE_NAMES)
     if len(found) != 1:
         what = "holds both questions.csv and questions.jsonl" if found else "holds no questions.csv or questions.jsonl"
         raise MissingSourceError(f"{path}: {what if path.is_dir() else 'no such file or folder'}; name one file")

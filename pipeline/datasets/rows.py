@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.errors import MissingSourceError, SchemaError
+from cache.errors import SchemaError
 from pipeline.datasets.adapter import About
+from pipeline.datasets.text_file import read_text, warn_if_cut
 from pipeline.datasets.values import BadRow
 from pipeline.question import Annotations, Question, Rejected, Video
 
 logger = logging.getLogger(__name__)
+
+LONGEST_CELL = 1 << 17  # characters; a quote that is closed far below makes longer ones of whole files
 
 
 @dataclass(frozen=True)
@@ -38,32 +41,6 @@ class Rows:
     columns: list[str]
     rows: list[Row]
     rejected: list[Rejected]
-
-
-def read_text(path: Path) -> str:
-    """The file's text without a byte order mark, line ends as they are.
-
-    Raises MissingSourceError if it cannot be read, SchemaError with the byte offset if it is not UTF-8.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MissingSourceError(f"{path}: cannot be read ({error.strerror}); an annotation file was wanted") from error
-    try:
-        # Not "utf-8-sig": it counts the offset of a bad byte from behind the mark.
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
-        raise SchemaError(f"{path}: {found}; save the file as UTF-8") from error
-
-
-def warn_if_cut(path: Path, content: str) -> None:
-    """Warn of a CSV file without a last line end: cut inside its last cell, it looks whole otherwise."""
-    if content and not content.endswith(("\n", "\r")):
-        last = content.splitlines()[-1]
-        logger.warning(
-            "%s: the last line has no line end; if the file was cut short, its last row is wrong: %.80s", path, last
-        )
 
 
 def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -> Rows:
@@ -101,6 +78,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
     """The line on which each row begins, its cells, and "", or no cells and what is wrong with it. Blank rows are skipped."""
     content = read_text(path)
     warn_if_cut(path, content)
+    csv.field_size_limit(max(len(content), LONGEST_CELL))  # its own limit ends a row in the middle of a cell
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     while True:
         line = reader.line_num + 1  # where the row begins: a quoted cell may run over several lines
@@ -111,8 +89,22 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
         except csv.Error as error:
             yield line, [], _csv_reason(error, line, reader.line_num)
             continue
-        if any(cell.strip() for cell in cells):  # not blank, nor the ",,,," that spreadsheets leave at the end
+        problem = _cell_problem(cells, line, reader.line_num)
+        if problem:
+            yield line, [], problem
+        elif any(cell.strip() for cell in cells):  # not blank, nor the ",,,," that spreadsheets leave at the end
             yield line, cells, ""
+
+
+def _cell_problem(cells: list[str], first_line: int, last_line: int) -> str:
+    for number, cell in enumerate(cells, start=1):
+        if "\0" in cell:
+            return f"cell {number} holds a NUL byte, text was wanted; is the file damaged, or saved as UTF-16?"
+        if len(cell) > LONGEST_CELL:
+            return (
+                f"cell {number} has {len(cell)} characters (lines {first_line} to {last_line}): is a quote not closed?"
+            )
+    return ""
 
 
 def _csv_reason(error: csv.Error, first_line: int, last_line: int) -> str:

@@ -1,6 +1,7 @@
 """A folder of subtitles: what is said while is a weak label of when it is to be seen (the paper's table 13 pre-trains on such).
 
-One `.srt` or `.vtt` file a video, of its name: `talks/a.srt` is about `talks/a`. Every cue becomes a query for the moment at
+One `.srt` or `.vtt` file a video, of its name: `talks/a.srt` is about `talks/a`, and so is `talks/a.en.srt` unless there is a
+video `talks/a.en`. Every cue becomes a query for the moment at
 which it is shown. Cues of one video with the same text ("Yes.") are one query with several moments: a frame of one would be a
 wrong "no" of the other. Their line breaks and markup are removed; cues that hold no word (`[Music]`) or last no time are left
 out with the reason.
@@ -12,6 +13,7 @@ import html
 import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,19 +22,36 @@ from webvtt.errors import MalformedCaptionError, MalformedFileError
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline
-from pipeline.datasets.rows import read_text
+from pipeline.datasets.text_file import read_text
 from pipeline.datasets.values import BadRow, clip
 from pipeline.question import Annotations, Moment, Question, Rejected, Video
+
+# A language as subtitles are named by, and what else players and downloaders append: a.en.vtt, a.pt-BR.srt, a.en.forced.srt.
+LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*(\.(forced|sdh|cc|hi|default|auto))?")
+
+
+def video_without_language(video_id: str) -> list[str]:
+    """["a"] for "a.en", the video that subtitles of one language among several belong to; else []."""
+    for start in (index for index, character in enumerate(video_id) if character == "."):
+        if LANGUAGE.fullmatch(video_id, start) and not video_id[:start].endswith(("/", ".")) and start:
+            return [video_id[:start]]
+    return []
+
+
+def _name_says(file_name: str) -> list[str]:
+    return video_without_language(file_name[: file_name.rindex(".")])
+
 
 name = "timed_text"
 about = About(
     title="subtitles as weak moment labels",
     splits={},  # the folder's subfolders
-    videos="named as their subtitles: talks/a.srt is of talks/a.mp4, or of an a.mp4 anywhere below the videos folder",
+    videos="named as their subtitles: talks/a.srt, or talks/a.en.srt, is of talks/a.mp4, or of an a.mp4 anywhere below the "
+    "videos folder",
     published="yours",
     licence="yours",
     prompt="moment",
-    names_count=True,
+    name_says=_name_says,
 )
 headline: Headline = "overall"
 pooled_types: dict[str, tuple[str, ...]] = {}
@@ -79,6 +98,8 @@ def read(path: Path, split: str) -> Annotations:
         file_name = file.relative_to(root).as_posix()
         video_id = file_name[: -len(file.suffix)]
         if video_id in videos:
+            with suppress(SchemaError):
+                read_text(file)  # it is among the files that the annotations are identified by
             rejected.append(
                 Rejected(file_name, 1, f"the video {video_id!r} has another file of subtitles, which is used")
             )
@@ -88,7 +109,7 @@ def read(path: Path, split: str) -> Annotations:
         except (SchemaError, MissingSourceError) as error:
             rejected.append(Rejected(file_name, 1, str(error).removeprefix(f"{file}: ")))
             continue
-        videos[video_id] = Video(video_id, video_id)
+        videos[video_id] = Video(video_id, video_id, tuple(video_without_language(video_id)))
         questions += found.questions
         rejected += found.rejected
     return Annotations(questions, list(videos.values()), rejected)

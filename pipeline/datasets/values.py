@@ -26,6 +26,8 @@ def exact_text(what: str, value: Any) -> str:
         raise BadRow(f"{what} is a JSON {type(value).__name__}, text was wanted")
     if value is None or not value.strip():
         raise BadRow(f"{what} is missing or empty")
+    if "\0" in value:
+        raise BadRow(f"{what} holds a NUL character, text was wanted")
     if HALF_PAIR.search(value):
         raise BadRow(f"{what} has half of a surrogate pair, which no UTF-8 file can hold")  # JSON's escapes allow it
     return value

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
 
 from cache.errors import CheckpointError
-from pipeline.models.tensors import read_json
+from pipeline.checkpoint_files import read_json
 
 
 @dataclass(frozen=True)

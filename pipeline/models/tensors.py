@@ -5,28 +5,21 @@ Pickles are opened with `weights_only`: a checkpoint is data, never code.
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cache.errors import CheckpointError
+from pipeline.checkpoint_files import is_index, tensor_file, weight_map
 
 TensorReaders = Mapping[str, Callable[[], Tensor]]
 """Tensor name -> a function that reads it."""
-
-JSON_LIMIT_BYTES = 16 << 20  # the largest index on hubs has a tenth of it
-
-# In the order of preference: both are there in many downloads, with the same content.
-_WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
-_INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def open_checkpoint(path: Path) -> TensorReaders:
@@ -37,35 +30,12 @@ def open_checkpoint(path: Path) -> TensorReaders:
     """
     if not path.is_dir():
         return _open_file(path)
-    for whole, index in zip(_WHOLE_FILES, _INDEX_FILES, strict=True):
-        if (path / whole).exists():
-            return _open_file(path / whole)
-        if (path / index).exists():
-            return _open_shards(path / index)
-    raise CheckpointError(f"{path}: no weights in it; wanted one of {', '.join(_WHOLE_FILES + _INDEX_FILES)}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
-    try:
-        size_bytes = path.stat().st_size
-        if size_bytes > JSON_LIMIT_BYTES:
-            raise ValueError(f"it has {size_bytes} bytes, more than any has")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not readable as a JSON object: it holds a {type(content).__name__}")
-    return content
+    file = tensor_file(path)
+    return _open_shards(file) if is_index(file) else _open_file(file)
 
 
 def _open_shards(index: Path) -> TensorReaders:
-    file_of: Any = read_json(index).get("weight_map")
-    if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
-        raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
-    outside = [name for name in file_of.values() if "/" in name or name.startswith(".")]
-    if outside:
-        raise CheckpointError(f"{index}: names the file {outside[0]!r}, wanted one beside it; nothing of it is read")
+    file_of = weight_map(index)
     shards = {name: _open_file(index.parent / name) for name in sorted(set(file_of.values()))}
     absent = [name for name, shard in file_of.items() if name not in shards[shard]]
     if absent:

@@ -72,10 +72,11 @@ class ShapesBackbone:
         self.model.load_state_dict(state)
 
     def save(self) -> None:
-        """Write `config.json` and `model.safetensors` beside the tokenizer."""
+        """Write `config.json` and `model.safetensors` beside the tokenizer, and nothing else."""
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         self.model.save_pretrained(self._folder)
+        (self._folder / "generation_config.json").unlink(missing_ok=True)  # nobody reads it
         if bars:
             logging.enable_progress_bar()
 

@@ -1,11 +1,13 @@
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from cache.digests import DigestCache
+from cache.digests import DigestCache, stamp
 from cache.errors import MissingSourceError
+from cache.files import open_file
 
 
 def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
@@ -104,3 +106,52 @@ def test_digests_of_the_first_version_are_still_known(tmp_path: Path) -> None:
     (tmp_path / "digests.json").write_text('{"files": {}, "sources": {"weights tiny": "weights-1"}}')
     digests = DigestCache(tmp_path / "digests.json")
     assert digests.remembered("weights tiny") == "weights-1" and digests.source_of("weights-1") == "weights tiny"
+
+
+def test_link_that_is_switched_while_its_file_is_read_and_back_again_keeps_no_wrong_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    link = tmp_path / "video.mp4"
+    link.symlink_to("one")
+    wanted = DigestCache(tmp_path / "wanted.json").digest(tmp_path / "one")
+
+    def switched(path: Path) -> io.BufferedReader:
+        link.unlink()
+        link.symlink_to("two")
+        try:
+            return open_file(path)
+        finally:
+            link.unlink()
+            link.symlink_to("one")
+
+    monkeypatch.setattr("cache.digests.open_file", switched)
+    digests = DigestCache(tmp_path / "digests.json")
+    digest, stamped = digests.identify(link)
+    assert digest != wanted and stamped == stamp(tmp_path / "two")
+    monkeypatch.undo()
+    assert digests.digest(link) == wanted
+
+
+def test_file_that_is_written_to_while_it_is_read_has_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "video.mp4"
+    file.write_bytes(b"half")
+
+    def growing(path: Path) -> io.BufferedReader:
+        stream = open_file(path)
+        original = os.fstat
+        monkeypatch.setattr(os, "fstat", lambda fd: (original(fd), file.write_bytes(b"whole"))[0])
+        return stream
+
+    monkeypatch.setattr("cache.digests.open_file", growing)
+    with pytest.raises(MissingSourceError, match="was written to while it was read"):
+        DigestCache(tmp_path / "digests.json").digest(file)
+
+
+def test_pipe_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MissingSourceError, match="it is a pipe, a file was wanted"):
+        DigestCache(tmp_path / "digests.json").digest(tmp_path / "pipe")

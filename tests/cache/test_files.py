@@ -1,7 +1,8 @@
-"""What a full disk looks like through libraries that do not say so."""
+"""What a full disk looks like through libraries that do not say so, and disks that cannot do everything."""
 
 import errno
 import os
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cache.files import published
+from cache.files import published, sync, write_atomically
 from cache.notes import write_note
 from cache.tables import Schema, write_columns
 
@@ -55,3 +56,37 @@ def test_error_of_another_kind_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), published(tmp_path / "x"):
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_folder_that_cannot_be_synced_is_tolerated_and_a_file_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As CIFS and FUSE file systems do."""
+    fsync = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+    def failing(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        write_atomically(tmp_path / "other", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_full_disk_is_an_error_for_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        sync(tmp_path)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,16 @@ def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, conte
         assert str(path) in str(error)
     else:
         assert isinstance(recipe, Recipe) and all(recipe.config(stage) for stage in STAGES.values())
+
+
+def test_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbfdescription = "mine"\n[sample_frames]\nframes = 7\n')
+    assert load(str(path)).config_of("sample_frames").frames == 7
+
+
+def test_pipe_or_folder_in_the_place_of_a_recipe_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name, what in (("pipe.toml", "a pipe"), ("", "a folder")):
+        with pytest.raises(RecipeError, match=f"it is {what}, a recipe is a file or a name"):
+            load(str(tmp_path / name))

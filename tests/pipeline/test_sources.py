@@ -71,6 +71,17 @@ def test_pipe_in_place_of_a_video_is_a_reason_and_is_not_opened(tmp_path: Path, 
     assert find_videos(tmp_path, folder, {"video": "pipe.mp4"})["pipe.mp4"].reason.startswith("unreadable")
 
 
+def test_one_odd_row_stops_no_other(tmp_path: Path, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    (folder / "dangling.mp4").symlink_to("gone.mp4")
+    (folder / "frames" / "2.png").symlink_to("2.png")
+    names = ["pipe", "loop.mp4", "dangling", "x" * 270, "swallowed\nrows\n" * 100, "one", "frames"]
+    found = find_videos(tmp_path, folder, *({"video": name} for name in names))
+    codes = [found[name.strip()].reason.split(":")[0] for name in names]
+    assert codes == ["unreadable", "unreadable", "unreadable", "missing", "missing", "", ""]
+
+
 def test_name_without_suffix_is_not_cut_at_its_dot(tmp_path: Path, folder: Path) -> None:
     (folder / "v1.mp4").write_bytes(b"x")
     (folder / "v1.5.mp4").write_bytes(b"y")
@@ -101,8 +112,8 @@ def test_identity_follows_content_and_clips_not_place_nor_question(tmp_path: Pat
 
 def test_video_replaced_while_its_digest_is_taken_is_not_taken_for_the_digested_one(tmp_path: Path) -> None:
     class Replaced(DigestCache):
-        def digest(self, path: Path) -> str:
-            found = super().digest(path)
+        def identify(self, path: Path) -> tuple[str, tuple[int, ...]]:
+            found = super().identify(path)
             if path.suffix == ".mp4":
                 path.write_bytes(b"copied to its end by now")
             return found
@@ -123,17 +134,17 @@ def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatc
     for name in ("line", "environment", "file"):
         (tmp_path / name).mkdir()
     (tmp_path / "sevila.toml").write_text('[videos]\nplain = "file"\n')
-    assert sources(tmp_path).place("videos", "plain") == tmp_path / "file"
+    assert sources(tmp_path).places.place("videos", "plain") == tmp_path / "file"
     monkeypatch.setenv("SEVILA_VIDEOS", f"plain={tmp_path / 'environment'}")
-    assert sources(tmp_path).place("videos", "plain") == tmp_path / "environment"
-    assert sources(tmp_path, videos=f"plain={tmp_path / 'line'}").place("videos", "plain") == tmp_path / "line"
+    assert sources(tmp_path).places.place("videos", "plain") == tmp_path / "environment"
+    assert sources(tmp_path, videos=f"plain={tmp_path / 'line'}").places.place("videos", "plain") == tmp_path / "line"
 
 
 def test_bare_path_on_the_command_line_wins_over_a_name_in_the_file(tmp_path: Path) -> None:
     for name in ("line", "file"):
         (tmp_path / name).mkdir()
     (tmp_path / "sevila.toml").write_text('[videos]\nplain = "file"\n')
-    assert sources(tmp_path, videos=str(tmp_path / "line")).place("videos", "plain") == tmp_path / "line"
+    assert sources(tmp_path, videos=str(tmp_path / "line")).places.place("videos", "plain") == tmp_path / "line"
 
 
 def test_renamed_annotation_file_and_other_files_beside_weights_change_no_identity(tmp_path: Path) -> None:
@@ -165,25 +176,15 @@ def test_videos_given_as_a_file_are_refused(tmp_path: Path) -> None:
     assert "is a file" in found.videos("plain", questions).problem
 
 
-def test_identity_is_remembered_where_the_source_is_not(tmp_path: Path, folder: Path) -> None:
-    find_videos(tmp_path, folder, {"video": "one"})
-    here = sources(tmp_path, annotations=str(tmp_path / "questions.csv"), videos=str(folder))
-    run = RunContext(Store(tmp_path / "store"))
-    questions = build(list_questions, ListQuestions(), run, [here.annotations("plain", "")])
-    known = here.videos("plain", questions)
-    elsewhere = sources(tmp_path).videos("plain", questions)
-    assert elsewhere.id == known.id and "nobody said where" in elsewhere.problem and known.problem == ""
-
-
 def test_bare_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
     (tmp_path / "k=4").mkdir()
-    assert sources(tmp_path, videos=f"{tmp_path}/k=4").place("videos", "plain") == tmp_path / "k=4"
-    assert sources(tmp_path, videos="k=4").place("videos", "plain").absolute() == tmp_path / "k=4"
+    assert sources(tmp_path, videos=f"{tmp_path}/k=4").places.place("videos", "plain") == tmp_path / "k=4"
+    assert sources(tmp_path, videos="k=4").places.place("videos", "plain").absolute() == tmp_path / "k=4"
 
 
 def test_unplaced_name_is_an_error_that_says_how_to_place_it(tmp_path: Path) -> None:
     with pytest.raises(MissingSourceError, match=r"--videos nextqa=PATH.*SEVILA_VIDEOS.*\[videos\] in sevila\.toml"):
-        sources(tmp_path).place("videos", "nextqa")
+        sources(tmp_path).places.place("videos", "nextqa")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,12 @@ def test_wrong_sevila_toml_is_refused(tmp_path: Path, content: str, told: str) -
         sources(tmp_path)
 
 
+def test_config_file_that_is_named_and_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEVILA_CONFIG", str(tmp_path / "gone.toml"))
+    with pytest.raises(MissingSourceError, match=r"gone\.toml: SEVILA_CONFIG names this file, but nothing is there"):
+        sources(tmp_path)
+
+
 def test_hub_name_without_network_or_place_has_a_problem_not_an_id(tmp_path: Path) -> None:
     found = sources(tmp_path).weights("Salesforce/blip2-flan-t5-xl")
     assert found.id is None and "--weights Salesforce/blip2-flan-t5-xl=PATH" in found.problem
@@ -204,6 +211,92 @@ def test_hub_name_without_network_or_place_has_a_problem_not_an_id(tmp_path: Pat
 def test_folder_without_weight_files_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no weight file" in sources(tmp_path, weights=str(tmp_path / "empty")).weights("x").problem
+
+
+def weights_folder(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    for name, content in files.items():
+        (folder / name.replace("_bin", ".bin").replace("_safetensors", ".safetensors")).write_text(content)
+    return folder
+
+
+def test_weights_are_identified_by_the_files_that_are_loaded_not_by_strays_beside_them(tmp_path: Path) -> None:
+    folder = weights_folder(tmp_path / "weights", pytorch_model_bin="old", x_safetensors="stray")
+    before = sources(tmp_path, weights=str(folder)).weights("x")
+    assert set(before.files) == {"config.json", "tokenizer.json", "pytorch_model.bin"}
+    (folder / "x.safetensors").write_text("another stray")
+    assert sources(tmp_path, weights=str(folder)).weights("x").id == before.id
+    (folder / "pytorch_model.bin").write_text("new")
+    assert sources(tmp_path, weights=str(folder)).weights("x").id != before.id
+
+
+def test_weights_in_shards_are_the_index_and_the_files_it_names(tmp_path: Path) -> None:
+    folder = weights_folder(tmp_path / "weights", pytorch_model_bin="not read beside an index of safetensors")
+    for name in ("model-1.safetensors", "model-2.safetensors", "model-3.safetensors"):
+        (folder / name).write_text(name)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    read = set(sources(tmp_path, weights=str(folder)).weights("x").files)
+    shards = {"model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"}
+    assert read == {"config.json", "tokenizer.json", *shards}
+    (folder / "model-2.safetensors").unlink()
+    assert "model-2.safetensors cannot be read" in sources(tmp_path, weights=str(folder)).weights("x").problem
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json"])
+def test_weights_that_were_not_really_downloaded_are_told_what_they_are(tmp_path: Path, name: str) -> None:
+    folder = weights_folder(tmp_path / "weights", pytorch_model_bin="x")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4665\n")
+    assert f"{name}: a Git LFS pointer" in sources(tmp_path, weights=str(folder)).weights("x").problem
+
+
+def test_weights_behind_a_link_that_is_switched_are_those_that_were_identified(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        weights_folder(tmp_path / name, pytorch_model_bin=name)
+    link = tmp_path / "newest"
+    link.symlink_to("one")
+    found = sources(tmp_path, weights=str(link)).weights("x")
+    link.unlink()
+    link.symlink_to("two")
+    assert found.path == tmp_path / "one"
+    found.refuse_changed()
+    (tmp_path / "one" / "model.safetensors").write_text("is preferred")
+    with pytest.raises(MissingSourceError, match="were replaced while they were read"):
+        found.refuse_changed()
+
+
+def test_sevila_toml_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "sevila.toml").write_bytes(b'\xef\xbb\xbf[videos]\nplain = "here"\n')
+    assert sources(tmp_path).places.place("videos", "plain") == tmp_path / "here"
+
+
+@pytest.mark.parametrize("kind", ["annotations", "videos", "weights"])
+def test_pipe_in_the_place_of_a_source_is_told_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MissingSourceError, match=r"pipe, but that is a pipe, not a (file or a )?folder"):
+        sources(tmp_path, **{kind: str(tmp_path / "pipe")}).places.place(kind, "plain")
+    os.mkfifo(tmp_path / "sevila.toml")
+    with pytest.raises(MissingSourceError, match="it is a pipe, a file was wanted"):
+        sources(tmp_path)
+
+
+def test_subtitles_of_a_language_belong_to_the_video_without_it(tmp_path: Path) -> None:
+    cue = "WEBVTT\n\n00:01.000 --> 00:02.000\nA dog runs.\n"
+    (tmp_path / "text").mkdir()
+    for name in ("a.en.vtt", "b.pt-BR.vtt", "c.en.vtt", "d.2.vtt", "e.en.forced.vtt"):
+        (tmp_path / "text" / name).write_text(cue)
+    for name in ("a.mp4", "b.mp4", "c.mp4", "c.en.mp4", "d.mp4", "e.mp4"):
+        place_video(tmp_path / "videos", name)
+    found = sources(tmp_path, annotations=str(tmp_path / "text"), videos=str(tmp_path / "videos"))
+    annotations = found.annotations("timed_text", "")
+    questions = build(
+        list_questions, ListQuestions(dataset="timed_text"), RunContext(Store(tmp_path / "store")), [annotations]
+    )
+    files = {video.video_id: video.path and video.path.name for video in found.videos("timed_text", questions).videos}
+    assert files == {"a.en": "a.mp4", "b.pt-BR": "b.mp4", "c.en": "c.en.mp4", "d.2": None, "e.en.forced": "e.mp4"}
 
 
 def place_video(folder: Path, name: str) -> Path:
@@ -257,12 +350,13 @@ def test_name_that_two_folders_of_images_have_is_ambiguous(tmp_path: Path) -> No
 
 
 def test_missing_video_is_told_with_every_place_it_was_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    row = {"vid_name": "s03e02_seg02_clip_10", "ts": "1-2", "qid": 1, "q": "Why?"} | {f"a{i}": "so" for i in range(5)}
-    (tmp_path / "tvqa_val.jsonl").write_text(json.dumps(row))
+    place_video(tmp_path / "videos", "s03e02_seg02_clip_11.mp4")
+    rows = [{"vid_name": f"s03e02_seg02_clip_{number}", "qid": number, "ts": "1-2", "q": "Why?"} for number in (10, 11)]
+    options = {f"a{number}": "so" for number in range(5)}
+    (tmp_path / "tvqa_val.jsonl").write_text("".join(f"{json.dumps(row | options)}\n" for row in rows))
     found = sources(tmp_path, annotations=str(tmp_path), videos=str(tmp_path / "videos"))
     run = RunContext(Store(tmp_path / "store"))
     cfg = ListQuestions(dataset="tvqa", split="val")
     questions = build(list_questions, cfg, run, [found.annotations("tvqa", "val")])
-    (video,) = found.videos("tvqa", questions).videos
+    video, _ = found.videos("tvqa", questions).videos
     assert "'bbt_frames/s03e02_seg02_clip_10' or 's03e02_seg02_clip_10'" in video.reason

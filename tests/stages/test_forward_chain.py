@@ -402,11 +402,12 @@ def test_incomplete_backbone_is_refused_before_anything_is_decoded(
 
 
 def test_batch_goes_on_when_every_video_fails(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nowhere = tmp_path / "nowhere"
-    nowhere.mkdir()
-    assert sevila("run", demo, tmp_path / "store", "--videos", str(nowhere)) == 0
+    for video in (demo / "videos").iterdir():
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        (tmp_path / "empty" / video.name).touch()
+    assert sevila("run", demo, tmp_path / "store", "--videos", str(tmp_path / "empty")) == 0
     printed = capsys.readouterr().out
-    assert "10 of 10 videos failed (10 missing)" in printed and "100.0 %" in printed
+    assert "10 of 10 videos failed (10 empty)" in printed and "100.0 %" in printed
     assert {row["status"] for row in artifact(tmp_path / "store", "answers").rows("answers")} == {"failed"}
 
 

@@ -10,9 +10,9 @@ from pipeline.recipe import available, load
 
 SIX = ("how2qa", "nextqa", "qvhighlights", "star", "tvqa", "vlep")
 TO_KEYFRAMES = (
+    "list_questions",
     "import_backbone",
     "init_localizer",
-    "list_questions",
     "sample_frames",
     "extract_features",
     "score_frames",

@@ -32,7 +32,10 @@ def test_the_chain_reads_it_as_any_other_backbone(tmp_path: Path) -> None:
     assert backbone.feature_shape() == config.feature_shape
     assert backbone.vision_encoder(run, "float32").image_size == config.image_size
     assert len(backbone.language(run, "float32").verbalizer.letter_ids) >= 5
-    assert load_visual_prompt(config, backbone.folder(run), "blip2").query_tokens.shape[1] == config.num_query_tokens
+    with backbone.folder(run) as folder:
+        assert load_visual_prompt(config, folder, "blip2").query_tokens.shape[1] == config.num_query_tokens
+    assert {path.name for path in backbone.path.iterdir()} >= {"record.json", *FILES}
+    assert not (backbone.path / "generation_config.json").exists()
     assert sum((backbone.path / name).stat().st_size for name in FILES) < 10e6
     assert "shapes" in ADAPTERS
 
@@ -66,8 +69,8 @@ def test_a_changed_weight_file_is_refused(tmp_path: Path) -> None:
     backbone, run = made(tmp_path, BRIEF)
     path = backbone.path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(CorruptArtifactError, match="train_backbone"):
-        backbone.folder(run)
+    with pytest.raises(CorruptArtifactError, match="train_backbone"), backbone.folder(run):
+        pass
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_a_damaged_file_is_told_and_the_others_are_still_listed(
     HOW2QA_CSV.read(tmp_path, HOW2QA_CSV.rows)
     (tmp_path / "how2qa_train_release.jsonl").write_text("<html>")
     text = listing(capsys, "how2qa", "--annotations", str(tmp_path))
-    assert "how2qa_train_release.jsonl: no line is a JSON object" in text
+    assert "how2qa_train_release.jsonl: an HTML page" in text
     assert "how2QA_val_release.csv: 2 questions" in text
     assert "missing:" not in text
 

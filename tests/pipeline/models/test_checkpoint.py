@@ -242,7 +242,7 @@ def test_directory_with_a_shard_missing_is_refused(tiny: Path, tmp_path: Path) -
 
 
 def test_directory_without_weights_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no weights in it; wanted one of model"):
+    with pytest.raises(CheckpointError, match="no weight file in it; wanted one of model"):
         load_vision_encoder(read_blip2_config(tiny), tmp_path)
 
 

@@ -1,0 +1,89 @@
+"""Which files of a folder of weights are opened: whoever identifies weights, and whoever loads them, ask here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CheckpointError
+from cache.files import open_file
+from pipeline.downloads import HEAD_BYTES, gone_wrong
+
+JSON_LIMIT_BYTES = 16 << 20  # the largest index on hubs has a tenth of it
+
+# In the order of preference, as transformers has it: both are there in many downloads, with the same content.
+_WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
+_INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """Return every file that loading opens: `path` if it is a file; of a Hugging Face folder config, tokenizer and tensors.
+
+    Raises:
+        CheckpointError: the folder holds no weights, or an index that cannot be read.
+    """
+    if not path.is_dir():
+        return [path]
+    beside = [file for file in (path / "config.json", path / "tokenizer.json") if file.exists()]
+    tensors = tensor_file(path)
+    if not is_index(tensors):
+        return [*beside, tensors]
+    return [*beside, tensors, *(path / name for name in sorted(set(weight_map(tensors).values())))]
+
+
+def tensor_file(folder: Path) -> Path:
+    """Return the one file of a Hugging Face folder that loading begins with: all tensors, or an index of shards.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for names in zip(_WHOLE_FILES, _INDEX_FILES, strict=True):
+        for name in names:
+            if (folder / name).exists():
+                return folder / name
+    raise CheckpointError(f"{folder}: no weight file in it; wanted one of {', '.join(_WHOLE_FILES + _INDEX_FILES)}")
+
+
+def is_index(file: Path) -> bool:
+    """Whether `tensor_file` is an index of shards."""
+    return file.name in _INDEX_FILES
+
+
+def weight_map(index: Path) -> Mapping[str, str]:
+    """Return the file beside an index that holds each tensor; raises `CheckpointError` for an index that says no such thing."""
+    file_of: Any = read_json(index).get("weight_map")
+    if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
+        raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
+    outside = [name for name in file_of.values() if "/" in name or name.startswith(".")]
+    if outside:
+        raise CheckpointError(f"{index}: names the file {outside[0]!r}, wanted one beside it; nothing of it is read")
+    return file_of
+
+
+def refuse_downloads_gone_wrong(files: Iterable[Path]) -> None:
+    """Raise `CheckpointError` for a file that only stands for the one that was to be downloaded."""
+    for file in files:
+        try:
+            with open_file(file) as stream:
+                problem = gone_wrong(stream.read(HEAD_BYTES))
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+        if problem:
+            raise CheckpointError(f"{file}: {problem}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
+    try:
+        with open_file(path) as stream:
+            data = stream.read(JSON_LIMIT_BYTES + 1)
+        if len(data) > JSON_LIMIT_BYTES:
+            raise ValueError(f"it has more than {JSON_LIMIT_BYTES} bytes, more than any has")
+        content = json.loads(data.decode("utf-8").removeprefix("\ufeff"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not readable as a JSON object: it holds a {type(content).__name__}")
+    return content

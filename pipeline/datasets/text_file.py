@@ -1,0 +1,61 @@
+"""Reading an annotation file as text, and keeping the digest of what was read."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from cache.errors import MissingSourceError, SchemaError
+from cache.files import open_file
+from pipeline.downloads import HEAD_BYTES, no_text
+
+logger = logging.getLogger(__name__)
+
+_digests: ContextVar[dict[Path, str] | None] = ContextVar("digests", default=None)
+
+
+@contextmanager
+def digests_of_what_is_read() -> Iterator[Mapping[Path, str]]:
+    """Yield the SHA-256 of each annotation file that is read in the block: of the very bytes that are parsed."""
+    read: dict[Path, str] = {}
+    token = _digests.set(read)
+    try:
+        yield read
+    finally:
+        _digests.reset(token)
+
+
+def read_text(path: Path) -> str:
+    """The file's text without a byte order mark, line ends as they are.
+
+    Raises MissingSourceError if it cannot be read, SchemaError for what is no text (a packed file, a page that a server gave
+    instead), with the byte offset if it is not UTF-8.
+    """
+    try:
+        with open_file(path) as stream:
+            data = stream.read()
+    except OSError as error:
+        raise MissingSourceError(f"{path}: cannot be read ({error.strerror}); an annotation file was wanted") from error
+    read = _digests.get()
+    if read is not None:
+        read[path] = hashlib.sha256(data).hexdigest()
+    problem = no_text(data[:HEAD_BYTES])
+    if problem:
+        raise SchemaError(f"{path}: {problem}")
+    try:
+        # Not "utf-8-sig": it counts the offset of a bad byte from behind the mark.
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
+        raise SchemaError(f"{path}: {found}; save the file as UTF-8") from error
+
+
+def warn_if_cut(path: Path, content: str) -> None:
+    """Warn of a CSV file without a last line end: cut inside its last cell, it looks whole otherwise."""
+    if content and not content.endswith(("\n", "\r")):
+        last = content.splitlines()[-1]
+        logger.warning(
+            "%s: the last line has no line end; if the file was cut short, its last row is wrong: %.80s", path, last
+        )

@@ -1,0 +1,42 @@
+"""What a file is by its first bytes, where it is not what its name says: half of all wrong inputs are such downloads."""
+
+from __future__ import annotations
+
+HEAD_BYTES = 512  # of a file, that say what it is
+
+# What stands for the file that was wanted.
+_INSTEAD = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file it stands for; fetch that with `git lfs pull`",
+    b"<!doctype html": "an HTML page, as sites give instead of a file; open its address in a browser and download it again",
+    b"<html": "an HTML page, as sites give instead of a file; open its address in a browser and download it again",
+    b"<?xml": "an XML page, as servers give instead of a file; download it again",
+}
+# What the file that was wanted may be in.
+_PACKED = {
+    b"\x1f\x8b": "packed by gzip; unpack it with `gunzip`",
+    b"PK\x03\x04": "a zip archive, or a spreadsheet; unpack it with `unzip`, or save it as CSV",
+    b"PK\x05\x06": "an empty zip archive; download it again",
+    b"\xfd7zXZ\x00": "packed by xz; unpack it with `unxz`",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it with `unzstd`",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"Rar!\x1a\x07": "a RAR archive; unpack it",
+    b"\xd0\xcf\x11\xe0": "an old Office file; save it as CSV",
+    b"%PDF-": "a PDF",
+    b"SQLite format 3": "an SQLite database; write it as CSV or JSON lines",
+}
+
+
+def gone_wrong(head: bytes) -> str:
+    """Return what a file that begins with these bytes is instead of the one that was wanted, and what to do; "" if nothing."""
+    begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    return next((problem for mark, problem in _INSTEAD.items() if begin.startswith(mark)), "")
+
+
+def no_text(head: bytes) -> str:
+    """Return the same for a file of text, which may also be packed."""
+    packed = next((problem for mark, problem in _PACKED.items() if head.startswith(mark)), "")
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":  # "BZh" alone may begin a name
+        packed = "packed by bzip2; unpack it with `bunzip2`"
+    if head[257:262] == b"ustar":
+        packed = "a tar archive; unpack it with `tar -xf`"
+    return gone_wrong(head) or packed

@@ -1,0 +1,109 @@
+"""What stands in the place of an annotation file: downloads gone wrong, packed files, folders and pipes, damaged cells."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cache.errors import SevilaError
+from pipeline.datasets import ADAPTERS, nextqa, plain, sevila_json
+from pipeline.question import Annotations
+
+ROWS = b"video,question,a0,a1\none,Why?,so,thus\n"
+
+
+def zipped(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("questions.csv", data)
+    return stream.getvalue()
+
+
+def in_tar(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("questions.csv")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665a5ea423c2713d436b5ee50593a96\n"
+WRONG = {
+    "gzip": gzip.compress(ROWS),
+    "zip": zipped(ROWS),
+    "bzip2": bz2.compress(ROWS),
+    "xz": lzma.compress(ROWS),
+    "tar": in_tar(ROWS),
+    "Git LFS pointer": POINTER,
+    "HTML page": b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><title>Sign in</title>",
+    "XML page": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [(plain, "questions.csv"), (plain, "questions.jsonl"), (sevila_json, "val.json"), (nextqa, "val.csv")],
+)
+def test_file_that_is_something_else_is_told_what_it_is(
+    tmp_path: Path, adapter: ADAPTERS, name: str, what: str
+) -> None:  # type: ignore[valid-type]
+    (tmp_path / "map_vid_vidorID.json").write_text("{}")
+    (tmp_path / name).write_bytes(WRONG[what])
+    with pytest.raises(SevilaError, match=f"{name}: .*{what}"):
+        adapter.read(tmp_path, "val")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a folder"])
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [("plain", "questions.csv"), ("nextqa", "val.csv"), ("nextqa", "map_vid_vidorID.json"), ("star", "STAR_val.json")],
+)
+def test_folder_or_pipe_in_the_place_of_a_file_is_told(tmp_path: Path, adapter: str, name: str, what: str) -> None:
+    for beside in ("val.csv", "map_vid_vidorID.json"):
+        if beside != name:
+            (tmp_path / beside).write_text("{}")
+    place = tmp_path / name
+    os.mkfifo(place) if what == "a pipe" else place.mkdir()
+    with pytest.raises(SevilaError, match=f"{name}: .*is {what}"):
+        ADAPTERS[adapter].read(tmp_path, "val")
+
+
+def read(folder: Path, content: bytes) -> Annotations:
+    (folder / "questions.csv").write_bytes(content)
+    return plain.read(folder, "")
+
+
+def test_nul_in_a_cell_is_a_rejected_row_with_its_line(tmp_path: Path) -> None:
+    found = read(tmp_path, ROWS + b"t\0wo,Why?,so,thus\nthree,Why?,so,thus\n")
+    assert [question.video_id for question in found.questions] == ["one", "three"]
+    assert [(row.line, "NUL" in row.reason) for row in found.rejected] == [(3, True)]
+
+
+def test_nul_in_json_is_a_rejected_row_with_its_line(tmp_path: Path) -> None:
+    rows = [{"video": video, "question": "Why?", "options": ["so", "thus"]} for video in ("one", "t\0wo")]
+    (tmp_path / "questions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = plain.read(tmp_path, "")
+    assert [(row.line, row.reason) for row in found.rejected] == [(2, "video holds a NUL character, text was wanted")]
+
+
+def test_cell_of_a_size_no_text_has_is_a_rejected_row_and_the_rows_behind_it_are_read(tmp_path: Path) -> None:
+    huge = b'two,"' + b"x" * 90_000 + b"\n" + b"y" * 90_000 + b'",so,thus\n'
+    found = read(tmp_path, ROWS + huge + b"three,Why?,so,thus\n")
+    assert [question.video_id for question in found.questions] == ["one", "three"]
+    (bad,) = found.rejected
+    assert bad.line == 3 and bad.reason == "cell 2 has 180001 characters (lines 3 to 4): is a quote not closed?"
+
+
+def test_quote_that_is_never_closed_loses_its_row_and_says_how_far_it_reaches(tmp_path: Path) -> None:
+    found = read(tmp_path, ROWS + b'two,"Why?,so,thus\n' + b"three,Why?,so,thus\n" * 20_000)
+    assert [question.video_id for question in found.questions] == ["one"]
+    assert "lines 3 to 20003 read as one row" in found.rejected[0].reason

@@ -1,0 +1,130 @@
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+
+from pipeline.question import Video
+from pipeline.video_folder import VideoFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+def find(folder: Path, name: str) -> tuple[Path | None, str]:
+    return VideoFolder(folder).find(Video(name, name))
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.gif", "b.MTS", "c.ogv", "d.asf", "e.f4v", "f.2024-05-01", "g.mp4"])
+def test_exact_file_name_counts_whatever_its_suffix(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / "deep" / name)
+    assert find(tmp_path, name) == (file, "")
+    assert find(tmp_path, f"elsewhere/{name}") == (file, "")
+
+
+def test_exact_file_name_is_not_ambiguous_beside_one_of_another_suffix(tmp_path: Path) -> None:
+    wanted = write(tmp_path / "deep" / "a.mp4")
+    write(tmp_path / "deep" / "a.mkv")
+    assert find(tmp_path, "a.mp4") == (wanted, "")
+    assert find(tmp_path, "a")[1].startswith("ambiguous")
+
+
+@pytest.mark.parametrize("place", ["{}.mp4", "deep/{}.mp4", "{}/one.mp4", "{}/frames/1.jpg"])
+@pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_name_in_one_unicode_form_finds_the_file_in_the_other(
+    tmp_path: Path, place: str, on_disk: str, typed: str
+) -> None:
+    file = write(tmp_path / normalize(on_disk, place.format("caf\u00e9")))  # type: ignore[arg-type]
+    file = file.parent if file.suffix == ".jpg" else file
+    name = normalize(typed, str(file.relative_to(tmp_path)))  # type: ignore[arg-type]
+    assert find(tmp_path, name) == (file, "")
+    assert find(tmp_path, Path(name).stem) == (file, "")
+
+
+def test_names_in_both_unicode_forms_are_two_videos(tmp_path: Path) -> None:
+    composed, decomposed = (write(tmp_path / "deep" / normalize(form, "caf\u00e9.mp4")) for form in ("NFC", "NFD"))
+    if len(list(composed.parent.iterdir())) == 1:
+        pytest.skip("this file system keeps one form")
+    assert find(tmp_path, composed.name) == (composed, "")
+    assert find(tmp_path, decomposed.name) == (decomposed, "")
+
+
+def test_file_and_a_link_to_it_are_one_video(tmp_path: Path) -> None:
+    file = write(tmp_path / "a" / "one.mp4")
+    (tmp_path / "one.mkv").symlink_to(file)
+    assert VideoFolder(tmp_path).find(Video("one", "one"))[1] == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 270, f"{'x' * 270}.mp4", "folder/" * 700 + "x.mp4", "a,b\nc,d\n" * 1000, "a\0b"]
+)
+def test_name_that_no_file_can_have_is_missing(tmp_path: Path, name: str) -> None:
+    path, reason = find(tmp_path, name)
+    assert path is None and reason.startswith("missing: ") and len(reason) < 1000
+
+
+def test_link_to_itself_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "loops").symlink_to("loops")
+    write(tmp_path / "deep" / "good.mp4")
+    for name in ("loop.mp4", "loop", "loop.mp4/below.mp4"):
+        assert find(tmp_path, name)[1].startswith("unreadable: ")
+    assert find(tmp_path, "good")[1] == ""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+@pytest.mark.parametrize("name", ["odd.mp4", "odd", "elsewhere/odd.mp4"])
+def test_what_is_neither_file_nor_folder_is_unreadable(tmp_path: Path, kind: str, name: str) -> None:
+    place = tmp_path / "odd.mp4"
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as server:  # a socket's path is short
+        if kind == "pipe":
+            os.mkfifo(place)
+        elif kind == "socket":
+            server.bind(f"{short}/s")
+            place.symlink_to(f"{short}/s")
+        else:
+            place.symlink_to("/dev/zero")
+        assert find(tmp_path, name)[1].startswith("unreadable: ")
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from pipeline.question import Video
+from pipeline.video_folder import VideoFolder
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+folder = VideoFolder(Path(sys.argv[1]))
+for name in ("private/a.mp4", "a.mp4", "good"):
+    print(folder.find(Video(name, name))[1])
+"""
+
+
+def test_folder_that_may_not_be_entered_is_told_and_the_rest_is_found() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder / "private" / "a.mp4")
+        write(folder / "public" / "good.mp4")
+        folder.chmod(0o755)
+        (folder / "private").chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, name],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        (folder / "private").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    inside, by_name, good = done.stdout.split("\n")[:3]
+    assert inside == "unreadable: 'private/a.mp4': Permission denied"
+    assert by_name == "missing: no file 'a.mp4' in the videos folder; not looked into: 'private' (Permission denied)"
+    assert good == ""

@@ -1,0 +1,180 @@
+"""Places that were not given, wrong ones, and the order in which they are found to be wrong."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from cache.digests import DigestCache
+from cache.store import Store
+from cli import main
+from pipeline.sources import Sources
+from tests.stages.runs import arguments, records, sevila
+
+KINDS = ("annotations", "videos", "weights")
+
+
+@pytest.fixture(autouse=True)
+def no_places_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for kind in ("ANNOTATIONS", "VIDEOS", "WEIGHTS", "CONFIG"):
+        monkeypatch.delenv(f"SEVILA_{kind}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def without(kind: str, command: str, demo: Path, store: Path, *more: str) -> list[str]:
+    """The arguments of a command but for the place of one kind."""
+    words = arguments(command, demo, store, *more)
+    where = words.index(f"--{kind}")
+    return words[:where] + words[where + 2 :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_takes_no_place_that_was_not_given_though_all_is_in_the_store(
+    store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*without(kind, "run", demo, store), "-q"]) == 1
+    printed = capsys.readouterr()
+    assert f"nobody said where the {kind} " in printed.err and f"--{kind} " in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("kind", ["annotations", "weights"])
+def test_stage_takes_neither_annotations_nor_weights_that_were_not_given(
+    store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(without(kind, "stage", demo, store, "answer_questions")) == 1
+    assert f"nobody said where the {kind} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plan_stands_on_what_the_store_saw_last_and_says_so(
+    store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*without(kind, "plan", demo, store), "-q"]) == 0
+    assert "10 exists, 0 build, 0 blocked" in capsys.readouterr().out
+    assert f"{kind} " in caplog.text and f"not on this machine; taken to be {kind}-" in caplog.text
+
+
+def test_wrong_guess_is_not_remembered(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    assert sevila("run", demo, store, "--weights", f"tiny-blip2={demo / 'questions.csv'}") == 1
+    capsys.readouterr()
+    assert main(without("weights", "plan", demo, store)) == 0
+    assert "nobody said where the weights" in capsys.readouterr().out
+    remembered = Sources(Store(store).digests, {}, remembered=KINDS)
+    assert remembered.weights("tiny-blip2").id is None
+
+
+def test_folder_with_none_of_the_videos_is_an_error_before_weights_are_looked_at(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    gone = ("--weights", f"tiny-blip2={tmp_path / 'gone'}")
+    assert sevila("run", demo, tmp_path / "store", "--videos", str(tmp_path / "empty"), *gone) == 1
+    told = capsys.readouterr()
+    assert "empty: none of the 10 videos" in told.err and "accuracy" not in told.out
+    assert {record.stage for record in records(tmp_path / "store").values()} == {"list_questions"}
+
+
+def test_stage_and_plan_say_too_that_none_of_the_videos_is_there(
+    store: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert sevila("stage", demo, store, "sample_frames", "--videos", str(tmp_path / "empty")) == 1
+    assert "none of the 10 videos" in capsys.readouterr().err
+    assert sevila("plan", demo, store, "--videos", str(tmp_path / "empty")) == 0
+    assert "none of the 10 videos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", ["annotations", "videos"])
+@pytest.mark.parametrize("chain", ["forward", "full"])
+def test_the_hub_is_not_asked_for_weights_while_a_place_is_wrong(
+    demo: Path,
+    tmp_path: Path,
+    wrong: str,
+    chain: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked for weights")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    text = (demo / "questions.csv").read_text().splitlines()
+    rows = [f"{line},{'train' if number % 2 else 'test'}" for number, line in enumerate(text[1:])]
+    (tmp_path / "questions.csv").write_text("\n".join([f"{text[0]},split", *rows, ""]))
+    places = {"annotations": tmp_path / "questions.csv", "videos": demo / "videos"}
+    places[wrong] = tmp_path / "gone"
+    given = [word for kind, place in places.items() for word in (f"--{kind}", str(place))]
+    settings = ["--set", f"chain.kind={chain}", "--set", "list_questions.split=test"]
+    assert main(["run", "plain", *given, *settings, "--store", str(tmp_path / "store")]) == 1
+    assert f"the {wrong} 'plain' should lie at {tmp_path / 'gone'}, but nothing is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ("--weights=blip2={}", "--weights tiny-blip2=PATH"),
+        ("--videos=nextqa={}", "--videos plain=PATH"),
+        ("--annotations=plane={}", "--annotations plain=PATH"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan", "stage"])
+def test_place_of_a_name_that_the_recipe_does_not_use_is_an_error_that_lists_those_it_uses(
+    demo: Path, tmp_path: Path, command: str, option: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["score_frames"] if command == "stage" else []
+    assert sevila(command, demo, tmp_path / "store", *more, option.format(tmp_path)) == 1
+    assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "tiny-blip2="])
+def test_place_of_weights_that_the_chain_trains_itself_is_warned_of(
+    demo: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [*without("weights", "plan", demo, tmp_path / "store"), "--set", "chain.backbone=trained"]
+    assert main([*words, "--weights", f"{name}{tmp_path}"]) == 0
+    assert f"--weights {name}{tmp_path}: " in caplog.text and "not used here; used are none" in caplog.text
+
+
+def test_data_set_that_there_is_not_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "--annotations", f"nextq={tmp_path}"]) == 1
+    assert "--annotations nextqa=PATH" in capsys.readouterr().err
+
+
+def test_weights_replaced_while_they_are_imported_are_published_under_no_id(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = Path(shutil.copytree(demo / "tiny-blip2", tmp_path / "one"))
+    model = weights / "model.safetensors"
+
+    class Replacing(DigestCache):
+        def save(self) -> None:  # everything is digested, nothing is loaded yet
+            super().save()
+            if any(str(model) == name for name in self._known["files"]):
+                model.write_bytes(model.read_bytes())
+
+    monkeypatch.setattr("cache.store.DigestCache", Replacing)
+    assert sevila("run", demo, tmp_path / "store", "--weights", f"tiny-blip2={weights}") == 1
+    assert "were replaced while they were read; run again" in capsys.readouterr().err
+    assert {record.stage for record in records(tmp_path / "store").values()} == {"list_questions"}
+
+
+def test_annotations_replaced_before_they_are_read_are_published_under_no_id(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = Path(shutil.copy(demo / "questions.csv", tmp_path))
+    other = questions.read_text().replace("What colour", "Which colour")
+
+    class Replacing(DigestCache):
+        def save(self) -> None:
+            super().save()
+            questions.write_text(other)
+
+    monkeypatch.setattr("cache.store.DigestCache", Replacing)
+    assert sevila("run", demo, tmp_path / "store", "--annotations", str(questions)) == 1
+    assert "questions.csv: replaced between being identified and being read; run again" in capsys.readouterr().err
+    assert records(tmp_path / "store") == {}
+    monkeypatch.undo()
+    assert sevila("stage", demo, tmp_path / "store", "list_questions", "--annotations", str(questions)) == 0
