@@ -19,6 +19,7 @@ from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
 from pipeline.environment import clear_settings
+from pipeline.memory import is_out_of_memory
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Report, Task
 
@@ -40,7 +41,9 @@ def work(job: Job) -> None:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 _Loop(job, task, accelerator).run()
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise SevilaError(
                     f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
                     "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
