@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cache.errors import CorruptArtifactError, SchemaError, mend
 from cache.files import published
+from cache.parquet import bounded_parquet
 
 MOST_ROWS = (
     10**8
@@ -129,28 +130,24 @@ def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | 
 def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_rows: int | None) -> pa.Table:
     tables = []
     n_claimed = 0
+    fields = [field for field in schema.arrow() if names is None or field.name in names]  # in a file's order
+    wanted = pa.schema(fields, schema.arrow().metadata)
     for path in paths:
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                found = file.schema_arrow
-                if not found.equals(schema.arrow(), check_metadata=True):
-                    raise SchemaError(
-                        f"{path}: holds schema\n{found}\nwanted version {schema.version} with {schema.columns}; "
-                        "the artifact was written by another version: run its stage again"
-                    )
-                n_claimed += file.metadata.num_rows
-                if n_claimed > MOST_ROWS:
-                    raise CorruptArtifactError(
-                        f"{path}: claims {n_claimed} rows, more than any table has; {mend(path)}"
-                    )
-                if n_rows is not None and n_claimed > n_rows:
-                    raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
-                tables.append(file.read(columns=names))
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
+        with bounded_parquet(path, wanted.names) as file:
+            if not file.schema.equals(schema.arrow(), check_metadata=True):
+                raise SchemaError(
+                    f"{path}: holds schema\n{file.schema}\nwanted version {schema.version} with {schema.columns}; "
+                    "the artifact was written by another version: run its stage again"
+                )
+            n_claimed += file.n_rows
+            if n_claimed > MOST_ROWS:
+                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, more than any table has; {mend(path)}")
+            if n_rows is not None and n_claimed > n_rows:
+                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
+            tables.append(file.read().cast(wanted))
     if n_rows is not None and n_claimed != n_rows and paths:
         raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {mend(paths[0])}")
-    return pa.concat_tables(tables) if tables else schema.arrow().empty_table().select(list(names or schema.columns))
+    return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
 def n_rows(paths: Sequence[Path]) -> int:
@@ -165,15 +162,20 @@ def n_rows(paths: Sequence[Path]) -> int:
     return total
 
 
+def n_rows(paths: Sequence[Path]) -> int:
+    """Return how many rows a table's files say they have; raises `CorruptArtifactError` for what is no Parquet."""
+    total = 0
+    for path in paths:
+        with bounded_parquet(path, ()) as file:
+            total += file.n_rows
+    return total
+
+
 def read_head(paths: Sequence[Path], n_rows: int) -> list[dict[str, Any]]:
     """Return the first rows of a table's files, whatever their schema, for people to look at."""
     rows: list[dict[str, Any]] = []
     for path in paths:
         if len(rows) < n_rows:
-            try:
-                with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                    batch = next(file.iter_batches(batch_size=n_rows), None)
-            except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-                raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
-            rows += batch.to_pylist() if batch is not None else []
+            with bounded_parquet(path) as file:
+                rows += file.head(n_rows)
     return rows[:n_rows]

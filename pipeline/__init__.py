@@ -1,0 +1,6 @@
+"""What SeViLA is. Whatever process imports it, to compute or to decode, does so before it loads a library that computes."""
+
+from pipeline.environment import clear_settings, open_standard_streams
+
+open_standard_streams()
+clear_settings()

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
-from cache.errors import CorruptArtifactError, InputChangedError
+from cache.errors import CorruptArtifactError, InputChangedError, SevilaError
 from cache.files import published, refuse_links, sync
 from cache.fingerprint import file_digest
 from cache.notes import read_note, write_note
 from cache.pool import Pool
 from cache.store import PROGRESS, SNAPSHOTS, Store, artifact_id, describe_files
 from cache.tables import write_rows
+from pipeline.memory import memory_errors
 from pipeline.read_inputs import ReadInputs
 from pipeline.stage import Stage
 
@@ -213,6 +214,25 @@ class ShardedOutput(Output):
                 except Timeout:
                     log.info("%s: shard %d is being made by another process", self.stage.name, number + 1)
 
+    def refuse_all(self, code: str, n_items: int, problem: str) -> None:
+        """Raise `SevilaError` with this problem if all of an artifact's `n_items` were dropped, some of them with this code.
+
+        Shards that others are making may hold better ones. The shards are given up, so that the next run tries them again.
+        """
+        if self._only is not None:
+            return
+        with self._store.lock(f"{self._id}/publish"):
+            if self._store.exists(self._id):
+                return
+            paths = [self._note(number) for number in range(len(read_note(self._plan_note)["shards"]))]
+            dropped: Counter[str] = Counter()
+            for path in paths:
+                dropped.update((_whole_note(path) or {"dropped": {}})["dropped"])
+            if dropped[code] and dropped.total() == n_items:
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                raise SevilaError(problem)
+
     def unfinished(self) -> list[int]:
         """Return the shards of the stored plan that nobody has finished; none if the artifact is published."""
         try:
@@ -268,7 +288,8 @@ class ShardedOutput(Output):
         ):  # of a process killed at this shard, which is locked
             left_over.unlink()
         start = time.perf_counter()
-        work(shard)
+        with memory_errors(self.stage.name):
+            work(shard)
         write_note(self._hardware_note(shard.number), self._hardware())
         write_note(self._note(shard.number), {**shard.notes(), "shard": shard.number, **self.read.header})
         seconds = time.perf_counter() - start

@@ -18,6 +18,8 @@ from accelerate.state import AcceleratorState
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
+from pipeline.environment import clear_settings
+from pipeline.memory import is_out_of_memory
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Report, Task
 
@@ -39,7 +41,9 @@ def work(job: Job) -> None:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 _Loop(job, task, accelerator).run()
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise SevilaError(
                     f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
                     "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
@@ -55,7 +59,9 @@ def _accelerator(run: RunContext, precision: str) -> Iterator[Accelerator]:
     if device.index is not None:
         torch.cuda.set_device(device)
     try:
-        yield Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bfloat16" else "no")
+        clear_settings()  # it asks the environment for more than it is given, even for what it is given
+        precision = "bf16" if precision == "bfloat16" else "no"
+        yield Accelerator(cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=1)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 

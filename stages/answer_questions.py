@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
+from pipeline.memory import Halving
 from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.selection import majority_vote
@@ -20,6 +21,7 @@ from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
+from stages.not_finite import ANSWERS, SCORES, FiniteCheck
 from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from stages.progress import track
 from stages.select_keyframes import Keyframes
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
 
 # Codes of failures that are not the video's.
-REASONS_OF_QUESTIONS = ("no_options", "too_many_options", "no_moments", "no_true_frame")
+REASONS_OF_QUESTIONS = ("no_options", "too_many_options", "no_moments", "no_true_frame", SCORES, ANSWERS)
 
 
 class Answers(Artifact):
@@ -91,8 +93,14 @@ def answer_questions(
 ) -> None:
     """Answer every question from its keyframes."""
     texts = {question["question_id"]: question for question in questions.rows("questions")}
-    asked = [_answerable({**texts[row["question_id"]], **row}) for row in keyframes.rows("keyframes")]
+    without_features = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["reason"]}
+    asked = [
+        _answerable({**texts[row["question_id"]], **row}, without_features.get(row["video_id"], ""))
+        for row in keyframes.rows("keyframes")
+    ]
     load = cache(lambda: _load(cfg, run, backbone, answerer))
+    broken = "weights or features are broken, or the precision is too small"
+    check = FiniteCheck(ANSWERS, f"the Answerer gave no question finite values; {broken}")
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
         n_tokens, width = backbone.feature_shape()
@@ -116,6 +124,7 @@ def answer_questions(
                         found[question["question_id"]].append(answer)
         rows = [_row(question, found[question["question_id"]], cfg.method) for question in wanted]
         shard.dropped.update(row["reason"].split(":")[0] for row in rows if row["status"] != "ok")
+        check.see((row["video_id"], row["reason"]) for row in rows)
         shard.write_rows("answers", rows)
         alone = cfg.method == "vote"
         frame_rows = [
@@ -124,10 +133,13 @@ def answer_questions(
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(plan, work)
+    check.end(out, len(asked))
 
 
-def _answerable(question: dict[str, Any]) -> dict[str, Any]:
-    """The question, failed if it asks for moments: there is nothing to choose from."""
+def _answerable(question: dict[str, Any], without_features: str) -> dict[str, Any]:
+    """The question, failed if its video has no features, or if it asks for moments: there is nothing to choose from."""
+    if question["status"] == "ok" and without_features:
+        return question | {"status": "failed", "reason": without_features}
     if question["status"] == "ok" and not question["options"]:
         return question | {"status": "failed", "reason": "no_options: it asks for moments, not for an option"}
     return question
@@ -168,10 +180,15 @@ def _row(question: dict[str, Any], answers: list[dict[str, Any]], method: str) -
     row |= nothing | {"n_frames": len(answers and question["rows"]), "truncated": False}
     if not answers:
         return row
-    if answers[0]["reason"]:
-        return row | {"status": "failed", "reason": answers[0]["reason"], "n_frames": 0}
+    if reason := _reason(answers):
+        return row | {"status": "failed", "reason": reason, "n_frames": 0}
     answer = answers[0] | (_vote(answers) if method == "vote" else {})
     return row | {name: value for name, value in answer.items() if name in row and name != "reason"}
+
+
+def _reason(answers: list[dict[str, Any]]) -> str:
+    """Return why a question has no answer: the first of its units' reasons."""
+    return next((answer["reason"] for answer in answers if answer["reason"]), "")
 
 
 def _load(cfg: AnswerQuestions, run: RunContext, backbone: Backbone, weights: AnswererWeights) -> Answerer:
@@ -187,6 +204,7 @@ class _Asking:
         self.answerer = answerer
         self._reader = OptionReader(answerer, cfg.prompt, cfg.readout, batch_tokens, forced=False)
         self._batch_tokens = batch_tokens
+        self._halving = Halving("answer_questions")
 
     def ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[dict[str, Any]]:
         """Return an answer per unit, or the reason why there is none."""
@@ -195,6 +213,12 @@ class _Asking:
         answers: list[dict[str, Any]] = [{"reason": self._reader.refusal(question)} for question, _ in units]
         asked = self._reader.prepare([question for question, _ in units])
         answerable = [number for number, answer in enumerate(answers) if not answer["reason"]]
+
+        def read(prefixes: list[str], chosen: list[int]) -> list[OptionValues]:
+            where = [[place[units[number][0]["video_id"], row] for row in units[number][1]] for number in chosen]
+            frames = visual[torch.tensor(where, device=visual.device)]
+            return self._reader.read(frames, [asked[number] for number in chosen], prefixes)
+
         for n_frames in sorted({len(units[number][1]) for number in answerable}):
             same = [number for number in answerable if len(units[number][1]) == n_frames]
             # The official code numbers frames only when there are several: one keyframe is read as when voting.
@@ -204,9 +228,7 @@ class _Asking:
             lengths = [len(asked[number].token_ids) for number in same]
             for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
                 chosen = [same[item] for item in batch]
-                where = [[place[units[number][0]["video_id"], row] for row in units[number][1]] for number in chosen]
-                frames = visual[torch.tensor(where, device=visual.device)]
-                found = self._reader.read(frames, [asked[number] for number in chosen], prefixes)
+                found = [options for part in self._halving(partial(read, prefixes), chosen) for options in part]
                 for number, options in zip(chosen, found, strict=True):
                     answers[number] |= _answer(options) | {"truncated": asked[number].truncated}
         return answers
@@ -214,6 +236,7 @@ class _Asking:
 
 def _answer(options: OptionValues) -> dict[str, Any]:
     answer: dict[str, Any] = {"prediction": int(options.values.argmax()), "option_logits": options.values.tolist()}
+    answer["reason"] = options.problem
     return answer | {"votes": [], "first_token_id": options.first_token_id}
 
 
@@ -229,5 +252,5 @@ def _frame_rows(question: dict[str, Any], answers: list[dict[str, Any]]) -> list
     return [
         {"question_id": question["question_id"], "frame_index": frame} | {name: answer[name] for name in names}
         for frame, answer in zip(question["frame_indices"], answers, strict=bool(answers))
-        if not answer["reason"]
+        if not _reason(answers)
     ]

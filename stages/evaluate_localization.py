@@ -23,7 +23,7 @@ from pipeline.stage import Artifact, Config, RunContext, stage
 from pipeline.text_table import Table, aligned
 from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
-from stages.retrieve_moments import answers_by_question
+from stages.not_finite import FEATURES, SCORES, code_of
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
@@ -39,7 +39,7 @@ class LocalizationMetrics(Artifact):
             source="string",  # keyframes: as chosen; ranking: the k best by the Localizer's score
             k="int32",  # of keyframes: the most that a question has
             n_questions="int32",  # those whose true moments are known
-            n_failed="int32",  # of these: no frames, the video could not be read; counted as 0
+            n_failed="int32",  # of these: no frames, the video could not be read, or no finite scores; counted as 0
             n_without_true_frame="int32",  # of these: frames, but none in a moment; in no frame recall and no rank
             precision_percent="float64",  # of the keyframes, those in a true moment; null when n_questions is 0
             frame_recall_percent="float64",  # of the sampled frames in a true moment, those chosen
@@ -81,7 +81,7 @@ def evaluate_localization(
     """Judge keyframes, and the ranking behind them, by the true moments."""
     true, clips = true_moments(questions), frames.clips()
     known = [row for row in keyframes.rows("keyframes") if row["question_id"] in true]
-    answers = answers_by_question(scores) if scores is not None else {}
+    answers, _ = scores.by_question() if scores is not None else ({}, {})
     ranked = {
         id: ranking_scores(**answer, rank_by=keyframes.record.config["rank_by"]) for id, answer in answers.items()
     }
@@ -90,7 +90,9 @@ def evaluate_localization(
         return np.asarray(clips[row["video_id"], row["clip_id"]]["seconds"])
 
     def judged(row: dict[str, Any], k: int | None) -> KeyframeQuality | None:
-        if (row["video_id"], row["clip_id"]) not in clips:
+        if (row["video_id"], row["clip_id"]) not in clips or code_of(row["reason"]) in (FEATURES, SCORES):
+            return None
+        if k is not None and row["question_id"] not in ranked:
             return None
         positions = row["positions"] if k is None else top_k_positions(ranked[row["question_id"]], k)
         return keyframe_quality(positions, seconds(row), true[row["question_id"]])
@@ -98,7 +100,7 @@ def evaluate_localization(
     ranks = [
         first_true_rank(ranked[row["question_id"]], seconds(row), true[row["question_id"]])
         for row in known
-        if (row["video_id"], row["clip_id"]) in clips and scores is not None
+        if row["question_id"] in ranked
     ]
     most = max((len(row["positions"]) for row in known), default=0)
     rows = [localization_row("keyframes", most, [judged(row, None) for row in known], ranks)]

@@ -25,6 +25,7 @@ from pipeline.output import Output
 from pipeline.stage import Artifact, Config, RunContext, stage
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
+from stages.not_finite import SCORES, code_of
 from stages.retrieve_moments import Moments
 
 
@@ -52,7 +53,7 @@ class MomentMetrics(Artifact):
             1,
             n_queries="int32",  # those whose true moments are known
             n_unlabelled="int32",  # others; in no percentage
-            n_failed="int32",  # of n_queries: the video could not be read; counted as found nothing
+            n_failed="int32",  # of n_queries: the video could not be read, or no finite scores; counted as found nothing
             n_without_moments="int32",  # of n_queries: no frame was yes; likewise
         ),
         "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
@@ -98,7 +99,9 @@ def evaluate_moments(
         "n_without_moments": sum(query["status"] == "ok" and query["n_moments"] == 0 for query in known),
     }
     out.write_rows("counts", [counts])
-    _, missing = coverage((query["video_id"], query["reason"]) for query in queries)
+    _, missing = coverage(
+        (query["video_id"], query["reason"]) for query in queries if code_of(query["reason"]) != SCORES
+    )
     out.write_rows("missing_videos", [dataclasses.asdict(video) for video in missing])
     (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(found, highlights), indent=1))
     out.add_file("metrics.json")

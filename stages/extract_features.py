@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from cache.errors import SevilaError
-from cache.pool import PARTS, Pool, part_rows
+from cache.pool import PARTS, Pool, PoolReader, part_rows
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.frames import pixels
+from pipeline.memory import Halving
 from pipeline.output import Shard, ShardedOutput
 from pipeline.stage import Config, PooledArtifact, RunContext, stage
 from stages.import_backbone import Backbone
+from stages.not_finite import FEATURES, FiniteCheck, code_of
 from stages.progress import track
 from stages.sample_frames import Frames
 from stages.streams import read_ahead
@@ -60,69 +61,135 @@ def extract_features(
     """Run the frozen ViT once over every stored frame."""
     videos = frames.rows("videos")
     frame_indices = frames.frame_indices()
-    n_tokens, width = backbone.feature_shape()
-    load = cache(lambda: backbone.vision_encoder(run, cfg.precision))
+    shape = backbone.feature_shape()
+    encode = _Encode(cfg.stored_as, run, cache(lambda: backbone.vision_encoder(run, cfg.precision)))
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
+    unfit = f"the ViT gave values that {cfg.stored_as} cannot hold"
+    check = FiniteCheck(FEATURES, f"{unfit}, for every video; set precision or stored_as to float32")
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        itemsize = np.dtype(cfg.stored_as).itemsize
-        sizes = [video["n_frames"] * n_tokens * width * itemsize for video in videos]
-        return cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // n_tokens)}
+        bytes_a_frame = shape[0] * shape[1] * np.dtype(cfg.stored_as).itemsize
+        sizes = [video["n_frames"] * bytes_a_frame for video in videos]
+        return cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // shape[0])}
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
-        readable = {video["video_id"]: frames.pixel_key(video) for video in wanted if video["status"] == "ok"}
-        sources: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
-        for video_id, key in readable.items():
-            stored = {int(index): (video_id, row) for row, index in enumerate(frame_indices[video_id])}
-            sources[key] = stored | sources.get(key, {})
+        stored = _Stored(frames, frame_indices, wanted, shard.settings["batch_frames"])
+        bad: dict[str, set[int]] = {}  # by key, the frames whose features are not finite
 
-        def encode(keys: Iterator[str]) -> Iterator[str]:
-            batches = read_ahead(_missing_batches(frames, pool, keys, sources, shard.settings["batch_frames"]))
+        def make(keys: Iterator[str]) -> Iterator[str]:
+            batches = read_ahead(stored.missing(pool, keys))
             for (key, missing), group in groupby(batches, key=lambda batch: batch[:2]):
-                pieces = _encode(load(), run.torch_device(), (pixels for *_, pixels in group), cfg.stored_as)
-                pool.add(key, missing, (n_tokens, width), cfg.stored_as, pieces, {})
+                try:
+                    pool.add(key, missing, shape, cfg.stored_as, encode((array for *_, array in group), missing), {})
+                except _NotFiniteError as error:
+                    bad[key] = error.frames
+                    if good := [index for index in missing if index not in bad[key]]:
+                        pool.add(key, good, shape, cfg.stored_as, encode(stored.batches(key, good), good), {})
                 yield key
 
         with shard.phase("encode"):
-            keys = track(sources, shard, "video")
-            pool.make(keys, lambda key: not pool.missing(key, list(sources[key])), encode)
-        columns = ("video_id", "status", "reason", "n_frames")
-        shard.write_rows("videos", [{name: video[name] for name in columns} for video in wanted])
-        parts = {key: pool.parts(key) for key in sources}
-        found = [part_rows(id, frame_indices[id].tolist(), parts[key]) for id, key in readable.items()]
+            keys = track(stored.places, shard, "video")
+            pool.make(keys, lambda key: not pool.missing(key, list(stored.places[key])), make)
+        rows = [_row(video, stored.bad_frames(video["video_id"], bad), unfit) for video in wanted]
+        shard.dropped.update(FEATURES for row in rows if code_of(row["reason"]) == FEATURES)
+        check.see((row["video_id"], row["reason"]) for row in rows)
+        shard.write_rows("videos", rows)
+        parts = {key: pool.parts(key) for key in stored.places}
+        found = [
+            part_rows(row["video_id"], frame_indices[row["video_id"]].tolist(), parts[stored.keys[row["video_id"]]])
+            for row in rows
+            if row["status"] == "ok"
+        ]
         shard.write_rows("parts", [row for rows in found for row in rows])
 
     out.each_shard(plan, work)
+    check.end(out, sum(video["status"] == "ok" for video in videos))
 
 
-def _missing_batches(
-    frames: Frames, pool: Pool, keys: Iterator[str], sources: dict[str, dict[int, tuple[str, int]]], batch_frames: int
-) -> Iterator[tuple[str, list[int], np.ndarray]]:
-    """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
+def _row(video: dict[str, Any], bad: list[int], unfit: str) -> dict[str, Any]:
+    row = {name: video[name] for name in ("video_id", "status", "reason", "n_frames")}
+    if not bad:
+        return row
+    others = f" and {len(bad) - 1} others of {row['n_frames']}" if bad[1:] else ""
+    return row | {"status": "failed", "reason": f"{FEATURES}: frame {bad[0]}{others}: {unfit}", "n_frames": 0}
 
-    No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
-    """
-    reader = frames.open()
-    for key in keys:
-        missing = pool.missing(key, sorted(sources[key]))
-        for start in range(0, len(missing), batch_frames):
-            places = [sources[key][index] for index in missing[start : start + batch_frames]]
+
+class _Stored:
+    """The frames of a shard's videos by key: what identifies their pixels, which several videos may share."""
+
+    def __init__(
+        self, frames: Frames, indices: dict[str, np.ndarray], videos: list[dict[str, Any]], batch_frames: int
+    ) -> None:
+        self._frames, self._indices, self._batch_frames = frames, indices, batch_frames
+        self.keys = {video["video_id"]: frames.pixel_key(video) for video in videos if video["status"] == "ok"}
+        self.places: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
+        for video_id, key in self.keys.items():
+            stored = {int(index): (video_id, row) for row, index in enumerate(indices[video_id])}
+            self.places[key] = stored | self.places.get(key, {})
+
+    def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[str, list[int], np.ndarray]]:
+        """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
+
+        No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
+        """
+        reader = self._frames.open()
+        for key in keys:
+            missing = pool.missing(key, sorted(self.places[key]))
+            for batch in self._batches(reader, key, missing):
+                yield key, missing, batch
+
+    def batches(self, key: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the pixels of some frames of a key."""
+        return self._batches(self._frames.open(), key, indices)
+
+    def bad_frames(self, video_id: str, bad: dict[str, set[int]]) -> list[int]:
+        """Return which of a video's frames are among those of its key that are bad."""
+        of_key = bad.get(self.keys.get(video_id, ""), set())
+        return sorted(of_key.intersection(self._indices[video_id].tolist())) if of_key else []
+
+    def _batches(self, reader: PoolReader, key: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        for start in range(0, len(indices), self._batch_frames):
+            places = [self.places[key][index] for index in indices[start : start + self._batch_frames]]
             pieces = [
                 reader.read(video_id, [row for _, row in group]) for video_id, group in groupby(places, lambda p: p[0])
             ]
-            yield key, missing, np.concatenate(pieces)
+            yield np.concatenate(pieces)
 
 
-def _encode(encoder: VisionEncoder, device: str, batches: Iterator[np.ndarray], stored_as: str) -> Iterator[np.ndarray]:
-    import torch
+class _NotFiniteError(Exception):
+    """These frames gave values that cannot be stored."""
 
-    for batch in batches:
+    def __init__(self, frames: set[int]) -> None:
+        super().__init__(frames)
+        self.frames = frames
+
+
+class _Encode:
+    """Pixels -> features."""
+
+    def __init__(self, stored_as: str, run: RunContext, load: Callable[[], VisionEncoder]) -> None:
+        self._stored_as, self._run, self._load = stored_as, run, load
+        self._halving = Halving("extract_features")
+
+    def __call__(self, batches: Iterator[np.ndarray], frames: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the features of batches of these frames, piece by piece; raises `_NotFiniteError` at the end."""
+        encoder = self._load()
+        bad: set[int] = set()
+        done = 0
+        for batch in batches:
+            for features in self._halving(partial(self._features, encoder), batch):
+                finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+                bad |= {frames[done + place] for place in np.flatnonzero(~finite).tolist()}
+                done += len(features)
+                yield features
+        if bad:
+            raise _NotFiniteError(bad)
+
+    def _features(self, encoder: VisionEncoder, batch: np.ndarray) -> np.ndarray:
+        import torch
+
         with torch.no_grad():
-            output = encoder(torch.from_numpy(pixels(batch)).to(device))
-        features = output.to(getattr(torch, stored_as)).cpu().numpy()
-        if not np.isfinite(features).all():
-            raise SevilaError(
-                f"the ViT gave values that {stored_as} cannot hold; set precision or stored_as to float32"
-            )
-        yield features
+            output = encoder(torch.from_numpy(pixels(batch)).to(self._run.torch_device()))
+        features: np.ndarray = output.to(getattr(torch, self._stored_as)).cpu().numpy()
+        return features

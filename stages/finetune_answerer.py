@@ -18,6 +18,7 @@ from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
+from stages.not_finite import code_of
 from stages.prompt_training import (
     Data,
     FrameReader,
@@ -81,11 +82,12 @@ def finetune_answerer(
     n_letters = len(backbone.verbalizer(run).letter_ids)
     samples: list[AnsweredQuestion] = []
     skipped: Counter[str] = Counter()
+    failed = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["status"] != "ok"}
     for row in keyframes.rows("keyframes"):
         question = asked[row["question_id"]]
         options, right = question["options"], question["answer_index"]
-        if row["status"] != "ok":
-            skipped[row["reason"].split(":")[0]] += 1
+        if row["status"] != "ok" or row["video_id"] in failed:
+            skipped[code_of(row["reason"] or failed[row["video_id"]])] += 1
         elif not options or len(options) > n_letters:
             skipped["too_many_options" if options else "no_options"] += 1
         elif right is None or not row["rows"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.batching import cut, token_batches
+from pipeline.memory import Halving
 from pipeline.output import Shard
 from pipeline.prompts import single_frame_prefixes
 from pipeline.stage import RunContext
@@ -77,10 +78,11 @@ def frame_rows(
     groups = list(_groups(videos))
     device, batch_frames = run.torch_device(), shard.settings["batch_frames"]
     read = windows(features, groups, asker.model, device, batch_frames)
+    halving = Halving(shard.stage.name)
     asks = _asks(questions, clips)
     found: dict[Pair, dict[str, Any]] = {}
     for place, visual in track(read, shard, "window", len(groups)):
-        found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"])
+        found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"], halving)
     for number, question in enumerate(questions):
         clip = clips[question["video_id"], question["clip_id"]]
         columns = (clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist())
@@ -109,16 +111,22 @@ def _ask(
     place: dict[tuple[str, int], int],
     visual: Tensor,
     batch_tokens: int,
+    halving: Halving,
 ) -> dict[Pair, dict[str, Any]]:
     """Return what every question says about the frames of one window."""
     pairs = [(number, frame) for frame in place for number in asks.get(frame, ())]
     lengths = [asker.lengths[number] for number, _ in pairs]
     (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
+
+    def ask(items: np.ndarray) -> dict[Pair, dict[str, Any]]:
+        chosen = [(number, row) for number, (_, row) in (pairs[item] for item in items)]
+        tokens = visual[[place[pairs[item][1]] for item in items]]
+        return dict(zip(chosen, asker.ask(tokens, chosen), strict=True))
+
     found: dict[Pair, dict[str, Any]] = {}
     for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
-        chosen = [(number, row) for number, (_, row) in (pairs[item] for item in batch)]
-        tokens = visual[[place[pairs[item][1]] for item in batch]]
-        found |= zip(chosen, asker.ask(tokens, chosen), strict=True)
+        for part in halving(ask, batch):
+            found |= part
     return found
 
 

@@ -20,7 +20,8 @@ from stages.frame_by_frame import Pair, frame_rows, plan_videos, questions_by_vi
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
-from stages.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
+from stages.not_finite import ANSWERS, FiniteCheck
+from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def label_frames(
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
     videos, asked, clips = features.rows("videos"), questions_by_video(questions), frames.clips()
     load = cache(lambda: _load(cfg, run, backbone, answerer))
+    broken = "weights or features are broken, or the precision is too small"
+    check = FiniteCheck(ANSWERS, f"the Answerer gave no question finite values; {broken}")
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
@@ -138,6 +141,10 @@ def label_frames(
                 needed = {question["video_id"] for question in labelled}
                 seen = [video for video in wanted if video["video_id"] in needed]
                 rows = list(frame_rows(_Labeller(reader, labelled), labelled, seen, clips, features, run, shard))
+        bad = _not_finite(rows)
+        every = [question | {"reason": bad.get(question["question_id"], question["reason"])} for question in every]
+        check.see((question["video_id"], question["reason"]) for question in every)
+        rows = [row for row in rows if row["question_id"] not in bad]
         shard.write_rows("pseudo_labels", rows)
         labels = {id: list(group) for id, group in groupby(rows, key=lambda row: row["question_id"])}
         verdicts = [_verdict(question, labels.get(question["question_id"], [])) for question in every]
@@ -145,6 +152,16 @@ def label_frames(
         shard.write_rows("verdicts", verdicts)
 
     out.each_shard(lambda: plan_videos(videos, backbone, run), work)
+    check.end(out, sum(len(asked[video["video_id"]]) for video in videos))
+
+
+def _not_finite(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return why each question of these rows has no labels that has a frame without finite values, by its id."""
+    reasons: dict[str, str] = {}
+    for row in rows:
+        if problem := OptionValues(np.array(row["option_logits"]), None).problem:
+            reasons.setdefault(row["question_id"], problem.replace(":", f": frame {row['frame_index']}:", 1))
+    return reasons
 
 
 def _reason(question: dict[str, Any], video: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cache.errors import SevilaError
 from pipeline.prompts import PROMPT_STYLES
+from stages.not_finite import ANSWERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,13 @@ class OptionValues:
 
     values: np.ndarray
     first_token_id: int | None
+
+    @property
+    def problem(self) -> str:
+        """Why there is no answer in them; empty if there is one."""
+        if np.isfinite(self.values).all():
+            return ""
+        return f"{ANSWERS}: the Answerer gave {self.values.tolist()}"
 
 
 class OptionReader:
@@ -71,10 +78,7 @@ class OptionReader:
         return [Asked(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
 
     def read(self, visual: Tensor, asked: Sequence[Asked], frame_prefixes: Sequence[str]) -> list[OptionValues]:
-        """Return the values of R questions about K frames each, `visual` [R, K, Q, L].
-
-        Raises SevilaError for values that are not finite.
-        """
+        """Return the values of R questions about K frames each, `visual` [R, K, Q, L]."""
         token_ids = [each.token_ids for each in asked]
         first: Sequence[int | None] = [None] * len(asked)
         if self._readout == "letter":
@@ -90,11 +94,6 @@ class OptionReader:
 
     def _values(self, row: np.ndarray, asked: Asked) -> np.ndarray:
         values = row[: len(asked.question["options"])]
-        if not np.isfinite(values).all():
-            raise SevilaError(
-                f"question {asked.question['question_id']!r}: the Answerer gave {values.tolist()}; "
-                "weights or features are broken, or the precision is too small; finished shards stay"
-            )
         if self._readout == "text_per_token":
             return values / np.array([len(ids) for ids in asked.option_ids], np.float32)
         return values

@@ -8,13 +8,13 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.batching import runs_of
 from pipeline.frames import clip_bounds
 from pipeline.moments import CLIP_SECONDS, clip_values, interval_edges, ranked_moments, yes_spans
 from pipeline.output import Output
 from pipeline.selection import RankBy, ranking_scores
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.list_questions import Questions
+from stages.not_finite import WITHOUT_FEATURES
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 
@@ -73,10 +73,13 @@ def retrieve_moments(
 ) -> None:
     """Join neighbouring frames that the Localizer says yes to into ranked moments."""
     videos = {video["video_id"]: video for video in frames.rows("videos")}
-    answers = answers_by_question(scores)
+    answers, not_finite = scores.by_question()
     queries, moments = [], []
     for question in questions.rows("questions"):
-        query, found = _retrieve(cfg, question, videos[question["video_id"]], answers.get(question["question_id"]))
+        id, video = question["question_id"], videos[question["video_id"]]
+        if video["status"] == "ok" and id not in answers:
+            video = video | {"status": "failed", "reason": not_finite.get(id, WITHOUT_FEATURES)}
+        query, found = _retrieve(cfg, question, video, answers.get(id))
         queries.append(query)
         for rank, (start_seconds, end_seconds, score) in enumerate(found.tolist(), start=1):
             moments.append({"question_id": question["question_id"], "rank": rank, "start_seconds": start_seconds})
@@ -85,13 +88,6 @@ def retrieve_moments(
             out.dropped[query["reason"].split(":")[0]] += 1
     out.write_rows("moments", moments)
     out.write_rows("queries", queries)
-
-
-def answers_by_question(scores: FrameScores) -> dict[str, dict[str, np.ndarray]]:
-    """Return, per question, `logit_yes`, `logit_no` and `probability_yes` of its clip's frames in time order, each [T]."""
-    table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
-    runs = runs_of(table.pop("question_id"))
-    return {id: {name: values[where] for name, values in table.items()} for id, where in runs.items()}
 
 
 def _retrieve(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from cache.errors import SevilaError
 from cache.tables import Schema
+from pipeline.batching import runs_of
 from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.stage import Artifact, Config, RunContext, stage
@@ -19,6 +19,7 @@ from stages.frame_by_frame import Pair, frame_rows, plan_videos, questions_by_vi
 from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
+from stages.not_finite import SCORES, FiniteCheck
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class FrameScores(Artifact):
     """One row per (question, frame): what the Localizer says at its first decoded token.
 
-    In the order of videos, questions, positions. Questions whose video failed have no rows; Keyframes says why.
+    In the order of videos, questions, positions. Questions whose video failed have no rows; Keyframes says why. So it does of
+    questions with a frame for which the Localizer gave no finite number, which stands here as it came: NaN or infinite.
     """
 
     kind = "frame_scores"
@@ -48,6 +50,31 @@ class FrameScores(Artifact):
             truncated="bool",  # the question's text was longer than the model reads
         )
     }
+
+    def by_question(self) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
+        """Return each question's `logit_yes`, `logit_no` and `probability_yes` over its clip's frames in time order, each [T].
+
+        And of those that failed here, which are not among them, why: by id, as `code: details`.
+        """
+        table = self.columns("frame_scores", "question_id", "frame_index", *SCORE_COLUMNS)
+        reasons = _not_finite(table)
+        runs = runs_of(table["question_id"])
+        values = {name: table[name] for name in SCORE_COLUMNS}
+        whole = {id: where for id, where in runs.items() if id not in reasons}
+        return {id: {name: column[where] for name, column in values.items()} for id, where in whole.items()}, reasons
+
+
+SCORE_COLUMNS = ("logit_yes", "logit_no", "probability_yes")
+
+
+def _not_finite(table: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return why each question of these columns failed that has a frame without finite scores, by its id."""
+    values = np.stack([table[name] for name in SCORE_COLUMNS], axis=1)
+    reasons: dict[str, str] = {}
+    for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
+        reason = f"{SCORES}: frame {table['frame_index'][row]}: the Localizer gave {values[row].tolist()}"
+        reasons.setdefault(table["question_id"][row], reason)
+    return reasons
 
 
 class ScoreFrames(Config):
@@ -77,6 +104,8 @@ def score_frames(
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
     videos, asked, clips = features.rows("videos"), questions_by_video(questions), frames.clips()
     load = cache(lambda: _load(cfg, run, backbone, localizer))
+    broken = "weights or features are broken, or the precision is too small"
+    check = FiniteCheck(SCORES, f"the Localizer gave no question finite scores; {broken}")
 
     def work(shard: Shard) -> None:
         ok = [videos[item] for item in shard.items if videos[item]["status"] == "ok"]
@@ -87,9 +116,14 @@ def score_frames(
         with shard.phase("score"):
             scorer = _Scorer(load(), cfg, shard_questions)
             rows = list(frame_rows(scorer, shard_questions, wanted, clips, features, run, shard))
+        table = {name: np.array([row[name] for row in rows]) for name in ("question_id", "frame_index", *SCORE_COLUMNS)}
+        reasons = _not_finite(table)
+        shard.dropped.update(SCORES for _ in reasons)
+        check.see((question["video_id"], reasons.get(question["question_id"], "")) for question in shard_questions)
         shard.write_rows("frame_scores", rows)
 
     out.each_shard(lambda: plan_videos(videos, backbone, run), work)
+    check.end(out, sum(len(asked[video["video_id"]]) for video in videos if video["status"] == "ok"))
 
 
 def _load(cfg: ScoreFrames, run: RunContext, backbone: Backbone, weights: LocalizerWeights) -> Localizer:
@@ -103,7 +137,6 @@ class _Scorer:
 
     def __init__(self, localizer: Localizer, cfg: ScoreFrames, questions: list[dict[str, Any]]) -> None:
         self.model = localizer
-        self._questions = questions
         localize = PROMPT_STYLES[cfg.prompt].localize
         texts = [localize(question["question"], question["options"], cfg.instruction) for question in questions]
         self._ids, self._truncated = localizer.language.verbalizer.tokenize(texts)
@@ -113,14 +146,7 @@ class _Scorer:
         """Return the scores of R pairs; `visual` are their frames, [R, Q, L]."""
         found = self.model.score(visual, [self._ids[number] for number, _ in pairs])
         values = np.stack([values.float().cpu().numpy() for values in found], axis=1)
-        for (number, row), score in zip(pairs, values.tolist(), strict=True):
-            if not np.isfinite(score).all():
-                raise SevilaError(
-                    f"question {self._questions[number]['question_id']!r}, stored frame {row}: the Localizer gave {score}; "
-                    "weights or features are broken, or the precision is too small; finished shards stay"
-                )
-        names = ("logit_yes", "logit_no", "probability_yes")
         return [
-            dict(zip(names, score, strict=True)) | {"truncated": self._truncated[number]}
+            dict(zip(SCORE_COLUMNS, score, strict=True)) | {"truncated": self._truncated[number]}
             for (number, _), score in zip(pairs, values.tolist(), strict=True)
         ]

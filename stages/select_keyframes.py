@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.batching import runs_of
 from pipeline.output import Output
 from pipeline.selection import (
     RankBy,
@@ -21,6 +20,7 @@ from pipeline.selection import (
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
+from stages.not_finite import WITHOUT_FEATURES
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 
@@ -95,12 +95,15 @@ class _Choice:
 
     def __init__(self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None) -> None:
         self._cfg = cfg
-        self._values = _ranked(cfg, scores) if scores is not None else {}
+        answers, self._not_finite = scores.by_question() if scores is not None else ({}, {})
+        self._values = {id: ranking_scores(**answer, rank_by=cfg.rank_by) for id, answer in answers.items()}
         self._moments = true_moments(questions) if cfg.method == "oracle" else {}
 
     def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> dict[str, Any]:
         """Return what the question's row says of its frames, or why it has none."""
         values = self._values.get(question_id)
+        if self._cfg.method == "localizer" and values is None:
+            return _failed(self._not_finite.get(question_id, WITHOUT_FEATURES))
         if self._cfg.method == "oracle" and question_id not in self._moments:
             return _failed(
                 "no_moments: the oracle needs the true moments, and the annotations do not give this question's"
@@ -131,10 +134,3 @@ class _Choice:
 
 def _failed(reason: str) -> dict[str, str]:
     return {"status": "failed", "reason": reason}
-
-
-def _ranked(cfg: SelectKeyframes, scores: FrameScores) -> dict[str, np.ndarray]:
-    """Return each question's ranking values, by position."""
-    table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
-    values = ranking_scores(table["logit_yes"], table["logit_no"], table["probability_yes"], cfg.rank_by)
-    return {question_id: values[where] for question_id, where in runs_of(table["question_id"]).items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.memory import Halving
 from stages.extract_features import Features
 from stages.streams import read_ahead
 
@@ -28,9 +29,14 @@ def windows(
     """Yield, per group, where each (video_id, row) stands in its visual tokens, and those: [F, Q, L]."""
     import torch
 
+    halving = Halving("visual tokens")
+
+    def look(frames: np.ndarray) -> torch.Tensor:
+        return model.visual(torch.from_numpy(frames).to(device))
+
     for group, array in read_ahead(_read(features, groups), depth=1):
         batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
-        visual = torch.cat([model.visual(torch.from_numpy(batch).to(device)) for batch in batches])
+        visual = torch.cat([tokens for batch in batches for tokens in halving(look, batch)])
         places = [(video_id, row) for video_id, rows in group for row in rows]
         yield {place: number for number, place in enumerate(places)}, visual
 

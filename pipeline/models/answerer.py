@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cache.errors import CheckpointError
 from pipeline.batching import token_batches
+from pipeline.memory import Halving
 from pipeline.models.language import Language
 from pipeline.models.visual_prompt import VisualPrompt
 from pipeline.prompts import answer_target
@@ -43,6 +45,7 @@ class Answerer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
+        self._halving = Halving("texts of options")
         n_letters = len(language.verbalizer.letter_ids)
         self._targets = language.verbalizer.tokenize([answer_target(index) for index in range(n_letters)]).token_ids
 
@@ -139,10 +142,14 @@ class Answerer:
         pairs = [(row, option) for row, options in enumerate(option_token_ids) for option in range(len(options))]
         lengths = [len(option_token_ids[row][option]) for row, option in pairs]
         scores = hidden.new_full((len(visual), max(map(len, option_token_ids))), -torch.inf, dtype=torch.float32)
-        for batch in token_batches(lengths, hidden.shape[1], budget_tokens):
-            rows, options = zip(*(pairs[item] for item in batch), strict=True)
+
+        def score(items: np.ndarray) -> None:
+            rows, options = zip(*(pairs[item] for item in items), strict=True)
             targets = [option_token_ids[row][option] for row, option in zip(rows, options, strict=True)]
             scores[rows, options] = self.language.log_likelihood(hidden[list(rows)], inputs.mask[list(rows)], targets)
+
+        for batch in token_batches(lengths, hidden.shape[1], budget_tokens):
+            self._halving(score, batch)
         return scores
 
     def _letters(self, n_options: int) -> list[int]:

@@ -30,6 +30,7 @@ from pipeline.models.visual_prompt import VisualPrompt
 PromptPart = Literal["blip2", "localizer", "answerer"]
 
 VISION_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+FILE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16
 
 _OFFICIAL_PROMPTS = {
@@ -91,7 +92,7 @@ def vision_fingerprint(config: ModelConfig, folder: Path) -> str:
     sizes = [vision.image_size, vision.patch_size, vision.num_attention_heads, vision.layer_norm_eps, vision.hidden_act]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for own in wanted:
-        tensor = _joined([readers[name]() for name in sources[own]]).float().contiguous()
+        tensor = _read(folder, readers, sources[own]).float().contiguous()
         digest.update(json.dumps([own, *tensor.shape]).encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()[:20]
@@ -197,12 +198,13 @@ def _fill(
     state: dict[str, Tensor] = {}
     misshapen: list[str] = []
     for own, shape in wanted.items():
-        tensor = _joined([readers[name]() for name in sources[own]])
+        tensor = _read(path, readers, sources[own])
         if tensor.shape != shape:
             misshapen.append(f"{' + '.join(sources[own])} is {list(tensor.shape)}, wanted {list(shape)}")
+            continue
         state[own] = tensor.to(device, torch.float32 if own in float32 else dtype, copy=True)
     if misshapen:
-        raise CheckpointError(f"{path}: {what} of another size than config.json says: {'; '.join(misshapen)}")
+        raise CheckpointError(f"{path}: {what} of another size than config.json says: {_some(misshapen, '; ')}")
     module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
     assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a buffer was not loaded"
 
@@ -222,18 +224,31 @@ def _sources(
     if missing or unexpected:
         raise CheckpointError(
             f"{path}: does not hold exactly the {what} of this model: "
-            f"{len(missing)} missing, by our names ({', '.join(missing)}), "
-            f"{len(unexpected)} unexpected ({', '.join(unexpected)}); check that the file and config.json belong together"
+            f"{len(missing)} missing, by our names ({_some(missing, ', ')}), "
+            f"{len(unexpected)} unexpected ({_some(unexpected, ', ')}); check that the file and config.json belong together"
         )
     return sources
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
+def _read(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
     """Return the one tensor, or (q_bias, zeros, v_bias): the official ViT has no bias on its keys."""
+    tensors = [readers[name]() for name in names]
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.dtype not in FILE_DTYPES:
+            raise CheckpointError(
+                f"{path}: {name} holds {tensor.dtype}, wanted floating point numbers; download it again"
+            )
     if len(tensors) == 1:
         return tensors[0]
+    if len(tensors) != 2 or tensors[0].shape != tensors[1].shape:
+        shapes = [list(tensor.shape) for tensor in tensors]
+        raise CheckpointError(f"{path}: {' and '.join(names)} are {shapes}, wanted two of one shape")
     q_bias, v_bias = tensors
     return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+
+
+def _some(names: Sequence[str], separator: str, most: int = 32) -> str:
+    return separator.join(names[:most]) + (f"{separator}and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_dtype(what: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:

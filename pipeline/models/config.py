@@ -1,16 +1,130 @@
-"""Sizes of a BLIP-2 Flan-T5, read from the `config.json` of a Hugging Face directory."""
+"""Sizes of a BLIP-2 Flan-T5, read from the `config.json` of a Hugging Face directory.
+
+Only what is declared here is taken from a foreign file, each value within bounds: transformers acts on keys that no one expects
+in one, `attn_implementation` for instance, which may name code to fetch and run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import Blip2QFormerConfig, Blip2VisionConfig, T5Config
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from transformers import Blip2QFormerConfig, Blip2VisionConfig, PretrainedConfig, T5Config
 
 from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_json
+
+ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
+
+Count = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
+Layers = Annotated[int, Field(ge=1, le=256)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Spread = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
+Activation = Literal["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"]
+
+
+def _side(size: Any) -> Any:
+    """Return the one side of a square that transformers lets one write as a number or as a pair."""
+    if isinstance(size, list | tuple) and size:
+        if any(side != size[0] for side in size):
+            raise ValueError("image and patch sizes must be squares")
+        return size[0]
+    return size
+
+
+Side = Annotated[int, Field(ge=1, le=4096), BeforeValidator(_side)]
+
+
+class _Part(BaseModel):
+    """Keys of one part, all optional; null is as good as absent."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, raw: Any) -> Any:
+        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
+
+
+class _Attending(_Part):
+    hidden_size: Count
+    num_attention_heads: Count
+    num_hidden_layers: Layers
+    intermediate_size: Count
+    hidden_act: Activation
+    layer_norm_eps: Epsilon
+    initializer_range: Spread
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        return self
+
+
+# Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
+class _Vision(_Attending):
+    hidden_size: Count = 1408
+    num_attention_heads: Count = 16
+    num_hidden_layers: Layers = 39
+    intermediate_size: Count = 6144
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Epsilon = 1e-6
+    initializer_range: Spread = 1e-10
+    image_size: Side = 224
+    patch_size: Side = 14
+    attention_dropout: Share = 0.0
+    qkv_bias: bool = True
+
+    @model_validator(mode="after")
+    def _an_image_holds_a_patch(self) -> Self:
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is smaller than patch_size {self.patch_size}")
+        return self
+
+
+class _QFormer(_Attending):
+    hidden_size: Count = 768
+    num_attention_heads: Count = 12
+    num_hidden_layers: Layers = 12
+    intermediate_size: Count = 3072
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Epsilon = 1e-12
+    initializer_range: Spread = 0.02
+    hidden_dropout_prob: Share = 0.1
+    attention_probs_dropout_prob: Share = 0.1
+    cross_attention_frequency: Layers = 2
+
+
+class _Text(_Part):
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] = 32128
+    d_model: Count = 512
+    d_kv: Count = 64
+    d_ff: Count = 2048
+    num_layers: Layers = 6
+    num_decoder_layers: Layers = 6
+    num_heads: Count = 8
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1 << 16)] = 32
+    relative_attention_max_distance: Annotated[int, Field(ge=4, le=1 << 24)] = 128
+    dropout_rate: Share = 0.1
+    layer_norm_epsilon: Epsilon = 1e-6
+    feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
+    pad_token_id: TokenId = 0
+    eos_token_id: TokenId = 1
+    decoder_start_token_id: TokenId | None = None  # the padding token
+
+
+class _Model(_Part):
+    vision_config: _Vision = _Vision()
+    qformer_config: _QFormer = _QFormer()
+    text_config: _Text = _Text()
+    num_query_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
 
 
 @dataclass(frozen=True)
@@ -25,12 +139,12 @@ class ModelConfig:
     @property
     def image_size(self) -> int:
         """Height and width in pixels of the frames the ViT reads."""
-        return _side(self.vision.image_size)
+        return int(self.vision.image_size)
 
     @property
     def feature_shape(self) -> tuple[int, int]:
         """Shape (P, D) of one frame's features: patches + 1 class token, vision width."""
-        return (self.image_size // _side(self.vision.patch_size)) ** 2 + 1, self.vision.hidden_size
+        return (self.image_size // int(self.vision.patch_size)) ** 2 + 1, self.vision.hidden_size
 
 
 def model_config(
@@ -40,16 +154,29 @@ def model_config(
 
     The activation is the exact gelu: the official code overrides Flan-T5's own `gelu_new` with it, and transformers
     sets `gelu_new` for every `gated-gelu` configuration, whatever `dense_act_fn` says.
+
+    Raises:
+        ValueError: a value of a wrong type or out of bounds.
     """
-    text_config = T5Config.from_dict(text)
+    raw = {"vision_config": vision, "qformer_config": qformer, "text_config": text}
+    read = _Model.model_validate(raw | {"num_query_tokens": num_query_tokens})
+    text_config = _built(T5Config, read.text_config)
     text_config.dense_act_fn = "gelu"
-    qformer_config = Blip2QFormerConfig.from_dict({**qformer, "encoder_hidden_size": vision["hidden_size"]})
-    vision_config = Blip2VisionConfig.from_dict(vision)
-    vision_config.image_size, vision_config.patch_size = (
-        _side(vision_config.image_size),
-        _side(vision_config.patch_size),
+    text_config.scale_decoder_outputs = False  # Flan-T5's own; nothing of ours asks
+    qformer_config = _built(Blip2QFormerConfig, read.qformer_config)
+    qformer_config.encoder_hidden_size = read.vision_config.hidden_size
+    return ModelConfig(
+        _built(Blip2VisionConfig, read.vision_config), qformer_config, text_config, read.num_query_tokens
     )
-    return ModelConfig(vision_config, qformer_config, text_config, num_query_tokens)
+
+
+Built = TypeVar("Built", bound=PretrainedConfig)
+
+
+def _built(kind: type[Built], part: _Part) -> Built:
+    config = kind(**part.model_dump())
+    config._attn_implementation = ATTENTION
+    return config
 
 
 def read_blip2_config(folder: Path) -> ModelConfig:
@@ -65,36 +192,45 @@ def read_blip2_config(folder: Path) -> ModelConfig:
             "download of Salesforce/blip2-flan-t5-xl"
         )
     raw = read_json(path)
-    _check_architecture(path, raw)
-    # Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
-    vision = {"hidden_size": Blip2VisionConfig().hidden_size, **raw.get("vision_config", {})}
+    parts = {name: raw.get(name) or {} for name in ("vision_config", "qformer_config", "text_config")}
+    wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
+    if wrong:
+        raise CheckpointError(f"{path}: {wrong[0]} is a {type(parts[wrong[0]]).__name__}, wanted an object")
+    _check_architecture(path, raw.get("model_type"), parts["text_config"], parts["qformer_config"])
+    n_tokens = raw.get("num_query_tokens")
     try:
-        return model_config(vision, raw.get("qformer_config", {}), raw["text_config"], raw.get("num_query_tokens", 32))
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a configuration that can be built: {error}") from error
+        return model_config(*parts.values(), num_query_tokens=32 if n_tokens is None else n_tokens)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: not a configuration that can be built: {_in_words(error)}") from error
 
 
-def _check_architecture(path: Path, raw: dict[str, Any]) -> None:
-    text, qformer = raw.get("text_config") or {}, raw.get("qformer_config") or {}
+def _in_words(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    told = [
+        f"{'.'.join(map(str, problem['loc']))} is {_short(problem['input'])}: {problem['msg']}" for problem in problems
+    ]
+    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if told[3:] else "")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _check_architecture(path: Path, model_type: Any, text: dict[str, Any], qformer: dict[str, Any]) -> None:
     found_wanted = {
-        "model_type": (raw.get("model_type"), "blip-2"),
+        "model_type": (model_type, "blip-2"),
         "text_config.model_type": (text.get("model_type"), "t5"),
         "text_config.feed_forward_proj": (text.get("feed_forward_proj"), "gated-gelu"),
         "qformer_config.use_qformer_text_input": (qformer.get("use_qformer_text_input", False), False),
     }
     wrong = [
-        f"{key} is {found!r}, wanted {wanted!r}" for key, (found, wanted) in found_wanted.items() if found != wanted
+        f"{key} is {_short(found)}, wanted {wanted!r}"
+        for key, (found, wanted) in found_wanted.items()
+        if found != wanted
     ]
     if wrong:
         raise CheckpointError(
             f"{path}: {'; '.join(wrong)}. SeViLA needs BLIP-2 with Flan-T5 (Salesforce/blip2-flan-t5-xl or -xxl), not "
             "InstructBLIP, BLIP-2 OPT or an image-text retrieval model"
         )
-
-
-def _side(size: int | list[int] | tuple[int, int]) -> int:
-    """Return the one side of a square that transformers lets one write as a number or as a pair."""
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise CheckpointError(f"config.json: image and patch sizes must be squares, found {size}")
-    return sides.pop()

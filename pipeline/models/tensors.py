@@ -5,9 +5,12 @@ Pickles are opened with `weights_only`: a checkpoint is data, never code.
 
 from __future__ import annotations
 
-import pickle
+import io
+import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +23,14 @@ from pipeline.checkpoint_files import is_index, tensor_file, weight_map
 
 TensorReaders = Mapping[str, Callable[[], Tensor]]
 """Tensor name -> a function that reads it."""
+
+LEGACY_PICKLES = 5
+# What the pickles of a state dict name. torch allows more, some of which takes any amount of memory: a bytearray of a length.
+CALLED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|(builtins|__builtin__) set"
+    r"|torch (\w+Storage|Size|device|(b?float|u?int|complex)\w*|bool)"
+)
+MOST_NAMES_OF_A_TENSOR = 4  # T5's embeddings have four in some files: shared, encoder, decoder, lm_head
 
 
 def open_checkpoint(path: Path) -> TensorReaders:
@@ -54,7 +65,7 @@ def _open_file(path: Path) -> TensorReaders:
 def _open_safetensors(path: Path) -> TensorReaders:
     try:
         file = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({path.stat().st_size} bytes): {error}; download it again"
         ) from error
@@ -63,11 +74,14 @@ def _open_safetensors(path: Path) -> TensorReaders:
 
 def _open_pickle(path: Path) -> TensorReaders:
     try:
+        is_zip = zipfile.is_zipfile(path)
+        _check_pickles(path, is_zip)
         # Mapping leaves tensors on disk until they are read; files of the oldest format cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # of any kind: pickle, zip and torch each raise their own about bytes that make no sense
+        told = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"{path}: not readable as tensors alone ({path.stat().st_size} bytes): {str(error).splitlines()[:1]}; "
+            f"{path}: not readable as tensors alone ({path.stat().st_size} bytes): {told}; "
             "download it again, or convert it to .safetensors in an environment that you trust it with"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
@@ -76,7 +90,40 @@ def _open_pickle(path: Path) -> TensorReaders:
         raise CheckpointError(
             f'{path}: wanted {{name: tensor}}, or that under "model"; found a {type(content).__name__}'
         )
-    return {name: partial(_given, tensor) for name, tensor in content.items()}
+    _check_sizes(path, content)
+    return {str(name): partial(_given, tensor) for name, tensor in content.items()}
+
+
+def _check_pickles(path: Path, is_zip: bool) -> None:
+    """Raise `ValueError` unless all that the pickles of a file would call makes tensors out of the file's own bytes."""
+    with ExitStack() as stack:
+        if is_zip:
+            whole = stack.enter_context(zipfile.ZipFile(path))
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in whole.infolist()):
+                raise ValueError("its entries are compressed, which torch's never are")
+            names = [name for name in whole.namelist() if name.endswith("data.pkl")]
+            files = [io.BytesIO(whole.read(name)) for name in names]
+        else:  # the oldest format: five pickles one after the other, then the tensors' bytes
+            files = [stack.enter_context(path.open("rb"))] * LEGACY_PICKLES  # type: ignore[list-item]
+        for file in files:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL" and not CALLED.fullmatch(argument):
+                    raise ValueError(f"it names {argument!r}, which no tensor needs")
+
+
+def _check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that claim more numbers than the file holds, as one number that is repeated without end."""
+    size_bytes = path.stat().st_size
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(f"{path}: {name} is no plain tensor; download it again")
+        own = tensor.numel() * tensor.element_size()
+        total += own
+        if own > min(tensor.untyped_storage().nbytes(), size_bytes):
+            raise CheckpointError(f"{path}: {name} claims {own} bytes, more than the file has of it; download it again")
+    if total > MOST_NAMES_OF_A_TENSOR * size_bytes:
+        raise CheckpointError(f"{path}: its tensors claim {total} bytes, the file has {size_bytes}; download it again")
 
 
 def _given(tensor: Tensor) -> Tensor:

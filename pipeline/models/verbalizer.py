@@ -50,6 +50,16 @@ class Verbalizer:
         self.path = path
         self._tokenizer = _read_tokenizer(path)
         self._prefixes: dict[tuple[str, ...], list[list[int]]] = {}
+        try:
+            self._find_ids(required_letters)
+        except BaseException as error:
+            if (
+                type(error).__name__ != "PanicException"
+            ):  # the library's, below BaseException: a damaged file can cause it
+                raise
+            raise self._error(f"the tokenizers library cannot use it ({error})") from error
+
+    def _find_ids(self, required_letters: int) -> None:
         yes, no = LOCALIZE_TARGETS
         self.yes_id = self._ids_of(yes, [SPACE + yes])[0]
         self.no_id = self._ids_of(no, [SPACE + no])[0]

@@ -102,3 +102,61 @@ def test_image_size_may_be_written_as_a_square_pair_but_not_as_another(tmp_path:
     content["vision_config"]["image_size"] = [224, 112]
     with pytest.raises(CheckpointError, match="must be squares"):
         read_blip2_config(written(tmp_path, content))
+
+
+def test_keys_that_nobody_expects_in_a_foreign_config_have_no_effect(tmp_path: Path) -> None:
+    """transformers would fetch and run a kernel from the hub, load in another dtype, or compute another attention."""
+    hostile = {
+        "attn_implementation": "kernels-community/flash-attn",
+        "_attn_implementation": "kernels-community/flash-attn",
+        "dtype": "float16",
+        "torch_dtype": "float16",
+        "auto_map": {"AutoConfig": "evil--code.Config"},
+        "quantization_config": {"quant_method": "bitsandbytes"},
+        "scale_decoder_outputs": True,
+        "num_labels": 10**12,
+        "use_kernel": True,
+        "gradient_checkpointing": True,
+    }
+    content = json.loads(json.dumps(HUB_STYLE)) | hostile
+    for section in ("vision_config", "qformer_config", "text_config"):
+        content[section] |= hostile
+    plain, config = (read_blip2_config(written(tmp_path, each)) for each in (HUB_STYLE, content))
+    for name in ("vision", "qformer", "text"):
+        assert getattr(config, name).to_dict() == getattr(plain, name).to_dict()
+        assert getattr(config, name)._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "value", [10**12, -1, 0, 1.5, "many", True, [], [224, 112], {}, float("nan"), "1" * 10_000, [[224] * 100] * 100]
+)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "vision_config.hidden_size",
+        "vision_config.image_size",
+        "vision_config.num_hidden_layers",
+        "vision_config.layer_norm_eps",
+        "vision_config.hidden_act",
+        "qformer_config.num_attention_heads",
+        "qformer_config.cross_attention_frequency",
+        "text_config.vocab_size",
+        "text_config.num_layers",
+        "text_config.d_kv",
+        "num_query_tokens",
+    ],
+)
+def test_absurd_values_are_one_error_that_names_the_key(key: str, value: Any, tmp_path: Path) -> None:
+    content = json.loads(json.dumps(HUB_STYLE))
+    *section, name = key.split(".")
+    (content[section[0]] if section else content)[name] = value
+    with pytest.raises(CheckpointError, match=rf"config\.json: .*{name}") as error:
+        read_blip2_config(written(tmp_path, content))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1_000
+
+
+@pytest.mark.parametrize("section", ["vision_config", "qformer_config", "text_config"])
+@pytest.mark.parametrize("value", [[1], "text", 7, True])
+def test_a_section_that_is_no_object_is_refused(section: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"config\.json: {section} is a "):
+        read_blip2_config(written(tmp_path, HUB_STYLE | {section: value}))

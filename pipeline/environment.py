@@ -1,0 +1,65 @@
+"""What a process inherits and what would change results under the same ids: settings that libraries read, closed streams."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+log = logging.getLogger("sevila")
+
+# Each would change what is computed, or whether: by another arithmetic, another share of a gradient, another kind of training.
+# Where and how fast something runs (CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS, NCCL_*) stays the user's.
+IGNORED = (
+    "ACCELERATE_",
+    "DEEPSPEED_",
+    "FP8_",
+    "FSDP_",
+    "MEGATRON_LM_",
+    "PARALLELISM_CONFIG_",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_",
+    "TORCH_CUDNN_",
+    "TORCH_LINALG_PREFER_",
+    "TORCH_LINEAR_FLATTEN_3D",
+    "TORCH_MKLDNN_",
+    "TORCH_ROCM_FA_PREFER_CK",
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_",
+    "MKL_CBWR",
+    "MKL_DISABLE_FAST_MM",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_",
+    "XLA_DOWNCAST_BF16",
+    "XLA_USE_BF16",
+    "DECORD_",
+)
+
+
+def clear_settings() -> None:
+    """Remove from the environment what libraries would read there and what would change results; what it was is logged."""
+    names = sorted(name for name in os.environ if name.startswith(IGNORED))
+    for name in names:
+        del os.environ[name]
+    if names:
+        log.warning("%s: not used, because results must not depend on the environment", ", ".join(names))
+
+
+def open_standard_streams() -> None:
+    """Let what was started without standard input, output or error have /dev/null there.
+
+    The next file that a process opens would take the place of a closed one: its bytes and what a library writes to standard
+    error would meet in one file, and decord's own reports could not be read.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - for good

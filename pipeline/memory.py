@@ -1,0 +1,92 @@
+"""When memory does not suffice for what is computed at once: smaller batches, then a sentence that says what to change."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cache.errors import MachineError
+
+log = logging.getLogger("sevila")
+
+Result = TypeVar("Result")
+
+# Of a RuntimeError: torch has a class of its own only for its CUDA allocator.
+OUT_OF_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
+ADVICE = (
+    "use a device with more memory, end other programs that use it, or set precision to bfloat16 (another artifact)"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left: torch's own error, and the ways in which CUDA's libraries say it."""
+    torch = sys.modules.get("torch")  # what has not loaded it cannot have raised it
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+class Halving:
+    """Computes batches of rows in as few parts as memory allows; a part for which it does not suffice is halved.
+
+    What was too much once is not tried again: later batches are cut into as many parts.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Args: `name` of the stage, for its log."""
+        self._name = name
+        self._n_parts = 1
+
+    def __call__(self, compute: Callable[[Any], Result], rows: Any) -> list[Result]:
+        """Return what `compute` gives for the parts of `rows` (anything that has a length and slices), in their order.
+
+        Raises:
+            MachineError: memory does not suffice for one row.
+        """
+        results: list[Result] = []
+        start, size = 0, -(-len(rows) // self._n_parts)
+        while start < len(rows):
+            part = rows[start : start + size]
+            try:
+                results.append(compute(part))
+                start += len(part)
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).strip().split("\n")[0]
+            # Only here: until its handler ends, the error keeps all that was computed on the way to it.
+            _free()
+            if len(part) == 1:
+                raise MachineError(f"{self._name}: out of memory with a single row: {problem}; {ADVICE}")
+            size = -(-len(part) // 2)
+            self._n_parts *= 2
+            log.warning(
+                "%s: out of memory with %d rows at once, going on with %d: %s", self._name, len(part), size, problem
+            )
+        return results
+
+
+@contextmanager
+def memory_errors(name: str) -> Iterator[None]:
+    """Turn what is raised where memory does not suffice, for a model for instance, into a sentence for the user.
+
+    Raises:
+        MachineError: instead of torch's own error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = str(error).strip().split("\n")[0]
+        raise MachineError(f"{name}: out of memory: {problem}; finished shards stay. {ADVICE}") from error
+
+
+def _free() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

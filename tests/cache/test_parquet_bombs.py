@@ -1,0 +1,100 @@
+"""A small Parquet file that claims a lot is refused before the memory is taken."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cache.errors import CorruptArtifactError
+from cache.tables import Schema, read_columns, read_head, read_rows, write_rows
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = Schema(1, name="string", names="list<string>", numbers="list<int64>", number="int64")
+GROWS_BY_BYTES = 64 << 20
+
+
+def row(**values: object) -> dict[str, list[object]]:
+    return {"name": ["a"], "names": [["b"]], "numbers": [[1]], "number": [1]} | {
+        name: [value] for name, value in values.items()
+    }
+
+
+def one_text_in_every_row(path: Path) -> None:
+    write(path, {name: values * 8_000 for name, values in row(name="x" * 17_000).items()})
+
+
+def one_text_in_every_place_of_a_list(path: Path) -> None:
+    write(path, row(names=["x" * 100_000] * 4_000))
+
+
+def one_number_without_end(path: Path) -> None:
+    write(path, row(numbers=pa.array([7] * 3_000_000)))
+
+
+def one_long_text(path: Path) -> None:
+    write(path, row(name="x" * 100_000_000))
+
+
+def as_many_rows_as_the_record_says(path: Path) -> None:
+    write(path, {name: values * 2_000_000 for name, values in row().items()})
+
+
+BOMBS = [
+    one_text_in_every_row,
+    one_text_in_every_place_of_a_list,
+    one_number_without_end,
+    one_long_text,
+    as_many_rows_as_the_record_says,
+]
+
+
+def write(path: Path, columns: dict[str, list[object]]) -> None:
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA.arrow()]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA.arrow()), path, compression="zstd")
+
+
+def refuse(path: Path) -> None:
+    """Read a file in every way there is; each is to be refused with little memory."""
+    write_rows(path.with_name("small.parquet"), SCHEMA, [{"name": "a", "names": [], "numbers": [], "number": 1}])
+    read_rows([path.with_name("small.parquet")], SCHEMA)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reads: list[Callable[[], object]] = [
+        lambda: read_rows([path], SCHEMA),
+        lambda: read_columns([path], SCHEMA, list(SCHEMA.columns)),
+    ]
+    if "every_row" not in path.name and "as_many" not in path.name:  # of these the first rows are harmless
+        reads.append(lambda: read_head([path], 3))
+    for read in reads:
+        with pytest.raises(CorruptArtifactError, match="bytes that claim"):
+            read()
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < GROWS_BY_BYTES
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+def test_a_small_file_that_claims_a_lot_is_refused_with_little_memory(
+    bomb: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / f"{bomb.__name__}.parquet"
+    bomb(path)
+    code = "import sys; from pathlib import Path; from tests.cache.test_parquet_bombs import refuse; refuse(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tables_with_few_distinct_texts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [
+        {"name": name, "names": names, "numbers": [number] * 3, "number": number}
+        for number in range(2_000)
+        for name, names in (("ja", ["a", None, "ü"]), (None, None), ("", []))
+    ]
+    path = tmp_path / "x.parquet"
+    write_rows(path, SCHEMA, rows)
+    assert read_rows([path, path], SCHEMA) == rows + rows
+    assert read_head([path], 4) == rows[:4]
+    found = read_columns([path], SCHEMA, ["number", "numbers"])
+    assert list(found) == ["number", "numbers"] and found["number"].tolist() == [row["number"] for row in rows]

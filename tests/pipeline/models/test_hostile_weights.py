@@ -1,0 +1,163 @@
+"""Weights, configs and tokenizers with any byte changed are one clear error, and take no more memory than they justify."""
+
+import json
+import pickle
+import random
+import resource
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cache.errors import CheckpointError, SevilaError
+from pipeline.models.checkpoint import (
+    check_blip2,
+    load_language,
+    load_vision_encoder,
+    load_visual_prompt,
+    vision_fingerprint,
+)
+from pipeline.models.config import read_blip2_config
+from pipeline.models.tensors import open_checkpoint
+from pipeline.models.verbalizer import Verbalizer
+
+N_MUTATIONS = 40
+MOST_BYTES = 64 << 20
+
+
+def load(folder: Path) -> None:
+    """Do all that the stages do with a BLIP-2."""
+    config = read_blip2_config(folder)
+    verbalizer = Verbalizer(folder / "tokenizer.json")
+    check_blip2(config, folder)
+    vision_fingerprint(config, folder)
+    load_vision_encoder(config, folder)
+    load_language(config, folder, verbalizer)
+    load_visual_prompt(config, folder, "blip2")
+
+
+def as_pickle(folder: Path, in_zip: bool) -> Path:
+    whole = folder / "model.safetensors"
+    torch.save(load_file(whole), folder / "pytorch_model.bin", _use_new_zipfile_serialization=in_zip)
+    whole.unlink()
+    return folder / "pytorch_model.bin"
+
+
+TARGETS: dict[str, Callable[[Path], Path]] = {
+    "config.json": lambda folder: folder / "config.json",
+    "safetensors": lambda folder: folder / "model.safetensors",
+    "zip": lambda folder: as_pickle(folder, True),
+    "oldest pickle": lambda folder: as_pickle(folder, False),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_any_changed_byte_is_either_other_numbers_or_one_error(kind: str, tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    target = TARGETS[kind](folder)
+    load(folder)
+    whole, draw = target.read_bytes(), random.Random(kind)
+    ends = [min(16_000, len(whole)), len(whole)]  # half of them where sizes and names are
+    n_errors = 0
+    for number in range(N_MUTATIONS):
+        place = draw.randrange(ends[number % 2])
+        changed = bytearray(whole)
+        match number % 4:
+            case 0 | 1:
+                changed[place] ^= 1 << draw.randrange(8)
+            case 2:
+                changed[place] = draw.randrange(256)
+            case _:
+                del changed[place:]
+        target.write_bytes(changed)
+        try:
+            load(folder)
+        except SevilaError as error:
+            assert "\n" not in str(error), error
+            n_errors += 1
+    assert n_errors >= N_MUTATIONS // 4
+
+
+class Calls:
+    """A pickle of it calls a function, of those that torch lets a state dict call."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+def huge_bytearray(path: Path) -> None:
+    in_place_of_the_pickle(path, pickle.dumps({"a": Calls(bytearray, 4 << 30)}, protocol=2))
+
+
+def huge_bytearray_in_the_oldest_format(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": Calls(bytearray, 4 << 30)}, protocol=2))
+
+
+def one_number_repeated(path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 12)}, path)
+
+
+def one_tensor_under_many_names(path: Path) -> None:
+    tensor = torch.zeros(1 << 20)
+    torch.save({f"a{number}": tensor for number in range(1_000)}, path)
+
+
+def compressed(path: Path) -> None:
+    torch.save({"a": torch.zeros(1 << 24)}, path)
+    with zipfile.ZipFile(path) as whole:
+        content = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as changed:
+        for name, data in content.items():
+            changed.writestr(name, data)
+
+
+def in_place_of_the_pickle(path: Path, data: bytes) -> None:
+    torch.save({"a": torch.zeros(1)}, path)
+    with zipfile.ZipFile(path) as whole:
+        content = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as changed:
+        for name, old in content.items():
+            changed.writestr(name, data if name.endswith("data.pkl") else old)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        huge_bytearray,
+        huge_bytearray_in_the_oldest_format,
+        one_number_repeated,
+        one_tensor_under_many_names,
+        compressed,
+    ],
+    ids=lambda write: write.__name__,
+)
+def test_a_checkpoint_takes_no_more_memory_than_it_holds(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "official.pth"
+    write(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=r"official\.pth: "):
+        open_checkpoint(path)
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MOST_BYTES
+
+
+@pytest.mark.parametrize("dtype", ["I32", "U8", "BOOL", "C64"])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype: str, tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + size])
+    entry = header["vision_model.embeddings.class_embedding"]
+    n_bytes = {"I32": 4, "U8": 1, "BOOL": 1, "C64": 8}[dtype]
+    entry["dtype"], entry["shape"] = dtype, [1, 1, 4 * entry["shape"][-1] // n_bytes]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + size :])
+    with pytest.raises(CheckpointError, match=r"class_embedding holds .*, wanted floating point numbers"):
+        load(folder)

@@ -1,0 +1,70 @@
+"""A GPU with little memory gives the rows of a large one, in smaller batches."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.models.language import Language
+from pipeline.models.vision import VisionEncoder
+from pipeline.models.visual_prompt import VisualPrompt
+from tests.stages.runs import artifact, sevila
+from tests.stages.test_label_frames import labels
+
+TEXTS = ("--set", "answer_questions.readout=text")
+
+
+def limited(whole: Callable[..., Any], n_rows: int) -> Callable[..., Any]:
+    def call(self: Any, rows: Any, *more: Any) -> Any:
+        if len(rows) > n_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(self, rows, *more)
+
+    return call
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def set_limit(n_rows: int) -> None:
+        for owner, name in ((VisionEncoder, "forward"), (VisualPrompt, "forward"), (Language, "decode")):
+            monkeypatch.setattr(owner, name, limited(getattr(owner, name), n_rows))
+
+    return set_limit
+
+
+@pytest.mark.parametrize("more", [(), TEXTS, ("--set", "answer_questions.method=vote")])
+def test_every_stage_that_runs_out_of_memory_goes_on_with_smaller_batches(
+    demo: Path,
+    tmp_path: Path,
+    limit: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+    more: tuple[str, ...],
+) -> None:
+    readout = "text" if more == TEXTS else "letter"
+    assert sevila("run", demo, tmp_path / "large", *more) == 0
+    wanted_labels = labels(tmp_path / "large", demo, readout=readout).rows("pseudo_labels")
+    limit(3)
+    with caplog.at_level(logging.WARNING, "sevila"):
+        assert sevila("run", demo, tmp_path / "small", *more) == 0
+        found_labels = labels(tmp_path / "small", demo, readout=readout).rows("pseudo_labels")
+    asked = "label_frames" if readout == "letter" else "texts of options"
+    for name in ("extract_features", "visual tokens", "score_frames", asked):
+        assert any(message.startswith(f"{name}: out of memory with ") for message in caplog.messages), name
+    wanted, found = (artifact(tmp_path / name, "answers").rows("answers") for name in ("large", "small"))
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in wanted]
+    assert [row["label"] for row in found_labels] == [row["label"] for row in wanted_labels]
+    for found_rows, wanted_rows in ((found, wanted), (found_labels, wanted_labels)):
+        for row, other in zip(found_rows, wanted_rows, strict=True):
+            np.testing.assert_allclose(row["option_logits"], other["option_logits"], rtol=0, atol=1e-5)
+
+
+def test_a_device_without_memory_for_one_row_ends_in_a_sentence_not_in_a_traceback(
+    demo: Path, tmp_path: Path, limit: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit(0)
+    assert sevila("run", demo, tmp_path) == 1
+    assert "error: extract_features: out of memory with a single row: CUDA out of memory" in capsys.readouterr().err
