@@ -27,13 +27,14 @@ import decord
 import numpy as np
 
 from cache.errors import DecodeError
+from pipeline.containers import pinned
 from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, union_of_frames
 from pipeline.frames import VideoProbe, sample_clip
-from pipeline.probing import best_video_stream, list_images, probe
+from pipeline.image_folder import decode_image, list_images
+from pipeline.pictures import orientation, pictures, refuse_damage
+from pipeline.probing import count_frames, probe
 
 Progress = Callable[[], None]
-# Decoders patch a damaged picture with its neighbours and say so only in their logs: h264, then mpeg4.
-DAMAGE = re.compile(r"error while decoding MB|Error at MB|damaged at")
 
 Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
 
@@ -49,7 +50,7 @@ def read_with_decord(
     with _decord_log() as reported:
         for start in range(0, len(indices), CHUNK_FRAMES):
             chunk = reader.get_batch(indices[start : start + CHUNK_FRAMES]).asnumpy()
-            _refuse_damage(reported())
+            refuse_damage(reported())
             yield chunk
             on_progress()
 
@@ -63,25 +64,17 @@ def read_with_pyav(
         return
     scale = Scaler(size)
     chunk: list[np.ndarray] = []
-    with _pyav_log() as log, av.open(str(path)) as container:
-        stream = best_video_stream(container)
-        stream.codec_context.thread_count = 1  # the pool's workers are the parallelism
-        for frame in container.decode(stream):
-            on_progress()
-            _refuse_damage("\n".join(message for _, _, message in log))
-            log.clear()
-            if frame.is_corrupt:
-                raise DecodeError(f"frame {count} is damaged")
-            if count == wanted[position]:
-                chunk.append(scale(frame))
-                position += 1
-            count += 1
-            if chunk and (len(chunk) == CHUNK_FRAMES or position == len(wanted)):
-                yield np.stack(chunk)
-                chunk = []
-            if position == len(wanted):
-                return
-    raise DecodeError(f"gives {count} frames, frame {wanted[position]} of {video.n_frames} was wanted")
+    for count, frame in enumerate(pictures(path, on_progress)):
+        if count != wanted[position]:
+            continue
+        chunk.append(scale(frame))
+        position += 1
+        if len(chunk) == CHUNK_FRAMES or position == len(wanted):
+            yield np.stack(chunk)
+            chunk = []
+        if position == len(wanted):
+            return
+    raise DecodeError(f"gives {count + 1} frames, frame {wanted[position]} of {video.n_frames} was wanted")
 
 
 @contextmanager
@@ -99,45 +92,17 @@ def _decord_log() -> Iterator[Callable[[], str]]:
             os.close(own_error_stream)
 
 
-@contextmanager
-def _pyav_log() -> Iterator[list[tuple[int, str, str]]]:
-    """What PyAV's FFmpeg reports: (level, source, message)."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture(local=False) as log:
-            yield log
-    finally:
-        av.logging.set_level(level)
-
-
-def _refuse_damage(log: str) -> None:
-    if found := DAMAGE.search(log):
-        line_end = log.find("\n", found.start())
-        raise DecodeError(f"damaged picture: {log[found.start() : line_end if line_end >= 0 else None]}")
-
-
 def read_images(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from a folder of images."""
-    images = list_images(path)
+    images, scale = list_images(path), Scaler(size)
     for start in range(0, len(indices), CHUNK_FRAMES):
         chunk = []
         for index in indices[start : start + CHUNK_FRAMES]:
-            chunk.append(_read_image(images[index], size))
+            chunk.append(scale(decode_image(images[index])))
             on_progress()
         yield np.stack(chunk)
-
-
-def _read_image(file_path: Path, size: int) -> np.ndarray:
-    try:
-        with file_path.open("rb") as file, av.open(file, "r") as container:
-            for frame in container.decode(best_video_stream(container)):
-                return Scaler(size)(frame)
-    except (av.FFmpegError, OSError) as error:
-        raise DecodeError(f"{file_path.name}: {error.strerror or error}") from None
-    raise DecodeError(f"{file_path.name}: holds no picture")
 
 
 class Scaler:
@@ -149,16 +114,17 @@ class Scaler:
         self.input_format: tuple[object, ...] = ()
 
     def __call__(self, frame: Any) -> np.ndarray:
-        input_format = (frame.width, frame.height, frame.format.name, frame.rotation)
+        input_format = (frame.width, frame.height, frame.format.name, orientation(frame))
         if input_format != self.input_format:  # some streams change resolution on the way
             self.graph, self.input_format = self._build(frame), input_format
         self.graph.push(frame)
         return self.graph.pull().to_ndarray()
 
     def _build(self, frame: Any) -> Any:
-        # The angle, anticlockwise, by which a player turns the picture.
-        turns = {90: [("transpose", "cclock")], 180: [("hflip", ""), ("vflip", "")], 270: [("transpose", "clock")]}
-        upright = turns.get(frame.rotation % 360, [])
+        a, b, c, d = orientation(frame)
+        upright = [("transpose", "cclock_flip")] if b else []  # over the falling diagonal
+        upright += [("hflip", "")] if a + c < 0 else []
+        upright += [("vflip", "")] if b + d < 0 else []
         graph = av.filter.Graph()
         graph.threads = 1
         nodes = [
@@ -180,18 +146,26 @@ READERS: dict[str, tuple[tuple[str, Reader], ...]] = {
 def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_progress: Progress) -> None:
     """Answers one request. If decord fails before its first chunk, PyAV tries; two decoders never share a video's frames."""
     try:
-        video = probe(request.path, request.image_folder_fps, on_progress)
+        with pinned(request.path) as path:  # whoever reads it reads the same file
+            _serve(request, path, size, send, on_progress)
     except DecodeError as error:
-        return send(Failed(str(error)))
-    clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
-    indices = union_of_frames(clips)
+        send(Failed(str(error)))
+
+
+def _serve(
+    request: DecodeRequest, path: Path, size: int, send: Callable[[object], None], on_progress: Progress
+) -> None:
+    video = probe(path, request.image_folder_fps, on_progress)
     failures: list[str] = []
     for decoder, read in READERS[video.decoder]:
-        note = "; ".join(filter(None, [video.note, *failures]))
-        started = Started(replace(video, decoder=decoder, note=note), clips)
         has_started = False
         try:
-            for chunk in read(request.path, video, indices, size, on_progress):
+            if failures:  # where decord fails, a packet may not be a frame
+                video = count_frames(path, video, on_progress)
+            clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
+            note = "; ".join(filter(None, [video.note, *failures]))
+            started = Started(replace(video, decoder=decoder, note=note), clips)
+            for chunk in read(path, video, union_of_frames(clips), size, on_progress):
                 if not has_started:
                     send(started)
                     has_started = True
@@ -202,16 +176,16 @@ def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_
         except ConnectionError:
             raise
         except Exception as error:  # decord and FFmpeg raise many kinds; all of them are this video's failure
-            failures.append(f"{decoder}: {_first_line(error, request.path)}")
+            failures.append(f"{decoder}: {_first_line(error).replace(str(path), request.path.name)}")
             if has_started:
                 break
     send(Failed("corrupt: " + "; ".join(failures), video))
 
 
-def _first_line(error: Exception, path: Path) -> str:
-    """An error's message without what differs from run to run and machine to machine: times of day, source lines, folders."""
+def _first_line(error: Exception) -> str:
+    """An error's message without what differs from run to run: times of day, source lines."""
     text = str(getattr(error, "strerror", None) or error).strip().split("\n")[0]
-    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text).replace(str(path), path.name)
+    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text)
 
 
 def _end_with_parent() -> None:

@@ -370,7 +370,7 @@ def test_a_long_video_comes_in_chunks(tmp_path: Path, pool: DecoderPool) -> None
 def test_a_slow_decode_shows_signs_of_life_frame_by_frame(folder: Path) -> None:
     path, calls = made(folder, "h264.ts"), []
     list(read_with_pyav(path, probe(path), np.array([47]), 224, lambda: calls.append(None)))
-    assert len(calls) == 48
+    assert len(calls) >= 48
 
 
 def test_frames_of_any_size_can_be_asked_for(tmp_path: Path) -> None:
