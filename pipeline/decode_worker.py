@@ -14,9 +14,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,11 @@ from pipeline.pictures import orientation, pictures, refuse_damage
 from pipeline.probing import count_frames, probe
 
 Progress = Callable[[], None]
+FRAMES_AT_ONCE = 8  # asked of decord between two signs of life
+HELD_FRAMES = 512  # 77 MB at 224 x 224
+WHOLE_FRAMES = (
+    5000  # 3 minutes at 30 a second: 32 frames of it, as models ask, mostly need all of its groups of pictures
+)
 
 Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
 
@@ -42,39 +49,44 @@ Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.nda
 def read_with_decord(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
-    """Yields the frames `indices` (ascending, unique) in chunks, uint8 [<= 64, size, size, 3]. Raises DecodeError or decord's."""
+    """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
     # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
+    visited = np.union1d(indices, _ends_of_groups(reader))
     with _decord_log() as reported:
-        for start in range(0, len(indices), CHUNK_FRAMES):
-            chunk = reader.get_batch(indices[start : start + CHUNK_FRAMES]).asnumpy()
+        for start in range(0, len(visited), FRAMES_AT_ONCE):
+            at_once = visited[start : start + FRAMES_AT_ONCE]
+            frames = reader.get_batch(at_once).asnumpy()
             refuse_damage(reported())
-            yield chunk
             on_progress()
+            yield from frames[np.isin(at_once, indices)]
+
+
+def _ends_of_groups(reader: Any) -> np.ndarray:
+    """Frames that cannot be decoded without the whole of their group of pictures: int64 [groups].
+
+    With them all of a short video is decoded, so that damage is seen however few frames are asked; of a long one, its end.
+    """
+    n_frames = len(reader)
+    keyframes = reader.get_key_indices() if n_frames <= WHOLE_FRAMES else [0]
+    return np.array([*(keyframe - 1 for keyframe in keyframes[1:]), n_frames - 1], np.int64)
 
 
 def read_with_pyav(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from the first frame to the last one wanted, without ever seeking: slow, and right."""
-    wanted, position, count = indices.tolist(), 0, 0
-    if not wanted:
-        return
-    scale = Scaler(size)
-    chunk: list[np.ndarray] = []
-    for count, frame in enumerate(pictures(path, on_progress)):
-        if count != wanted[position]:
-            continue
-        chunk.append(scale(frame))
-        position += 1
-        if len(chunk) == CHUNK_FRAMES or position == len(wanted):
-            yield np.stack(chunk)
-            chunk = []
-        if position == len(wanted):
+    scale, wanted, count = Scaler(size), deque(indices.tolist()), 0
+    for count, frame in enumerate(pictures(path, on_progress) if wanted else (), start=1):
+        if count - 1 == wanted[0]:
+            yield scale(frame)
+            wanted.popleft()
+        if not wanted:
             return
-    raise DecodeError(f"gives {count + 1} frames, frame {wanted[position]} of {video.n_frames} was wanted")
+    if wanted:
+        raise DecodeError(f"gives {count} frames, frame {wanted[0]} of {video.n_frames} was wanted")
 
 
 @contextmanager
@@ -97,11 +109,16 @@ def read_images(
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from a folder of images."""
     images, scale = list_images(path), Scaler(size)
-    for start in range(0, len(indices), CHUNK_FRAMES):
-        chunk = []
-        for index in indices[start : start + CHUNK_FRAMES]:
-            chunk.append(scale(decode_image(images[index])))
-            on_progress()
+    for index in indices:
+        yield scale(decode_image(images[index]))
+        on_progress()
+
+
+def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Frames as uint8 [<= 64, size, size, 3], once 512 or all of them are there: until then another decoder may begin anew."""
+    first = list(islice(frames, HELD_FRAMES))
+    together = chain(first, frames)
+    while chunk := list(islice(together, CHUNK_FRAMES)):
         yield np.stack(chunk)
 
 
@@ -165,7 +182,7 @@ def _serve(
             clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
             note = "; ".join(filter(None, [video.note, *failures]))
             started = Started(replace(video, decoder=decoder, note=note), clips)
-            for chunk in read(path, video, union_of_frames(clips), size, on_progress):
+            for chunk in in_chunks(read(path, video, union_of_frames(clips), size, on_progress)):
                 if not has_started:
                     send(started)
                     has_started = True
