@@ -24,6 +24,8 @@ from stages.progress import track
 
 Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 
+# What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
+REVISED = {"pyav": "pyav 3", "images": "images 3"}
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
@@ -74,7 +76,7 @@ class Frames(PooledArtifact):
     def pixel_key(self, video: Mapping[str, Any]) -> str:
         """Return what identifies the pixels of any frame of a video (a row of `videos`): its bytes, decoder and size."""
         config = self.record.config
-        decoder = [video["decoder"], config["decoder"], config["fallback_decoder"]]
+        decoder = [REVISED.get(video["decoder"], video["decoder"]), config["decoder"], config["fallback_decoder"]]
         return fingerprint({"content": video["content_digest"], "decoder": decoder, "size": config["size"]})
 
 
@@ -96,7 +98,7 @@ class SampleFrames(Config):
     fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
-@stage(version=2, output=Frames, sharded=True)
+@stage(version=3, output=Frames, sharded=True)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
     frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
