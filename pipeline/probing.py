@@ -66,18 +66,18 @@ def _counted(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> 
 
 @dataclass
 class _Packets:
-    """What one pass over a file's packets found. Times of video packets are in ticks of its stream, in decode order."""
+    """What one pass over a file's packets found. Times of those with a picture are in ticks of their stream, in decode order."""
 
     times: list[int | None] = field(default_factory=list)
     is_keyframe: list[bool] = field(default_factory=list)
     n_discarded: int = 0
     n_damaged: int = 0
-    n_hidden: int = 0  # hold no picture to show
+    n_hidden: int = 0  # without a picture to show; not in the lists
     end_seconds: float = 0.0  # where the last packet of any stream ends
 
     @property
     def count(self) -> int:
-        return len(self.times)
+        return len(self.times) + self.n_hidden
 
 
 def _read_packets(container: Any, stream: Any, on_progress: Callable[[], None]) -> _Packets:
@@ -92,11 +92,13 @@ def _read_packets(container: Any, stream: Any, on_progress: Callable[[], None]) 
             )
         if packet.stream.index != stream.index:
             continue
+        packets.n_damaged += packet.is_corrupt
+        if _is_hidden(codec, memoryview(packet)):
+            packets.n_hidden += 1
+            continue
         packets.times.append(packet.pts)
         packets.is_keyframe.append(packet.is_keyframe)
         packets.n_discarded += packet.is_discard
-        packets.n_damaged += packet.is_corrupt
-        packets.n_hidden += _is_hidden(codec, memoryview(packet))
         if packets.count % 256 == 0:
             on_progress()
         if packets.count > MAX_FRAMES:
@@ -125,7 +127,7 @@ def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
         _refuse_incomplete(path, container, stream, packets)
         fps = _frame_rate(stream, packets)
         width, height, n_streams = stream.width, stream.height, len(container.streams.video)
-    n_frames = packets.count - packets.n_discarded
+    n_frames = len(packets.times) - packets.n_discarded
     if n_frames < 1:
         raise DecodeError("empty: the video stream holds no frames")
     why_not_decord = _why_not_decord(container_name, codec, packets) or _why_not_upright(path, container_name)
@@ -140,7 +142,9 @@ def _frame_rate(stream: Any, packets: _Packets) -> float:
     """Frames a second, as the header or else the timestamps say. Raises DecodeError."""
     times = [time for time in packets.times if time is not None]
     span = (max(times) - min(times)) * stream.time_base if times else 0
-    for rate in (stream.average_rate, stream.guessed_rate, (len(times) - 1) / span if span else None):
+    measured = (len(times) - 1) / span if span else None
+    header = (stream.average_rate, stream.guessed_rate)  # FFmpeg counts packets without a picture too
+    for rate in (measured, *header) if packets.n_hidden else (*header, measured):
         if rate and 0 < rate <= MAX_FRAMES_PER_SECOND:
             return float(rate)
     if stream.average_rate:
@@ -182,11 +186,11 @@ def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:
     if not packets.is_keyframe[0]:
         return "not decord: begins without a keyframe"
     times = [time for time in packets.times if time is not None]
-    if len(set(times)) < packets.count:
+    if len(set(times)) < len(packets.times):
         return "not decord: timestamps missing or repeated"
     # decord seems to take a keyframe's place in the file for its place on the screen. In open groups of pictures (x265's default)
     # frames stored after the keyframe are shown before it, and what decord gives after a seek is some frames off.
-    by_time = sorted(range(packets.count), key=lambda i: times[i])
+    by_time = sorted(range(len(times)), key=lambda i: times[i])
     if any(packets.is_keyframe[i] and place != i for place, i in enumerate(by_time)):
         return "not decord: open groups of pictures"
     return ""
