@@ -17,9 +17,9 @@ import av
 
 from cache.errors import DecodeError
 from pipeline.containers import best_video_stream, open_container
-from pipeline.fragments import lost_fragments
 from pipeline.frames import VideoProbe
 from pipeline.image_folder import probe_images
+from pipeline.mp4_boxes import lost_fragments, promised_frames
 from pipeline.pictures import UPRIGHT, first_orientation, nothing, pictures
 
 # Only what was checked frame by frame: decord miscounted frames after a seek in MPEG-TS, MPEG-PS and AVI.
@@ -101,9 +101,13 @@ def _read_packets(container: Any, stream: Any, on_progress: Callable[[], None]) 
         packets.n_discarded += packet.is_discard
         if packets.count % 256 == 0:
             on_progress()
-        if packets.count > MAX_FRAMES:
-            raise DecodeError(f"unreadable: more than {MAX_FRAMES:,} frames")
+        _refuse_too_many(packets.count)
     return packets
+
+
+def _refuse_too_many(n_frames: int) -> None:
+    if n_frames > MAX_FRAMES:
+        raise DecodeError(f"unreadable: more than {MAX_FRAMES:,} frames")
 
 
 def _is_hidden(codec: str, packet: memoryview) -> bool:
@@ -119,6 +123,7 @@ def _is_hidden(codec: str, packet: memoryview) -> bool:
 
 
 def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
+    _refuse_too_many(promised_frames(path))  # before FFmpeg makes room for them
     with open_container(path) as container:
         stream = best_video_stream(container)
         packets = _read_packets(container, stream, on_progress)

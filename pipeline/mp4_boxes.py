@@ -1,10 +1,11 @@
-"""Whether a fragmented mp4 is complete by its own words (ISO/IEC 14496-12, 8.8 and 8.16), of which FFmpeg says nothing."""
+"""What the boxes of an mp4 promise (ISO/IEC 14496-12), of which FFmpeg says nothing: all of its fragments, so many frames."""
 
 from __future__ import annotations
 
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +50,18 @@ def lost_fragments(path: Path, track_id: int) -> str:
     if track.is_cut:
         return "the file ends inside a fragment"
     return _hole(track) or _promise_broken(track)
+
+
+def promised_frames(path: Path) -> int:
+    """The most frames that the table of a video track promises; 0 if there is no such table, or the file is no mp4."""
+    most = 0
+    with suppress(struct.error, IndexError), path.open("rb") as file:
+        for kind, moov in _top_level(file, _Track(0)):
+            for name, trak in _boxes(moov) if kind == b"moov" else ():
+                if name == b"trak" and _inside(trak, b"mdia", b"hdlr")[8:12] == b"vide":
+                    sizes = _inside(trak, b"mdia", b"minf", b"stbl", b"stsz")
+                    most = max(most, struct.unpack_from(">I", sizes, 8)[0])
+    return most
 
 
 def _hole(track: _Track) -> str:
