@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -43,9 +44,11 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
     with path.open("rb", buffering=0) as file:
         _refuse_playlist(file.read(4096))
         file.seek(0)
+        # Without its name: FFmpeg would take some suffixes for a kind of file, and a % in a .jpg's name for a pattern.
+        nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell, seekable=file.seekable)
         options |= {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
         try:
-            container = av.open(file, "r", options=options)
+            container = av.open(nameless, "r", options=options)
         except av.ArgumentError:
             raise DecodeError(
                 "unreadable: not a video container that is read here (mp4, mkv, webm, avi, ...)"
@@ -60,6 +63,8 @@ def best_video_stream(container: Any) -> Any:
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = sorted({other.type for other in container.streams}) or ["nothing"]
         raise DecodeError(f"no_video_stream: the file holds {', '.join(kinds)} only")
+    if stream.codec_context is None:
+        raise DecodeError("unreadable: its codec is unknown")
     return stream
 
 

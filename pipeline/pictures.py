@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 from cache.errors import DecodeError
 from pipeline.containers import best_video_stream, open_container
@@ -19,6 +20,8 @@ DAMAGE = re.compile(r"error while decoding MB|Error at MB|damaged at")
 # These decoders draw on grey what comes before the first keyframe; the others hold it back.
 STARTS_ON_GREY = ("mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "flv1")
 UPRIGHT = (1, 0, 0, 1)
+# PyAV knows fewer kinds of side data than its FFmpeg, and one that it does not know (EXIF) would hide all that a frame has.
+Type._missing_ = classmethod(lambda cls, value: cls.PANSCAN)  # type: ignore[method-assign,assignment]
 
 
 def nothing() -> None:

@@ -294,3 +294,29 @@ def test_more_than_a_thousand_frames_a_second_are_not_believed(tmp_path: Path) -
     assert probe(path).fps == pytest.approx(25, rel=0.03)
     with pytest.raises(DecodeError, match=r"^no_frame_rate: 5000 frames a second is not to be believed"):
         probe(videos.make_video(tmp_path / "fast.mp4", fps=5000))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "matrix"),
+    enumerate(["0..0", "x..0", "x..y", "0..y", ".00.", ".0x.", ".yx.", ".y0."], start=1),  # as EXIF counts them
+)
+def test_photos_are_turned_and_mirrored_as_their_exif_says(
+    tmp_path: Path, pool: DecoderPool, orientation: int, matrix: str
+) -> None:
+    image = videos.make_image_folder(tmp_path / "frames", n_frames=1, size=(64, 64)) / "1.jpg"
+    upright = read(pool, image.parent)[1][0]
+    tags = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    content = image.read_bytes()
+    image.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + content[2:])
+    expected = upright.swapaxes(0, 1) if orientation > 4 else upright
+    if "x" in matrix:
+        expected = expected[:, ::-1]
+    if "y" in matrix:
+        expected = expected[::-1]
+    assert np.abs(read(pool, image.parent)[1][0].astype(int) - expected).mean() < 2
+
+
+def test_a_video_of_an_unknown_codec_is_unreadable(tmp_path: Path, pool: DecoderPool) -> None:
+    path = videos.make_video(tmp_path / "video.mkv")
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    assert read(pool, path)[2] == "unreadable: its codec is unknown"
