@@ -296,22 +296,17 @@ def test_more_than_a_thousand_frames_a_second_are_not_believed(tmp_path: Path) -
         probe(videos.make_video(tmp_path / "fast.mp4", fps=5000))
 
 
-@pytest.mark.parametrize(
-    ("orientation", "matrix"),
-    enumerate(["0..0", "x..0", "x..y", "0..y", ".00.", ".0x.", ".yx.", ".y0."], start=1),  # as EXIF counts them
-)
-def test_photos_are_turned_and_mirrored_as_their_exif_says(
-    tmp_path: Path, pool: DecoderPool, orientation: int, matrix: str
-) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_and_mirrored_as_their_exif_says(tmp_path: Path, pool: DecoderPool, orientation: int) -> None:
     image = videos.make_image_folder(tmp_path / "frames", n_frames=1, size=(64, 64)) / "1.jpg"
     upright = read(pool, image.parent)[1][0]
     tags = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
     content = image.read_bytes()
     image.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + content[2:])
     expected = upright.swapaxes(0, 1) if orientation > 4 else upright
-    if "x" in matrix:
+    if orientation in (2, 3, 6, 7):
         expected = expected[:, ::-1]
-    if "y" in matrix:
+    if orientation in (3, 4, 7, 8):
         expected = expected[::-1]
     assert np.abs(read(pool, image.parent)[1][0].astype(int) - expected).mean() < 2
 
