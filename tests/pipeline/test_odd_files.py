@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DecodeError
+from pipeline.containers import pinned
 from pipeline.decoding import DecodeRequest, DecoderPool
 from pipeline.frames import UniformSampling, VideoProbe
 from pipeline.probing import probe
@@ -93,8 +94,6 @@ def test_more_frames_than_any_video_has_are_not_waited_for(tmp_path: Path) -> No
 
 
 def test_a_file_that_is_replaced_while_it_is_read_gives_one_files_frames(tmp_path: Path) -> None:
-    from pipeline.containers import pinned
-
     path = videos.make_video(tmp_path / "video.mp4", n_frames=20)
     with pinned(path) as same:
         videos.make_video(tmp_path / "new.mp4", n_frames=10).replace(path)
