@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,7 +62,7 @@ class DigestCache:
             known = self._known["files"].get(_text(path.absolute()))
             if known is not None and known[0] == found:
                 return str(known[1])
-            digest = _folder_digest(path) if path.is_dir() else file_digest(path)
+            digest = folder_digest(path) if path.is_dir() else file_digest(path)
         except OSError as error:
             raise MissingSourceError(f"{path} cannot be read: {error.strerror or error}") from error
         self._learn("files", _text(path.absolute()), [found, digest])
@@ -132,9 +132,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return nothing
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> str:
+    """Return the SHA-256 of a folder's sorted (name, SHA-256) pairs; `digest` reads one file."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    content = [[_text(name), file_digest(folder / name)] for name in names]
+    content = [[_text(name), digest(folder / name)] for name in names]
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,21 +20,6 @@ SELF_CONTAINED = (
     *("mp3", "aac", "wav", "flac"),  # so that the reason is that they hold no video
 )  # fmt: skip
 PLAYLISTS = {b"ffconcat": "ffconcat", b"#EXTM3U": "m3u8", b"<MPD": "DASH", b"[playlist]": "pls", b"<asx": "ASX"}
-
-
-@contextmanager
-def pinned(path: Path) -> Iterator[Path]:
-    """A path to the file or folder that lies at `path` now, even if another one takes its name. Raises DecodeError."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise DecodeError(f"missing: there is no file or folder {path.name}") from None
-    except OSError as error:
-        raise DecodeError(f"unreadable: {error.strerror}") from None
-    try:
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

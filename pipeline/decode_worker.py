@@ -28,16 +28,16 @@ import av.filter
 import decord
 import numpy as np
 
-from cache.errors import DecodeError
-from pipeline.containers import pinned
-from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, union_of_frames
+from cache.errors import DecodeError, ReadingError
+from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, Trouble, union_of_frames
 from pipeline.frames import VideoProbe, sample_clip
 from pipeline.image_folder import decode_image, list_images
 from pipeline.pictures import orientation, pictures, refuse_damage
 from pipeline.probing import count_frames, probe
+from pipeline.video_bytes import VideoBytes
 
 Progress = Callable[[], None]
-FRAMES_AT_ONCE = 8  # asked of decord between two signs of life
+SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
 HELD_FRAMES = 512  # 77 MB at 224 x 224
 WHOLE_FRAMES = (
     5000  # 3 minutes at 30 a second: 32 frames of it, as models ask, mostly need all of its groups of pictures
@@ -55,13 +55,26 @@ def read_with_decord(
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
     visited = np.union1d(indices, _ends_of_groups(reader))
+    wanted = set(indices.tolist())
     with _decord_log() as reported:
-        for start in range(0, len(visited), FRAMES_AT_ONCE):
-            at_once = visited[start : start + FRAMES_AT_ONCE]
-            frames = reader.get_batch(at_once).asnumpy()
+        for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
             refuse_damage(reported())
+            if index in wanted:
+                yield frame
+
+
+def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
+    """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
+    keyframes = np.array(reader.get_key_indices())
+    step, position = max(1, SEEK_PIXELS // (video.width * video.height or 1)), 0
+    for index in indices.tolist():
+        start = max(position, keyframes[keyframes <= index].max(initial=0))
+        for between in range(start + step, index, step):
+            reader.seek_accurate(between)
             on_progress()
-            yield from frames[np.isin(at_once, indices)]
+        yield reader.get_batch([index]).asnumpy()[0]
+        on_progress()
+        position = index + 1
 
 
 def _ends_of_groups(reader: Any) -> np.ndarray:
@@ -154,33 +167,48 @@ class Scaler:
 
 
 READERS: dict[str, tuple[tuple[str, Reader], ...]] = {
-    "decord": (("decord", read_with_decord), ("pyav", read_with_pyav)),
+    # decord twice: what fails only in passing must not leave the video to another decoder.
+    "decord": (("decord", read_with_decord), ("decord", read_with_decord), ("pyav", read_with_pyav)),
     "pyav": (("pyav", read_with_pyav),),
     "images": (("images", read_images),),
 }
 
 
 def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_progress: Progress) -> None:
-    """Answers one request. If decord fails before its first chunk, PyAV tries; two decoders never share a video's frames."""
+    """Answers one request. `Failed` is sent only of bytes that can be read and are those that were identified."""
+    source = VideoBytes(request.path, request.digest, request.stamp, on_progress)
     try:
-        with pinned(request.path) as path:  # whoever reads it reads the same file
-            _serve(request, path, size, send, on_progress)
-    except DecodeError as error:
-        send(Failed(str(error)))
+        with source.opened(check_first=request.is_repeated) as path:
+            answer: Finished | Failed | Trouble = _decode(request, path, source, size, send, on_progress)
+    except ReadingError as error:
+        answer = Trouble(str(error))
+    send(answer)
 
 
-def _serve(
-    request: DecodeRequest, path: Path, size: int, send: Callable[[object], None], on_progress: Progress
-) -> None:
-    video = probe(path, request.image_folder_fps, on_progress)
-    failures: list[str] = []
+def _decode(
+    request: DecodeRequest,
+    path: Path,
+    source: VideoBytes,
+    size: int,
+    send: Callable[[object], None],
+    on_progress: Progress,
+) -> Finished | Failed:
+    """Sends the frames. If decord fails before its first chunk, PyAV tries; two decoders never share a video's frames."""
+    try:
+        video = probe(path, request.image_folder_fps, on_progress)
+    except Exception as error:  # whatever they raise at odd bytes
+        source.blame(error)
+        is_ours = isinstance(error, DecodeError)
+        return Failed(str(error) if is_ours else f"unreadable: {_first_line(error, path, request.path.name)}")
+    failures: dict[str, str] = {}
     for decoder, read in READERS[video.decoder]:
+        failures.pop(decoder, None)
         has_started = False
         try:
             if failures:  # where decord fails, a packet may not be a frame
                 video = count_frames(path, video, on_progress)
             clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
-            note = "; ".join(filter(None, [video.note, *failures]))
+            note = "; ".join(filter(None, [video.note, *failures.values()]))
             started = Started(replace(video, decoder=decoder, note=note), clips)
             for chunk in in_chunks(read(path, video, union_of_frames(clips), size, on_progress)):
                 if not has_started:
@@ -189,20 +217,21 @@ def _serve(
                 send(chunk)
             if not has_started:
                 send(started)  # no clip, no frames
-            return send(Finished())
+            return Finished()
         except ConnectionError:
             raise
-        except Exception as error:  # decord and FFmpeg raise many kinds; all of them are this video's failure
-            failures.append(f"{decoder}: {_first_line(error).replace(str(path), request.path.name)}")
+        except Exception as error:  # decord and FFmpeg raise many kinds
+            source.blame(error)
+            failures[decoder] = f"{decoder}: {_first_line(error, path, request.path.name)}"
             if has_started:
                 break
-    send(Failed("corrupt: " + "; ".join(failures), video))
+    return Failed("corrupt: " + "; ".join(failures.values()))
 
 
-def _first_line(error: Exception) -> str:
-    """An error's message without what differs from run to run: times of day, source lines."""
+def _first_line(error: Exception, path: Path, name: str) -> str:
+    """An error's message without what differs from run to run and machine to machine: times of day, source lines, folders."""
     text = str(getattr(error, "strerror", None) or error).strip().split("\n")[0]
-    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text)
+    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text).replace(str(path), name)
 
 
 def _end_with_parent() -> None:
@@ -215,7 +244,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
-    size = int(sys.argv[2])
+    size, alive_every_seconds = int(sys.argv[2]), float(sys.argv[3])
     sent_at = 0.0
     with Connection(int(sys.argv[1])) as connection:
 
@@ -225,9 +254,10 @@ def main() -> None:
             sent_at = time.monotonic()
 
         def on_progress() -> None:
-            if time.monotonic() - sent_at > 1:
+            if time.monotonic() - sent_at > alive_every_seconds:
                 send(Alive())
 
+        send(Alive())  # started
         while True:
             serve(connection.recv(), size, send, on_progress)
 

@@ -6,6 +6,7 @@ need only what was made from it run without it (scoring on a machine without the
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.digests import DigestCache, stamp
-from cache.errors import MissingSourceError
+from cache.errors import MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
 from pipeline.datasets import adapter_named
 from pipeline.question import Video
@@ -28,6 +29,7 @@ log = logging.getLogger("sevila")
 TELL_EVERY_SECONDS = 30.0
 HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
 KINDS = ("annotations", "videos", "weights")
+OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,6 @@ class VideoFile:
     reason: str
     clips: tuple[tuple[str, float | None, float | None], ...]
     stamp: tuple[int, ...] = ()  # size, times and inode when the digest was taken
-
-    def is_unchanged(self) -> bool:
-        """Whether the file is still the one that was digested."""
-        try:
-            return self.path is not None and stamp(self.path) == self.stamp
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -239,6 +234,10 @@ class Sources:
         try:
             return VideoFile(video_id, path, self._digests.digest(path), reason, clips, before)
         except MissingSourceError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THIS_PROCESS:
+                raise MachineError(
+                    f"video {video_id!r}: {error}; the same command goes on when the cause is gone"
+                ) from error
             reason = str(error).replace(str(path), path.name)  # in which folder of this machine is no part of a row
             return VideoFile(video_id, None, None, f"unreadable: {reason}", clips)
 

@@ -13,7 +13,7 @@ import decord
 import numpy as np
 import pytest
 
-from cache.errors import DecodeError
+from cache.errors import DecodeError, DecoderDeathError, ReadingError
 from pipeline.decode_worker import read_with_decord, read_with_pyav
 from pipeline.decoding import (
     DecodeRequest,
@@ -79,7 +79,7 @@ def made(folder: Path, name: str) -> Path:
 
 
 def everything(result: DecodeResult) -> np.ndarray:
-    assert result.reason == ""
+    assert result.error is None
     return np.concatenate(list(result.frames))
 
 
@@ -93,8 +93,8 @@ def reasons(pool: DecoderPool, *paths: Path) -> list[str]:
     for result in pool.decode(DecodeRequest(path, UniformSampling(8)) for path in paths):
         try:
             list(result.frames)
-            found.append(result.reason)
-        except DecodeError as error:
+            found.append(str(result.error or ""))
+        except (DecodeError, ReadingError) as error:
             found.append(str(error))
     return found
 
@@ -175,7 +175,7 @@ def test_every_broken_video_has_its_reason_and_the_batch_goes_on(tmp_path: Path,
     (tmp_path / "empty.mp4").touch()
     good = videos.make_video(tmp_path / "good.mp4")
     broken = {
-        tmp_path / "missing.mp4": "missing: there is no file or folder missing.mp4",
+        tmp_path / "missing.mp4": "it cannot be read: No such file or directory",
         tmp_path / "empty.mp4": "empty: file of 0 bytes",
         empty_folder: "no_video_stream: the folder holds no .jpg, .jpeg, .png files",
         videos.make_garbage(tmp_path / "garbage.mp4"): "unreadable: Invalid data found when processing input",
