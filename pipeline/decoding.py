@@ -30,6 +30,7 @@ from pipeline.watchdog import Watchdog
 log = logging.getLogger("sevila")
 
 CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
+START_SECONDS = 60.0  # of computing, until a process has loaded its libraries
 KILL_SECONDS = 5.0  # that a killed process may take to end: one that waits for a dead server ends when it answers
 # How a process ends at its own fault. Other signals come from outside: the kernel that is out of memory (SIGKILL) or cannot read
 # a library (SIGBUS), a processor that lacks an instruction (SIGILL), a batch system, a person.
@@ -141,7 +142,7 @@ class _Worker:
         self.connection: Connection | None = None
         self.watchdog: Watchdog | None = None
         self.has_started = False
-        self.problem: OSError | None = None  # why no process could be started
+        self.problem: OSError | None = None  # why not even a process could be started
 
     def assign(self, request: DecodeRequest) -> None:
         for _ in range(2):  # an idle worker may have died unnoticed; a fresh one that dies too is reported by `receive`
@@ -149,12 +150,12 @@ class _Worker:
                 if self.connection is None:
                     self._start()
                 assert self.connection is not None and self.watchdog is not None
-                self.watchdog.reset()
+                self.watchdog.reset(self.timeout_seconds if self.has_started else START_SECONDS)
                 self.connection.send(request)
                 break
             except OSError as error:
-                self.problem = error
-                self.kill()
+                if self.kill() is None:
+                    self.problem = error
 
     def _start(self) -> None:
         self.watchdog, self.has_started, self.problem = None, False, None
@@ -171,7 +172,7 @@ class _Worker:
                 env={**os.environ, "PYTHONPATH": import_path},
                 process_group=0,  # Ctrl-C is for us; we end the workers
             )
-        self.watchdog = Watchdog(self.process, self.timeout_seconds)
+        self.watchdog = Watchdog(self.process, START_SECONDS)
 
     def receive(self) -> Message:
         """The next message of the frames. Raises DecodeError or ReadingError if there is none, the process killed if it died."""
@@ -183,7 +184,7 @@ class _Worker:
                     message = self.connection.recv()
             except (EOFError, OSError):
                 raise self._death() from None
-            self.watchdog.reset()
+            self.watchdog.reset(self.timeout_seconds)
             self.has_started = True
             if isinstance(message, Failed):
                 raise DecodeError(message.reason)
@@ -194,11 +195,11 @@ class _Worker:
 
     def _death(self) -> DecodeError | ReadingError:
         status = self.kill(grace_seconds=1)  # to learn its own status
+        if status is None or not self.has_started:
+            why = f": {self.problem.strerror}" if self.problem else ""
+            return ReadingError(f"its decoder process does not start{why}")
         if self.watchdog is not None and self.watchdog.verdict is not None:
             return self.watchdog.verdict
-        if status is None or not self.has_started:
-            why = f"status {status}" if self.problem is None else self.problem.strerror
-            return ReadingError(f"its decoder process does not start ({why})")
         if status > 0 or status in CRASHES:
             return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
         return ReadingError(f"its decoder process was killed from outside (status {status}; out of memory?)")

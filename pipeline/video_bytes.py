@@ -70,7 +70,7 @@ class VideoBytes:
         """Read all; raises OSError where that fails, ReadingError for other bytes than the identified ones."""
         digest = folder_digest(self._path, self._file_digest) if self._path.is_dir() else self._file_digest(self._path)
         if self._digest is not None and digest != self._digest:
-            raise ReadingError("it is not the file any more that was identified: its bytes have changed")
+            raise ReadingError("its bytes are not those that were identified: run again to identify it anew")
 
     def _file_digest(self, path: Path) -> str:
         content = hashlib.sha256()

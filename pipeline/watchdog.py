@@ -27,14 +27,14 @@ class Watchdog:
     def __init__(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
         self.verdict: DecoderDeathError | ReadingError | None = None
         self._process = process
-        self._timeout_seconds = timeout_seconds
-        self._look_every_seconds = min(0.5, max(0.01, timeout_seconds / 4))
         self._usage = psutil.Process(process.pid)
         self._cpu_seconds = 0.0
-        self.reset()
+        self.reset(timeout_seconds)
 
-    def reset(self) -> None:
+    def reset(self, timeout_seconds: float) -> None:
         """Count from now on: the process has just been given work, or has shown a sign of life."""
+        self._timeout_seconds = timeout_seconds
+        self._look_every_seconds = min(0.5, max(0.01, timeout_seconds / 4))
         self._reset_at = self._used()
         self._idle_seconds = 0.0
 

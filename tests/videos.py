@@ -7,6 +7,7 @@ resizing; its lower half is a colour gradient that moves with time, so that colo
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -202,4 +203,17 @@ def make_image_folder(path: Path, n_frames: int = 12, size: tuple[int, int] = (6
         frame = av.VideoFrame.from_ndarray(pattern(index, *size), format="rgb24").reformat(format=pixel_format)
         packets = [*encoder.encode(frame), *encoder.encode(None)]
         (path / f"{index + 1}{suffix}").write_bytes(b"".join(bytes(packet) for packet in packets))
+    return path
+
+
+def make_huge_picture(path: Path, side: int = 15_000) -> Path:
+    """A folder with one black picture of 225 million pixels in 1 MB: to decode it takes the better part of a second."""
+    path.mkdir()
+    parts = {
+        b"IHDR": struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes((side + 1) * side), 1),
+    }
+    chunks = [(kind + content, len(content)) for kind, content in {**parts, b"IEND": b""}.items()]
+    png = b"".join(struct.pack(">I", size) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk, size in chunks)
+    (path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
     return path
