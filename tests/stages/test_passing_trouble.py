@@ -74,6 +74,7 @@ def world(tmp_path: Path) -> World:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     """What happens in each pause instead of waiting; nothing in those after them."""
     during: list[Callable[[], object]] = []
+    monkeypatch.setattr(attempts, "PAUSES_SECONDS", (1.0, 1.0))
     monkeypatch.setattr(attempts.time, "sleep", lambda seconds: during.pop(0)() if during else None)
     return during
 
@@ -99,7 +100,7 @@ def test_a_video_that_stays_away_ends_the_stage_and_the_same_command_goes_on(
     gone = world.videos / "e.mp4"
     gone.rename(gone.with_name("elsewhere"))
     with pytest.raises(
-        MachineError, match=r"video 'e\.mp4' .*: it cannot be read: No such file or directory; tried 5 times"
+        MachineError, match=r"video 'e\.mp4' .*: it cannot be read: No such file or directory; tried 3 times"
     ):
         world.sampled()
     assert len(list((world.store.root / "partial").glob("sample_frames-*/progress/00000.json"))) == 1  # the first shard
@@ -166,7 +167,7 @@ def test_decoders_that_are_killed_any_number_of_times_fail_no_video(
             for worker in workers_of(os.getpid()):
                 os.kill(worker, signal.SIGKILL)
 
-    pauses += [nothing, nothing, is_over.set]
+    pauses += [nothing, is_over.set]
     killer = threading.Thread(target=kill_all)
     killer.start()
     try:
@@ -211,6 +212,8 @@ def test_a_video_at_which_every_decoder_hangs_is_a_row(world: World, others: lis
     world.identify()
     timeout = "timeout: no sign of life from the decoder in 0.25 s of computing"
     assert world.sampled() == dict.fromkeys(others, "") | {"huge": timeout}
+    world.timeout_seconds = 60  # is another artifact: the mend is not "reused"
+    assert world.sampled() == dict.fromkeys([*others, "huge"], "")
 
 
 def test_a_video_at_which_every_decoder_crashes_is_a_row(world: World) -> None:
