@@ -86,7 +86,7 @@ def test_a_decoder_shows_signs_of_life_on_the_long_way_to_one_frame(
 ) -> None:
     path, signs = videos.make_video(tmp_path / "a.mp4", n_frames=300, gop=300), []
     monkeypatch.setattr(decode_worker, "SEEK_PIXELS", 64 * 48 * 10)  # ten frames
-    [[frame]] = read_with_decord(path, probe(path), np.array([299]), 64, lambda: signs.append(None))
+    [frame] = read_with_decord(path, probe(path), np.array([299]), 64, lambda: signs.append(None))
     assert videos.read_index(frame) == 299 and len(signs) >= 10
 
 

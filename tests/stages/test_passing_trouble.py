@@ -129,12 +129,14 @@ def test_a_read_that_fails_is_not_the_fault_of_the_file(
 
 def test_changed_permissions_and_times_change_no_content(world: World) -> None:
     world.add("a.mp4", "b.mp4", "c.mp4")
+    videos.make_image_folder(world.videos / "d")
     world.identify()
+    (world.videos / "d" / "3.jpg").chmod(0o640)
     (world.videos / "a.mp4").chmod(0o640)
     os.utime(world.videos / "b.mp4", (1, 1))
     shutil.copy(world.videos / "c.mp4", world.videos / "copy")
     (world.videos / "copy").rename(world.videos / "c.mp4")
-    assert world.sampled() == {"a.mp4": "", "b.mp4": "", "c.mp4": ""}
+    assert world.sampled() == {"a.mp4": "", "b.mp4": "", "c.mp4": "", "d": ""}
 
 
 def test_other_bytes_than_the_identified_ones_are_never_read(world: World, pauses: list[Callable[[], object]]) -> None:
