@@ -198,11 +198,14 @@ class _Worker:
         if status is None or not self.has_started:
             why = f": {self.problem.strerror}" if self.problem else ""
             return ReadingError(f"its decoder process does not start{why}")
-        if self.watchdog is not None and self.watchdog.verdict is not None:
+        assert self.watchdog is not None
+        if self.watchdog.verdict is not None:
             return self.watchdog.verdict
-        if status > 0 or status in CRASHES:
-            return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
-        return ReadingError(f"its decoder process was killed from outside (status {status}; out of memory?)")
+        if status <= 0 and status not in CRASHES:
+            return ReadingError(f"its decoder process was killed from outside (status {status}; out of memory?)")
+        if self.watchdog.memory_is_limited:
+            return ReadingError(f"its decoder process ended with status {status}: too little memory? (see `ulimit -v`)")
+        return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
 
     def kill(self, grace_seconds: float = 0.0) -> int | None:
         """Ends the process if it does not end by itself in time; returns its exit status (negative: a signal's number)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,7 @@ class VideoBytes:
             cause = cause.__context__
         with _as_trouble():
             self._check()
-            if isinstance(error, MemoryError):
-                bytearray(SPARE_BYTES)
+            _check_resources()
 
     def _check(self) -> None:
         """Read all; raises OSError where that fails, ReadingError for other bytes than the identified ones."""
@@ -79,6 +79,15 @@ class VideoBytes:
                 content.update(piece)
                 self._on_progress()
         return content.hexdigest()
+
+
+def _check_resources() -> None:
+    """Raise MemoryError or ReadingError if this process can have neither memory nor a thread: decoders say so in many words."""
+    bytearray(SPARE_BYTES)
+    try:
+        threading.Thread(target=lambda: None).start()
+    except RuntimeError as error:
+        raise ReadingError(f"its decoder is short of threads: {error}") from None
 
 
 @contextmanager

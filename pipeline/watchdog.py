@@ -21,11 +21,13 @@ IDLE_FACTOR = 5  # so many timeouts a process may neither compute nor answer
 class Watchdog:
     """Kills a process that has computed for `timeout_seconds`, or done nothing for 5 times that, since the last `reset`.
 
-    It looks only while somebody waits for the process; `verdict` then says why it was killed.
+    It looks only while somebody waits for the process; `verdict` then says why it was killed. `memory_is_limited` says whether
+    the process could be refused memory, at which decoders crash.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
         self.verdict: DecoderDeathError | ReadingError | None = None
+        self.memory_is_limited = False
         self._process = process
         self._usage = psutil.Process(process.pid)
         self._cpu_seconds = 0.0
@@ -37,6 +39,9 @@ class Watchdog:
         self._look_every_seconds = min(0.5, max(0.01, timeout_seconds / 4))
         self._reset_at = self._used()
         self._idle_seconds = 0.0
+        with suppress(psutil.Error, AttributeError):  # it has just ended; a system that does not say
+            limits = [self._usage.rlimit(kind)[0] for kind in (psutil.RLIMIT_AS, psutil.RLIMIT_DATA)]
+            self.memory_is_limited = set(limits) != {psutil.RLIM_INFINITY}
 
     @contextmanager
     def watching(self) -> Iterator[None]:

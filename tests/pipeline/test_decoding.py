@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import av  # noqa: F401 - before decord, whose bundled libvpx otherwise takes the place of PyAV's
 import decord
 import numpy as np
+import psutil
 import pytest
 
 from cache.errors import DecodeError, DecoderDeathError, ReadingError
@@ -296,6 +298,28 @@ def test_a_decoder_that_does_not_start_is_the_machines_failure(tmp_path: Path, m
     with DecoderPool(workers=1, timeout_seconds=60) as pool:
         [result] = list(pool.decode([DecodeRequest(tmp_path, UniformSampling(4))]))
     assert isinstance(result.error, ReadingError) and "does not start" in str(result.error)
+
+
+def test_a_decoder_that_is_short_of_memory_is_the_machines_failure(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "a.mp4", size=(1280, 720))
+    before = workers_of(os.getpid())
+
+    def requests() -> Iterator[DecodeRequest]:
+        yield DecodeRequest(path, UniformSampling(4))
+        for worker in workers_of(os.getpid()) - before:
+            used = psutil.Process(worker).memory_info().vms
+            resource.prlimit(worker, resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+        yield DecodeRequest(path, UniformSampling(64))
+
+    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+        errors = []
+        for result in pool.decode(requests()):
+            errors.append(result.error)
+            try:
+                list(result.frames)
+            except ReadingError as error:
+                errors[-1] = error
+    assert errors[0] is None and isinstance(errors[1], ReadingError) and "too little memory" in str(errors[1])
 
 
 def struck_at_the_first(requests: list[DecodeRequest], by: signal.Signals) -> Iterator[DecodeRequest]:
