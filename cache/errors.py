@@ -15,6 +15,17 @@ OF_THE_MACHINE = {
     errno.EIO,
     errno.ESTALE,
     errno.ENOENT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,  # no further process
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EREMOTEIO,
 }
 
 
@@ -59,7 +70,15 @@ class CheckpointError(SevilaError):
 
 
 class DecodeError(SevilaError):
-    """A video cannot be decoded; the message is the reason its row carries."""
+    """A video cannot be decoded because of its bytes; the message is the reason its row carries."""
+
+
+class DecoderDeathError(DecodeError):
+    """A decoder hung or crashed at a video: because of its bytes if that repeats in fresh processes."""
+
+
+class ReadingError(MachineError):
+    """A video could not be read for a reason that is not in its bytes: it is gone or changed, its disk or decoder fails."""
 
 
 class ComparisonError(SevilaError):

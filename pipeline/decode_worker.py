@@ -14,9 +14,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,20 @@ import av.filter
 import decord
 import numpy as np
 
-from cache.errors import DecodeError
-from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, union_of_frames
+from cache.errors import DecodeError, ReadingError
+from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, Trouble, union_of_frames
 from pipeline.frames import VideoProbe, sample_clip
-from pipeline.probing import best_video_stream, list_images, probe
+from pipeline.image_folder import decode_image, list_images
+from pipeline.pictures import orientation, pictures, refuse_damage
+from pipeline.probing import count_frames, probe
+from pipeline.video_bytes import VideoBytes
 
 Progress = Callable[[], None]
-# Decoders patch a damaged picture with its neighbours and say so only in their logs: h264, then mpeg4.
-DAMAGE = re.compile(r"error while decoding MB|Error at MB|damaged at")
+SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
+HELD_FRAMES = 512  # 77 MB at 224 x 224
+WHOLE_FRAMES = (
+    5000  # 3 minutes at 30 a second: 32 frames of it, as models ask, mostly need all of its groups of pictures
+)
 
 Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
 
@@ -41,47 +49,57 @@ Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.nda
 def read_with_decord(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
-    """Yields the frames `indices` (ascending, unique) in chunks, uint8 [<= 64, size, size, 3]. Raises DecodeError or decord's."""
+    """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
     # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
+    visited = np.union1d(indices, _ends_of_groups(reader))
+    wanted = set(indices.tolist())
     with _decord_log() as reported:
-        for start in range(0, len(indices), CHUNK_FRAMES):
-            chunk = reader.get_batch(indices[start : start + CHUNK_FRAMES]).asnumpy()
-            _refuse_damage(reported())
-            yield chunk
+        for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
+            refuse_damage(reported())
+            if index in wanted:
+                yield frame
+
+
+def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
+    """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
+    keyframes = np.array(reader.get_key_indices())
+    step, position = max(1, SEEK_PIXELS // (video.width * video.height or 1)), 0
+    for index in indices.tolist():
+        start = max(position, keyframes[keyframes <= index].max(initial=0))
+        for between in range(start + step, index, step):
+            reader.seek_accurate(between)
             on_progress()
+        yield reader.get_batch([index]).asnumpy()[0]
+        on_progress()
+        position = index + 1
+
+
+def _ends_of_groups(reader: Any) -> np.ndarray:
+    """Frames that cannot be decoded without the whole of their group of pictures: int64 [groups].
+
+    With them all of a short video is decoded, so that damage is seen however few frames are asked; of a long one, its end.
+    """
+    n_frames = len(reader)
+    keyframes = reader.get_key_indices() if n_frames <= WHOLE_FRAMES else [0]
+    return np.array([*(keyframe - 1 for keyframe in keyframes[1:]), n_frames - 1], np.int64)
 
 
 def read_with_pyav(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from the first frame to the last one wanted, without ever seeking: slow, and right."""
-    wanted, position, count = indices.tolist(), 0, 0
-    if not wanted:
-        return
-    scale = Scaler(size)
-    chunk: list[np.ndarray] = []
-    with _pyav_log() as log, av.open(str(path)) as container:
-        stream = best_video_stream(container)
-        stream.codec_context.thread_count = 1  # the pool's workers are the parallelism
-        for frame in container.decode(stream):
-            on_progress()
-            _refuse_damage("\n".join(message for _, _, message in log))
-            log.clear()
-            if frame.is_corrupt:
-                raise DecodeError(f"frame {count} is damaged")
-            if count == wanted[position]:
-                chunk.append(scale(frame))
-                position += 1
-            count += 1
-            if chunk and (len(chunk) == CHUNK_FRAMES or position == len(wanted)):
-                yield np.stack(chunk)
-                chunk = []
-            if position == len(wanted):
-                return
-    raise DecodeError(f"gives {count} frames, frame {wanted[position]} of {video.n_frames} was wanted")
+    scale, wanted, count = Scaler(size), deque(indices.tolist()), 0
+    for count, frame in enumerate(pictures(path, on_progress) if wanted else (), start=1):
+        if count - 1 == wanted[0]:
+            yield scale(frame)
+            wanted.popleft()
+        if not wanted:
+            return
+    if wanted:
+        raise DecodeError(f"gives {count} frames, frame {wanted[0]} of {video.n_frames} was wanted")
 
 
 @contextmanager
@@ -99,45 +117,22 @@ def _decord_log() -> Iterator[Callable[[], str]]:
             os.close(own_error_stream)
 
 
-@contextmanager
-def _pyav_log() -> Iterator[list[tuple[int, str, str]]]:
-    """What PyAV's FFmpeg reports: (level, source, message)."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture(local=False) as log:
-            yield log
-    finally:
-        av.logging.set_level(level)
-
-
-def _refuse_damage(log: str) -> None:
-    if found := DAMAGE.search(log):
-        line_end = log.find("\n", found.start())
-        raise DecodeError(f"damaged picture: {log[found.start() : line_end if line_end >= 0 else None]}")
-
-
 def read_images(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from a folder of images."""
-    images = list_images(path)
-    for start in range(0, len(indices), CHUNK_FRAMES):
-        chunk = []
-        for index in indices[start : start + CHUNK_FRAMES]:
-            chunk.append(_read_image(images[index], size))
-            on_progress()
+    images, scale = list_images(path), Scaler(size)
+    for index in indices:
+        yield scale(decode_image(images[index]))
+        on_progress()
+
+
+def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Frames as uint8 [<= 64, size, size, 3], once 512 or all of them are there: until then another decoder may begin anew."""
+    first = list(islice(frames, HELD_FRAMES))
+    together = chain(first, frames)
+    while chunk := list(islice(together, CHUNK_FRAMES)):
         yield np.stack(chunk)
-
-
-def _read_image(file_path: Path, size: int) -> np.ndarray:
-    try:
-        with file_path.open("rb") as file, av.open(file, "r") as container:
-            for frame in container.decode(best_video_stream(container)):
-                return Scaler(size)(frame)
-    except (av.FFmpegError, OSError) as error:
-        raise DecodeError(f"{file_path.name}: {error.strerror or error}") from None
-    raise DecodeError(f"{file_path.name}: holds no picture")
 
 
 class Scaler:
@@ -149,16 +144,17 @@ class Scaler:
         self.input_format: tuple[object, ...] = ()
 
     def __call__(self, frame: Any) -> np.ndarray:
-        input_format = (frame.width, frame.height, frame.format.name, frame.rotation)
+        input_format = (frame.width, frame.height, frame.format.name, orientation(frame))
         if input_format != self.input_format:  # some streams change resolution on the way
             self.graph, self.input_format = self._build(frame), input_format
         self.graph.push(frame)
         return self.graph.pull().to_ndarray()
 
     def _build(self, frame: Any) -> Any:
-        # The angle, anticlockwise, by which a player turns the picture.
-        turns = {90: [("transpose", "cclock")], 180: [("hflip", ""), ("vflip", "")], 270: [("transpose", "clock")]}
-        upright = turns.get(frame.rotation % 360, [])
+        a, b, c, d = orientation(frame)
+        upright = [("transpose", "cclock_flip")] if b else []  # over the falling diagonal
+        upright += [("hflip", "")] if a + c < 0 else []
+        upright += [("vflip", "")] if b + d < 0 else []
         graph = av.filter.Graph()
         graph.threads = 1
         nodes = [
@@ -171,47 +167,71 @@ class Scaler:
 
 
 READERS: dict[str, tuple[tuple[str, Reader], ...]] = {
-    "decord": (("decord", read_with_decord), ("pyav", read_with_pyav)),
+    # decord twice: what fails only in passing must not leave the video to another decoder.
+    "decord": (("decord", read_with_decord), ("decord", read_with_decord), ("pyav", read_with_pyav)),
     "pyav": (("pyav", read_with_pyav),),
     "images": (("images", read_images),),
 }
 
 
 def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_progress: Progress) -> None:
-    """Answers one request. If decord fails before its first chunk, PyAV tries; two decoders never share a video's frames."""
+    """Answers one request. `Failed` is sent only of bytes that can be read and are those that were identified."""
+    source = VideoBytes(request.path, request.digest, request.stamp, on_progress)
     try:
-        video = probe(request.path, request.image_folder_fps, on_progress)
-    except DecodeError as error:
-        return send(Failed(str(error)))
-    clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
-    indices = union_of_frames(clips)
-    failures: list[str] = []
+        with source.opened(check_first=request.is_repeated) as path:
+            answer: Finished | Failed | Trouble = _decode(request, path, source, size, send, on_progress)
+    except ReadingError as error:
+        answer = Trouble(str(error))
+    send(answer)
+
+
+def _decode(
+    request: DecodeRequest,
+    path: Path,
+    source: VideoBytes,
+    size: int,
+    send: Callable[[object], None],
+    on_progress: Progress,
+) -> Finished | Failed:
+    """Sends the frames. If decord fails before its first chunk, PyAV tries; two decoders never share a video's frames."""
+    try:
+        video = probe(path, request.image_folder_fps, on_progress)
+    except Exception as error:  # whatever they raise at odd bytes
+        source.blame(error)
+        is_ours = isinstance(error, DecodeError)
+        return Failed(str(error) if is_ours else f"unreadable: {_first_line(error, path, request.path.name)}")
+    failures: dict[str, str] = {}
     for decoder, read in READERS[video.decoder]:
-        note = "; ".join(filter(None, [video.note, *failures]))
-        started = Started(replace(video, decoder=decoder, note=note), clips)
+        failures.pop(decoder, None)
         has_started = False
         try:
-            for chunk in read(request.path, video, indices, size, on_progress):
+            if failures:  # where decord fails, a packet may not be a frame
+                video = count_frames(path, video, on_progress)
+            clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
+            note = "; ".join(filter(None, [video.note, *failures.values()]))
+            started = Started(replace(video, decoder=decoder, note=note), clips)
+            for chunk in in_chunks(read(path, video, union_of_frames(clips), size, on_progress)):
                 if not has_started:
                     send(started)
                     has_started = True
                 send(chunk)
             if not has_started:
                 send(started)  # no clip, no frames
-            return send(Finished())
+            return Finished()
         except ConnectionError:
             raise
-        except Exception as error:  # decord and FFmpeg raise many kinds; all of them are this video's failure
-            failures.append(f"{decoder}: {_first_line(error, request.path)}")
+        except Exception as error:  # decord and FFmpeg raise many kinds
+            source.blame(error)
+            failures[decoder] = f"{decoder}: {_first_line(error, path, request.path.name)}"
             if has_started:
                 break
-    send(Failed("corrupt: " + "; ".join(failures), video))
+    return Failed("corrupt: " + "; ".join(failures.values()))
 
 
-def _first_line(error: Exception, path: Path) -> str:
+def _first_line(error: Exception, path: Path, name: str) -> str:
     """An error's message without what differs from run to run and machine to machine: times of day, source lines, folders."""
     text = str(getattr(error, "strerror", None) or error).strip().split("\n")[0]
-    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text).replace(str(path), path.name)
+    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text).replace(str(path), name)
 
 
 def _end_with_parent() -> None:
@@ -224,7 +244,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
-    size = int(sys.argv[2])
+    size, alive_every_seconds = int(sys.argv[2]), float(sys.argv[3])
     sent_at = 0.0
     with Connection(int(sys.argv[1])) as connection:
 
@@ -234,9 +254,10 @@ def main() -> None:
             sent_at = time.monotonic()
 
         def on_progress() -> None:
-            if time.monotonic() - sent_at > 1:
+            if time.monotonic() - sent_at > alive_every_seconds:
                 send(Alive())
 
+        send(Alive())  # started
         while True:
             serve(connection.recv(), size, send, on_progress)
 

@@ -7,33 +7,34 @@ main module, and with it all of torch, into every worker.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from cache.errors import DecodeError
+from cache.errors import DecodeError, DecoderDeathError, ReadingError
 from pipeline.frames import Clip, SampledClip, Sampling, VideoProbe
+from pipeline.watchdog import Watchdog
+
+log = logging.getLogger("sevila")
 
 CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
-# Signals that come from outside (the kernel that is out of memory, a batch system, a person): the video is not to blame.
-FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
-
-
-class _KilledError(DecodeError):
-    """A decoder process was ended from outside."""
+START_SECONDS = 60.0  # of computing, until a process has loaded its libraries
+KILL_SECONDS = 5.0  # that a killed process may take to end: one that waits for a dead server ends when it answers
+# How a process ends at its own fault. Other signals come from outside: the kernel that is out of memory (SIGKILL) or cannot read
+# a library (SIGBUS), a processor that lacks an instruction (SIGILL), a batch system, a person.
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE}
 
 
 def installed_decoders() -> tuple[str, str]:
@@ -66,19 +67,22 @@ class DecodeRequest:
     sampling: Sampling
     clips: tuple[Clip, ...] = (Clip(),)
     image_folder_fps: float | None = None  # needed for folders of images only
+    digest: str | None = None  # SHA-256 of the bytes that are meant, if they were identified
+    stamp: tuple[int, ...] = ()  # of the file with that digest
+    is_repeated: bool = False  # it has failed before: the digest is to be checked first
 
 
 @dataclass
 class DecodeResult:
-    """One video's frames, or the reason why there are none.
+    """One video's frames, or the error that says why there are none: DecodeError for a bad file, ReadingError for a bad day.
 
     `frames` yields uint8 RGB [<= 64, size, size, 3] chunks of the frames `frame_indices`, in that order, once, and nothing more
-    when the next result has been asked for. Iterating raises DecodeError if decoding fails midway; all frames of the video are
+    when the next result has been asked for. Iterating raises such an error if decoding fails midway; all frames of the video are
     then to be dropped.
     """
 
     request: DecodeRequest
-    reason: str = ""  # "" if the video can be read
+    error: DecodeError | ReadingError | None = None
     probe: VideoProbe | None = None
     clips: tuple[SampledClip, ...] = ()  # one for each of the request's, with its own frame indices
     frames: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
@@ -93,7 +97,8 @@ def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, np.int64), *(clip.frame_indices for clip in clips)]))
 
 
-# What a worker sends, in this order: Alive at any time; Started, chunks of frames, Finished; or Failed instead of any of these.
+# What a worker sends, in this order: Alive at its start and at any time; Started, chunks of frames, Finished; instead of any of
+# these, Failed or Trouble.
 @dataclass(frozen=True)
 class Alive:
     """Nothing to show yet, but not hanging."""
@@ -112,11 +117,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
+    """For the sake of the video's bytes."""
+
     reason: str
-    probe: VideoProbe | None = None
 
 
-Message = Started | Finished | Failed | np.ndarray
+@dataclass(frozen=True)
+class Trouble:
+    """The machine's: the bytes could not be read, or were not those that were identified."""
+
+    reason: str
+
+
+Message = Started | Finished | Failed | Trouble | np.ndarray
 
 
 class _Worker:
@@ -127,23 +140,29 @@ class _Worker:
         self.size = size
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
-        self.heard_at = 0.0
+        self.watchdog: Watchdog | None = None
+        self.has_started = False
+        self.problem: OSError | None = None  # why not even a process could be started
 
     def assign(self, request: DecodeRequest) -> None:
         for _ in range(2):  # an idle worker may have died unnoticed; a fresh one that dies too is reported by `receive`
             try:
                 if self.connection is None:
                     self._start()
-                assert self.connection is not None
+                assert self.connection is not None and self.watchdog is not None
+                self.watchdog.reset(self.timeout_seconds if self.has_started else START_SECONDS)
                 self.connection.send(request)
                 break
-            except OSError:
-                self.kill()
-        self.heard_at = time.monotonic()
+            except OSError as error:
+                if self.kill() is None:
+                    self.problem = error
 
     def _start(self) -> None:
+        self.watchdog, self.has_started, self.problem = None, False, None
         self.connection, theirs = Pipe()
-        command = [sys.executable, "-P", "-m", "pipeline.decode_worker", str(theirs.fileno()), str(self.size)]
+        heartbeat_seconds = min(1.0, self.timeout_seconds / 4)
+        command = [sys.executable, "-P", "-m", "pipeline.decode_worker"]
+        command += [str(theirs.fileno()), str(self.size), str(heartbeat_seconds)]
         import_path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
         with theirs:
             self.process = subprocess.Popen(
@@ -153,46 +172,67 @@ class _Worker:
                 env={**os.environ, "PYTHONPATH": import_path},
                 process_group=0,  # Ctrl-C is for us; we end the workers
             )
+        self.watchdog = Watchdog(self.process, START_SECONDS)
 
     def receive(self) -> Message:
-        """The next message. Raises DecodeError, with the process killed, if it hangs or has died."""
+        """The next message of the frames. Raises DecodeError or ReadingError if there is none, the process killed if it died."""
         while True:
             try:
-                if self.connection is None:
+                if self.connection is None or self.watchdog is None:
                     raise EOFError
-                if not self.connection.poll(max(0.0, self.heard_at + self.timeout_seconds - time.monotonic())):
-                    self.kill()
-                    raise DecodeError(f"timeout: no sign of life from the decoder for {self.timeout_seconds:g} s")
-                message = self.connection.recv()
+                with self.watchdog.watching():
+                    message = self.connection.recv()
             except (EOFError, OSError):
-                status = self.kill(grace_seconds=1)  # to learn its own status
-                kind = _KilledError if status in FROM_OUTSIDE else DecodeError
-                raise kind(f"crashed: the decoder process ended with status {status}") from None
-            self.heard_at = time.monotonic()
+                raise self._death() from None
+            self.watchdog.reset(self.timeout_seconds)
+            self.has_started = True
+            if isinstance(message, Failed):
+                raise DecodeError(message.reason)
+            if isinstance(message, Trouble):
+                raise ReadingError(message.reason)
             if not isinstance(message, Alive):
                 return message
 
+    def _death(self) -> DecodeError | ReadingError:
+        status = self.kill(grace_seconds=1)  # to learn its own status
+        if status is None or not self.has_started:
+            why = f": {self.problem.strerror}" if self.problem else ""
+            return ReadingError(f"its decoder process does not start{why}")
+        assert self.watchdog is not None
+        if self.watchdog.verdict is not None:
+            return self.watchdog.verdict
+        if status <= 0 and status not in CRASHES:
+            return ReadingError(f"its decoder process was killed from outside (status {status}; out of memory?)")
+        if self.watchdog.memory_is_limited:
+            return ReadingError(f"its decoder process ended with status {status}: too little memory? (see `ulimit -v`)")
+        return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
+
     def kill(self, grace_seconds: float = 0.0) -> int | None:
         """Ends the process if it does not end by itself in time; returns its exit status (negative: a signal's number)."""
-        if self.process is None or self.connection is None:
+        if self.connection is not None:
+            self.connection.close()
+        process, self.process, self.connection = self.process, None, None
+        if process is None:
             return None
-        self.connection.close()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(grace_seconds)
-        self.process.kill()
-        status = self.process.wait()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process = self.connection = None
-        return status
+            process.wait(grace_seconds)
+        process.kill()
+        try:
+            return process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("decoder process %d does not end yet: it waits for a disk or a server", process.pid)
+            return -signal.SIGKILL
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 class DecoderPool:
     """`workers` decoder processes that give frames of `size` x `size` pixels (aspect ratio not kept, as the model was trained).
 
-    A process that is silent for `timeout_seconds` is killed and replaced, and its video fails with "timeout: ..."; if it dies,
-    with "crashed: ..."; one that is killed from outside is replaced and asked once more before. Use as a context manager:
-    leaving it ends every process. They also end when this process is killed.
+    A process that computes for `timeout_seconds` without a sign of life, or neither computes nor answers for 5 times that, is
+    killed and replaced, as is one that dies; its video fails. Nothing is tried twice here (see attempts.py). Use as a context
+    manager: leaving it ends every process. They also end when this process is killed.
     """
 
     def __init__(self, workers: int, timeout_seconds: float, size: int = 224) -> None:
@@ -238,52 +278,21 @@ class DecoderPool:
 
 
 def _first_answer(worker: _Worker, request: DecodeRequest) -> DecodeResult:
-    messages = _messages(worker, request)
     try:
-        message = next(messages)
-    except DecodeError as error:
-        return DecodeResult(request, reason=str(error))
-    if isinstance(message, Failed):
-        return DecodeResult(request, reason=message.reason, probe=message.probe)
+        message = worker.receive()
+    except (DecodeError, ReadingError) as error:
+        return DecodeResult(request, error)
     assert isinstance(message, Started)
-    return DecodeResult(request, probe=message.probe, clips=message.clips, frames=_chunks(messages))
+    return DecodeResult(request, probe=message.probe, clips=message.clips, frames=_chunks(worker))
 
 
-def _messages(worker: _Worker, request: DecodeRequest) -> Iterator[Message]:
-    """What a worker answers. If it is killed from outside, a fresh one is asked once more and what it repeats is left out."""
-    n_given, decoder = 0, ""
-    for may_ask_again in (True, False):
-        try:
-            for number in count():
-                message = worker.receive()
-                if isinstance(message, Started):
-                    if decoder and message.probe.decoder != decoder:  # two decoders never share a video's frames
-                        raise DecodeError(
-                            f"crashed: {decoder} was killed, and now {message.probe.decoder} reads the file"
-                        )
-                    decoder = message.probe.decoder
-                if number >= n_given or isinstance(message, Failed):
-                    n_given += 1
-                    yield message
-                if isinstance(message, Finished | Failed):
-                    return
-        except _KilledError:
-            if not may_ask_again:
-                raise
-            worker.assign(request)
-
-
-def _chunks(messages: Iterator[Message]) -> Iterator[np.ndarray]:
-    for message in messages:
-        if isinstance(message, Failed):
-            raise DecodeError(message.reason)
-        if isinstance(message, Finished):
-            return
+def _chunks(worker: _Worker) -> Iterator[np.ndarray]:
+    while not isinstance(message := worker.receive(), Finished):
         assert isinstance(message, np.ndarray)
         yield message
 
 
 def _drain(frames: Iterator[np.ndarray]) -> None:
-    with suppress(DecodeError):  # the caller left the frames unread and has no use for the failure
+    with suppress(DecodeError, ReadingError):  # the caller left the frames unread and has no use for the failure
         for _ in frames:
             pass

@@ -125,6 +125,9 @@ def clip_bounds(
         notes.append(f"end {end:g} s is outside the video (0 to {last_second:g} s): clamped")
     start_frame = _clamped_frame(start, fps, n_video_frames)
     end_frame = n_video_frames if end_seconds is None else _clamped_frame(end, fps, n_video_frames)
+    if start_frame >= end_frame and not notes:
+        length = "has no length" if start == end else "is shorter than a frame"
+        notes.append(f"clip from {start:g} to {end:g} s {length}: one frame stands for it")
     return start_frame, end_frame, "; ".join(notes)
 
 

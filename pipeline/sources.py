@@ -6,6 +6,7 @@ last made from it (`remembered`): a plan, a piece of an artifact whose id is kno
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.digests import DigestCache, stamp
-from cache.errors import CheckpointError, MissingSourceError
+from cache.errors import CheckpointError, MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
 from pipeline.datasets import adapter_named
@@ -26,6 +27,7 @@ log = logging.getLogger("sevila")
 
 TELL_EVERY_SECONDS = 30.0
 HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
+OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,6 @@ class VideoFile:
     reason: str
     clips: tuple[tuple[str, float | None, float | None], ...]
     stamp: tuple[int, ...] = ()  # size, times and inode when the digest was taken
-
-    def is_unchanged(self) -> bool:
-        """Whether the file is still the one that was digested."""
-        try:
-            return self.path is not None and stamp(self.path) == self.stamp
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -276,6 +271,10 @@ class Sources:
             digest, of_file = self._digests.identify(path)
             return VideoFile(video_id, path, digest, reason, clips, of_file)
         except MissingSourceError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THIS_PROCESS:
+                raise MachineError(
+                    f"video {video_id!r}: {error}; the same command goes on when the cause is gone"
+                ) from error
             reason = str(error).replace(str(path), path.name)  # in which folder of this machine is no part of a row
             return VideoFile(video_id, None, None, f"unreadable: {reason}", clips)
 

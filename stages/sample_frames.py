@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cache.errors import DecodeError
+from cache.errors import DecodeError, ReadingError
 from cache.fingerprint import fingerprint
 from cache.pool import PARTS, Part, Pool, part_rows
 from cache.tables import Schema
+from pipeline.attempts import Attempts
 from pipeline.batching import cut, runs_of
 from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
@@ -24,6 +25,8 @@ from stages.progress import track
 
 Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 
+# What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
+REVISED = {"pyav": "pyav 3", "images": "images 3"}
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
@@ -74,7 +77,7 @@ class Frames(PooledArtifact):
     def pixel_key(self, video: Mapping[str, Any]) -> str:
         """Return what identifies the pixels of any frame of a video (a row of `videos`): its bytes, decoder and size."""
         config = self.record.config
-        decoder = [video["decoder"], config["decoder"], config["fallback_decoder"]]
+        decoder = [REVISED.get(video["decoder"], video["decoder"]), config["decoder"], config["fallback_decoder"]]
         return fingerprint({"content": video["content_digest"], "decoder": decoder, "size": config["size"]})
 
 
@@ -96,7 +99,7 @@ class SampleFrames(Config):
     fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
-@stage(version=2, output=Frames, sharded=True)
+@stage(version=3, output=Frames, sharded=True)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
     frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
@@ -109,25 +112,30 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
     def work(shard: Shard) -> None:
         wanted = [videos.videos[item] for item in shard.items]
         readable = {_key(video): video for video in wanted if video.path is not None}
-        reasons: dict[str, str] = {}  # by key: why a video's frames could not be read
+        attempts = Attempts()
 
         def decode(keys: Iterator[str]) -> Iterator[str]:
             check_decoders((cfg.decoder, cfg.fallback_decoder))
             asked: deque[str] = deque()
 
             def requests() -> Iterator[DecodeRequest]:
-                for key in keys:
+                while not attempts.is_hopeless and (key := next(keys, None)) is not None:
                     asked.append(key)
-                    yield _request(readable[key], cfg)
+                    yield _request(readable[key], cfg, attempts.is_repeated(key))
 
             with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
                 for result in decoders.decode(requests()):
                     key = asked.popleft()
-                    reasons[key] = _store(readable[key], key, result, pool, cfg.size)
+                    attempts.note(key, _store(readable[key], key, result, pool, cfg.size))
                     yield key
 
+        def is_made(key: str) -> bool:
+            return bool(pool.parts(key))
+
         with shard.phase("decode"):
-            pool.make(track(readable, shard, "video"), lambda key: bool(pool.parts(key)), decode)
+            pool.make(track(readable, shard, "video"), is_made, decode)
+            while left := [key for key in readable if not attempts.is_over(key) and not is_made(key)]:
+                pool.make(attempts.next_round(left), is_made, decode)
         rows: list[dict[str, Any]] = []
         positions: list[dict[str, Any]] = []
         parts: list[dict[str, Any]] = []
@@ -138,7 +146,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
                 positions += _positions(video, stored[0])
                 parts += part_rows(video.video_id, stored[0].frame_indices, stored[:1])
             else:
-                rows.append(_failed(video, video.reason or reasons[_key(video)]))
+                rows.append(_failed(video, video.reason or attempts.reasons[_key(video)]))
                 shard.dropped[rows[-1]["reason"].split(":")[0]] += 1
         shard.write_rows("videos", rows)
         shard.write_rows("frames", positions)
@@ -156,7 +164,7 @@ def _bounds(video: VideoFile) -> list[tuple[float | None, float | None]]:
     return sorted({(start_seconds, end_seconds) for _, start_seconds, end_seconds in video.clips}, key=str)
 
 
-def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
+def _request(video: VideoFile, cfg: SampleFrames, is_repeated: bool) -> DecodeRequest:
     assert video.path is not None and video.digest is not None
     sampling: Sampling
     if cfg.sampling == "uniform":
@@ -167,26 +175,26 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     else:
         sampling = FixedRateSampling(cfg.frames_per_second)
     clips = tuple(Clip(*bounds) for bounds in _bounds(video))
-    return DecodeRequest(video.path, sampling, clips, cfg.image_folder_frames_per_second)
+    fps = cfg.image_folder_frames_per_second
+    return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp, is_repeated)
 
 
-def _store(video: VideoFile, key: str, result: DecodeResult, pool: Pool, size: int) -> str:
-    """Put a decoded video's frames into the pool and return the reason if that is impossible."""
-    if result.reason or result.probe is None:
-        return result.reason
-
-    def frames() -> Iterator[np.ndarray]:
-        yield from result.frames
-        if not video.is_unchanged():
-            raise DecodeError("changed: the file was replaced while it was read; run again")
-
-    clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
-    facts = {"probe": dataclasses.asdict(result.probe), "clips": clips}
+def _store(
+    video: VideoFile, key: str, result: DecodeResult, pool: Pool, size: int
+) -> DecodeError | ReadingError | None:
+    """Put a decoded video's frames into the pool and return the error if that is impossible."""
     try:
-        pool.add(key, result.frame_indices.tolist(), (size, size, 3), "uint8", frames(), facts)
+        if result.error is not None:
+            raise result.error
+        assert result.probe is not None
+        clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
+        facts = {"probe": dataclasses.asdict(result.probe), "clips": clips}
+        pool.add(key, result.frame_indices.tolist(), (size, size, 3), "uint8", result.frames, facts)
     except DecodeError as error:
-        return str(error)
-    return ""
+        return error
+    except ReadingError as error:
+        return ReadingError(f"video {video.video_id!r} ({video.path}): {error}")
+    return None
 
 
 def _row(video: VideoFile, stored: Part) -> dict[str, Any]:

@@ -35,7 +35,7 @@ OWNERS = {
     "prefect_ray": {"workers"},
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors and how a file is opened.
-KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py", "read_inputs.py"}
+KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py", "read_inputs.py", "video_bytes.py"}
 
 
 def imports(path: Path) -> Iterator[str]:

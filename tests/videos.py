@@ -7,6 +7,7 @@ resizing; its lower half is a colour gradient that moves with time, so that colo
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -133,11 +134,62 @@ def _media_ticks_per_frame(path: Path) -> int:
 def rotate(path: Path, degrees: int) -> Path:
     """Adds rotation metadata to an mp4, as a phone held upright does: a player turns the picture clockwise by `degrees`."""
     a, b = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    return orient(path, a, b, -b, a)
+
+
+def orient(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Writes an mp4's display matrix: a player shows the point (x, y), from the centre, at (a x + c y, b x + d y)."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40
     one = 1 << 16
-    struct.pack_into(">9i", content, matrix, a * one, b * one, 0, -b * one, a * one, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", content, matrix, a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+    return path
+
+
+def copy_packets(source: Path, path: Path, first: int, hidden_keyframes: bool = False) -> Path:
+    """Copies a file's packets from number `first` on into another container, as they are.
+
+    With `hidden_keyframes` a VP8 file's later keyframes come twice, first as pictures that are not shown.
+    """
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        old = given.streams.video[0]
+        new = container.add_stream_from_template(old)
+        packets = [packet for packet in given.demux(old) if packet.size][first:]
+        for place, packet in enumerate(packets):
+            if hidden_keyframes and packet.is_keyframe and place:
+                content = bytearray(bytes(packet))
+                content[0] &= ~0x10  # show_frame
+                _mux_copy(container, new, packet, bytes(content), earlier=20)
+            _mux_copy(container, new, packet, bytes(packet), earlier=0)
+    return path
+
+
+def _mux_copy(container: Any, stream: Any, packet: Any, content: bytes, earlier: int) -> None:
+    copy = av.Packet(content)
+    copy.stream, copy.time_base, copy.is_keyframe = stream, packet.time_base, packet.is_keyframe
+    copy.pts, copy.dts, copy.duration = packet.pts - earlier, packet.dts - earlier, packet.duration
+    container.mux(copy)
+
+
+def top_boxes(content: bytes) -> list[tuple[bytes, int, int]]:
+    """An mp4's outermost boxes: type, first byte, byte after the last."""
+    boxes, place = [], 0
+    while place < len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        boxes.append((kind, place, place + length))
+        place += length
+    return boxes
+
+
+def make_fragments_lost(path: Path, lost: slice, **video: Any) -> Path:
+    """A fragmented mp4 without some of its fragments and without the table at its end."""
+    content = make_video(path, **video).read_bytes()
+    boxes = [box for box in top_boxes(content) if box[0] != b"mfra"]
+    begins = [place for place, box in enumerate(boxes) if box[0] == b"moof"]
+    ends = [*begins[1:], len(boxes)]
+    dropped = {place for begin, end in list(zip(begins, ends, strict=True))[lost] for place in range(begin, end)}
+    path.write_bytes(b"".join(content[box[1] : box[2]] for place, box in enumerate(boxes) if place not in dropped))
     return path
 
 
@@ -151,4 +203,17 @@ def make_image_folder(path: Path, n_frames: int = 12, size: tuple[int, int] = (6
         frame = av.VideoFrame.from_ndarray(pattern(index, *size), format="rgb24").reformat(format=pixel_format)
         packets = [*encoder.encode(frame), *encoder.encode(None)]
         (path / f"{index + 1}{suffix}").write_bytes(b"".join(bytes(packet) for packet in packets))
+    return path
+
+
+def make_huge_picture(path: Path, side: int = 15_000) -> Path:
+    """A folder with one black picture of 225 million pixels in 1 MB: to decode it takes the better part of a second."""
+    path.mkdir()
+    parts = {
+        b"IHDR": struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes((side + 1) * side), 1),
+    }
+    chunks = [(kind + content, len(content)) for kind, content in {**parts, b"IEND": b""}.items()]
+    png = b"".join(struct.pack(">I", size) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk, size in chunks)
+    (path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
     return path

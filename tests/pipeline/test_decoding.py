@@ -1,19 +1,21 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av  # noqa: F401 - before decord, whose bundled libvpx otherwise takes the place of PyAV's
 import decord
 import numpy as np
+import psutil
 import pytest
 
-from cache.errors import DecodeError
+from cache.errors import DecodeError, DecoderDeathError, ReadingError
 from pipeline.decode_worker import read_with_decord, read_with_pyav
 from pipeline.decoding import (
     DecodeRequest,
@@ -25,6 +27,7 @@ from pipeline.decoding import (
 from pipeline.frames import Clip, FixedRateSampling, UniformSampling
 from pipeline.probing import probe
 from tests import videos
+from tests.decoders import is_open, is_running, readers_of, wait_until, workers_of
 
 REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos"
 REAL = sorted(REAL_VIDEOS.glob("*.m[op][v4]"))
@@ -79,7 +82,7 @@ def made(folder: Path, name: str) -> Path:
 
 
 def everything(result: DecodeResult) -> np.ndarray:
-    assert result.reason == ""
+    assert result.error is None
     return np.concatenate(list(result.frames))
 
 
@@ -90,11 +93,11 @@ def indices_shown(frames: np.ndarray) -> list[int]:
 def reasons(pool: DecoderPool, *paths: Path) -> list[str]:
     """The reason of each video that fails, at once or midway."""
     found = []
-    for result in pool.decode(DecodeRequest(path, UniformSampling(8)) for path in paths):
+    for result in pool.decode(DecodeRequest(path, UniformSampling(8), image_folder_fps=1.0) for path in paths):
         try:
             list(result.frames)
-            found.append(result.reason)
-        except DecodeError as error:
+            found.append(str(result.error or ""))
+        except (DecodeError, ReadingError) as error:
             found.append(str(error))
     return found
 
@@ -137,7 +140,7 @@ def assert_decoders_agree(path: Path, max_difference: int) -> np.ndarray:
     found = probe(path)
     indices = np.arange(0, found.n_frames, max(1, found.n_frames // 48))
     readers = [read(path, found, indices, 224, lambda: None) for read in (read_with_decord, read_with_pyav)]
-    by_decord, by_pyav = (np.concatenate(list(chunks)) for chunks in readers)
+    by_decord, by_pyav = (np.stack(list(frames)) for frames in readers)
     assert np.abs(by_decord.astype(int) - by_pyav).max() <= max_difference
     return by_pyav
 
@@ -175,7 +178,7 @@ def test_every_broken_video_has_its_reason_and_the_batch_goes_on(tmp_path: Path,
     (tmp_path / "empty.mp4").touch()
     good = videos.make_video(tmp_path / "good.mp4")
     broken = {
-        tmp_path / "missing.mp4": "missing: there is no file or folder missing.mp4",
+        tmp_path / "missing.mp4": "it cannot be read: No such file or directory",
         tmp_path / "empty.mp4": "empty: file of 0 bytes",
         empty_folder: "no_video_stream: the folder holds no .jpg, .jpeg, .png files",
         videos.make_garbage(tmp_path / "garbage.mp4"): "unreadable: Invalid data found when processing input",
@@ -226,84 +229,106 @@ def test_an_edit_list_hides_its_frames_and_the_rest_are_right(tmp_path: Path, po
         assert indices_shown(everything(result)) == list(range(5, 48))
 
 
-def test_a_hanging_video_is_stopped_and_the_next_ones_are_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")  # opening it waits for a writer that never comes
+def test_a_decoder_that_computes_without_end_is_stopped_and_the_next_videos_are_read(tmp_path: Path) -> None:
+    hangs, good = videos.make_huge_picture(tmp_path / "hangs"), videos.make_video(tmp_path / "good.mp4")
+    with DecoderPool(workers=1, timeout_seconds=0.25) as pool:
+        found = reasons(pool, good, hangs, good)
+    assert found == ["", "timeout: no sign of life from the decoder in 0.25 s of computing", ""]
+
+
+def test_a_decoder_that_waits_for_its_file_is_no_hanging_one_but_a_machine_in_trouble(tmp_path: Path) -> None:
+    os.mkfifo(
+        tmp_path / "waits.mp4"
+    )  # like a server that does not answer: opening it waits for a writer that never comes
     good = videos.make_video(tmp_path / "good.mp4")
-    with DecoderPool(workers=1, timeout_seconds=4) as pool:
-        started_at = time.monotonic()
-        found = reasons(pool, good, tmp_path / "hangs.mp4", good)
-        assert time.monotonic() - started_at < 20
-    assert found == ["", "timeout: no sign of life from the decoder for 4 s", ""]
+    with DecoderPool(workers=3, timeout_seconds=0.4) as pool:
+        requests = [DecodeRequest(path, UniformSampling(4)) for path in (tmp_path / "waits.mp4", good)]
+        found = [result.error for result in pool.decode(requests)]
+    assert isinstance(found[0], ReadingError) and "neither computed nor answered for 2 s" in str(found[0])
+    assert found[1] is None
 
 
-def test_hanging_videos_wait_together_not_one_after_the_other(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")
-    with DecoderPool(workers=3, timeout_seconds=4) as pool:
-        started_at = time.monotonic()
-        found = reasons(pool, *[tmp_path / "hangs.mp4"] * 3)
-        assert time.monotonic() - started_at < 8
-    assert all(reason.startswith("timeout: ") for reason in found)
-
-
-def test_a_decoder_that_dies_fails_its_video_only(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")
-    good = videos.make_video(tmp_path / "good.mp4")
-    requests = [DecodeRequest(path, UniformSampling(4)) for path in (tmp_path / "hangs.mp4", good, good)]
-    with DecoderPool(workers=2, timeout_seconds=60) as pool:
-        found = [(result.reason, len(list(result.frames))) for result in pool.decode(crash_the_first(requests))]
-    assert found == [(f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}", 0), ("", 1), ("", 1)]
-
-
-def test_a_decoder_killed_from_outside_does_not_fail_its_video(tmp_path: Path) -> None:
-    video = videos.make_video(tmp_path / "long.mp4", n_frames=300, size=(320, 240))
-    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+def test_a_stopped_decoder_goes_on_where_it_was(tmp_path: Path) -> None:
+    video = videos.make_video(tmp_path / "long.mp4", n_frames=300)
+    with DecoderPool(workers=1, timeout_seconds=0.5) as pool:
         for result in pool.decode([DecodeRequest(video, UniformSampling(300))]):
             frames = [next(result.frames)]
-            for process_id in workers_of(os.getpid()):  # and what other tests may have left
-                os.kill(process_id, signal.SIGKILL)
+            (worker,) = readers_of(video)
+            os.kill(worker, signal.SIGSTOP)
+            threading.Timer(1.5, os.kill, (worker, signal.SIGCONT)).start()
             frames += list(result.frames)
     assert indices_shown(np.concatenate(frames)) == list(range(300))
 
 
-def test_a_video_whose_decoders_are_killed_again_and_again_fails(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")
-    is_over = threading.Event()
+def test_time_in_which_everything_was_stopped_is_no_timeout(tmp_path: Path) -> None:
+    video = videos.make_video(tmp_path / "long.mp4", n_frames=300)
+    program = (
+        "import sys; from pathlib import Path; from pipeline.decoding import *; from pipeline.frames import UniformSampling\n"
+        "with DecoderPool(workers=1, timeout_seconds=0.3) as pool:\n"
+        "    for result in pool.decode([DecodeRequest(Path(sys.argv[1]), UniformSampling(300))]):\n"
+        "        print('begun', flush=True); print(sum(map(len, result.frames)))"
+    )
+    command = [sys.executable, "-c", program, str(video)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "begun\n"
+        everything = [parent.pid, *workers_of(parent.pid)]
+        for process_id in everything:
+            os.kill(process_id, signal.SIGSTOP)
+        time.sleep(3)  # longer than a decoder may be idle
+        for process_id in everything:
+            os.kill(process_id, signal.SIGCONT)
+        assert parent.stdout.read() == "300\n"
 
-    def kill_all() -> None:
-        while not is_over.wait(0.5):
-            for process_id in workers_of(os.getpid()):
-                os.kill(process_id, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_all)
-    killer.start()
+@pytest.mark.parametrize(("sent", "kind"), [("SIGSEGV", DecoderDeathError), ("SIGKILL", ReadingError)])
+def test_a_crash_is_told_from_a_kill_and_the_other_videos_are_read(
+    tmp_path: Path, sent: str, kind: type[Exception]
+) -> None:
+    os.mkfifo(tmp_path / "waits.mp4")
+    good = videos.make_video(tmp_path / "good.mp4")
+    requests = [DecodeRequest(path, UniformSampling(4)) for path in (tmp_path / "waits.mp4", good, good)]
+    with DecoderPool(workers=2, timeout_seconds=60) as pool:
+        results = pool.decode(struck_at_the_first(requests, signal.Signals[sent]))
+        found = [(type(result.error), len(list(result.frames))) for result in results]
+    assert found == [(kind, 0), (type(None), 1), (type(None), 1)]
+
+
+def test_a_decoder_that_does_not_start_is_the_machines_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with DecoderPool(workers=1, timeout_seconds=60) as pool:
-        found = reasons(pool, tmp_path / "hangs.mp4")
-    is_over.set()
-    killer.join()
-    assert found == [f"crashed: the decoder process ended with status -{signal.SIGKILL.value}"]
+        [result] = list(pool.decode([DecodeRequest(tmp_path, UniformSampling(4))]))
+    assert isinstance(result.error, ReadingError) and "does not start" in str(result.error)
 
 
-def crash_the_first(requests: list[DecodeRequest]) -> Iterator[DecodeRequest]:
-    """Passes requests on; makes the process that works on the first one crash."""
+def test_a_decoder_that_is_short_of_memory_is_the_machines_failure(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "a.mp4", size=(1280, 720))
     before = workers_of(os.getpid())
+
+    def requests() -> Iterator[DecodeRequest]:
+        yield DecodeRequest(path, UniformSampling(4))
+        for worker in workers_of(os.getpid()) - before:
+            used = psutil.Process(worker).memory_info().vms
+            resource.prlimit(worker, resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+        yield DecodeRequest(path, UniformSampling(64))
+
+    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+        errors = []
+        for result in pool.decode(requests()):
+            errors.append(result.error)
+            try:
+                list(result.frames)
+            except ReadingError as error:
+                errors[-1] = error
+    assert errors[0] is None and isinstance(errors[1], ReadingError) and "too little memory" in str(errors[1])
+
+
+def struck_at_the_first(requests: list[DecodeRequest], by: signal.Signals) -> Iterator[DecodeRequest]:
+    """Passes requests on; sends a signal to the process that has opened the first one."""
     yield requests[0]
-    (process_id,) = workers_of(os.getpid()) - before
-    time.sleep(1)
-    os.kill(process_id, signal.SIGSEGV)
+    wait_until(lambda: readers_of(requests[0].path))
+    for process_id in readers_of(requests[0].path):
+        os.kill(process_id, by)
     yield from requests[1:]
-
-
-def workers_of(parent_id: int) -> set[int]:
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it has just ended
-        if b"pipeline.decode_worker" in words and parent == parent_id:
-            found.add(int(entry.name))
-    return found
 
 
 def test_no_process_is_left_behind(tmp_path: Path) -> None:
@@ -328,24 +353,10 @@ def test_workers_end_when_their_parent_is_killed_even_if_they_hang(tmp_path: Pat
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "hangs.mp4")])
     wait_until(lambda: len(workers_of(parent.pid)) == 2)
     workers = workers_of(parent.pid)
-    time.sleep(1)  # by now they hang
+    wait_until(lambda: all(is_open(worker, tmp_path / "hangs.mp4") for worker in workers))
     parent.kill()
     parent.wait()
     wait_until(lambda: not any(is_running(worker) for worker in workers))
-
-
-def is_running(process_id: int) -> bool:
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_a_caller_may_leave_a_video_half_read(tmp_path: Path, pool: DecoderPool) -> None:
@@ -370,7 +381,7 @@ def test_a_long_video_comes_in_chunks(tmp_path: Path, pool: DecoderPool) -> None
 def test_a_slow_decode_shows_signs_of_life_frame_by_frame(folder: Path) -> None:
     path, calls = made(folder, "h264.ts"), []
     list(read_with_pyav(path, probe(path), np.array([47]), 224, lambda: calls.append(None)))
-    assert len(calls) == 48
+    assert len(calls) >= 48
 
 
 def test_frames_of_any_size_can_be_asked_for(tmp_path: Path) -> None:

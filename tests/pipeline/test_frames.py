@@ -61,6 +61,8 @@ def test_a_clip_that_starts_at_the_end_gives_the_last_frame() -> None:
         (-2.0, 5.0, (0, 50), "start -2 s is outside the video (0 to 10 s): clamped"),
         (5.0, math.inf, (50, 100), "end inf s is outside the video (0 to 10 s): clamped"),
         (-math.inf, 1.0, (0, 10), "start -inf s is outside the video (0 to 10 s): clamped"),
+        (3.0, 3.0, (30, 30), "clip from 3 to 3 s has no length: one frame stands for it"),
+        (3.01, 3.05, (30, 30), "clip from 3.01 to 3.05 s is shorter than a frame: one frame stands for it"),
         (11.0, None, (100, 100), "start 11 s is outside the video (0 to 10 s): clamped"),
     ],
 )  # fmt: skip

@@ -435,15 +435,6 @@ def test_order_of_the_questions_changes_no_frame(store: Path, demo: Path, tmp_pa
     assert "sample_frames" not in made and "extract_features" not in made
 
 
-def test_longer_decoder_timeout_is_another_artifact(demo: Path, tmp_path: Path) -> None:
-    # Nothing can be decoded in a tenth of a millisecond: every video of the first run fails, and the mend is not "reused".
-    assert sevila("run", demo, tmp_path, "--set", "sample_frames.decoder_timeout_seconds=0.0001") == 0
-    hasty = {row["reason"].split(":")[0] for row in artifact(tmp_path, "frames").rows("videos")}
-    assert "timeout" in hasty
-    assert sevila("run", demo, tmp_path) == 0
-    assert sum(row["status"] == "ok" for row in artifact(tmp_path, "frames").rows("videos")) == 8
-
-
 def test_scores_are_made_where_the_videos_are_not(store: Path, demo: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = ("score_frames", "--set", "score_frames.instruction=information_needed")
     command = arguments("stage", demo, store, *more)

@@ -1,0 +1,59 @@
+"""Opens a video file as a container of its own pictures, whatever its name says: nothing in it can lead to another file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+
+from cache.errors import DecodeError
+
+# FFmpeg's names of formats that hold all of their pictures. Not here: concat, hls, dash, sdp, image2 and others that open files.
+SELF_CONTAINED = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "asf", "flv", "ogg", "gif", "apng", "mxf", "gxf", "nut"),
+    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "ivf", "vc1", "dirac", "dv", "rm", "wtv", "dhav", "yuv4mpegpipe"),
+    *("mjpeg", "jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe"),
+    *("mp3", "aac", "wav", "flac"),  # so that the reason is that they hold no video
+)  # fmt: skip
+PLAYLISTS = {b"ffconcat": "ffconcat", b"#EXTM3U": "m3u8", b"<MPD": "DASH", b"[playlist]": "pls", b"<asx": "ASX"}
+
+
+@contextmanager
+def open_container(path: Path, **options: str) -> Iterator[Any]:
+    """The file at `path` as PyAV's container. Raises DecodeError for a kind of file that is not read, av.FFmpegError, OSError."""
+    with path.open("rb", buffering=0) as file:
+        _refuse_playlist(file.read(4096))
+        file.seek(0)
+        # Without its name: FFmpeg would take some suffixes for a kind of file, and a % in a .jpg's name for a pattern.
+        nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell, seekable=file.seekable)
+        options |= {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
+        try:
+            container = av.open(nameless, "r", options=options)
+        except av.ArgumentError:
+            raise DecodeError(
+                "unreadable: not a video container that is read here (mp4, mkv, webm, avi, ...)"
+            ) from None
+        with container:
+            yield container
+
+
+def best_video_stream(container: Any) -> Any:
+    """The stream that decord would read too (FFmpeg's choice); cover art is not a video. Raises DecodeError."""
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        kinds = sorted({other.type for other in container.streams}) or ["nothing"]
+        raise DecodeError(f"no_video_stream: the file holds {', '.join(kinds)} only")
+    if stream.codec_context is None:
+        raise DecodeError("unreadable: its codec is unknown")
+    return stream
+
+
+def _refuse_playlist(head: bytes) -> None:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for mark, kind in PLAYLISTS.items():
+        if text[: len(mark)].lower() == mark.lower() or (text.startswith(b"<?xml") and mark in text):
+            raise DecodeError(f"unreadable: a playlist ({kind}) that names other files; give the video itself")

@@ -1,0 +1,47 @@
+"""Finds the decoder processes that another process has started, and what they have open."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def workers_of(parent_id: int) -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has just ended
+        if b"pipeline.decode_worker" in words and parent == parent_id:
+            found.add(int(entry.name))
+    return found
+
+
+def readers_of(path: Path) -> set[int]:
+    """The decoder processes of this one that have a file or folder open."""
+    return {worker for worker in workers_of(os.getpid()) if is_open(worker, path)}
+
+
+def is_open(process_id: int, path: Path) -> bool:
+    try:
+        return any(entry.samefile(path) for entry in Path(f"/proc/{process_id}/fd").iterdir() if entry.exists())
+    except OSError:  # it has just ended, or closed something
+        return False
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,316 @@
+"""Files that are not what their names or headers say, cut from others, or damaged: the right frames, or a reason."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from cache.errors import DecodeError
+from pipeline.containers import pinned
+from pipeline.decoding import DecodeRequest, DecoderPool
+from pipeline.frames import UniformSampling, VideoProbe
+from pipeline.probing import probe
+from tests import videos
+
+DASH = {"movflags": "dash+global_sidx+frag_keyframe+empty_moov"}
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+PLAYLISTS = {
+    "ffconcat version 1.0\nfile other.mp4\n": "ffconcat",
+    "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nother.ts\n#EXT-X-ENDLIST\n": "m3u8",
+    '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="x"/>\n': "DASH",
+}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+        yield pool
+
+
+def read(pool: DecoderPool, path: Path, k: int = 5000) -> tuple[VideoProbe | None, np.ndarray, str]:
+    """The probe, the frames and the reason if there are none."""
+    (result,) = [
+        (result.probe, list(taken(result.frames)), result.reason)
+        for result in pool.decode([DecodeRequest(path, UniformSampling(k), image_folder_fps=3.0)])
+    ]
+    found, chunks, reason = result
+    if chunks and isinstance(chunks[-1], str):
+        return found, np.empty(0), chunks[-1]
+    return found, np.concatenate(chunks) if chunks else np.empty(0), reason
+
+
+def taken(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str]:
+    try:
+        yield from frames
+    except DecodeError as error:
+        yield str(error)
+
+
+def shown(frames: np.ndarray) -> list[int]:
+    return [videos.read_index(frame) for frame in frames]
+
+
+@pytest.mark.parametrize("text", PLAYLISTS)
+@pytest.mark.parametrize("name", ["video.mp4", "video.m3u8", "video.mkv"])
+def test_a_playlist_is_no_video_whatever_its_name(tmp_path: Path, pool: DecoderPool, text: str, name: str) -> None:
+    videos.make_video(tmp_path / "other.mp4")
+    videos.make_video(tmp_path / "other.ts")
+    (tmp_path / name).write_text(text)
+    assert read(pool, tmp_path / name)[2].startswith(
+        f"unreadable: a playlist ({PLAYLISTS[text]}) that names other files"
+    )
+
+
+def test_an_image_that_is_a_playlist_is_refused_too(tmp_path: Path, pool: DecoderPool) -> None:
+    folder = videos.make_image_folder(tmp_path / "frames")
+    (folder / "5.jpg").write_text("ffconcat version 1.0\nfile 4.jpg\n")
+    assert read(pool, folder)[2].startswith("corrupt: images: 5.jpg: unreadable: a playlist (ffconcat)")
+
+
+def test_an_mp4_that_refers_to_another_file_does_not_open_it(tmp_path: Path, pool: DecoderPool) -> None:
+    path = videos.make_video(tmp_path / "refers.mp4")
+    videos.make_video(tmp_path / "other.mp4", n_frames=20)
+    url = b"url \0\0\0\0other.mp4\0"  # flags 0: the pictures lie elsewhere
+    content = path.read_bytes().replace(struct.pack(">I", 12) + b"url \0\0\0\1", struct.pack(">I", 4 + len(url)) + url)
+    grown = len(url) - 8
+    for kind in (b"dref", b"dinf", b"minf", b"mdia", b"trak", b"moov"):
+        place = content.index(kind) - 4
+        (length,) = struct.unpack_from(">I", content, place)
+        content = content[:place] + struct.pack(">I", length + grown) + content[place + 4 :]
+    path.write_bytes(content)
+    assert shown(read(pool, path)[1]) == list(range(48))  # its own
+
+
+def test_more_frames_than_any_video_has_are_not_waited_for(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "video.mp4")
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, 30_000_000)  # of one byte each
+    path.write_bytes(content)
+    with pytest.raises(DecodeError, match=r"^unreadable: more than 4,000,000 frames"):
+        probe(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_gives_one_files_frames(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "video.mp4", n_frames=20)
+    with pinned(path) as same:
+        videos.make_video(tmp_path / "new.mp4", n_frames=10).replace(path)
+        assert (probe(same).n_frames, probe(path).n_frames) == (20, 10)
+
+
+CUTS = {
+    "vp9.webm": {"codec": "libvpx-vp9", "gop": 20},
+    "vp8.webm": {"codec": "libvpx", "gop": 20},
+    "h264.mkv": {"gop": 20},
+    "h264.mp4": {"gop": 20},
+    "h265.mkv": {"codec": "libx265", "gop": 20, "codec_options": {"x265-params": "log-level=none:open-gop=0"}},
+    "mpeg4.mkv": {"codec": "mpeg4", "gop": 20, "codec_options": {"sc_threshold": "1000000000"}},
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_file_that_begins_without_a_keyframe_gives_what_can_be_decoded(
+    tmp_path: Path, pool: DecoderPool, name: str
+) -> None:
+    whole = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, **CUTS[name])
+    path = videos.copy_packets(whole, tmp_path / name, first=27)
+    found, frames, reason = read(pool, path)
+    assert reason == "" and found is not None and found.decoder == "pyav"
+    assert shown(frames) == list(range(40, 80))
+    assert shown(read(pool, path, 8)[1]) == [42, 47, 52, 57, 62, 67, 72, 77]
+
+
+OPEN_GROUPS = {
+    "h265.mkv": {"codec": "libx265", "codec_options": {"x265-params": "log-level=none:open-gop=1:bframes=4:b-adapt=0"}},
+    "h264.mkv": {"codec_options": {"x264-params": "open-gop=1:bframes=3:b-adapt=0"}},
+}
+
+
+@pytest.mark.parametrize("name", OPEN_GROUPS)
+def test_a_cut_at_an_open_group_of_pictures_leaves_out_what_leans_on_the_part_cut_off(
+    tmp_path: Path, pool: DecoderPool, name: str
+) -> None:
+    whole = videos.make_video(tmp_path / f"whole_{name}", n_frames=80, gop=20, **OPEN_GROUPS[name])
+    with av.open(str(whole)) as container:
+        keyframes = [place for place, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    path = videos.copy_packets(whole, tmp_path / name, first=keyframes[1])
+    found, frames, reason = read(pool, path)
+    assert reason == "" and found is not None and found.n_frames == len(frames)
+    assert shown(frames) == list(range(80 - len(frames), 80)) and 55 <= len(frames) <= 60
+    for k in (1, 8, 32):
+        assert read(pool, path, k)[2] == ""
+
+
+def test_pictures_that_are_not_shown_are_not_counted(tmp_path: Path, pool: DecoderPool) -> None:
+    whole = videos.make_video(tmp_path / "whole.webm", n_frames=60, codec="libvpx", gop=12)
+    path = videos.copy_packets(whole, tmp_path / "hidden.webm", first=0, hidden_keyframes=True)
+    found, frames, reason = read(pool, path)
+    assert reason == "" and found is not None
+    assert (found.n_frames, found.note) == (60, "not decord: 4 packets hold no picture")
+    assert found.fps == pytest.approx(12, rel=1e-3)
+    assert shown(frames) == list(range(60))
+
+
+def test_a_cut_with_intra_refresh_gives_the_frames_from_its_recovery_on(tmp_path: Path, pool: DecoderPool) -> None:
+    options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
+    whole = videos.make_video(tmp_path / "whole.mkv", n_frames=100, codec_options=options, size=(160, 96))
+    path = videos.copy_packets(whole, tmp_path / "cut.mkv", first=27)
+    found, frames, reason = read(pool, path)
+    assert reason == "" and found is not None and 30 <= found.n_frames < 73
+    assert shown(frames) == list(range(100 - found.n_frames, 100))
+    assert read(pool, path, 32)[2] == read(pool, path, 8)[2] == ""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_damaged_video_has_the_same_verdict_however_many_frames_are_asked(
+    tmp_path: Path, pool: DecoderPool, suffix: str
+) -> None:
+    path = videos.make_video(tmp_path / f"damaged{suffix}", n_frames=240, size=(160, 96), gop=24)
+    content = bytearray(path.read_bytes())
+    middle = len(content) * 6 // 10
+    content[middle : middle + 300] = bytes(byte ^ 0x5A for byte in content[middle : middle + 300])
+    path.write_bytes(content)
+    assert {read(pool, path, k)[2].split(":")[0] for k in (1, 2, 3, 8, 32, 240)} == {"corrupt"}
+
+
+@pytest.mark.parametrize("options", [DASH, FRAGMENTS], ids=["with an index", "without an index"])
+def test_fragments_lost_in_the_middle_are_missed(tmp_path: Path, options: dict[str, str]) -> None:
+    path = tmp_path / "lost.mp4"
+    videos.make_fragments_lost(path, slice(5, 9), n_frames=204, container_options=options)
+    with pytest.raises(DecodeError, match=r"^truncated: fragment \d+ follows on \d+"):
+        probe(path)
+
+
+def test_fragments_lost_at_the_end_are_missed_where_the_index_promises_them(tmp_path: Path) -> None:
+    path = tmp_path / "lost.mp4"
+    videos.make_fragments_lost(path, slice(8, None), n_frames=204, container_options=DASH)
+    with pytest.raises(DecodeError, match=r"^truncated: the index promises 17\.00 s, the fragments hold 8\.00 s"):
+        probe(path)
+    whole = videos.make_fragments_lost(path, slice(0), n_frames=204, container_options=DASH)
+    assert (probe(whole).n_frames, probe(whole).decoder) == (204, "decord")
+
+
+def test_a_fragmented_file_cut_inside_a_fragment_is_truncated(tmp_path: Path) -> None:
+    path = videos.make_truncated(tmp_path / "cut.mp4", 0.6, n_frames=204, container_options=FRAGMENTS)
+    with pytest.raises(DecodeError, match=r"^truncated: the file ends inside a fragment"):
+        probe(path)
+
+
+ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_turned_and_mirrored_videos_come_out_as_a_player_shows_them(
+    tmp_path: Path, pool: DecoderPool, matrix: tuple[int, int, int, int]
+) -> None:
+    upright = read(pool, videos.make_video(tmp_path / "upright.mp4", size=(64, 64)), 8)[1]
+    path = videos.orient(videos.make_video(tmp_path / "turned.mp4", size=(64, 64)), *matrix)
+    _, turned, reason = read(pool, path, 8)
+    a, b, c, d = matrix
+    y, x = np.mgrid[0:224, 0:224] * 2 - 223  # from the centre
+    expected = np.empty_like(upright)
+    expected[:, (b * x + d * y + 223) // 2, (a * x + c * y + 223) // 2] = upright
+    assert reason == "" and np.abs(turned.astype(int) - expected).mean() < 2
+
+
+def test_a_rotated_matroska_file_comes_out_upright(tmp_path: Path, pool: DecoderPool) -> None:
+    upright = videos.make_video(tmp_path / "upright.mp4", size=(64, 64))
+    rotated = videos.rotate(videos.make_video(tmp_path / "rotated.mp4", size=(64, 64)), 180)
+    path = videos.copy_packets(rotated, tmp_path / "rotated.mkv", first=0)
+    if not probe(path).note:
+        pytest.skip("this FFmpeg does not write the rotation into Matroska")
+    assert np.abs(read(pool, path, 4)[1][:, ::-1, ::-1].astype(int) - read(pool, upright, 4)[1]).mean() < 2
+
+
+def renamed(folder: Path, names: list[str]) -> Path:
+    """A folder of images of which picture n has the n-th name."""
+    videos.make_image_folder(folder, len(names))
+    for index in range(len(names)):
+        (folder / f"{index + 1}.jpg").rename(folder / f"picture{index}")
+    for index, name in enumerate(names):
+        (folder / f"picture{index}").rename(folder / name)
+    return folder
+
+
+CLEAR = {
+    "padded decimals": [f"{i:.5f}.jpg" for i in range(12)],
+    "half seconds": ["0.0.jpg", "0.5.jpg", "1.0.jpg"],
+    "uneven times": ["0.00.jpg", "0.25.jpg", "1.75.jpg", "10.50.jpg"],
+    "times as written": [f"{i * 0.25}.jpg" for i in range(12)],
+    "thirtieths": [f"frame_{i / 30}.jpg" for i in range(12)],
+    "n of": [f"{i}_of_12.jpg" for i in range(1, 13)],
+    "number and time": [f"frame{i}_{i * 0.5:.1f}s.jpg" for i in range(12)],
+    "number behind a point": [f"clip1.{i}.jpg" for i in range(1, 13)],
+    "mixed suffixes": ["1.jpg", "2.JPG", "3.jpeg", "10.jpg"],
+    "a number in front": [f"{i}_camera2.jpg" for i in (1, 2, 10)],
+}
+UNCLEAR = {
+    "shot or decimal": (["1.9.jpg", "1.10.jpg", "2.1.jpg"], ["1.9.jpg", "1.10.jpg"]),
+    "two counters": (["s1_f1.jpg", "s1_f2.jpg", "s2_f1.jpg"], ["s1_f2.jpg", "s2_f1.jpg"]),
+    "two of a number": (["1.jpg", "2.jpg", "02.jpg"], ["2.jpg", "02.jpg"]),
+    "a stranger": (["frame1.jpg", "frame2.jpg", "thumb1.jpg"], ["thumb1.jpg"]),
+    "no numbers": (["first.jpg", "last.jpg"], ["last.jpg"]),
+    "hashes": (["frame1_ab3f.jpg", "frame2_c9d1.jpg", "frame3_0f7e.jpg"], ["_c9d1"]),
+}
+
+
+@pytest.mark.parametrize("names", CLEAR.values(), ids=CLEAR)
+def test_images_come_in_the_order_that_their_names_say(tmp_path: Path, pool: DecoderPool, names: list[str]) -> None:
+    _, frames, reason = read(pool, renamed(tmp_path / "frames", names))
+    assert reason == "" and shown(frames) == list(range(len(names)))
+
+
+@pytest.mark.parametrize(("names", "at_fault"), UNCLEAR.values(), ids=UNCLEAR)
+def test_images_whose_order_is_not_clear_are_refused_with_the_names_at_fault(
+    tmp_path: Path, pool: DecoderPool, names: list[str], at_fault: list[str]
+) -> None:
+    _, _, reason = read(pool, renamed(tmp_path / "frames", names))
+    assert reason.startswith("unreadable: no clear order in the images' names, see ")
+    assert all(name in reason for name in at_fault)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.98])
+def test_a_half_written_image_is_corrupt_even_if_it_is_not_asked_for(
+    tmp_path: Path, pool: DecoderPool, suffix: str, keep: float
+) -> None:
+    folder = videos.make_image_folder(tmp_path / "frames", size=(320, 240), suffix=suffix)
+    image = folder / f"2{suffix}"
+    content = image.read_bytes()
+    for rest in (b"", bytes(len(content) - int(len(content) * keep))):  # cut, or with room made for the rest
+        image.write_bytes(content[: int(len(content) * keep)] + rest)
+        for k in (1, 12):
+            assert read(pool, folder, k)[2].startswith(f"corrupt: images: 2{suffix}: ")
+
+
+def test_more_than_a_thousand_frames_a_second_are_not_believed(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "video.mkv", fps=25)
+    content = path.read_bytes()
+    place = content.index(b"\x23\xe3\x83\x84") + 4  # nanoseconds a frame
+    path.write_bytes(content[:place] + struct.pack(">I", 11_111) + content[place + 4 :])
+    assert probe(path).fps == pytest.approx(25, rel=0.03)
+    with pytest.raises(DecodeError, match=r"^no_frame_rate: 5000 frames a second is not to be believed"):
+        probe(videos.make_video(tmp_path / "fast.mp4", fps=5000))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_and_mirrored_as_their_exif_says(tmp_path: Path, pool: DecoderPool, orientation: int) -> None:
+    image = videos.make_image_folder(tmp_path / "frames", n_frames=1, size=(64, 64)) / "1.jpg"
+    upright = read(pool, image.parent)[1][0]
+    tags = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    content = image.read_bytes()
+    image.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + content[2:])
+    expected = upright.swapaxes(0, 1) if orientation > 4 else upright
+    if orientation in (2, 3, 6, 7):
+        expected = expected[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        expected = expected[::-1]
+    assert np.abs(read(pool, image.parent)[1][0].astype(int) - expected).mean() < 2
+
+
+def test_a_video_of_an_unknown_codec_is_unreadable(tmp_path: Path, pool: DecoderPool) -> None:
+    path = videos.make_video(tmp_path / "video.mkv")
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    assert read(pool, path)[2] == "unreadable: its codec is unknown"

@@ -1,0 +1,264 @@
+"""Trouble while videos are read: nothing that is not in a file's bytes may stand in an artifact, or cost a finished shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages.chain  # noqa: F401 - declares the stages
+from cache.errors import MachineError
+from cache.store import Store
+from pipeline import attempts
+from pipeline.build import build
+from pipeline.sources import Sources
+from pipeline.stage import STAGES, RunContext
+from tests import videos
+from tests.decoders import readers_of, workers_of
+
+SHARD_BYTES = 3 * 4 * 64 * 64 * 3  # three videos
+
+
+class World:
+    """Videos with a question each, identified but not yet read; `sampled` reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.videos = folder / "videos"
+        self.videos.mkdir()
+        self._folder = folder
+        self.timeout_seconds = 60.0
+
+    def add(self, *names: str) -> Path:
+        for number, name in enumerate(names):
+            videos.make_video(self.videos / name, n_frames=12 + number)
+        return self.videos / names[0]
+
+    def identify(self) -> None:
+        self.store = Store(self._folder / "store")
+        line = {"question": "What is seen?", "options": ["a", "b"], "answer": 0}
+        names = sorted(path.name for path in self.videos.iterdir())
+        (self._folder / "q.jsonl").write_text("\n".join(json.dumps({"video": name, **line}) for name in names))
+        places = {"annotations": [str(self._folder / "q.jsonl")], "videos": [str(self.videos)]}
+        sources = Sources(self.store.digests, places)
+        self.run = RunContext(self.store, device="cpu", shard_bytes=SHARD_BYTES, sources=sources)
+        questions: Any = build(
+            STAGES["list_questions"], STAGES["list_questions"].config(), self.run, [sources.annotations("plain", "")]
+        )
+        self.identified = sources.videos("plain", questions)
+
+    def sampled(self) -> dict[str, str]:
+        """The reason of each video, empty for one that was read and whose frames are the right ones."""
+        stage = STAGES["sample_frames"]
+        config = stage.config(frames=4, size=64, decoder_timeout_seconds=self.timeout_seconds)
+        frames: Any = build(stage, config, self.run, [self.identified])
+        reader, rows = frames.open(), frames.rows("videos")
+        for video_id, indices in frames.frame_indices().items():
+            assert [videos.read_index(picture) for picture in reader.read(video_id, slice(None))] == list(indices)
+        return {row["video_id"]: row["reason"] for row in rows}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens in each pause instead of waiting; nothing in those after them."""
+    during: list[Callable[[], object]] = []
+    monkeypatch.setattr(attempts, "PAUSES_SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(attempts.time, "sleep", lambda seconds: during.pop(0)() if during else None)
+    return during
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_folder_that_is_away_for_a_moment_fails_no_video(world: World, pauses: list[Callable[[], object]]) -> None:
+    world.add("a.mp4", "b.mp4")
+    world.identify()
+    world.videos.rename(world.videos.with_name("moved"))
+    pauses += [nothing, lambda: world.videos.with_name("moved").rename(world.videos)]
+    assert world.sampled() == {"a.mp4": "", "b.mp4": ""}
+
+
+def test_a_video_that_stays_away_ends_the_stage_and_the_same_command_goes_on(
+    world: World, pauses: list[Callable[[], object]]
+) -> None:
+    names = [f"{letter}.mp4" for letter in "abcdef"]
+    world.add(*names)
+    world.identify()
+    gone = world.videos / "e.mp4"
+    gone.rename(gone.with_name("elsewhere"))
+    with pytest.raises(
+        MachineError, match=r"video 'e\.mp4' .*: it cannot be read: No such file or directory; tried 3 times"
+    ):
+        world.sampled()
+    assert len(list((world.store.root / "partial").glob("sample_frames-*/progress/00000.json"))) == 1  # the first shard
+    assert len(list(world.store.root.glob("pool/sample_frames-*/*/*/*.json"))) == 5  # and the others of the second
+    for name in set(names) - {"e.mp4"}:  # are not even looked at again
+        (world.videos / name).unlink()
+    gone.with_name("elsewhere").rename(gone)
+    assert world.sampled() == dict.fromkeys(names, "")
+
+
+@pytest.mark.parametrize("broken", ["file", "image"])
+def test_a_read_that_fails_is_not_the_fault_of_the_file(
+    world: World, pauses: list[Callable[[], object]], broken: str
+) -> None:
+    world.add("a.mp4")
+    videos.make_image_folder(world.videos / "b")
+    world.identify()
+    path = world.videos / ("a.mp4" if broken == "file" else "b/3.jpg")
+    whole = path.rename(path.with_name("whole"))
+    path.symlink_to("/proc/self/mem")  # to read which gives "Input/output error"
+    with pytest.raises(MachineError, match=r"it cannot be read: Input/output error"):
+        world.sampled()
+    pauses += [nothing, lambda: whole.rename(path)]
+    assert world.sampled() == {"a.mp4": "", "b": ""}
+
+
+def test_changed_permissions_and_times_change_no_content(world: World) -> None:
+    world.add("a.mp4", "b.mp4", "c.mp4")
+    videos.make_image_folder(world.videos / "d")
+    world.identify()
+    (world.videos / "d" / "3.jpg").chmod(0o640)
+    (world.videos / "a.mp4").chmod(0o640)
+    os.utime(world.videos / "b.mp4", (1, 1))
+    shutil.copy(world.videos / "c.mp4", world.videos / "copy")
+    (world.videos / "copy").rename(world.videos / "c.mp4")
+    assert world.sampled() == {"a.mp4": "", "b.mp4": "", "c.mp4": "", "d": ""}
+
+
+def test_other_bytes_than_the_identified_ones_are_never_read(world: World, pauses: list[Callable[[], object]]) -> None:
+    right = world.add("right.mp4", "wrong.mp4").rename(world.videos.with_name("right.mp4"))
+    link = world.videos / "link.mp4"
+    link.symlink_to(right)
+    world.identify()
+    link.unlink()
+    link.symlink_to("wrong.mp4")
+    with pytest.raises(MachineError, match=r"'link\.mp4' .*: its bytes are not those that were identified"):
+        world.sampled()
+
+    def put_back() -> None:
+        link.unlink()
+        link.symlink_to(right)
+
+    pauses += [put_back]
+    assert world.sampled() == {"wrong.mp4": "", "link.mp4": ""}
+
+
+def test_decoders_that_are_killed_any_number_of_times_fail_no_video(
+    world: World, pauses: list[Callable[[], object]]
+) -> None:
+    world.add("a.mp4", "b.mp4")
+    world.identify()
+    is_over = threading.Event()
+
+    def kill_all() -> None:
+        while not is_over.wait(0.02):
+            for worker in workers_of(os.getpid()):
+                os.kill(worker, signal.SIGKILL)
+
+    pauses += [nothing, is_over.set]
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        assert world.sampled() == {"a.mp4": "", "b.mp4": ""}
+    finally:
+        is_over.set()
+        killer.join()
+
+
+def test_decoders_that_do_not_start_fail_no_video(
+    world: World, pauses: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add("a.mp4")
+    world.identify()
+    executable = sys.executable
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(MachineError, match="its decoder process does not start"):
+        world.sampled()
+    pauses += [lambda: monkeypatch.setattr(sys, "executable", executable)]
+    assert world.sampled() == {"a.mp4": ""}
+
+
+def test_bad_bytes_are_rows_with_their_reasons(world: World) -> None:
+    world.add("good.mp4")
+    (world.videos / "empty.mp4").touch()
+    videos.make_garbage(world.videos / "garbage.mp4")
+    videos.make_faststart_cut(world.videos / "cut.mp4", n_frames=120)
+    (world.videos / "folder").mkdir()
+    (world.videos / "folder" / "1.jpg").write_bytes(b"no picture")
+    world.identify()
+    found = {name: reason.split(":")[0] for name, reason in world.sampled().items()}
+    assert found.pop("folder") in ("unreadable", "corrupt")
+    assert found == {"good.mp4": "", "empty.mp4": "empty", "garbage.mp4": "unreadable", "cut.mp4": "truncated"}
+
+
+@pytest.mark.parametrize("others", [[], ["good.mp4"]])
+def test_a_video_at_which_every_decoder_hangs_is_a_row(world: World, others: list[str]) -> None:
+    if others:
+        world.add(*others)
+    videos.make_huge_picture(world.videos / "huge")
+    world.timeout_seconds = 0.25
+    world.identify()
+    timeout = "timeout: no sign of life from the decoder in 0.25 s of computing"
+    assert world.sampled() == dict.fromkeys(others, "") | {"huge": timeout}
+    world.timeout_seconds = 60  # is another artifact: the mend is not "reused"
+    assert world.sampled() == dict.fromkeys([*others, "huge"], "")
+
+
+def test_a_video_at_which_every_decoder_crashes_is_a_row(world: World) -> None:
+    world.add("good.mp4")
+    huge = videos.make_huge_picture(world.videos / "huge")
+    world.identify()
+    is_over = threading.Event()
+
+    def crash() -> None:
+        while not is_over.wait(0.02):
+            for worker in readers_of(huge):
+                os.kill(worker, signal.SIGSEGV)
+
+    crasher = threading.Thread(target=crash)
+    crasher.start()
+    try:
+        found = world.sampled()
+    finally:
+        is_over.set()
+        crasher.join()
+    assert found == {"good.mp4": "", "huge": f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}"}
+
+
+def test_a_crash_that_does_not_repeat_fails_no_video(world: World) -> None:
+    world.add("good.mp4")
+    huge = videos.make_huge_picture(world.videos / "huge")
+    world.identify()
+    is_over = threading.Event()
+
+    def crash_twice() -> None:
+        n_left = 2
+        while n_left and not is_over.wait(0.02):
+            for worker in readers_of(huge):
+                os.kill(worker, signal.SIGSEGV)
+                n_left -= 1
+                while worker in workers_of(os.getpid()):
+                    is_over.wait(0.02)
+
+    crasher = threading.Thread(target=crash_twice)
+    crasher.start()
+    try:
+        found = world.sampled()
+    finally:
+        is_over.set()
+        crasher.join()
+    assert found == {"good.mp4": "", "huge": ""}
