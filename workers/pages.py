@@ -22,8 +22,10 @@ from prefect.runtime import flow_run as this_run
 from prefect.runtime import task_run as this_task
 from prefect.utilities.urls import url_for
 
+from cache.printable import keep_logs_printable, printable
 from cache.store import Store
 from pipeline.stage import Artifact
+from pipeline.text_table import code, escaped
 from stages.progress import Show
 from stages.results import Results
 from stages.sample_frames import Frames
@@ -76,6 +78,7 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
             show(*record.progress)
         return True
 
+    keep_logs_printable()
     handler = APILogHandler()
     handler.addFilter(is_new)
     # The root, and those who keep their lines from it.
@@ -99,7 +102,9 @@ def show_summary(
     page = f"# {title}\n\n{made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
-    failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
+    failed = dict.fromkeys(
+        (printable(row["video_id"]), printable(row["reason"])) for row in rows if row["status"] != "ok"
+    )
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
         create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
@@ -108,7 +113,8 @@ def show_summary(
 def made_by(store: Store) -> str:
     """Return which run made a page, and where, as Markdown."""
     return (
-        f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
+        f"Made by run [{escaped(str(this_run.name))}]({url_for('flow-run', obj_id=this_run.id)}), in store "
+        f"{code(str(store.root.absolute()))}."
     )
 
 
