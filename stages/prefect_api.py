@@ -67,6 +67,8 @@ class PrefectApi:
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.page,
             "PREFECT_SERVER_UI_API_URL": "/api",  # of where the page came from, by whatever name or tunnel
+            "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `--watch` shows the log, and in it why a run failed
+            "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
         }

@@ -146,7 +146,9 @@ class PrefectServer:
         """Return what a shell has after it has sourced the file that `sevila up` names."""
         command = ["sh", "-c", '. "$0" && env -0', str(self.for_shells)]
         told = subprocess.run(command, env={}, capture_output=True, text=True, check=True).stdout
-        return dict(line.split("=", 1) for line in told.split("\0") if not line.startswith(("PWD=", "_=", "SHLVL=")) and line)
+        return dict(
+            line.split("=", 1) for line in told.split("\0") if not line.startswith(("PWD=", "_=", "SHLVL=")) and line
+        )
 
     @staticmethod
     def until(is_so: Callable[[], Any], every_seconds: float = 1.0) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import stat
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.prefect_server import PrefectServer
+from tests.small_world import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,7 @@ def refused(prefect: PrefectServer, path: str, headers: dict[str, str], body: by
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
     except urllib.error.HTTPError as error:
+        error.close()
         return error.code
     return 0
 
@@ -59,11 +61,16 @@ def test_whoever_does_not_know_the_password_can_neither_read_nor_start_anything(
 
 def test_a_page_of_another_site_is_refused_even_where_the_password_is_known(prefect: PrefectServer) -> None:
     """A browser asks before it sends such a request, and reads an answer only where the server allows its origin."""
-    asked = {"Origin": FOREIGN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    asked = {
+        "Origin": FOREIGN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
     url = f"{prefect.door.url}/flow_runs/filter"
     opened = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     with pytest.raises(urllib.error.HTTPError) as error:
         opened(urllib.request.Request(url, headers=asked, method="OPTIONS"), timeout=30)
+    error.value.close()
     assert error.value.code == 400 and error.value.headers["Access-Control-Allow-Origin"] is None
     own = asked | {"Origin": prefect.door.page}
     with opened(urllib.request.Request(url, headers=own, method="OPTIONS"), timeout=30) as answer:
@@ -86,9 +93,28 @@ def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_l
 def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_failure_says_why(
     prefect: PrefectServer,
 ) -> None:
-    done = prefect.run("sevila-stage/rerun", "failed", stage="select_keyframes", recipe="demo", places={"annotations": "/x\x1b[31m\ny"})
-    assert done.returncode == 1, done.stdout + done.stderr
+    places = {"annotations": "/none\x1b[31m\nhere[/b]"}
+    done = prefect.run("sevila-stage/rerun", "failed", stage="list_questions", recipe="demo", places=places)
     state = prefect.flow_run("failed")["state"]
-    print(done.stdout, done.stderr, state["message"], prefect.log_lines("failed"), prefect.log.read_text(), sep="\n=====\n")
-    assert state["type"] == "FAILED"
-    assert "x" == state["message"]
+    assert (done.returncode, state["type"]) == (1, "FAILED"), done.stdout + done.stderr
+    where = r"should lie at /none\x1b[31m\nhere[/b], but nothing is there"
+    assert where in state["message"] and "\n" not in state["message"]
+    words = " ".join(done.stdout.split()).replace("\\\\", "\\")  # the terminal breaks lines
+    assert "Finished in state Failed(" in words and "but nothing is there" in words
+    lines = prefect.until(lambda: [line for line in prefect.log_lines("failed") if "Finished in state" in line])
+    assert len(lines) == 1 and not any("Traceback" in line for line in prefect.log_lines("failed"))
+    assert "Traceback" not in prefect.log.read_text() and "\x1b" not in done.stdout + lines[0]
+
+
+def test_question_types_reach_a_page_as_text(prefect: PrefectServer, tmp_path: Path) -> None:
+    world = shutil.copytree(prefect.small, tmp_path / "world")
+    table = (world / "questions.csv").read_text()
+    (world / "questions.csv").write_text(
+        table.replace(",colour\n", ",<img src=x onerror=alert(1)>|[a](javascript:b)\n")
+    )
+    places = {"annotations": f"{world / 'questions.csv'}", "videos": f"{world / 'videos'}"}
+    places |= {"weights": f"tiny-blip2={world / 'tiny-blip2'}", "store": f"{tmp_path / 'store'}"}
+    done = prefect.run("sevila/forward", "typed", recipe=SMALL, places=places, execution={"dispatch": "here"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = prefect.artifact("sevila-small")
+    assert r"\<img src=x onerror=alert(1)\>\|\[a\](javascript:b)" in page and "<img" not in page.replace(r"\<img", "")

@@ -17,12 +17,14 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run as this_run
 from prefect.runtime import task_run as this_task
 from prefect.utilities.urls import url_for
 
-from cache.printable import keep_logs_printable, printable
+from cache.errors import OF_THE_MACHINE, SevilaError
+from cache.printable import PrintableRecord, printable
 from cache.store import Store
 from pipeline.stage import Artifact
 from pipeline.text_table import code, escaped
@@ -59,6 +61,20 @@ def progress_artifacts() -> Show:
     return show
 
 
+class _RunLogRecord(PrintableRecord):
+    def getMessage(self) -> str:
+        """Return the message as `--watch` can print it, which takes "[/..." for the end of a colour, and stops."""
+        return super().getMessage().replace("[/", "\\[/")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leave out where in the code a reason arose that a user can mend; a `FailedRun` says only what the state has said."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, SevilaError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
+        record.exc_info = record.exc_text = None
+    return not isinstance(error, FailedRun)
+
+
 @contextmanager
 def logs_in_run_log(show: Show) -> Iterator[None]:
     """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too.
@@ -78,7 +94,9 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
             show(*record.progress)
         return True
 
-    keep_logs_printable()
+    logging.setLogRecordFactory(_RunLogRecord)
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_traceback)  # for good: the end comes after this
     handler = APILogHandler()
     handler.addFilter(is_new)
     # The root, and those who keep their lines from it.
