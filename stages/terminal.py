@@ -6,8 +6,9 @@ import io
 import json
 import logging
 import os
+import select
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from cache.printable import keep_logs_printable, printable_lines, traceback_text
 
@@ -48,11 +49,21 @@ def flush_output() -> None:
 
 def drop_output() -> bool:
     """Let nothing more be written to an output that takes nothing; return whether there is one."""
-    is_any = False
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        try:
-            stream.flush()
-        except OSError:
-            is_any = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return is_any
+    refusing = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _refuses(stream)]
+    for stream in refusing:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(refusing)
+
+
+def _refuses(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except OSError:  # no file
+        return False
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    # Nothing may be left to write: what failed to be written can be gone.
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

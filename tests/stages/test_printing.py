@@ -138,7 +138,7 @@ def test_a_reader_that_has_read_enough_is_no_error_message(finished: Path) -> No
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment)
         os.close(write)
-        assert (done.returncode, done.stderr) == (141, b"")
+        assert done.stderr == b"" and done.returncode == (0 if "--help" in words else 141)  # 0: argparse passes over it
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
