@@ -93,11 +93,11 @@ def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_l
 def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_failure_says_why(
     prefect: PrefectServer,
 ) -> None:
-    places = {"annotations": "/none\x1b[31m\nhere[/b]"}
+    places = {"annotations": "/none\x1b[31m\nhere"}
     done = prefect.run("sevila-stage/rerun", "failed", stage="list_questions", recipe="demo", places=places)
     state = prefect.flow_run("failed")["state"]
     assert (done.returncode, state["type"]) == (1, "FAILED"), done.stdout + done.stderr
-    where = r"should lie at /none\x1b[31m\nhere[/b], but nothing is there"
+    where = r"should lie at /none\x1b[31m\nhere, but nothing is there"
     assert where in state["message"] and "\n" not in state["message"]
     words = " ".join(done.stdout.split()).replace("\\\\", "\\")  # the terminal breaks lines
     assert "Finished in state Failed(" in words and "but nothing is there" in words
