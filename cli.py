@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cache.errors import SevilaError, sentence
+from cache.printable import printable
 from stages import cache_commands as do_cache
 from stages import commands as do
 from stages import runs_commands as do_runs
@@ -32,34 +33,56 @@ from stages.options import (
     setting_option,
     store_option,
 )
+from stages.terminal import drop_output, flush_output, set_up_output
 from stages.up import up
 from stages.verify_command import verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for an error that the message explains, 130 when interrupted."""
+    """Run one command and return its exit status: 0, 1 for an error that the message explains, 130 when interrupted.
+
+    141, as if ended by SIGPIPE, where what reads our output has read enough.
+    """
+    set_up_output(is_program=arguments is None)
+    try:
+        try:
+            return _status(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            flush_output()
+    except OSError as error:
+        if drop_output() and isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        print(f"error: {printable(sentence(error))}", file=sys.stderr)
+        return 1
+
+
+def _status(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("sevila").setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
-        options.told_as = shlex.join(["sevila", *(sys.argv[1:] if arguments is None else arguments)])
+        options.told_as = shlex.join(["sevila", *arguments])
         return int(options.command(options) or 0)
+    except BrokenPipeError:  # most likely of our output
+        raise
     except SevilaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # what we print is piped to something that has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is anything flushed to it at the end
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {printable(sentence(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished shard or state", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # arguments may be the names of other people's files
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sevila",
         description="Video question answering with SeViLA as a staged pipeline: every step is a stored, reusable artifact.",
         epilog="Start with `sevila demo`; then `sevila run plain --annotations questions.csv --videos FOLDER "

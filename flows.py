@@ -23,11 +23,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 
 from cache.errors import OF_THE_MACHINE, MachineError
+from cache.printable import printable
 from cache.store import Store, stores_below
 from pipeline.benchmark import Matrix, Row, load_matrix
 from pipeline.build import Make
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Config, RunContext, Stage
+from pipeline.text_table import code
 from stages.benchmark import run_night
 from stages.benchmark_setting import Job, run_apart
 from stages.benchmark_text import night_markdown
@@ -86,7 +88,7 @@ def sevila(
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
             found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        show_summary(f"Recipe `{chosen.name}`", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
+        show_summary(f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
         metrics = found.settings[-1].metrics if isinstance(found, Results) else found
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
@@ -121,7 +123,7 @@ def sevila_stage(
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
             steps = RunOnly(stage, chosen, run, again, pin, _made_as_tasks(make_by(request)))
             made = steps.walk(chain_of(chosen), sources)
-        title = f"Stage `{stage}` of recipe `{chosen.name}`"
+        title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
         show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
         ids = " ".join(str(artifact.id) for artifact in made)
         return Completed(message=ids, data=ids)
@@ -247,9 +249,11 @@ def sevila_benchmark(
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _setting_as_a_task)
         page = f"{night_markdown(night)}\n\n{made_by(main)}"
-        create_markdown_artifact(page, key_of(f"benchmark-{chosen.name}"), f"Benchmark `{chosen.name}`, night by night")
+        create_markdown_artifact(
+            page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
+        )
         if night.verdict:
-            return Failed(message=night.verdict, name="Regression" if night.regressions else None)
+            return Failed(message=printable(night.verdict), name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
     return ended(work)

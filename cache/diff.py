@@ -8,6 +8,7 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.lineage import differences
+from cache.printable import printable_lines
 from cache.store import Record, Store
 from cache.tables import Schema, read_values
 
@@ -101,7 +102,7 @@ def diff_text(found: Diff) -> str:
             lines += [f"    {_named(table.key, key)}: {_short(x)} -> {_short(y)}" for key, x, y in changed.first]
             lines += _more(changed.n_changed - len(changed.first))
     lines += ["", *(f"{name}: other bytes" for name in found.files)] if found.files else []
-    return "\n".join(lines)
+    return printable_lines(lines)
 
 
 class _Table:

@@ -101,4 +101,4 @@ def mend(path: Path) -> str:
 def sentence(error: OSError) -> str:
     """Return what the machine refused, in one sentence for the user, and what to do then."""
     what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    return f"{what}\nwhen the cause is gone, the same command goes on from the last finished shard or state"
+    return f"{what}; when the cause is gone, the same command goes on from the last finished shard or state"

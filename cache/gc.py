@@ -23,6 +23,7 @@ from typing import Any, Literal
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.pool import PARTS, PartId, every_key, references
+from cache.printable import printable_lines
 from cache.show import human_size
 from cache.store import OWN_NAMES, RECORD, Record, Store, remove_records
 from cache.tables import read_columns
@@ -162,7 +163,7 @@ def survey_text(found: Survey, deleted: bool = False) -> str:
             lines += [f"             {item.name}" for item in items]
     lines.append(f"{'kept' if deleted else 'would stay'}: {len(found.kept)} artifacts")
     lines += [f"  {count:9}  {why}" for why, count in Counter(found.kept.values()).most_common()]
-    return "\n".join(lines)
+    return printable_lines(lines)
 
 
 def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cache.printable import printable_lines
 from cache.store import Record, Store
 
 ARTIFACT_ID = re.compile(r"\w+-v\d+-[0-9a-f]{20}")
@@ -98,7 +99,7 @@ def ancestry_text(origins: Mapping[str, Origin], told: Callable[[Record], Mappin
             write(f"{input}: ", origins[id], depth + 1)
 
     write("", next(iter(origins.values())), 0)
-    return "\n".join(lines)
+    return printable_lines(lines)
 
 
 def ancestry_dot(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError
 from cache.names import known_uses
+from cache.printable import printable_lines
 from cache.store import Record, Store
 from cache.tables import read_head
 from cache.untrusted import inside
@@ -96,7 +97,7 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
         ]
         head = f"{line.id:42} {line.finished[:19]} {human_size(line.size_bytes):>9}"
         told.append("  ".join(filter(None, (head, *parts))))
-    return "\n".join(told) or f"no artifacts in {store.root}"
+    return printable_lines(told) or f"no artifacts in {store.root}"
 
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
@@ -109,13 +110,13 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
     )
     stale = store.why_stale(record.id)
     parts += [f"stale, and made anew by the next run of its recipe: {stale}"] if stale else []
-    parts.append(_facts(record, folder))
+    parts += _facts(record, folder)
     for table, schema in record.schemas.items():
         names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
         columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())
         parts.append(f"{table} (version {schema['version']}, {record.rows.get(table, 0)} rows): {columns}")
         parts += [f"  {_line(row)}" for row in read_head([inside(folder, name) for name in names], n_rows)]
-    return "\n".join(parts)
+    return printable_lines(parts)
 
 
 def human_size(size_bytes: float) -> str:
@@ -127,7 +128,7 @@ def human_size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
-def _facts(record: Record, folder: Path) -> str:
+def _facts(record: Record, folder: Path) -> list[str]:
     facts: dict[str, Any] = {
         "id": record.id,
         "folder": folder,
@@ -140,10 +141,9 @@ def _facts(record: Record, folder: Path) -> str:
     }
     lines = [f"{name:12} {value}" for name, value in facts.items()]
     lines += [f"{'input':12} {name} = {id or '-'}" for name, id in record.inputs.items()]
-    lines += [
+    return lines + [
         f"{'file':12} {name}  {human_size(file['size_bytes'])}  {file['sha256']}" for name, file in record.files.items()
     ]
-    return "\n".join(lines)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -154,18 +154,6 @@ def n_rows(paths: Sequence[Path]) -> int:
     """Return how many rows a table's files say they have; raises `CorruptArtifactError` for what is no Parquet."""
     total = 0
     for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                total += file.metadata.num_rows
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
-    return total
-
-
-def n_rows(paths: Sequence[Path]) -> int:
-    """Return how many rows a table's files say they have; raises `CorruptArtifactError` for what is no Parquet."""
-    total = 0
-    for path in paths:
         with bounded_parquet(path, ()) as file:
             total += file.n_rows
     return total

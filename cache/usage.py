@@ -10,6 +10,7 @@ from typing import Any
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.gc import folders_in, readable, size_of, stage_of, survey
 from cache.pool import every_key, references
+from cache.printable import printable_lines
 from cache.show import human_size
 from cache.store import Store
 
@@ -87,7 +88,7 @@ def usage_text(found: Usage) -> str:
     freed = (
         found.problem if found.freed_bytes is None else f"`sevila cache gc` would free {human_size(found.freed_bytes)}"
     )
-    return "\n".join([*lines, freed])
+    return printable_lines([*lines, freed])
 
 
 def _artifacts(share: Share) -> str:

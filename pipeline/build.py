@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
@@ -234,14 +235,20 @@ def _library_versions() -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
+    """Return the commit of the project's own repository, None where it is installed elsewhere, perhaps inside a stranger's."""
+    here = Path(__file__).resolve()
+    if _git("ls-files", "--full-name", here.name) != f"{here.parent.name}/{here.name}":
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40")
+
+
+def _git(*arguments: str) -> str | None:
+    # What a hook, or a repository that is not ours, says of where to look and what to run is none of our business.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+    folder = Path(__file__).resolve().parent
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=os.path.dirname(os.path.abspath(__file__)),
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return done.stdout.strip() or None

@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
+from cache.printable import keep_logs_printable
+
 log = logging.getLogger("sevila")
 
 
@@ -26,6 +28,7 @@ def heard(context: Any) -> tuple[Connection, threading.Thread]:
 
 def tell(sender: Connection, level: int) -> None:
     """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
+    keep_logs_printable()
     queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one
     # Only this one: what our imports have set up would say it a second time.
     logging.getLogger().handlers = [QueueHandler(queue)]

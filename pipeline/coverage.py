@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cache.printable import printable
+
 
 @dataclass(frozen=True)
 class CoverageRow:
@@ -49,5 +51,5 @@ def format_coverage(rows: Sequence[CoverageRow]) -> str:
     n_questions, n_videos = sum(row.n_questions for row in rows), sum(row.n_videos for row in rows)
     line = f"coverage: {asked.n_questions} of {n_questions} questions ({asked.questions_percent:.1f} %)"
     line += f", {asked.n_videos} of {n_videos} videos"
-    lost = [f"{row.n_questions} {row.reason} ({row.questions_percent:.1f} %)" for row in rows[1:]]
+    lost = [f"{row.n_questions} {printable(row.reason)} ({row.questions_percent:.1f} %)" for row in rows[1:]]
     return line + (f"; questions not asked: {', '.join(lost)}" if lost else "")

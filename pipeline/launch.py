@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from pipeline.child_logs import heard, tell
 
 GRACE_SECONDS = 1.0
+LONGEST_TMPDIR = 60  # bytes; the server that forks has a socket in it, whose path a system bounds at 104 or 108
 # What takes seconds to import. OpenBLAS starts its threads again after a fork, torch its own with the first work.
 PRELOADED = ["torch", "transformers.models.blip_2.modeling_blip_2", "scipy.stats"]
 DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to the cause first; or what it returns
@@ -80,8 +82,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         MachineError: its process died, or the machine refused it something.
         RuntimeError: it failed otherwise, with its traceback.
     """
-    context = multiprocessing.get_context("forkserver")  # as clean as a spawned one, without importing torch each time
-    context.set_forkserver_preload(PRELOADED)
+    context = _context()
     receiver, sender = context.Pipe(duplex=False)
     level = logging.getLogger("sevila").getEffectiveLevel()
     logs, listener = heard(context)
@@ -104,6 +105,15 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     if kind == RESULT:
         return told
     raise _error(kind, told)
+
+
+def _context() -> Any:
+    """Return how to start a process as clean as a spawned one: from a server that has imported torch, where one can be had."""
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _alone(

@@ -1,21 +1,50 @@
-"""Tables for a terminal, and for pages in Markdown."""
+"""Tables for a terminal, and for pages in Markdown, where other people's text stands as it is and does nothing."""
 
+import re
 from collections.abc import Callable, Sequence
+
+from cache.printable import printable
 
 Cells = Sequence[Sequence[str]]
 Table = Callable[[Cells], str]  # one of the two below
 
+# What Markdown, or HTML in it, reads as more than itself; an underscore inside a word is one.
+MARKS = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_])")
+
+
+class Markup(str):
+    """Markdown of our own making, which is not escaped again."""
+
+
+def escaped(text: str) -> str:
+    """Return other people's text as Markdown that shows it."""
+    if isinstance(text, Markup):
+        return text
+    return Markup(MARKS.sub(r"\\\g<0>", printable(text)))
+
+
+def code(text: str) -> Markup:
+    """Return a text as code inside a line; Markdown obeys nothing in it but what ends it."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if fence != "`" else ""
+    return Markup(f"{fence}{space}{text}{space}{fence}")
+
 
 def aligned(lines: Cells) -> str:
     """Cells as columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = [[printable(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return "\n".join(
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in lines
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in shown
     )
 
 
 def markdown(lines: Cells, n_left: int = 1) -> str:
-    """Cells as a table in Markdown, the first line its head; the first `n_left` columns to the left, the others to the right."""
-    head, *rest = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    """Cells as a table in Markdown, the first line its head; the first `n_left` columns to the left, the others to the right.
+
+    Cells are escaped but for `Markup`.
+    """
+    head, *rest = [[escaped(cell).replace("\n", " ") for cell in line] for line in lines]
     rule = ["---" if column < n_left else "---:" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stages.options import store_of
+from stages.terminal import print_text
 
 
 def benchmark(options: argparse.Namespace) -> int:
@@ -17,9 +18,9 @@ def benchmark(options: argparse.Namespace) -> int:
 
     matrix, store = load_matrix(options.matrix), store_of(options)
     if options.history:
-        print(trend_text(matrix, History(folder_of(store, matrix)).read(), options.nights))
+        print_text(trend_text(matrix, History(folder_of(store, matrix)).read(), options.nights))
         return 0
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
     night = run_night(matrix, store, places, options.device, options.batch_tokens)
-    print(night_text(night))
+    print_text(night_text(night))
     return 1 if night.verdict else 0

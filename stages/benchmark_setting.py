@@ -6,7 +6,7 @@ It runs in a process of its own, so that its peak memory is its own and its deat
 from __future__ import annotations
 
 import shlex
-import traceback
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from typing import Any
 
 from cache.errors import OF_THE_MACHINE, MissingSourceError, SevilaError
 from cache.fingerprint import fingerprint
+from cache.printable import traceback_text
 from cache.store import Record, Store
 from pipeline.benchmark import FAILED, OK, Row
 from pipeline.build import build
@@ -97,7 +98,7 @@ def measure(job: Job) -> list[Row]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
             raise
-        traceback.print_exc()
+        print(traceback_text(error), file=sys.stderr)
         return [job.failed(f"{type(error).__name__}: {error}", recipe_fingerprint=identity)]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+from cache.printable import printable
 from pipeline.benchmark import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, Paired, Row, shown
-from pipeline.text_table import aligned, markdown
+from pipeline.text_table import aligned, code, escaped, markdown
 from stages.benchmark import AGAINST, Judged, Night, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -15,21 +16,28 @@ EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by it
 
 def night_text(night: Night) -> str:
     """Return what is wrong, the table and the notes, for a terminal."""
-    parts = [_heading(night), *_wrong(night, "  "), "", aligned(_cells(night))]
-    notes = _all_notes(night)
+    parts = [_heading(night), *(f"  {printable(line)}" for line in _wrong(night)), "", aligned(_cells(night))]
+    notes = [*map(printable, _all_notes(night))]
     parts += ["", *notes] if notes else []
-    return "\n".join([*parts, "", _how(night.matrix), *([f"plot: {night.plot}"] if night.plot else [])])
+    plot = [printable(f"plot: {night.plot}")] if night.plot else []
+    return "\n".join([*parts, "", _how(night.matrix), *plot])
 
 
 def night_markdown(night: Night) -> str:
     """Return the same in Markdown, with the plot inside."""
-    parts = [f"# {_heading(night)}", "", *_wrong(night, "- "), "", markdown(_cells(night))]
-    parts += ["", *(f"- {note}" for note in _all_notes(night)), "", _how(night.matrix)]
+    parts = [
+        f"# {escaped(_heading(night))}",
+        "",
+        *(f"- {escaped(line)}" for line in _wrong(night)),
+        "",
+        markdown(_cells(night)),
+    ]
+    parts += ["", *(f"- {escaped(note)}" for note in _all_notes(night)), "", _how(night.matrix)]
     if night.plot is not None:
         picture = night.plot.read_bytes()
         if len(picture) <= EMBEDDED_BYTES:
             parts += ["", f"![trend](data:image/png;base64,{base64.b64encode(picture).decode()})"]
-        parts += ["", f"Plot: `{night.plot}`"]
+        parts += ["", f"Plot: {code(str(night.plot))}"]
     return "\n".join(parts)
 
 
@@ -45,7 +53,7 @@ def trend_text(matrix: Matrix, rows: Sequence[Row], n_nights: int) -> str:
     parts = []
     for name, line in settings.items():
         percents = [row.metric_percent for row in line]
-        parts.append(f"{name}  {_sparkline(percents)}".rstrip())
+        parts.append(printable(f"{name}  {_sparkline(percents)}".rstrip()))
         cells = [["  night (UTC)", "%", "", "questions/s", "peak", "GPU", "recipe"]]
         parts += [aligned(cells + [_trend_line(row) for row in line]), ""]
     return "\n".join(parts).rstrip()
@@ -78,15 +86,15 @@ def _sparkline(values: Sequence[float | None]) -> str:
 def _heading(night: Night) -> str:
     n_wrong = len(night.regressions)
     verdict = f"{n_wrong} regression{'s' if n_wrong > 1 else ''}" if n_wrong else "no regression"
+    if all(judged.row.status == FAILED for judged in night.rows):
+        verdict = "nothing was measured"
     failed = f", {len(night.failures)} failed" if night.failures else ""
     return f"{night.matrix.name}, night {shown(night.night)} UTC: {verdict}{failed}"
 
 
-def _wrong(night: Night, mark: str) -> list[str]:
-    return [
-        *(f"{mark}regression: {told}" for told in night.regressions),
-        *(f"{mark}failed: {told}" for told in night.failures),
-    ]
+def _wrong(night: Night) -> list[str]:
+    regressions = [f"regression: {told}" for told in night.regressions]
+    return [*regressions, *(f"failed: {told}" for told in night.failures)]
 
 
 def _cells(night: Night) -> list[list[str]]:

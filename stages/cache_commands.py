@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from stages.options import print_json, print_text, store_of
+from stages.options import store_of
+from stages.terminal import print_json, print_text
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -36,7 +37,7 @@ def usage(options: argparse.Namespace) -> None:
     if options.json:
         print_json(found.as_dict())
     else:
-        print(usage_text(found))
+        print_text(usage_text(found))
 
 
 def gc(options: argparse.Namespace) -> None:
@@ -48,7 +49,7 @@ def gc(options: argparse.Namespace) -> None:
     if options.json:
         print_json(found.as_dict())
     else:
-        print(survey_text(found, options.delete))
+        print_text(survey_text(found, options.delete))
 
 
 def diff(options: argparse.Namespace) -> None:

@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from cache.errors import RecipeError
+from cache.printable import printable
 from stages.options import store_of
+from stages.terminal import print_data, print_json, print_text
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     with run.store.in_use(), pinned(run.store, options.name or "", recipe, _seeds(options), options.replace) as pin:
         steps = Run(recipe, run, pin)
         found = chain_of(recipe)(recipe, steps, sources)
-    print(summary(steps.made, found))
+    print_text(summary(steps.made, found))
 
 
 def stage(options: argparse.Namespace) -> None:
@@ -49,7 +51,7 @@ def stage(options: argparse.Namespace) -> None:
     recipe.config_of(options.name)  # an unknown stage is told before anything is walked
     with run.store.in_use(), pinned(run.store, "", recipe, _seeds(options)) as pin:
         for artifact in RunOnly(options.name, recipe, run, options.again, pin).walk(chain_of(recipe), sources):
-            print(artifact.path)
+            print_text(str(artifact.path))
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -62,7 +64,7 @@ def plan(options: argparse.Namespace) -> None:
     steps = Plan(recipe, run).walk(chain_of(recipe), sources)
     for step in steps:
         setting = f" ({step.setting})" if step.setting else ""
-        print(f"{step.status:8} {step.stage:21} {step.id or '-':45} {step.why}{setting}".rstrip())
+        print(printable(f"{step.status:8} {step.stage:21} {step.id or '-':45} {step.why}{setting}".rstrip()))
     counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
 
@@ -100,11 +102,11 @@ def results(options: argparse.Namespace) -> None:
             runs.append(SeedRun(seed, full(recipe, steps, sources), steps.made, time.perf_counter() - started))
     text = report(recipe, runs, options.told_as)
     if options.output is None:
-        print(text)
+        print_text(text)
     else:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
-        print(options.output)
+        print_text(str(options.output))
 
 
 def recipes(options: argparse.Namespace) -> None:
@@ -132,12 +134,12 @@ def list_stages(options: argparse.Namespace) -> None:
 
 def answers(options: argparse.Namespace) -> None:
     """Print answers in words, as CSV."""
-    from stages.answer_table import answers_in_words, as_csv
+    from stages.answer_table import answers_in_words, as_csv, newest_answers
 
     store = store_of(options)
-    newest = store.newest(options.id)[0]
-    print(newest.id, file=sys.stderr)
-    print(as_csv(answers_in_words(store, newest.id)), end="")
+    newest = newest_answers(store, options.id)
+    print(newest, file=sys.stderr)
+    print_data(as_csv(answers_in_words(store, newest)))
 
 
 def datasets(options: argparse.Namespace) -> None:
@@ -151,7 +153,7 @@ def datasets(options: argparse.Namespace) -> None:
     refuse_unused(places, dict.fromkeys(places, ADAPTERS))
     sources = Sources(store_of(options).digests, places, download=False)
     place = sources.places.configured
-    print(details(options.names, place, sources.missing_videos) if options.names else overview(place))
+    print_text(details(options.names, place, sources.missing_videos) if options.names else overview(place))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -163,9 +165,9 @@ def compare(options: argparse.Namespace) -> None:
     if options.json:
         content = found.as_dict()
         content["changed"] = content["changed"][: options.changed]
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print_json(content)
     else:
-        print(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
+        print_text(comparison_text(found, CHANGED_SHOWN if options.changed is None else options.changed))
 
 
 def moments_evaluate(options: argparse.Namespace) -> None:
@@ -174,7 +176,10 @@ def moments_evaluate(options: argparse.Namespace) -> None:
     from stages.moment_commands import evaluate_files
 
     report = evaluate_files(options.predictions, options.annotations, options.allow_outside)
-    print(json.dumps(report, indent=4) if options.json else format_report(report))
+    if options.json:
+        print_data(json.dumps(report, indent=4) + "\n")
+    else:
+        print_text(format_report(report))
 
 
 def moments_export(options: argparse.Namespace) -> None:

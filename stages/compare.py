@@ -8,6 +8,7 @@ from typing import Any
 
 from cache.errors import ComparisonError
 from cache.lineage import differences
+from cache.printable import printable_lines
 from cache.store import Store
 from pipeline.comparison import PairedRow, comparison_table, format_comparison_table
 from pipeline.metrics import Outcome, Reporting
@@ -122,7 +123,7 @@ def comparison_text(found: Comparison, n_changed: int = CHANGED_SHOWN) -> str:
     if found.n_unanswered_a or found.n_unanswered_b:
         lines.append(f"unanswered, counted as wrong: {found.n_unanswered_a} by A, {found.n_unanswered_b} by B")
     by = found.bootstrap.by
-    lines += ["", format_comparison_table(found.rows, by), ""]
+    lines += ["", *format_comparison_table(found.rows, by).split("\n"), ""]
     lines += [
         f"95 % by {by}: paired percentile bootstrap, {found.bootstrap.resamples:,} resamples of {by}s",
         "p: McNemar's exact test, which takes questions for independent; not corrected for the number of rows",
@@ -135,7 +136,7 @@ def comparison_text(found: Comparison, n_changed: int = CHANGED_SHOWN) -> str:
         lines += [f"         right: {_text(entry.right)} | A: {_text(entry.a)} | B: {_text(entry.b)}"]
     if len(found.changed) > n_changed:
         lines.append(f"  ... and {len(found.changed) - n_changed} more (--changed N shows more, --json all)")
-    return "\n".join(lines)
+    return printable_lines(lines)
 
 
 class _Side:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from cache.printable import printable
 from cache.tables import Schema
 from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import single_frame_prefixes
@@ -89,7 +90,7 @@ class PseudoLabels(Artifact):
         found = self.figures()
         without = found["n_questions"] - found["n_labelled"]
         share = _shown(_percent(without, found["n_questions"]))
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(self.record.dropped.items()))
+        why = ", ".join(f"{count} {printable(reason)}" for reason, count in sorted(self.record.dropped.items()))
         return (
             f"{found['n_frames']} frames labelled, {_shown(found['yes_percent'])} of them yes, for {found['n_labelled']} of "
             f"{found['n_questions']} questions; {share} without labels{f' ({why})' if why else ''}\n"

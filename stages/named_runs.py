@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.errors import ComparisonError, CorruptArtifactError
 from cache.names import NamedRun, Pin, every_name, named_run, pinning, recipe_differences
+from cache.printable import printable, printable_lines
 from cache.store import Store
 from pipeline.comparison import PairedRow, format_comparison_table
 from pipeline.recipe import CHAIN, Recipe
@@ -75,7 +76,7 @@ def run_listing(store: Store) -> str:
         cells.append([line.name, line.recipe + seeds, line.started[:19], line.status, count, line.headline])
     damaged = [line.problem for line in lines if line.problem]
     return (
-        "\n".join([aligned(cells), *damaged])
+        "\n".join([aligned(cells), *map(printable, damaged)])
         if lines
         else f"no named runs in {store.root}: `sevila run ... --name NAME`"
     )
@@ -93,7 +94,7 @@ def run_description(store: Store, name: str) -> str:
         state = f"stale: {stale}" if stale else "" if store.exists(pin.id) else "not in the store"
         told = "; ".join(filter(None, (pin.setting, state)))
         lines.append(f"{pin.id:42} {told}".rstrip())
-    return "\n".join([*lines, *filter(None, [headline(store, run)])])
+    return printable_lines([*lines, *filter(None, [headline(store, run)])])
 
 
 def headline(store: Store, run: NamedRun) -> str:
@@ -171,13 +172,13 @@ def run_comparison_text(found: RunComparison) -> str:
         *(f"  {line}" for line in found.differences or ["the same settings"]),
         "",
     ]
-    lines += [format_comparison_table(found.rows, BY_VIDEO.by), ""]
+    lines += [*format_comparison_table(found.rows, BY_VIDEO.by).split("\n"), ""]
     lines += [
         f"only in {name}: {', '.join(only)}"
         for name, only in ((found.a, found.only_a), (found.b, found.only_b))
         if only
     ]
-    return "\n".join(
+    return printable_lines(
         [*lines, "`sevila compare` on two of their answers (`sevila runs show`) says which questions changed"]
     )
 

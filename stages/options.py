@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Callable
@@ -164,13 +163,3 @@ def json_option(parser: argparse.ArgumentParser, inherited: bool = False) -> Non
 def store_of(options: argparse.Namespace) -> Store:
     """Return the store that the options name, over the stores below it."""
     return Store(options.store, [*options.below, *stores_below()])
-
-
-def print_text(text: str) -> None:
-    """Print a text without what would steer a terminal, escaped: records may come from anybody."""
-    print("".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text))
-
-
-def print_json(content: Any) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(content, indent=1, ensure_ascii=False))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from cache.errors import CorruptArtifactError, StoreError
-from stages.options import print_json, print_text, store_of
+from stages.options import store_of
+from stages.terminal import print_json, print_text
 
 
 def ls(options: argparse.Namespace) -> None:
@@ -53,7 +54,7 @@ def remove(options: argparse.Namespace) -> None:
     try:
         freed = survey(store).size_bytes
     except (CorruptArtifactError, StoreError) as error:
-        print(f"forgotten; what `sevila cache gc` would now free is not known: {error}")
+        print_text(f"forgotten; what `sevila cache gc` would now free is not known: {error}")
         return
     print(
         f"forgotten; `sevila cache gc` would now free {human_size(freed)}, not counting what is younger than "

@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import get_args
 
+from cache.printable import printable
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact
-from pipeline.text_table import markdown
+from pipeline.text_table import code, escaped, markdown
 from stages.compare import compare
 from stages.results import NAMES, Column, Results, Setting, training_lines, unanswered_text
 
@@ -40,7 +41,7 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     if len(runs) > 1:
         spread += ": mean ± sample standard deviation (smallest - largest) over seeds"
     parts = [
-        f"# Results of recipe `{recipe.name}`, seed{'s' if len(runs) > 1 else ''} {seeds}",
+        f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
         f"## Every setting\n\n{_asked(runs)} {spread}.",
         _table(rows, {cell: _spread(found) for cell, found in _by_cell(values).items()}),
@@ -149,8 +150,8 @@ def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
 def _asked(runs: Sequence[SeedRun]) -> str:
     config = runs[0].results.questions.record.config
     rows = [run.results.settings[0].accuracy() for run in runs]
-    split = f", split `{config['split']}`" if config["split"] else ""
-    told = f"`{config['dataset']}`{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
+    split = f", split {code(config['split'])}" if config["split"] else ""
+    told = f"{code(config['dataset'])}{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
     unanswered = [unanswered_text(run.results) for run in runs]
     if any(unanswered):
         told += f", {_each(text or '0' for text in unanswered)} of them unanswered, which counts as wrong"
@@ -190,14 +191,14 @@ def _learned(runs: Sequence[SeedRun]) -> str:
     for run in runs:
         lines = [f"{labels.id}: {'; '.join(labels.text().splitlines())}" for labels in run.results.labels]
         lines += training_lines(run.results)
-        parts.append(f"Seed {run.seed}:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else "")
+        parts.append(f"Seed {run.seed}:\n\n" + "\n".join(f"- {escaped(line)}" for line in lines) if lines else "")
     return "\n\n".join(part for part in parts if part) or "Nothing was trained."
 
 
 def _artifacts(runs: Sequence[SeedRun]) -> str:
     parts = []
     for run in runs:
-        lines = [[row, column, f"`{setting.metrics.id}`"] for (row, column), setting in _in_order(run.results)]
+        lines = [[row, column, code(str(setting.metrics.id))] for (row, column), setting in _in_order(run.results)]
         parts.append(f"Seed {run.seed}:\n\n{markdown([['keyframes', 'answered', 'metrics'], *lines])}")
     return "\n\n".join(parts)
 
@@ -217,7 +218,7 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
     records = {artifact.record.id: artifact.record for run in runs for artifact in run.made}.values()
     versions = sorted({f"{name} {version}" for record in records for name, version in record.libraries.items()})
     devices = sorted({record.device for record in records})
-    code = sorted({record.git_revision for record in records if record.git_revision})
+    revisions = sorted({record.git_revision for record in records if record.git_revision})
     lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}"]
     for run in runs:
         ids = {artifact.record.id: artifact.record for artifact in run.made}.values()
@@ -226,10 +227,10 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
             f"- seed {run.seed}: {seconds:.0f} s of stages, by their records; {run.wall_seconds:.0f} s in this call, "
             "which reuses what the store holds"
         )
-    lines += [f"- on {_processor()}, {os.cpu_count()} cores; stages ran on {', '.join(devices)}"]
-    lines += [f"- {', '.join(versions)}"]
-    lines += [f"- code: {', '.join(code)}"] if code else []
-    return f"```bash\n{command}\n```\n\n" + "\n".join(lines)
+    lines += [f"- on {_processor()}, {os.cpu_count()} cores; stages ran on {escaped(', '.join(devices))}"]
+    lines += [f"- {escaped(', '.join(versions))}"]
+    lines += [f"- code: {escaped(', '.join(revisions))}"] if revisions else []
+    return f"```bash\n{printable(command)}\n```\n\n" + "\n".join(lines)
 
 
 def _seconds(started: str, finished: str) -> float:

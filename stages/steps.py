@@ -201,9 +201,7 @@ class RunOnly:
             raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
         if not self.made:
             told = list(dict.fromkeys(self.waiting))
-            raise MissingSourceError(
-                told[0] if len(told) == 1 else "no occurrence can be built:\n  " + "\n  ".join(told)
-            )
+            raise MissingSourceError(told[0] if len(told) == 1 else "no occurrence can be built: " + "; ".join(told))
         for waiting in self.waiting:
             log.warning("not built: %s", waiting)
         return self.made

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from cache.printable import printable
 from pipeline.stage import Artifact
-from pipeline.text_table import markdown
+from pipeline.text_table import Markup, code, escaped, markdown
 from stages.answer_questions import Answers
 from stages.answer_table import answers_in_words
 from stages.evaluate import Metrics
@@ -56,17 +57,17 @@ def summary_markdown(made: Sequence[Artifact], settings: Sequence[str], found: A
     else:  # a forward chain, or one stage in all its occurrences
         metrics_first = sorted(artifacts, key=lambda artifact: not isinstance(artifact, (Metrics, MomentMetrics)))
         parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
-    failures = [f"{what}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
+    failures = [f"{escaped(what)}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
     parts += ["## What failed", *failures] if failures else []
     parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), found)]
     return "\n\n".join(parts)
 
 
 def _results(results: Results) -> list[str]:
-    labels = [f"`{labels.id}`: {'; '.join(labels.text().splitlines())}" for labels in results.labels]
-    lines = [*labels, *training_lines(results)]
+    labels = [f"{code(str(labels.id))}: {escaped('; '.join(labels.text().splitlines()))}" for labels in results.labels]
+    lines = [*labels, *map(escaped, training_lines(results))]
     learned = ["## What was learned", "\n".join(f"- {line}" for line in lines)] if lines else []
-    ids = [[setting.row, setting.column, f"`{setting.metrics.id}`"] for setting in results.settings]
+    ids = [[setting.row, setting.column, code(str(setting.metrics.id))] for setting in results.settings]
     ids = [["keyframes", "answered", "metrics"], *ids]
     return [
         "## Metrics",
@@ -86,10 +87,10 @@ def _figures(artifact: Artifact, which: str) -> list[str]:
     elif isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
         told = ["First answers", _code(lines)]
     elif isinstance(artifact, PseudoLabels):
-        told = ["Pseudo-labels", "\n".join(f"- {line}" for line in artifact.text().splitlines())]
+        told = ["Pseudo-labels", "\n".join(f"- {escaped(line)}" for line in artifact.text().splitlines())]
     elif "curves" in artifact.tables and (line := training_line(Training("Training", artifact))):
-        told = ["Training", line]
-    return [f"## {told[0]}{f': {which}' if which else ''}", *told[1:], f"`{artifact.id}`"] if told else []
+        told = ["Training", escaped(line)]
+    return [f"## {told[0]}{f': {escaped(which)}' if which else ''}", *told[1:], code(str(artifact.id))] if told else []
 
 
 def _which(made: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
@@ -106,10 +107,10 @@ def _which(made: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
 def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
     lines = []
     for record in [artifact.record for artifact in artifacts]:
-        counts = [f"{count} {name.replace('_', ' ')}" for name, count in list(record.rows.items())[:1]]
-        counts += [f"**{count} {reason}**" for reason, count in record.dropped.items()]
+        counts = [escaped(f"{count} {name.replace('_', ' ')}") for name, count in list(record.rows.items())[:1]]
+        counts += [f"**{count} {escaped(reason)}**" for reason, count in record.dropped.items()]
         finished = record.finished[:16].replace("T", " ")
-        lines.append([f"`{record.id}`", which[record.id], ", ".join(counts), finished])
+        lines.append([code(record.id), which[record.id], Markup(", ".join(counts)), finished])
     return markdown([["artifact", "which", "holds", "made (UTC)"], *lines], n_left=4)
 
 
@@ -133,7 +134,7 @@ def _code(lines: Sequence[str], language: str = "") -> str:
 
 def _first_answers(answers: Answers) -> list[str]:
     rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row["reason"]]
-    return [f"{row['question_id']}: {row['question']} -> {row['answer']}" for row in rows[:ANSWERS_SHOWN]]
+    return [printable(f"{row['question_id']}: {row['question']} -> {row['answer']}") for row in rows[:ANSWERS_SHOWN]]
 
 
 def _failures(artifact: Artifact) -> tuple[str, list[str]]:
@@ -150,4 +151,4 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         what = f"{len(lines)} of {len(videos)} videos failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
-    return what, [*lines[:FAILURES_SHOWN], *more]
+    return printable(what), [*map(printable, lines[:FAILURES_SHOWN]), *more]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,16 +23,16 @@ from filelock import FileLock, Timeout
 
 from cache.errors import SevilaError
 from stages.options import store_of
+from stages.prefect_api import HOST, PATIENCE_SECONDS, PrefectApi, check_private, write_for_shells
 
 log = logging.getLogger("sevila")
 
 HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
-HOST = "127.0.0.1"
 ASK_SECONDS = 0.5
-PATIENCE_SECONDS = 180.0
 GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
 AUTOMATIONS = "automations.yaml"
+FOR_SHELLS = "sevila-up.env"  # in Prefect's folder
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -46,29 +45,27 @@ def up(options: argparse.Namespace) -> int:
     """
     _check(options.port)
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(home)
     try:
         with FileLock(home / "sevila-up.lock").acquire(timeout=0):
-            return _up(options)
+            return _up(options, home.absolute() / FOR_SHELLS)
     except Timeout:
         raise SevilaError(
             f"another `sevila up` keeps its runs in {home}: stop that one, or set PREFECT_HOME to a folder of this one's own"
         ) from None
 
 
-def _up(options: argparse.Namespace) -> int:
+def _up(options: argparse.Namespace, for_shells: Path) -> int:
     store = store_of(options)  # raises where one of the stores is none
     options.store.mkdir(parents=True, exist_ok=True)
     if not os.access(options.store, os.W_OK):
         raise SevilaError(f"the store {options.store} cannot be written: --store, or SEVILA_STORE, names another place")
-    api = f"http://{HOST}:{options.port}/api"
+    api = PrefectApi(options.port)
+    clients = api.of_clients(os.environ)
     environment = {
         **os.environ,
-        "PREFECT_API_URL": api,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # no telemetry
-        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
+        **clients,
         "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
         "SEVILA_STORE": str(store.root),
         "SEVILA_STORE_BELOW": os.pathsep.join(map(str, store.roots[1:])),
@@ -77,8 +74,10 @@ def _up(options: argparse.Namespace) -> int:
         signal.signal(kind, _interrupt)
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        started["server"] = _start(environment, "server", "start", "--host", HOST, "--port", str(options.port))
-        _wait(started, "the server", lambda: _ask(api, "health") is True)
+        started["server"] = _start(
+            environment | api.of_server(), "server", "start", "--host", HOST, "--port", str(options.port)
+        )
+        _wait(started, "the server", lambda: api.ask("health") is True)
         _mark_as_ended(api, "a former `sevila up` was killed")
         _prepare(api, environment)
         workers = {
@@ -88,13 +87,16 @@ def _up(options: argparse.Namespace) -> int:
         for name, start in workers.items():
             started[name] = start()
         _wait(started, "the workers", lambda: set(workers) <= _online(api, begin))
-        print(f"ready: http://{HOST}:{options.port} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
-        print(f"in another terminal: export PREFECT_API_URL={api} DO_NOT_TRACK=1", flush=True)
+        write_for_shells(for_shells, clients)
+        print(f"ready: {api.page} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
+        print(f"in another terminal: source {shlex.quote(str(for_shells))}")
+        print("the page asks for a password: `echo $PREFECT_API_AUTH_STRING` there", flush=True)
         _keep_up(started, workers)
     except KeyboardInterrupt:
         print("stopping; runs that were at work go on from their finished shards when they are run again", flush=True)
         return 130
     finally:
+        for_shells.unlink(missing_ok=True)
         server = started.pop("server", None)
         _stop(list(started.values()))
         if server is not None:
@@ -103,16 +105,16 @@ def _up(options: argparse.Namespace) -> int:
             _stop([server])
 
 
-def _mark_as_ended(api: str, why: str) -> None:
+def _mark_as_ended(api: PrefectApi, why: str) -> None:
     """Mark the runs of workers that are no more: they do not say so, and the automation forgets runs of another server's time.
 
     One that stays running for ever would keep the only slot of the nightly benchmark.
     """
     at_work = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    while runs := _ask(api, "flow_runs/filter", at_work):  # the server names 200 at a time
+    while runs := api.ask("flow_runs/filter", at_work):  # the server names 200 at a time
         for run in runs:
             ended = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"
-            _ask(api, f"flow_runs/{run['id']}/set_state", {"state": {"type": ended, "message": why}, "force": True})
+            api.ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": ended, "message": why}, "force": True})
 
 
 def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
@@ -168,18 +170,18 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _prepare(api: str, environment: Mapping[str, str]) -> None:
+def _prepare(api: PrefectApi, environment: Mapping[str, str]) -> None:
     """Make sure of pools, automations and deployments; the latter two become what this clone says, pools stay as they are."""
-    pools = {pool["name"] for pool in _ask(api, "work_pools/filter", {})}
+    pools = {pool["name"] for pool in api.ask("work_pools/filter", {})}
     for pool in ("cpu", "gpu"):
         if pool not in pools:
             _run(environment, "work-pool", "create", pool, "--type", "process")
-    there = {automation["name"]: automation["id"] for automation in _ask(api, "automations/filter", {})}
+    there = {automation["name"]: automation["id"] for automation in api.ask("automations/filter", {})}
     for automation in yaml.safe_load((HOME / AUTOMATIONS).read_text())["automations"]:
         if automation["name"] in there:
-            _ask(api, f"automations/{there[automation['name']]}", automation, "PUT")
+            api.ask(f"automations/{there[automation['name']]}", automation, "PUT")
         else:
-            _ask(api, "automations/", automation)
+            api.ask("automations/", automation)
     _run(environment, "deploy", "--all")
 
 
@@ -226,21 +228,14 @@ def _wait(started: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Any)
     raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
 
 
-def _online(api: str, since: datetime) -> set[str]:
+def _online(api: PrefectApi, since: datetime) -> set[str]:
     """Return the workers that the server has heard from; those of a former `sevila up` count as online for some minutes."""
     return {
         worker["name"]
         for pool in ("cpu", "gpu")
-        for worker in _ask(api, f"work_pools/{pool}/workers/filter", {})
+        for worker in api.ask(f"work_pools/{pool}/workers/filter", {})
         if datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
     }
-
-
-def _ask(api: str, path: str, question: dict[str, Any] | None = None, method: str | None = None) -> Any:
-    body = None if question is None else json.dumps(question).encode()
-    request = urllib.request.Request(f"{api}/{path}", body, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-        return json.loads(answer.read() or "null")
 
 
 def _interrupt(*_: Any) -> None:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from cache.errors import StoreError
 from cache.pool import PartId, every_part
+from cache.printable import printable
 from cache.show import human_size
 from cache.store import Store
 from cache.verify import OF_A_RECIPE, Verification, size_bytes
@@ -30,14 +31,14 @@ def verify(options: argparse.Namespace) -> int:
         failed: list[str] = []
         if options.repair and found.problems:
             for problem in found.problems:
-                print(problem)
+                print(printable(str(problem)))
             found, failed = _repaired(options, store, found, ids, parts)
     for line in found.told:
-        print(line)
+        print(printable(line))
     for line in failed:
-        print(f"not repaired: {line}")
+        print(printable(f"not repaired: {line}"))
     for problem in found.problems:
-        print(problem)
+        print(printable(str(problem)))
     read = f"{found.n_files} files, {human_size(found.n_bytes)}"
     if not found.problems:
         n = len(found.missing)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.store import Store
+from stages.prefect_api import PrefectApi
+from stages.up import FOR_SHELLS
 from tests.small_world import write_small_world
 from tests.stages.moment_world import write_world
 
@@ -41,12 +42,13 @@ class PrefectServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.door = PrefectApi(self.port)  # its password is known when the server is up
+        self.for_shells = folder / "prefect" / FOR_SHELLS
         self.log = folder / "up.log"
         ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {
             "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": self.api,
+            "PREFECT_API_URL": self.door.url,
             "PYTHONPATH": str(REPOSITORY),  # when the project is not installed
             "OMP_NUM_THREADS": "1",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -99,7 +101,7 @@ class PrefectServer:
 
     def process_of_worker(self, name: str) -> int:
         """Return the process of a worker of ours."""
-        ours, worker = f"PREFECT_API_URL={self.api}".encode(), {b"worker", name.encode()}
+        ours, worker = f"PREFECT_API_URL={self.door.url}".encode(), {b"worker", name.encode()}
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended meanwhile
                 words, environment = ((folder / file).read_bytes().split(b"\0") for file in ("cmdline", "environ"))
@@ -128,6 +130,8 @@ class PrefectServer:
             try:
                 self.until(lambda: b"ready: " in self.log.read_bytes() or process.poll() is not None)
                 assert process.poll() is None, self.log.read_text()
+                self.environment |= self.sourced()
+                self.door = PrefectApi(self.port, self.environment["PREFECT_API_AUTH_STRING"])
                 worker = start("-m", "prefect", *other)
                 try:
                     yield
@@ -137,6 +141,14 @@ class PrefectServer:
             finally:
                 process.send_signal(signal.SIGINT)
                 assert process.wait(PATIENCE_SECONDS) == 130, self.log.read_text()
+
+    def sourced(self) -> dict[str, str]:
+        """Return what a shell has after it has sourced the file that `sevila up` names."""
+        command = ["sh", "-c", '. "$0" && env -0', str(self.for_shells)]
+        told = subprocess.run(command, env={}, capture_output=True, text=True, check=True).stdout
+        return dict(
+            line.split("=", 1) for line in told.split("\0") if not line.startswith(("PWD=", "_=", "SHLVL=")) and line
+        )
 
     @staticmethod
     def until(is_so: Callable[[], Any], every_seconds: float = 1.0) -> Any:
@@ -149,12 +161,9 @@ class PrefectServer:
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
         """Ask the server's API."""
-        body = None if question is None else json.dumps(question).encode()
-        request = urllib.request.Request(f"{self.api}/{path}", body, {"Content-Type": "application/json"})
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-                    return json.loads(answer.read() or "null")
+                return self.door.ask(path, question)
             except urllib.error.HTTPError as error:
                 if error.code != 503:  # SQLite was busy: Prefect's own clients ask again, too
                     raise

@@ -17,13 +17,17 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run as this_run
 from prefect.runtime import task_run as this_task
 from prefect.utilities.urls import url_for
 
+from cache.errors import OF_THE_MACHINE, SevilaError
+from cache.printable import PrintableRecord, printable
 from cache.store import Store
 from pipeline.stage import Artifact
+from pipeline.text_table import code, escaped
 from stages.progress import Show
 from stages.results import Results
 from stages.sample_frames import Frames
@@ -57,6 +61,20 @@ def progress_artifacts() -> Show:
     return show
 
 
+class _RunLogRecord(PrintableRecord):
+    def getMessage(self) -> str:
+        """Return the message as `--watch` can print it, which takes "[/..." for the end of a colour, and stops."""
+        return super().getMessage().replace("[/", "\\[/")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leave out where in the code a reason arose that a user can mend; a `FailedRun` says only what the state has said."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, SevilaError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
+        record.exc_info = record.exc_text = None
+    return not isinstance(error, FailedRun)
+
+
 @contextmanager
 def logs_in_run_log(show: Show) -> Iterator[None]:
     """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too.
@@ -76,6 +94,9 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
             show(*record.progress)
         return True
 
+    logging.setLogRecordFactory(_RunLogRecord)
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_traceback)  # for good: the end comes after this
     handler = APILogHandler()
     handler.addFilter(is_new)
     # The root, and those who keep their lines from it.
@@ -99,7 +120,9 @@ def show_summary(
     page = f"# {title}\n\n{made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
-    failed = dict.fromkeys((row["video_id"], row["reason"]) for row in rows if row["status"] != "ok")
+    failed = dict.fromkeys(
+        (printable(row["video_id"]), printable(row["reason"])) for row in rows if row["status"] != "ok"
+    )
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
         create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
@@ -108,7 +131,8 @@ def show_summary(
 def made_by(store: Store) -> str:
     """Return which run made a page, and where, as Markdown."""
     return (
-        f"Made by run [{this_run.name}]({url_for('flow-run', obj_id=this_run.id)}), in store `{store.root.absolute()}`."
+        f"Made by run [{escaped(str(this_run.name))}]({url_for('flow-run', obj_id=this_run.id)}), in store "
+        f"{code(str(store.root.absolute()))}."
     )
 
 

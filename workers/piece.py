@@ -12,6 +12,7 @@ from typing import Any
 from prefect.states import Completed, Failed, State
 
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
+from cache.printable import printable
 from cache.store import Store, stores_below
 from pipeline.places import KINDS
 from pipeline.recipe import Recipe, load
@@ -94,11 +95,11 @@ def ended(work: Callable[[], State[Any]]) -> State[Any]:
         try:
             return work()
         except SevilaError as error:
-            return Failed(message=str(error), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
+            return Failed(message=printable(str(error)), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
-            return Failed(message=sentence(error), name=OF_A_MACHINE)
+            return Failed(message=printable(sentence(error)), name=OF_A_MACHINE)
 
 
 def piece_name(artifact: str, piece: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cache.errors import MissingSourceError, SevilaError
+from cache.printable import printable
 from pipeline.datasets import ADAPTERS, adapter_named
 from pipeline.datasets.adapter import Adapter
 from pipeline.question import Video
@@ -32,7 +33,9 @@ def details(names: Iterable[str], place: Place, missing_videos: MissingVideos) -
     """
     parts = []
     for adapter in map(adapter_named, names):
-        parts.append("\n".join([_described(adapter, place), *_contents(adapter, place, missing_videos)]))
+        parts.append(
+            "\n".join([_described(adapter, place), *map(printable, _contents(adapter, place, missing_videos))])
+        )
     return "\n\n".join([*parts, HOW_TO_PLACE])
 
 

@@ -1,0 +1,59 @@
+"""Text that others wrote (annotations, file names, records), fit for a terminal, a log or a page."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+# Control characters (escape sequences begin with one), formats (they reverse the direction of text, or hide it), halves of
+# surrogate pairs (bytes of a file name that are no UTF-8), and what separates lines.
+UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+JOINERS = {"\u200c", "\u200d"}  # part of how Persian, Hindi and emoji are written
+
+
+def printable(text: str) -> str:
+    """Return the text as one line that steers nothing: what a terminal would obey, line ends included, is shown escaped."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def printable_lines(lines: Iterable[str]) -> str:
+    """Return the lines as one text in which every line end is one of ours."""
+    return "\n".join(map(printable, lines))
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the traceback of an error; its lines are ours, its message is one printable line."""
+    pieces = traceback.format_exception(error)
+    return printable_lines(
+        line
+        for piece in pieces
+        for line in (piece.splitlines() if piece.startswith(("  ", "\n", "Traceback")) else [piece.rstrip("\n")])
+    )
+
+
+def _shown(sign: str) -> str:
+    is_bad = unicodedata.category(sign) in UNPRINTABLE and sign not in JOINERS
+    return repr(sign)[1:-1] if is_bad else sign
+
+
+class PrintableRecord(logging.LogRecord):
+    """A log record that reaches every handler as printable text; only a traceback has several lines."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        if self.exc_info and self.exc_info[1] is not None:
+            self.exc_text = traceback_text(self.exc_info[1])
+
+    def getMessage(self) -> str:
+        """Return the message as one printable line."""
+        return printable(super().getMessage().rstrip("\n"))
+
+
+def keep_logs_printable() -> None:
+    """Have every log record of this process, whoever writes it, be a `PrintableRecord`."""
+    logging.setLogRecordFactory(PrintableRecord)

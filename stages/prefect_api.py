@@ -1,0 +1,91 @@
+"""The door of Prefect's server on this machine: who may ask it, from where, and how `sevila up` itself does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shlex
+import stat
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.errors import SevilaError
+
+HOST = "127.0.0.1"
+PATIENCE_SECONDS = 180.0
+# Anybody on this machine can connect to 127.0.0.1, and so can a proxy that the environment names, from elsewhere.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+class PrefectApi:
+    """The server's REST API, with a password that is another one at every start."""
+
+    def __init__(self, port: int, password: str = "") -> None:
+        self.page = f"http://{HOST}:{port}"
+        self.url = f"{self.page}/api"
+        self.password = password or f"sevila:{secrets.token_urlsafe(32)}"
+
+    def ask(self, path: str, question: Any = None, method: str | None = None) -> Any:
+        """Return the server's answer; a question makes it a POST.
+
+        Raises:
+            OSError: the server is not there, or refuses (`HTTPError`).
+        """
+        headers = {"Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"}
+        if question is not None:
+            client = str(uuid.uuid4())
+            token = self.ask(f"csrf-token?client={client}")["token"]
+            headers |= {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token, "Content-Type": "application/json"}
+        body = None if question is None else json.dumps(question).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", body, headers, method=method)
+        with _open(request, timeout=PATIENCE_SECONDS) as answer:
+            return json.loads(answer.read() or "null")
+
+    def of_clients(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables with which a process that has this environment may ask the server, past any proxy."""
+        before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+        no_proxy = before if before.strip() == "*" else ",".join(filter(None, [before, HOST, "localhost"]))
+        return {
+            "PREFECT_API_URL": self.url,
+            "PREFECT_API_AUTH_STRING": self.password,
+            "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true",
+            "DO_NOT_TRACK": "1",  # no telemetry
+            "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+            "no_proxy": no_proxy,
+            "NO_PROXY": no_proxy,
+        }
+
+    def of_server(self) -> dict[str, str]:
+        """Return the variables that make the server refuse whoever does not know the password, and other sites' pages."""
+        return {
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.page,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # of where the page came from, by whatever name or tunnel
+            "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `--watch` shows the log, and in it why a run failed
+            "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
+        }
+
+
+def check_private(home: Path) -> None:
+    """Raise `SevilaError` where others may change what lies in Prefect's folder: its database, and what a shell is to read."""
+    mode = home.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise SevilaError(
+            f"{home}: every user of this machine may write there; `chmod o-w {home}`, or set PREFECT_HOME to a folder of your own"
+        )
+
+
+def write_for_shells(path: Path, variables: Mapping[str, str]) -> None:
+    """Write what a shell is to `source`, for nobody else to read."""
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())

@@ -1,0 +1,69 @@
+"""What commands print: text for people, which steers no terminal, and data for programs, exactly."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import select
+import sys
+from typing import Any, TextIO
+
+from cache.printable import keep_logs_printable, printable_lines, traceback_text
+
+
+def print_text(text: str) -> None:
+    """Print lines without what would steer a terminal, escaped: records may come from anybody."""
+    print(printable_lines(text.split("\n")))
+
+
+def print_json(content: Any) -> None:
+    """Print a value as JSON."""
+    print_data(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_data(text: str) -> None:
+    """Print what programs read, exactly; where it goes into a file or a pipe, as UTF-8 whatever a terminal here would take."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text, end="")
+
+
+def set_up_output(is_program: bool) -> None:
+    """Have what others wrote reach terminal and log printable, and nothing fail because a terminal lacks a letter."""
+    keep_logs_printable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if is_program:
+        logging.captureWarnings(True)
+        sys.excepthook = lambda kind, error, where: print(traceback_text(error), file=sys.stderr)
+
+
+def flush_output() -> None:
+    """Write what is printed, now: when Python ends, an error of it would go to nobody."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+
+
+def drop_output() -> bool:
+    """Let nothing more be written to an output that takes nothing; return whether there is one."""
+    refusing = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _refuses(stream)]
+    for stream in refusing:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(refusing)
+
+
+def _refuses(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except OSError:  # no file
+        return False
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    # Nothing may be left to write: what failed to be written can be gone.
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

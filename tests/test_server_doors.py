@@ -1,0 +1,120 @@
+"""Who may ask the server of `sevila up`, and what its runs say when they fail: one real server on 127.0.0.1."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.prefect_server import PrefectServer
+from tests.small_world import SMALL
+
+pytestmark = pytest.mark.slow
+
+FOREIGN = "http://evil.example"
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server, workers and commands whose environment names a proxy that answers nothing."""
+    prefect = PrefectServer(tmp_path_factory.mktemp("doors"))
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        prefect.environment |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"), address)
+        with prefect.up():
+            yield prefect
+    assert not prefect.for_shells.exists(), "the password of a server that is no more"
+
+
+def refused(prefect: PrefectServer, path: str, headers: dict[str, str], body: bytes | None = None) -> int:
+    """Return the status of a request that comes from elsewhere, 0 if it is not refused."""
+    request = urllib.request.Request(f"{prefect.door.url}/{path}", body, headers)
+    try:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    return 0
+
+
+def test_whoever_does_not_know_the_password_can_neither_read_nor_start_anything(prefect: PrefectServer) -> None:
+    json_body = {"Content-Type": "application/json"}
+    wrong = {"Authorization": "Basic YWRtaW46YWRtaW4="}
+    assert refused(prefect, "deployments/name/sevila/full-chain", {}) == 401
+    assert refused(prefect, "deployments/name/sevila/full-chain", wrong) == 401
+    assert refused(prefect, "csrf-token?client=somebody", {}) == 401
+    before = prefect.ask("flow_runs/count", {})
+    id = prefect.ask("deployments/name/sevila/full-chain")["id"]
+    for headers in (json_body, json_body | wrong, json_body | {"Origin": FOREIGN}):
+        assert refused(prefect, f"deployments/{id}/create_flow_run", headers, b"{}") in (401, 403)
+    forged = {"Prefect-Csrf-Token": "x", "Prefect-Csrf-Client": "y"}
+    assert refused(prefect, f"deployments/{id}/create_flow_run", json_body | forged, b"{}") == 403
+    assert prefect.ask("flow_runs/count", {}) == before
+
+
+def test_a_page_of_another_site_is_refused_even_where_the_password_is_known(prefect: PrefectServer) -> None:
+    """A browser asks before it sends such a request, and reads an answer only where the server allows its origin."""
+    asked = {
+        "Origin": FOREIGN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    url = f"{prefect.door.url}/flow_runs/filter"
+    opened = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+    with pytest.raises(urllib.error.HTTPError) as error:
+        opened(urllib.request.Request(url, headers=asked, method="OPTIONS"), timeout=30)
+    error.value.close()
+    assert error.value.code == 400 and error.value.headers["Access-Control-Allow-Origin"] is None
+    own = asked | {"Origin": prefect.door.page}
+    with opened(urllib.request.Request(url, headers=own, method="OPTIONS"), timeout=30) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == prefect.door.page
+    with opened(f"{prefect.door.page}/ui-settings", timeout=30) as answer:  # the page asks for the password
+        settings = answer.read().decode()
+    assert '"auth":"BASIC"' in settings and '"api_url":"/api"' in settings and '"csrf_enabled":true' in settings
+
+
+def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_log(prefect: PrefectServer) -> None:
+    password = prefect.environment["PREFECT_API_AUTH_STRING"]
+    assert stat.S_IMODE(prefect.for_shells.stat().st_mode) == 0o600
+    assert f"source {prefect.for_shells}" in prefect.log.read_text()
+    secret = password.split(":")[1]
+    assert len(secret) > 30 and secret not in prefect.log.read_text()
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(secret.encode() in line for line in lines)
+
+
+def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_failure_says_why(
+    prefect: PrefectServer,
+) -> None:
+    places = {"annotations": "/none\x1b[31m\nhere"}
+    done = prefect.run("sevila-stage/rerun", "failed", stage="list_questions", recipe="demo", places=places)
+    state = prefect.flow_run("failed")["state"]
+    assert (done.returncode, state["type"]) == (1, "FAILED"), done.stdout + done.stderr
+    where = r"should lie at /none\x1b[31m\nhere, but nothing is there"
+    assert where in state["message"] and "\n" not in state["message"]
+    words = " ".join(done.stdout.split()).replace("\\\\", "\\")  # the terminal breaks lines
+    assert "Finished in state Failed(" in words and "but nothing is there" in words
+    lines = prefect.until(lambda: [line for line in prefect.log_lines("failed") if "Finished in state" in line])
+    assert len(lines) == 1 and not any("Traceback" in line for line in prefect.log_lines("failed"))
+    assert "Traceback" not in prefect.log.read_text() and "\x1b" not in done.stdout + lines[0]
+
+
+def test_question_types_reach_a_page_as_text(prefect: PrefectServer, tmp_path: Path) -> None:
+    world = shutil.copytree(prefect.small, tmp_path / "world")
+    table = (world / "questions.csv").read_text()
+    (world / "questions.csv").write_text(
+        table.replace(",colour\n", ",<img src=x onerror=alert(1)>|[a](javascript:b)\n")
+    )
+    places = {"annotations": f"{world / 'questions.csv'}", "videos": f"{world / 'videos'}"}
+    places |= {"weights": f"tiny-blip2={world / 'tiny-blip2'}", "store": f"{tmp_path / 'store'}"}
+    done = prefect.run("sevila/forward", "typed", recipe=SMALL, places=places, execution={"dispatch": "here"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = prefect.artifact("sevila-small")
+    assert r"\<img src=x onerror=alert(1)\>\|\[a\](javascript:b)" in page and "<img" not in page.replace(r"\<img", "")
