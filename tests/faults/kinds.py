@@ -173,7 +173,7 @@ KINDS = (
         "--again beside a run",
         swaps.again_beside,
         "At a random moment of a run `sevila stage sample_frames --again` starts beside it and stores other pixels; one of both "
-        "may be killed. Then the same command runs to its end. All that the store holds must follow from one of the two contents.",
+        "may be killed. Then the same command runs to its end. All that the store holds must follow from one content.",
         "troubles",
     ),
     Kind(
