@@ -17,7 +17,7 @@ from tests.faults.trials import run_trials
 def main() -> int:
     """Parse the options, try the faults, write the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    for name, count in (("kills", 100), ("flips", 100), ("disks", 16), ("races", 16)):
+    for name, count in (("kills", 100), ("flips", 100), ("disks", 16), ("races", 16), ("troubles", 20)):
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn [0]")
     parser.add_argument("--only", nargs="*", default=[], metavar="KIND[/TRIAL]", help="try these only")
@@ -30,6 +30,7 @@ def main() -> int:
     counts = [(kind, kind.count(wanted)) for kind in kinds if kind.name not in skipped]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        Path(folder).chmod(0o755)  # runs of another user enter it
         tallies = run_trials(
             counts, options.seed, Path(folder), options.only, lambda text: print(text, file=sys.stderr)
         )

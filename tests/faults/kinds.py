@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.faults import bad_videos, disks, flips, kills, races
+from tests.faults import bad_videos, disks, flips, kills, races, swaps, trouble
 from tests.faults.world import Trial
 
 NAMED = ("--name", "kept")
 PLAIN: tuple[str, ...] = ()
 TRAINED_IN_TWO = ("--set", "chain.selectors=['uniform']", "--processes", "2")
 OTHER_K = ("--set", "select_keyframes.k=3")
+# A decoder's timeout that a moment's stop exceeds.
+IMPATIENT = ("--set", "sample_frames.decoder_timeout_seconds=3.0")
+OTHER_DATA = (
+    *("--annotations", "OTHER/questions.jsonl", "--videos", "OTHER/videos"),
+    *("--weights", "tiny-blip2=OTHER/tiny-blip2"),
+)
 OTHER_QUESTIONS = ("--annotations", "plain=WORLD/other.jsonl")
 
 
@@ -140,6 +146,55 @@ KINDS = (
         0.5,
         1,
         (PLAIN, OTHER_K, OTHER_QUESTIONS),
+    ),
+    Kind(
+        "reading",
+        "trouble while reading videos",
+        trouble.while_reading,
+        "While videos are decoded, for 0.1 to 4 s: their folder is renamed, they are unlinked, exchanged for others or forbidden "
+        "to the run's user, the run with its decoders or the decoders alone are stopped (their timeout is 3 s), or decoders are "
+        "killed three times in a row. The run must end well or with status 1 and a clear line; the same command must then give "
+        "what an undisturbed run gives: no video may be lost to it.",
+        "troubles",
+        options=(IMPATIENT,),
+    ),
+    Kind(
+        "sources",
+        "sources exchanged beside a run",
+        trouble.sources_exchanged,
+        "At a random moment of a run some of annotations, weights and videos are replaced by others under the same names; the "
+        "rest is replaced after it, and the same command runs again. Every artifact that a run over one of the two worlds would "
+        "make must have exactly its bytes.",
+        "troubles",
+        options=(PLAIN, OTHER_DATA),
+    ),
+    Kind(
+        "again",
+        "--again beside a run",
+        swaps.again_beside,
+        "At a random moment of a run `sevila stage sample_frames --again` starts beside it and stores other pixels; one of both "
+        "may be killed. Then the same command runs to its end. All that the store holds must follow from one content.",
+        "troubles",
+    ),
+    Kind(
+        "moved",
+        "moved pool files",
+        swaps.moved_pool_files,
+        "In a finished store two folders or two arrays of the pool change places, or one is copied over another, its note "
+        "included. `cache verify --all` must name one, every reader must give what it gave before or refuse, and "
+        "`--repair` and the same command must bring back the old bytes.",
+        "troubles",
+        options=(NAMED,),
+    ),
+    Kind(
+        "environment",
+        "a hostile environment",
+        trouble.in_hostile_environment,
+        "The run has variables that libraries read and that would change what is trained: gradient accumulation, mixed "
+        "precision, DeepSpeed, FSDP, compilation, reduced matrix precision. The content must be what it is without them.",
+        "troubles",
+        0.5,
+        2,
     ),
     Kind(
         "videos",

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +94,13 @@ def fork(work: Callable[[], object], store: Path, beside: Path, kill_before: int
         os._exit(status)
 
 
-def command(arguments: Sequence[str], user: int = 0) -> Callable[[], int]:
-    """Return what runs `sevila ARGUMENTS`, as another user if one is given."""
+def command(arguments: Sequence[str], user: int = 0, environment: Mapping[str, str] | None = None) -> Callable[[], int]:
+    """Return what runs `sevila ARGUMENTS`, as another user and with more variables if they are given."""
 
     def work() -> int:
         from cli import main
 
+        os.environ.update(environment or {})
         if user:
             os.setgroups([])
             os.setgid(user)

@@ -6,17 +6,19 @@ import random
 import shutil
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from cache.store import Record, Store
+from pipeline.tiny_blip2 import write_tiny_blip2
 from tests.faults.judging import Stamp, Tally, contents, finished, judge
 from tests.faults.victims import Victim, command, forget, fork, last_words, n_operations
-from tests.stages.moment_world import places, write_world
+from tests.stages.moment_world import WORDS, places, write_world
 from tests.videos import make_video
 
+OTHER = "other"  # folder of a world with other videos, annotations and weights under the same names
 SMALL_SHARDS = ("--shard-megabytes", "0.03")  # two videos a shard
 
 
@@ -82,11 +84,16 @@ class Trial:
         return self.tally.tried >= self.count
 
     def start(
-        self, world: World | None = None, kill_before: int = 0, user: int = 0, more: tuple[str, ...] = ()
+        self,
+        world: World | None = None,
+        kill_before: int = 0,
+        user: int = 0,
+        more: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Victim:
-        """Start a run of a world's recipe, with `more` options; see `fork`."""
+        """Start a run of a world's recipe, with `more` options and variables; see `fork`."""
         world = world or self.world
-        work = command(run_command(world.folder, self.store, *world.options, *more), user)
+        work = command(run_command(world.folder, self.store, *world.options, *more), user, environment)
         return fork(work, self.store, self.beside, kill_before)
 
     def happened(self, where: str) -> None:
@@ -132,13 +139,15 @@ def make_world(folder: Path, *options: str) -> World:
     """Write the data unless it is there, and run the recipe once without any fault; raises `RuntimeError` if that fails."""
     data, store = folder / "world", folder / f"whole{zlib.crc32(repr(options).encode())}"
     if not data.exists():
-        write_world(data)
-        readable = [path for path in sorted((data / "videos").glob("*.mp4")) if path.stat().st_size]
-        for number, path in enumerate(readable):  # each with a content of its own: the pool holds equal ones once
-            make_video(path, n_frames=24 + number, fps=6)
+        _write_data(data, n_frames=24)
         text = (data / "questions.jsonl").read_text()
         (data / "other.jsonl").write_text(text.replace("What is the", "Where is the"))
-    options = tuple(option.replace("WORLD", str(data)) for option in options)
+        _write_data(data.with_name(OTHER), n_frames=40)
+        write_tiny_blip2(data.with_name(OTHER) / "tiny-blip2", seed=1, words=WORDS)
+        (data.with_name(OTHER) / "questions.jsonl").write_text(text.replace("What is the", "Where is the"))
+    options = tuple(
+        option.replace("WORLD", str(data)).replace("OTHER", str(data.with_name(OTHER))) for option in options
+    )
     started = time.monotonic()
     status = fork(command(run_command(data, store, *options)), store, store).finish()
     if status:
@@ -146,6 +155,13 @@ def make_world(folder: Path, *options: str) -> World:
     seconds = time.monotonic() - started
     durations = {id: _seconds(Store(store).record(id)) for id in Store(store)}
     return World(data, options, store, contents(store), seconds, durations, n_operations(store))
+
+
+def _write_data(folder: Path, n_frames: int) -> None:
+    write_world(folder)
+    readable = [path for path in sorted((folder / "videos").glob("*.mp4")) if path.stat().st_size]
+    for number, path in enumerate(readable):  # each with a content of its own: the pool holds equal ones once
+        make_video(path, n_frames=n_frames + number, fps=6)
 
 
 def _seconds(record: Record) -> float:

@@ -12,6 +12,7 @@ from tests.videos import make_video
 SPLITS = {"train": 4, "test": 3, "moments": 2}  # videos of each
 BROKEN = ("train3.mp4", "test2.mp4")  # of zero bytes
 COLOURS = ("red", "green", "blue", "yellow")
+WORDS = ("thing", "ball", "ring", "cup", *COLOURS)
 RECIPE = """
 [chain]
 kind = "full"
@@ -68,7 +69,7 @@ def write_world(folder: Path) -> None:
                 options = ["a ball", "a ring", f"a {COLOURS[number]} cup"]
                 rows.append(row | {"options": options, "answer": asked, "moments": [[start, start + 1.5]]})
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_tiny_blip2(folder / "tiny-blip2", seed=0, words=("thing", "ball", "ring", "cup", *COLOURS))
+    write_tiny_blip2(folder / "tiny-blip2", seed=0, words=WORDS)
     (folder / "full.toml").write_text(RECIPE)
 
 

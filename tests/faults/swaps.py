@@ -1,0 +1,155 @@
+"""Whole pieces of a store that are exchanged: pool files in each other's place, and an artifact made anew beside a run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.pool import Pool
+from tests.faults.flips import _check_readers, _readings, _verify
+from tests.faults.judging import being_made, contents
+from tests.faults.victims import command, fork, last_words
+from tests.faults.world import SMALL_SHARDS, Trial, run_command
+from tests.stages.moment_world import places
+
+
+def moved_pool_files(trial: Trial) -> None:
+    """Exchange files of a finished pool; verify must name one, readers must refuse or give the same, repair must undo it."""
+    while not trial.is_done:
+        shutil.copytree(trial.world.whole, trial.store)
+        before = _readings(trial)
+        name = trial.rng.choice(sorted(MOVES))
+        text = f"{name}: {MOVES[name](trial)}"
+        trial.tally.tried += 1
+        trial.tally.where[name] += 1
+        _check_readers(trial, text, before)
+        if not _verify(trial):
+            trial.fail("wrong", f"{text}: not seen by verify")
+        _verify(trial, "--repair")
+        status = trial.start().finish()
+        if status:
+            trial.fail("lost", f"{text}: the same command ended with status {status}: {last_words(trial.beside)}")
+        trial.judge(trial.world.contents)
+        trial.begin_anew()
+
+
+def again_beside(trial: Trial) -> None:
+    """Make frames anew, with other pixels, beside a run; one of both may be killed. Then the same command runs to its end.
+
+    The store must hold what follows from one of the two contents, all of it: never a number of the former beside the latter.
+    """
+    changed = _changed_contents(trial)
+    while not trial.is_done:
+        victim = trial.start()
+        status = victim.ended(trial.rng.uniform(0.1, 1.0) * trial.world.seconds)
+        other = fork(_with_other_pixels(command(_again(trial))), trial.store, trial.beside)
+        trial.happened(f"a run in {being_made(trial.store)}" if status is None else "after a run")
+        if trial.rng.random() < 0.5:
+            if other.ended(trial.rng.uniform(0, trial.world.seconds)) is None:
+                other.kill()
+        elif other.finish() not in (0, 1):
+            trial.fail("wrong", f"--again crashed: {last_words(trial.beside, 1000)}")
+        if status is None and victim.finish() not in (0, 1):
+            trial.fail("wrong", f"the run beside --again crashed: {last_words(trial.beside, 1000)}")
+        status = trial.start().finish()
+        if status or "Traceback" in last_words(trial.beside, 10**6):
+            trial.fail("lost", f"the same command ended with status {status}: {last_words(trial.beside)}")
+        _check_of_one_making(trial, trial.world.contents, changed)
+        trial.begin_anew()
+
+
+def _check_of_one_making(trial: Trial, former: dict[str, str], changed: dict[str, str]) -> None:
+    stored = {name: digest for name, digest in contents(trial.store).items() if name in former or name in changed}
+    if all(former.get(name) == digest for name, digest in stored.items()):
+        return
+    if wrong := [name for name, digest in stored.items() if changed.get(name) != digest]:
+        trial.fail("wrong", f"of the former frames, or of none: {wrong[:3]}")
+
+
+def _changed_contents(trial: Trial) -> dict[str, str]:
+    """Return the contents of a store in which every stage ran with the other pixels."""
+    store = trial.folder / "changed"
+    work = command(run_command(trial.world.folder, store, *trial.world.options))
+    if status := fork(_with_other_pixels(work), store, store).finish():
+        raise RuntimeError(f"the run with other pixels ended with {status}: {last_words(store)}")
+    changed = contents(store)
+    differing = {name.split("-v")[0] for name, digest in changed.items() if trial.world.contents.get(name) != digest}
+    if "answer_questions" not in differing:
+        raise RuntimeError("other pixels change no answer: nothing can be seen in this world")
+    return changed
+
+
+def _again(trial: Trial) -> list[str]:
+    data = trial.world.folder
+    options = [*places(data, trial.store), *SMALL_SHARDS, *trial.world.options]
+    return ["stage", "sample_frames", str(data / "full.toml"), *options, "--again"]
+
+
+def _with_other_pixels(work: Callable[[], int]) -> Callable[[], int]:
+    """Return `work` in a process whose stage sample_frames stores negatives."""
+
+    def changed() -> int:
+        add = Pool.add
+
+        def add_negatives(
+            self: Pool, key: str, indices: Any, shape: Any, dtype: str, pieces: Iterable[np.ndarray], *rest: Any
+        ) -> None:
+            is_frames = self.space.startswith("sample_frames")
+            add(self, key, indices, shape, dtype, (255 - piece for piece in pieces) if is_frames else pieces, *rest)
+
+        Pool.add = add_negatives  # type: ignore[method-assign]
+        return work()
+
+    return changed
+
+
+def _arrays(trial: Trial, space: str) -> list[Path]:
+    return sorted((trial.store / "pool").glob(f"{space}*/*/*/*.h5"))
+
+
+def _two(trial: Trial) -> tuple[Path, Path]:
+    space = trial.rng.choice(("sample_frames", "extract_features"))
+    a, b = trial.rng.sample(_arrays(trial, space), 2)
+    return a, b
+
+
+def _exchange(a: Path, b: Path) -> str:
+    beside = a.with_name("beside")
+    a.rename(beside)
+    b.rename(a)
+    beside.rename(b)
+    return f"{a} and {b}"
+
+
+def _exchange_folders(trial: Trial) -> str:
+    a, b = _two(trial)
+    return _exchange(a.parent, b.parent)
+
+
+def _exchange_arrays(trial: Trial) -> str:
+    return _exchange(*_two(trial))
+
+
+def _copy_array(trial: Trial) -> str:
+    a, b = _two(trial)
+    shutil.copyfile(a, b)
+    return f"{a} over {b}"
+
+
+def _copy_array_and_note(trial: Trial) -> str:
+    a, b = _two(trial)
+    shutil.copyfile(a, b)
+    shutil.copyfile(a.with_suffix(".json"), b.with_suffix(".json"))
+    return f"{a} over {b}, with its note"
+
+
+MOVES: dict[str, Callable[[Trial], str]] = {
+    "folders exchanged": _exchange_folders,
+    "arrays exchanged": _exchange_arrays,
+    "an array copied over another": _copy_array,
+    "an array and its note copied over others": _copy_array_and_note,
+}
