@@ -32,8 +32,7 @@ log = logging.getLogger("sevila")
 CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
 START_SECONDS = 60.0  # of computing, until a process has loaded its libraries
 KILL_SECONDS = 5.0  # that a killed process may take to end: one that waits for a dead server ends when it answers
-# How a process ends at its own fault. Other signals come from outside: the kernel that is out of memory (SIGKILL) or cannot read
-# a library (SIGBUS), a processor that lacks an instruction (SIGILL), a batch system, a person.
+# How a process ends at its own fault. Others come from outside: memory or a disk that fails, a batch system, a person.
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE}
 
 
@@ -88,6 +87,10 @@ class DecodeResult:
     frames: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
 
     @property
+    def reason(self) -> str:
+        return str(self.error or "")
+
+    @property
     def frame_indices(self) -> np.ndarray:
         """The frames of all clips, each once, ascending: int64 [N]."""
         return union_of_frames(self.clips)
@@ -97,8 +100,7 @@ def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, np.int64), *(clip.frame_indices for clip in clips)]))
 
 
-# What a worker sends, in this order: Alive at its start and at any time; Started, chunks of frames, Finished; instead of any of
-# these, Failed or Trouble.
+# What a worker sends: Alive at its start and at any time; Started, chunks of frames, Finished; instead, Failed or Trouble.
 @dataclass(frozen=True)
 class Alive:
     """Nothing to show yet, but not hanging."""
