@@ -139,12 +139,14 @@ class ModelConfig:
     @property
     def image_size(self) -> int:
         """Height and width in pixels of the frames the ViT reads."""
-        return int(self.vision.image_size)
+        size: Any = self.vision.image_size
+        return int(size)
 
     @property
     def feature_shape(self) -> tuple[int, int]:
         """Shape (P, D) of one frame's features: patches + 1 class token, vision width."""
-        return (self.image_size // int(self.vision.patch_size)) ** 2 + 1, self.vision.hidden_size
+        patch: Any = self.vision.patch_size
+        return (self.image_size // int(patch)) ** 2 + 1, self.vision.hidden_size
 
 
 def model_config(
@@ -192,14 +194,15 @@ def read_blip2_config(folder: Path) -> ModelConfig:
             "download of Salesforce/blip2-flan-t5-xl"
         )
     raw = read_json(path)
-    parts = {name: raw.get(name) or {} for name in ("vision_config", "qformer_config", "text_config")}
+    parts: dict[str, Any] = {name: raw.get(name) or {} for name in ("vision_config", "qformer_config", "text_config")}
     wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
     if wrong:
         raise CheckpointError(f"{path}: {wrong[0]} is a {type(parts[wrong[0]]).__name__}, wanted an object")
     _check_architecture(path, raw.get("model_type"), parts["text_config"], parts["qformer_config"])
     n_tokens = raw.get("num_query_tokens")
     try:
-        return model_config(*parts.values(), num_query_tokens=32 if n_tokens is None else n_tokens)
+        vision, qformer, text = parts["vision_config"], parts["qformer_config"], parts["text_config"]
+        return model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
     except ValidationError as error:
         raise CheckpointError(f"{path}: not a configuration that can be built: {_in_words(error)}") from error
 

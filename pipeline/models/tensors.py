@@ -107,7 +107,7 @@ def _check_pickles(path: Path, is_zip: bool) -> None:
             files = [stack.enter_context(path.open("rb"))] * LEGACY_PICKLES  # type: ignore[list-item]
         for file in files:
             for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL" and not CALLED.fullmatch(argument):
+                if opcode.name == "GLOBAL" and not CALLED.fullmatch(str(argument)):
                     raise ValueError(f"it names {argument!r}, which no tensor needs")
 
 
