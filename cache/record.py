@@ -90,20 +90,21 @@ class Record:
     @classmethod
     def of_note(cls, content: dict[str, Any], path: Path) -> Record:
         """Return the record that a note of version 2 or 3 at this path holds; raises like `load`."""
-        way_out = mend(path)
         if content["record_version"] == 2:
             content = {"content": "", "input_contents": {}} | content
         if content.keys() != cls.__dataclass_fields__.keys():
             differing = sorted(content.keys() ^ cls.__dataclass_fields__.keys())
-            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {way_out}")
+            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {mend(path)}")
         problem = record_problem(content)
         if problem:
-            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {way_out}")
+            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {mend(path)}")
         record = cls(**content)
         if record.record_version == 2:
             return dataclasses.replace(record, content=record.own_digest())
         if record.content.split(".")[0] != record.own_digest():
-            raise CorruptArtifactError(f"{path}: its files or row counts are not those that were published; {way_out}")
+            raise CorruptArtifactError(
+                f"{path}: its files or row counts are not those that were published; {mend(path)}"
+            )
         return record
 
     def as_note(self) -> dict[str, Any]:

@@ -157,4 +157,5 @@ def _short(value: Any) -> str:
 
 
 def _layer(store: Store, id: str) -> str:
-    return "" if store.layer(id) == store.root else str(store.layer(id))
+    layer = store.layer(id) if len(store.roots) > 1 else store.root
+    return "" if layer == store.root else str(layer)

@@ -109,7 +109,7 @@ class Store:
         known = self._records.get((root, artifact))
         if known is not None and known[0] == stamp:
             return known[1]
-        path = root / "artifacts" / artifact / RECORD
+        path = Path(f"{root}/artifacts/{artifact}/{RECORD}")
         record = Record.load(path)
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
@@ -316,12 +316,15 @@ class Store:
 
     def _why_stale(self, record: Record, known: dict[str, str]) -> str:
         for name, input in record.inputs.items():
-            if input is None or not self.exists(input):
+            if input is None:
                 continue
-            with suppress(CorruptArtifactError, StoreError):
-                noted, now = self._noted(record, name, input), self.record(input).content
-                if noted and not same_content(noted, now):
-                    return f"its input {name} {input} has other content now"
+            try:
+                now = self.record(input).content
+            except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as whoever reads it says
+                continue
+            noted = self._noted(record, name, input)
+            if noted and not same_content(noted, now):
+                return f"its input {name} {input} has other content now"
             upstream = self.why_stale(input, known)
             if upstream:
                 return f"{input} is stale: {upstream}" if " is stale: " not in upstream else upstream
@@ -331,11 +334,15 @@ class Store:
         """Return the content of an input that an artifact was made from, as far as that is known."""
         if name in record.input_contents:
             return record.input_contents[name]
+        if len(self.roots) == 1:
+            return ""
         root = self.layer(
             record.id
-        )  # a record before version 3: of what lies beside it, if another layer hides that now
+        )  # before version 3: the content of what lies beside it, if another layer hides that now
         beside = root / "artifacts" / input / RECORD
-        return Record.load(beside).content if root != self.layer(input) and beside.exists() else ""
+        with suppress(CorruptArtifactError):
+            return Record.load(beside).content if root != self.layer(input) and beside.exists() else ""
+        return ""
 
     def note_inputs(self, artifact: str) -> None:
         """Have all that was made from an artifact note what it was made from, where its record is too old to say so.

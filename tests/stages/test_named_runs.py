@@ -100,7 +100,7 @@ def test_a_damaged_name_is_told_and_can_be_given_up(
     assert "sevila runs rm uniform" in capsys.readouterr().err
     assert main(["runs", "--store", str(store)]) == 0
     assert "damaged" in capsys.readouterr().out
-    write_note(path, named_run(Store(named), "baseline").as_dict() | {"artifacts": [Pin("../x", "y", "")._asdict()]})
+    write_note(path, named_run(Store(named), "uniform").as_dict() | {"artifacts": [Pin("../x", "y", "")._asdict()]})
     assert main(["runs", "show", "uniform", "--store", str(store)]) == 1
     assert "'../x' is not an artifact id" in capsys.readouterr().err
     assert main(["cache", "verify", "--all", "--repair", "--store", str(store)]) == 1

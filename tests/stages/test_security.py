@@ -204,6 +204,7 @@ def test_record_of_somebody_else_cannot_name_files_outside_its_artifact(tmp_path
 def test_table_of_somebody_else_cannot_name_parts_outside_the_pool(place: tuple[str, str], tmp_path: Path) -> None:
     numbers = np.array([[0]], "int32")
     columns = {"video_id": ["v"], "key": [place[0]], "part": [place[1]], "rows": numbers, "part_rows": numbers}
+    columns["frame_indices"] = numbers
     reader = PoolReader(Store(tmp_path), "space", {name: np.array(values) for name, values in columns.items()})
     with pytest.raises(CorruptArtifactError, match="nothing of it is read"):
         reader.read("v", slice(0, 1))
