@@ -73,6 +73,10 @@ class DecodeError(SevilaError):
     """A video cannot be decoded because of its bytes; the message is the reason its row carries."""
 
 
+class HalfwayError(DecodeError):
+    """decord failed after it had given frames: they are dropped, and PyAV is to read the video from its beginning."""
+
+
 class DecoderDeathError(DecodeError):
     """A decoder hung or crashed at a video: because of its bytes if that repeats in fresh processes."""
 

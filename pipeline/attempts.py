@@ -11,17 +11,15 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from cache.errors import DecodeError, DecoderDeathError, MachineError, ReadingError
+from cache.errors import DecodeError, DecoderDeathError, HalfwayError, MachineError, ReadingError
 
 log = logging.getLogger("sevila")
 
-PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)  # between tries that the machine has failed, as long as none succeeds
-FAILURES = 2  # of the same kind in fresh processes, until one is taken to be of the bytes
-DEATHS, DEATHS_ALONE = (
-    3,
-    5,
-)  # hangs or crashes likewise: where other videos are read meanwhile, and where there is no other
-FAILURES_AT_MOST = 6  # of any kind
+PAUSES_SECONDS = (1.0, 4.0, 15.0, 60.0)  # between tries that the machine has failed, since the last video that was read
+FAILURES = 2  # with the same message in fresh processes, until one is taken to be of the bytes
+DEATHS = 3  # hangs or crashes likewise, if another video was read since the first failure
+DEATHS_ALONE = 5  # otherwise
+FAILURES_AT_MOST = 6  # of one kind, whatever the messages
 TROUBLES_IN_A_ROW = 4  # after which a round is given up: most likely everything else would fail as well
 
 
@@ -31,7 +29,9 @@ class Attempts:
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
         self._read: set[str] = set()
-        self._failures: dict[str, Counter[str]] = defaultdict(Counter)
+        self._n_read_before: dict[str, int] = {}  # how many videos had been read when each one failed first
+        self._failures: dict[str, Counter[str]] = defaultdict(Counter)  # by message, and by kind
+        self._decord_failures: dict[str, str] = {}
         self._troubles: dict[str, ReadingError] = {}  # the last of each video that is still to be read
         self._in_a_row = 0
         self._n_pauses = 0
@@ -39,6 +39,10 @@ class Attempts:
     def is_repeated(self, key: str) -> bool:
         """Whether this video has failed before, so that its bytes are to be checked first."""
         return key in self._failures or key in self._troubles
+
+    def decord_failure(self, key: str) -> str:
+        """Why this video is to be read without decord; "" if decord is to read it."""
+        return self._decord_failures.get(key, "")
 
     @property
     def is_hopeless(self) -> bool:
@@ -48,6 +52,8 @@ class Attempts:
     def note(self, key: str, error: DecodeError | ReadingError | None) -> None:
         """Note how a try has ended; None: the video was read."""
         self._troubles.pop(key, None)
+        if error is not None:
+            self._n_read_before.setdefault(key, len(self._read))
         if isinstance(error, ReadingError):
             log.warning("%s; it will be tried again", error)
             self._troubles[key] = error
@@ -58,13 +64,13 @@ class Attempts:
             self._read.add(key)
             self._n_pauses = 0
             return
-        failures = self._failures[key]
-        failures[str(error)] += 1
+        kind, message = str(error).split(":")[0], str(error)
+        self._failures[key].update({kind, message})
         needed = FAILURES
         if isinstance(error, DecoderDeathError):
-            needed = DEATHS if self._read else DEATHS_ALONE
-        if failures[str(error)] >= needed or failures.total() >= FAILURES_AT_MOST:
-            self.reasons[key] = str(error)
+            needed = DEATHS if len(self._read) > self._n_read_before[key] else DEATHS_ALONE
+        if self._failures[key][message] >= needed or self._failures[key][kind] >= FAILURES_AT_MOST:
+            (self._decord_failures if isinstance(error, HalfwayError) else self.reasons)[key] = message
 
     def is_over(self, key: str) -> bool:
         """Whether nothing more is to be tried: the video was read, or failed for good."""

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,16 @@ import decord
 import numpy as np
 
 from cache.errors import DecodeError, ReadingError
-from pipeline.decoding import CHUNK_FRAMES, Alive, DecodeRequest, Failed, Finished, Started, Trouble, union_of_frames
+from pipeline.decode_messages import Alive, BytesRead, Failed, Finished, Started, Trouble
+from pipeline.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
 from pipeline.frames import VideoProbe, sample_clip
 from pipeline.image_folder import decode_image, list_images
-from pipeline.pictures import orientation, pictures, refuse_damage
+from pipeline.pictures import accept_unknown_side_data, orientation, pictures, refuse_damage
 from pipeline.probing import count_frames, probe
 from pipeline.video_bytes import VideoBytes
 
 Progress = Callable[[], None]
 SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
-HELD_FRAMES = 512  # 77 MB at 224 x 224
-WHOLE_FRAMES = (
-    5000  # 3 minutes at 30 a second: 32 frames of it, as models ask, mostly need all of its groups of pictures
-)
 
 Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
 
@@ -65,11 +62,11 @@ def read_with_decord(
 
 def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
     """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
-    keyframes = np.array(reader.get_key_indices())
+    keyframes = np.union1d([0], reader.get_key_indices())
+    starts = keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
     step, position = max(1, SEEK_PIXELS // (video.width * video.height or 1)), 0
-    for index in indices.tolist():
-        start = max(position, keyframes[keyframes <= index].max(initial=0))
-        for between in range(start + step, index, step):
+    for index, start in zip(indices.tolist(), starts.tolist(), strict=True):
+        for between in range(max(position, start) + step, index, step):
             reader.seek_accurate(between)
             on_progress()
         yield reader.get_batch([index]).asnumpy()[0]
@@ -80,11 +77,9 @@ def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progres
 def _ends_of_groups(reader: Any) -> np.ndarray:
     """Frames that cannot be decoded without the whole of their group of pictures: int64 [groups].
 
-    With them all of a short video is decoded, so that damage is seen however few frames are asked; of a long one, its end.
+    With them all of a video is decoded, so that damage is seen however few frames are asked.
     """
-    n_frames = len(reader)
-    keyframes = reader.get_key_indices() if n_frames <= WHOLE_FRAMES else [0]
-    return np.array([*(keyframe - 1 for keyframe in keyframes[1:]), n_frames - 1], np.int64)
+    return np.array([*reader.get_key_indices()[1:], len(reader)], np.int64) - 1
 
 
 def read_with_pyav(
@@ -128,10 +123,8 @@ def read_images(
 
 
 def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames as uint8 [<= 64, size, size, 3], once 512 or all of them are there: until then another decoder may begin anew."""
-    first = list(islice(frames, HELD_FRAMES))
-    together = chain(first, frames)
-    while chunk := list(islice(together, CHUNK_FRAMES)):
+    """Frames as uint8 [<= 64, size, size, 3]."""
+    while chunk := list(islice(frames, CHUNK_FRAMES)):
         yield np.stack(chunk)
 
 
@@ -179,6 +172,8 @@ def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_
     source = VideoBytes(request.path, request.digest, request.stamp, on_progress)
     try:
         with source.opened(check_first=request.is_repeated) as path:
+            if request.is_repeated:
+                send(BytesRead())
             answer: Finished | Failed | Trouble = _decode(request, path, source, size, send, on_progress)
     except ReadingError as error:
         answer = Trouble(str(error))
@@ -193,15 +188,17 @@ def _decode(
     send: Callable[[object], None],
     on_progress: Progress,
 ) -> Finished | Failed:
-    """Sends the frames. If decord fails before its first chunk, PyAV tries; two decoders never share a video's frames."""
+    """Sends the frames. Where decord fails, PyAV tries: at once, or in a new request if frames of decord's were sent."""
     try:
         video = probe(path, request.image_folder_fps, on_progress)
     except Exception as error:  # whatever they raise at odd bytes
         source.blame(error)
         is_ours = isinstance(error, DecodeError)
         return Failed(str(error) if is_ours else f"unreadable: {_first_line(error, path, request.path.name)}")
-    failures: dict[str, str] = {}
+    failures = {"decord": request.decord_failure} if request.decord_failure else {}
     for decoder, read in READERS[video.decoder]:
+        if decoder == "decord" and request.decord_failure:
+            continue
         failures.pop(decoder, None)
         has_started = False
         try:
@@ -223,6 +220,8 @@ def _decode(
         except Exception as error:  # decord and FFmpeg raise many kinds
             source.blame(error)
             failures[decoder] = f"{decoder}: {_first_line(error, path, request.path.name)}"
+            if has_started and decoder == "decord":  # two decoders never share a video's frames
+                return Failed(failures[decoder], is_halfway=True)
             if has_started:
                 break
     return Failed("corrupt: " + "; ".join(failures.values()))
@@ -244,6 +243,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
+    accept_unknown_side_data()
     size, alive_every_seconds = int(sys.argv[2]), float(sys.argv[3])
     sent_at = 0.0
     with Connection(int(sys.argv[1])) as connection:

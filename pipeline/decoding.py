@@ -23,7 +23,8 @@ from types import TracebackType
 
 import numpy as np
 
-from cache.errors import DecodeError, DecoderDeathError, ReadingError
+from cache.errors import DecodeError, DecoderDeathError, HalfwayError, ReadingError
+from pipeline.decode_messages import Alive, BytesRead, Failed, Finished, Message, Started, Trouble
 from pipeline.frames import Clip, SampledClip, Sampling, VideoProbe
 from pipeline.watchdog import Watchdog
 
@@ -33,7 +34,7 @@ CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
 START_SECONDS = 60.0  # of computing, until a process has loaded its libraries
 KILL_SECONDS = 5.0  # that a killed process may take to end: one that waits for a dead server ends when it answers
 # How a process ends at its own fault. Others come from outside: memory or a disk that fails, a batch system, a person.
-CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE}
+CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
 
 
 def installed_decoders() -> tuple[str, str]:
@@ -69,6 +70,7 @@ class DecodeRequest:
     digest: str | None = None  # SHA-256 of the bytes that are meant, if they were identified
     stamp: tuple[int, ...] = ()  # of the file with that digest
     is_repeated: bool = False  # it has failed before: the digest is to be checked first
+    decord_failure: str = ""  # why decord is not to be tried: its message of before
 
 
 @dataclass
@@ -100,40 +102,6 @@ def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, np.int64), *(clip.frame_indices for clip in clips)]))
 
 
-# What a worker sends: Alive at its start and at any time; Started, chunks of frames, Finished; instead, Failed or Trouble.
-@dataclass(frozen=True)
-class Alive:
-    """Nothing to show yet, but not hanging."""
-
-
-@dataclass(frozen=True)
-class Started:
-    probe: VideoProbe
-    clips: tuple[SampledClip, ...]
-
-
-@dataclass(frozen=True)
-class Finished:
-    pass
-
-
-@dataclass(frozen=True)
-class Failed:
-    """For the sake of the video's bytes."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """The machine's: the bytes could not be read, or were not those that were identified."""
-
-    reason: str
-
-
-Message = Started | Finished | Failed | Trouble | np.ndarray
-
-
 class _Worker:
     """One decoder process, started when first needed and again after it was killed; at most one request at a time."""
 
@@ -153,6 +121,7 @@ class _Worker:
                     self._start()
                 assert self.connection is not None and self.watchdog is not None
                 self.watchdog.reset(self.timeout_seconds if self.has_started else START_SECONDS)
+                self.watchdog.has_read_bytes = False
                 self.connection.send(request)
                 break
             except OSError as error:
@@ -189,10 +158,12 @@ class _Worker:
             self.watchdog.reset(self.timeout_seconds)
             self.has_started = True
             if isinstance(message, Failed):
-                raise DecodeError(message.reason)
+                raise HalfwayError(message.reason) if message.is_halfway else DecodeError(message.reason)
             if isinstance(message, Trouble):
                 raise ReadingError(message.reason)
-            if not isinstance(message, Alive):
+            if isinstance(message, BytesRead):
+                self.watchdog.has_read_bytes = True
+            elif not isinstance(message, Alive):
                 return message
 
     def _death(self) -> DecodeError | ReadingError:
@@ -204,7 +175,9 @@ class _Worker:
         if self.watchdog.verdict is not None:
             return self.watchdog.verdict
         if status <= 0 and status not in CRASHES:
-            return ReadingError(f"its decoder process was killed from outside (status {status}; out of memory?)")
+            return ReadingError(
+                f"its decoder process was killed from outside ({f'signal {-status}' if status else 'status 0'})"
+            )
         if self.watchdog.memory_is_limited:
             return ReadingError(f"its decoder process ended with status {status}: too little memory? (see `ulimit -v`)")
         return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
@@ -213,6 +186,8 @@ class _Worker:
         """Ends the process if it does not end by itself in time; returns its exit status (negative: a signal's number)."""
         if self.connection is not None:
             self.connection.close()
+        if self.watchdog is not None:
+            self.watchdog.close()
         process, self.process, self.connection = self.process, None, None
         if process is None:
             return None

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +11,27 @@ import av
 from cache.errors import DecodeError
 from pipeline.containers import best_video_stream, open_container
 from pipeline.frames import IMAGE_SUFFIXES, VideoProbe
+from pipeline.image_names import missing_numbers, order_of_names
 
-WHOLE, DECIMAL = r"(\d+)", r"(\d+\.\d+|\d+)"
 # The last bytes of a JPEG and of a PNG.
 END_MARKS = {".png": b"\0\0\0\0IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
-Numbers = list[tuple[Fraction, ...]]  # of each name, those numbers that differ between the names
-
 
 def list_images(folder: Path) -> list[Path]:
-    """The folder's images in the order of the numbers that differ between their names (2.jpg before 10.jpg).
+    """The folder's images in the order that their names say (2.jpg before 10.jpg). What is no regular file is left out.
 
     Raises DecodeError, with the names at fault, where the names can be read as several orders, or as none.
     """
-    images = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
-    if len(images) < 2:
-        return images
-    whole, decimal = _numbers(images, WHOLE), _numbers(images, DECIMAL)
-    # Is 1.10 before 1.9? In shot1_frame2, which number comes first? Where the answer matters, the order is not clear.
-    readings = list(filter(None, map(_order, (whole, decimal, [numbers[::-1] for numbers in decimal]))))
-    if not readings:
-        raise _unclear(_strangers(images))
-    order = readings[0]
-    if disputed := {place for places in zip(*readings, strict=True) if len(set(places)) > 1 for place in places}:
-        if not (_is_even(decimal) or _is_gapless(whole)):
-            raise _unclear([images[place] for place in sorted(disputed)])
-        order = _order(decimal if _is_even(decimal) else whole)
-    return [images[place] for place in order]
-
-
-def _numbers(images: list[Path], pattern: str) -> Numbers:
-    """Empty if the names differ in more than numbers."""
-    parts = [re.split(pattern, image.stem.casefold()) for image in images]
-    if len({tuple(part[::2]) for part in parts}) > 1:
-        return []
-    columns = zip(*(map(Fraction, part[1::2]) for part in parts), strict=True)
-    return list(zip(*(column for column in columns if len(set(column)) > 1), strict=True))
-
-
-def _order(numbers: Numbers) -> list[int]:
-    """The places of the names in order of their numbers; empty if two of them have the same."""
-    return sorted(range(len(numbers)), key=numbers.__getitem__) if len(set(numbers)) == len(numbers) else []
-
-
-def _is_even(numbers: Numbers) -> bool:
-    """Whether the names are one number each, in equal steps, as times are."""
-    steps = [next_one[0] - one[0] for one, next_one in pairwise(sorted(numbers))]
-    return len(steps) > 1 and len(numbers[0]) == 1 and max(steps) - min(steps) < min(steps) / 100
-
-
-def _is_gapless(numbers: Numbers) -> bool:
-    """Whether the names are one number each, counted without a gap."""
-    return bool(numbers) and len(numbers[0]) == 1 and max(numbers)[0] - min(numbers)[0] + 1 == len(numbers)
-
-
-def _strangers(images: list[Path]) -> list[Path]:
-    """Names of another form than most have, or with the same number as another one, or without any."""
-    forms = [tuple(re.split(DECIMAL, image.stem.casefold())[::2]) for image in images]
-    ((common, _),) = Counter(forms).most_common(1)
-    if strangers := [image for image, form in zip(images, forms, strict=True) if form != common]:
-        return strangers
-    numbers = _numbers(images, DECIMAL)
-    return [image for image, number in zip(images, numbers, strict=False) if numbers.count(number) > 1] or images
-
-
-def _unclear(images: list[Path]) -> DecodeError:
-    names = ", ".join(image.name for image in images[:4]) + (f" and {len(images) - 4} more" if len(images) > 4 else "")
-    return DecodeError(f"unreadable: no clear order in the images' names, see {names}; number them 1, 2, 3, ...")
+    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
+    images = sorted(file for file in files if file.is_file())  # as in the folder's digest
+    places, at_fault = order_of_names([image.stem for image in images])
+    if at_fault:
+        names = ", ".join(images[place].name for place in at_fault[:4])
+        more = f" and {len(at_fault) - 4} more" if len(at_fault) > 4 else ""
+        raise DecodeError(
+            f"unreadable: no clear order in the images' names, see {names}{more}; number them 1, 2, 3, ..."
+        )
+    return [images[place] for place in places]
 
 
 def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None]) -> VideoProbe:
@@ -98,15 +48,15 @@ def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None
     with open_container(images[0]) as container:
         context = best_video_stream(container).codec_context
         width, height, codec = context.width, context.height, context.codec.canonical_name
-    note = f"{n_missing} numbers of the image sequence are missing" if (n_missing := _n_missing(images)) else ""
-    return VideoProbe(len(images), fps, len(images) / fps, width, height, codec, "images", "images", note)
+    n_missing = missing_numbers([image.stem for image in images])
+    notes = [f"{n_missing} numbers of the image sequence are missing"] if n_missing else []
+    notes += [f"{name} is no regular file and was left out" for name in _no_files(folder)]
+    return VideoProbe(len(images), fps, len(images) / fps, width, height, codec, "images", "images", "; ".join(notes))
 
 
-def _n_missing(images: list[Path]) -> int:
-    numbers = _numbers(images, DECIMAL)
-    if not numbers or len(numbers[0]) > 1 or any(number.denominator > 1 for (number,) in numbers):
-        return 0
-    return int(max(numbers)[0] - min(numbers)[0]) + 1 - len(images)
+def _no_files(folder: Path) -> list[str]:
+    entries = [entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(entry.name for entry in entries if not entry.is_file() and entry.name[0] != ".")
 
 
 def _refuse_broken(image: Path) -> None:

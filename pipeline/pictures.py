@@ -20,12 +20,15 @@ DAMAGE = re.compile(r"error while decoding MB|Error at MB|damaged at")
 # These decoders draw on grey what comes before the first keyframe; the others hold it back.
 STARTS_ON_GREY = ("mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "flv1")
 UPRIGHT = (1, 0, 0, 1)
-# PyAV knows fewer kinds of side data than its FFmpeg, and one that it does not know (EXIF) would hide all that a frame has.
-Type._missing_ = classmethod(lambda cls, value: cls.PANSCAN)  # type: ignore[method-assign,assignment]
 
 
 def nothing() -> None:
     pass
+
+
+def accept_unknown_side_data() -> None:
+    """Changes PyAV in this process: a kind of side data that it does not know (EXIF) would hide all that a frame has."""
+    Type._missing_ = classmethod(lambda cls, value: cls.PANSCAN)  # type: ignore[method-assign,assignment]
 
 
 def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[Any]:

@@ -22,16 +22,20 @@ class Watchdog:
     """Kills a process that has computed for `timeout_seconds`, or done nothing for 5 times that, since the last `reset`.
 
     It looks only while somebody waits for the process; `verdict` then says why it was killed. `memory_is_limited` says whether
-    the process could be refused memory, at which decoders crash.
+    the process could be refused memory, at which decoders crash; `has_read_bytes` is set by who knows that it has read its file.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
         self.verdict: DecoderDeathError | ReadingError | None = None
         self.memory_is_limited = False
+        self.has_read_bytes = False
         self._process = process
         self._usage = psutil.Process(process.pid)
         self._cpu_seconds = 0.0
+        self._lock = threading.Lock()
+        self._is_watched, self._is_over = threading.Event(), threading.Event()
         self.reset(timeout_seconds)
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def reset(self, timeout_seconds: float) -> None:
         """Count from now on: the process has just been given work, or has shown a sign of life."""
@@ -46,26 +50,37 @@ class Watchdog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch while the block waits for the process, even in the middle of a message."""
-        is_over = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(is_over,), daemon=True)
-        thread.start()
+        self._is_watched.set()
         try:
             yield
         finally:
-            is_over.set()
-            thread.join()
+            with self._lock:  # not in the middle of a look
+                self._is_watched.clear()
 
-    def _watch(self, is_over: threading.Event) -> None:
-        while self.verdict is None and not is_over.wait(self._look_every_seconds):
-            before = self._cpu_seconds
-            if self._used() - self._reset_at >= self._timeout_seconds:
-                self._end(
-                    DecoderDeathError(f"timeout: no sign of life from the decoder in {self._seconds(1)} of computing")
-                )
-            # One look counts as one interval, however late it comes: while everything is stopped, nobody looks.
-            self._idle_seconds = 0.0 if self._cpu_seconds > before else self._idle_seconds + self._look_every_seconds
-            if self._idle_seconds >= self._timeout_seconds * IDLE_FACTOR:
-                self._end(ReadingError(f"its decoder neither computed nor answered for {self._seconds(IDLE_FACTOR)}"))
+    def close(self) -> None:
+        """End the watch for good."""
+        self._is_over.set()
+        self._is_watched.set()
+
+    def _watch(self) -> None:
+        while self._is_watched.wait() and not self._is_over.wait(self._look_every_seconds):
+            with self._lock:
+                if self._is_watched.is_set() and self.verdict is None:
+                    self._look()
+
+    def _look(self) -> None:
+        before = self._cpu_seconds
+        if self._used() - self._reset_at >= self._timeout_seconds:
+            self._end(
+                DecoderDeathError(f"timeout: no sign of life from the decoder in {self._seconds(1)} of computing")
+            )
+            return
+        # One look counts as one interval, however late it comes: while everything is stopped, nobody looks.
+        self._idle_seconds = 0.0 if self._cpu_seconds > before else self._idle_seconds + self._look_every_seconds
+        if self._idle_seconds >= self._timeout_seconds * IDLE_FACTOR:
+            why = f"decoder neither computed nor answered for {self._seconds(IDLE_FACTOR)}"
+            # Not its disk, if this very process has just read all of the file.
+            self._end(DecoderDeathError(f"timeout: the {why}") if self.has_read_bytes else ReadingError(f"its {why}"))
 
     def _seconds(self, factor: float) -> str:
         return f"{self._timeout_seconds * factor:g} s"

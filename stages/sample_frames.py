@@ -121,7 +121,9 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
             def requests() -> Iterator[DecodeRequest]:
                 while not attempts.is_hopeless and (key := next(keys, None)) is not None:
                     asked.append(key)
-                    yield _request(readable[key], cfg, attempts.is_repeated(key))
+                    request = _request(readable[key], cfg)
+                    again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
+                    yield dataclasses.replace(request, is_repeated=again, decord_failure=failure)
 
             with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
                 for result in decoders.decode(requests()):
@@ -164,7 +166,7 @@ def _bounds(video: VideoFile) -> list[tuple[float | None, float | None]]:
     return sorted({(start_seconds, end_seconds) for _, start_seconds, end_seconds in video.clips}, key=str)
 
 
-def _request(video: VideoFile, cfg: SampleFrames, is_repeated: bool) -> DecodeRequest:
+def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     assert video.path is not None and video.digest is not None
     sampling: Sampling
     if cfg.sampling == "uniform":
@@ -176,7 +178,7 @@ def _request(video: VideoFile, cfg: SampleFrames, is_repeated: bool) -> DecodeRe
         sampling = FixedRateSampling(cfg.frames_per_second)
     clips = tuple(Clip(*bounds) for bounds in _bounds(video))
     fps = cfg.image_folder_frames_per_second
-    return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp, is_repeated)
+    return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp)
 
 
 def _store(

@@ -260,11 +260,12 @@ def test_a_stopped_decoder_goes_on_where_it_was(tmp_path: Path) -> None:
     assert indices_shown(np.concatenate(frames)) == list(range(300))
 
 
+@pytest.mark.slow
 def test_time_in_which_everything_was_stopped_is_no_timeout(tmp_path: Path) -> None:
     video = videos.make_video(tmp_path / "long.mp4", n_frames=300)
     program = (
         "import sys; from pathlib import Path; from pipeline.decoding import *; from pipeline.frames import UniformSampling\n"
-        "with DecoderPool(workers=1, timeout_seconds=0.3) as pool:\n"
+        "with DecoderPool(workers=1, timeout_seconds=1) as pool:\n"
         "    for result in pool.decode([DecodeRequest(Path(sys.argv[1]), UniformSampling(300))]):\n"
         "        print('begun', flush=True); print(sum(map(len, result.frames)))"
     )
@@ -274,7 +275,7 @@ def test_time_in_which_everything_was_stopped_is_no_timeout(tmp_path: Path) -> N
         everything = [parent.pid, *workers_of(parent.pid)]
         for process_id in everything:
             os.kill(process_id, signal.SIGSTOP)
-        time.sleep(3)  # longer than a decoder may be idle
+        time.sleep(6)  # longer than a decoder may be idle
         for process_id in everything:
             os.kill(process_id, signal.SIGCONT)
         assert parent.stdout.read() == "300\n"

@@ -1,5 +1,6 @@
 """Files that are not what their names or headers say, cut from others, or damaged: the right frames, or a reason."""
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from cache.errors import DecodeError, ReadingError
+from cache.errors import DecodeError, HalfwayError, ReadingError
 from pipeline.decoding import DecodeRequest, DecoderPool
 from pipeline.frames import UniformSampling, VideoProbe
 from pipeline.probing import probe
@@ -30,21 +31,25 @@ def pool() -> Iterator[DecoderPool]:
         yield pool
 
 
-def read(pool: DecoderPool, path: Path, k: int = 5000) -> tuple[VideoProbe | None, np.ndarray, str]:
-    """The probe, the frames and the reason if there are none."""
-    (result,) = [
-        (result.probe, list(taken(result.frames)), result.reason)
-        for result in pool.decode([DecodeRequest(path, UniformSampling(k), image_folder_fps=3.0)])
-    ]
+def read(
+    pool: DecoderPool, path: Path, k: int = 5000, decord_failure: str = ""
+) -> tuple[VideoProbe | None, np.ndarray, str]:
+    """The probe, the frames and the reason if there are none; asked again where decord fails halfway, as the stage does."""
+    request = DecodeRequest(path, UniformSampling(k), image_folder_fps=3.0, decord_failure=decord_failure)
+    (result,) = [(result.probe, list(taken(result.frames)), result.reason) for result in pool.decode([request])]
     found, chunks, reason = result
+    if chunks and isinstance(chunks[-1], HalfwayError):
+        return read(pool, path, k, str(chunks[-1]))
     if chunks and isinstance(chunks[-1], str):
         return found, np.empty(0), chunks[-1]
     return found, np.concatenate(chunks) if chunks else np.empty(0), reason
 
 
-def taken(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str]:
+def taken(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str | HalfwayError]:
     try:
         yield from frames
+    except HalfwayError as error:
+        yield error
     except DecodeError as error:
         yield str(error)
 
@@ -177,6 +182,17 @@ def test_a_damaged_video_has_the_same_verdict_however_many_frames_are_asked(
     assert {read(pool, path, k)[2].split(":")[0] for k in (1, 2, 3, 8, 32, 240)} == {"corrupt"}
 
 
+def test_damage_in_the_middle_of_a_long_video_is_seen_however_few_frames_are_asked(
+    tmp_path: Path, pool: DecoderPool
+) -> None:
+    path = videos.make_video(tmp_path / "long.mp4", n_frames=6000, gop=50)
+    content = bytearray(path.read_bytes())
+    place = len(content) * 3 // 10
+    content[place : place + 300] = bytes(byte ^ 0x5A for byte in content[place : place + 300])
+    path.write_bytes(content)
+    assert {read(pool, path, k)[2].split(":")[0] for k in (1, 8)} == {"corrupt"}
+
+
 @pytest.mark.parametrize("options", [DASH, FRAGMENTS], ids=["with an index", "without an index"])
 def test_fragments_lost_in_the_middle_are_missed(tmp_path: Path, options: dict[str, str]) -> None:
     path = tmp_path / "lost.mp4"
@@ -247,13 +263,31 @@ CLEAR = {
     "number behind a point": [f"clip1.{i}.jpg" for i in range(1, 13)],
     "mixed suffixes": ["1.jpg", "2.JPG", "3.jpeg", "10.jpg"],
     "a number in front": [f"{i}_camera2.jpg" for i in (1, 2, 10)],
+    "dates": ["2024-01-31_10-00-59.jpg", "2024-01-31_10-01-00.jpg"],
+    "times of day": ["00-00-59.jpg", "00-01-00.jpg", "01-00-00.jpg"],
+    "shots": ["shot01_frame0001.jpg", "shot01_frame0002.jpg", "shot02_frame0001.jpg", "shot02_frame0002.jpg"],
+    "cameras": ["cam1_001.jpg", "cam1_002.jpg", "cam2_001.jpg"],
+    "unpadded shots": ["s1_f9.jpg", "s1_f10.jpg", "s2_f1.jpg"],
+    "shots and frames": [f"{shot}.{frame}.jpg" for shot in (1, 2) for frame in range(1, 13)],
+    "rounded times": [f"{round(i / 30, 3)}.jpg" for i in range(1, 12)],
+    "rounded times without the first": ["0.1.jpg", "0.133.jpg", "0.167.jpg", "0.2.jpg", "0.233.jpg"],
+    "uneven times as written": ["0.125.jpg", "0.5.jpg", "2.25.jpg", "2.5.jpg"],
+    "exponents": ["0.0.jpg", "1e-05.jpg", "2.5e-05.jpg", "0.0001.jpg"],
+    "commas": ["1,0.jpg", "1,5.jpg"],
+    "commas of unequal length": ["0,25.jpg", "0,5.jpg", "1,0.jpg"],
+    "times without a point": ["1.jpg", "1.5.jpg", "2.jpg"],
+    "letters": ["a.jpg", "b.jpg", "c.jpg"],
+    "hyphens": ["img-9.jpg", "img-10.jpg"],
 }
 UNCLEAR = {
     "shot or decimal": (["1.9.jpg", "1.10.jpg", "2.1.jpg"], ["1.9.jpg", "1.10.jpg"]),
-    "two counters": (["s1_f1.jpg", "s1_f2.jpg", "s2_f1.jpg"], ["s1_f2.jpg", "s2_f1.jpg"]),
+    "every tenth frame of shot 1": ([f"1.{i}.jpg" for i in range(5, 120, 10)], ["1.105.jpg"]),
+    "minus": (["-2.jpg", "-1.jpg"], ["-2.jpg", "-1.jpg"]),
+    "minus behind a name": (["t_-1.jpg", "t_0.jpg"], ["t_-1.jpg"]),
+    "days first": (["31-01-2024.jpg", "01-02-2024.jpg"], ["31-01-2024.jpg"]),
+    "thousands": (["998.jpg", "999.jpg", "1,000.jpg"], ["1,000.jpg"]),
     "two of a number": (["1.jpg", "2.jpg", "02.jpg"], ["2.jpg", "02.jpg"]),
     "a stranger": (["frame1.jpg", "frame2.jpg", "thumb1.jpg"], ["thumb1.jpg"]),
-    "no numbers": (["first.jpg", "last.jpg"], ["last.jpg"]),
     "hashes": (["frame1_ab3f.jpg", "frame2_c9d1.jpg", "frame3_0f7e.jpg"], ["_c9d1"]),
 }
 
@@ -271,6 +305,18 @@ def test_images_whose_order_is_not_clear_are_refused_with_the_names_at_fault(
     _, _, reason = read(pool, renamed(tmp_path / "frames", names))
     assert reason.startswith("unreadable: no clear order in the images' names, see ")
     assert all(name in reason for name in at_fault)
+
+
+def test_what_is_no_regular_file_among_images_is_left_out_and_noted(tmp_path: Path, pool: DecoderPool) -> None:
+    folder = videos.make_image_folder(tmp_path / "frames", n_frames=3)
+    os.mkfifo(folder / "4.jpg")  # to open which waits for a writer
+    (folder / "5.jpg").mkdir()
+    (folder / "6.jpg").symlink_to("nowhere.jpg")
+    found, frames, reason = read(pool, folder)
+    assert reason == "" and found is not None and shown(frames) == [0, 1, 2]
+    assert found.note == "; ".join(
+        f"{name} is no regular file and was left out" for name in ("4.jpg", "5.jpg", "6.jpg")
+    )
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import av  # noqa: F401 - before decord, see test_decoding.py
@@ -12,16 +14,20 @@ import pytest
 from cache.digests import stamp
 from cache.fingerprint import file_digest
 from pipeline import decode_worker
-from pipeline.decode_worker import read_with_decord, serve
-from pipeline.decoding import DecodeRequest, Failed, Finished, Trouble
+from pipeline.decode_messages import Failed, Finished, Trouble
+from pipeline.decode_worker import read_with_decord, read_with_pyav, serve
+from pipeline.decoding import DecodeRequest
 from pipeline.frames import UniformSampling
 from pipeline.probing import probe
 from tests import videos
 
 
-def served(path: Path, meanwhile: Callable[[object], None], n_frames: int = 48) -> tuple[list[int], object]:
+def served(
+    path: Path, meanwhile: Callable[[object], None], n_frames: int = 48, decord_failure: str = ""
+) -> tuple[list[int], object]:
     """The indices that the frames of an identified file show, and the last message; `meanwhile` sees every sign of life."""
     request = DecodeRequest(path, UniformSampling(n_frames), digest=file_digest(path), stamp=stamp(path))
+    request = replace(request, decord_failure=decord_failure)
     sent: list[object] = []
 
     def send(message: object) -> None:
@@ -74,6 +80,25 @@ def test_a_decoder_that_fails_once_does_not_leave_the_video_to_another(
     shown, last = served(videos.make_video(tmp_path / "a.mp4"), started.append)
     probe = next(message.probe for message in started if isinstance(message, decode_worker.Started))
     assert (shown, last, probe.decoder, probe.note) == (list(range(48)), Finished(), "decord", "")
+
+
+def test_a_decoder_that_fails_late_leaves_the_whole_video_to_the_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = videos.make_video(tmp_path / "a.mp4", n_frames=600)
+
+    def fails_late(*rest: object) -> Iterator[np.ndarray]:
+        yield from islice(read_with_decord(*rest), 590)  # type: ignore[arg-type]
+        raise RuntimeError("cannot go on")
+
+    monkeypatch.setitem(decode_worker.READERS, "decord", (("decord", fails_late), ("pyav", read_with_pyav)))
+    shown, last = served(path, void, 600)
+    assert (len(shown), last) == (576, Failed("decord: cannot go on", is_halfway=True))
+    messages: list[object] = []
+    shown, last = served(path, messages.append, 600, decord_failure="decord: cannot go on")
+    probe = next(message.probe for message in messages if isinstance(message, decode_worker.Started))
+    assert (shown, last) == (list(range(600)), Finished())
+    assert (probe.decoder, probe.note) == ("pyav", "decord: cannot go on")
 
 
 def test_bad_bytes_that_can_be_read_are_to_blame(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class World:
         self.videos.mkdir()
         self._folder = folder
         self.timeout_seconds = 60.0
+        self.frames = 4
 
     def add(self, *names: str) -> Path:
         for number, name in enumerate(names):
@@ -57,7 +59,7 @@ class World:
     def sampled(self) -> dict[str, str]:
         """The reason of each video, empty for one that was read and whose frames are the right ones."""
         stage = STAGES["sample_frames"]
-        config = stage.config(frames=4, size=64, decoder_timeout_seconds=self.timeout_seconds)
+        config = stage.config(frames=self.frames, size=64, decoder_timeout_seconds=self.timeout_seconds)
         frames: Any = build(stage, config, self.run, [self.identified])
         reader, rows = frames.open(), frames.rows("videos")
         for video_id, indices in frames.frame_indices().items():
@@ -237,6 +239,44 @@ def test_a_video_at_which_every_decoder_crashes_is_a_row(world: World) -> None:
         is_over.set()
         crasher.join()
     assert found == {"good.mp4": "", "huge": f"crashed: the decoder process ended with status -{signal.SIGSEGV.value}"}
+
+
+def test_a_decoder_that_stands_still_with_its_file_read_is_a_row(
+    world: World, pauses: list[Callable[[], object]]
+) -> None:
+    huge = videos.make_huge_picture(world.videos / "a_huge")
+    world.add("good.mp4")
+    world.timeout_seconds = 0.4
+    world.identify()
+    is_over = threading.Event()
+
+    def stop() -> None:
+        while not is_over.wait(0.02):
+            for worker in readers_of(huge):
+                is_over.wait(0.1)  # it has read the file, and decodes
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGSTOP)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        found = world.sampled()
+    finally:
+        is_over.set()
+        stopper.join()
+    assert found == {"good.mp4": "", "a_huge": "timeout: the decoder neither computed nor answered for 2 s"}
+
+
+def test_damage_that_decord_meets_after_the_first_frames_is_a_row_with_the_words_of_both(world: World) -> None:
+    path = videos.make_video(world.videos / "a.mp4", n_frames=900, gop=1)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"mdat") + (content.index(b"moov") - content.index(b"mdat")) * 9 // 10
+    content[place : place + 400] = bytes(400)
+    path.write_bytes(content)
+    world.identify()
+    world.frames = 900
+    (reason,) = world.sampled().values()
+    assert reason.startswith("corrupt: decord: ") and "; pyav: Invalid data found" in reason
 
 
 def test_a_crash_that_does_not_repeat_fails_no_video(world: World) -> None:

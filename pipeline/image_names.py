@@ -1,0 +1,131 @@
+"""In which order the names of numbered images come, where they leave no doubt about it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+WHOLE = r"(\d+)"
+# A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
+POINT, COMMA = (
+    rf"((?<!\d)(?<!\d{mark})\d+{mark}\d+(?:e[+-]\d\d+)?(?!{mark}?\d)|\d+e-\d\d+|\d+)" for mark in (r"\.", ",")
+)
+MINUS = re.compile(r"(?:^|[\s_=(])-\d")
+DAY_FIRST = re.compile(r"(?<!\d)\d\d?([-._])(\d\d?\1(?:19|20)\d\d)(?!\d)")
+COUNTED = 4  # a counter's numbers are at most so many times as high as their number
+
+Columns = list[tuple[str, ...]]  # the numbers that differ between the names, each with its text in every name
+
+
+def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Returns the places of the names in their order, and the places of those that leave the order open: one of both is empty.
+
+    Numbers count from left to right, and names without any by their letters. Only what differs between the names counts.
+    Whether 1.9 and 1.10 are decimals or counters is clear where only one of both can be, or both give the same order.
+    """
+    stems = [name.casefold() for name in names]
+    if len(stems) < 2:
+        return list(range(len(stems))), []
+    if doubted := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
+        return [], doubted
+    dates = [DAY_FIRST.search(stem) for stem in stems]
+    if len({date[2] for date in dates if date}) > 1:  # of several months
+        return [], [place for place, date in enumerate(dates) if date]
+    if not any(re.search(r"\d", stem) for stem in stems):
+        order = sorted(range(len(stems)), key=stems.__getitem__)
+        return (order, []) if len(set(stems)) == len(stems) else ([], _strangers(stems))
+    counted = _columns(stems, WHOLE)
+    decimals = _decimals(stems)
+    orders = list(filter(None, (_order(counted), _order(decimals))))
+    if not orders:
+        return [], _strangers(stems)
+    if orders[0] == orders[-1] and (_order(counted) or not _has_trailing_zeros(decimals)):
+        return orders[0], []
+    if _order(counted) and _gap(counted) == 0:
+        return _order(counted), []
+    if not _has_trailing_zeros(decimals) and (not _order(counted) or _is_no_counter(decimals)):
+        return _order(decimals), []
+    disputed = {place for places in zip(orders[0], orders[-1], strict=True) if len(set(places)) > 1 for place in places}
+    return [], sorted(disputed) or _strangers(stems)
+
+
+def missing_numbers(names: Sequence[str]) -> int:
+    """Returns how many whole numbers are missing between names that differ in one whole number only; else 0."""
+    columns = _decimals([name.casefold() for name in names])
+    return 0 if any(_value(text).denominator > 1 for column in columns for text in column) else max(0, _gap(columns))
+
+
+def _columns(stems: list[str], pattern: str) -> Columns:
+    """Empty if the names differ in more than numbers."""
+    parts = [re.split(pattern, stem) for stem in stems]
+    if len({tuple(part[::2]) for part in parts}) > 1:
+        return []
+    columns = zip(*(part[1::2] for part in parts), strict=True)
+    return [column for column in columns if len(set(map(_value, column))) > 1]
+
+
+def _decimals(stems: list[str]) -> Columns:
+    return _columns(stems, COMMA if all(re.search(r"\d,\d", stem) for stem in stems) else POINT)
+
+
+def _value(text: str) -> Fraction:
+    return Fraction(text.replace(",", "."))
+
+
+def _order(columns: Columns) -> list[int]:
+    """The places of the names in order of their numbers; empty if two of them have the same."""
+    numbers = list(zip(*(map(_value, column) for column in columns), strict=True))
+    return sorted(range(len(numbers)), key=numbers.__getitem__) if len(set(numbers)) == len(numbers) else []
+
+
+def _gap(columns: Columns) -> int:
+    """How many numbers are missing in the only column; -1 if there is another one."""
+    if len(columns) != 1:
+        return -1
+    numbers = {int(_value(text)) for text in columns[0]}
+    return max(numbers) - min(numbers) + 1 - len(numbers)
+
+
+def _fractions(decimals: Columns) -> list[tuple[str, str]]:
+    """Whole part and digits behind the point of every number that has a point, as written."""
+    matches = (re.match(r"(\d+)[.,](\d+)", text) for column in decimals for text in column)
+    return [(match[1], match[2]) for match in matches if match]
+
+
+def _has_trailing_zeros(decimals: Columns) -> bool:
+    """Whether decimals of unequal length end in zeros, as no program writes them: then they are rather counters."""
+    digits = [digits for _, digits in _fractions(decimals)]
+    return len(set(map(len, digits))) > 1 and any(len(each) > 1 and each[-1] == "0" for each in digits)
+
+
+def _is_no_counter(decimals: Columns) -> bool:
+    """Whether they are in even steps as times are, or what stands behind the points looks like nothing that was counted."""
+    fractions = _fractions(decimals)
+    if any(len(digits) > 1 and digits[0] == "0" for _, digits in fractions) or _is_even(decimals):
+        return True
+    counts: dict[str, list[int]] = defaultdict(list)
+    for whole, digits in fractions:
+        counts[whole].append(int(digits))
+    steps = [after - before for group in counts.values() for before, after in pairwise(sorted(group))]
+    has_stride = len(steps) > 1 and len(set(steps)) == 1
+    return not has_stride and max(map(max, counts.values())) > COUNTED * max(map(len, counts.values()))
+
+
+def _is_even(columns: Columns) -> bool:
+    """Whether the names differ in one number, in equal steps."""
+    steps = [after - before for before, after in pairwise(sorted(map(_value, columns[0])))]
+    return len(columns) == 1 and len(steps) > 1 and max(steps) - min(steps) < min(steps) / 100
+
+
+def _strangers(stems: list[str]) -> list[int]:
+    """The places of names of another form than most have, or with the same number as another one, or of all."""
+    forms = [tuple(re.split(POINT, stem)[::2]) for stem in stems]
+    ((common, _),) = Counter(forms).most_common(1)
+    if strangers := [place for place, form in enumerate(forms) if form != common]:
+        return strangers
+    keys = list(zip(*(map(_value, column) for column in _columns(stems, POINT)), strict=True)) or stems
+    counts = Counter(keys)
+    return [place for place, key in enumerate(keys) if counts[key] > 1] or list(range(len(stems)))
