@@ -133,6 +133,11 @@ class ArrayFile:
         """Return the digest of the array, by its shape, type and the checksums of its frames."""
         return _digest(self._data.dtype.name, self._data.shape[1:], self._checksum[:])
 
+    @property
+    def checksums(self) -> np.ndarray:
+        """The checksum of each frame, as it was written: uint64 [frames]."""
+        return np.asarray(self._checksum[:])
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

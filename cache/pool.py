@@ -109,11 +109,6 @@ class Pool:
             )
         self._warned = True
 
-    def missing(self, key: str, frame_indices: Sequence[int]) -> list[int]:
-        """Return which of the frames no part holds."""
-        held = {index for part in self.parts(key) for index in part.frame_indices}
-        return [index for index in frame_indices if index not in held]
-
     def add(
         self,
         key: str,
@@ -239,6 +234,23 @@ class PoolReader:
         for positions, piece in zip(order, pieces, strict=True):
             frames[positions] = piece
         return frames
+
+    @property
+    def videos(self) -> list[str]:
+        """The ids of the videos that have frames here."""
+        return list(self._places)
+
+    def checksums(self, video_id: str) -> np.ndarray:
+        """Return the checksum of each stored frame of one video, in the order of the artifact's rows: uint64 [rows].
+
+        Raises:
+            CorruptArtifactError: a part is gone.
+        """
+        places = self._places[video_id]
+        checksums = np.zeros(sum(len(held) for _, _, held, *_ in places), "uint64")
+        for key, part, held, part_rows, _ in places:
+            checksums[held] = self._file(key, part).checksums[part_rows]
+        return checksums
 
     def _file(self, key: str, part: str) -> ArrayFile:
         file = self._open.pop((key, part), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cache.pool import PARTS, Pool, PoolReader, part_rows
+from cache.pool import PARTS, Part, Pool, PoolReader, part_rows
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.frames import pixels
@@ -81,21 +81,23 @@ def extract_features(
             batches = read_ahead(stored.missing(pool, keys))
             for (key, missing), group in groupby(batches, key=lambda batch: batch[:2]):
                 try:
-                    pool.add(key, missing, shape, cfg.stored_as, encode((array for *_, array in group), missing), {})
+                    features = encode((array for *_, array in group), missing)
+                    pool.add(key, missing, shape, cfg.stored_as, features, stored.facts(key, missing))
                 except _NotFiniteError as error:
                     bad[key] = error.frames
                     if good := [index for index in missing if index not in bad[key]]:
-                        pool.add(key, good, shape, cfg.stored_as, encode(stored.batches(key, good), good), {})
+                        features = encode(stored.batches(key, good), good)
+                        pool.add(key, good, shape, cfg.stored_as, features, stored.facts(key, good))
                 yield key
 
         with shard.phase("encode"):
             keys = track(stored.places, shard, "video")
-            pool.make(keys, lambda key: not pool.missing(key, list(stored.places[key])), make)
+            pool.make(keys, lambda key: not stored.missing_of(pool, key), make)
         rows = [_row(video, stored.bad_frames(video["video_id"], bad), unfit) for video in wanted]
         shard.dropped.update(FEATURES for row in rows if code_of(row["reason"]) == FEATURES)
         check.see((row["video_id"], row["reason"]) for row in rows)
         shard.write_rows("videos", rows)
-        parts = {key: pool.parts(key) for key in stored.places}
+        parts = {key: stored.parts(pool, key) for key in stored.places}
         found = [
             part_rows(row["video_id"], frame_indices[row["video_id"]].tolist(), parts[stored.keys[row["video_id"]]])
             for row in rows
@@ -127,6 +129,30 @@ class _Stored:
         for video_id, key in self.keys.items():
             stored = {int(index): (video_id, row) for row, index in enumerate(indices[video_id])}
             self.places[key] = stored | self.places.get(key, {})
+        reader = frames.open()
+        checksums = {video_id: reader.checksums(video_id).tolist() for video_id in self.keys}
+        self._pixels = {
+            key: {index: f"{checksums[video_id][row]:016x}" for index, (video_id, row) in places.items()}
+            for key, places in self.places.items()
+        }
+
+    def facts(self, key: str, indices: Sequence[int]) -> dict[str, Any]:
+        """Return what is noted of features that are made of some frames of a key: the checksums of the pixels."""
+        return {"pixels": [self._pixels[key][index] for index in indices]}
+
+    def parts(self, pool: Pool, key: str) -> list[Part]:
+        """Return the parts of a key whose features were made from the pixels that its frames have now."""
+        return [part for part in pool.parts(key) if self._is_of_these_pixels(part)]
+
+    def _is_of_these_pixels(self, part: Part) -> bool:
+        pixels, noted = self._pixels[part.key], part.facts.get("pixels", [])
+        pairs = zip(part.frame_indices, noted, strict=False)
+        return len(noted) == len(part.frame_indices) and all(pixels.get(index, of) == of for index, of in pairs)
+
+    def missing_of(self, pool: Pool, key: str) -> list[int]:
+        """Return the indices, ascending, of the frames of a key whose features the pool lacks."""
+        held = {index for part in self.parts(pool, key) for index in part.frame_indices}
+        return sorted(self.places[key].keys() - held)
 
     def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[str, list[int], np.ndarray]]:
         """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
@@ -135,7 +161,7 @@ class _Stored:
         """
         reader = self._frames.open()
         for key in keys:
-            missing = pool.missing(key, sorted(self.places[key]))
+            missing = self.missing_of(pool, key)
             for batch in self._batches(reader, key, missing):
                 yield key, missing, batch
 

@@ -14,6 +14,7 @@ TRAINED_IN_TWO = ("--set", "chain.selectors=['uniform']", "--processes", "2")
 OTHER_K = ("--set", "select_keyframes.k=3")
 # A decoder's timeout that a moment's stop exceeds.
 IMPATIENT = ("--set", "sample_frames.decoder_timeout_seconds=3.0")
+FORWARD = ("--set", "chain.kind=forward")  # frames are scored once
 OTHER_DATA = (
     *("--annotations", "OTHER/questions.jsonl", "--videos", "OTHER/videos"),
     *("--weights", "tiny-blip2=OTHER/tiny-blip2"),
@@ -172,9 +173,10 @@ KINDS = (
         "again",
         "--again beside a run",
         swaps.again_beside,
-        "At a random moment of a run `sevila stage sample_frames --again` starts beside it and stores other pixels; one of both "
+        "At a random moment of a run `sevila stage score_frames --again` starts beside it and stores other logits; one of both "
         "may be killed. Then the same command runs to its end. All that the store holds must follow from one content.",
         "troubles",
+        options=(FORWARD,),
     ),
     Kind(
         "moved",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
 
-from cache.pool import Pool
 from tests.faults.flips import _check_readers, _readings, _verify
 from tests.faults.judging import being_made, contents
 from tests.faults.victims import command, fork, last_words
@@ -38,7 +39,7 @@ def moved_pool_files(trial: Trial) -> None:
 
 
 def again_beside(trial: Trial) -> None:
-    """Make frames anew, with other pixels, beside a run; one of both may be killed. Then the same command runs to its end.
+    """Make scores anew, with other logits, beside a run; one of both may be killed. Then the same command runs to its end.
 
     The store must hold what follows from one of the two contents, all of it: never a number of the former beside the latter.
     """
@@ -46,7 +47,7 @@ def again_beside(trial: Trial) -> None:
     while not trial.is_done:
         victim = trial.start()
         status = victim.ended(trial.rng.uniform(0.1, 1.0) * trial.world.seconds)
-        other = fork(_with_other_pixels(command(_again(trial))), trial.store, trial.beside)
+        other = fork(_with_other_scores(command(_again(trial))), trial.store, trial.beside)
         trial.happened(f"a run in {being_made(trial.store)}" if status is None else "after a run")
         if trial.rng.random() < 0.5:
             if other.ended(trial.rng.uniform(0, trial.world.seconds)) is None:
@@ -67,41 +68,42 @@ def _check_of_one_making(trial: Trial, former: dict[str, str], changed: dict[str
     if all(former.get(name) == digest for name, digest in stored.items()):
         return
     if wrong := [name for name, digest in stored.items() if changed.get(name) != digest]:
-        trial.fail("wrong", f"of the former frames, or of none: {wrong[:3]}")
+        trial.fail("wrong", f"of the former scores, or of none: {wrong[:3]}")
 
 
 def _changed_contents(trial: Trial) -> dict[str, str]:
-    """Return the contents of a store in which every stage ran with the other pixels."""
+    """Return the contents of a store in which all that scored frames gave the other logits."""
     store = trial.folder / "changed"
     work = command(run_command(trial.world.folder, store, *trial.world.options))
-    if status := fork(_with_other_pixels(work), store, store).finish():
-        raise RuntimeError(f"the run with other pixels ended with {status}: {last_words(store)}")
+    if status := fork(_with_other_scores(work), store, store).finish():
+        raise RuntimeError(f"the run with other logits ended with {status}: {last_words(store)}")
     changed = contents(store)
     differing = {name.split("-v")[0] for name, digest in changed.items() if trial.world.contents.get(name) != digest}
     if "answer_questions" not in differing:
-        raise RuntimeError("other pixels change no answer: nothing can be seen in this world")
+        raise RuntimeError("other logits change no answer: nothing can be seen in this world")
     return changed
 
 
 def _again(trial: Trial) -> list[str]:
     data = trial.world.folder
     options = [*places(data, trial.store), *SMALL_SHARDS, *trial.world.options]
-    return ["stage", "sample_frames", str(data / "full.toml"), *options, "--again"]
+    return ["stage", "score_frames", str(data / "full.toml"), *options, "--again"]
 
 
-def _with_other_pixels(work: Callable[[], int]) -> Callable[[], int]:
-    """Return `work` in a process whose stage sample_frames stores negatives."""
+def _with_other_scores(work: Callable[[], int]) -> Callable[[], int]:
+    """Return `work` in a process whose stage score_frames stores other logits."""
 
     def changed() -> int:
-        add = Pool.add
+        write_table = pyarrow.parquet.write_table
 
-        def add_negatives(
-            self: Pool, key: str, indices: Any, shape: Any, dtype: str, pieces: Iterable[np.ndarray], *rest: Any
-        ) -> None:
-            is_frames = self.space.startswith("sample_frames")
-            add(self, key, indices, shape, dtype, (255 - piece for piece in pieces) if is_frames else pieces, *rest)
+        def write(table: pyarrow.Table, *arguments: Any, **options: Any) -> None:
+            if "logit_yes" in table.column_names:
+                place = table.column_names.index("logit_yes")
+                negatives = pyarrow.compute.negate(table["logit_yes"])
+                table = table.set_column(place, table.schema.field(place), negatives)
+            write_table(table, *arguments, **options)
 
-        Pool.add = add_negatives  # type: ignore[method-assign]
+        pyarrow.parquet.write_table = write
         return work()
 
     return changed

@@ -3,14 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache.notes import write_note
+from cache.pool import Pool
 from cache.store import RECORD, Store, describe_files
 from cache.tables import write_rows
 from cache.verify import Verification
 from cli import main
 from tests.stages.runs import artifact, files, records, sevila
+from tests.stages.test_repair import verify
 
 BELOW_FRAMES = ("extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
 
@@ -65,6 +68,24 @@ def test_one_stage_is_not_made_from_stale_inputs(store: Path, demo: Path, capsys
     said = capsys.readouterr().err
     assert "is stale" in said and frames in said and "sevila run" in said
     assert files(store) == before
+
+
+def test_features_in_the_pool_are_made_anew_where_their_frames_have_other_pixels(store: Path, demo: Path) -> None:
+    frames, before = artifact(store, "frames"), artifact(store, "features")
+    video = next(video["video_id"] for video in frames.rows("videos") if video["status"] == "ok")
+    former = {name: before.open().read(name, slice(None)) for name in before.open().videos}
+    pool = Pool(Store(store), frames.record.pool)
+    row = next(row for row in frames.rows("parts") if row["video_id"] == video)
+    part = next(part for part in pool.parts(row["key"]) if part.name == row["part"])
+    negatives = 255 - frames.open().read(video, slice(None))
+    pool.add(
+        part.key, part.frame_indices, negatives.shape[1:], "uint8", [negatives], part.facts
+    )  # as of another machine
+    verify(demo, store, "--all", "--repair")  # notes the pixels that are there now, so that the rest is stale
+    assert sevila("run", demo, store) == 0
+    now = artifact(store, "features").open()
+    assert [name for name in former if not np.array_equal(former[name], now.read(name, slice(None)))] == [video]
+    assert verify(demo, store) == 0
 
 
 def test_records_of_before_say_after_again_what_they_were_made_from(store: Path, demo: Path) -> None:
