@@ -1,7 +1,8 @@
 """Reading Parquet that may come from anybody: what it says of itself may take no more memory than its size justifies.
 
 A few kilobytes may hold one long text and say that it stands in every row, or that one number is repeated without end. So texts
-are read as indices into the distinct ones, and written out only after it was counted what they take then.
+stay indices into the distinct ones: in Python too, equal texts of a file are one object. What `cache.tables` writes is within
+these bounds, whatever it holds.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.errors import CorruptArtifactError, mend
 
-# In memory, of what the file takes on disk. Tables of ours reach some 50: their ids differ from row to row.
+# In memory, of what the file takes on disk.
 MOST_TIMES, ALWAYS_BYTES = 256, 16 << 20
 VALUE_BYTES = 8  # at most; of a text, its index
+ID_BYTES = 4096  # ids and questions stand in any number of rows; only what is longer counts each time
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,22 @@ class BoundedParquet:
     path: Path
     schema: pa.Schema
     n_rows: int
+    size_bytes: int
     file: pq.ParquetFile
     names: list[str]
 
     def read(self) -> pa.Table:
         """Return all rows of the columns it was opened for, texts as dictionaries; raises `CorruptArtifactError`."""
-        return _checked(self.path, self.file.read(columns=self.names))
+        return self._checked(self.file.read(columns=self.names))
 
     def head(self, n_rows: int) -> list[dict[str, Any]]:
         """Return the first rows as Python values; raises `CorruptArtifactError`."""
         batch = next(self.file.iter_batches(batch_size=n_rows, columns=self.names), None)
-        rows: list[dict[str, Any]] = [] if batch is None else _checked(self.path, batch).to_pylist()
-        return rows
+        return [] if batch is None else as_rows(self._checked(pa.Table.from_batches([batch])))
+
+    def _checked(self, table: pa.Table) -> pa.Table:
+        _refuse_beyond(self.path, self.size_bytes, table.nbytes + sum(map(_long_text_bytes, table.columns)))
+        return table
 
 
 @contextmanager
@@ -52,16 +60,16 @@ def bounded_parquet(path: Path, names: Collection[str] | None = None) -> Iterato
         CorruptArtifactError: it is not readable, here or in the block, or claims more than its size justifies.
     """
     try:
-        with pq.ParquetFile(path) as plain:
+        with pa.OSFile(str(path)) as source:
+            plain = pq.ParquetFile(source)
             schema, metadata = plain.schema_arrow, plain.metadata
-        wanted = [name for name in schema.names if names is None or name in names]
-        leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
-        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-        with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, page_checksum_verification=True) as file:
-            claimed = _claimed_bytes(file, schema, wanted)
-            if claimed > _limit(path):
-                raise _claims_too_much(path, claimed)
-            yield BoundedParquet(path, schema, metadata.num_rows, file, wanted)
+            wanted = [name for name in schema.names if names is None or name in names]
+            leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+            texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+            file = pq.ParquetFile(source, metadata=metadata, read_dictionary=texts, page_checksum_verification=True)
+            size_bytes = source.size()
+            _refuse_beyond(path, size_bytes, _claimed_bytes(file, schema, wanted))
+            yield BoundedParquet(path, schema, metadata.num_rows, size_bytes, file, wanted)
     except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
         raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
 
@@ -84,33 +92,45 @@ def _claimed_bytes(file: pq.ParquetFile, schema: pa.Schema, names: Collection[st
     return total
 
 
-def _checked(path: Path, table: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
-    """Return a table if what its texts take when they are written out is within bounds."""
-    total = table.nbytes + sum(_text_bytes(column) for column in table.columns)
-    if total > _limit(path):
-        raise _claims_too_much(path, total)
-    return table
-
-
-def _text_bytes(column: pa.ChunkedArray | pa.Array) -> int:
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+def _long_text_bytes(column: pa.ChunkedArray) -> int:
+    """Return what the texts of a column that are longer than an id take beyond that, each as often as it stands there."""
     total = 0
-    for chunk in chunks:
+    for chunk in column.chunks:
         while pa.types.is_list(chunk.type):
             chunk = chunk.flatten()
         if pa.types.is_dictionary(chunk.type):
             chunk.dictionary.validate(full=True)  # that it is text
-            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
-            total += pc.sum(lengths).as_py() or 0
+            beyond = pc.max_element_wise(pc.subtract(pc.binary_length(chunk.dictionary), ID_BYTES), 0)
+            total += pc.sum(beyond.take(chunk.indices)).as_py() or 0
     return total
 
 
-def _limit(path: Path) -> int:
-    return max(ALWAYS_BYTES, MOST_TIMES * path.stat().st_size)
+def _refuse_beyond(path: Path, size_bytes: int, claimed_bytes: int) -> None:
+    if claimed_bytes > max(ALWAYS_BYTES, MOST_TIMES * size_bytes):
+        raise CorruptArtifactError(
+            f"{path}: {size_bytes} bytes that claim {claimed_bytes} in memory, more than any table of a stage does; "
+            f"{mend(path)}"
+        )
 
 
-def _claims_too_much(path: Path, n_bytes: int) -> CorruptArtifactError:
-    size_bytes = path.stat().st_size
-    return CorruptArtifactError(
-        f"{path}: {size_bytes} bytes that claim {n_bytes} in memory, more than any table of a stage does; {mend(path)}"
-    )
+def as_values(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column as Python values, None where null; equal texts of a file are one object."""
+    return [value for chunk in column.chunks for value in _values(chunk)]
+
+
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table as dicts of Python values, like `as_values`."""
+    columns = [as_values(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(chunk: pa.Array) -> list[Any]:
+    if pa.types.is_dictionary(chunk.type):
+        texts = np.array([*chunk.dictionary.to_pylist(), None], dtype=object)  # the last one for what is null
+        values: list[Any] = texts[chunk.indices.fill_null(-1).to_numpy()].tolist()
+    elif pa.types.is_list(chunk.type):
+        every = iter(_values(chunk.flatten()))
+        values = [None if n is None else list(islice(every, n)) for n in chunk.value_lengths().to_pylist()]
+    else:
+        values = chunk.to_pylist()
+    return values

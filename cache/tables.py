@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from cache.errors import CorruptArtifactError, SchemaError, mend
 from cache.files import published
-from cache.parquet import bounded_parquet
+from cache.parquet import ALWAYS_BYTES, as_rows, as_values, bounded_parquet
 
 MOST_ROWS = (
     10**8
@@ -83,7 +83,19 @@ def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any
     path.parent.mkdir(parents=True, exist_ok=True)
     with published(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+        if table.nbytes > ALWAYS_BYTES // 128 and not _is_within_bounds(part):  # a bit, of a bool, may count as 8 bytes
+            pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
     return int(table.num_rows)
+
+
+def _is_within_bounds(path: Path) -> bool:
+    """Whether what was written would be read again: rows that are all alike take next to nothing, as in a hostile file."""
+    try:
+        with bounded_parquet(path) as file:
+            file.read()
+    except CorruptArtifactError:
+        return False
+    return True
 
 
 def _array(values: Sequence[Any] | np.ndarray, wanted: pa.DataType) -> pa.Array:
@@ -96,8 +108,7 @@ def _array(values: Sequence[Any] | np.ndarray, wanted: pa.DataType) -> pa.Array:
 
 def read_rows(paths: Sequence[Path], schema: Schema, n_rows: int | None = None) -> list[dict[str, Any]]:
     """Return all rows of a table's files, in order, as dicts of Python values (None where null); see `read_columns`."""
-    rows: list[dict[str, Any]] = _read(paths, schema, None, n_rows).to_pylist()
-    return rows
+    return as_rows(_read(paths, schema, None, n_rows))
 
 
 def read_columns(
@@ -118,13 +129,19 @@ def read_columns(
             raise SchemaError(
                 f"{paths[0].parent}: column {name!r} holds {table[name].null_count} nulls; read it as rows"
             )
-    return {name: table[name].to_numpy() for name in names}
+    return {name: _numpy(table[name]) for name in names}
 
 
 def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | None = None) -> list[Any]:
     """Return one column of a table's files as Python values, None where null; raises like `read_columns`."""
-    values: list[Any] = _read(paths, schema, [name], n_rows)[name].to_pylist()
-    return values
+    return as_values(_read(paths, schema, [name], n_rows)[name])
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_dictionary(column.type):
+        return np.array(as_values(column), dtype=object)
+    array: np.ndarray = column.to_numpy()
+    return array
 
 
 def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_rows: int | None) -> pa.Table:
@@ -144,7 +161,7 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                 raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, more than any table has; {mend(path)}")
             if n_rows is not None and n_claimed > n_rows:
                 raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
-            tables.append(file.read().cast(wanted))
+            tables.append(file.read())
     if n_rows is not None and n_claimed != n_rows and paths:
         raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {mend(paths[0])}")
     return pa.concat_tables(tables) if tables else wanted.empty_table()

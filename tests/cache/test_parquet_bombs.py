@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import CorruptArtifactError
-from cache.tables import Schema, read_columns, read_head, read_rows, write_rows
+from cache.tables import Schema, read_columns, read_head, read_rows, write_columns, write_rows
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Schema(1, name="string", names="list<string>", numbers="list<int64>", number="int64")
@@ -98,3 +99,44 @@ def test_tables_with_few_distinct_texts_are_read_as_they_were_written(tmp_path: 
     assert read_head([path], 4) == rows[:4]
     found = read_columns([path], SCHEMA, ["number", "numbers"])
     assert list(found) == ["number", "numbers"] and found["number"].tolist() == [row["number"] for row in rows]
+
+
+def alike(**values: object) -> list[dict[str, object]]:
+    return [{"name": "a", "names": ["b"], "numbers": [1], "number": 1} | values] * 300_000
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [alike(numbers=[7] * 9), alike(name="x" * 13_000)[:2_000], alike(names=[None, "x" * 13_000] * 3)[:800]],
+    ids=["numbers", "long texts", "lists of texts"],
+)
+def test_whatever_is_written_can_be_read_however_well_it_compresses(
+    rows: list[dict[str, object]], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.parquet"
+    write_rows(path, SCHEMA, rows)
+    assert read_rows([path], SCHEMA) == rows
+    assert read_columns([path], SCHEMA, ["name"])["name"].tolist() == [row["name"] for row in rows]
+    assert read_head([path], 2) == rows[:2]
+
+
+@pytest.mark.parametrize("n_videos", [60, 500_000])
+def test_a_table_of_half_a_million_frames_of_videos_with_long_names_is_read(n_videos: int, tmp_path: Path) -> None:
+    schema = Schema(1, video_id="string", clip_id="string", frame_index="int64", seconds="float64", row="int32")
+    numbers = np.arange(500_000)
+    ids = np.array([f"{number:0250d}" for number in range(n_videos)], object)[numbers * n_videos // len(numbers)]
+    columns = {
+        "video_id": ids,
+        "clip_id": [""] * len(ids),
+        "frame_index": numbers,
+        "seconds": numbers / 3,
+        "row": numbers,
+    }
+    path = tmp_path / "frames.parquet"
+    # As every version has written it.
+    table = pa.Table.from_arrays([pa.array(column) for column in columns.values()], names=list(columns))
+    pq.write_table(table.cast(schema.arrow()), path, compression="zstd")
+    found = read_columns([path, path], schema, list(columns), 1_000_000)
+    assert (found["video_id"] == np.concatenate([ids, ids])).all() and found["row"][-1] == 499_999
+    write_columns(path, schema, columns)
+    assert (read_columns([path], schema, ["video_id"])["video_id"] == ids).all()
