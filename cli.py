@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as cache loads numpy
 from cache.errors import SevilaError, sentence
 from cache.printable import printable
 from stages import cache_commands as do_cache

@@ -17,6 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as prefect and cache may load numpy
+
+# isort: split
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE

@@ -19,6 +19,9 @@ from cache.errors import CorruptArtifactError, mend
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 MOST_TEXT_BYTES = 1000
 DIGEST = re.compile(r"[0-9a-f]{64}")
+# Of a record.
+MAPPINGS = ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds", "input_contents")
+TEXTS = ("host", "device", "started", "finished", "git_revision", "pool", "content")
 
 
 def is_name(text: Any) -> bool:
@@ -47,20 +50,10 @@ def record_problem(content: Mapping[str, Any]) -> str:
             return f"{field} is {content[field]!r}, wanted a name"
     if not is_count(content["version"]):
         return f"version is {content['version']!r}, wanted a number"
-    for field in (
-        "config",
-        "inputs",
-        "schemas",
-        "files",
-        "rows",
-        "dropped",
-        "libraries",
-        "phase_seconds",
-        "input_contents",
-    ):
+    for field in MAPPINGS:
         if not isinstance(content[field], dict):
             return f"{field} is a {type(content[field]).__name__}, wanted a mapping"
-    for field in ("host", "device", "started", "finished", "git_revision", "pool", "content"):
+    for field in TEXTS:
         if not isinstance(content[field], str) and (content[field] is not None or field != "git_revision"):
             return f"{field} is {content[field]!r}, wanted text"
     for field in ("peak_memory_bytes", "peak_gpu_memory_bytes"):

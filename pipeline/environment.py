@@ -26,20 +26,43 @@ IGNORED = (
     "TORCH_MKLDNN_",
     "TORCH_ROCM_FA_PREFER_CK",
     "ATEN_CPU_CAPABILITY",
+    "BLIS_ARCH_",
     "DNNL_",
+    "FLEXIBLAS",
+    "LIBXSMM_TARGET",
     "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
     "MKL_DISABLE_FAST_MM",
     "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES",
     "ONEDNN_",
+    "OPENBLAS_CORETYPE",
     "XLA_DOWNCAST_BF16",
     "XLA_USE_BF16",
     "DECORD_",
+    # Of launchers: who the peers of a process are. The processes of a training are told by `launch.py`, after this was cleared.
+    "FORK_LAUNCHED",
+    "HYDRA_",
+    "MPI_LOCAL",
+    "MV2_COMM_WORLD_",
+    "OMPI_COMM_WORLD_",
+    "PMI_",
+    "PMIX_",
+    "SLURM_LOCALID",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "TORCHELASTIC_",
 )
+IGNORED_NAMES = {
+    f"{whose}{what}" for whose in ("", "LOCAL_", "GROUP_", "NODE_", "ROLE_") for what in ("RANK", "WORLD_SIZE")
+}
+IGNORED_NAMES |= {"MASTER_ADDR", "MASTER_PORT"}
 
 
 def clear_settings() -> None:
     """Remove from the environment what libraries would read there and what would change results; what it was is logged."""
-    names = sorted(name for name in os.environ if name.startswith(IGNORED))
+    names = sorted(name for name in os.environ if name.startswith(IGNORED) or name in IGNORED_NAMES)
     for name in names:
         del os.environ[name]
     if names:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from cache.errors import MachineError
@@ -21,6 +22,10 @@ ADVICE = (
 )
 
 
+class _OneRowError(MemoryError):
+    """Memory does not suffice for one row: what a `Halving` says to the one around it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the machine had no memory left: torch's own error, and the ways in which CUDA's libraries say it."""
     torch = sys.modules.get("torch")  # what has not loaded it cannot have raised it
@@ -29,10 +34,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+_nested: ContextVar[bool] = ContextVar("nested", default=False)
+
+
 class Halving:
     """Computes batches of rows in as few parts as memory allows; a part for which it does not suffice is halved.
 
-    What was too much once is not tried again: later batches are cut into as many parts.
+    What was too much once is not tried again: later batches are cut into as many parts. Where what computes halves too, and
+    one row of its own is too much, the batch around it is halved.
     """
 
     def __init__(self, name: str) -> None:
@@ -46,6 +55,20 @@ class Halving:
         Raises:
             MachineError: memory does not suffice for one row.
         """
+        is_nested, n_parts = _nested.get(), self._n_parts
+        token = _nested.set(True)
+        try:
+            return self._results(compute, rows)
+        except _OneRowError as error:
+            problem = str(error)
+            if is_nested:
+                self._n_parts = n_parts  # too much was what is around it, not its own rows
+                raise
+        finally:
+            _nested.reset(token)
+        raise MachineError(f"{self._name}: out of memory with a single row: {problem}; {ADVICE}")
+
+    def _results(self, compute: Callable[[Any], Result], rows: Any) -> list[Result]:
         results: list[Result] = []
         start, size = 0, -(-len(rows) // self._n_parts)
         while start < len(rows):
@@ -61,7 +84,7 @@ class Halving:
             # Only here: until its handler ends, the error keeps all that was computed on the way to it.
             _free()
             if len(part) == 1:
-                raise MachineError(f"{self._name}: out of memory with a single row: {problem}; {ADVICE}")
+                raise _OneRowError(problem)
             size = -(-len(part) // 2)
             self._n_parts *= 2
             log.warning(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field
 
 from cache.errors import SevilaError
+from pipeline.environment import clear_settings
 from pipeline.output import Snapshots
 from pipeline.stage import Config, RunContext
 
@@ -137,7 +138,6 @@ class Trained:
     validation: list[dict[str, Any]]
 
 
-_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 CURVES = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "frames_per_second")
 VALIDATION = ("step", "epoch", "figure", "value")
 
@@ -151,17 +151,14 @@ def train(job: Job) -> Trained:
     from pipeline.training_loop import read_state, work
 
     n_processes = processes(job.run)
+    clear_settings()  # Accelerate asks the environment for more than it is given, even for what it is given
     if n_processes > 1:
         from pipeline.launch import launch
 
         log.info("%s: %d processes", job.name, n_processes)
         launch(n_processes, work, (job,), job.name)
     else:
-        from accelerate.utils import patch_environment
-
-        # Whoever launched this process may have told it of peers; none of them is a peer of this training.
-        with patch_environment(LOCAL_RANK=-1, **dict.fromkeys(_WORLD_SIZES, 1)):
-            work(job)
+        work(job)
     state = job.snapshots.newest(read_state)
     if state is None or state["epoch"] < job.cfg.epochs:
         raise SevilaError(f"{job.name}: the final state in {job.snapshots.folder} cannot be read; run again")

@@ -18,7 +18,6 @@ from accelerate.state import AcceleratorState
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
-from pipeline.environment import clear_settings
 from pipeline.memory import is_out_of_memory
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Report, Task
@@ -59,7 +58,6 @@ def _accelerator(run: RunContext, precision: str) -> Iterator[Accelerator]:
     if device.index is not None:
         torch.cuda.set_device(device)
     try:
-        clear_settings()  # it asks the environment for more than it is given, even for what it is given
         precision = "bf16" if precision == "bfloat16" else "no"
         yield Accelerator(cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=1)
     finally:

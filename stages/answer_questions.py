@@ -21,11 +21,11 @@ from stages.extract_features import Features
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
-from stages.not_finite import ANSWERS, SCORES, FiniteCheck
+from stages.not_finite import ANSWERS, BROKEN, SCORES
 from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from stages.progress import track
 from stages.select_keyframes import Keyframes
-from stages.visual_windows import WINDOW_FRAMES, Group, windows
+from stages.visual_windows import WINDOW_FRAMES, Group, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,9 +98,8 @@ def answer_questions(
         _answerable({**texts[row["question_id"]], **row}, without_features.get(row["video_id"], ""))
         for row in keyframes.rows("keyframes")
     ]
-    load = cache(lambda: _load(cfg, run, backbone, answerer))
-    broken = "weights or features are broken, or the precision is too small"
-    check = FiniteCheck(ANSWERS, f"the Answerer gave no question finite values; {broken}")
+    windows = Windows(features, run.torch_device())
+    asking = cache(lambda batch_tokens: _Asking(_load(cfg, run, backbone, answerer), cfg, windows, batch_tokens))
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
         n_tokens, width = backbone.feature_shape()
@@ -111,20 +110,12 @@ def answer_questions(
     def work(shard: Shard) -> None:
         wanted = [asked[item] for item in shard.items]
         units = [unit for question in wanted if question["status"] == "ok" for unit in _units(question, cfg.method)]
-        found: dict[str, list[dict[str, Any]]] = defaultdict(list)  # answers by question, one for each of its units
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         if units:
             with shard.phase("answer"):
-                asking = _Asking(load(), cfg, shard.settings["batch_tokens"])
-                groups = list(_groups(units))
-                stored = [_stored_rows(group) for group in groups]
-                read = windows(features, stored, asking.answerer, run.torch_device(), shard.settings["batch_frames"])
-                bar = track(read, shard, "window", len(groups))
-                for group, (place, visual) in zip(groups, bar, strict=True):
-                    for (question, _), answer in zip(group, asking.ask(group, place, visual), strict=True):
-                        found[question["question_id"]].append(answer)
+                found |= asking(shard.settings["batch_tokens"]).answers(units, shard)
         rows = [_row(question, found[question["question_id"]], cfg.method) for question in wanted]
         shard.dropped.update(row["reason"].split(":")[0] for row in rows if row["status"] != "ok")
-        check.see((row["video_id"], row["reason"]) for row in rows)
         shard.write_rows("answers", rows)
         alone = cfg.method == "vote"
         frame_rows = [
@@ -133,7 +124,7 @@ def answer_questions(
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(plan, work)
-    check.end(out, len(asked))
+    out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
 
 
 def _answerable(question: dict[str, Any], without_features: str) -> dict[str, Any]:
@@ -200,13 +191,24 @@ def _load(cfg: AnswerQuestions, run: RunContext, backbone: Backbone, weights: An
 class _Asking:
     """Puts units to the Answerer in batches of one number of frames and similar text length."""
 
-    def __init__(self, answerer: Answerer, cfg: AnswerQuestions, batch_tokens: int) -> None:
-        self.answerer = answerer
+    def __init__(self, answerer: Answerer, cfg: AnswerQuestions, windows: Windows, batch_tokens: int) -> None:
+        self._answerer, self._windows = answerer, windows
         self._reader = OptionReader(answerer, cfg.prompt, cfg.readout, batch_tokens, forced=False)
         self._batch_tokens = batch_tokens
         self._halving = Halving("answer_questions")
 
-    def ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[dict[str, Any]]:
+    def answers(self, units: list[Unit], shard: Shard) -> dict[str, list[dict[str, Any]]]:
+        """Return the answers of units by question, one for each of its units."""
+        groups = list(_groups(units))
+        stored = [_stored_rows(group) for group in groups]
+        read = self._windows.tokens(stored, self._answerer, shard.settings["batch_frames"])
+        answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for group, (place, visual) in zip(groups, track(read, shard, "window", len(groups)), strict=True):
+            for (question, _), answer in zip(group, self._ask(group, place, visual), strict=True):
+                answers[question["question_id"]].append(answer)
+        return answers
+
+    def _ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[dict[str, Any]]:
         """Return an answer per unit, or the reason why there is none."""
         import torch
 
@@ -223,7 +225,7 @@ class _Asking:
             same = [number for number in answerable if len(units[number][1]) == n_frames]
             # The official code numbers frames only when there are several: one keyframe is read as when voting.
             prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-            verbalizer = self.answerer.language.verbalizer
+            verbalizer = self._answerer.language.verbalizer
             prefix_tokens = max(len(ids) for ids in verbalizer.tokenize_prefixes(prefixes))
             lengths = [len(asked[number].token_ids) for number in same]
             for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):

@@ -18,7 +18,7 @@ from pipeline.memory import Halving
 from pipeline.output import Shard, ShardedOutput
 from pipeline.stage import Config, PooledArtifact, RunContext, stage
 from stages.import_backbone import Backbone
-from stages.not_finite import FEATURES, FiniteCheck, code_of
+from stages.not_finite import FEATURES, code_of
 from stages.progress import track
 from stages.sample_frames import Frames
 from stages.streams import read_ahead
@@ -62,10 +62,9 @@ def extract_features(
     videos = frames.rows("videos")
     frame_indices = frames.frame_indices()
     shape = backbone.feature_shape()
-    encode = _Encode(cfg.stored_as, run, cache(lambda: backbone.vision_encoder(run, cfg.precision)))
+    encode = _Encode(cfg.stored_as, shape, run, cache(lambda: backbone.vision_encoder(run, cfg.precision)))
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
     unfit = f"the ViT gave values that {cfg.stored_as} cannot hold"
-    check = FiniteCheck(FEATURES, f"{unfit}, for every video; set precision or stored_as to float32")
 
     def plan() -> tuple[list[list[int]], dict[str, Any]]:
         bytes_a_frame = shape[0] * shape[1] * np.dtype(cfg.stored_as).itemsize
@@ -75,27 +74,11 @@ def extract_features(
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
         stored = _Stored(frames, frame_indices, wanted, shard.settings["batch_frames"])
-        bad: dict[str, set[int]] = {}  # by key, the frames whose features are not finite
-
-        def make(keys: Iterator[str]) -> Iterator[str]:
-            batches = read_ahead(stored.missing(pool, keys))
-            for (key, missing), group in groupby(batches, key=lambda batch: batch[:2]):
-                try:
-                    features = encode((array for *_, array in group), missing)
-                    pool.add(key, missing, shape, cfg.stored_as, features, stored.facts(key, missing))
-                except _NotFiniteError as error:
-                    bad[key] = error.frames
-                    if good := [index for index in missing if index not in bad[key]]:
-                        features = encode(stored.batches(key, good), good)
-                        pool.add(key, good, shape, cfg.stored_as, features, stored.facts(key, good))
-                yield key
-
         with shard.phase("encode"):
             keys = track(stored.places, shard, "video")
-            pool.make(keys, lambda key: not stored.missing_of(pool, key), make)
-        rows = [_row(video, stored.bad_frames(video["video_id"], bad), unfit) for video in wanted]
+            pool.make(keys, lambda key: not stored.missing_of(pool, key), partial(encode.add, pool, stored))
+        rows = [_row(video, stored.bad_frames(video["video_id"]), unfit) for video in wanted]
         shard.dropped.update(FEATURES for row in rows if code_of(row["reason"]) == FEATURES)
-        check.see((row["video_id"], row["reason"]) for row in rows)
         shard.write_rows("videos", rows)
         parts = {key: stored.parts(pool, key) for key in stored.places}
         found = [
@@ -106,7 +89,8 @@ def extract_features(
         shard.write_rows("parts", [row for rows in found for row in rows])
 
     out.each_shard(plan, work)
-    check.end(out, sum(video["status"] == "ok" for video in videos))
+    n_videos = sum(video["status"] == "ok" for video in videos)
+    out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; set precision or stored_as to float32")
 
 
 def _row(video: dict[str, Any], bad: list[int], unfit: str) -> dict[str, Any]:
@@ -125,6 +109,7 @@ class _Stored:
     ) -> None:
         self._frames, self._indices, self._batch_frames = frames, indices, batch_frames
         self.keys = {video["video_id"]: frames.pixel_key(video) for video in videos if video["status"] == "ok"}
+        self.bad: dict[str, set[int]] = {}  # by key, the frames whose features are not finite
         self.places: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
         for video_id, key in self.keys.items():
             stored = {int(index): (video_id, row) for row, index in enumerate(indices[video_id])}
@@ -169,9 +154,9 @@ class _Stored:
         """Yield the pixels of some frames of a key."""
         return self._batches(self._frames.open(), key, indices)
 
-    def bad_frames(self, video_id: str, bad: dict[str, set[int]]) -> list[int]:
+    def bad_frames(self, video_id: str) -> list[int]:
         """Return which of a video's frames are among those of its key that are bad."""
-        of_key = bad.get(self.keys.get(video_id, ""), set())
+        of_key = self.bad.get(self.keys.get(video_id, ""), set())
         return sorted(of_key.intersection(self._indices[video_id].tolist())) if of_key else []
 
     def _batches(self, reader: PoolReader, key: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -194,17 +179,34 @@ class _NotFiniteError(Exception):
 class _Encode:
     """Pixels -> features."""
 
-    def __init__(self, stored_as: str, run: RunContext, load: Callable[[], VisionEncoder]) -> None:
-        self._stored_as, self._run, self._load = stored_as, run, load
+    def __init__(
+        self, stored_as: str, shape: tuple[int, int], run: RunContext, load: Callable[[], VisionEncoder]
+    ) -> None:
+        self._stored_as, self._shape, self._run, self._load = stored_as, shape, run, load
         self._halving = Halving("extract_features")
 
-    def __call__(self, batches: Iterator[np.ndarray], frames: Sequence[int]) -> Iterator[np.ndarray]:
+    def add(self, pool: Pool, stored: _Stored, keys: Iterator[str]) -> Iterator[str]:
+        """Add to the pool what it lacks of these keys, and yield each; `stored.bad` has what is not finite, which is left out."""
+        for (key, missing), group in groupby(read_ahead(stored.missing(pool, keys)), key=lambda batch: batch[:2]):
+            try:
+                self._add(pool, stored, key, missing, (array for *_, array in group))
+            except _NotFiniteError as error:
+                stored.bad[key] = error.frames
+                if good := [index for index in missing if index not in error.frames]:
+                    self._add(pool, stored, key, good, stored.batches(key, good))
+            yield key
+
+    def _add(self, pool: Pool, stored: _Stored, key: str, frames: list[int], batches: Iterator[np.ndarray]) -> None:
+        features = self._features(batches, frames)
+        pool.add(key, frames, self._shape, self._stored_as, features, stored.facts(key, frames))
+
+    def _features(self, batches: Iterator[np.ndarray], frames: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the features of batches of these frames, piece by piece; raises `_NotFiniteError` at the end."""
         encoder = self._load()
         bad: set[int] = set()
         done = 0
         for batch in batches:
-            for features in self._halving(partial(self._features, encoder), batch):
+            for features in self._halving(partial(self._compute, encoder), batch):
                 finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
                 bad |= {frames[done + place] for place in np.flatnonzero(~finite).tolist()}
                 done += len(features)
@@ -212,7 +214,7 @@ class _Encode:
         if bad:
             raise _NotFiniteError(bad)
 
-    def _features(self, encoder: VisionEncoder, batch: np.ndarray) -> np.ndarray:
+    def _compute(self, encoder: VisionEncoder, batch: np.ndarray) -> np.ndarray:
         import torch
 
         with torch.no_grad():

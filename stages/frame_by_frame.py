@@ -18,7 +18,7 @@ from stages.import_backbone import Backbone
 from stages.list_questions import Questions
 from stages.progress import track
 from stages.sample_frames import Clips
-from stages.visual_windows import WINDOW_FRAMES, Group, windows
+from stages.visual_windows import WINDOW_FRAMES, Group, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,38 +62,39 @@ def plan_videos(
     return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
 
 
-def frame_rows(
-    asker: Asker,
-    questions: Sequence[dict[str, Any]],
-    videos: Sequence[dict[str, Any]],
-    clips: Clips,
-    features: Features,
-    run: RunContext,
-    shard: Shard,
-) -> Iterator[dict[str, Any]]:
-    """Ask `questions` about every frame of their clips in `videos`; yield a row per question and position of its clip.
+class FrameByFrame:
+    """Asks questions about frames of their clips, for one stage."""
 
-    In the order of questions, then time; a frame that a short clip repeats is asked about once and repeats its row.
-    """
-    groups = list(_groups(videos))
-    device, batch_frames = run.torch_device(), shard.settings["batch_frames"]
-    read = windows(features, groups, asker.model, device, batch_frames)
-    halving = Halving(shard.stage.name)
-    asks = _asks(questions, clips)
-    found: dict[Pair, dict[str, Any]] = {}
-    for place, visual in track(read, shard, "window", len(groups)):
-        found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"], halving)
-    for number, question in enumerate(questions):
-        clip = clips[question["video_id"], question["clip_id"]]
-        columns = (clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist())
-        for position, (frame_index, seconds, row) in enumerate(zip(*columns, strict=True)):
-            yield {
-                "question_id": question["question_id"],
-                "video_id": question["video_id"],
-                "position": position,
-                "frame_index": frame_index,
-                "seconds": seconds,
-            } | found[number, row]
+    def __init__(self, clips: Clips, features: Features, run: RunContext, name: str) -> None:
+        """Args: `name` of the stage, for its log."""
+        self._clips = clips
+        self._windows = Windows(features, run.torch_device())
+        self._halving = Halving(name)
+
+    def rows(
+        self, asker: Asker, questions: Sequence[dict[str, Any]], videos: Sequence[dict[str, Any]], shard: Shard
+    ) -> Iterator[dict[str, Any]]:
+        """Ask `questions` about every frame of their clips in `videos`; yield a row per question and position of its clip.
+
+        In the order of questions, then time; a frame that a short clip repeats is asked about once and repeats its row.
+        """
+        groups = list(_groups(videos))
+        read = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
+        asks = _asks(questions, self._clips)
+        found: dict[Pair, dict[str, Any]] = {}
+        for place, visual in track(read, shard, "window", len(groups)):
+            found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"], self._halving)
+        for number, question in enumerate(questions):
+            clip = self._clips[question["video_id"], question["clip_id"]]
+            columns = (clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist())
+            for position, (frame_index, seconds, row) in enumerate(zip(*columns, strict=True)):
+                yield {
+                    "question_id": question["question_id"],
+                    "video_id": question["video_id"],
+                    "position": position,
+                    "frame_index": frame_index,
+                    "seconds": seconds,
+                } | found[number, row]
 
 
 def _asks(questions: Sequence[dict[str, Any]], clips: Clips) -> dict[tuple[str, int], list[int]]:

@@ -17,11 +17,11 @@ from pipeline.prompts import single_frame_prefixes
 from pipeline.selection import majority_vote
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
-from stages.frame_by_frame import Pair, frame_rows, plan_videos, questions_by_video
+from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_by_video
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
-from stages.not_finite import ANSWERS, FiniteCheck
+from stages.not_finite import ANSWERS, BROKEN
 from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from stages.sample_frames import Frames
 
@@ -123,10 +123,9 @@ def label_frames(
     out: ShardedOutput,
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
-    videos, asked, clips = features.rows("videos"), questions_by_video(questions), frames.clips()
+    videos, asked = features.rows("videos"), questions_by_video(questions)
+    frame_by_frame = FrameByFrame(frames.clips(), features, run, "label_frames")
     load = cache(lambda: _load(cfg, run, backbone, answerer))
-    broken = "weights or features are broken, or the precision is too small"
-    check = FiniteCheck(ANSWERS, f"the Answerer gave no question finite values; {broken}")
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
@@ -141,10 +140,9 @@ def label_frames(
                 labelled = [question for question in every if not question["reason"]]
                 needed = {question["video_id"] for question in labelled}
                 seen = [video for video in wanted if video["video_id"] in needed]
-                rows = list(frame_rows(_Labeller(reader, labelled), labelled, seen, clips, features, run, shard))
+                rows = list(frame_by_frame.rows(_Labeller(reader, labelled), labelled, seen, shard))
         bad = _not_finite(rows)
         every = [question | {"reason": bad.get(question["question_id"], question["reason"])} for question in every]
-        check.see((question["video_id"], question["reason"]) for question in every)
         rows = [row for row in rows if row["question_id"] not in bad]
         shard.write_rows("pseudo_labels", rows)
         labels = {id: list(group) for id, group in groupby(rows, key=lambda row: row["question_id"])}
@@ -153,7 +151,8 @@ def label_frames(
         shard.write_rows("verdicts", verdicts)
 
     out.each_shard(lambda: plan_videos(videos, backbone, run), work)
-    check.end(out, sum(len(asked[video["video_id"]]) for video in videos))
+    n_asked = sum(len(asked[video["video_id"]]) for video in videos)
+    out.refuse_all(ANSWERS, n_asked, f"the Answerer gave no question finite values; {BROKEN}")
 
 
 def _not_finite(rows: Sequence[dict[str, Any]]) -> dict[str, str]:

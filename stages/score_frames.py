@@ -15,11 +15,11 @@ from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
-from stages.frame_by_frame import Pair, frame_rows, plan_videos, questions_by_video
+from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_by_video
 from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
-from stages.not_finite import SCORES, FiniteCheck
+from stages.not_finite import BROKEN, SCORES
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
@@ -102,10 +102,9 @@ def score_frames(
     out: ShardedOutput,
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
-    videos, asked, clips = features.rows("videos"), questions_by_video(questions), frames.clips()
+    videos, asked = features.rows("videos"), questions_by_video(questions)
+    frame_by_frame = FrameByFrame(frames.clips(), features, run, "score_frames")
     load = cache(lambda: _load(cfg, run, backbone, localizer))
-    broken = "weights or features are broken, or the precision is too small"
-    check = FiniteCheck(SCORES, f"the Localizer gave no question finite scores; {broken}")
 
     def work(shard: Shard) -> None:
         ok = [videos[item] for item in shard.items if videos[item]["status"] == "ok"]
@@ -115,15 +114,15 @@ def score_frames(
         shard_questions = [question for video in wanted for question in asked[video["video_id"]]]
         with shard.phase("score"):
             scorer = _Scorer(load(), cfg, shard_questions)
-            rows = list(frame_rows(scorer, shard_questions, wanted, clips, features, run, shard))
+            rows = list(frame_by_frame.rows(scorer, shard_questions, wanted, shard))
         table = {name: np.array([row[name] for row in rows]) for name in ("question_id", "frame_index", *SCORE_COLUMNS)}
         reasons = _not_finite(table)
         shard.dropped.update(SCORES for _ in reasons)
-        check.see((question["video_id"], reasons.get(question["question_id"], "")) for question in shard_questions)
         shard.write_rows("frame_scores", rows)
 
     out.each_shard(lambda: plan_videos(videos, backbone, run), work)
-    check.end(out, sum(len(asked[video["video_id"]]) for video in videos if video["status"] == "ok"))
+    n_asked = sum(len(asked[video["video_id"]]) for video in videos if video["status"] == "ok")
+    out.refuse_all(SCORES, n_asked, f"the Localizer gave no question finite scores; {BROKEN}")
 
 
 def _load(cfg: ScoreFrames, run: RunContext, backbone: Backbone, weights: LocalizerWeights) -> Localizer:

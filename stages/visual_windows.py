@@ -23,25 +23,29 @@ WINDOW_FRAMES = 256  # 185 MB of ViT-g features; up to four windows are in memor
 Group = list[tuple[str, list[int]]]  # stored rows, ascending, of some videos
 
 
-def windows(
-    features: Features, groups: Iterable[Group], model: Localizer | Answerer, device: str, batch_frames: int
-) -> Iterator[tuple[dict[tuple[str, int], int], torch.Tensor]]:
-    """Yield, per group, where each (video_id, row) stands in its visual tokens, and those: [F, Q, L]."""
-    import torch
+class Windows:
+    """The visual tokens of stored frames, for one stage on one device."""
 
-    halving = Halving("visual tokens")
+    def __init__(self, features: Features, device: str) -> None:
+        self._features, self._device = features, device
+        self._halving = Halving("visual tokens")
 
-    def look(frames: np.ndarray) -> torch.Tensor:
-        return model.visual(torch.from_numpy(frames).to(device))
+    def tokens(
+        self, groups: Iterable[Group], model: Localizer | Answerer, batch_frames: int
+    ) -> Iterator[tuple[dict[tuple[str, int], int], torch.Tensor]]:
+        """Yield, per group, where each (video_id, row) stands in its visual tokens, and those: [F, Q, L]."""
+        import torch
 
-    for group, array in read_ahead(_read(features, groups), depth=1):
-        batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
-        visual = torch.cat([tokens for batch in batches for tokens in halving(look, batch)])
-        places = [(video_id, row) for video_id, rows in group for row in rows]
-        yield {place: number for number, place in enumerate(places)}, visual
+        def look(frames: np.ndarray) -> torch.Tensor:
+            return model.visual(torch.from_numpy(frames).to(self._device))
 
+        for group, array in read_ahead(self._read(groups), depth=1):
+            batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
+            visual = torch.cat([tokens for batch in batches for tokens in self._halving(look, batch)])
+            places = [(video_id, row) for video_id, rows in group for row in rows]
+            yield {place: number for number, place in enumerate(places)}, visual
 
-def _read(features: Features, groups: Iterable[Group]) -> Iterator[tuple[Group, np.ndarray]]:
-    reader = features.open()
-    for group in groups:
-        yield group, np.concatenate([reader.read(video_id, rows) for video_id, rows in group])
+    def _read(self, groups: Iterable[Group]) -> Iterator[tuple[Group, np.ndarray]]:
+        reader = self._features.open()
+        for group in groups:
+            yield group, np.concatenate([reader.read(video_id, rows) for video_id, rows in group])

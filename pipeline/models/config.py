@@ -209,10 +209,10 @@ def read_blip2_config(folder: Path) -> ModelConfig:
 
 def _in_words(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False)
-    told = [
+    messages = [
         f"{'.'.join(map(str, problem['loc']))} is {_short(problem['input'])}: {problem['msg']}" for problem in problems
     ]
-    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if told[3:] else "")
+    return "; ".join(messages[:3]) + (f"; and {len(messages) - 3} more" if messages[3:] else "")
 
 
 def _short(value: Any) -> str:

@@ -79,9 +79,9 @@ def _open_pickle(path: Path) -> TensorReaders:
         # Mapping leaves tensors on disk until they are read; files of the oldest format cannot be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # of any kind: pickle, zip and torch each raise their own about bytes that make no sense
-        told = str(error).strip().split("\n")[0] or type(error).__name__
+        message = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"{path}: not readable as tensors alone ({path.stat().st_size} bytes): {told}; "
+            f"{path}: not readable as tensors alone ({path.stat().st_size} bytes): {message}; "
             "download it again, or convert it to .safetensors in an environment that you trust it with"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):

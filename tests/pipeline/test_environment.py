@@ -30,10 +30,37 @@ HOSTILE = {
     "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
     "NVIDIA_TF32_OVERRIDE": "1",
-    "WORLD_SIZE": "2",
-    "LOCAL_RANK": "1",
-    "PMI_SIZE": "2",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
+    "BLIS_ARCH_TYPE": "generic",
+    "MKL_DEBUG_CPU_TYPE": "4",
 }
+TORCHRUN = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "GROUP_RANK": "0",
+    "ROLE_RANK": "0",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "ROLE_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29401",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_RESTART_COUNT": "0",
+}
+MADE_LATER = {
+    "gradients": {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+    "torchrun": TORCHRUN,
+    "rank of a node": {"LOCAL_RANK": "0"},
+    "other rank": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+    "address": {"MASTER_ADDR": "node17", "MASTER_PORT": "x"},
+    "Intel MPI": {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"},
+    "Open MPI": {f"OMPI_COMM_WORLD_{name}": "2" for name in ("SIZE", "LOCAL_SIZE", "RANK", "LOCAL_RANK")},
+    "MVAPICH": {f"MV2_COMM_WORLD_{name}": "2" for name in ("SIZE", "LOCAL_SIZE", "RANK", "LOCAL_RANK")},
+    "Slurm": {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2", "WORLD_SIZE": "2"},
+}
+EVERYTHING = {name: value for settings in (HOSTILE, *MADE_LATER.values()) for name, value in settings.items()}
 TRAIN = """
 import sys
 from pathlib import Path
@@ -61,14 +88,36 @@ def run(code: str, *arguments: object, environment: dict[str, str] | None = None
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_training_gives_the_same_bytes_under_a_hostile_environment(tmp_path: Path, processes: int) -> None:
     wanted = run(TRAIN, tmp_path / "plain", processes)
-    assert run(TRAIN, tmp_path / "hostile", processes, environment=HOSTILE) == wanted
+    assert run(TRAIN, tmp_path / "hostile", processes, environment=EVERYTHING) == wanted
 
 
+@pytest.mark.parametrize("settings", MADE_LATER.values(), ids=MADE_LATER)
 def test_settings_made_after_the_start_change_no_training_either(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_weights(tmp_path / "plain", 1)
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     print_weights(tmp_path / "hostile", 1)
     plain, hostile = capsys.readouterr().out.split()
     assert plain == hostile
+
+
+WATCH = """
+import importlib, os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("numpy", "torch", "scipy"):
+            print(name, *sorted(set(sys.argv[2:]) & set(os.environ)))
+sys.meta_path.insert(0, Watch())
+importlib.import_module(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("program", ["cli", "flows", "pipeline.decode_worker", "pipeline.launch"])
+def test_settings_are_gone_before_a_library_that_computes_is_loaded(program: str) -> None:
+    for line in run(WATCH, program, *EVERYTHING, environment=EVERYTHING).splitlines():
+        assert line in ("numpy", "torch", "scipy")

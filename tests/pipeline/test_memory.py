@@ -64,3 +64,30 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(wrong) and not is_out_of_memory(ValueError("out of memory"))
     with pytest.raises(RuntimeError, match="shapes"):
         Halving("score_frames")(Device(0, wrong), [1, 2])
+
+
+def test_where_one_row_is_too_large_inside_a_batch_the_batch_is_halved() -> None:
+    outer, inner = Halving("answer_questions"), Halving("texts of options")
+    asked: list[tuple[int, int]] = []
+
+    def ask(questions: list[int]) -> list[int]:
+        def score(options: list[int]) -> list[int]:
+            asked.append((len(questions), len(options)))
+            if len(questions) > 2 or len(options) > 2:  # what is kept of the questions leaves no memory for any option
+                raise ERRORS[0]
+            return [10 * option for option in options]
+
+        return [value for question in questions for part in inner(score, [question] * 4) for value in part]
+
+    for _ in range(2):
+        parts = outer(ask, list(range(4)))
+        assert [value for part in parts for value in part] == [10 * question for question in range(4) for _ in range(4)]
+    assert asked[:5] == [(4, 4), (4, 2), (4, 1), (2, 4), (2, 2)] and set(asked[5:]) == {(2, 2)}
+
+
+def test_where_one_row_of_the_outermost_batch_is_too_large_its_name_is_said() -> None:
+    def ask(rows: list[int]) -> list[list[int]]:
+        return Halving("texts of options")(Device(0, ERRORS[0]), rows)
+
+    with pytest.raises(MachineError, match=r"^answer_questions: out of memory with a single row: CUDA out of memory"):
+        Halving("answer_questions")(ask, [1, 2, 3])

@@ -58,7 +58,11 @@ def reluctant(language: Language, visual: torch.Tensor, token_ids: list[list[int
     option = logits[:, option_id].clone()
     logits[:, option_id] = -torch.inf
     assert (option > 0).all()
-    language.model.lm_head.weight[option_id] *= (logits.amax(dim=1) / option).median()
+    ratios = (logits.amax(dim=1) / option).sort().values
+    middle = len(ratios) // 2
+    language.model.lm_head.weight[option_id] *= ratios[
+        middle - 1 : middle + 1
+    ].mean()  # of no row: rounding decides ties
     return language
 
 
