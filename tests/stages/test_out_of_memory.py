@@ -62,6 +62,17 @@ def test_every_stage_that_runs_out_of_memory_goes_on_with_smaller_batches(
             np.testing.assert_allclose(row["option_logits"], other["option_logits"], rtol=0, atol=1e-5)
 
 
+def test_what_was_too_much_for_one_shard_is_not_tried_for_the_next(
+    demo: Path, tmp_path: Path, limit: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    limit(3)
+    with caplog.at_level(logging.INFO, "sevila"):
+        assert sevila("run", demo, tmp_path, "--shard-megabytes", "0.01") == 0
+    assert any("score_frames: shard 2 of" in message for message in caplog.messages)
+    halved = [message for message in caplog.messages if message.startswith("score_frames: out of memory with ")]
+    assert halved and len(set(halved)) == len(halved)
+
+
 def test_a_device_without_memory_for_one_row_ends_in_a_sentence_not_in_a_traceback(
     demo: Path, tmp_path: Path, limit: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
