@@ -142,7 +142,7 @@ class Verification:
 
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
-        for place in ("pool", "partial", "aside", "locks", NAMES, RECENT):
+        for place in ("pool", "partial", "aside", "locks", NAMES, RECENT, "demo", "benchmarks"):
             self._links(self.store.root / place)
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if folder.is_symlink():

@@ -216,6 +216,7 @@ def _make(
     store, name, made = run.store, f"{record.id}.repair", run.store.path(record.id)
     read = ReadInputs.of(record.id, stage, inputs)
     folder = store.partial(name)
+    refuse_links(folder)
     if not stage.sharded:
         with store.lock(f"{name}/build"):
             if not stage.resumes:
