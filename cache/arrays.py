@@ -2,7 +2,8 @@
 
 `data` holds the frames and `checksum` the xxh3-64 of each frame's bytes, so that reading four frames of a video checks those
 four. Whose frames they are stands in the file, too: `frame_indices` in the video, and the attributes `space` and `key` of the
-pool (cache/pool.py). A file appears complete or not at all, and never changes.
+pool (cache/pool.py). These need no checksum of their own: readers hold them against where the file lies, and its name is a
+digest of the indices. A file appears complete or not at all, and never changes.
 """
 
 from __future__ import annotations

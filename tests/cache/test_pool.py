@@ -47,6 +47,20 @@ def missing_of(pool: Pool, frame_indices: list[int]) -> list[int]:
     return [index for index in frame_indices if index not in held]
 
 
+@pytest.mark.parametrize("what", [SPACE.encode(), KEY.encode(), np.array([3, 11, 500], "int64").tobytes()])
+def test_a_flipped_bit_in_whose_frames_a_part_holds_is_an_error(tmp_path: Path, what: bytes) -> None:
+    store = Store(tmp_path)
+    add(Pool(store, SPACE), KEY, [3, 11, 500])
+    read = reader(store, [3, 11, 500])
+    (path,) = (store.root / "pool").rglob("*.h5")
+    content = path.read_bytes()
+    assert content.count(what) == 1
+    place = content.index(what) + 1
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(CorruptArtifactError, match=path.name):
+        read.read("v", [0])
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, unique=True).map(sorted), min_size=1, max_size=4), st.data())
 def test_frames_come_back_whatever_parts_hold_them(
