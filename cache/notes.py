@@ -71,7 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CorruptArtifactError(
                 f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
             )
-        return _parsed(stream.read(LIMIT_BYTES), path)
+        return _parsed(stream.read(size_bytes), path)  # not of LIMIT_BYTES, which Python would reserve for each note
 
 
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from cache.files import links_below
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
-from cache.pool import PartId, arrays_digest, noted_owner, open_part, owner_problem, part_paths, references
-from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.pool import arrays_digest, noted_owner, open_part, owner_problem, part_paths
+from cache.pool_listing import PartId, references
+from cache.record import PROGRESS, RECORD, Record, artifact_id
+from cache.store import Store
 from cache.tables import n_rows, read_head
 from cache.untrusted import inside, is_name
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field
 
 from cache.errors import SevilaError
-from pipeline.output import Snapshots
+from pipeline.snapshots import Snapshots
 from pipeline.stage import Config, RunContext
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorruptArtifactError
-from cache.pool import PARTS, Pool, PoolReader, every_part, part_paths, part_rows
+from cache.pool import Pool, PoolReader, part_paths, part_rows
+from cache.pool_listing import PARTS, every_part
 from cache.store import Store
 from cache.tables import read_columns, write_rows
 

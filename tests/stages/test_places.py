@@ -89,7 +89,12 @@ def test_stage_and_plan_say_too_that_none_of_the_videos_is_there(
 
 @pytest.mark.parametrize("kind", ["videos", "weights"])
 def test_a_place_that_is_given_to_one_stage_and_wrong_is_found_before_weights_are_read(
-    store: Path, demo: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Path,
+    demo: Path,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     read: list[str] = []
     weights = Sources.weights
