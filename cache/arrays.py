@@ -125,10 +125,10 @@ class ArrayFile:
     def check(self, rows: np.ndarray, frame_indices: np.ndarray) -> None:
         """Raise `CorruptArtifactError` if these rows are other frames of the video than these, where the file says which."""
         if self._indices is not None and max(rows, default=0) < len(self._indices):
-            found = self._indices[rows]
-            if not np.array_equal(found, frame_indices):
-                told = f"rows {rows.tolist()} are frames {found.tolist()}, wanted {list(frame_indices)}"
-                raise CorruptArtifactError(f"{self._path}: {told}; {mend(self._path)}")
+            held = self._indices[rows]
+            if not np.array_equal(held, frame_indices):
+                message = f"rows {rows.tolist()} are frames {held.tolist()}, wanted {list(frame_indices)}"
+                raise CorruptArtifactError(f"{self._path}: {message}; {mend(self._path)}")
 
     def digest(self) -> str:
         """Return the digest of the array, by its shape, type and the checksums of its frames."""

@@ -79,7 +79,7 @@ class Pool:
             if size_bytes != content["file"]["size_bytes"]:
                 raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
             if "space" not in content:
-                self._tell_unmarked(note.parents[2])
+                self._warn_unmarked(note.parents[2])
                 return None
             problem = owner_problem(noted_owner(content), (self.space, key, note.stem))
             if problem:
@@ -89,7 +89,7 @@ class Pool:
             log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
             return None
 
-    def _tell_unmarked(self, folder: Path) -> None:
+    def _warn_unmarked(self, folder: Path) -> None:
         if not self._warned:
             log.warning(
                 "%s: holds parts that were written before parts said whose they are; artifacts made of them go on reading them, "

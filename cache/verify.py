@@ -139,8 +139,8 @@ class Verification:
     def _links(self, folder: Path, known: Iterable[str] = ()) -> None:
         for path in links_below(folder):
             if path.relative_to(folder).as_posix() not in known:  # else a problem of that file
-                told = f"is a link to {os.readlink(path)}"
-                self._problem(folder.name, "link", path.name, path, told, "the thing itself")
+                message = f"is a link to {os.readlink(path)}"
+                self._problem(folder.name, "link", path.name, path, message, "the thing itself")
 
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
