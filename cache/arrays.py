@@ -2,7 +2,8 @@
 
 `data` holds the frames and `checksum` the xxh3-64 of each frame's bytes, so that reading four frames of a video checks those
 four. Whose frames they are stands in the file, too: `frame_indices` in the video, and the attributes `space` and `key` of the
-pool (cache/pool.py). A file appears complete or not at all, and never changes.
+pool (cache/pool.py). These need no checksum of their own: readers hold them against where the file lies, and its name is a
+digest of the indices. A file appears complete or not at all, and never changes.
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ class ArrayFile:
     def check(self, rows: np.ndarray, frame_indices: np.ndarray) -> None:
         """Raise `CorruptArtifactError` if these rows are other frames of the video than these, where the file says which."""
         if self._indices is not None and max(rows, default=0) < len(self._indices):
-            found = self._indices[rows]
-            if not np.array_equal(found, frame_indices):
-                told = f"rows {rows.tolist()} are frames {found.tolist()}, wanted {list(frame_indices)}"
-                raise CorruptArtifactError(f"{self._path}: {told}; {mend(self._path)}")
+            held = self._indices[rows]
+            if not np.array_equal(held, frame_indices):
+                message = f"rows {rows.tolist()} are frames {held.tolist()}, wanted {list(frame_indices)}"
+                raise CorruptArtifactError(f"{self._path}: {message}; {mend(self._path)}")
 
     def digest(self) -> str:
         """Return the digest of the array, by its shape, type and the checksums of its frames."""

@@ -9,7 +9,8 @@ from typing import Any
 from cache.errors import StoreError
 from cache.lineage import differences
 from cache.printable import printable_lines
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from cache.tables import Schema, read_values
 
 SHOWN_CHARACTERS = 80

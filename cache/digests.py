@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from cache.errors import CorruptArtifactError, MissingSourceError
-from cache.files import open_file
+from cache.files import open_file, refuse_link
 from cache.fingerprint import canonical, file_digest, fingerprint
 from cache.notes import read_json, read_note, write_note
 
@@ -113,12 +113,13 @@ class DigestCache:
         return earlier or next((source for source, last in self._known["sources"].items() if last == id), None)
 
     def save(self) -> None:
-        """Write what was learned; a store that cannot be written is no reason to fail here."""
+        """Write what was learned; a store that cannot be written is no reason to fail here, a link in it is (`StoreError`)."""
         self._saved_at = time.monotonic()
         if not any(self._changed.values()):
             return
         with suppress(OSError):
             lock = self._path.parent / "locks" / "digests.lock"
+            refuse_link(lock, self._path.parent)
             lock.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(lock, timeout=LOCK_SECONDS):
                 own = _merged(_read(self._path), self._changed)

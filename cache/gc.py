@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
-from cache.pool import PARTS, PartId, every_key, references
+from cache.pool_listing import PARTS, PartId, every_key, references
 from cache.printable import printable_lines
+from cache.record import RECORD, Record
 from cache.show import human_size
-from cache.store import OWN_NAMES, RECORD, Record, Store, remove_records
+from cache.store import OWN_NAMES, Store, remove_records
 from cache.tables import read_columns
 from cache.untrusted import is_name
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.printable import printable_lines
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 
 ARTIFACT_ID = re.compile(r"\w+-v\d+-[0-9a-f]{20}")
 

@@ -17,6 +17,7 @@ from cache.files import write_atomically
 from cache.fingerprint import canonical
 
 CHECKSUM = "checksum"
+PLAIN_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 MOST_DIFFERENCES = 10  # between two copies; each doubles what is tried
 LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
 
@@ -71,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CorruptArtifactError(
                 f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
             )
-        return _parsed(stream.read(LIMIT_BYTES), path)
+        return _parsed(stream.read(size_bytes), path)  # not of LIMIT_BYTES, which Python would reserve for each note
 
 
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         wanted = content.pop(CHECKSUM, None)
         # As `canonical` writes it; that it holds plain values only is known of what comes from JSON.
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = PLAIN_CANONICAL.encode(content)
         is_whole = wanted == hashlib.sha256(text.encode()).hexdigest()
     except (ValueError, RecursionError):  # a NaN, half of a surrogate pair, a thousand brackets: nothing that we write
         is_whole = False

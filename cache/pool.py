@@ -15,12 +15,11 @@ tell whether they lie where they were written.
 from __future__ import annotations
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,24 +29,14 @@ from cache.errors import CorruptArtifactError, SevilaError, mend
 from cache.files import refuse_link, sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
-from cache.store import Record, Store
-from cache.tables import Schema, read_columns
-from cache.untrusted import inside, is_name
+from cache.pool_listing import PartId, references
+from cache.record import Record
+from cache.store import Store
+from cache.untrusted import is_name
 
 log = logging.getLogger("sevila")
 
 OPEN_FILES = 128  # of one reader; a process may usually have 1024
-PARTS = Schema(
-    1,
-    video_id="string",
-    key="string",
-    part="string",
-    frame_indices="list<int64>",  # in the video, ascending
-    rows="list<int32>",  # where these frames stand among the video's frames in the artifact, ascending
-    part_rows="list<int32>",  # and where in the part
-)
-
-PartId = tuple[str, str, str]  # (space, key, part)
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ class Pool:
             if size_bytes != content["file"]["size_bytes"]:
                 raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
             if "space" not in content:
-                self._tell_unmarked(note.parents[2])
+                self._warn_unmarked(note.parents[2])
                 return None
             problem = owner_problem(noted_owner(content), (self.space, key, note.stem))
             if problem:
@@ -100,7 +89,7 @@ class Pool:
             log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
             return None
 
-    def _tell_unmarked(self, folder: Path) -> None:
+    def _warn_unmarked(self, folder: Path) -> None:
         if not self._warned:
             log.warning(
                 "%s: holds parts that were written before parts said whose they are; artifacts made of them go on reading them, "
@@ -350,54 +339,6 @@ def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]
     if not is_name(part):
         raise CorruptArtifactError(f"{folder}: {part!r} is no name of a part of the pool; nothing of it is read")
     return folder / f"{part}.h5", folder / f"{part}.json"
-
-
-def every_part(root: Path) -> Iterator[PartId]:
-    """Yield every part of which anything lies in a store's root, array or note."""
-    for held in every_key(root):
-        yield from ((held.space, held.key, name) for name in held.parts())
-
-
-class Held(NamedTuple):
-    """One key of the pool, its folder, and the names of the files there."""
-
-    space: str
-    key: str
-    folder: str
-    names: list[str]
-
-    def parts(self) -> dict[str, list[str]]:
-        """Return the files of each part, the note first: without it, there is no part."""
-        found: dict[str, list[str]] = {}
-        for name in sorted(self.names, reverse=True):
-            stem, end = os.path.splitext(name)
-            if end in (".h5", ".json") and is_name(stem):
-                found.setdefault(stem, []).append(name)
-        return dict(sorted(found.items()))
-
-
-def every_key(root: Path) -> Iterator[Held]:
-    """Yield every key of a store's root. Links are neither followed nor named, and what no pool would make is passed over."""
-    for space in _folders(f"{root}/pool"):
-        for start in _folders(f"{root}/pool/{space}"):
-            for key in _folders(f"{root}/pool/{space}/{start}"):
-                folder = f"{root}/pool/{space}/{start}/{key}"
-                yield Held(space, key, folder, [entry.name for entry in os.scandir(folder) if not entry.is_symlink()])
-
-
-def _folders(folder: str) -> list[str]:
-    entries = os.scandir(folder) if os.path.isdir(folder) else ()
-    return sorted(entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False))
-
-
-def references(store: Store, record: Record, folder: Path | None = None) -> set[PartId]:
-    """Return the parts that an artifact, in its place or in `folder`, is made up of; none for one that holds all its data."""
-    if not record.pool:
-        return set()
-    folder = folder or store.path(record.id)
-    files = [inside(folder, name) for name in sorted(record.files) if name.startswith("parts/")]
-    columns = read_columns(files, PARTS, ("key", "part"))
-    return {(record.pool, key, part) for key, part in zip(columns["key"], columns["part"], strict=True)}
 
 
 def _folder(root: Path, space: str, key: str) -> Path:

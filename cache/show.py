@@ -12,7 +12,8 @@ from typing import Any
 from cache.errors import CorruptArtifactError
 from cache.names import known_uses
 from cache.printable import printable_lines
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from cache.tables import read_head
 from cache.untrusted import inside
 

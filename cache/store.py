@@ -25,10 +25,8 @@ from cache.errors import CorruptArtifactError, StoreError, mend
 from cache.files import refuse_link, refuse_links, sync
 from cache.fingerprint import file_digest
 from cache.notes import write_note
-from cache.record import PROGRESS, RECORD, Record, artifact_id, describe_files, same_content
+from cache.record import PROGRESS, RECORD, Record, same_content
 from cache.untrusted import inside, is_name
-
-__all__ = ["PROGRESS", "RECORD", "Record", "Store", "artifact_id", "describe_files"]
 
 OWN_NAMES = {
     "artifacts",
@@ -80,10 +78,12 @@ class Store:
         """Return the root that holds an artifact and what changes when its record does; nothing of that where none holds it."""
         for root in self.roots:
             folder = f"{root}/artifacts/{artifact}"
-            with suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 status = os.lstat(f"{folder}/{RECORD}")
-                if not self.hides(root, artifact) and not os.path.islink(folder):
-                    return root, (status.st_ino, status.st_mtime_ns, status.st_size)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if not self.hides(root, artifact) and not os.path.islink(folder):
+                return root, (status.st_ino, status.st_mtime_ns, status.st_size)
         return self.root, ()
 
     def partial(self, artifact: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.gc import folders_in, readable, size_of, stage_of, survey
-from cache.pool import every_key, references
+from cache.pool_listing import every_key, references
 from cache.printable import printable_lines
 from cache.show import human_size
 from cache.store import Store

@@ -20,8 +20,10 @@ from cache.files import links_below
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
-from cache.pool import PartId, arrays_digest, noted_owner, open_part, owner_problem, part_paths, references
-from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.pool import arrays_digest, noted_owner, open_part, owner_problem, part_paths
+from cache.pool_listing import PartId, references
+from cache.record import PROGRESS, RECORD, Record, artifact_id
+from cache.store import Store
 from cache.tables import n_rows, read_head
 from cache.untrusted import inside, is_name
 
@@ -137,12 +139,12 @@ class Verification:
     def _links(self, folder: Path, known: Iterable[str] = ()) -> None:
         for path in links_below(folder):
             if path.relative_to(folder).as_posix() not in known:  # else a problem of that file
-                told = f"is a link to {os.readlink(path)}"
-                self._problem(folder.name, "link", path.name, path, told, "the thing itself")
+                message = f"is a link to {os.readlink(path)}"
+                self._problem(folder.name, "link", path.name, path, message, "the thing itself")
 
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
-        for place in ("pool", "partial", "aside", "locks", NAMES, RECENT):
+        for place in ("pool", "partial", "aside", "locks", NAMES, RECENT, "demo", "benchmarks"):
             self._links(self.store.root / place)
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if folder.is_symlink():

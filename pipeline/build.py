@@ -20,7 +20,8 @@ from filelock import Timeout
 from cache.errors import InputChangedError, MissingSourceError
 from cache.files import disk_errors, refuse_links
 from cache.pool import arrays_digest
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from pipeline.output import Output, ShardedOutput
 from pipeline.read_inputs import ReadInputs
 from pipeline.stage import Artifact, Config, RunContext, Stage

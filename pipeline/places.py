@@ -39,6 +39,10 @@ class Places:
         found = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
         return next((place for place in found if place is not None), None)
 
+    def given(self, kind: str, name: str) -> bool:
+        """Whether the command line says where the named source lies."""
+        return not self._levels[0].keys().isdisjoint({(kind, name), (kind, "")})
+
     def place(self, kind: str, name: str) -> Path:
         """Return where the named source lies: a file or a folder.
 

@@ -23,8 +23,10 @@ from cache.errors import CorruptArtifactError, MissingSourceError, SevilaError, 
 from cache.files import disk_errors, refuse_links, sync
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_copies, read_note, write_note
-from cache.pool import PARTS, PartId, arrays_digest, part_paths
-from cache.store import PROGRESS, RECORD, Record, Store, artifact_id
+from cache.pool import arrays_digest, part_paths
+from cache.pool_listing import PARTS, PartId
+from cache.record import PROGRESS, RECORD, Record, artifact_id
+from cache.store import Store
 from cache.tables import read_rows
 from cache.untrusted import inside, is_name
 from cache.verify import OF_A_RECIPE, Problem, Verification, holder
@@ -216,6 +218,7 @@ def _make(
     store, name, made = run.store, f"{record.id}.repair", run.store.path(record.id)
     read = ReadInputs.of(record.id, stage, inputs)
     folder = store.partial(name)
+    refuse_links(folder)
     if not stage.sharded:
         with store.lock(f"{name}/build"):
             if not stage.resumes:

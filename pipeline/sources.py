@@ -176,7 +176,8 @@ class Sources:
     def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str]) -> None:
         """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
 
-        Nothing is checked where the store's memory may stand in for something.
+        Where the store's memory may stand in for something, not everything is needed: only what the command line says is
+        checked; and nothing where it may stand in for all, as nothing is made then, or a piece whose inputs are known.
 
         Args:
             datasets: names of data sets, each with its questions (see `videos`).
@@ -185,18 +186,22 @@ class Sources:
         Raises:
             MissingSourceError: nobody said where they lie, nothing is there, or none of a data set's videos is.
         """
-        if self._remembered_kinds:
+        if set(KINDS) <= set(self._remembered_kinds):
             return
         for name, questions in datasets:
-            if self._remembered_id(f"videos {name} {questions.id}", "videos", name) is not None:
+            source = f"videos {name} {questions.id}"
+            if not self._is_checked("videos", name) or self._remembered_id(source, "videos", name) is not None:
                 continue
             folder = self._video_folder(name)
             problem = folder.all_missing(folder.find(_video(row)) for row in questions.rows("videos"))
             if problem:
                 raise MissingSourceError(problem)
         for name in weights:
-            if not self._is_of_hub(name):
+            if self._is_checked("weights", name) and not self._is_of_hub(name):
                 self.places.place("weights", name)
+
+    def _is_checked(self, kind: str, name: str) -> bool:
+        return not self._remembered_kinds or self.places.given(kind, name)
 
     def identified(self, id: str, artifact: Callable[[str], Any]) -> Annotations | Weights | VideoFiles:
         """Return the source that has this id; `artifact` gives the questions that videos were looked for by.

@@ -17,8 +17,10 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
-from cache.pool import PARTS, PoolReader
-from cache.store import RECORD, Record, Store, artifact_id
+from cache.pool import PoolReader
+from cache.pool_listing import PARTS
+from cache.record import RECORD, Record, artifact_id
+from cache.store import Store
 from cache.tables import Schema, read_columns, read_rows
 from cache.untrusted import inside
 from pipeline.sources import Sources

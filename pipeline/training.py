@@ -18,7 +18,7 @@ from pydantic import Field
 
 from cache.errors import SevilaError
 from pipeline.environment import clear_settings
-from pipeline.output import Snapshots
+from pipeline.snapshots import Snapshots
 from pipeline.stage import Config, RunContext
 
 if TYPE_CHECKING:

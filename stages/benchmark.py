@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from cache.errors import CorruptArtifactError, SevilaError
+from cache.files import refuse_link, refuse_links
 from cache.notes import read_note, write_note
 from cache.store import Store
 from pipeline.benchmark import (
@@ -89,8 +90,12 @@ class Night:
 
 
 def folder_of(main: Store, matrix: Matrix) -> Path:
-    """Return where a matrix' history and nights lie."""
-    return main.root / "benchmarks" / matrix.name
+    """Return where a matrix' history and nights lie; raises `StoreError` if one of them is a link, or behind one."""
+    folder = main.root / "benchmarks" / matrix.name
+    for name in ("history.parquet", "trend.png", "at-work.json"):
+        refuse_link(folder / name, main.root)
+    refuse_links(folder / "nights")
+    return folder
 
 
 def run_night(

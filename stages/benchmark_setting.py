@@ -16,7 +16,8 @@ from typing import Any
 from cache.errors import OF_THE_MACHINE, MissingSourceError, SevilaError
 from cache.fingerprint import fingerprint
 from cache.printable import traceback_text
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from pipeline.benchmark import FAILED, OK, Row
 from pipeline.build import build
 from pipeline.launch import apart

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cache.pool import PARTS, Part, Pool, PoolReader, part_rows
+from cache.pool import Part, Pool, PoolReader, part_rows
+from cache.pool_listing import PARTS
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.frames import pixels

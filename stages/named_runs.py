@@ -92,8 +92,8 @@ def run_description(store: Store, name: str) -> str:
     for pin in run.artifacts:
         stale = store.why_stale(pin.id, known) if store.exists(pin.id) else ""
         state = f"stale: {stale}" if stale else "" if store.exists(pin.id) else "not in the store"
-        told = "; ".join(filter(None, (pin.setting, state)))
-        lines.append(f"{pin.id:42} {told}".rstrip())
+        notes = "; ".join(filter(None, (pin.setting, state)))
+        lines.append(f"{pin.id:42} {notes}".rstrip())
     return printable_lines([*lines, *filter(None, [headline(store, run)])])
 
 
@@ -106,8 +106,8 @@ def headline(store: Store, run: NamedRun) -> str:
                 number = numbers[pin.stage](store, pin.id)
             except CorruptArtifactError as error:
                 return f"unreadable: {error}"
-            told = "; ".join(filter(None, (pin.setting, "stale" if store.why_stale(pin.id) else "")))
-            return f"{number} ({told})" if told else number
+            notes = "; ".join(filter(None, (pin.setting, "stale" if store.why_stale(pin.id) else "")))
+            return f"{number} ({notes})" if notes else number
     return ""
 
 

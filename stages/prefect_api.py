@@ -76,10 +76,15 @@ class PrefectApi:
 
 def check_private(home: Path) -> None:
     """Raise `SevilaError` where others may change what lies in Prefect's folder: its database, and what a shell is to read."""
-    mode = home.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    found = home.stat()
+    if found.st_uid != os.geteuid():
         raise SevilaError(
-            f"{home}: every user of this machine may write there; `chmod o-w {home}`, or set PREFECT_HOME to a folder of your own"
+            f"{home}: belongs to another user (id {found.st_uid}); set PREFECT_HOME to a folder of your own"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        others = "every user of this machine" if found.st_mode & stat.S_IWOTH else "its group"
+        raise SevilaError(
+            f"{home}: {others} may write there; `chmod go-w {shlex.quote(str(home))}`, or set PREFECT_HOME to one of your own"
         )
 
 

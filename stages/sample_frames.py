@@ -12,7 +12,8 @@ from pydantic import Field
 
 from cache.errors import DecodeError, ReadingError
 from cache.fingerprint import fingerprint
-from cache.pool import PARTS, Part, Pool, part_rows
+from cache.pool import Part, Pool, part_rows
+from cache.pool_listing import PARTS
 from cache.tables import Schema
 from pipeline.attempts import Attempts
 from pipeline.batching import cut, runs_of

@@ -151,11 +151,13 @@ def _asked(runs: Sequence[SeedRun]) -> str:
     config = runs[0].results.questions.record.config
     rows = [run.results.settings[0].accuracy() for run in runs]
     split = f", split {code(config['split'])}" if config["split"] else ""
-    told = f"{code(config['dataset'])}{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
+    message = (
+        f"{code(config['dataset'])}{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
+    )
     unanswered = [unanswered_text(run.results) for run in runs]
     if any(unanswered):
-        told += f", {_each(text or '0' for text in unanswered)} of them unanswered, which counts as wrong"
-    return f"{told}."
+        message += f", {_each(text or '0' for text in unanswered)} of them unanswered, which counts as wrong"
+    return f"{message}."
 
 
 def _each(counts: Iterable[int | str]) -> str:

@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from pipeline.build import TRIES, Make, build, build_piece, rebuild
 from pipeline.recipe import Recipe
 from pipeline.sources import Sources

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 
 from cache.errors import StoreError
-from cache.pool import PartId, every_part
+from cache.pool_listing import PartId, every_part
 from cache.printable import printable
 from cache.show import human_size
 from cache.store import Store

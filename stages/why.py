@@ -9,7 +9,8 @@ from typing import Any
 from cache.errors import CorruptArtifactError, SchemaError
 from cache.lineage import differences
 from cache.names import NamedRun
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from cache.tables import Schema, read_values
 from pipeline.sources import VideoFiles
 from pipeline.stage import STAGES

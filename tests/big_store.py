@@ -29,8 +29,10 @@ import numpy as np
 from cache.fingerprint import fingerprint
 from cache.names import names, pinning
 from cache.notes import CHECKSUM, checksum
-from cache.pool import PARTS, part_paths, part_rows
-from cache.store import RECORD, Record, Store, artifact_id, describe_files
+from cache.pool import part_paths, part_rows
+from cache.pool_listing import PARTS
+from cache.record import RECORD, Record, artifact_id, describe_files
+from cache.store import Store
 from cache.tables import write_rows
 from pipeline.batching import cut
 from pipeline.frames import VideoProbe

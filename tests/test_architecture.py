@@ -36,7 +36,16 @@ OWNERS = {
 }
 # The files of pipeline/ that know what a store is; the others see at most the tree of errors and how a file
 # is opened and text made printable.
-KNOWS_THE_STORE = {"stage.py", "output.py", "build.py", "rebuild.py", "sources.py", "read_inputs.py", "video_bytes.py"}
+KNOWS_THE_STORE = {
+    "stage.py",
+    "output.py",
+    "build.py",
+    "rebuild.py",
+    "sources.py",
+    "read_inputs.py",
+    "snapshots.py",
+    "video_bytes.py",
+}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -102,6 +102,21 @@ def test_source_is_found_by_an_identity_it_had_before(tmp_path: Path) -> None:
     assert again.source_of("videos-1") == "videos plain q" and again.source_of("videos-3") is None
 
 
+def test_what_is_remembered_already_is_not_written_again_and_what_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    DigestCache(tmp_path / "store" / "digests.json").remember("weights blip2", "weights-1")
+    before = (tmp_path / "store" / "digests.json").stat()
+    again = DigestCache(tmp_path / "store" / "digests.json")
+    again.remember("weights blip2", "weights-1")
+    assert (tmp_path / "store" / "digests.json").stat() == before
+    (tmp_path / "store" / "locks" / "digests.lock").unlink(missing_ok=True)
+    (tmp_path / "store" / "locks").rmdir()
+    (tmp_path / "store" / "locks").write_text("nothing can be locked here, as on a disk that is only read")
+    again.remember("weights blip2", "weights-2")
+    assert again.remembered("weights blip2") == "weights-2"
+    assert (tmp_path / "store" / "digests.json").stat() == before
+
+
 def test_digests_of_the_first_version_are_still_known(tmp_path: Path) -> None:
     (tmp_path / "digests.json").write_text('{"files": {}, "sources": {"weights tiny": "weights-1"}}')
     digests = DigestCache(tmp_path / "digests.json")

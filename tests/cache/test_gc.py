@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from cache.errors import CorruptArtifactError, StoreError
 from cache.gc import survey, survey_text, sweep
 from cache.names import pinning, remove_name
-from cache.pool import PARTS, every_part, part_paths
-from cache.store import Record, Store, artifact_id, describe_files
+from cache.pool import part_paths
+from cache.pool_listing import PARTS, every_part
+from cache.record import Record, artifact_id, describe_files
+from cache.store import Store
 from cache.tables import write_rows
 from cache.usage import usage, usage_text
 

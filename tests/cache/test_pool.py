@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorruptArtifactError
-from cache.pool import PARTS, Pool, PoolReader, every_part, part_paths, part_rows
+from cache.pool import Pool, PoolReader, part_paths, part_rows
+from cache.pool_listing import PARTS, every_part
 from cache.store import Store
 from cache.tables import read_columns, write_rows
 
@@ -45,6 +46,20 @@ def reader_of(store: Store, rows: list[dict[str, Any]]) -> PoolReader:
 def missing_of(pool: Pool, frame_indices: list[int]) -> list[int]:
     held = {index for part in pool.parts(KEY) for index in part.frame_indices}
     return [index for index in frame_indices if index not in held]
+
+
+@pytest.mark.parametrize("what", [SPACE.encode(), KEY.encode(), np.array([3, 11, 500], "int64").tobytes()])
+def test_a_flipped_bit_in_whose_frames_a_part_holds_is_an_error(tmp_path: Path, what: bytes) -> None:
+    store = Store(tmp_path)
+    add(Pool(store, SPACE), KEY, [3, 11, 500])
+    read = reader(store, [3, 11, 500])
+    (path,) = (store.root / "pool").rglob("*.h5")
+    content = path.read_bytes()
+    assert content.count(what) == 1
+    place = content.index(what) + 1
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(CorruptArtifactError, match=path.name):
+        read.read("v", [0])
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,7 +9,8 @@ from cache.errors import CorruptArtifactError, StoreError
 from cache.gc import survey
 from cache.names import named_run, pinning
 from cache.notes import read_note, write_note
-from cache.store import Record, Store, artifact_id, describe_files
+from cache.record import Record, artifact_id, describe_files
+from cache.store import Store
 from cache.verify import Problem, Verification
 
 

@@ -17,7 +17,8 @@ from cache.gc import survey
 from cache.names import names, pinning
 from cache.notes import read_note, write_note
 from cache.pool import Pool, part_paths
-from cache.store import PROGRESS, Record, Store, artifact_id, describe_files
+from cache.record import PROGRESS, Record, artifact_id, describe_files
+from cache.store import Store
 from cache.tables import Schema, write_rows
 from cache.verify import Verification, size_bytes
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from pipeline.tiny_blip2 import write_tiny_blip2
 from tests.faults.judging import Stamp, Tally, contents, finished, judge
 from tests.faults.victims import Victim, command, forget, fork, last_words, n_operations

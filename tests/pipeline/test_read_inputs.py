@@ -15,7 +15,8 @@ from cache.errors import InputChangedError
 from cache.store import Store
 from cache.tables import Schema
 from pipeline.build import build, build_piece, pieces, rebuild
-from pipeline.output import Output, Shard, ShardedOutput, Snapshots
+from pipeline.output import Output, Shard, ShardedOutput
+from pipeline.snapshots import Snapshots
 from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.store import Store
-from pipeline.output import Snapshots
+from pipeline.snapshots import Snapshots
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Report, Training
 

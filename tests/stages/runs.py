@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from cli import main
 from pipeline.tiny_blip2 import write_tiny_blip2
 from stages.answer_questions import Answers

@@ -10,6 +10,7 @@ from cache.files import published
 from cache.pool import Pool
 from cache.store import OWN_NAMES, Store
 from cli import main
+from tests.small_world import SMALL
 from tests.stages.runs import sevila
 
 
@@ -98,6 +99,62 @@ def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
     main(["cache", "verify", id, "--repair", "--store", f"{store}"])
     Store(store).remove(id)
     assert main(["cache", "gc", "--delete", "--unnamed", "--older-than", "0", "--store", f"{store}"]) == 0
+    assert content(outside) == before
+
+
+@pytest.mark.parametrize("place", ["", "videos", "timed_text", "shapes_train.jsonl.part", "complete"])
+def test_the_demo_writes_its_world_through_no_link(
+    place: str, tmp_path: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, link = content(outside), tmp_path / "store" / "demo" / "seed-0" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside if place in ("", "videos", "timed_text") else outside / "new.json")
+    assert main(["demo", "--store", f"{tmp_path / 'store'}"]) == 1
+    assert f"{link}: is a link to {outside}" in capsys.readouterr().err
+    assert main(["cache", "verify", "--all", "--store", f"{tmp_path / 'store'}"]) == 1
+    assert content(outside) == before
+
+
+@pytest.mark.parametrize(
+    "place", ["", "nights", "nights/2020-01-01", "nights/evil/pool", "history.parquet", "at-work.json", "trend.png"]
+)
+def test_a_benchmark_reads_and_writes_through_no_link(
+    place: str, store: Path, outside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = tmp_path / "nightly.toml"
+    matrix.write_text(f'[recipes."{SMALL}"]\nchosen = []\n')
+    before, link = content(outside), store / "benchmarks" / "nightly" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside / "record.json" if "." in place else outside)
+    for more in ([], ["--history"]):
+        assert main(["benchmark", f"{matrix}", "--store", f"{store}", "--device", "cpu", *more]) == 1
+        assert f"{link}: is a link to {outside}" in capsys.readouterr().err
+    assert main(["cache", "verify", "--all", "--store", f"{store}"]) == 1
+    assert f"{link}: is a link to {outside}" in capsys.readouterr().out
+    assert content(outside) == before
+
+
+def test_the_lock_of_what_is_remembered_is_opened_through_no_link(tmp_path: Path, outside: Path) -> None:
+    before, store = content(outside), Store(tmp_path / "store")
+    (store.root / "locks").mkdir(parents=True)
+    (store.root / "locks" / "digests.lock").symlink_to(outside / "left.lock")
+    store.digests.digest(outside / "thesis.h5")
+    with pytest.raises(StoreError, match=r"digests\.lock: is a link"):
+        store.digests.save()
+    assert content(outside) == before
+
+
+def test_a_repair_goes_on_in_no_folder_that_holds_a_link(
+    store: Path, demo: Path, outside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = next(id for id in Store(store) if id.startswith("select_keyframes"))
+    (store / "artifacts" / id / "keyframes.parquet").write_bytes(b"damaged")
+    before, link = content(outside), store / "partial" / f"{id}.repair" / "progress"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
+    assert main(["cache", "verify", id, "--repair", *places, "--store", f"{store}", "--device", "cpu"]) == 1
+    assert f"{link}: is a link to {outside}" in capsys.readouterr().out
     assert content(outside) == before
 
 

@@ -10,7 +10,8 @@ import pytest
 import stages.chain  # noqa: F401 - declares the stages
 from cache.diff import diff
 from cache.names import named_run
-from cache.store import Record, Store, artifact_id, describe_files
+from cache.record import Record, artifact_id, describe_files
+from cache.store import Store
 from cache.tables import Schema, write_rows
 from cli import main
 from pipeline.stage import STAGES

@@ -7,7 +7,8 @@ import pytest
 
 from cache.errors import CorruptArtifactError, SchemaError
 from cache.notes import write_note
-from cache.store import RECORD, Store
+from cache.record import RECORD
+from cache.store import Store
 from cache.verify import Verification
 from cli import main
 from stages.list_questions import Questions

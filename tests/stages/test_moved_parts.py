@@ -10,7 +10,8 @@ import pytest
 
 from cache.fingerprint import file_digest
 from cache.notes import read_note, write_note
-from cache.store import RECORD, Store
+from cache.record import RECORD
+from cache.store import Store
 from cache.verify import Verification
 from tests.stages.runs import artifact, files, records, sevila
 from tests.stages.test_repair import verify

@@ -87,6 +87,36 @@ def test_stage_and_plan_say_too_that_none_of_the_videos_is_there(
     assert "none of the 10 videos" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["videos", "weights"])
+def test_a_place_that_is_given_to_one_stage_and_wrong_is_found_before_weights_are_read(
+    store: Path,
+    demo: Path,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read: list[str] = []
+    weights = Sources.weights
+    monkeypatch.setattr(Sources, "weights", lambda self, name: (read.append(name), weights(self, name))[1])
+    wrong = ["--videos", f"{tmp_path / 'gone'}"]
+    if kind == "weights":
+        wrong = ["--weights", f"second={tmp_path / 'gone'}", "--set", "init_answerer.weights=second"]
+    assert sevila("stage", demo, store, "answer_questions", *wrong) == 1
+    assert f"should lie at {tmp_path / 'gone'}, but nothing is there" in capsys.readouterr().err
+    assert not read
+
+
+def test_one_stage_runs_without_the_places_that_only_others_need(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sevila.toml").write_text('[weights]\ntiny-blip2 = "gone"\n')
+    monkeypatch.setenv("SEVILA_CONFIG", str(tmp_path / "sevila.toml"))
+    for name in ("list_questions", "sample_frames"):
+        assert main(without("weights", "stage", demo, tmp_path / "store", name)) == 0
+    assert main([*without("weights", "plan", demo, tmp_path / "store"), "--weights", f"{tmp_path / 'gone'}"]) == 0
+
+
 @pytest.mark.parametrize("wrong", ["annotations", "videos"])
 @pytest.mark.parametrize("chain", ["forward", "full"])
 def test_the_hub_is_not_asked_for_weights_while_a_place_is_wrong(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.pool import every_part, references
+from cache.pool_listing import every_part, references
 from cache.store import Store
 from cli import main
 from tests.small_world import SMALL

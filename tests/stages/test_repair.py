@@ -14,7 +14,8 @@ import pytest
 
 from cache.names import pinning
 from cache.notes import read_note, write_note
-from cache.store import Record, Store, artifact_id, describe_files
+from cache.record import Record, artifact_id, describe_files
+from cache.store import Store
 from cache.tables import write_rows
 from cli import main
 from pipeline.stage import STAGES

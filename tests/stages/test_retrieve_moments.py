@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cache.errors import StoreError
-from cache.store import Record, Store
+from cache.record import Record
+from cache.store import Store
 from cli import main
 from pipeline.build import build
 from pipeline.output import Output

@@ -19,8 +19,9 @@ import torch
 from cache.errors import CheckpointError, CorruptArtifactError, RecipeError, StoreError
 from cache.notes import read_note, write_note
 from cache.pool import PoolReader
+from cache.record import Record, artifact_id, describe_files
 from cache.show import description
-from cache.store import Record, Store, artifact_id, describe_files
+from cache.store import Store
 from cache.tables import Schema, read_rows, write_rows
 from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import open_checkpoint

@@ -8,7 +8,8 @@ import pytest
 
 from cache.notes import write_note
 from cache.pool import Pool
-from cache.store import RECORD, Store, describe_files
+from cache.record import RECORD, describe_files
+from cache.store import Store
 from cache.tables import write_rows
 from cache.verify import Verification
 from cli import main

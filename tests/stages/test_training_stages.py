@@ -19,7 +19,7 @@ from torch import Tensor
 from cache.errors import SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.output import Snapshots
+from pipeline.snapshots import Snapshots
 from pipeline.training import Job, Task, train
 from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
 from stages.localizer_training import LabelledClip, LocalizerTask

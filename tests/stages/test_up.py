@@ -1,5 +1,6 @@
 """`sevila up`, as far as it needs no server; what it starts is tried in test_flows.py."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def test_another_one_that_keeps_its_runs_in_the_same_folder_is_told(
     tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect").mkdir(mode=0o700)
     with FileLock(tmp_path / "prefect" / "sevila-up.lock"):
         assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
     assert f"another `sevila up` keeps its runs in {tmp_path / 'prefect'}" in capsys.readouterr().err
@@ -43,6 +44,33 @@ def test_a_taken_port_and_a_store_that_is_none_are_told_before_anything_starts(
         assert main(["up", "--port", free_port]) == 1
     assert f"port {free_port} of 127.0.0.1 is taken" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "prefect").iterdir()} <= {"sevila-up.lock"}
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_a_folder_of_prefects_that_others_may_write_to_is_refused_before_anything_lies_there(
+    mode: int, tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    (tmp_path / "prefect").mkdir(mode=0o700)
+    (tmp_path / "prefect").chmod(mode)
+    (tmp_path / "store").write_text("")  # at which it would end otherwise
+    assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
+    assert f"may write there; `chmod go-w {tmp_path / 'prefect'}`" in capsys.readouterr().err
+    assert not list((tmp_path / "prefect").iterdir())
+
+
+def test_another_users_folder_of_prefects_is_refused(
+    tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Path("/usr")
+    if os.geteuid() == 0:
+        home = tmp_path / "prefect"
+        home.mkdir(mode=0o700)
+        os.chown(home, 12345, -1)
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    (tmp_path / "store").write_text("")
+    assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
+    assert f"{home}: belongs to another user (id {home.stat().st_uid})" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

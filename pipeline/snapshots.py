@@ -1,0 +1,66 @@
+"""States of long work, from which it goes on after a kill."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.files import published
+from cache.fingerprint import file_digest
+from cache.notes import read_note, write_note
+
+log = logging.getLogger("sevila")
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Numbered states of a long piece of work, from which it goes on after a kill; no part of the artifact.
+
+    A state is one file, and exists if and only if the note with its SHA-256 does, which is written after it. The one before
+    the newest is kept too, in case the newest turns out to be damaged. `header` says of which work; states of another are
+    passed over.
+    """
+
+    folder: Path
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, number: int, write: Callable[[Path], None]) -> None:
+        """Keep the state that `write` puts into a file, and the one before it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_over in self.folder.glob("*.part"):  # of a process that was killed; only one writes at a time
+            left_over.unlink()
+        with published(self.folder / f"{number:09d}.state") as part:
+            write(part)
+        note = {"sha256": file_digest(self.folder / f"{number:09d}.state"), "number": number}
+        write_note(self.folder / f"{number:09d}.json", {**note, **self.header})
+        for old in self._numbers()[2:]:
+            for suffix in (".json", ".state"):
+                (self.folder / f"{old:09d}{suffix}").unlink()
+
+    def newest(self, read: Callable[[Path], State]) -> State | None:
+        """Return what `read` makes of the newest state that is whole and of this work, or None; warns of the others."""
+        for number in self._numbers():
+            path = self.folder / f"{number:09d}.state"
+            try:
+                note = read_note(path.with_suffix(".json"))
+                wanted = note.pop("sha256")
+                if note != {"number": number, **self.header}:
+                    problem = f"of other work ({note.get('artifact', 'which is not said')}, or of other inputs)"
+                elif path.is_symlink() or file_digest(path) != wanted:
+                    problem = "damaged (its bytes do not match their checksum)"
+                else:
+                    return read(path)
+            except (OSError, ValueError, KeyError) as error:
+                problem = f"damaged ({error})"
+            log.warning("%s: %s; going on from the state before it", path, problem)
+            path.with_suffix(".json").unlink(missing_ok=True)
+        return None
+
+    def _numbers(self) -> list[int]:
+        names = [path.stem for path in self.folder.glob("*.json")]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
