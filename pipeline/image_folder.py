@@ -28,7 +28,12 @@ def list_images(folder: Path) -> list[Path]:
 
     Raises DecodeError, with the names at fault, where the names can be read as several orders, or as none.
     """
-    images = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
+    every = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if either := next((file.name for file in every if re.match(r"\.\d", file.name)), ""):
+        raise DecodeError(
+            f"unreadable: is {either} a hidden file, or a frame? Remove it, or write a number before its point (0{either})"
+        )
+    images = [file for file in every if file.name[0] != "."]
     if len(images) < 2:
         return images
     whole, decimal = _numbers(images, WHOLE), _numbers(images, DECIMAL)
