@@ -67,10 +67,10 @@ class FrameScores(Artifact):
 
     def _refuse_cut(self, n_frames: Mapping[str, int]) -> None:
         """Hold the number of each question's rows against what they were made from, as far as the store has that."""
-        ids = self.record.inputs
-        questions = Questions(self.store, ids["questions"])
-        frames, features = Frames(self.store, ids["frames"]), Features(self.store, ids["features"])
-        if all(self.store.exists(each.record.id) for each in (questions, frames, features)):
+        ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames", "features")]
+        if all(map(self.store.exists, ids)):
+            questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
+            features = Features(self.store, ids[2])
             clips, asked = frames.clips_of(questions), questions_of(features, questions)
             ok = [video["video_id"] for video in features.rows("videos") if video["status"] == "ok"]
             rows = [row for video_id in ok for row in asked[video_id]]
