@@ -81,7 +81,7 @@ def read_json(path: Path) -> dict[str, Any]:
             data = stream.read(JSON_LIMIT_BYTES + 1)
         if len(data) > JSON_LIMIT_BYTES:
             raise ValueError(f"it has more than {JSON_LIMIT_BYTES} bytes, more than any has")
-        content = json.loads(data.decode("utf-8").removeprefix("\ufeff"))
+        content = json.loads(data.decode("utf-8").lstrip("\ufeff"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error
     if not isinstance(content, dict):

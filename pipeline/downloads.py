@@ -4,9 +4,11 @@ from __future__ import annotations
 
 HEAD_BYTES = 512  # of a file, that say what it is
 
+_ANNEX = "a git-annex pointer, not the file it stands for; fetch that with `git annex get`"
 # What stands for the file that was wanted.
 _INSTEAD = {
     b"version https://git-lfs": "a Git LFS pointer, not the file it stands for; fetch that with `git lfs pull`",
+    b"/annex/objects/": _ANNEX,
     b"<!doctype html": "an HTML page, as sites give instead of a file; open its address in a browser and download it again",
     b"<html": "an HTML page, as sites give instead of a file; open its address in a browser and download it again",
     b"<?xml": "an XML page, as servers give instead of a file; download it again",
@@ -22,6 +24,10 @@ _PACKED = {
     b"Rar!\x1a\x07": "a RAR archive; unpack it",
     b"\xd0\xcf\x11\xe0": "an old Office file; save it as CSV",
     b"%PDF-": "a PDF",
+    b"PAR1\x15": "a Parquet file; write it as CSV or JSON lines",
+    b"ARROW1\0": "an Arrow file; write it as CSV or JSON lines",
+    b"\x89HDF\r\n": "an HDF5 file; write it as CSV or JSON lines",
+    b"\x93NUMPY": "a NumPy file; write it as CSV or JSON lines",
     b"SQLite format 3": "an SQLite database; write it as CSV or JSON lines",
 }
 
@@ -29,6 +35,8 @@ _PACKED = {
 def gone_wrong(head: bytes) -> str:
     """Return what a file that begins with these bytes is instead of the one that was wanted, and what to do; "" if nothing."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    if begin.startswith((b".git/annex/", b"../")) and b".git/annex/objects/" in begin:
+        return _ANNEX  # a link of a repository, checked out where there are no links
     return next((problem for mark, problem in _INSTEAD.items() if begin.startswith(mark)), "")
 
 

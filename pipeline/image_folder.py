@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,13 @@ def list_images(folder: Path) -> list[Path]:
 
     Raises DecodeError, with the names at fault, where the names can be read as several orders, or as none.
     """
-    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
-    images = sorted(file for file in files if file.is_file())  # as in the folder's digest
+    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    every = sorted(file for file in files if file.is_file())  # as in the folder's digest
+    if either := next((file.name for file in every if re.match(r"\.\d", file.name)), ""):
+        raise DecodeError(
+            f"unreadable: is {either} a hidden file, or a frame? Remove it, or write a number before its point (0{either})"
+        )
+    images = [file for file in every if file.name[0] != "."]
     places, at_fault = order_of_names([image.stem for image in images])
     if at_fault:
         names = ", ".join(images[place].name for place in at_fault[:4])

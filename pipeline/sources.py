@@ -14,19 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.digests import DigestCache, stamp
+from cache.digests import DigestCache
 from cache.errors import CheckpointError, MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
 from pipeline.datasets import adapter_named
+from pipeline.joined import refuse_cut
 from pipeline.places import KINDS, Places
 from pipeline.question import Video
 from pipeline.video_folder import VideoFolder
+from pipeline.weights import Weights, links_to, of_hub
 
 log = logging.getLogger("sevila")
 
 TELL_EVERY_SECONDS = 30.0
-HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
 OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
 
 
@@ -49,31 +50,6 @@ class Annotations:
             others = {file for file in read.keys() | self.digests if read.get(file) != self.digests.get(file)}
             raise MissingSourceError(
                 f"{', '.join(sorted(map(str, others)))}: replaced between being identified and being read; run again"
-            )
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The files of one set of weights; `files` maps each file's name to its SHA-256, `stamps` each file to its stamp then."""
-
-    id: str | None
-    problem: str = ""
-    name: str = ""
-    path: Path | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
-    stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
-    source: str = ""
-
-    def refuse_changed(self) -> None:
-        """Raise `MissingSourceError` unless what loading opens is what was identified; to be asked after it was loaded."""
-        assert self.path is not None
-        try:
-            now = {file: stamp(file) for file in checkpoint_files(self.path)}
-        except (CheckpointError, OSError) as error:
-            raise MissingSourceError(f"{self.path}: the weights went while they were read: {error}") from error
-        if now != self.stamps:
-            raise MissingSourceError(
-                f"{self.path}: the weights {self.name!r} were replaced while they were read; run again"
             )
 
 
@@ -147,31 +123,23 @@ class Sources:
             path = self.weights_place(name)
             # The folder itself: a link to it may lead to another one by the time that it is loaded.
             path = path.resolve() if path.is_dir() else path
-            found = {file: self._digests.identify(file) for file in checkpoint_files(path)}
+            links = {file: links_to(file) for file in checkpoint_files(path)}
+            found = {file: self._digests.identify(file) for file in links}
             refuse_downloads_gone_wrong(found)
-        except (MissingSourceError, CheckpointError) as error:
+        except (MissingSourceError, CheckpointError, OSError) as error:
             return Weights(self._remembered(source, "weights", name), str(error), name, source=source)
         self._digests.save()
         digests = {file.name: digest for file, (digest, _) in found.items()}
         # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
-        stamps = {file: of_file for file, (_, of_file) in found.items()}
+        stamps = {file: (of_file, *links[file]) for file, (_, of_file) in found.items()}
         return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source)
 
     def weights_place(self, name: str) -> Path:
         """Return the folder or file of weights; a name like `owner/model` that nobody placed is asked of the model hub."""
         if not self._is_of_hub(name):
             return self.places.place("weights", name)
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=not self._download))
-        except Exception as error:  # the hub client raises many kinds, offline ones among them
-            raise MissingSourceError(
-                f"the weights {name!r} are not on this machine"
-                + (f" and the model hub did not give them ({type(error).__name__})" if self._download else "")
-                + f"; give `--weights {name}=PATH` for a folder downloaded before"
-            ) from error
+        return of_hub(name, self._download)
 
     def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str]) -> None:
         """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
@@ -242,6 +210,7 @@ class Sources:
         for row in questions.rows("questions"):
             clips.setdefault(row["video_id"], set()).add((row["clip_id"], row["start_seconds"], row["end_seconds"]))
         wanted = sorted(questions.rows("videos"), key=lambda row: str(row["video_id"]))
+        refuse_cut(questions, clips, questions, (row["video_id"] for row in wanted), "videos")
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
         found: list[VideoFile] = []
         told = time.monotonic()

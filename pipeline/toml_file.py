@@ -23,6 +23,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     if len(content) > LIMIT_BYTES:
         raise ValueError(f"more than {LIMIT_BYTES} bytes")
     try:
-        return tomllib.loads(content.decode("utf-8").removeprefix("\ufeff"))
+        return tomllib.loads(content.decode("utf-8").lstrip("\ufeff"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error

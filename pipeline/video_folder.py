@@ -17,6 +17,7 @@ from pipeline.question import Video
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}  # no file can have a name that is too long
 CLOSED_SHOWN = 3
+FETCH = "is its disk mounted, or what it leads to still to be fetched (`git annex get`, `dvc pull`)?"
 SHOWN_CHARACTERS = 200  # of a name: a quote that is not closed makes one of a whole file
 
 
@@ -53,7 +54,7 @@ class VideoFolder:
 
     def find(self, video: Video) -> tuple[Path | None, str]:
         """Return (path, "") or (None, reason)."""
-        names = (video.path, *video.other_paths)
+        names, to_nothing = (video.path, *video.other_paths), ""
         for name in names:
             path = self.root / name
             # Not resolve(): a video that is a symbolic link to another disk is fine, a name that climbs out is not.
@@ -66,12 +67,17 @@ class VideoFolder:
                 return path, ""
         for name in names:
             candidates = self._by_name(name)
+            if candidates and all(_problem(candidate, name) is None for candidate in candidates):
+                to_nothing = to_nothing or name
+                continue
             if len(candidates) == 1:
                 problem = _problem(candidates[0], name)
                 return (None, problem) if problem else (candidates[0], "")
             if candidates:
                 found = ", ".join(sorted(str(candidate.relative_to(self.root)) for candidate in candidates))
                 return None, f"ambiguous: {_shown(name)} could be {found}"
+        if to_nothing:
+            return None, f"missing: {_shown(to_nothing)} is a link to nothing; {FETCH}"
         closed = f"; not looked into: {', '.join(self._index.closed[:CLOSED_SHOWN])}" if self._index.closed else ""
         return None, f"missing: no file {' or '.join(map(_shown, names))} in the videos folder{closed}"
 
@@ -140,13 +146,24 @@ def _problem(path: Path, name: str) -> str | None:
         return None
     except OSError as error:
         return None if error.errno in ABSENT else f"unreadable: {_shown(name)}: {error.strerror}"
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+    if stat.S_ISDIR(mode):
+        return None if _holds_links_to_nothing(path) else ""
+    if stat.S_ISREG(mode):
         return ""
     return f"unreadable: {_shown(name)} is neither a file nor a folder of images"
 
 
 def _shown(name: str) -> str:
     return repr(name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}...")
+
+
+def _holds_links_to_nothing(folder: Path) -> bool:
+    """Whether a folder holds images, each of them a link to nothing."""
+    try:
+        images = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    except OSError:  # a reason that is found when it is read
+        return False
+    return bool(images) and not any(map(os.path.exists, (os.path.join(folder, name) for name in images)))
 
 
 def _holds_images(folder: Path) -> bool:

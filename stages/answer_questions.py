@@ -12,6 +12,7 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
+from pipeline.joined import rows_of_all
 from pipeline.memory import Halving
 from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
@@ -96,7 +97,7 @@ def answer_questions(
     without_features = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["reason"]}
     asked = [
         _answerable({**texts[row["question_id"]], **row}, without_features.get(row["video_id"], ""))
-        for row in keyframes.rows("keyframes")
+        for row in rows_of_all(keyframes, "keyframes", questions)
     ]
     windows = Windows(features, run.torch_device())
     asking = cache(lambda batch_tokens: _Asking(_load(cfg, run, backbone, answerer), cfg, windows, batch_tokens))

@@ -10,9 +10,11 @@ from typing import Any
 from cache.errors import StoreError
 from cache.printable import printable
 from cache.store import Store
+from pipeline.joined import rows_of_all
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
+from stages.stale import warn_if_stale
 
 # What a spreadsheet takes for the beginning of a formula, unless the whole is a number.
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -31,7 +33,7 @@ def newest_answers(store: Store, prefix: str) -> str:
             f"{record.id} holds {record.kind}; wanted an artifact of answer_questions "
             "(`sevila cache ls --stage answer_questions` lists them)"
         )
-    return record.id
+    return warn_if_stale(store, record.id)
 
 
 def answers_in_words(store: Store, answers_id: str) -> list[dict[str, Any]]:
@@ -40,8 +42,9 @@ def answers_in_words(store: Store, answers_id: str) -> list[dict[str, Any]]:
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
     asked = {row["question_id"]: row for row in questions.rows("questions")}
-    seconds = {row["question_id"]: row["seconds"] for row in keyframes.rows("keyframes")}
-    return [_in_words(row, asked[row["question_id"]], seconds[row["question_id"]]) for row in answers.rows("answers")]
+    seconds = {row["question_id"]: row["seconds"] for row in rows_of_all(keyframes, "keyframes", questions)}
+    rows = rows_of_all(answers, "answers", questions)
+    return [_in_words(row, asked[row["question_id"]], seconds[row["question_id"]]) for row in rows]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.recipe import Recipe, Selector
-from pipeline.sources import Sources, Weights
+from pipeline.sources import Sources
+from pipeline.weights import Weights
 from pipeline.stage import Stage
 from stages.answer_questions import answer_questions
 from stages.chain_checks import (

@@ -11,11 +11,13 @@ from cache.lineage import differences
 from cache.printable import printable_lines
 from cache.store import Store
 from pipeline.comparison import PairedRow, comparison_table, format_comparison_table
+from pipeline.joined import rows_of_all
 from pipeline.metrics import Outcome, Reporting
 from pipeline.resampling import BY_VIDEO, Resampling
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics, outcomes, reporting
 from stages.list_questions import Questions
+from stages.stale import warn_if_stale
 
 # What makes two questions of one id the same question. Its wording and its clip may differ: trying another is a comparison.
 SAME = ("video_id", "options", "answer_index")
@@ -143,7 +145,7 @@ class _Side:
     """One of the two runs: its answers and questions by question id, and how its data set reports."""
 
     def __init__(self, store: Store, given: str) -> None:
-        id = store.find(given)
+        id = warn_if_stale(store, store.find(given))
         record = store.record(id)
         if record.kind == Metrics.kind:
             record = store.record(record.inputs["answers"] or "")
@@ -154,7 +156,8 @@ class _Side:
             )
         questions = Questions(store, record.inputs["questions"])
         self.id = record.id
-        self.answers = {row["question_id"]: row for row in Answers(store, record.id).rows("answers")}
+        answers = rows_of_all(Answers(store, record.id), "answers", questions)
+        self.answers = {row["question_id"]: row for row in answers}
         self.questions = {row["question_id"]: row for row in questions.rows("questions")}
         self.reporting: Reporting = reporting(questions)
 

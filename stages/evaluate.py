@@ -12,6 +12,7 @@ from pydantic import Field
 from cache.tables import Schema
 from pipeline.coverage import CoverageRow, coverage, format_coverage
 from pipeline.datasets import adapter_named, headline_of
+from pipeline.joined import rows_of_all
 from pipeline.metrics import AccuracyRow, Outcome, Reporting, accuracy_table, format_accuracy_table
 from pipeline.output import Output
 from pipeline.resampling import Resampling
@@ -80,7 +81,7 @@ class Evaluate(Config):
 @stage(version=3, output=Metrics)
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
-    answered = answers.rows("answers")
+    answered = rows_of_all(answers, "answers", questions)
     table = accuracy_table(outcomes(questions.rows("questions"), answered), reporting(questions), cfg.resampling())
     covered, missing = coverage((row["video_id"], row["reason"]) for row in answered)
     missing = [video for video in missing if video.reason.split(":")[0] not in REASONS_OF_QUESTIONS]

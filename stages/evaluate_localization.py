@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.joined import rows_of_all
 from pipeline.localization_metrics import (
     KeyframeQuality,
     LocalizationRow,
@@ -79,8 +80,8 @@ def evaluate_localization(
     out: Output,
 ) -> None:
     """Judge keyframes, and the ranking behind them, by the true moments."""
-    true, clips = true_moments(questions), frames.clips()
-    known = [row for row in keyframes.rows("keyframes") if row["question_id"] in true]
+    true, clips = true_moments(questions), frames.clips_of(questions)
+    known = [row for row in rows_of_all(keyframes, "keyframes", questions) if row["question_id"] in true]
     answers, _ = scores.by_question() if scores is not None else ({}, {})
     ranked = {
         id: ranking_scores(**answer, rank_by=keyframes.record.config["rank_by"]) for id, answer in answers.items()

@@ -82,11 +82,11 @@ def evaluate_moments(
     cfg: EvaluateMoments, run: RunContext, questions: Questions, moments: Moments, *, out: Output
 ) -> None:
     """Hold retrieved moments against the true ones."""
-    true, predicted = true_moments(questions), _predicted(moments)
-    queries = moments.rows("queries")
+    true = true_moments(questions)
+    queries, predicted = moments.queries_of(questions)
     known = [query for query in queries if query["question_id"] in true]
     found = retrieval_scores(
-        [predicted.get(query["question_id"], np.empty((0, 3))) for query in known],
+        [np.array(predicted[query["question_id"]], np.float64).reshape(-1, 3) for query in known],
         [true[query["question_id"]] for query in known],
     )
     out.write_rows("moment_metrics", [row for length in LENGTH_RANGES_SECONDS for row in _rows(length, found[length])])
@@ -112,13 +112,6 @@ def true_moments(questions: Questions) -> dict[str, np.ndarray]:
     windows: dict[str, list[list[float]]] = defaultdict(list)
     for row in questions.rows("moments"):
         windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"]])
-    return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
-
-
-def _predicted(moments: Moments) -> dict[str, np.ndarray]:
-    windows: dict[str, list[list[float]]] = defaultdict(list)
-    for row in moments.rows("moments"):  # by rank within a question, which is what the metrics want
-        windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"], row["score"]])
     return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from pipeline.joined import rows_of_all
 from pipeline.output import Output
 from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
 from pipeline.stage import RunContext, stage
@@ -83,7 +84,7 @@ def finetune_answerer(
     samples: list[AnsweredQuestion] = []
     skipped: Counter[str] = Counter()
     failed = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["status"] != "ok"}
-    for row in keyframes.rows("keyframes"):
+    for row in rows_of_all(keyframes, "keyframes", questions):
         question = asked[row["question_id"]]
         options, right = question["options"], question["answer_index"]
         if row["status"] != "ok" or row["video_id"] in failed:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.batching import cut, token_batches
+from pipeline.joined import refuse_cut
 from pipeline.memory import Halving
 from pipeline.output import Shard
 from pipeline.prompts import single_frame_prefixes
@@ -44,11 +45,12 @@ class Asker(Protocol):
         """Return, for each of R pairs, columns of its row; `visual` are the pairs' frames, [R, Q, L]."""
 
 
-def questions_by_video(questions: Questions) -> dict[str, list[dict[str, Any]]]:
-    """Return the questions of each video in their order; of a video that nobody asks about, none."""
+def questions_of(features: Features, questions: Questions) -> dict[str, list[dict[str, Any]]]:
+    """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
     asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for question in questions.rows("questions"):
         asked[question["video_id"]].append(question)
+    refuse_cut(features, [row["video_id"] for row in features.rows("videos")], questions, asked, "videos")
     return asked
 
 

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from cache.errors import MissingSourceError
 from pipeline.output import Output
-from pipeline.sources import Weights
 from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.weights import Weights
 
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig

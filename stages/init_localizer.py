@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from pipeline.output import Output
-from pipeline.sources import Weights
 from pipeline.stage import Config, RunContext, stage
+from pipeline.weights import Weights
 from stages.import_backbone import Backbone
 from stages.visual_prompt_weights import VisualPromptWeights, copy_weights
 

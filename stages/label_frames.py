@@ -17,7 +17,7 @@ from pipeline.prompts import single_frame_prefixes
 from pipeline.selection import majority_vote
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
-from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_by_video
+from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
 from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
@@ -123,8 +123,8 @@ def label_frames(
     out: ShardedOutput,
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
-    videos, asked = features.rows("videos"), questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips(), features, run, "label_frames")
+    videos, asked = features.rows("videos"), questions_of(features, questions)
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames")
     load = cache(lambda: _load(cfg, run, backbone, answerer))
 
     def work(shard: Shard) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pipeline.moment_metrics import benchmark_report, highlight_scores, retrieva
 from stages.list_questions import Questions
 from stages.moment_files import matched, read_annotations, read_predictions
 from stages.retrieve_moments import Moments
+from stages.stale import warn_if_stale
 from stages.terminal import print_data
 
 log = logging.getLogger("sevila")
@@ -55,7 +55,7 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     Raises:
         StoreError: the artifact is of another kind, or the store no longer holds what it was made from.
     """
-    id = store.find(prefix)
+    id = warn_if_stale(store, store.find(prefix))
     moments = Moments(store, id)
     if moments.record.kind != Moments.kind:
         raise StoreError(
@@ -63,10 +63,7 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
         )
     questions = Questions(store, moments.record.inputs["questions"])
     texts = {row["question_id"]: row["question"] for row in questions.rows("questions")}
-    windows: dict[str, list[list[float]]] = defaultdict(list)
-    for row in moments.rows("moments"):
-        windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"], row["score"]])
-    queries = moments.rows("queries")
+    queries, windows = moments.queries_of(questions)
     _warn_of_empty(queries)
     for query in queries:
         yield {

@@ -40,7 +40,7 @@ def pretrain_localizer(
     out: Output,
 ) -> None:
     """Train the Localizer to say yes to frames inside a question's true moments, and no to the others."""
-    true, clips = true_moments(questions), frames.clips()
+    true, clips = true_moments(questions), frames.clips_of(questions)
 
     def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
         for question in questions.rows("questions"):

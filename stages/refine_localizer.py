@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.batching import runs_of
+from pipeline.joined import refuse_cut, rows_of_all
 from pipeline.output import Output
 from pipeline.stage import RunContext, stage
 from stages.extract_features import Features
@@ -45,6 +46,10 @@ def refine_localizer(
     """Train the Localizer to say yes to the frames from each of which alone the Answerer gives the right answer."""
     table = labels.columns("pseudo_labels", "question_id", "label")  # in the order of positions
     of_question = {id: table["label"][where] for id, where in runs_of(table["question_id"]).items()}
+    frames.clips_of(questions)  # refuses frames of other questions
+    verdicts = rows_of_all(labels, "verdicts", questions)
+    wanted = [(row["question_id"], row["n_frames"]) for row in verdicts if row["n_frames"]]
+    refuse_cut(labels, [(id, len(each)) for id, each in of_question.items()], labels, wanted, "questions with labels")
 
     def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
         for question in questions.rows("questions"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.frames import clip_bounds
+from pipeline.joined import refuse_cut, rows_of_all
 from pipeline.moments import CLIP_SECONDS, clip_values, interval_edges, ranked_moments, yes_spans
 from pipeline.output import Output
 from pipeline.selection import RankBy, ranking_scores
@@ -48,6 +50,19 @@ class Moments(Artifact):
         ),
     }
 
+    def queries_of(self, questions: Questions) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
+        """Return the rows of `queries`, and by question its moments, best first, as [start, end, score].
+
+        Raises `CorruptArtifactError` unless each question has its row and each row its moments.
+        """
+        queries = rows_of_all(self, "queries", questions)
+        windows: dict[str, list[list[float]]] = defaultdict(list)
+        for row in self.rows("moments"):
+            windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"], row["score"]])
+        wanted = [(row["question_id"], row["n_moments"]) for row in queries if row["n_moments"]]
+        refuse_cut(self, [(id, len(each)) for id, each in windows.items()], self, wanted, "queries with their moments")
+        return queries, windows
+
 
 class RetrieveMoments(Config):
     """How frames become moments."""
@@ -72,6 +87,7 @@ def retrieve_moments(
     cfg: RetrieveMoments, run: RunContext, questions: Questions, frames: Frames, scores: FrameScores, *, out: Output
 ) -> None:
     """Join neighbouring frames that the Localizer says yes to into ranked moments."""
+    frames.clips_of(questions)  # refuses frames of other questions
     videos = {video["video_id"]: video for video in frames.rows("videos")}
     answers, not_finite = scores.by_question()
     queries, moments = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -19,9 +19,11 @@ from pipeline.attempts import Attempts
 from pipeline.batching import cut, runs_of
 from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
+from pipeline.joined import refuse_cut
 from pipeline.output import Shard, ShardedOutput
 from pipeline.sources import VideoFile, VideoFiles
 from pipeline.stage import Config, PooledArtifact, RunContext, stage
+from stages.list_questions import Questions
 from stages.progress import track
 
 Clips = dict[tuple[str, str], dict[str, np.ndarray]]
@@ -68,11 +70,28 @@ class Frames(PooledArtifact):
         """Return, per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
         table = self.columns("frames", "video_id", "clip_id", "frame_index", "seconds", "row")
         runs = runs_of(table.pop("video_id"), table.pop("clip_id"))
+        stored: dict[str, set[int]] = defaultdict(set)
+        for (video_id, _), where in runs.items():
+            stored[video_id].update(table["row"][where].tolist())
+        wanted = [(row["video_id"], row["n_frames"]) for row in self.rows("videos") if row["status"] == "ok"]
+        refuse_cut(self, [(id, len(rows)) for id, rows in stored.items()], self, wanted, "videos with their frames")
         return {clip: {name: values[where] for name, values in table.items()} for clip, where in runs.items()}
+
+    def clips_of(self, questions: Questions) -> Clips:
+        """Return `clips` of these questions; raises `CorruptArtifactError` unless frames and questions are of the same videos."""
+        clips, asked = self.clips(), questions.columns("questions", "video_id", "clip_id")
+        videos = self.rows("videos")
+        refuse_cut(self, [row["video_id"] for row in videos], questions, asked["video_id"], "videos")
+        failed = {row["video_id"] for row in videos if row["status"] != "ok"}
+        wanted = [clip for clip in zip(asked["video_id"], asked["clip_id"], strict=True) if clip[0] not in failed]
+        refuse_cut(self, clips, questions, wanted, "clips")
+        return clips
 
     def frame_indices(self) -> dict[str, np.ndarray]:
         """Return, per readable video, which of its frames are stored, in the order of the rows: int64 [rows], ascending."""
         table = self.columns("parts", "video_id", "frame_indices")  # every video's frames are in one part
+        wanted = [row["video_id"] for row in self.rows("videos") if row["status"] == "ok"]
+        refuse_cut(self, table["video_id"], self, wanted, "videos")
         return dict(zip(table["video_id"], table["frame_indices"], strict=True))
 
     def pixel_key(self, video: Mapping[str, Any]) -> str:

@@ -11,11 +11,12 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.batching import runs_of
+from pipeline.joined import refuse_cut
 from pipeline.output import Shard, ShardedOutput
 from pipeline.prompts import PROMPT_STYLES
 from pipeline.stage import Artifact, Config, RunContext, stage
 from stages.extract_features import Features
-from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_by_video
+from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
 from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
@@ -59,9 +60,22 @@ class FrameScores(Artifact):
         table = self.columns("frame_scores", "question_id", "frame_index", *SCORE_COLUMNS)
         reasons = _not_finite(table)
         runs = runs_of(table["question_id"])
+        self._refuse_cut({id: where.stop - where.start for id, where in runs.items()})
         values = {name: table[name] for name in SCORE_COLUMNS}
         whole = {id: where for id, where in runs.items() if id not in reasons}
         return {id: {name: column[where] for name, column in values.items()} for id, where in whole.items()}, reasons
+
+    def _refuse_cut(self, n_frames: Mapping[str, int]) -> None:
+        """Hold the number of each question's rows against what they were made from, as far as the store has that."""
+        ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames", "features")]
+        if all(map(self.store.exists, ids)):
+            questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
+            features = Features(self.store, ids[2])
+            clips, asked = frames.clips_of(questions), questions_of(features, questions)
+            ok = [video["video_id"] for video in features.rows("videos") if video["status"] == "ok"]
+            rows = [row for video_id in ok for row in asked[video_id]]
+            wanted = [(row["question_id"], len(clips[row["video_id"], row["clip_id"]]["row"])) for row in rows]
+            refuse_cut(self, n_frames.items(), features, wanted, "questions with their frames")
 
 
 SCORE_COLUMNS = ("logit_yes", "logit_no", "probability_yes")
@@ -102,8 +116,8 @@ def score_frames(
     out: ShardedOutput,
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
-    videos, asked = features.rows("videos"), questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips(), features, run, "score_frames")
+    videos, asked = features.rows("videos"), questions_of(features, questions)
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames")
     load = cache(lambda: _load(cfg, run, backbone, localizer))
 
     def work(shard: Shard) -> None:

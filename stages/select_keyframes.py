@@ -73,7 +73,7 @@ def select_keyframes(
     out: Output,
 ) -> None:
     """Choose k of each clip's sampled frames."""
-    clips = frames.clips()
+    clips = frames.clips_of(questions)
     asked = {video["video_id"]: (order, video) for order, video in enumerate(frames.rows("videos"))}
     choose = _Choice(cfg, questions, scores)
     rows = []

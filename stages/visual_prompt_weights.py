@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from cache.tables import Schema
 from pipeline.output import Output
-from pipeline.sources import Weights
 from pipeline.stage import Artifact, RunContext
+from pipeline.weights import Weights
 from stages.import_backbone import Backbone
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ def digests_of_what_is_read() -> Iterator[Mapping[Path, str]]:
 
 
 def read_text(path: Path) -> str:
-    """The file's text without a byte order mark, line ends as they are.
+    """The file's text without byte order marks, line ends as they are.
 
     Raises MissingSourceError if it cannot be read, SchemaError for what is no text (a packed file, a page that a server gave
     instead), with the byte offset if it is not UTF-8.
@@ -46,7 +46,7 @@ def read_text(path: Path) -> str:
         raise SchemaError(f"{path}: {problem}")
     try:
         # Not "utf-8-sig": it counts the offset of a bad byte from behind the mark.
-        return data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         found = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise SchemaError(f"{path}: {found}; save the file as UTF-8") from error

@@ -19,7 +19,7 @@ from cache.store import Store
 from cache.tables import Schema
 from pipeline.build import WHOLE, build, build_piece, pieces
 from pipeline.output import Output, Shard, ShardedOutput
-from pipeline.sources import Weights
+from pipeline.weights import Weights
 from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
 
 

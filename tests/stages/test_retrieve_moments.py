@@ -66,7 +66,7 @@ class World:
         ]
         tables = {"questions": questions, "moments": moments, "ratings": ratings, "videos": [], "rejected": []}
         self.questions: Questions = publish(self.store, "list_questions", tables)
-        video = {"status": "ok", "reason": "", "frames_per_second": FPS, "n_frames_in_video": 500}
+        video = {"status": "ok", "reason": "", "frames_per_second": FPS, "n_frames_in_video": 500, "n_frames": 10}
         videos = [video | {"video_id": f"v{id}", "duration_seconds": 20.0} for id in ASKED]
         videos.append({"video_id": "v5", "status": "failed", "reason": "empty: file of 0 bytes"})
         self.frames: Frames = publish(self.store, "sample_frames", {"videos": videos, "frames": list(self._frames())})
