@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.errors import CorruptArtifactError, mend
+from cache.files import open_file
 
 # In memory, of what the file takes on disk. Tables of ours reach some 50: their ids differ from row to row.
 MOST_TIMES, ALWAYS_BYTES = 256, 16 << 20
@@ -52,6 +53,7 @@ def bounded_parquet(path: Path, names: Collection[str] | None = None) -> Iterato
         CorruptArtifactError: it is not readable, here or in the block, or claims more than its size justifies.
     """
     try:
+        open_file(path).close()  # pyarrow would wait for a pipe
         with pq.ParquetFile(path) as plain:
             schema, metadata = plain.schema_arrow, plain.metadata
         wanted = [name for name in schema.names if names is None or name in names]
