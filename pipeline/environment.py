@@ -34,11 +34,13 @@ IGNORED = (
     "XLA_DOWNCAST_BF16",
     "XLA_USE_BF16",
     "DECORD_",
+    "MKL_VERBOSE",  # it prints into what commands print
 )
 
 
 def clear_settings() -> None:
     """Remove from the environment what libraries would read there and what would change results; what it was is logged."""
+    os.environ.pop("RUST_BACKTRACE", None)  # pages of it would stand before our one line on a damaged tokenizer
     names = sorted(name for name in os.environ if name.startswith(IGNORED))
     for name in names:
         del os.environ[name]
