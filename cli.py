@@ -62,6 +62,8 @@ def _status(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("sevila").setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
+        if sys.flags.optimize:
+            raise SevilaError("Python's option -O, or PYTHONOPTIMIZE, takes checks out of libraries: run without it")
         options.told_as = shlex.join(["sevila", *arguments])
         return int(options.command(options) or 0)
     except BrokenPipeError:  # most likely of our output

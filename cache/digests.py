@@ -79,8 +79,8 @@ class DigestCache:
             if known is not None and known[0] == list(found):
                 return str(known[1]), found
             digest, found = _identify_folder(path) if path.is_dir() else _identify_file(path)
-        except OSError as error:
-            raise MissingSourceError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # the latter of a name that no disk can have
+            raise MissingSourceError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         self._learn("files", _text(path.absolute()), [list(found), digest])
         return digest, found
 

@@ -22,7 +22,9 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link, which may lead anywhere",
 }
+NOT_A_FILE = errno.EINVAL
 
 
 def kind_of(path: Path) -> str:
@@ -33,14 +35,15 @@ def kind_of(path: Path) -> str:
         return ""
 
 
-def open_file(path: Path) -> BufferedReader:
+def open_file(path: Path, follow_links: bool = True) -> BufferedReader:
     """Open a regular file for reading; nobody waits for a pipe or a device.
 
     Raises:
-        OSError: it cannot be opened, or is no file.
+        OSError: it cannot be opened, or is no file (`NOT_A_FILE`).
     """
-    _refuse_others(path, os.stat(path))  # before it is opened: opening a device may set it off
-    stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115 - the caller closes it
+    _refuse_others(path, os.stat(path, follow_symlinks=follow_links))  # before: opening a device may set it off
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
+    stream = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
     try:
         _refuse_others(path, os.fstat(stream.fileno()))
     except OSError:
@@ -52,7 +55,7 @@ def open_file(path: Path) -> BufferedReader:
 def _refuse_others(path: Path, status: os.stat_result) -> None:
     kind = KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is not None:
-        raise OSError(errno.EINVAL, f"it is {kind}, a file was wanted", str(path))
+        raise OSError(NOT_A_FILE, f"it is {kind}, a file was wanted", str(path))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
-from cache.files import write_atomically
+from cache.files import NOT_A_FILE, open_file, write_atomically
 from cache.fingerprint import canonical
 
 CHECKSUM = "checksum"
@@ -45,7 +45,7 @@ def read_copies(one: Path, other: Path) -> dict[str, Any]:
         FileNotFoundError: one of them is gone.
         CorruptArtifactError: too much of them is lost.
     """
-    texts = one.read_bytes(), other.read_bytes()
+    texts = _bytes(one), _bytes(other)
     places = [place for place, (a, b) in enumerate(zip(*texts, strict=False)) if a != b]
     if len(texts[0]) != len(texts[1]) or len(places) > MOST_DIFFERENCES:
         raise CorruptArtifactError(f"{other}: damaged as well, and too unlike {one.name}")
@@ -60,19 +60,22 @@ def read_copies(one: Path, other: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
+    return _parsed(_bytes(path), path)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with open_file(path, follow_links=False) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
+            if size_bytes > LIMIT_BYTES:
+                raise CorruptArtifactError(
+                    f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
+                )
+            return stream.read(size_bytes)  # not of LIMIT_BYTES, which Python would reserve for each note
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read") from error
+        if error.errno in (NOT_A_FILE, errno.ELOOP):  # the latter where a link came in between
+            raise CorruptArtifactError(f"{path}: {error.strerror}; it is not read") from error
         raise
-    with open(file, "rb") as stream:
-        size_bytes = os.fstat(file).st_size
-        if size_bytes > LIMIT_BYTES:
-            raise CorruptArtifactError(
-                f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
-            )
-        return _parsed(stream.read(size_bytes), path)  # not of LIMIT_BYTES, which Python would reserve for each note
 
 
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.errors import CorruptArtifactError, mend
+from cache.files import open_file
 
 # In memory, of what the file takes on disk.
 MOST_TIMES, ALWAYS_BYTES = 256, 16 << 20
@@ -60,6 +61,7 @@ def bounded_parquet(path: Path, names: Collection[str] | None = None) -> Iterato
         CorruptArtifactError: it is not readable, here or in the block, or claims more than its size justifies.
     """
     try:
+        open_file(path).close()  # pyarrow would wait for a pipe
         with pa.OSFile(str(path)) as source:
             plain = pq.ParquetFile(source)
             schema, metadata = plain.schema_arrow, plain.metadata

@@ -36,9 +36,13 @@ def traceback_text(error: BaseException) -> str:
     )
 
 
+def is_unprintable(sign: str) -> bool:
+    """Whether a terminal would obey a character instead of showing it."""
+    return unicodedata.category(sign) in UNPRINTABLE and sign not in JOINERS
+
+
 def _shown(sign: str) -> str:
-    is_bad = unicodedata.category(sign) in UNPRINTABLE and sign not in JOINERS
-    return repr(sign)[1:-1] if is_bad else sign
+    return repr(sign)[1:-1] if is_unprintable(sign) else sign
 
 
 class PrintableRecord(logging.LogRecord):

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from cache.errors import CorruptArtifactError, mend
+from cache.files import open_file
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 MOST_TEXT_BYTES = 1000
@@ -99,6 +100,7 @@ def open_arrays(path: Path) -> h5py.File:
     if path.is_symlink():
         raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {mend(path)}")
     try:
+        open_file(path).close()  # h5py would wait for a pipe
         return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
     except OSError as error:
         raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {mend(path)}") from error

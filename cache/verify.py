@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from cache.arrays import ArrayFile
 from cache.errors import CorruptArtifactError, SevilaError
-from cache.files import links_below
+from cache.files import links_below, open_file
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
@@ -367,7 +367,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         while piece := stream.read(PIECE_BYTES):
             yield piece
 

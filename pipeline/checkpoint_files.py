@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.errors import CheckpointError
 from cache.files import open_file
+from cache.untrusted import is_name
 from pipeline.downloads import HEAD_BYTES, gone_wrong
 
 JSON_LIMIT_BYTES = 16 << 20  # the largest index on hubs has a tenth of it
@@ -56,7 +57,7 @@ def weight_map(index: Path) -> Mapping[str, str]:
     file_of: Any = read_json(index).get("weight_map")
     if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
         raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
-    outside = [name for name in file_of.values() if "/" in name or name.startswith(".")]
+    outside = [name for name in file_of.values() if not is_name(name)]
     if outside:
         raise CheckpointError(f"{index}: names the file {outside[0]!r}, wanted one beside it; nothing of it is read")
     return file_of

@@ -41,6 +41,7 @@ IGNORED = (
     "XLA_DOWNCAST_BF16",
     "XLA_USE_BF16",
     "DECORD_",
+    "MKL_VERBOSE",  # it prints into what commands print
     # Of launchers: who the peers of a process are. The processes of a training are told by `launch.py`, after this was cleared.
     "FORK_LAUNCHED",
     "HYDRA_",
@@ -62,6 +63,7 @@ IGNORED_NAMES |= {"MASTER_ADDR", "MASTER_PORT"}
 
 def clear_settings() -> None:
     """Remove from the environment what libraries would read there and what would change results; what it was is logged."""
+    os.environ.pop("RUST_BACKTRACE", None)  # pages of it would stand before our one line on a damaged tokenizer
     names = sorted(name for name in os.environ if name.startswith(IGNORED) or name in IGNORED_NAMES)
     for name in names:
         del os.environ[name]

@@ -201,7 +201,7 @@ class Sources:
         """Return the files of the videos that `questions` (an artifact with `questions` and `videos` tables) asks about."""
         source = f"videos {name} {questions.id}"
         if questions.id is None or not questions.store.exists(questions.id):
-            return VideoFiles(None, "waits for list_questions")
+            return VideoFiles(None, questions.problem or "waits for list_questions")
         try:
             folder = self._video_folder(name)
         except MissingSourceError as error:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.recipe import Recipe, Selector
 from pipeline.sources import Sources
-from pipeline.weights import Weights
 from pipeline.stage import Stage
+from pipeline.weights import Weights
 from stages.answer_questions import answer_questions
 from stages.chain_checks import (
     check_frame_size,

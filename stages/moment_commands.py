@@ -15,7 +15,7 @@ from stages.list_questions import Questions
 from stages.moment_files import matched, read_annotations, read_predictions
 from stages.retrieve_moments import Moments
 from stages.stale import warn_if_stale
-from stages.terminal import print_data
+from stages.terminal import print_data, printable_json
 
 log = logging.getLogger("sevila")
 
@@ -79,7 +79,7 @@ def write_submission(store: Store, prefix: str, path: Path | None) -> None:
     """Write a submission, one JSON object a line, to a file or (None) to standard output; raises like `submission`."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in submission(store, prefix))
     if path is None:
-        print_data(text)
+        print_data(printable_json(text))
     else:
         path.write_text(text, encoding="utf-8")
 

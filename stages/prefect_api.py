@@ -62,16 +62,19 @@ class PrefectApi:
 
     def of_server(self) -> dict[str, str]:
         """Return the variables that make the server refuse whoever does not know the password, and other sites' pages."""
-        return {
-            "PREFECT_SERVER_API_AUTH_STRING": self.password,
-            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.page,
-            "PREFECT_SERVER_UI_API_URL": "/api",  # of where the page came from, by whatever name or tunnel
-            "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `--watch` shows the log, and in it why a run failed
-            "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
-        }
+        doors = {"CSRF_PROTECTION_ENABLED": "true", "CORS_ALLOWED_ORIGINS": self.page}
+        # In both of Prefect's spellings: the one that is not set here would be taken from the environment or a profile, and win.
+        return (
+            {f"PREFECT_SERVER_{api}{name}": value for name, value in doors.items() for api in ("API_", "")}
+            | {
+                "PREFECT_SERVER_API_AUTH_STRING": self.password,
+                "PREFECT_SERVER_UI_API_URL": "/api",  # of where the page came from, by whatever name or tunnel
+                "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `--watch` shows the log, and in it why a run failed
+                "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
+            }
+        )
 
 
 def check_private(home: Path) -> None:

@@ -10,7 +10,7 @@ import select
 import sys
 from typing import Any, TextIO
 
-from cache.printable import keep_logs_printable, printable_lines, traceback_text
+from cache.printable import is_unprintable, keep_logs_printable, printable_lines, traceback_text
 
 
 def print_text(text: str) -> None:
@@ -20,7 +20,17 @@ def print_text(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """Print a value as JSON."""
-    print_data(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    print_data(printable_json(json.dumps(content, indent=1, ensure_ascii=False)) + "\n")
+
+
+def printable_json(text: str) -> str:
+    """Return JSON that means the same and steers no terminal: what would is escaped as JSON escapes it; line ends are ours."""
+    return "".join(_as_json(sign) if sign != "\n" and is_unprintable(sign) else sign for sign in text)
+
+
+def _as_json(sign: str) -> str:
+    digits = sign.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{digits[start : start + 4]}" for start in range(0, len(digits), 4))
 
 
 def print_data(text: str) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.error import HTTPError
 
 import yaml
 from filelock import FileLock, Timeout
@@ -32,6 +33,7 @@ ASK_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
 AUTOMATIONS = "automations.yaml"
+MOST_TOLD_BYTES = 500  # of an answer that refuses
 FOR_SHELLS = "sevila-up.env"  # in Prefect's folder
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -50,6 +52,10 @@ def up(options: argparse.Namespace) -> int:
     try:
         with FileLock(home / "sevila-up.lock").acquire(timeout=0):
             return _up(options, home.absolute() / FOR_SHELLS)
+    except HTTPError as error:
+        with error:
+            told = error.read(MOST_TOLD_BYTES).decode("utf-8", "replace")
+        raise SevilaError(f"Prefect's server refused {error.url}: {error.code} {error.reason}: {told}") from error
     except Timeout:
         raise SevilaError(
             f"another `sevila up` keeps its runs in {home}: stop that one, or set PREFECT_HOME to a folder of this one's own"

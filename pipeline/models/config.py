@@ -189,8 +189,9 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     """
     path = folder / "config.json"
     if not path.exists():
+        what = f"{folder}: is a file" if folder.is_file() else f"{path}: not found"
         raise CheckpointError(
-            f"{path}: not found; wanted the directory of a BLIP-2 Flan-T5 as Hugging Face lays it out, for example a "
+            f"{what}; wanted the directory of a BLIP-2 Flan-T5 as Hugging Face lays it out, for example a "
             "download of Salesforce/blip2-flan-t5-xl"
         )
     raw = read_json(path)

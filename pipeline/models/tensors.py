@@ -53,6 +53,13 @@ def _open_shards(index: Path) -> TensorReaders:
         raise CheckpointError(
             f"{index}: promises {absent[0]} in {file_of[absent[0]]}, where it is not; download both again"
         )
+    # Weights are identified by the shards' contents, not by their names: were both to hold it, a change of names would be unseen.
+    twice = [(name, shard) for shard in shards for name in shards[shard] if file_of.get(name, shard) != shard]
+    if twice:
+        name, shard = twice[0]
+        raise CheckpointError(
+            f"{index}: promises {name} in {file_of[name]}, and {shard} holds one as well; wanted it once: download all again"
+        )
     return {name: shards[shard][name] for name, shard in file_of.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from cache.errors import CheckpointError
+from pipeline.checkpoint_files import read_json
+from pipeline.models.tokenizer_file import tokenizer_problem
 from pipeline.prompts import LOCALIZE_TARGETS, SINGLE_FRAME_PREFIX, answer_target
 
 MAX_TEXT_TOKENS = (
@@ -48,9 +51,9 @@ class Verbalizer:
             CheckpointError: no such file; it splits a word that must be one token, or drops the last one of "Frame: ".
         """
         self.path = path
-        self._tokenizer = _read_tokenizer(path)
         self._prefixes: dict[tuple[str, ...], list[list[int]]] = {}
         try:
+            self._tokenizer = _read_tokenizer(path)
             self._find_ids(required_letters)
         except BaseException as error:
             if (
@@ -138,8 +141,12 @@ def _read_tokenizer(path: Path) -> Tokenizer:
             f"{path}: not found; a fast tokenizer file is needed (spiece.model alone is tokenised differently): "
             "copy tokenizer.json of the Flan-T5 the weights were made from, for example google/flan-t5-xl"
         )
+    content = read_json(path)
+    problem = tokenizer_problem(content)
+    if problem:
+        raise CheckpointError(f"{path}: {problem}; use the tokenizer.json of a Flan-T5 as downloaded")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_str(json.dumps(content))  # what was looked at, which the file may say in two ways
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"{path}: not a tokenizer file: {error}") from error
     tokenizer.no_padding()  # a saved file may carry its last user's settings

@@ -19,8 +19,8 @@ from cache.store import Store
 from cache.tables import Schema
 from pipeline.build import WHOLE, build, build_piece, pieces
 from pipeline.output import Output, Shard, ShardedOutput
-from pipeline.weights import Weights
 from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
+from pipeline.weights import Weights
 
 
 class Numbers(Artifact):

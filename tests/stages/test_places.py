@@ -10,6 +10,7 @@ from cache.digests import DigestCache
 from cache.store import Store
 from cli import main
 from pipeline.sources import Sources
+from tests.small_world import SMALL
 from tests.stages.runs import arguments, records, sevila
 
 KINDS = ("annotations", "videos", "weights")
@@ -208,3 +209,18 @@ def test_annotations_replaced_before_they_are_read_are_published_under_no_id(
     assert records(tmp_path / "store") == {}
     monkeypatch.undo()
     assert sevila("stage", demo, tmp_path / "store", "list_questions", "--annotations", str(questions)) == 0
+
+
+def test_a_stage_without_any_place_names_the_one_that_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stage", "sample_frames", SMALL, "--store", str(tmp_path)]) == 1
+    assert "--annotations plain=PATH" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_folder_of_weights_is_named(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = without("weights", "run", demo, tmp_path)
+    assert main([*words, "--weights", str(demo / "questions.csv")]) == 1
+    assert "questions.csv: is a file; wanted the directory of a BLIP-2" in capsys.readouterr().err

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from cache.printable import printable
+from cache.printable import JOINERS, printable
 from cli import main
 from pipeline.text_table import code, escaped, markdown
 from stages.answer_table import as_csv
+from stages.terminal import printable_json
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, edited
 
@@ -26,7 +27,8 @@ EVIL = "\x1b]0;owned\x07\x1b[31m\u202eevil\u2028\r\nerror: forged\x9b2J"
 
 def steers(text: str) -> set[str]:
     """Return what a terminal would obey, or take for another line."""
-    return {sign for sign in text if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp") and sign != "\n"}
+    bad = {sign for sign in text if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    return bad - {"\n", *JOINERS}
 
 
 def run(*words: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -184,3 +186,22 @@ def test_a_benchmark_runs_where_temporary_files_have_long_names(demo: Path, stor
     done = run("benchmark", str(matrix), *arguments("run", demo, store)[2:], TMPDIR=str(folder))
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
     assert b"no regression" in done.stdout
+
+
+def test_json_for_programs_steers_no_terminal_and_means_what_it_meant(
+    evil: tuple[Path, Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"{EVIL}\x7f\x85\U000e0041\ud800 ünï می\u200cخواهم"
+    shown = printable_json(json.dumps({"a": text, "b": [1]}, indent=1, ensure_ascii=False))
+    assert json.loads(shown) == {"a": text, "b": [1]} and not steers(shown) and "ünï می\u200cخواهم" in shown
+    _, store, _ = evil
+    capsys.readouterr()
+    for command in (["cache", "ls"], ["runs"]):
+        assert main([*command, "--json", "--store", str(store)]) == 0
+        assert not steers(capsys.readouterr().out)
+
+
+def test_python_without_checks_is_refused_in_one_line() -> None:
+    done = run("cache", "ls", PYTHONOPTIMIZE="2")
+    assert done.returncode == 1 and done.stdout == b""
+    assert done.stderr.decode().startswith("error: Python's option -O") and done.stderr.count(b"\n") == 1

@@ -1,7 +1,13 @@
 """`sevila up`, as far as it needs no server; what it starts is tried in test_flows.py."""
 
+import io
+import json
 import os
 import socket
+import subprocess
+import sys
+import urllib.error
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,7 @@ import torch
 from filelock import FileLock
 
 from cli import main
+from stages.prefect_api import PrefectApi
 from stages.up import gpus
 
 
@@ -85,3 +92,39 @@ def test_workers_get_no_gpu_that_was_kept_from_us(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)  # what the driver says of such a machine
     assert gpus() == names
+
+
+SETTINGS = """
+import json
+from prefect.settings import get_current_settings
+api = get_current_settings().server.api
+print(json.dumps([api.cors_allowed_origins, api.csrf_protection_enabled]))
+"""
+
+
+@pytest.mark.parametrize("api", ["API_", ""])
+@pytest.mark.parametrize("place", ["environment", "profile"])
+def test_no_spelling_of_prefects_settings_opens_the_server_to_other_sites(place: str, api: str, tmp_path: Path) -> None:
+    wide = {f"PREFECT_SERVER_{api}CORS_ALLOWED_ORIGINS": "*", f"PREFECT_SERVER_{api}CSRF_PROTECTION_ENABLED": "false"}
+    if place == "profile":
+        lines = ['active = "wide"', "[profiles.wide]", *(f'{name} = "{value}"' for name, value in wide.items())]
+        (tmp_path / "profiles.toml").write_text("\n".join(lines))
+    door = PrefectApi(4200)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path)} | (wide if place == "environment" else {}) | door.of_server()
+    done = subprocess.run([sys.executable, "-c", SETTINGS], env=environment, capture_output=True, check=True)
+    assert json.loads(done.stdout) == [door.page, True]
+
+
+def test_a_server_that_refuses_is_told_with_its_reason(
+    tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise urllib.error.HTTPError("http://x/api/csrf", 422, "Unprocessable", Message(), io.BytesIO(b"not enabled"))
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setattr("stages.up._up", refuse)
+    assert main(["up", "--port", free_port]) == 1
+    assert capsys.readouterr().err == (
+        "error: Prefect's server refused http://x/api/csrf: 422 Unprocessable: not enabled\n"
+    )

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from cache.errors import CheckpointError, SevilaError
+from cache.digests import DigestCache
+from cache.errors import CheckpointError, MissingSourceError, SevilaError
 from pipeline.models.checkpoint import (
     check_blip2,
     load_language,
@@ -24,6 +25,7 @@ from pipeline.models.checkpoint import (
 from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.verbalizer import Verbalizer
+from pipeline.sources import Sources
 
 N_MUTATIONS = 40
 MOST_BYTES = 64 << 20
@@ -161,3 +163,30 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(dtype: str, tiny
     path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + size :])
     with pytest.raises(CheckpointError, match=r"class_embedding holds .*, wanted floating point numbers"):
         load(folder)
+
+
+def test_a_tensor_that_lies_in_two_shards_is_refused_because_a_change_of_their_names_would_be_unseen(
+    tmp_path: Path,
+) -> None:
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "one.safetensors")
+    save_file({"b": torch.ones(1)}, tmp_path / "two.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    with pytest.raises(
+        CheckpointError, match=r"promises b in two\.safetensors, and one\.safetensors holds one as well"
+    ):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "x" * 400, "-x", "a/b"])
+def test_an_index_that_names_no_file_beside_it_is_one_error(name: str, tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "tiny")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    found = Sources(DigestCache(tmp_path / "digests.json"), {"weights": [f"tiny-blip2={folder}"]}).weights("tiny-blip2")
+    assert "wanted one beside it; nothing of it is read" in found.problem
+
+
+def test_a_name_that_no_disk_can_have_is_a_missing_source(tmp_path: Path) -> None:
+    with pytest.raises(MissingSourceError, match="cannot be read"):
+        DigestCache(tmp_path / "digests.json").identify(tmp_path / "a\0b")

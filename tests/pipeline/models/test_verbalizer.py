@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import CheckpointError
-from pipeline.models.verbalizer import Verbalizer
+from pipeline.models.tokenizer_file import tokenizer_problem
+from pipeline.models.verbalizer import SPACE, Verbalizer
 from tests.reference import PARITY
 
 REFERENCE = Verbalizer(PARITY / "tokenizer.json")
@@ -112,3 +114,64 @@ def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path, tiny: Path) -> Non
     shutil.copy(tiny / "config.json", tmp_path / "tokenizer.json")
     with pytest.raises(CheckpointError, match="not a tokenizer file"):
         Verbalizer(tmp_path / "tokenizer.json")
+
+
+def as_sentencepiece(longest: int) -> dict[str, Any]:
+    table = (0).to_bytes(4, "little") + b"x" * longest + b"\0"
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(table).decode()}
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+DOUBLED = replace({"String": "a"}, "aa")
+ENDING = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+    "pair": [],
+    "special_tokens": {"</s>": {"id": "</s>", "ids": [1] * 10**5, "tokens": ["</s>"] * 10**5}},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"normalizer": DOUBLED},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [DOUBLED] * 22}]}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}] * 9}},
+        {"normalizer": replace({"Regex": "(a|aa|e|ee|.)*$#"}, "")},
+        {"normalizer": replace({"Regex": r"\s+"}, "ab")},
+        {"normalizer": {"type": "ByteLevel"}},
+        {"normalizer": {"type": ["NFKC"]}},
+        {"normalizer": as_sentencepiece(1000)},
+        {
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": "(a|aa)*$#"},
+                "behavior": "Isolated",
+                "invert": False,
+            }
+        },
+        {"post_processor": ENDING},
+        {"post_processor": {"type": "Sequence", "processors": []}},
+    ],
+)
+def test_a_tokenizer_that_may_make_a_short_text_any_length_is_refused_unread(
+    content: dict[str, Any], tmp_path: Path, tiny: Path
+) -> None:
+    path = edited(tiny / "tokenizer.json", tmp_path, lambda whole: whole.update(content))
+    with pytest.raises(CheckpointError, match=r"use the tokenizer\.json of a Flan-T5 as downloaded"):
+        Verbalizer(path)
+
+
+def test_the_steps_of_flan_t5s_own_files_are_none_of_those() -> None:
+    strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+    steps = [as_sentencepiece(33), strip, replace({"Regex": " {2,}"}, SPACE)]
+    splits = [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": SPACE, "add_prefix_space": True}]
+    content = {
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits},
+    }
+    assert tokenizer_problem(content) == ""
+    assert tokenizer_problem({"normalizer": steps[0], "pre_tokenizer": splits[1]}) == ""
