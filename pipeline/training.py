@@ -131,11 +131,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: tensors by name, and the rows of the tables `curves` and `validation`."""
+    """What a training leaves: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out."""
 
     weights: dict[str, Tensor]
     curves: list[dict[str, Any]]
     validation: list[dict[str, Any]]
+    n_left_out: int = 0  # their loss is not finite with the weights as given
 
 
 CURVES = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "frames_per_second")
@@ -167,6 +168,7 @@ def train(job: Job) -> Trained:
         best["weights"] if best else state["weights"],
         [dict(zip(CURVES, row, strict=True)) for row in state["curves"]],
         [dict(zip(VALIDATION, row, strict=True)) for row in state["validation"]],
+        len(state.get("left_out", ())),
     )
 
 

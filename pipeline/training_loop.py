@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
+from pipeline.broken_samples import BrokenSamples
 from pipeline.memory import is_out_of_memory
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Report, Task
@@ -95,6 +96,7 @@ class _Loop:
         self.curves: list[tuple[int, int, float, float, float, float]] = []
         self.validation: list[tuple[int, int, str, float]] = []
         self.best: dict[str, Any] = {}
+        self.broken = BrokenSamples(job.name, task, accelerator.autocast)
         self.saved_at, self.saved_step = time.monotonic(), 0
 
     def run(self) -> None:
@@ -106,34 +108,50 @@ class _Loop:
         self.task.module.train()
         with self._report() as report, _events(self.job, self.step, self.rank) as write_events:
             while self.epoch < self.cfg.epochs:
-                self._train_epoch(report, write_events)
+                while self.batch < self.steps_an_epoch:
+                    self._train_epoch(report, write_events)
                 self._validate(write_events)
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._save()
         self.accelerator.wait_for_everyone()
 
     def _train_epoch(self, report: Report, write_events: WriteEvents) -> None:
-        batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)
-        epoch, first = self.epoch, self.batch
-        own = (micro for batch in batches[first:] for micro in self._own(self.task.cut(batch, epoch)))
+        """Train to the epoch's end, or to a batch of which something is left out: the stream does not know that yet."""
+        epoch = self.epoch
+        whole = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, epoch)
+        batches = [self.broken.without(batch) for batch in whole[self.batch :]]
+        own = (micro for batch in batches for micro in self._own(self.task.cut(batch, epoch)))
         stream = self.task.stream(own)
         last = time.perf_counter()
-        for batch in batches[first:]:
-            loss, norm, n_frames = self._optimize(batch, stream)
+        for batch in batches:
+            if not batch:
+                self.optimizer.zero_grad()
+                self.optimizer.step()  # changes nothing without gradients, and a scheduler wants one before its own
+                self._next_step()
+                continue
+            loss, norm, n_frames = self._gradient(batch, stream)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                if not self.broken.look(batch, epoch, bool(self.curves)):
+                    raise self._not_finite(batch, loss, norm)
+                return
+            self.optimizer.step()
             now = time.perf_counter()
             rate, last = n_frames / (now - last), now
             learning_rate = self.scheduler.get_last_lr()[0]
-            self.scheduler.step()
-            self.step, self.batch = self.step + 1, self.batch + 1
+            self._next_step()
             self.curves.append((self.step, epoch, loss, learning_rate, norm, rate))
             figures = {"loss": loss, "frames_per_second": rate}
             report(self.step, figures)
             write_events(self.step, figures | {"learning_rate": learning_rate, "gradient_norm": norm})
-            if self.batch < len(batches) and time.monotonic() - self.saved_at >= self.job.run.checkpoint_minutes * 60:
+            if self.batch < len(whole) and time.monotonic() - self.saved_at >= self.job.run.checkpoint_minutes * 60:
                 self._save()
 
-    def _optimize(self, batch: list[int], stream: Iterator[Any]) -> tuple[float, float, int]:
-        """Make one optimizer step and return the batch's loss, its gradient's norm and its number of frames."""
+    def _next_step(self) -> None:
+        self.scheduler.step()
+        self.step, self.batch = self.step + 1, self.batch + 1
+
+    def _gradient(self, batch: list[int], stream: Iterator[Any]) -> tuple[float, float, int]:
+        """Compute the gradient of a batch and return its loss, the gradient's norm and the number of frames."""
         micro_batches = self.task.cut(batch, self.epoch)
         n_targets = sum(micro.n_targets for micro in micro_batches)
         for parameter in self.parameters:
@@ -152,9 +170,6 @@ class _Loop:
         norm = float(
             torch.nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_gradient_norm or math.inf, foreach=None)
         )
-        if not (math.isfinite(loss_value) and math.isfinite(norm)):
-            raise self._not_finite(batch, loss_value, norm)
-        self.optimizer.step()
         return loss_value, norm, sum(micro.n_frames for micro in micro_batches)
 
     def _own(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
@@ -212,6 +227,7 @@ class _Loop:
             "curves": self.curves,
             "validation": self.validation,
             "best": self.best,
+            "left_out": sorted(self.broken.left_out),
         }
         self.job.snapshots.save(self.step, lambda path: _write_state(state, path))
 
@@ -221,6 +237,7 @@ class _Loop:
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.saved_step = self.step
+        self.broken.left_out = set(state.get("left_out", ()))  # a state of before has none
         self.curves, self.validation, self.best = state["curves"], state["validation"], state["best"]
 
     def _tell_start(self) -> None:

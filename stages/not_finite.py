@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 FEATURES, SCORES, ANSWERS = "not_finite_features", "not_finite_scores", "not_finite_answers"
+LOSS = "not_finite_loss"  # of a question to train on
 # Of a question that was not asked about a video that could be read: the artifact with the features says what happened.
 WITHOUT_FEATURES = f"{FEATURES}: some frame of the video has no finite features"
 BROKEN = "weights or features are broken, or the precision is too small"  # where all are

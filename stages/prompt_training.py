@@ -17,6 +17,7 @@ from pipeline.output import Output
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Task, Training, train
 from stages.extract_features import Features
+from stages.not_finite import LOSS
 from stages.progress import steps_bar
 from stages.streams import read_ahead
 from stages.visual_prompt_weights import FILE
@@ -80,6 +81,8 @@ def train_prompt(out: Output, cfg: Training, run: RunContext, make_task: Callabl
     name = out.stage.name
     with out.phase("train"):
         trained = train(Job(name, out.folder.name, cfg, run, out.snapshots, make_task, steps_bar))
+    if trained.n_left_out:
+        out.dropped.update({LOSS: trained.n_left_out})
     save_tensors(trained.weights, out.folder / FILE)
     out.add_file(FILE)
     out.write_rows("curves", trained.curves)

@@ -18,7 +18,17 @@ from cache.store import Store
 from pipeline.stage import RunContext
 from pipeline.training import CURVES, Trained, processes, train
 from pipeline.training_loop import batches_of, decay_groups
-from tests.pipeline.toy_training import TINY, DiesOnceIn, ToyTask, job, with_little_memory, without_dropout
+from tests.pipeline.toy_training import (
+    N_SAMPLES,
+    TINY,
+    DiesOnceIn,
+    ToyTask,
+    job,
+    with_a_broken_point,
+    with_broken_points_only,
+    with_little_memory,
+    without_dropout,
+)
 
 ROOT = Path(__file__).parents[2]
 N_STEPS = 15
@@ -29,7 +39,17 @@ import os, sys
 import torch, torch._dynamo, accelerate, transformers.optimization  # what children would import one by one
 from pathlib import Path
 from pipeline.training import train
-from tests.pipeline.toy_training import job
+from tests.pipeline.toy_training import (
+    N_SAMPLES,
+    TINY,
+    DiesOnceIn,
+    ToyTask,
+    job,
+    with_a_broken_point,
+    with_broken_points_only,
+    with_little_memory,
+    without_dropout,
+)
 
 def counted(operation, left):
     def run(*arguments, **options):
@@ -187,6 +207,26 @@ def test_a_loss_that_is_not_finite_from_the_start_says_that_no_state_is_kept_yet
     with pytest.raises(SevilaError, match=r"too early for a kept state"):
         train(job(tmp_path, cfg=cfg))
     assert not list((tmp_path / "snapshots").glob("*.state"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_sample_without_a_finite_loss_from_the_start_is_left_out_of_every_epoch(
+    batch_size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = TINY.model_copy(update={"batch_size": batch_size})
+    found = train(job(tmp_path / "one", with_a_broken_point, cfg=cfg))
+    assert found.n_left_out == 1 and all(tensor.isfinite().all() for tensor in found.weights.values())
+    assert all(math.isfinite(row["loss"]) for row in found.curves)
+    n_steps = 3 * math.ceil(N_SAMPLES / batch_size)
+    assert len(found.curves) == (n_steps - 3 if batch_size == 1 else n_steps) and found.curves[-1]["step"] <= n_steps
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert told == ["toy: left out, because the weights as given have no finite loss for them: point 4"]
+    same(train(job(tmp_path / "again", with_a_broken_point, cfg=cfg)), found)
+
+
+def test_weights_that_give_no_finite_loss_at_all_are_said_to_be_broken(tmp_path: Path) -> None:
+    with pytest.raises(SevilaError, match=r"no finite loss before any step, with the weights as given.*give others"):
+        train(job(tmp_path, with_broken_points_only))
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,22 @@ def without_dropout(micro_batch_size: int, run: RunContext) -> ToyTask:
     return ToyTask(0.0, micro_batch_size)
 
 
+class BrokenPoints(ToyTask):
+    """Some points have no finite loss, whatever the weights are."""
+
+    def __init__(self, broken: Sequence[int], micro_batch_size: int) -> None:
+        super().__init__(0.5, micro_batch_size)
+        self._points[list(broken)] = torch.nan
+
+
+def with_a_broken_point(micro_batch_size: int, run: RunContext) -> ToyTask:
+    return BrokenPoints([4], micro_batch_size)
+
+
+def with_broken_points_only(micro_batch_size: int, run: RunContext) -> ToyTask:
+    return BrokenPoints(range(N_SAMPLES), micro_batch_size)
+
+
 class NeedsSmallMicroBatches(ToyTask):
     """There is memory for two samples at a time."""
 
