@@ -123,13 +123,14 @@ def test_many_questions_in_a_row_without_finite_logits_do_not_end_the_stage(brok
     path = broken_word / "questions.csv"
     header, *lines = path.read_text().splitlines()
     broken = next(line for line in lines if ",Where " in line)
-    whole = next(line for line in lines if ",Where " not in line)
     video = broken.split(",")[0]
-    for number in range(20):
-        shutil.copy(broken_word / "videos" / f"{video}.mp4", broken_word / "videos" / f"copy{number:02d}.mp4")
-    copies = [broken.replace(video, f"copy{number:02d}", 1) for number in range(20)]
-    path.write_text("\n".join([header, *copies, whole]) + "\n")
-    assert sevila("run", broken_word, tmp_path / "store", "--shard-megabytes", "1", *UNIFORM) == 0
+    whole = next(line for line in lines if line.startswith(video) and line != broken)
+    names = [f"copy{number:02d}" for number in range(21)]
+    for name in names:
+        shutil.copy(broken_word / "videos" / f"{video}.mp4", broken_word / "videos" / f"{name}.mp4")
+    copies = [line.replace(video, name, 1) for line, name in zip([broken] * 20 + [whole], names, strict=True)]
+    path.write_text("\n".join([header, *copies]) + "\n")
+    assert sevila("run", broken_word, tmp_path / "store", "--shard-megabytes", "0.001", *UNIFORM) == 0
     answers = artifact(tmp_path / "store", "answers")
     assert answers.record.dropped == {ANSWERS: 20} and [row["status"] for row in answers.rows("answers")][20:] == ["ok"]
 
