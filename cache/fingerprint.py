@@ -12,6 +12,9 @@ from typing import Any
 from cache.errors import FingerprintError
 from cache.files import open_file
 
+PLAIN = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)  # of plain values only
 FINGERPRINT_LENGTH = 20  # 80 bits: a collision among a million artifacts has a chance of about 4e-13
 
 
@@ -23,7 +26,7 @@ def canonical(value: Any, where: str = "value") -> str:
     Raises:
         FingerprintError: for anything else, naming where it is, what it is and what to write instead.
     """
-    return json.dumps(_plain(value, where), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return PLAIN.encode(_plain(value, where))
 
 
 def fingerprint(value: Any) -> str:

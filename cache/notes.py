@@ -14,10 +14,9 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError
 from cache.files import NOT_A_FILE, open_file, write_atomically
-from cache.fingerprint import canonical
+from cache.fingerprint import PLAIN, canonical
 
 CHECKSUM = "checksum"
-PLAIN_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 MOST_DIFFERENCES = 10  # between two copies; each doubles what is tried
 LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
 
@@ -93,7 +92,7 @@ def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         wanted = content.pop(CHECKSUM, None)
         # As `canonical` writes it; that it holds plain values only is known of what comes from JSON.
-        text = PLAIN_CANONICAL.encode(content)
+        text = PLAIN.encode(content)
         is_whole = wanted == hashlib.sha256(text.encode()).hexdigest()
     except (ValueError, RecursionError):  # a NaN, half of a surrogate pair, a thousand brackets: nothing that we write
         is_whole = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError
@@ -13,7 +14,7 @@ from cache.record import Record
 from cache.store import Store
 from cache.tables import Schema, read_values
 from pipeline.sources import VideoFiles
-from pipeline.stage import STAGES
+from pipeline.stage import STAGES, Config
 from stages.steps import Plan, PlannedStep
 
 VIDEOS_SHOWN = 3
@@ -103,12 +104,13 @@ def _some(ids: Sequence[str]) -> str:
 def unusual(record: Record) -> Mapping[str, Any]:
     """Return the config keys of an artifact that are not at their stage's defaults; all of them for a stage that is no more."""
     stage = STAGES.get(record.stage)
-    fields = stage.config.model_fields if stage is not None else {}
-    defaults = {
-        key: field.get_default(call_default_factory=True) for key, field in fields.items() if not field.is_required()
-    }
-    return {key: value for key, value in record.config.items() if key not in defaults or value != _plain(defaults[key])}
+    defaults = _defaults(stage.config) if stage is not None else {}
+    return {key: value for key, value in record.config.items() if key not in defaults or value != defaults[key]}
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))  # tuples are lists in a record
+@cache
+def _defaults(config: type[Config]) -> dict[str, Any]:
+    fields = {key: field for key, field in config.model_fields.items() if not field.is_required()}
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(defaults))  # tuples are lists in a record
+    return plain
