@@ -45,6 +45,7 @@ KNOWS_THE_STORE = {
     "read_inputs.py",
     "snapshots.py",
     "video_bytes.py",
+    "weights.py",
 }
 
 

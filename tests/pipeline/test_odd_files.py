@@ -319,6 +319,14 @@ def test_what_is_no_regular_file_among_images_is_left_out_and_noted(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("names", [[".5.jpg", "1.jpg", "1.5.jpg"], [".25.jpg", ".5.jpg"], [".1.jpg", "1.jpg", "2.jpg"]])
+def test_a_frame_or_hidden_file_that_begins_with_a_point_is_not_left_out_silently(
+    tmp_path: Path, pool: DecoderPool, names: list[str]
+) -> None:
+    _, _, reason = read(pool, renamed(tmp_path / "frames", names))
+    assert reason.startswith(f"unreadable: is {min(names)} a hidden file, or a frame?") and f"0{min(names)}" in reason
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("keep", [0, 0.5, 0.98])
 def test_a_half_written_image_is_corrupt_even_if_it_is_not_asked_for(

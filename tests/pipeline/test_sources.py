@@ -79,7 +79,7 @@ def test_one_odd_row_stops_no_other(tmp_path: Path, folder: Path) -> None:
     names = ["pipe", "loop.mp4", "dangling", "x" * 270, "swallowed\nrows\n" * 100, "one", "frames"]
     found = find_videos(tmp_path, folder, *({"video": name} for name in names))
     codes = [found[name.strip()].reason.split(":")[0] for name in names]
-    assert codes == ["unreadable", "unreadable", "unreadable", "missing", "missing", "", ""]
+    assert codes == ["unreadable", "unreadable", "missing", "missing", "missing", "", ""]
 
 
 def test_name_without_suffix_is_not_cut_at_its_dot(tmp_path: Path, folder: Path) -> None:
@@ -265,6 +265,44 @@ def test_weights_behind_a_link_that_is_switched_are_those_that_were_identified(t
     (tmp_path / "one" / "model.safetensors").write_text("is preferred")
     with pytest.raises(MissingSourceError, match="were replaced while they were read"):
         found.refuse_changed()
+
+
+@pytest.mark.parametrize("layout", ["folder of links", "file", "link to a link", "file in a linked folder"])
+def test_link_to_weights_that_was_switched_there_and_back_meanwhile_is_refused(tmp_path: Path, layout: str) -> None:
+    for name in ("one", "two"):
+        weights_folder(tmp_path / name, pytorch_model_bin=name)
+    switched, a, b = tmp_path / "w" / "pytorch_model.bin", "../one/pytorch_model.bin", "../two/pytorch_model.bin"
+    (tmp_path / "w").mkdir()
+    place = tmp_path / "w"
+    if layout == "file":
+        place = switched
+    elif layout == "link to a link":
+        place = tmp_path / "w" / "first.bin"
+        place.symlink_to("pytorch_model.bin")
+    elif layout == "file in a linked folder":
+        switched, a, b = tmp_path / "newest", "one", "two"
+        place = switched / "pytorch_model.bin"
+    switched.symlink_to(a)
+    found = sources(tmp_path, weights=str(place)).weights("x")
+    found.refuse_changed()
+    for target in (b, a):
+        other = tmp_path / "other"
+        other.symlink_to(target)
+        other.rename(switched)
+        with pytest.raises(MissingSourceError, match="were replaced while they were read"):
+            found.refuse_changed()
+    again = sources(tmp_path, weights=str(place)).weights("x")
+    assert again.id == found.id
+    again.refuse_changed()
+
+
+def test_weights_have_one_id_as_files_and_as_links_to_files(tmp_path: Path) -> None:
+    files = weights_folder(tmp_path / "files", pytorch_model_bin="x")
+    (tmp_path / "links").mkdir()
+    for file in files.iterdir():
+        (tmp_path / "links" / file.name).symlink_to(file)
+    ids = [sources(tmp_path, weights=str(tmp_path / name)).weights("x").id for name in ("files", "links")]
+    assert ids[0] is not None and ids[0] == ids[1]
 
 
 def test_sevila_toml_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

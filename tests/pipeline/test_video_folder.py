@@ -72,6 +72,26 @@ def test_name_that_no_file_can_have_is_missing(tmp_path: Path, name: str) -> Non
     assert path is None and reason.startswith("missing: ") and len(reason) < 1000
 
 
+@pytest.mark.parametrize("name", ["one.mp4", "one", "deep/one.mp4", "elsewhere/one.mp4", "frames"])
+def test_link_to_nothing_is_a_missing_video(tmp_path: Path, name: str) -> None:
+    for link in ("deep/one.mp4", "frames/1.jpg", "frames/2.jpg"):
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to(f"../.git/annex/objects/{link}")
+    videos = VideoFolder(tmp_path)
+    path, reason = videos.find(Video(name, name))
+    assert path is None and reason.startswith(f"missing: {name!r} is a link to nothing; ") and "annex get" in reason
+    assert "none of the 1 videos" in videos.all_missing([(path, reason)])
+    write(tmp_path / ".git" / "annex" / "objects" / "deep" / "one.mp4")
+    write(tmp_path / ".git" / "annex" / "objects" / "frames" / "2.jpg")
+    assert find(tmp_path, name)[1] == ""
+
+
+def test_video_with_another_path_is_taken_from_there_if_the_first_is_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "one.mp4").symlink_to("nowhere")
+    there = write(tmp_path / "two.mp4")
+    assert VideoFolder(tmp_path).find(Video("one", "one.mp4", ("two.mp4",))) == (there, "")
+
+
 def test_link_to_itself_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     (tmp_path / "loops").symlink_to("loops")

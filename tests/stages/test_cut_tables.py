@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache.notes import write_note
-from cache.store import RECORD, describe_files
+from cache.record import RECORD, describe_files
 from cache.tables import write_rows
 from cli import main
 from tests.stages.runs import artifact, sevila

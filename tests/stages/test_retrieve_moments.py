@@ -1,14 +1,16 @@
 """Retrieval, evaluation and export on artifacts: handmade scores whose moments are known, and the demo's real chain."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cache.errors import StoreError
-from cache.record import Record
+from cache.errors import CorruptArtifactError, StoreError
+from cache.notes import write_note
+from cache.record import RECORD, Record, describe_files
 from cache.store import Store
 from cli import main
 from pipeline.build import build
@@ -234,6 +236,26 @@ def test_the_submission_is_judged_as_the_stage_judges(
     stage = json.loads((world.evaluate(moments).path / "metrics.json").read_text())
     assert report == stage
     assert report["HL-min-Fair"]["HL-Hit1"] == 25.0  # query 1 alone: 2 and 3 rank clip 0 highest, 5 has none
+
+
+@pytest.mark.parametrize("table", ["moments", "queries"])
+def test_moments_of_a_cut_table_are_neither_exported_nor_judged(world: World, table: str) -> None:
+    whole = world.retrieve()
+    tables = {name: whole.rows(name) for name in ("moments", "queries")}
+    part = publish(world.store, "retrieve_moments", tables | {table: tables[table][:-2]})
+    with pytest.raises(CorruptArtifactError, match=f"{part.id}: lacks . of the . "):
+        world.evaluate(part)
+
+
+def test_stale_moments_are_exported_with_a_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    moments = world.retrieve()
+    list(submission(world.store, moments.id))
+    assert "stale" not in caplog.text
+    note = world.scores.path / RECORD
+    record = replace(world.scores.record, files=world.scores.record.files | describe_files(world.scores.path, []))
+    write_note(note, replace(record, rows={"frame_scores": 0}).sealed("other").as_note())
+    list(submission(Store(world.store.root), moments.id))
+    assert f"{moments.id} is stale: " in caplog.text
 
 
 def test_only_moments_can_be_exported(world: World) -> None:

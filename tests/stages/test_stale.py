@@ -1,5 +1,6 @@
 """What was made from content that its inputs no longer have is made anew, all the way down, and never served."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cache.store import Store
 from cache.tables import write_rows
 from cache.verify import Verification
 from cli import main
-from tests.stages.runs import artifact, files, records, sevila
+from tests.stages.runs import UNIFORM, artifact, files, records, sevila
 from tests.stages.test_repair import verify
 
 BELOW_FRAMES = ("extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
@@ -61,6 +62,31 @@ def test_all_that_was_made_from_other_content_is_stale_and_made_anew_down_to_the
     after = made_at(store)  # keyframes and features come out the same, so that what was made from them is what it was
     assert {stage for stage in after if after[stage] != before[stage]} == set(BELOW_FRAMES[:3])
     assert all(status == "exists" for status in planned(demo, store, capsys).values())
+
+
+@pytest.mark.parametrize("command", [["answers"], ["compare"], ["compare", "--json"], ["runs", "compare"]])
+def test_commands_that_read_stale_artifacts_say_so_and_what_to_run(
+    named: Path,
+    demo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    command: list[str],
+) -> None:
+    store = Path(shutil.copytree(named, tmp_path / "store"))
+    ids = [id for id in Store(store) if id.startswith("answer_questions")]
+    read = {"answers": ids[:1], "compare": ids, "runs": ["baseline", "uniform"]}[command[0]]
+    assert main([*command, *read, "--store", f"{store}"]) == 0
+    assert "stale" not in caplog.text
+    frames = with_other_frames(store)
+    assert main([*command, *read, "--store", f"{store}"]) == 0
+    for id in ids[:1] if command[0] == "answers" else ids:
+        assert f"{id} is stale: " in caplog.text and frames in caplog.text and "`sevila run`" in caplog.text
+    assert "stale" not in capsys.readouterr().out
+    assert sevila("run", demo, store) == sevila("run", demo, store, *UNIFORM) == 0
+    caplog.clear()
+    assert main([*command, *read, "--store", f"{store}"]) == 0
+    assert "stale" not in caplog.text
 
 
 def test_one_stage_is_not_made_from_stale_inputs(store: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

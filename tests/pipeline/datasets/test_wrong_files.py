@@ -10,6 +10,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import SevilaError
@@ -35,6 +39,33 @@ def in_tar(data: bytes) -> bytes:
     return stream.getvalue()
 
 
+def parquet(n_rows: int) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"video": ["one"] * n_rows}), stream)
+    return stream.getvalue()
+
+
+def arrow() -> bytes:
+    stream = io.BytesIO()
+    table = pa.table({"video": ["one"]})
+    with pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
+def numpy_file() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    return stream.getvalue()
+
+
+def hdf5() -> bytes:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["video"] = [1, 2]
+    return stream.getvalue()
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665a5ea423c2713d436b5ee50593a96\n"
 WRONG = {
     "gzip": gzip.compress(ROWS),
@@ -43,6 +74,13 @@ WRONG = {
     "xz": lzma.compress(ROWS),
     "tar": in_tar(ROWS),
     "Git LFS pointer": POINTER,
+    "git-annex pointer": b"/annex/objects/MD5E-s1000--4665a5ea423c2713d436b5ee50593a96.csv\n",
+    "a git-annex pointer": b"../.git/annex/objects/K3/0q/MD5E-s1000--4665/MD5E-s1000--4665.csv",
+    "Parquet file": parquet(3),
+    "a Parquet file": parquet(0),
+    "Arrow file": arrow(),
+    "NumPy file": numpy_file(),
+    "HDF5 file": hdf5(),
     "HTML page": b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><title>Sign in</title>",
     "XML page": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
 }
@@ -60,6 +98,17 @@ def test_file_that_is_something_else_is_told_what_it_is(
     (tmp_path / name).write_bytes(WRONG[what])
     with pytest.raises(SevilaError, match=f"{name}: .*{what}"):
         adapter.read(tmp_path, "val")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("marks", [1, 2, 3])
+def test_byte_order_marks_are_no_part_of_the_first_column(tmp_path: Path, marks: int) -> None:
+    (tmp_path / "questions.csv").write_bytes(b"\xef\xbb\xbf" * marks + ROWS)
+    assert [question.video_id for question in plain.read(tmp_path, "").questions] == ["one"]
+
+
+def test_column_named_like_the_magic_of_a_file_is_text(tmp_path: Path) -> None:
+    (tmp_path / "questions.csv").write_bytes(b"PAR1,video,question,a0,a1\nx,one,Why?,so,thus\n")
+    assert len(plain.read(tmp_path, "").questions) == 1
 
 
 @pytest.mark.parametrize("what", ["a pipe", "a folder"])
