@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged_inside.mp4": (_damaged, "corrupt: "),
     "empty_folder": (lambda path: path.mkdir(), "no_video_stream: "),
     "hangs.mp4": (os.mkfifo, ""),  # whatever the reason: nobody waits for ever
-    "broken_link.mp4": (lambda path: path.symlink_to("nowhere"), "unreadable: broken_link.mp4 "),
+    "broken_link.mp4": (lambda path: path.symlink_to("nowhere"), "missing: "),
     "gone.mp4": (lambda path: None, "missing: "),
     "h264.ts": (_video(), OK),
     "cut.ts": (lambda path: videos.make_truncated(path, 0.6), "?"),

@@ -114,15 +114,21 @@ def _set_dropout(path: Path, dropout: float) -> None:
 
 def _label_every_other_frame(cfg: Config, run: RunContext, questions: Any, frames: Any, *, out: Output) -> None:
     """Labels that depend on no model."""
-    clips, rows = frames.clips(), []
+    clips, rows, verdicts = frames.clips(), [], []
     for question in questions.rows("questions"):
         clip = clips.get((question["video_id"], question["clip_id"]))
-        for position in range(0 if clip is None else len(clip["row"])):
+        n_frames = 0 if clip is None else len(clip["row"])
+        verdict = dict.fromkeys(PseudoLabels.tables["verdicts"].columns)
+        verdict |= {name: question[name] for name in ("question_id", "video_id")}
+        verdicts.append(
+            verdict | {"status": "ok" if n_frames else "failed", "reason": "", "n_frames": n_frames, "votes": []}
+        )
+        for position in range(n_frames):
             row = {"question_id": question["question_id"], "video_id": question["video_id"], "position": position}
             row |= {"frame_index": int(clip["frame_index"][position]), "seconds": float(clip["seconds"][position])}
             rows.append(row | {"label": position % 2 == 0, "prediction": 0, "option_logits": [], "truncated": False})
     out.write_rows("pseudo_labels", rows)
-    out.write_rows("verdicts", [])
+    out.write_rows("verdicts", verdicts)
 
 
 # Not declared by @stage, so that recipes and commands do not know it.
