@@ -43,6 +43,7 @@ def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[
         has_begun, has_picture = False, stream.codec_context.codec.canonical_name not in STARTS_ON_GREY
         for packet in container.demux(stream):
             has_begun = has_begun or packet.is_keyframe
+            has_picture = has_picture or (packet.is_keyframe and packet.is_discard)  # drawn, and hidden by an edit list
             on_progress()
             try:
                 frames = packet.decode()

@@ -30,7 +30,6 @@ def main() -> int:
     counts = [(kind, kind.count(wanted)) for kind in kinds if kind.name not in skipped]
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        Path(folder).chmod(0o755)  # runs of another user enter it
         tallies = run_trials(
             counts, options.seed, Path(folder), options.only, lambda text: print(text, file=sys.stderr)
         )

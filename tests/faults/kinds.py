@@ -152,8 +152,8 @@ KINDS = (
         "reading",
         "trouble while reading videos",
         trouble.while_reading,
-        "While videos are decoded, for 0.1 to 4 s: their folder is renamed, they are unlinked, exchanged for others or forbidden "
-        "to the run's user, the run with its decoders or the decoders alone are stopped (their timeout is 3 s), or decoders are "
+        "While videos are decoded, for 0.1 to 4 s: their folder is renamed, they are unlinked, exchanged for others or given "
+        "other modes, the run with its decoders or the decoders alone are stopped (their timeout is 3 s), or decoders are "
         "killed three times in a row. The run must end well or with status 1 and a clear line; the same command must then give "
         "what an undisturbed run gives: no video may be lost to it.",
         "troubles",

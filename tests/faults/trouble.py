@@ -16,7 +16,6 @@ from tests.faults.kills import DECODER
 from tests.faults.victims import Victim, last_words
 from tests.faults.world import OTHER, Trial, World
 
-NOBODY = 65534
 POLL_SECONDS = 0.002
 EXCHANGED = ("questions.jsonl", "tiny-blip2/model.safetensors", "videos")
 # What libraries read from the environment and what would change results, or end the run, if it were heeded.
@@ -39,7 +38,7 @@ def while_reading(trial: Trial) -> None:
         name = trial.rng.choice(sorted(DISTURBANCES))
         begin, end = DISTURBANCES[name]
         with _own_data(trial) as world:
-            victim = trial.start(world, user=_somebody(trial))
+            victim = trial.start(world)
             status = _until_reading(trial, victim)
             if status is None:
                 begin(victim, world)
@@ -91,21 +90,11 @@ def in_hostile_environment(trial: Trial) -> None:
 
 @contextmanager
 def _own_data(trial: Trial) -> Iterator[World]:
-    """Give the trial a copy of its world's data, which it may change; others may enter its folder."""
+    """Give the trial a copy of its world's data, which it may change."""
     folder = trial.folder / "world"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(trial.world.folder, folder, symlinks=True)
     yield replace(trial.world, folder=folder)
-
-
-def _somebody(trial: Trial) -> int:
-    """Return a user to whom modes matter, if there is a choice, and give the store to them."""
-    if os.getuid() != 0:
-        return 0
-    trial.folder.chmod(0o755)
-    trial.store.mkdir()
-    os.chown(trial.store, NOBODY, NOBODY)
-    return NOBODY
 
 
 def _until_reading(trial: Trial, victim: Victim) -> int | None:

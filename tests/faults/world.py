@@ -146,8 +146,6 @@ def make_world(folder: Path, *options: str) -> World:
         _write_data(data.with_name(OTHER), n_frames=40)
         write_tiny_blip2(data.with_name(OTHER) / "tiny-blip2", seed=1, words=WORDS)
         (data.with_name(OTHER) / "questions.jsonl").write_text(text.replace("What is the", "Where is the"))
-        for path in (*data.rglob("*"), *data.with_name(OTHER).rglob("*")):  # some runs are another user's
-            path.chmod(0o755 if path.is_dir() else 0o644)
     options = tuple(
         option.replace("WORLD", str(data)).replace("OTHER", str(data.with_name(OTHER))) for option in options
     )

@@ -12,6 +12,7 @@ import pytest
 from cache.errors import DecodeError, HalfwayError, ReadingError
 from pipeline.decoding import DecodeRequest, DecoderPool
 from pipeline.frames import UniformSampling, VideoProbe
+from pipeline.pictures import pictures
 from pipeline.probing import probe
 from pipeline.video_bytes import VideoBytes
 from tests import videos
@@ -370,3 +371,9 @@ def test_a_video_of_an_unknown_codec_is_unreadable(tmp_path: Path, pool: Decoder
     path = videos.make_video(tmp_path / "video.mkv")
     path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
     assert read(pool, path)[2] == "unreadable: its codec is unknown"
+
+
+def test_a_trimmed_mpeg4_file_begins_where_its_edit_list_says(tmp_path: Path) -> None:
+    path = videos.make_edit_list(tmp_path / "trimmed.mp4", n_skipped=5, codec="mpeg4", n_frames=30)
+    shown = [videos.read_index(frame.to_ndarray(format="rgb24")) for frame in pictures(path)]
+    assert shown == list(range(5, 30))  # the keyframe before them is drawn, and hidden
