@@ -33,9 +33,8 @@ def write_tiny_blip2(folder: Path, seed: int, image_size: int = 28, words: Itera
         words: words that get a token of their own beside those of the prompts; all others are spelled letter by letter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(words)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    model = Blip2ForConditionalGeneration(_config(image_size, tokenizer.get_vocab_size()))
+    n_tokens = write_tokenizer(folder / "tokenizer.json", words)
+    model = Blip2ForConditionalGeneration(_config(image_size, n_tokens))
     text = model.language_model
     text.lm_head.weight = nn.Parameter(
         torch.empty_like(text.shared.weight)
@@ -85,16 +84,25 @@ def _randomise(model: nn.Module, seed: int) -> None:
     """Draw every parameter anew: transformers leaves query tokens at zero and the ViT's weights at 1e-10."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() == 1:  # norms near one, biases near zero: but not at it, so that a mixed-up key shows
-            is_norm = name.endswith("weight")
-            parameter.copy_(0.02 * noise + (1.0 if is_norm else 0.0))
-        elif name.endswith(("query_tokens", "shared.weight", "relative_attention_bias.weight")):
-            parameter.copy_(noise)
-        elif parameter.dim() == 3:  # class and position embeddings
-            parameter.copy_(0.1 * noise)
-        else:
-            parameter.copy_(noise / parameter[0].numel() ** 0.5)  # keeps the size of what passes through
+        parameter.copy_(initial_value(name, torch.randn(parameter.shape, generator=generator)))
+
+
+def initial_value(name: str, noise: torch.Tensor) -> torch.Tensor:
+    """Return a random value for the parameter of this name: normal `noise`, scaled so that what passes through keeps its size."""
+    if noise.dim() == 1:  # norms near one, biases near zero: but not at it, so that a mixed-up key shows
+        return 0.02 * noise + (1.0 if name.endswith("weight") else 0.0)
+    if name.endswith(("query_tokens", "shared.weight", "relative_attention_bias.weight")):
+        return noise
+    if noise.dim() == 3:  # class and position embeddings
+        return 0.1 * noise
+    return noise / noise[0].numel() ** 0.5
+
+
+def write_tokenizer(path: Path, words: Iterable[str]) -> int:
+    """Write a `tokenizer.json` in which the prompts' words and `words` are one token each, and return how many tokens it has."""
+    tokenizer = _tokenizer(words)
+    tokenizer.save(str(path))
+    return int(tokenizer.get_vocab_size())
 
 
 def _tokenizer(words: Iterable[str]) -> Tokenizer:

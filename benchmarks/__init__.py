@@ -1,0 +1,1 @@
+"""What the pipeline costs, measured: one command each, no assertions; figures go to docs/performance.md."""

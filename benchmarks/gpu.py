@@ -1,0 +1,285 @@
+"""All that runs on a GPU, at the real sizes with random weights, in minutes: rates, utilisation, waiting, memory, equality.
+
+    python -m benchmarks.gpu                                # on a GPU
+    python -m benchmarks.gpu --size tiny --device cpu       # the same code in seconds
+
+Writes `gpu.json` and `gpu.md` to the folder that the environment variable OUT names, else to the current one. Needs no network,
+no Prefect and no decoder: frames are drawn (benchmarks/world.py). Utilisation is of the card's own measured matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import stages.chain  # noqa: F401 - declares the stages
+from benchmarks import flops
+from benchmarks.model_rates import equality, language_rates, matmul_rates, transfer_rates, vision_rates
+from benchmarks.parity import parity
+from benchmarks.report import Report
+from benchmarks.timing import synchronize, watched
+from benchmarks.world import SIZES, WEIGHTS, Size, draw_frames, write_checkpoint, write_data
+from cache.store import Store
+from pipeline.build import build
+from pipeline.recipe import Recipe, load
+from pipeline.sources import Sources
+from pipeline.stage import RunContext, Stage
+from stages.answer_questions import answer_questions
+from stages.evaluate import evaluate
+from stages.extract_features import extract_features
+from stages.finetune_answerer import finetune_answerer
+from stages.import_backbone import import_backbone
+from stages.init_answerer import init_answerer
+from stages.init_localizer import init_localizer
+from stages.label_frames import label_frames
+from stages.list_questions import list_questions
+from stages.refine_localizer import refine_localizer
+from stages.sample_frames import sample_frames
+from stages.score_frames import score_frames
+from stages.select_keyframes import select_keyframes
+
+PARTS = ("hardware", "parity", "stages", "memory", "model", "equality", "command", "compiled")
+TRAININGS = ("refine_localizer", "finetune_answerer")
+SETTINGS = [
+    "list_questions.split=train",
+    f"import_backbone.weights={WEIGHTS}",
+    *(f"{stage}.{key}" for stage in TRAININGS for key in ("epochs=1", "warmup_steps=1", "held_out_percent=0")),
+]
+
+
+class Bench:
+    """A world on disk, a store, and steps that are measured as they are made."""
+
+    def __init__(self, size: Size, device: str, folder: Path, report: Report) -> None:
+        self.size, self.device, self.folder, self.report = size, device, folder, report
+        self.matmul: dict[str, float] = {}
+        dtype = torch.bfloat16
+        start = time.perf_counter()
+        size_bytes = write_checkpoint(folder / WEIGHTS, size, device, dtype)
+        seconds = time.perf_counter() - start
+        report.add("world", "random weights written", gigabytes=size_bytes / 1e9, seconds=seconds)
+        write_data(folder, size)
+        store = Store(folder / "store")
+        places = {"annotations": [f"{folder / 'questions.csv'}"], "videos": [f"{folder / 'videos'}"]}
+        places["weights"] = [f"{WEIGHTS}={folder / WEIGHTS}"]
+        self.sources = Sources(store.digests, places)
+        self.run = RunContext(store, device=device, sources=self.sources)
+        self.recipe: Recipe = load("plain", self.settings())
+        self.made: dict[str, Any] = {}
+
+    def settings(self) -> list[str]:
+        """Return the recipe's settings for this size."""
+        small = [f"sample_frames.frames={self.size.n_frames}", f"sample_frames.size={self.size.image_size}"]
+        if self.device == "cpu":
+            with_model = ("extract_features", "score_frames", "answer_questions", "label_frames", *TRAININGS)
+            small += [f"{stage}.precision=float32" for stage in with_model]
+        return [*SETTINGS, *small]
+
+    def step(
+        self, stage: Stage, *inputs: Any, rows: int = 0, operations: float = 0.0, unit: str = "rows", **changes: Any
+    ) -> Any:
+        """Make the artifact of a step, report what it cost, and return it.
+
+        Args:
+            rows: how many of `unit` it computes, each of so many floating-point `operations`.
+            changes: keys of the stage's config.
+        """
+        cfg = self.recipe.config(stage, **changes)
+        if self.device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+        with watched(self.device) as busy:
+            artifact = build(stage, cfg, self.run, inputs)
+        seconds = busy.span_seconds or busy.seconds
+        figures: dict[str, Any] = {"seconds": busy.seconds}
+        if rows:
+            precision = getattr(cfg, "precision", "float32")
+            figures |= {f"{unit}_per_second": rows / seconds, "precision": precision}
+            if precision in self.matmul:
+                figures["percent_of_matmul"] = 100 * rows * operations / seconds / self.matmul[precision]
+        if self.device != "cpu" and rows:
+            figures |= {"seconds_first_to_last_kernel": seconds, "waiting_percent": busy.waiting_percent}
+            figures |= {"copy_seconds": busy.copy_seconds, "peak_gb": torch.cuda.max_memory_allocated() / 1e9}
+        figures["phases"] = artifact.record.phase_seconds
+        self.report.add("stages", _name(stage, changes), **figures)
+        self.report.kernels(_name(stage, changes), busy)
+        return artifact
+
+
+def _name(stage: Stage, changes: dict[str, Any]) -> str:
+    return stage.name + "".join(f" {key}={value}" for key, value in changes.items())
+
+
+def run_stages(bench: Bench) -> None:
+    """Make every artifact of inference, labelling and both trainings, as a run does."""
+    size, made = bench.size, bench.made
+    questions = made["questions"] = bench.step(list_questions, bench.sources.annotations("plain", "train"))
+    backbone = made["backbone"] = bench.step(import_backbone, bench.sources.weights(WEIGHTS))
+    localizer = made["localizer"] = bench.step(init_localizer, backbone, None)
+    answerer = made["answerer"] = bench.step(init_answerer, backbone, None)
+    drawn = replace(sample_frames, function=draw_frames)
+    frames = made["frames"] = bench.step(drawn, bench.sources.videos("plain", questions))
+    config = made["config"] = backbone.config(bench.run)
+    n_frames = size.n_videos * size.n_frames
+    step = partial(bench.step, extract_features, frames, backbone)
+    features = made["features"] = step(rows=n_frames, operations=flops.vit(config), unit="frames")
+    read = (questions, frames, features, backbone)
+    n_questions = size.n_videos * size.questions_a_video
+    n_pairs = n_questions * size.n_frames
+    # One frame: its visual tokens, "Frame: " and about as many tokens of text as a question of NExT-QA has.
+    texts = [len(ids) for ids in _texts(bench, questions, backbone)]
+    seen = config.num_query_tokens + 3
+    of_visual = flops.qformer(config) / size.questions_a_video
+    pair = float(np.mean([flops.answer(config, seen + n, 1) for n in texts])) + of_visual
+    scores = bench.step(score_frames, *read, localizer, rows=n_pairs, operations=pair, unit="pairs")
+    keyframes = made["keyframes"] = bench.step(select_keyframes, questions, frames, scores)
+    k = bench.recipe.config(select_keyframes).k
+    question = float(np.mean([flops.answer(config, k * (seen + 2) + n, 2) for n in texts])) + k * flops.qformer(config)
+    given = (questions, keyframes, features, backbone, answerer)
+    answers = bench.step(answer_questions, *given, rows=n_questions, operations=question, unit="questions")
+    bench.step(evaluate, questions, answers)
+    labels = bench.step(label_frames, *read, answerer, rows=n_pairs, operations=pair, unit="pairs")
+    # Backwards through the frozen T5 costs as much as forwards, through the trained Q-Former twice as much.
+    per_question = bench.recipe.config(refine_localizer).frames_per_question
+    trained = per_question * (2 * float(np.mean([flops.answer(config, seen + n, 2) for n in texts])))
+    trained += per_question * 3 * flops.qformer(config)
+    bench.step(refine_localizer, *read, localizer, labels, rows=n_questions, operations=trained, unit="questions")
+    tuned = 2 * float(np.mean([flops.answer(config, k * (seen + 2) + n, 3) for n in texts])) + 3 * k * flops.qformer(
+        config
+    )
+    bench.step(finetune_answerer, *given, rows=n_questions, operations=tuned, unit="questions")
+
+
+def _texts(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
+    from pipeline.prompts import PROMPT_STYLES
+
+    localize = PROMPT_STYLES["multiple_choice"].localize
+    texts = [localize(row["question"], row["options"], "necessary_details") for row in questions.rows("questions")]
+    ids: list[list[int]] = backbone.verbalizer(bench.run).tokenize(texts).token_ids
+    return ids
+
+
+class _Warnings(logging.Handler):
+    """Keeps what was warned of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def run_out_of_memory(bench: Bench) -> None:
+    """Score with batches that do not fit into what is left of the GPU: they must be halved, and the stage end well."""
+    if bench.device == "cpu":
+        return bench.report.add("memory", "out of memory", note="not tried: a CPU's memory cannot be bounded")
+    torch.cuda.empty_cache()
+    made, run = bench.made, bench.run
+    weights_gb = (bench.folder / WEIGHTS / "model.safetensors").stat().st_size / 1e9
+    total = torch.cuda.get_device_properties(0).total_memory / 1e9
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (weights_gb + 1.5) / total))
+    warnings = _Warnings()
+    logging.getLogger("sevila").addHandler(warnings)
+    try:
+        bench.run = replace(run, batch_tokens=1 << 19)
+        read = (made["questions"], made["frames"], made["features"], made["backbone"], made["localizer"])
+        scores = bench.step(score_frames, *read, instruction="information_needed")
+        finite = bool(np.isfinite(scores.columns("frame_scores", "logit_yes")["logit_yes"]).all())
+        told = warnings.texts[-1] if warnings.texts else "no warning"
+        halved = sum("out of memory" in text for text in warnings.texts)
+        bench.report.add("memory", "score_frames, 524,288 tokens at once", halved=halved, finite=finite, last=told)
+    finally:
+        bench.run = run
+        logging.getLogger("sevila").removeHandler(warnings)
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+def run_command(bench: Bench) -> None:
+    """Run the chain by the command line, in a process of its own, on a tiny model."""
+    folder = bench.folder / "tiny"
+    tiny = Bench(SIZES["tiny"], bench.device, folder, bench.report)
+    questions = build(
+        list_questions, tiny.recipe.config(list_questions), tiny.run, [tiny.sources.annotations("plain", "train")]
+    )
+    drawn = replace(sample_frames, function=draw_frames)
+    build(drawn, tiny.recipe.config(sample_frames), tiny.run, [tiny.sources.videos("plain", questions)])
+    places = ["--annotations", f"{folder / 'questions.csv'}", "--videos", f"{folder / 'videos'}"]
+    places += ["--weights", f"{WEIGHTS}={folder / WEIGHTS}", "--store", f"{folder / 'store'}", "--device", bench.device]
+    settings = [word for setting in tiny.settings() for word in ("--set", setting)]
+    for row in ("first run", "all made"):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "cli", "run", "plain", *places, *settings]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:]
+        bench.report.add("command", row, status=done.returncode, seconds=time.perf_counter() - start, last_line=last)
+
+
+def run_parity(bench: Bench) -> None:
+    """Compare the device with the official code's numbers."""
+    for precision in ("float32", "bfloat16"):
+        bench.report.add("parity", precision, **parity(precision, bench.device))
+
+
+def run_hardware(bench: Bench) -> None:
+    """Measure what the machine can do: the floor of everything else."""
+    bench.matmul = matmul_rates(bench.device, 8192 if bench.size is SIZES["real"] else 256, bench.report)
+    transfer_rates(bench.device, bench.report)
+
+
+def run_model(bench: Bench) -> None:
+    """Measure ViT and Flan-T5 alone, with all they read in the device's memory."""
+    vision_rates(bench)
+    language_rates(bench)
+
+
+def run_compiled(bench: Bench) -> None:
+    """Measure the same with compiled blocks."""
+    vision_rates(bench, compiled=True)
+    language_rates(bench, compiled=True)
+
+
+def main() -> None:
+    """Measure and write, part by part."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="real")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure [all]")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+    report = Report("gpu", Path(os.environ.get("OUT", ".")), card=card, size=options.size)
+    parts: dict[str, Callable[[Bench], None]] = {
+        "hardware": run_hardware,
+        "parity": run_parity,
+        "stages": run_stages,
+        "memory": run_out_of_memory,
+        "model": run_model,
+        "equality": equality,
+        "command": run_command,
+        "compiled": run_compiled,
+    }
+    with tempfile.TemporaryDirectory() as folder, report.part("all"):
+        bench = Bench(SIZES[options.size], options.device, Path(folder), report)
+        for name in options.only:
+            with report.part(name):
+                parts[name](bench)
+            synchronize(options.device)
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

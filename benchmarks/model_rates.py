@@ -1,0 +1,207 @@
+"""The machine's own rates, and the model's parts alone: what the stages are held against."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from benchmarks import flops
+from benchmarks.timing import median_seconds, watched
+from pipeline.prompts import single_frame_prefixes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmarks.gpu import Bench
+    from benchmarks.report import Report
+    from pipeline.models.localizer import Localizer
+
+N_TEXT = 56  # tokens of a question of NExT-QA with its options
+PRECISIONS = ("float16", "bfloat16", "float32")
+
+
+def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
+    """Return the operations per second of a square matrix product on random data, by precision."""
+    rates = {}
+    for precision in PRECISIONS:
+        a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
+        rates[precision] = 2 * side**3 / median_seconds(lambda a=a, b=b: a @ b, device)
+        report.add("hardware", f"matrix product of {side}, {precision}", teraflop_per_second=rates[precision] / 1e12)
+    report.add("hardware", "float32 products", tf32_allowed=torch.backends.cuda.matmul.allow_tf32)
+    return rates
+
+
+def transfer_rates(device: str, report: Report, size_bytes: int = 1 << 28) -> None:
+    """Report how fast bytes go to the device and come back, by pageable and pinned memory."""
+    if device == "cpu":
+        return
+    on_device = torch.empty(size_bytes, dtype=torch.uint8, device=device)
+    for name, host in (
+        ("pageable", torch.zeros(size_bytes, dtype=torch.uint8)),
+        ("pinned", torch.zeros(size_bytes, dtype=torch.uint8).pin_memory()),
+    ):
+        up = median_seconds(lambda host=host: on_device.copy_(host, non_blocking=True), device)
+        down = median_seconds(lambda host=host: host.copy_(on_device, non_blocking=True), device)
+        rates = {"to_device_gb_per_second": size_bytes / up / 1e9, "back_gb_per_second": size_bytes / down / 1e9}
+        report.add("hardware", f"copies, {name}", **rates)
+
+
+def _report(bench: Bench, row: str, n_rows: int, operations: float, precision: str, work: Any, unit: str) -> None:
+    seconds = median_seconds(work, bench.device, 3)
+    figures: dict[str, Any] = {f"{unit}_per_second": n_rows / seconds}
+    if precision in bench.matmul:
+        figures["percent_of_matmul"] = 100 * n_rows * operations / seconds / bench.matmul[precision]
+    if bench.device != "cpu":
+        figures["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        torch.cuda.reset_peak_memory_stats()
+    bench.report.add("model", row, **figures)
+
+
+def vision_rates(bench: Bench, compiled: bool = False) -> None:
+    """Report the ViT's frames per second at some batch sizes, as it is or with its blocks compiled."""
+    config, device = bench.made["config"], bench.device
+    precision = bench.recipe.config_of("extract_features").precision
+    start = time.perf_counter()
+    encoder = bench.made["backbone"].vision_encoder(bench.run, precision)
+    bench.report.add("model", "ViT loaded", seconds=time.perf_counter() - start)
+    batches = (16, 63, 128, 256) if device != "cpu" else (4,)
+    pixels = torch.randn(max(batches), 3, config.image_size, config.image_size, device=device)
+    with torch.no_grad():
+        if compiled:
+            for number, layer in enumerate(encoder.encoder.layers):
+                encoder.encoder.layers[number] = torch.compile(layer)
+            start = time.perf_counter()
+            encoder(pixels[: batches[-1]])
+            bench.report.add("model", "ViT compiled", seconds=time.perf_counter() - start)
+        for n in batches[-2:] if compiled else batches:
+            name = f"ViT {precision}, {n} frames{', compiled' * compiled}"
+            work = partial(encoder, pixels[:n])
+            _report(bench, name, n, flops.vit(config), precision, work, "frames")
+        with watched(device) as busy:
+            encoder(pixels)
+        bench.report.kernels(f"ViT{', compiled' * compiled}", busy)
+
+
+def language_rates(bench: Bench, compiled: bool = False) -> None:
+    """Report the Localizer's pairs per second at some batch sizes, and its parts; or with T5's blocks compiled."""
+    from pipeline.models.localizer import Localizer
+
+    made, config, device = bench.made, bench.made["config"], bench.device
+    precision = bench.recipe.config_of("score_frames").precision
+    start = time.perf_counter()
+    language = made["backbone"].language(bench.run, precision)
+    bench.report.add("model", "Flan-T5 loaded", seconds=time.perf_counter() - start)
+    localizer = Localizer(made["localizer"].load(bench.run, made["backbone"], precision), language)
+    seen = config.num_query_tokens + 3 + N_TEXT
+    budgets = (8192, 16384, 32768, 65536) if device != "cpu" else (1024,)
+    if compiled:
+        for stack in (language.model.encoder, language.model.decoder):
+            for number, block in enumerate(stack.block):
+                stack.block[number] = torch.compile(block, dynamic=True)
+    for budget in (budgets[1:3] or budgets) if compiled else budgets:
+        n = budget // seen
+        visual = torch.randn(n, config.num_query_tokens, config.text.d_model, device=device)
+        ids = [[5] * (N_TEXT - 1) + [1]] * n
+        start = time.perf_counter()
+        localizer.score(visual, ids)
+        if compiled:
+            bench.report.add("model", f"T5 compiled for {budget} tokens", seconds=time.perf_counter() - start)
+        name = f"Localizer {precision}, {budget} tokens{', compiled' * compiled}"
+        _report(
+            bench, name, n, flops.answer(config, seen, 1), precision, partial(localizer.score, visual, ids), "pairs"
+        )
+    with watched(device) as busy:
+        localizer.score(visual, ids)
+    bench.report.kernels(f"Localizer{', compiled' * compiled}", busy)
+    if not compiled:
+        _language_parts(bench, localizer, visual, ids, precision)
+
+
+@torch.no_grad()
+def _language_parts(bench: Bench, localizer: Localizer, visual: Tensor, ids: list[list[int]], precision: str) -> None:
+    language, config, n = localizer.language, bench.made["config"], len(ids)
+    seen = config.num_query_tokens + 3 + N_TEXT
+    features = torch.randn(64, *config.feature_shape, device=bench.device, dtype=torch.float16)
+    work = partial(localizer.visual, features)
+    _report(bench, f"Q-Former {precision}, 64 frames", 64, flops.qformer(config), precision, work, "frames")
+    inputs = language.assemble(single_frame_prefixes(), visual.unsqueeze(1), ids)
+    hidden = language.encode(inputs)
+    works = {
+        "assemble": (partial(language.assemble, single_frame_prefixes(), visual.unsqueeze(1), ids), 0.0),
+        "encode": (partial(language.encode, inputs), flops.t5_encoder(config, seen)),
+        "decode": (
+            partial(language.decode, hidden, inputs.mask, language.decoder_ids(n)),
+            flops.t5_decoder(config, seen, 1),
+        ),
+    }
+    for name, (work, operations) in works.items():
+        _report(bench, f"Localizer's {name} of {n} pairs", n, operations, precision, work, "pairs")
+
+
+def equality(bench: Bench) -> None:
+    """Report how many keyframes and answers differ between the recipe's precisions and float32 throughout."""
+    n_videos = min(8, bench.size.n_videos)
+    chosen = {}
+    precisions = {"float32": ("float32", "float32"), "recipe": ("float16", "bfloat16")}
+    if bench.device == "cpu":
+        precisions["recipe"] = ("float32", "bfloat16")
+    for name, (of_vit, of_t5) in precisions.items():
+        chosen[name] = _keyframes_and_answers(bench, n_videos, of_vit, of_t5)
+    (yes, frames, answers), (other_yes, other_frames, other_answers) = chosen["float32"], chosen["recipe"]
+    bench.report.add(
+        "equality",
+        f"ViT {precisions['recipe'][0]}, Flan-T5 {precisions['recipe'][1]}, against float32",
+        questions=len(frames),
+        questions_with_other_keyframes_percent=100 * float((frames != other_frames).any(axis=1).mean()),
+        other_keyframes_percent=100
+        * float(np.mean([len(set(a) - set(b)) / len(a) for a, b in zip(frames, other_frames, strict=True)])),
+        other_answers_percent=100 * float((answers != other_answers).mean()),
+        largest_difference_of_logit_yes=float(np.abs(yes - other_yes).max()),
+        spread_of_logit_yes=float(yes.std(axis=1).mean()),
+    )
+
+
+def _keyframes_and_answers(
+    bench: Bench, n_videos: int, of_vit: str, of_t5: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from pipeline.frames import pixels
+    from pipeline.models.answerer import Answerer
+    from pipeline.models.localizer import Localizer
+    from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes
+    from pipeline.selection import top_k_positions
+
+    made, run, device = bench.made, bench.run, bench.device
+    reader = made["frames"].open()
+    videos = [row["video_id"] for row in made["frames"].rows("videos")][:n_videos]
+    encoder = made["backbone"].vision_encoder(run, of_vit)
+    stored = []
+    with torch.no_grad():
+        for video in videos:
+            frames = torch.from_numpy(pixels(reader.read(video, list(range(bench.size.n_frames))))).to(device)
+            stored.append(torch.cat([encoder(batch).float() for batch in frames.split(16)]))
+    del encoder
+    language = made["backbone"].language(run, of_t5)
+    localizer = Localizer(made["localizer"].load(run, made["backbone"], of_t5), language)
+    answerer = Answerer(made["answerer"].load(run, made["backbone"], of_t5), language)
+    questions = [row for row in made["questions"].rows("questions") if row["video_id"] in videos]
+    style, words = PROMPT_STYLES["multiple_choice"], language.verbalizer
+    of_localizer = [localizer.visual(features) for features in stored]
+    of_answerer = [answerer.visual(features) for features in stored]
+    yes, chosen, answers = [], [], []
+    k = bench.recipe.config_of("select_keyframes").k
+    for row in questions:
+        place = videos.index(row["video_id"])
+        (ids,) = words.tokenize([style.localize(row["question"], row["options"], "necessary_details")]).token_ids
+        scores = localizer.score(of_localizer[place], [ids] * len(of_localizer[place])).logit_yes.float().cpu().numpy()
+        frames = np.sort(top_k_positions(scores, k))
+        (ids,) = words.tokenize([style.answer(row["question"], row["options"])]).token_ids
+        visual = of_answerer[place][torch.from_numpy(frames).to(device)].unsqueeze(0)
+        output = answerer.answer(visual, [ids], [len(row["options"])], numbered_frame_prefixes(len(frames)))
+        yes.append(scores)
+        chosen.append(frames)
+        answers.append(int(output.prediction[0]))
+    return np.array(yes), np.array(chosen), np.array(answers)

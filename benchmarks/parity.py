@@ -1,0 +1,67 @@
+"""How far this device is from the official code's numbers (tests/golden/parity), by precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.models.answerer import Answerer
+from pipeline.models.checkpoint import load_language, load_vision_encoder, load_visual_prompt
+from pipeline.models.localizer import Localizer
+from pipeline.prompts import numbered_frame_prefixes
+from pipeline.selection import top_k_positions
+from tests.reference import Reference
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "parity"
+TOLERANCE = {
+    "float32": 5e-5,
+    "bfloat16": 0.5,
+}  # on logits: the promise, and what 8 significant bits leave of logits up to 10
+
+
+def parity(precision: str, device: str) -> dict[str, Any]:
+    """Return the largest differences of features and logits from the official ones, and how many keyframes and answers differ."""
+    reference = Reference(GOLDEN)
+    golden, dtype = reference.golden, getattr(torch, precision)
+    encoder = load_vision_encoder(reference.config, reference.weights, dtype, device)
+    with torch.no_grad():
+        features = encoder(reference.videos.flatten(0, 1).to(device)).float()
+    language = load_language(reference.config, reference.weights, reference.verbalizer, dtype, device)
+    prompts = {}
+    for part in ("localizer", "answerer"):
+        prompts[part] = load_visual_prompt(reference.config, reference.weights, part, device)  # type: ignore[arg-type]
+        prompts[part].compute_dtype = dtype
+    localizer, answerer = Localizer(prompts["localizer"], language), Answerer(prompts["answerer"], language)
+    n_videos, n_frames = reference.videos.shape[:2]
+    videos = reference.inputs["video_index"]
+    visual = localizer.visual(features).unflatten(0, (n_videos, n_frames))[videos]
+    asked = [ids for ids in reference.tokens("loc_input").token_ids for _ in range(n_frames)]
+    yes = localizer.score(visual.flatten(0, 1), asked).logit_yes.float().cpu().numpy()
+    frames = golden["A_frame_idx"]
+    chosen = np.array([top_k_positions(row, frames.shape[1]) for row in yes.reshape(len(videos), -1)])
+    of_keyframes = answerer.visual(features).unflatten(0, (n_videos, n_frames))
+    rows = [of_keyframes[video, torch.from_numpy(row)] for video, row in zip(videos, frames, strict=True)]
+    n_options = [len(reference.sizes["answer_id"])] * len(rows)
+    prefixes = numbered_frame_prefixes(frames.shape[1])
+    output = answerer.answer(torch.stack(rows), reference.tokens("qa_input").token_ids, n_options, prefixes)
+    return {
+        "features": _difference(features.cpu().numpy(), golden["A_vit_out"]),
+        "logit_yes": _difference(yes, golden["A_loc_yes_logit"]),
+        "option_logits": _difference(output.option_logits.float().cpu().numpy(), golden["A_qa_answer_logits"]),
+        "tolerance": TOLERANCE[precision],
+        "keyframes_changed": int((np.sort(chosen) != np.sort(frames)).any(axis=1).sum()),
+        "answers_changed": int((output.prediction.cpu().numpy() != golden["A_pred"]).sum()),
+        "questions": len(videos),
+    }
+
+
+def _difference(values: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(values.reshape(wanted.shape) - wanted).max())
+
+
+if __name__ == "__main__":
+    print(json.dumps(parity("float32", "cpu"), indent=1))

@@ -1,0 +1,147 @@
+"""A data set and a BLIP-2 of any size with random values, for measuring: no network, no decoder, no meaning.
+
+The videos are files of a few bytes, and their frames are drawn where `sample_frames` would decode them. All that reads frames
+runs as it always does.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+from cache.pool import part_rows
+from pipeline.output import Shard, ShardedOutput
+from pipeline.sources import VideoFiles
+from pipeline.stage import RunContext
+from pipeline.tiny_blip2 import initial_value, write_tokenizer
+from stages.sample_frames import Frames, SampleFrames
+
+WEIGHTS = "random-blip2"
+WORDS = ["why", "did", "the", "person", "in", "red", "walk", "back", "to", "table", "after", "putting", "down", "cup", "because", "they", "were", "asked", "sit", "first"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured: a model's sizes as in `config.json`, and how much there is to do."""
+
+    vision: dict[str, Any]
+    qformer: dict[str, Any]
+    text: dict[str, Any]
+    n_query_tokens: int
+    image_size: int
+    n_videos: int
+    n_frames: int
+    questions_a_video: int
+
+
+REAL = Size(  # Salesforce/blip2-flan-t5-xl
+    vision={"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16},
+    qformer={"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    text={"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 32}
+    | {"vocab_size": 32128},
+    n_query_tokens=32,
+    image_size=224,
+    n_videos=96,
+    n_frames=32,
+    questions_a_video=4,
+)
+TINY = Size(
+    vision={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    qformer={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    text={"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    | {"vocab_size": 512},
+    n_query_tokens=4,
+    image_size=28,
+    n_videos=6,
+    n_frames=8,
+    questions_a_video=2,
+)
+SIZES = {"real": REAL, "tiny": TINY}
+
+
+def write_checkpoint(folder: Path, size: Size, device: str, dtype: torch.dtype) -> int:
+    """Write a BLIP-2 with random weights as Hugging Face lays it out, and return its size in bytes."""
+    folder.mkdir(parents=True)
+    write_tokenizer(folder / "tokenizer.json", WORDS)
+    vision = {**size.vision, "image_size": size.image_size, "patch_size": 14}
+    qformer = {**size.qformer, "encoder_hidden_size": size.vision["hidden_size"]}
+    text = {**size.text, "model_type": "t5", "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0}
+    text["tie_word_embeddings"] = False
+    config = Blip2Config(
+        vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=size.n_query_tokens
+    )
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        model = Blip2ForConditionalGeneration(config)
+    generator = torch.Generator(device).manual_seed(0)
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    head = "language_model.lm_head.weight"
+    shapes[head] = shapes.get(head, model.language_model.shared.weight.shape)
+    tensors = {}
+    for name, shape in sorted(shapes.items()):
+        noise = torch.randn(shape, generator=generator, device=device)
+        tensors[name] = initial_value(name, noise).to(dtype).cpu()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return (folder / "model.safetensors").stat().st_size
+
+
+def write_data(folder: Path, size: Size) -> None:
+    """Write `questions.csv` and `videos/`: files of a few bytes, each with its own."""
+    rng = np.random.default_rng(0)
+    (folder / "videos").mkdir(parents=True)
+    rows = []
+    for video in range(size.n_videos):
+        (folder / "videos" / f"{video:05d}.mp4").write_bytes(f"not a video: {video}".encode())
+        for _ in range(size.questions_a_video):
+            options = [" ".join(rng.choice(WORDS, 6)) for _ in range(5)]
+            row = {"video": f"{video:05d}", "question": " ".join(rng.choice(WORDS, rng.integers(6, 14))) + "?"}
+            row |= {f"a{number}": option for number, option in enumerate(options)}
+            rows.append(row | {"answer": options[rng.integers(5)], "split": "train"})
+    with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
+    """Stand in for `sample_frames`: the same artifact with drawn frames instead of decoded ones."""
+    pool = out.pool(config=cfg.model_dump(), drawn=True)
+    indices = list(range(0, cfg.frames * 8, 8))
+
+    def work(shard: Shard) -> None:
+        tables: dict[str, list[dict[str, Any]]] = {"videos": [], "frames": [], "parts": []}
+        for item in shard.items:
+            video = videos.videos[item]
+            assert video.digest is not None
+            if not pool.parts(video.digest):
+                pool.add(video.digest, indices, (cfg.size, cfg.size, 3), "uint8", _frames(cfg, item), {})
+            row: dict[str, Any] = dict.fromkeys(Frames.tables["videos"].columns)
+            row |= {"video_id": video.video_id, "status": "ok", "reason": "", "note": "", "decoder": "drawn"}
+            row |= {"codec": "none", "n_frames_in_video": cfg.frames * 8, "frames_per_second": 8.0, "width": cfg.size}
+            row |= {"duration_seconds": float(cfg.frames), "height": cfg.size, "n_frames": cfg.frames}
+            tables["videos"].append(row | {"content_digest": video.digest})
+            for clip_id, *_ in video.clips:
+                clip = {"clip_id": clip_id, "video_id": video.video_id}
+                tables["frames"] += [
+                    clip | {"position": row, "frame_index": index, "seconds": index / 8, "row": row}
+                    for row, index in enumerate(indices)
+                ]
+            tables["parts"] += part_rows(video.video_id, indices, pool.parts(video.digest)[:1])
+        for name, rows in tables.items():
+            shard.write_rows(name, rows)
+
+    out.each_shard(lambda: ([list(range(len(videos.videos)))], {}), work)
+
+
+def _frames(cfg: SampleFrames, number: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 256, (cfg.frames, cfg.size // 14, cfg.size // 14, 3), np.uint8)
+    yield coarse.repeat(14, axis=1).repeat(14, axis=2)
