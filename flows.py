@@ -28,18 +28,18 @@ from prefect.states import Completed, Failed, State
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.benchmark import Matrix, Row, load_matrix
-from pipeline.build import Make
-from pipeline.recipe import Recipe
-from pipeline.stage import Artifact, Config, RunContext, Stage
+from pipeline.benchmarks.matrix import Matrix, Row, load_matrix
+from pipeline.engine.build import Make
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.steps import Run, RunOnly, setting
+from pipeline.recipes.results import Results
 from pipeline.text_table import code
-from stages.benchmark import run_night
-from stages.benchmark_setting import Job, run_apart
-from stages.benchmark_text import night_markdown
+from reports.benchmark import run_night
+from reports.benchmark_setting import Job, run_apart
+from reports.benchmark_text import night_markdown
+from reports.named_runs import pinned
 from stages.chain import Step, chain_of
-from stages.named_runs import pinned
-from stages.results import Results
-from stages.steps import Run, RunOnly, setting
 from workers.dispatch import cancel_pieces, make_by
 from workers.forms import (
     BatchTokens,

@@ -1,4 +1,7 @@
-"""What SeViLA is. Whatever process imports it, to compute or to decode, does so before it loads a library that computes."""
+"""What SeViLA is, a folder for each part; the files directly in it are what several of these use, and know none of them.
+
+Whatever process imports it, to compute or to decode, does so before it loads a library that computes.
+"""
 
 from pipeline.environment import clear_settings, open_standard_streams
 

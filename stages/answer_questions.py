@@ -12,21 +12,21 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.batching import cut, token_batches
-from pipeline.joined import rows_of_all
+from pipeline.engine.joined import rows_of_all
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.progress import track
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
+from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
-from pipeline.output import Shard, ShardedOutput
-from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
-from pipeline.selection import majority_vote
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.selection.keyframes import majority_vote
 from stages.extract_features import Features
-from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
-from stages.not_finite import ANSWERS, BROKEN, SCORES
-from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
-from stages.progress import track
 from stages.select_keyframes import Keyframes
-from stages.visual_windows import WINDOW_FRAMES, Group, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor

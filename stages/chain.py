@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.recipe import Recipe, Selector
-from pipeline.sources import Sources
-from pipeline.stage import Stage
-from pipeline.weights import Weights
-from stages.answer_questions import answer_questions
-from stages.chain_checks import (
+from pipeline.engine.recipe import Recipe, Selector
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone
+from pipeline.recipes.checks import (
     check_frame_size,
     check_full,
     check_moments,
@@ -21,19 +21,20 @@ from stages.chain_checks import (
     tell_odd_prompts,
     tell_second_pretraining,
 )
+from pipeline.recipes.results import Method, Results, Setting, Training, Who, row_name
+from stages.answer_questions import answer_questions
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
 from stages.extract_features import Features, extract_features
 from stages.finetune_answerer import finetune_answerer
-from stages.import_backbone import Backbone, import_backbone
+from stages.import_backbone import import_backbone
 from stages.init_answerer import AnswererWeights, init_answerer
 from stages.init_localizer import LocalizerWeights, init_localizer
 from stages.label_frames import label_frames
 from stages.list_questions import Questions, list_questions
 from stages.pretrain_localizer import pretrain_localizer
 from stages.refine_localizer import refine_localizer
-from stages.results import Method, Results, Setting, Training, Who, row_name
 from stages.retrieve_moments import retrieve_moments
 from stages.sample_frames import Frames, sample_frames
 from stages.score_frames import FrameScores, score_frames

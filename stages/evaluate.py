@@ -10,13 +10,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.coverage import CoverageRow, coverage, format_coverage
 from pipeline.datasets import adapter_named, headline_of
-from pipeline.joined import rows_of_all
-from pipeline.metrics import AccuracyRow, Outcome, Reporting, accuracy_table, format_accuracy_table
-from pipeline.output import Output
-from pipeline.resampling import Resampling
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.joined import rows_of_all
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.metrics.accuracy import AccuracyRow, Outcome, Reporting, accuracy_table, format_accuracy_table
+from pipeline.metrics.coverage import CoverageRow, coverage, format_coverage
+from pipeline.metrics.resampling import Resampling
 from pipeline.text_table import Table, aligned
 from stages.answer_questions import REASONS_OF_QUESTIONS, Answers
 from stages.list_questions import Questions

@@ -9,8 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.joined import rows_of_all
-from pipeline.localization_metrics import (
+from pipeline.engine.joined import rows_of_all
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.not_finite import FEATURES, SCORES, code_of
+from pipeline.metrics.localization_metrics import (
     KeyframeQuality,
     LocalizationRow,
     first_true_rank,
@@ -18,13 +21,9 @@ from pipeline.localization_metrics import (
     keyframe_quality,
     localization_row,
 )
-from pipeline.output import Output
-from pipeline.selection import ranking_scores, top_k_positions
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.selection.keyframes import ranking_scores, top_k_positions
 from pipeline.text_table import Table, aligned
-from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
-from stages.not_finite import FEATURES, SCORES, code_of
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
@@ -80,7 +79,7 @@ def evaluate_localization(
     out: Output,
 ) -> None:
     """Judge keyframes, and the ranking behind them, by the true moments."""
-    true, clips = true_moments(questions), frames.clips_of(questions)
+    true, clips = questions.true_moments(), frames.clips_of(questions)
     known = [row for row in rows_of_all(keyframes, "keyframes", questions) if row["question_id"] in true]
     answers, _ = scores.by_question() if scores is not None else ({}, {})
     ranked = {

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from cache.tables import Schema
-from pipeline.coverage import coverage
-from pipeline.moment_metrics import (
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.not_finite import SCORES, code_of
+from pipeline.metrics.coverage import coverage
+from pipeline.metrics.moment_metrics import (
     IOU_THRESHOLDS,
     LENGTH_RANGES_SECONDS,
     HighlightScores,
@@ -21,11 +24,8 @@ from pipeline.moment_metrics import (
     highlight_scores,
     retrieval_scores,
 )
-from pipeline.output import Output
-from pipeline.stage import Artifact, Config, RunContext, stage
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
-from stages.not_finite import SCORES, code_of
 from stages.retrieve_moments import Moments
 
 
@@ -82,7 +82,7 @@ def evaluate_moments(
     cfg: EvaluateMoments, run: RunContext, questions: Questions, moments: Moments, *, out: Output
 ) -> None:
     """Hold retrieved moments against the true ones."""
-    true = true_moments(questions)
+    true = questions.true_moments()
     queries, predicted = moments.queries_of(questions)
     known = [query for query in queries if query["question_id"] in true]
     found = retrieval_scores(
@@ -105,14 +105,6 @@ def evaluate_moments(
     out.write_rows("missing_videos", [dataclasses.asdict(video) for video in missing])
     (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(found, highlights), indent=1))
     out.add_file("metrics.json")
-
-
-def true_moments(questions: Questions) -> dict[str, np.ndarray]:
-    """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
-    windows: dict[str, list[list[float]]] = defaultdict(list)
-    for row in questions.rows("moments"):
-        windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"]])
-    return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
 
 
 def _highlights(questions: Questions, queries: list[dict[str, Any]]) -> dict[str, HighlightScores] | None:

@@ -14,15 +14,15 @@ from cache.pool import Part, Pool, PoolReader, part_rows
 from cache.pool_listing import PARTS
 from cache.tables import Schema
 from pipeline.batching import cut
-from pipeline.frames import pixels
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.progress import track
+from pipeline.engine.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.not_finite import FEATURES, code_of
+from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving
-from pipeline.output import Shard, ShardedOutput
-from pipeline.stage import Config, PooledArtifact, RunContext, stage
-from stages.import_backbone import Backbone
-from stages.not_finite import FEATURES, code_of
-from stages.progress import track
+from pipeline.video.frames import pixels
 from stages.sample_frames import Frames
-from stages.streams import read_ahead
 
 if TYPE_CHECKING:
     from pipeline.models.vision import VisionEncoder

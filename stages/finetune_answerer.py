@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.joined import rows_of_all
-from pipeline.output import Output
-from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
-from pipeline.stage import RunContext, stage
-from pipeline.training import MicroBatch, Training
-from stages.extract_features import Features
-from stages.import_backbone import Backbone
-from stages.init_answerer import AnswererWeights
-from stages.list_questions import Questions
-from stages.not_finite import code_of
-from stages.prompt_training import (
+from pipeline.engine.joined import rows_of_all
+from pipeline.engine.output import Output
+from pipeline.engine.stage import RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.not_finite import code_of
+from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.training.prompt_training import (
     Data,
     FrameReader,
     Row,
@@ -31,6 +27,10 @@ from stages.prompt_training import (
     train_prompt,
     visual_tokens,
 )
+from pipeline.training.task import MicroBatch, Training
+from stages.extract_features import Features
+from stages.init_answerer import AnswererWeights
+from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
 
 if TYPE_CHECKING:

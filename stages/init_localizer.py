@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.output import Output
-from pipeline.stage import Config, RunContext, stage
-from pipeline.weights import Weights
-from stages.import_backbone import Backbone
-from stages.visual_prompt_weights import VisualPromptWeights, copy_weights
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.visual_prompt_weights import VisualPromptWeights, copy_weights
 
 
 class LocalizerWeights(VisualPromptWeights):

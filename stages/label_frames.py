@@ -12,17 +12,17 @@ from pydantic import Field
 
 from cache.printable import printable
 from cache.tables import Schema
-from pipeline.output import Shard, ShardedOutput
-from pipeline.prompts import single_frame_prefixes
-from pipeline.selection import majority_vote
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
+from pipeline.inference.not_finite import ANSWERS, BROKEN
+from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
+from pipeline.models.prompts import single_frame_prefixes
+from pipeline.selection.keyframes import majority_vote
 from stages.extract_features import Features
-from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
-from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
-from stages.not_finite import ANSWERS, BROKEN
-from stages.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def label_frames(
         shard.dropped.update(row["reason"].split(":")[0] for row in verdicts if row["status"] != "ok")
         shard.write_rows("verdicts", verdicts)
 
-    out.each_shard(lambda: plan_videos(videos, backbone, run), work)
+    out.each_shard(lambda: plan_videos(videos, backbone.feature_shape(), run), work)
     n_asked = sum(len(asked[video["video_id"]]) for video in videos)
     out.refuse_all(ANSWERS, n_asked, f"the Answerer gave no question finite values; {BROKEN}")
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.datasets import adapter_named
+from pipeline.datasets.question import Moment, Question
 from pipeline.datasets.text_file import digests_of_what_is_read
-from pipeline.output import Output
-from pipeline.question import Moment, Question
-from pipeline.sources import Annotations
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.output import Output
+from pipeline.engine.sources import Annotations
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
 
 
 class Questions(Artifact):
@@ -43,6 +45,13 @@ class Questions(Artifact):
         "rejected": Schema(1, file="string", line="int32", reason="string"),
     }
 
+    def true_moments(self) -> dict[str, np.ndarray]:
+        """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
+        windows: dict[str, list[list[float]]] = defaultdict(list)
+        for row in self.rows("moments"):
+            windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"]])
+        return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
+
 
 class ListQuestions(Config):
     """Which questions to ask."""
@@ -59,7 +68,7 @@ class ListQuestions(Config):
     limit: int | None = Field(None, ge=1, description="keep only the first so many questions (a trial run)")
 
 
-@stage(version=3, output=Questions)
+@stage(version=3, output=Questions, plan_needs_rows=True)
 def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations, *, out: Output) -> None:
     """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
     source = adapter_named(cfg.dataset)

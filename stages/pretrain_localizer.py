@@ -8,15 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline.localization_metrics import inside
-from pipeline.output import Output
-from pipeline.stage import RunContext, stage
-from stages.evaluate_moments import true_moments
+from pipeline.engine.output import Output
+from pipeline.engine.stage import RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.metrics.localization_metrics import inside
+from pipeline.training.localizer_training import LocalizerTraining, train_localizer
 from stages.extract_features import Features
-from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
-from stages.localizer_training import LocalizerTraining, train_localizer
 from stages.sample_frames import Frames
 
 
@@ -40,7 +39,7 @@ def pretrain_localizer(
     out: Output,
 ) -> None:
     """Train the Localizer to say yes to frames inside a question's true moments, and no to the others."""
-    true, clips = true_moments(questions), frames.clips_of(questions)
+    true, clips = questions.true_moments(), frames.clips_of(questions)
 
     def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
         for question in questions.rows("questions"):
@@ -50,4 +49,4 @@ def pretrain_localizer(
             else:
                 yield question, np.asarray(inside(clip["seconds"], moments).any(axis=1))
 
-    train_localizer(cfg, cfg.prompt, run, labelled(), "no_moments", frames, features, backbone, localizer, out)
+    train_localizer(cfg, cfg.prompt, run, labelled(), "no_moments", frames.clips(), features, backbone, localizer, out)

@@ -9,15 +9,15 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.batching import runs_of
-from pipeline.joined import refuse_cut, rows_of_all
-from pipeline.output import Output
-from pipeline.stage import RunContext, stage
+from pipeline.engine.joined import refuse_cut, rows_of_all
+from pipeline.engine.output import Output
+from pipeline.engine.stage import RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.training.localizer_training import LocalizerTraining, train_localizer
 from stages.extract_features import Features
-from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.label_frames import PseudoLabels
 from stages.list_questions import Questions
-from stages.localizer_training import LocalizerTraining, train_localizer
 from stages.sample_frames import Frames
 
 
@@ -55,4 +55,6 @@ def refine_localizer(
         for question in questions.rows("questions"):
             yield question, of_question.get(question["question_id"])
 
-    train_localizer(cfg, cfg.prompt, run, labelled(), "no_pseudo_labels", frames, features, backbone, localizer, out)
+    train_localizer(
+        cfg, cfg.prompt, run, labelled(), "no_pseudo_labels", frames.clips(), features, backbone, localizer, out
+    )

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.frames import clip_bounds
-from pipeline.joined import refuse_cut, rows_of_all
-from pipeline.moments import CLIP_SECONDS, clip_values, interval_edges, ranked_moments, yes_spans
-from pipeline.output import Output
-from pipeline.selection import RankBy, ranking_scores
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.joined import refuse_cut, rows_of_all
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.not_finite import WITHOUT_FEATURES
+from pipeline.metrics.moments import CLIP_SECONDS, clip_values, interval_edges, ranked_moments, yes_spans
+from pipeline.selection.keyframes import RankBy, ranking_scores
+from pipeline.video.frames import clip_bounds
 from stages.list_questions import Questions
-from stages.not_finite import WITHOUT_FEATURES
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 

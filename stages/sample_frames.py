@@ -15,18 +15,16 @@ from cache.fingerprint import fingerprint
 from cache.pool import Part, Pool, part_rows
 from cache.pool_listing import PARTS
 from cache.tables import Schema
-from pipeline.attempts import Attempts
 from pipeline.batching import cut, runs_of
-from pipeline.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
-from pipeline.frames import Clip, FixedRateSampling, RandomSampling, Sampling, UniformSampling
-from pipeline.joined import refuse_cut
-from pipeline.output import Shard, ShardedOutput
-from pipeline.sources import VideoFile, VideoFiles
-from pipeline.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.engine.joined import refuse_cut
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.progress import track
+from pipeline.engine.sources import VideoFile, VideoFiles
+from pipeline.engine.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.video.attempts import Attempts
+from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
+from pipeline.video.frames import Clip, Clips, FixedRateSampling, RandomSampling, Sampling, UniformSampling
 from stages.list_questions import Questions
-from stages.progress import track
-
-Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
 REVISED = {"pyav": "pyav 3", "images": "images 3"}

@@ -11,16 +11,16 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.batching import runs_of
-from pipeline.joined import refuse_cut
-from pipeline.output import Shard, ShardedOutput
-from pipeline.prompts import PROMPT_STYLES
-from pipeline.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.joined import refuse_cut
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
+from pipeline.inference.not_finite import BROKEN, SCORES
+from pipeline.models.prompts import PROMPT_STYLES
 from stages.extract_features import Features
-from stages.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
-from stages.import_backbone import Backbone
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
-from stages.not_finite import BROKEN, SCORES
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def score_frames(
         shard.dropped.update(SCORES for _ in reasons)
         shard.write_rows("frame_scores", rows)
 
-    out.each_shard(lambda: plan_videos(videos, backbone, run), work)
+    out.each_shard(lambda: plan_videos(videos, backbone.feature_shape(), run), work)
     n_asked = sum(len(asked[video["video_id"]]) for video in videos if video["status"] == "ok")
     out.refuse_all(SCORES, n_asked, f"the Localizer gave no question finite scores; {BROKEN}")
 

@@ -8,8 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.output import Output
-from pipeline.selection import (
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.not_finite import WITHOUT_FEATURES
+from pipeline.selection.keyframes import (
     RankBy,
     oracle_positions,
     random_positions,
@@ -17,10 +19,7 @@ from pipeline.selection import (
     top_k_positions,
     uniform_positions,
 )
-from pipeline.stage import Artifact, Config, RunContext, stage
-from stages.evaluate_moments import true_moments
 from stages.list_questions import Questions
-from stages.not_finite import WITHOUT_FEATURES
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 
@@ -97,7 +96,7 @@ class _Choice:
         self._cfg = cfg
         answers, self._not_finite = scores.by_question() if scores is not None else ({}, {})
         self._values = {id: ranking_scores(**answer, rank_by=cfg.rank_by) for id, answer in answers.items()}
-        self._moments = true_moments(questions) if cfg.method == "oracle" else {}
+        self._moments = questions.true_moments() if cfg.method == "oracle" else {}
 
     def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> dict[str, Any]:
         """Return what the question's row says of its frames, or why it has none."""

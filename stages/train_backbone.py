@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.output import Output
-from pipeline.stage import Config, RunContext, stage
-from stages.import_backbone import Backbone
-from stages.progress import steps_bar
+from pipeline.engine.output import Output
+from pipeline.engine.progress import steps_bar
+from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.inference.backbone import Backbone
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 

@@ -35,16 +35,17 @@ from cache.record import RECORD, Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import write_rows
 from pipeline.batching import cut
-from pipeline.frames import VideoProbe
-from pipeline.output import Shard, ShardedOutput
-from pipeline.recipe import load
-from pipeline.sources import Sources
-from pipeline.stage import Artifact, RunContext, Stage
-from pipeline.tiny_blip2 import write_tiny_blip2
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.recipe import load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Artifact, RunContext, Stage
+from pipeline.engine.steps import Run
+from pipeline.models.tiny_blip2 import write_tiny_blip2
+from pipeline.video.frames import VideoProbe
+from reports.named_runs import pinned
+from stages import STAGES
 from stages import sample_frames as sampling
 from stages.chain import chain_of
-from stages.named_runs import pinned
-from stages.steps import Run
 
 N_VIDEOS, N_QUESTIONS, N_FRAMES = 5440, 52_000, 32
 FEATURE_BYTES = N_FRAMES * 257 * 1408 * 2  # of one video in a true store: what shards are cut by
@@ -73,7 +74,7 @@ def make(
             writer.writerow([video, question, *options, number % 5, ("causal", "temporal", "descriptive")[number % 3]])
     write_tiny_blip2(folder / "tiny-blip2", 0)
     for setting in settings:
-        recipe = load(str(Path(__file__).with_name("small.toml")), ["sample_frames.frames=32", setting])
+        recipe = load(str(Path(__file__).with_name("small.toml")), STAGES, ["sample_frames.frames=32", setting])
         store = Store(folder / "store")
         sources = Sources(store.digests, {kind: [str(folder / where)] for kind, where in PLACES.items()})
         run = RunContext(store, device="cpu", sources=sources)

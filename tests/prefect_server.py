@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.store import Store
-from stages.prefect_api import PrefectApi
-from stages.up import FOR_SHELLS
 from tests.small_world import write_small_world
 from tests.stages.moment_world import write_world
+from workers.prefect_api import PrefectApi
+from workers.up import FOR_SHELLS
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE_SECONDS = 300
@@ -126,7 +126,7 @@ class PrefectServer:
                 command = (sys.executable, *command)
                 return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
 
-            process = start("cli.py", "up", *options)
+            process = start("-m", "cli", "up", *options)
             try:
                 self.until(lambda: b"ready: " in self.log.read_bytes() or process.poll() is not None)
                 assert process.poll() is None, self.log.read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import stages.chain  # noqa: F401 - declares the stages
-from pipeline.stage import STAGES
+from pipeline.engine.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {

@@ -1,0 +1,1 @@
+"""Placing work: Prefect's dispatch, Ray, the deployments' forms and pages, and `sevila up`."""

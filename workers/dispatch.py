@@ -24,8 +24,8 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
-from pipeline.build import WHOLE, Make, build, pieces
-from pipeline.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.build import WHOLE, Make, build, pieces
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
 from workers.piece import BACK_OFF_SECONDS, MakeAll, Tell, count_failure, piece_name
 from workers.ray_cluster import ray_cluster

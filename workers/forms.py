@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-import stages.chain  # noqa: F401 - declares the stages
 from cache.names import NAME
-from pipeline.benchmark import available as matrices
-from pipeline.recipe import available as recipes
-from pipeline.stage import STAGES
+from pipeline.benchmarks.matrix import available as matrices
+from pipeline.engine.recipe import available as recipes
+from stages import STAGES
 
 # Fields are told by their names, as `-p` takes them.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)

@@ -26,12 +26,12 @@ from prefect.utilities.urls import url_for
 from cache.errors import OF_THE_MACHINE, SevilaError
 from cache.printable import PrintableRecord, printable
 from cache.store import Store
-from pipeline.stage import Artifact
+from pipeline.engine.progress import Show
+from pipeline.engine.stage import Artifact
+from pipeline.recipes.results import Results
 from pipeline.text_table import code, escaped
-from stages.progress import Show
-from stages.results import Results
+from reports.summary import summary_markdown
 from stages.sample_frames import Frames
-from stages.summary import summary_markdown
 
 log = logging.getLogger("sevila")
 

@@ -14,15 +14,16 @@ from prefect.states import Completed, Failed, State
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.places import KINDS
-from pipeline.recipe import Recipe, load
-from pipeline.sources import Sources
-from pipeline.stage import RunContext
+from pipeline.engine.places import KINDS
+from pipeline.engine.progress import shown_by
+from pipeline.engine.recipe import Recipe, load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
+from pipeline.engine.steps import RunPiece
+from pipeline.recipes.checks import check_names
+from pipeline.shapes.demo import DEMO, places_in
+from stages import STAGES
 from stages.chain import chain_of
-from stages.chain_checks import check_names
-from stages.demo import DEMO, places_in
-from stages.progress import shown_by
-from stages.steps import RunPiece
 from workers.pages import logs_in_run_log, progress_artifacts
 
 log = logging.getLogger("sevila")
@@ -64,7 +65,7 @@ def opened(
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources, as this machine has them; `remembered` as for `Sources`."""
-    chosen = load(recipe, settings, seed)
+    chosen = load(recipe, STAGES, settings, seed)
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
     where = {kind: split(places[kind]) for kind in ("annotations", "videos", "weights")}
     check_names(chosen, where)

@@ -1,4 +1,4 @@
-"""One module per data set: its annotation files as downloaded -> Annotations. No data set is named anywhere else."""
+"""The question records, and one module per data set, which is named nowhere else: its files as downloaded -> Annotations."""
 
 import difflib
 

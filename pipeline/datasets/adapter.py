@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from cache.errors import MissingSourceError
 from cache.files import kind_of
-from pipeline.question import Annotations
+from pipeline.datasets.question import Annotations
 
 Headline = Literal["overall", "mean_of_groups"]
 

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Rejected, Video
 from pipeline.datasets.rows import Row, Rows, collect_split, read_csv, read_jsonl
 from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
-from pipeline.question import Annotations, Question, Rejected, Video
 
 name = "how2qa"
 about = About(

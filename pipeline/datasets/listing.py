@@ -7,7 +7,7 @@ from cache.errors import MissingSourceError, SevilaError
 from cache.printable import printable
 from pipeline.datasets import ADAPTERS, adapter_named
 from pipeline.datasets.adapter import Adapter
-from pipeline.question import Video
+from pipeline.datasets.question import Video
 
 Place = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: nobody said
 MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here

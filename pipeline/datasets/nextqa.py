@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_csv
 from pipeline.datasets.text_file import read_text
 from pipeline.datasets.values import exact_text, option_index, text, video_name
-from pipeline.question import Annotations, Question, Video
 
 name = "nextqa"
 about = About(

@@ -15,9 +15,9 @@ from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline, refuse_others
+from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
 from pipeline.datasets.values import BadRow, moments, text, video_name
-from pipeline.question import Annotations, Question, Video
 
 name = "plain"
 about = About(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.values import clip_ratings, exact_text, moments, text, video_name
-from pipeline.question import Annotations, Question, Video
 
 name = "qvhighlights"
 about = About(

@@ -12,9 +12,9 @@ from typing import Any
 
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About
+from pipeline.datasets.question import Annotations, Question, Rejected, Video
 from pipeline.datasets.text_file import read_text, warn_if_cut
 from pipeline.datasets.values import BadRow
-from pipeline.question import Annotations, Question, Rejected, Video
 
 logger = logging.getLogger(__name__)
 

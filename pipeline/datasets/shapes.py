@@ -7,9 +7,9 @@ give the moments that show the answer.
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.values import moments, option_index, text, video_name
-from pipeline.question import Annotations, Question, Video
 
 name = "shapes"
 about = About(

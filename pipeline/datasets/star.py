@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_json_list
 from pipeline.datasets.values import BadRow, clip, exact_text, text, video_name
-from pipeline.question import Annotations, Question, Video
 
 name = "star"
 about = About(

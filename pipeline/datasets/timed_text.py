@@ -22,9 +22,9 @@ from webvtt.errors import MalformedCaptionError, MalformedFileError
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline
+from pipeline.datasets.question import Annotations, Moment, Question, Rejected, Video
 from pipeline.datasets.text_file import read_text
 from pipeline.datasets.values import BadRow, clip
-from pipeline.question import Annotations, Moment, Question, Rejected, Video
 
 # A language as subtitles are named by, and what else players and downloaders append: a.en.vtt, a.pt-BR.srt, a.en.forced.srt.
 LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*(\.(forced|sdh|cc|hi|default|auto))?")

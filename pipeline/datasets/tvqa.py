@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
-from pipeline.question import Annotations, Question, Video
 
 name = "tvqa"
 about = About(

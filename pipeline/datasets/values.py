@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.moments import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
-from pipeline.question import Moment
+from pipeline.datasets.question import Moment
+from pipeline.metrics.moments import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 HALF_PAIR = re.compile("[\ud800-\udfff]")

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import NEXT_EVENT_QUESTION, Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.tvqa import clip_paths
 from pipeline.datasets.values import BadRow, clip, exact_text, option_index, text, video_name
-from pipeline.prompts import NEXT_EVENT_QUESTION
-from pipeline.question import Annotations, Question, Video
 
 name = "vlep"
 about = About(

@@ -1,0 +1,1 @@
+"""Torch modules, prompts, tokens and checkpoints: tensors in, tensors out."""

@@ -17,8 +17,8 @@ from cache.errors import CheckpointError
 from pipeline.batching import token_batches
 from pipeline.memory import Halving
 from pipeline.models.language import Language
+from pipeline.models.prompts import answer_target
 from pipeline.models.visual_prompt import VisualPrompt
-from pipeline.prompts import answer_target
 
 
 class AnswererOutput(NamedTuple):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.models.language import Language
+from pipeline.models.prompts import LOCALIZE_TARGETS, single_frame_prefixes
 from pipeline.models.visual_prompt import VisualPrompt
-from pipeline.prompts import LOCALIZE_TARGETS, single_frame_prefixes
 
 
 class LocalizerScores(NamedTuple):

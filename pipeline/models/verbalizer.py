@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_json
+from pipeline.models.prompts import LOCALIZE_TARGETS, SINGLE_FRAME_PREFIX, answer_target
 from pipeline.models.tokenizer_file import tokenizer_problem
-from pipeline.prompts import LOCALIZE_TARGETS, SINGLE_FRAME_PREFIX, answer_target
 
 MAX_TEXT_TOKENS = (
     77  # official `max_txt_len`: BLIP-2's 32 was raised; longer questions lose the end of their instruction

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.models.language import Language
+from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.optimising import Show, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Blip2ForConditionalGeneration
 
-from pipeline.frames import pixels
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
@@ -22,6 +21,7 @@ from pipeline.shapes.optimising import Show, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.world import CAST, clean_look
 from pipeline.shapes.writing import place
+from pipeline.video.frames import pixels
 
 WORDS = ((*SEEN, EMPTY), (*COLOURS, UNTOLD, EMPTY), (*SHAPES, EMPTY), (*PLACES, EMPTY))
 NAMES = ("thing", "colour", "shape", "place")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from pipeline import prompts
+from pipeline.models import prompts
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.world import MOTIONS, N_OPTIONS, STATEMENTS, UNSEEN
 

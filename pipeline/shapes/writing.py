@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from pipeline import prompts
+from pipeline.models import prompts
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNTOLD

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import stages.chain  # noqa: F401 - declares the stages
 from cache.store import Store
-from pipeline.build import build
-from pipeline.sources import Sources
-from pipeline.stage import STAGES, RunContext
+from pipeline.engine.build import build
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
+from stages import STAGES
 from tests import videos
 from tests.faults.victims import fork, last_words
 from tests.faults.world import Trial

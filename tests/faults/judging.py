@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import stages.chain  # noqa: F401 - declares the stages
 from cache.errors import SevilaError
 from cache.store import Store
-from pipeline.stage import STAGES
+from stages import STAGES
 from tests.faults.victims import publications
 
 Stamp = tuple[int, int, int]

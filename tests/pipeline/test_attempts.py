@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cache.errors import DecodeError, DecoderDeathError, HalfwayError, ReadingError
-from pipeline.attempts import Attempts
+from pipeline.video.attempts import Attempts
 
 HANGS = DecoderDeathError("timeout: no sign of life")
 

@@ -7,9 +7,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from pipeline.comparison import comparison_table, format_comparison_table, mcnemar_p_value
-from pipeline.metrics import Outcome, Reporting, accuracy_table
-from pipeline.resampling import Resampling
+from pipeline.metrics.accuracy import Outcome, Reporting, accuracy_table
+from pipeline.metrics.comparison import comparison_table, format_comparison_table, mcnemar_p_value
+from pipeline.metrics.resampling import Resampling
 
 FEW = Resampling(resamples=200)
 pair = st.tuples(

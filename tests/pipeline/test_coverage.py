@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.coverage import MissingVideo, coverage, format_coverage
+from pipeline.metrics.coverage import MissingVideo, coverage, format_coverage
 
 READ = [("a", ""), ("a", ""), ("b", "")]
 LOST = [

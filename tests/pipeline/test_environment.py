@@ -70,7 +70,7 @@ print_weights(Path(sys.argv[1]), int(sys.argv[2]))
 
 
 def print_weights(folder: Path, processes: int) -> None:
-    from pipeline.training import train
+    from pipeline.training.task import train
 
     trained = train(job(folder, without_dropout, processes=processes))
     content = b"".join(tensor.numpy().tobytes() for tensor in trained.weights.values())
@@ -117,7 +117,7 @@ importlib.import_module(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("program", ["cli", "flows", "pipeline.decode_worker", "pipeline.launch"])
+@pytest.mark.parametrize("program", ["cli", "flows", "pipeline.video.decode_worker", "pipeline.training.launch"])
 def test_settings_are_gone_before_a_library_that_computes_is_loaded(program: str) -> None:
     for line in run(WATCH, program, *EVERYTHING, environment=EVERYTHING).splitlines():
         assert line in ("numpy", "torch", "scipy")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.frames import (
+from pipeline.video.frames import (
     Clip,
     FixedRateSampling,
     RandomSampling,

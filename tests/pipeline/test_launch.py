@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import SevilaError
-from pipeline.launch import apart, launch
+from pipeline.training.launch import apart, launch
 
 
 def on_a_full_disk() -> None:

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.localization_metrics import (
+from pipeline.metrics.localization_metrics import (
     first_true_rank,
     format_localization,
     inside,
     keyframe_quality,
     localization_row,
 )
-from pipeline.selection import top_k_positions
+from pipeline.selection.keyframes import top_k_positions
 
 SECONDS = [1.0, 3.0, 5.0, 7.0, 9.0]
 instants = st.integers(0, 40).map(float)

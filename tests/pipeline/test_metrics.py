@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets import nextqa
-from pipeline.metrics import Outcome, Reporting, accuracy_table, format_accuracy_table
-from pipeline.resampling import Resampling
+from pipeline.metrics.accuracy import Outcome, Reporting, accuracy_table, format_accuracy_table
+from pipeline.metrics.resampling import Resampling
 
 FEW = Resampling(resamples=200)
 NEXTQA = Reporting(nextqa.headline, nextqa.pooled_types)

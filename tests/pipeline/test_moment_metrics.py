@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.moment_metrics import (
+from pipeline.metrics.moment_metrics import (
     HIGHLIGHT_LEVELS,
     IOU_THRESHOLDS,
     LENGTH_RANGES_SECONDS,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.frames import uniform_indices
-from pipeline.moments import clip_values, interval_edges, ranked_moments, yes_spans
+from pipeline.metrics.moments import clip_values, interval_edges, ranked_moments, yes_spans
+from pipeline.video.frames import uniform_indices
 
 answers = st.lists(st.booleans(), max_size=40)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from cache.errors import DecodeError, HalfwayError, ReadingError
-from pipeline.decoding import DecodeRequest, DecoderPool
-from pipeline.frames import UniformSampling, VideoProbe
-from pipeline.pictures import pictures
-from pipeline.probing import probe
-from pipeline.video_bytes import VideoBytes
+from pipeline.video.decoding import DecodeRequest, DecoderPool
+from pipeline.video.frames import UniformSampling, VideoProbe
+from pipeline.video.pictures import pictures
+from pipeline.video.probing import probe
+from pipeline.video.video_bytes import VideoBytes
 from tests import videos
 
 DASH = {"movflags": "dash+global_sidx+frag_keyframe+empty_moov"}

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.frames import Clip, UniformSampling, sample_clip
-from pipeline.localization_metrics import inside
+from pipeline.metrics.localization_metrics import inside
 from pipeline.models.answerer import Answerer, AnswererOutput
 from pipeline.models.language import EncoderInput
 from pipeline.models.localizer import Localizer, LocalizerScores
-from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
-from pipeline.selection import top_k_positions
+from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.selection.keyframes import top_k_positions
+from pipeline.video.frames import Clip, UniformSampling, sample_clip
 from tests.official_names import official_name
 from tests.reference import Reference
 

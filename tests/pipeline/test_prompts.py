@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.prompts import (
+from pipeline.models.prompts import (
     LOCALIZE_INSTRUCTIONS,
     PROMPT_STYLES,
     answer_prompt,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.question import Question, clip_id
+from pipeline.datasets.question import Question, clip_id
 
 seconds = st.none() | st.floats(min_value=0, allow_infinity=False, allow_nan=False)
 

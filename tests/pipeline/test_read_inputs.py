@@ -14,10 +14,10 @@ import pytest
 from cache.errors import InputChangedError
 from cache.store import Store
 from cache.tables import Schema
-from pipeline.build import build, build_piece, pieces, rebuild
-from pipeline.output import Output, Shard, ShardedOutput
-from pipeline.snapshots import Snapshots
-from pipeline.stage import STAGES, Artifact, Config, RunContext, stage
+from pipeline.engine.build import build, build_piece, pieces, rebuild
+from pipeline.engine.output import Output, Shard, ShardedOutput
+from pipeline.engine.snapshots import Snapshots
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
 
 
 class Value(Artifact):
@@ -72,9 +72,6 @@ def toy_next(cfg: Nothing, run: RunContext, double: Value, *, out: Output) -> No
     out.write_rows("value", [{"value": value + 1}])
 
 
-for name in ("toy_source", "toy_double", "toy_next"):  # the recipes of other tests have no sections for them
-    del STAGES[name]
-
 CHAIN = (toy_source, toy_double, toy_next)
 
 
@@ -102,7 +99,7 @@ import sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from cache.store import Store
-from pipeline.stage import RunContext
+from pipeline.engine.stage import RunContext
 from test_read_inputs import *
 run = RunContext(Store(Path({store!r})), device="cpu")
 {code}
@@ -146,7 +143,7 @@ def test_what_is_below_a_remake_that_was_killed_is_made_anew_from_what_the_next_
 def test_what_a_run_makes_beside_a_remake_is_the_number_of_one_content_and_stays_so(run: RunContext, at: str) -> None:
     chain(run, 1)
     say("hold", at)
-    code = "from stages.steps import Run\nfrom types import SimpleNamespace as N\n"
+    code = "from pipeline.engine.steps import Run\nfrom types import SimpleNamespace as N\n"
     code += "steps = Run(N(config=lambda stage: Nothing()), run, lambda *a: None)\n"
     code += "say('answer', str(steps(toy_next, steps(toy_double, steps(toy_source))).value()))"
     beside = start(run, code)

@@ -5,20 +5,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
 from cache.errors import RecipeError
-from pipeline.recipe import Recipe, available, load, section_configs
-from pipeline.stage import STAGES
+from pipeline.engine.recipe import Recipe, available, load, section_configs
+from stages import STAGES
 
 
 def test_every_shipped_recipe_is_valid_and_described() -> None:
     assert {"demo", "plain", "nextqa"} <= set(available())
-    assert all(load(name).description for name in available())
+    assert all(load(name, STAGES).description for name in available())
 
 
 def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[sample_frames]\nframes = 16\n")
-    recipe = load(str(tmp_path / "mine.toml"))
+    recipe = load(str(tmp_path / "mine.toml"), STAGES)
     assert recipe.name == "mine"
     assert recipe.config_of("sample_frames").frames == 16
     assert recipe.config_of("select_keyframes").k == 4
@@ -46,14 +45,14 @@ def test_wrong_recipe_is_refused_by_file_key_and_nearest(tmp_path: Path, content
     path = tmp_path / "mine.toml"
     path.write_text(content)
     with pytest.raises(RecipeError, match=told) as caught:
-        load(str(path))
+        load(str(path), STAGES)
     assert str(path) in str(caught.value)
 
 
 def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[sample_frames]\nframes = 0\nsiz = 3")
     with pytest.raises(RecipeError, match=r"frames = 0.*; .*no key 'siz' \(did you mean 'size'\?\)"):
-        load(str(tmp_path / "mine.toml"))
+        load(str(tmp_path / "mine.toml"), STAGES)
 
 
 @pytest.mark.parametrize(
@@ -67,30 +66,30 @@ def test_two_problems_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_settings_change_one_key(setting: str, stage: str, key: str, value: object) -> None:
-    assert getattr(load("plain", [setting]).config_of(stage), key) == value
+    assert getattr(load("plain", STAGES, [setting]).config_of(stage), key) == value
 
 
 @pytest.mark.parametrize("setting", ["frames=3", "sample_frames.frames", "sample_frames.=3", "sample_frames.frmes=3"])
 def test_wrong_setting_is_told_as_given(setting: str) -> None:
     with pytest.raises(RecipeError, match=f"--set {setting}"):
-        load("plain", [setting])
+        load("plain", STAGES, [setting])
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'nextqa'"):
-        load("nextq")
+        load("nextq", STAGES)
 
 
 def test_seed_is_set_wherever_something_is_learned_or_drawn_but_frames_stay_as_they_are() -> None:
-    recipe = load("plain", ["refine_localizer.seed=7"], seed=3)
+    recipe = load("plain", STAGES, ["refine_localizer.seed=7"], seed=3)
     for stage in ("pretrain_localizer", "finetune_answerer", "select_keyframes"):
         assert recipe.config_of(stage).seed == 3
     assert recipe.config_of("refine_localizer").seed == 7
-    assert recipe.config_of("sample_frames") == load("plain").config_of("sample_frames")
+    assert recipe.config_of("sample_frames") == load("plain", STAGES).config_of("sample_frames")
 
 
 def test_chain_may_change_keys_of_a_stage_and_is_checked_as_a_recipe_is() -> None:
-    recipe = load("plain", ["select_keyframes.k=2"])
+    recipe = load("plain", STAGES, ["select_keyframes.k=2"])
     changed = recipe.config(STAGES["select_keyframes"], method="uniform")
     assert (changed.method, changed.k) == ("uniform", 2)
     with pytest.raises(
@@ -100,14 +99,19 @@ def test_chain_may_change_keys_of_a_stage_and_is_checked_as_a_recipe_is() -> Non
 
 
 def test_chain_is_a_section_but_no_stage() -> None:
-    assert load("plain", ["chain.kind=full"]).chain.kind == "full"
+    assert load("plain", STAGES, ["chain.kind=full"]).chain.kind == "full"
     with pytest.raises(RecipeError, match="'chain' is not a stage"):
-        load("plain").config_of("chain")
+        load("plain", STAGES).config_of("chain")
 
 
 # Names that exist beside names that do not, and values that fit somewhere beside values that fit nowhere.
-SECTIONS = [*section_configs(), "sample_frame", "description", ""]
-KEYS = [*sorted({key for config in section_configs().values() for key in config.model_fields}), "", "k.k", "__class__"]
+SECTIONS = [*section_configs(STAGES), "sample_frame", "description", ""]
+KEYS = [
+    *sorted({key for config in section_configs(STAGES).values() for key in config.model_fields}),
+    "",
+    "k.k",
+    "__class__",
+]
 VALUES = [
     "0",
     "-1",
@@ -132,7 +136,7 @@ lines = st.builds("{} = {}".format, st.sampled_from(KEYS), values) | st.builds("
 def test_any_setting_gives_a_recipe_or_an_error_that_says_why(section: str, key: str, value: str, text: str) -> None:
     for setting in (f"{section}.{key}={value}", text):
         try:
-            recipe = load("plain", [setting])
+            recipe = load("plain", STAGES, [setting])
         except RecipeError as error:
             assert "--set" in str(error)
         else:
@@ -145,7 +149,7 @@ def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, conte
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     try:
-        recipe = load(str(path))
+        recipe = load(str(path), STAGES)
     except RecipeError as error:
         assert str(path) in str(error)
     else:
@@ -155,11 +159,11 @@ def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, conte
 def test_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'\xef\xbb\xbfdescription = "mine"\n[sample_frames]\nframes = 7\n')
-    assert load(str(path)).config_of("sample_frames").frames == 7
+    assert load(str(path), STAGES).config_of("sample_frames").frames == 7
 
 
 def test_pipe_or_folder_in_the_place_of_a_recipe_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.toml")
     for name, what in (("pipe.toml", "a pipe"), ("", "a folder")):
         with pytest.raises(RecipeError, match=f"it is {what}, a recipe is a file or a name"):
-            load(str(tmp_path / name))
+            load(str(tmp_path / name), STAGES)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from pipeline.resampling import Resampling, percentile_interval, resampled_ratios
+from pipeline.metrics.resampling import Resampling, percentile_interval, resampled_ratios
 
 items = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from("abcdef")), max_size=40)
 
@@ -80,7 +80,7 @@ def test_no_items_have_no_interval() -> None:
 def test_many_clusters_are_drawn_in_bounded_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(number % 2, 1, "abcdef"[number % 6]) for number in range(30)]
     whole = ratios(found, 500)
-    monkeypatch.setattr("pipeline.resampling.CHUNK_DRAWS", 100)
+    monkeypatch.setattr("pipeline.metrics.resampling.CHUNK_DRAWS", 100)
     np.testing.assert_array_equal(ratios(found, 500), whole)
 
 

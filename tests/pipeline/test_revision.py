@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ASK = "from pipeline.build import _git_revision; print(_git_revision())"  # what a record's `git_revision` holds
+ASK = "from pipeline.engine.build import _git_revision; print(_git_revision())"  # what a record's `git_revision` holds
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.selection import (
+from pipeline.selection.keyframes import (
     majority_vote,
     oracle_positions,
     random_positions,

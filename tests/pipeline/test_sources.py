@@ -9,10 +9,10 @@ import pytest
 from cache.digests import DigestCache, stamp
 from cache.errors import MissingSourceError
 from cache.store import Store
-from pipeline.build import build
-from pipeline.question import Video
-from pipeline.sources import Sources, VideoFile
-from pipeline.stage import RunContext
+from pipeline.datasets.question import Video
+from pipeline.engine.build import build
+from pipeline.engine.sources import Sources, VideoFile
+from pipeline.engine.stage import RunContext
 from stages.list_questions import ListQuestions, list_questions
 
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from cache.errors import SevilaError
 from cache.store import Store
-from pipeline.stage import RunContext
-from pipeline.training import CURVES, Trained, processes, train
-from pipeline.training_loop import batches_of, decay_groups
+from pipeline.engine.stage import RunContext
+from pipeline.training.loop import batches_of, decay_groups
+from pipeline.training.task import CURVES, Trained, processes, train
 from tests.pipeline.toy_training import (
     N_SAMPLES,
     TINY,
@@ -38,7 +38,7 @@ KILLED = """
 import os, sys
 import torch, torch._dynamo, accelerate, transformers.optimization  # what children would import one by one
 from pathlib import Path
-from pipeline.training import train
+from pipeline.training.task import train
 from tests.pipeline.toy_training import (
     N_SAMPLES,
     TINY,

@@ -14,11 +14,11 @@ import pytest
 from cache.digests import stamp
 from cache.fingerprint import file_digest
 from pipeline import decode_worker
-from pipeline.decode_messages import Failed, Finished, Trouble
-from pipeline.decode_worker import read_with_decord, read_with_pyav, serve
-from pipeline.decoding import DecodeRequest
-from pipeline.frames import UniformSampling
-from pipeline.probing import probe
+from pipeline.video.decode_messages import Failed, Finished, Trouble
+from pipeline.video.decode_worker import read_with_decord, read_with_pyav, serve
+from pipeline.video.decoding import DecodeRequest
+from pipeline.video.frames import UniformSampling
+from pipeline.video.probing import probe
 from tests import videos
 
 

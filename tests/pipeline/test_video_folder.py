@@ -8,8 +8,8 @@ from unicodedata import normalize
 
 import pytest
 
-from pipeline.question import Video
-from pipeline.video_folder import VideoFolder
+from pipeline.datasets.question import Video
+from pipeline.video.video_folder import VideoFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,8 +119,8 @@ def test_what_is_neither_file_nor_folder_is_unreadable(tmp_path: Path, kind: str
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from pipeline.question import Video
-from pipeline.video_folder import VideoFolder
+from pipeline.datasets.question import Video
+from pipeline.video.video_folder import VideoFolder
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)
 folder = VideoFolder(Path(sys.argv[1]))

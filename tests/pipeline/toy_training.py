@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.store import Store
-from pipeline.snapshots import Snapshots
-from pipeline.stage import RunContext
-from pipeline.training import Job, MicroBatch, Report, Training
+from pipeline.engine.snapshots import Snapshots
+from pipeline.engine.stage import RunContext
+from pipeline.training.task import Job, MicroBatch, Report, Training
 
 N_SAMPLES, N_HELD_OUT = 23, 7
 TINY = Training(

@@ -8,12 +8,12 @@ from typing import Any
 from cache.record import Record
 from cache.store import Store
 from cli import main
-from pipeline.tiny_blip2 import write_tiny_blip2
+from pipeline.inference.backbone import Backbone
+from pipeline.models.tiny_blip2 import write_tiny_blip2
+from reports.answer_table import answers_in_words
 from stages.answer_questions import Answers
-from stages.answer_table import answers_in_words
 from stages.evaluate import Metrics
 from stages.extract_features import Features
-from stages.import_backbone import Backbone
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
 from stages.sample_frames import Frames

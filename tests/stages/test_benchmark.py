@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from cache.errors import MachineError, SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.benchmark import Measured, Row, available, holm, load_matrix
-from pipeline.launch import apart
-from pipeline.recipe import load
-from stages.benchmark import run_night
-from stages.benchmark_history import History
+from pipeline.benchmarks.matrix import Measured, Row, available, holm, load_matrix
+from pipeline.engine.recipe import load
+from pipeline.training.launch import apart
+from reports.benchmark import run_night
+from reports.benchmark_history import History
+from stages import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import as_answered, sevila, with_other_weights
 
@@ -168,7 +169,7 @@ def test_a_damaged_history_is_told_and_set_aside(
 def test_the_settings_of_a_packaged_matrix_fit_their_recipes(name: str) -> None:
     for recipe, settings in load_matrix(name).recipes.items():
         for changes in settings.values():
-            load(recipe, changes)
+            load(recipe, STAGES, changes)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from cache.store import Store
 from cli import main
-from pipeline.comparison import mcnemar_p_value
+from pipeline.metrics.comparison import mcnemar_p_value
 from tests.stages.runs import artifact, edited, sevila
 
 UNIFORM = ("--set", "select_keyframes.method=uniform")

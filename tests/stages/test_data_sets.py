@@ -8,8 +8,8 @@ import pytest
 
 from cache.store import Store
 from cli import main
-from pipeline.question import Video
-from pipeline.tiny_blip2 import write_tiny_blip2
+from pipeline.datasets.question import Video
+from pipeline.models.tiny_blip2 import write_tiny_blip2
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cli import main
-from pipeline.metrics import Outcome, accuracy_table
-from pipeline.resampling import Resampling
+from pipeline.metrics.accuracy import Outcome, accuracy_table
+from pipeline.metrics.resampling import Resampling
 from tests.stages.runs import artifact, records, sevila
 
 

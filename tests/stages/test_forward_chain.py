@@ -55,9 +55,9 @@ def test_broken_videos_are_rows_with_reasons_to_the_end(finished: Path) -> None:
 def test_features_are_what_the_vit_gives_for_the_stored_frames(finished: Path, demo: Path) -> None:
     import torch
 
-    from pipeline.frames import pixels
     from pipeline.models.checkpoint import load_vision_encoder
     from pipeline.models.config import read_blip2_config
+    from pipeline.video.frames import pixels
 
     frames, features = artifact(finished, "frames"), artifact(finished, "features")
     video = next(row for row in frames.rows("videos") if row["status"] == "ok")

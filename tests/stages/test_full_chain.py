@@ -10,13 +10,14 @@ import pytest
 
 from cache.store import Store
 from cli import main
-from pipeline.recipe import load
-from pipeline.sources import Sources
-from pipeline.stage import RunContext
+from pipeline.engine.recipe import load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
+from pipeline.engine.steps import Run, RunOnly
+from reports.summary import summary_markdown
+from stages import STAGES
 from stages.chain import full
 from stages.evaluate import Metrics
-from stages.steps import Run, RunOnly
-from stages.summary import summary_markdown
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import records
 
@@ -97,7 +98,7 @@ def test_the_page_of_a_run_has_the_table_every_artifact_what_failed_and_what_to_
     where = {"annotations": [str(world / "questions.jsonl")], "videos": [str(world / "videos")]}
     store = Store(whole)
     sources = Sources(store.digests, where | {"weights": [f"tiny-blip2={world / 'tiny-blip2'}"]})
-    recipe, run = load(str(world / "full.toml")), RunContext(store, device="cpu", sources=sources)
+    recipe, run = load(str(world / "full.toml"), STAGES), RunContext(store, device="cpu", sources=sources)
     steps = Run(recipe, run, lambda id, stage, setting: None)
     page = summary_markdown(steps.made, steps.settings, full(recipe, steps, sources))
     assert "| keyframes | zero-shot | zero-shot, voting | fine-tuned | moment recall | hit |" in page

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-import stages.chain  # noqa: F401 - declares the stages
 from cache.diff import diff
 from cache.names import named_run
 from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import Schema, write_rows
 from cli import main
-from pipeline.stage import STAGES
+from stages import STAGES
 from tests.stages.runs import UNIFORM, arguments, edited
 
 TABLES = {

@@ -13,9 +13,9 @@ import pytest
 from cache.errors import CorruptArtifactError
 from cache.pool import part_paths
 from cache.store import Store
-from pipeline.build import build
-from pipeline.sources import Sources
-from pipeline.stage import RunContext
+from pipeline.engine.build import build
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
 from stages.label_frames import LabelFrames, PseudoLabels, label_frames
 from stages.list_questions import Questions
 from tests.stages.runs import artifact, sevila
@@ -57,7 +57,7 @@ def test_labels_are_read_after_the_word_option_from_the_frame_alone(store: Path,
     import torch
 
     from pipeline.models.answerer import Answerer
-    from pipeline.prompts import answer_prompt, single_frame_prefixes
+    from pipeline.models.prompts import answer_prompt, single_frame_prefixes
 
     run, backbone = context(store, demo), artifact(store, "backbone")
     weights = artifact(store, "answerer_weights").load(run, backbone, "float32")

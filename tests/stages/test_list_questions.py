@@ -7,9 +7,9 @@ import pytest
 from cache.digests import DigestCache
 from cache.errors import SevilaError
 from cache.store import Store
-from pipeline.build import build
-from pipeline.sources import Sources
-from pipeline.stage import RunContext
+from pipeline.engine.build import build
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
 from stages.list_questions import ListQuestions, Questions, list_questions
 
 QUERIES = [

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cache.store import Store
+from pipeline.engine.stage import RunContext
+from pipeline.inference.not_finite import ANSWERS, FEATURES, SCORES
 from pipeline.models.vision import VisionEncoder
-from pipeline.stage import RunContext
 from stages.finetune_answerer import FinetuneAnswerer
-from stages.not_finite import ANSWERS, FEATURES, SCORES
 from tests.stages.runs import UNIFORM, artifact, sevila
 from tests.stages.test_label_frames import labels
 
@@ -24,7 +24,7 @@ def broken_frame(finished: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     """A video and the index of one of its frames, for which the ViT gives no number from now on."""
     frames = artifact(finished, "frames")
     video = next(row for row in frames.rows("videos") if row["status"] == "ok")
-    from pipeline.frames import pixels
+    from pipeline.video.frames import pixels
 
     bad = torch.from_numpy(pixels(frames.open().read(video["video_id"], slice(3, 4))))[0]
     whole = VisionEncoder.forward
@@ -157,7 +157,7 @@ def test_where_nothing_is_finite_the_run_stops_and_says_why_each_time(
 def test_what_has_no_features_is_not_trained_on(
     broken_frame: dict[str, Any], demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.build import build
+    from pipeline.engine.build import build
     from stages.finetune_answerer import finetune_answerer
     from tests.stages.test_label_frames import context
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.inference.option_reader import OptionReader, Readout
 from pipeline.models.answerer import Answerer
 from pipeline.models.checkpoint import load_language, load_visual_prompt
 from pipeline.models.config import read_blip2_config
+from pipeline.models.prompts import single_frame_prefixes
+from pipeline.models.tiny_blip2 import write_tiny_blip2
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.prompts import single_frame_prefixes
-from pipeline.tiny_blip2 import write_tiny_blip2
-from stages.option_reader import OptionReader, Readout
 
 OPTIONS = [f"thing {number}" for number in range(28)]
 

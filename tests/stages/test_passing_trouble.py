@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-import stages.chain  # noqa: F401 - declares the stages
 from cache.errors import MachineError
 from cache.store import Store
 from pipeline import attempts
-from pipeline.build import build
-from pipeline.sources import Sources
-from pipeline.stage import STAGES, RunContext
+from pipeline.engine.build import build
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
+from stages import STAGES
 from tests import videos
 from tests.decoders import readers_of, workers_of
 

@@ -9,7 +9,7 @@ import pytest
 from cache.digests import DigestCache
 from cache.store import Store
 from cli import main
-from pipeline.sources import Sources
+from pipeline.engine.sources import Sources
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, records, sevila
 

@@ -15,9 +15,9 @@ import pytest
 
 from cache.printable import JOINERS, printable
 from cli import main
+from cli.terminal import printable_json
 from pipeline.text_table import code, escaped, markdown
-from stages.answer_table import as_csv
-from stages.terminal import printable_json
+from reports.answer_table import as_csv
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, edited
 
@@ -34,7 +34,7 @@ def steers(text: str) -> set[str]:
 def run(*words: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command as a process of its own."""
     ours = {"PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, str(REPOSITORY / "cli.py"), *words]
+    command = [sys.executable, "-m", "cli", *words]
     return subprocess.run(command, cwd=cwd, env=os.environ | ours | environment, capture_output=True)
 
 
@@ -136,7 +136,7 @@ def test_a_reader_that_has_read_enough_is_no_error_message(finished: Path) -> No
     for words in (["stages"], ["cache", "ls", "--json", "--store", str(finished)], ["run", "--help"]):
         read, write = os.pipe()
         os.close(read)  # as `head` does at its end
-        command = [sys.executable, str(REPOSITORY / "cli.py"), *words]
+        command = [sys.executable, "-m", "cli", *words]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment)
         os.close(write)
@@ -146,7 +146,7 @@ def test_a_reader_that_has_read_enough_is_no_error_message(finished: Path) -> No
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_an_output_that_is_full_is_one_sentence() -> None:
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, str(REPOSITORY / "cli.py"), "stages"]
+        command = [sys.executable, "-m", "cli", "stages"]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment)
     assert done.returncode == 1 and b"No space left" in done.stderr and b"Traceback" not in done.stderr

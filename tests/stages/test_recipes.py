@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import stages.chain  # noqa: F401 - declares the stages that recipes are validated against
 from cli import main
-from pipeline.recipe import available, load
+from pipeline.engine.recipe import available, load
+from stages import STAGES
 
 SIX = ("how2qa", "nextqa", "qvhighlights", "star", "tvqa", "vlep")
 TO_KEYFRAMES = (
@@ -36,7 +36,7 @@ def test_every_data_set_of_the_paper_has_a_whole_plan_without_any_data(
 ) -> None:
     found = plan(capsys, name, "--store", str(tmp_path))
     assert tuple(stage for stage in found if stage in TO_KEYFRAMES) == TO_KEYFRAMES
-    if load(name).config_of("score_frames").prompt != "moment":  # which has no options to answer with
+    if load(name, STAGES).config_of("score_frames").prompt != "moment":  # which has no options to answer with
         assert set(found) == {*TO_KEYFRAMES, *TO_ANSWERS}
     assert found["list_questions"] == "blocked"
 
@@ -55,7 +55,7 @@ def test_every_data_set_of_the_paper_can_be_trained_on_too(
 
 @pytest.mark.parametrize("name", SIX)
 def test_every_data_set_runs_the_same_model_at_the_same_precision(name: str) -> None:
-    recipe, first = load(name), load(SIX[0])
+    recipe, first = load(name, STAGES), load(SIX[0], STAGES)
     for stage in ("import_backbone", "init_localizer", "extract_features", "select_keyframes"):
         assert recipe.config_of(stage) == first.config_of(stage)
     assert recipe.config_of("list_questions").dataset == name
@@ -63,11 +63,11 @@ def test_every_data_set_runs_the_same_model_at_the_same_precision(name: str) -> 
 
 def test_the_recipes_have_the_settings_of_the_paper() -> None:
     # Paper section 4: 32 frames and 4 keyframes; QVHighlights 75 frames, which are 0.5 a second of 150 s.
-    assert {name: load(name).config_of("sample_frames").frames for name in SIX} == {
+    assert {name: load(name, STAGES).config_of("sample_frames").frames for name in SIX} == {
         name: 75 if name == "qvhighlights" else 32 for name in SIX
     }
-    assert {load(name).config_of("select_keyframes").k for name in SIX} == {4}
-    assert {name: load(name).config_of("score_frames").prompt for name in SIX} == {
+    assert {load(name, STAGES).config_of("select_keyframes").k for name in SIX} == {4}
+    assert {name: load(name, STAGES).config_of("score_frames").prompt for name in SIX} == {
         name: {"vlep": "next_event", "qvhighlights": "moment"}.get(name, "multiple_choice") for name in SIX
     }
 

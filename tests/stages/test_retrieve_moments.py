@@ -13,13 +13,14 @@ from cache.notes import write_note
 from cache.record import RECORD, Record, describe_files
 from cache.store import Store
 from cli import main
-from pipeline.build import build
-from pipeline.output import Output
-from pipeline.stage import STAGES, Artifact, RunContext
+from pipeline.engine.build import build
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, RunContext
+from reports.moment_submissions import submission
+from stages import STAGES
 from stages.evaluate_localization import EvaluateLocalization, evaluate_localization
 from stages.evaluate_moments import EvaluateMoments, MomentMetrics, evaluate_moments
 from stages.list_questions import Questions
-from stages.moment_commands import submission
 from stages.retrieve_moments import Moments, RetrieveMoments, retrieve_moments
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores

@@ -23,10 +23,11 @@ from cache.record import Record, artifact_id, describe_files
 from cache.show import description
 from cache.store import Store
 from cache.tables import Schema, read_rows, write_rows
+from pipeline.engine.recipe import load
+from pipeline.engine.stage import Artifact
 from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import open_checkpoint
-from pipeline.recipe import load
-from pipeline.stage import Artifact
+from stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Schema(1, question_id="string")
@@ -129,7 +130,7 @@ def test_json_that_is_deep_long_or_something_else_is_refused_by_name(content: st
 def test_recipe_that_is_deep_long_or_something_else_is_refused_by_name(content: str, tmp_path: Path) -> None:
     (tmp_path / "hostile.toml").write_text(content)
     with pytest.raises(RecipeError, match=r"hostile\.toml"):
-        load(str(tmp_path / "hostile.toml"))
+        load(str(tmp_path / "hostile.toml"), STAGES)
 
 
 class Things(Artifact):

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stages.streams import read_ahead
+from pipeline.inference.streams import read_ahead
 
 
 def test_reading_ahead_gives_the_items_in_order() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from cache.errors import CorruptArtifactError
 from cache.store import Store
-from pipeline.build import build
 from pipeline.datasets import ADAPTERS
+from pipeline.engine.build import build
+from pipeline.engine.stage import RunContext
 from pipeline.models.checkpoint import load_visual_prompt
-from pipeline.stage import RunContext
 from stages.train_backbone import FILES, TrainBackbone, TrainedBackbone, train_backbone
 
 BRIEF = TrainBackbone(reading_steps=2, seeing_steps=2, telling_steps=2, batch_size=8)

@@ -19,12 +19,12 @@ from torch import Tensor
 from cache.errors import SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.snapshots import Snapshots
-from pipeline.training import Job, Task, train
+from pipeline.engine.snapshots import Snapshots
+from pipeline.training.localizer_training import LabelledClip, LocalizerTask
+from pipeline.training.prompt_training import Split, split_by_video
+from pipeline.training.task import Job, Task, train
 from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
-from stages.localizer_training import LabelledClip, LocalizerTask
 from stages.pretrain_localizer import PretrainLocalizer
-from stages.prompt_training import Split, split_by_video
 from tests.stages.training import FEW_STEPS, INPUTS, World, make_world, weights_of
 
 ROOT = Path(__file__).parents[2]
@@ -243,7 +243,7 @@ def test_features_too_large_to_hold_are_read_as_they_are_needed_with_the_same_re
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = world.train("pretrain_localizer", tmp_path / "held")
-    monkeypatch.setattr("stages.prompt_training.HELD_BYTES", 0)
+    monkeypatch.setattr("pipeline.training.prompt_training.HELD_BYTES", 0)
     assert weights_of(world.train("pretrain_localizer", tmp_path / "read")) == weights_of(held)
 
 

@@ -15,8 +15,8 @@ import torch
 from filelock import FileLock
 
 from cli import main
-from stages.prefect_api import PrefectApi
-from stages.up import gpus
+from workers.prefect_api import PrefectApi
+from workers.up import gpus
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_server_that_refuses_is_told_with_its_reason(
         raise urllib.error.HTTPError("http://x/api/csrf", 422, "Unprocessable", Message(), io.BytesIO(b"not enabled"))
 
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.setattr("stages.up._up", refuse)
+    monkeypatch.setattr("workers.up._up", refuse)
     assert main(["up", "--port", free_port]) == 1
     assert capsys.readouterr().err == (
         "error: Prefect's server refused http://x/api/csrf: 422 Unprocessable: not enabled\n"

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import stages.chain  # noqa: F401 - declares the stages
 from cache.store import Store
-from pipeline.build import build
-from pipeline.output import Output
-from pipeline.prompts import PROMPT_STYLES
-from pipeline.sources import Sources
-from pipeline.stage import STAGES, Config, RunContext, Stage
+from pipeline.engine.build import build
+from pipeline.engine.output import Output
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Config, RunContext, Stage
+from pipeline.inference.visual_prompt_weights import FILE
+from pipeline.models.prompts import PROMPT_STYLES
+from stages import STAGES
 from stages.finetune_answerer import AnsweredQuestion
 from stages.label_frames import PseudoLabels
-from stages.visual_prompt_weights import FILE
 from tests.small_world import write_small_world
 
 INPUTS = {

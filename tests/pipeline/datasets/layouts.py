@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.datasets import how2qa, nextqa, qvhighlights, sevila_json, star, tvqa, vlep
-from pipeline.question import Annotations
+from pipeline.datasets.question import Annotations
 
 Raw = dict[str, Any]
 Dash = Callable[[str, str], Raw]

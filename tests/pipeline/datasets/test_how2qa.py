@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError
 from pipeline.datasets import how2qa
-from pipeline.question import Question, Video
+from pipeline.datasets.question import Question, Video
 from tests.pipeline.datasets.layouts import HOW2QA_CSV, HOW2QA_JSONL
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets import nextqa
-from pipeline.question import Annotations, Question, Rejected, Video
+from pipeline.datasets.question import Annotations, Question, Rejected, Video
 
 HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"
 # The first rows of the published val.csv.

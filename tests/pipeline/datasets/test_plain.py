@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets import plain
-from pipeline.question import Annotations, Moment, Question, Video
+from pipeline.datasets.question import Annotations, Moment, Question, Video
 
 DOG = {"video": "dog.mp4", "question": "what does the dog do?", "options": ["run", "sleep", "eat"]}
 

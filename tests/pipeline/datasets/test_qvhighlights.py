@@ -5,9 +5,9 @@ import pytest
 
 from cache.errors import SchemaError
 from pipeline.datasets import qvhighlights
-from pipeline.prompts import PROMPT_STYLES
-from pipeline.question import Moment, Question, Video
-from stages.moment_files import read_annotations
+from pipeline.datasets.question import Moment, Question, Video
+from pipeline.models.prompts import PROMPT_STYLES
+from reports.moment_files import read_annotations
 from tests.pipeline.datasets.layouts import QVHIGHLIGHTS
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "qvhighlights"

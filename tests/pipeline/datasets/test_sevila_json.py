@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from pipeline.datasets import headline_of, sevila_json, star
-from pipeline.prompts import PROMPT_STYLES
-from pipeline.question import Annotations, Moment, Question, Video
+from pipeline.datasets.question import Annotations, Moment, Question, Video
+from pipeline.models.prompts import PROMPT_STYLES
 from tests.pipeline.datasets.layouts import SEVILA_NEXTQA, SEVILA_TVQA, SEVILA_VLEP, options
 
 # Annotations that the official code read, and the texts and labels it made of them (tests/golden/README.md).

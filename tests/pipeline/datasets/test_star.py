@@ -4,7 +4,7 @@ import pytest
 
 from cache.errors import SchemaError
 from pipeline.datasets import star
-from pipeline.question import Question, Video
+from pipeline.datasets.question import Question, Video
 from tests.pipeline.datasets.layouts import STAR, choices
 
 

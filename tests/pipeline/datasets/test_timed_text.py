@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from cache.digests import DigestCache
 from cache.errors import MissingSourceError
 from pipeline.datasets import timed_text
-from pipeline.question import Annotations, Moment, Question, Video
-from pipeline.sources import Sources
+from pipeline.datasets.question import Annotations, Moment, Question, Video
+from pipeline.engine.sources import Sources
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

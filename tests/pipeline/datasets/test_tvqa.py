@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import tvqa
-from pipeline.question import Question, Video
+from pipeline.datasets.question import Question, Video
 from tests.pipeline.datasets.layouts import TVQA
 
 

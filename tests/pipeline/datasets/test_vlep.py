@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from pipeline.datasets import vlep
-from pipeline.prompts import next_event_answer_prompt
-from pipeline.question import Question, Video
+from pipeline.datasets.question import Question, Video
+from pipeline.models.prompts import next_event_answer_prompt
 from tests.pipeline.datasets.layouts import VLEP
 
 

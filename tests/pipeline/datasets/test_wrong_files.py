@@ -18,7 +18,7 @@ import pytest
 
 from cache.errors import SevilaError
 from pipeline.datasets import ADAPTERS, nextqa, plain, sevila_json
-from pipeline.question import Annotations
+from pipeline.datasets.question import Annotations
 
 ROWS = b"video,question,a0,a1\none,Why?,so,thus\n"
 

@@ -8,7 +8,7 @@ import torch
 from cache.errors import CheckpointError
 from pipeline.models.answerer import Answerer, AnswererOutput
 from pipeline.models.language import Language
-from pipeline.prompts import answer_prompt, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.models.prompts import answer_prompt, numbered_frame_prefixes, single_frame_prefixes
 from tests.reference import Reference
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cache.digests import DigestCache
 from cache.errors import CheckpointError, MissingSourceError, SevilaError
+from pipeline.engine.sources import Sources
 from pipeline.models.checkpoint import (
     check_blip2,
     load_language,
@@ -25,7 +26,6 @@ from pipeline.models.checkpoint import (
 from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.sources import Sources
 
 N_MUTATIONS = 40
 MOST_BYTES = 64 << 20

@@ -9,8 +9,8 @@ from cache.errors import CheckpointError
 from pipeline.models.checkpoint import load_language
 from pipeline.models.config import read_blip2_config
 from pipeline.models.language import Language
+from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.prompts import numbered_frame_prefixes, single_frame_prefixes
 from tests.reference import PARITY
 
 TEXTS = ["yes", "Question: does the frame provide the details?", "Option A B C D E"]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.localizer import Localizer
-from pipeline.prompts import localize_prompt
+from pipeline.models.prompts import localize_prompt
 from tests.reference import PARITY, Reference
 
 REFERENCE = Reference(PARITY)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.models.prompts import LOCALIZE_INSTRUCTIONS, answer_prompt, localize_prompt, moment_localize_prompt
 from pipeline.models.verbalizer import Verbalizer
-from pipeline.prompts import LOCALIZE_INSTRUCTIONS, answer_prompt, localize_prompt, moment_localize_prompt
 from pipeline.shapes.tokenizer import words_of, write_tokenizer
 from pipeline.shapes.world import N_OPTIONS
 from pipeline.shapes.writing import Writer

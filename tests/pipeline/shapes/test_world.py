@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import shapes
-from pipeline.frames import uniform_indices
 from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES
 from pipeline.shapes.files import write_shapes
 from pipeline.shapes.world import FRAMES, MOTIONS, N_OPTIONS, UNSEEN, events_of_video, questions_about, things_of
+from pipeline.video.frames import uniform_indices
 
 VIDEOS = {"train": 3, "val": 2, "test": 1, "moments": 2}
 

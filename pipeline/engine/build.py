@@ -1,0 +1,255 @@
+"""Running a stage: reuse what the store holds, else run, and publish the result with its provenance."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from cache.errors import InputChangedError, MissingSourceError
+from cache.files import disk_errors, refuse_links
+from cache.pool import arrays_digest
+from cache.record import Record
+from cache.store import Store
+from pipeline.engine.output import Output, ShardedOutput
+from pipeline.engine.read_inputs import ReadInputs
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+
+log = logging.getLogger("sevila")
+
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
+
+
+Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]  # `build`, or what has others do the work first
+TRIES = 3  # of an artifact whose inputs are replaced while they are read
+WHOLE = -1  # the number of the one piece of an artifact that is not made in shards; of one that is, all that is left
+
+
+def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[int]:
+    """Return what is left to make of an artifact, as numbers for `build_piece`; a plan of its shards is stored first.
+
+    Once none is left, `build` only has to publish it. Raises like `build`.
+    """
+    id = _identity(stage, cfg, inputs)
+    if _is_made(run.store, id):
+        return []
+    read = _begin(stage, run, inputs, id)
+    if not stage.sharded:
+        return [WHOLE]
+    out = ShardedOutput(run.store, id, stage, only=(), read=read)
+    with read.checked():
+        stage.function(cfg, run, *inputs, out=out)
+    return out.unfinished()
+
+
+def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: int) -> None:
+    """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
+    id = _identity(stage, cfg, inputs)
+    if stage.sharded:
+        with disk_errors(run.store.partial(id)):
+            # Whoever helps begins at the other end than whoever is helped.
+            only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
+            if only and not _is_made(run.store, id):
+                read = _begin(stage, run, inputs, id)
+                out = ShardedOutput(run.store, id, stage, only, lambda: _hardware(run), read)
+                with read.checked():
+                    stage.function(cfg, run, *inputs, out=out)
+        return
+    try:
+        run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
+    except Timeout:  # nor wait for it: a worker, perhaps a GPU, would be of no use meanwhile
+        log.info("%s: %s is being made by another process", stage.name, id)
+    else:
+        build(stage, cfg, run, inputs)
+
+
+def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+    """Return what `stage` makes of `cfg` and `inputs`: from the store if it is there, else by running the stage.
+
+    What the store holds is made anew where an input has other content now than it was made from.
+
+    Raises:
+        MissingSourceError: an input is not on this machine.
+        InputChangedError: an input is stale, or was replaced while it was read, again and again.
+    """
+    id = stage.artifact_id(cfg, inputs)
+    if id is not None and _is_made(run.store, id):
+        shutil.rmtree(run.store.aside(id), ignore_errors=True)  # of a `rebuild` that was killed at its end
+        log.info("%s: reused %s", stage.name, id)
+        _remember(run.store, inputs)
+        return stage.output(run.store, id)
+    id = _identity(stage, cfg, inputs)
+    names = ", ".join(
+        f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
+    )
+    log.info("%s: reads %s", stage.name, names or "nothing but its config")
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            _make(stage, cfg, run, inputs, id)
+            break
+        except InputChangedError as error:
+            if not left or not all(_is_current(value) for value in inputs):
+                raise
+            log.warning("%s; beginning anew with what it is now", error)
+    _remember(run.store, inputs)
+    return stage.output(run.store, id)
+
+
+def _remember(store: Store, inputs: Sequence[Any]) -> None:
+    """Keep what came from outside by its name, now that something was made from it: a wrong guess is never remembered."""
+    for value in inputs:
+        if value is not None and not isinstance(value, Artifact) and not value.problem:
+            store.digests.remember(value.source, value.id)
+
+
+def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id: str) -> None:
+    started, read = datetime.now(UTC), _begin(stage, run, inputs, id)
+    if stage.sharded:
+        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(run), read=read)
+        _run(stage, cfg, run, inputs, out, started)
+        return
+    with run.store.lock(f"{id}/build"):
+        if not _is_made(run.store, id):
+            folder = run.store.partial(id)
+            refuse_links(folder)
+            if not stage.resumes:
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            _run(stage, cfg, run, inputs, Output(folder, stage, read=read), started)
+
+
+def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:
+    """Return what is read to make an artifact; a former one that is stale goes, now that all it needs is there."""
+    read = ReadInputs.of(id, stage, inputs)
+    run.store.retire(id)
+    return read
+
+
+def _is_made(store: Store, id: str) -> bool:
+    """Whether an artifact is there and current, perhaps only now that what a killed process left is moved into place."""
+    return store.is_current(id) or store.finish(id)
+
+
+def _is_current(value: Any) -> bool:
+    return not isinstance(value, Artifact) or value.store.is_current(str(value.id))
+
+
+def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
+    """Make an artifact anew by `make`, which is `build` or what has others do the work, and return it.
+
+    If its content is another now, what was made from it is stale: it is made anew by the next run, and never served.
+    """
+    id, store = _identity(stage, cfg, inputs), run.store
+    store.note_inputs(id)
+    with store.set_aside(id):
+        return make(stage, cfg, run, inputs)
+
+
+def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
+    """Return the artifact's id; raises `MissingSourceError` where an input is not on this machine."""
+    for name, value in zip(stage.inputs, inputs, strict=True):
+        if value is not None and value.problem:
+            raise MissingSourceError(f"{stage.name} needs {name}: {value.problem}")
+    id = stage.artifact_id(cfg, inputs)
+    assert id is not None, f"{stage.name}: an input has neither an identity nor a problem"
+    return id
+
+
+def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, started: datetime) -> None:
+    id = out.read.artifact
+    with disk_errors(out.folder), out.read.checked():
+        stage.function(cfg, run, *inputs, out=out)
+    with run.store.lock(f"{id}/publish"):
+        out.read.check()
+        if run.store.is_current(id):
+            log.info("%s: another process has finished %s", stage.name, id)
+            return
+        out.collect()
+        record = Record(
+            id=id,
+            stage=stage.name,
+            version=stage.version,
+            kind=stage.output.kind,
+            config=cfg.model_dump(mode="python"),
+            inputs=stage.input_ids(inputs),
+            input_contents=out.read.contents,
+            schemas={
+                name: schema.as_dict() | ({"measured": True} if name in stage.output.measured else {})
+                for name, schema in stage.output.tables.items()
+            },
+            **provenance(run, started) | out.notes(),
+        )
+        run.store.publish(record.sealed(arrays_digest(run.store, record, out.folder)))
+    _tell(out, id, (datetime.now(UTC) - started).total_seconds())
+
+
+def provenance(run: RunContext, started: datetime) -> dict[str, Any]:
+    """Return what a record says of where, when and with what something was made that is finished now."""
+    return {
+        "libraries": _library_versions(),
+        "git_revision": _git_revision(),
+        "started": started.isoformat(timespec="milliseconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **_hardware(run),
+    }
+
+
+def _tell(out: Output, id: str, seconds: float) -> None:
+    made = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
+    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, made, seconds)
+    if out.dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in out.dropped.most_common())
+        log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
+
+
+def _hardware(run: RunContext) -> dict[str, Any]:
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    found: dict[str, Any] = {"host": platform.node(), "device": "cpu"}
+    found["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+    torch = sys.modules.get("torch")  # a stage that did not need torch must not pay for its import
+    # Nor take memory of a GPU, in a process that only publishes what others have made on theirs.
+    if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        found["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
+        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
+    return found
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_revision() -> str | None:
+    """Return the commit of the project's own repository, None where it is installed elsewhere, perhaps inside a stranger's."""
+    here = Path(__file__).resolve()
+    if _git("ls-files", "--full-name", here.name) != here.relative_to(here.parents[2]).as_posix():
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40")
+
+
+def _git(*arguments: str) -> str | None:
+    # What a hook, or a repository that is not ours, says of where to look and what to run is none of our business.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,39 @@
+"""Artifacts that are read together are held against each other: a table that lost rows must not look like a smaller data set."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import CorruptArtifactError
+
+if TYPE_CHECKING:
+    from pipeline.engine.stage import Artifact
+
+
+def refuse_cut(a: Artifact, keys_a: Iterable[Hashable], b: Artifact, keys_b: Iterable[Hashable], what: str) -> None:
+    """Raise `CorruptArtifactError`, which names the artifact that lacks some, unless both have the same keys.
+
+    Args:
+        a: what has `keys_a`; the same as `b` where two of its tables are compared.
+        b: what has `keys_b`.
+        keys_a: what one of them has rows of.
+        keys_b: what the other one has rows of.
+        what: name of the keys, for people.
+    """
+    of_a, of_b = set(keys_a), set(keys_b)
+    for lacking, there, other, wanted in ((a, of_a, b, of_b), (b, of_b, a, of_a)):
+        if missing := wanted - there:
+            beside = "another of its tables" if a.id == b.id else str(other.id)
+            raise CorruptArtifactError(
+                f"{lacking.id}: lacks {len(missing)} of the {len(wanted)} {what} of {beside} (first "
+                f"{min(missing, key=str)!r}); `sevila stage {lacking.record.stage} RECIPE --again` makes it anew"
+            )
+
+
+def rows_of_all(artifact: Artifact, table: str, questions: Artifact) -> list[dict[str, Any]]:
+    """Return the rows of a table that has one for each of the questions; raises `CorruptArtifactError` unless it has."""
+    rows = artifact.rows(table)
+    wanted = questions.columns("questions", "question_id")["question_id"]
+    refuse_cut(artifact, (row["question_id"] for row in rows), questions, wanted, "questions")
+    return rows

@@ -1,0 +1,136 @@
+"""Where named data and weights lie on this machine: the command line, the environment, sevila.toml, in this order."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from cache.errors import MissingSourceError, RecipeError
+from cache.files import kind_of
+from pipeline.engine.toml_file import read_toml
+
+log = logging.getLogger("sevila")
+
+KINDS = ("annotations", "videos", "weights")
+
+
+class Places:
+    """The places that were given, nearest first: on the command line, in `SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS` and
+    `SEVILA_WEIGHTS`, in `sevila.toml` (or the file named by `SEVILA_CONFIG`).
+
+    Each place is `NAME=PATH`, several of them separated by the path separator, or a bare PATH that serves every name of its kind.
+    """
+
+    def __init__(self, given: Mapping[str, Iterable[str]]) -> None:
+        environment = {
+            kind: filter(None, os.environ.get(f"SEVILA_{kind.upper()}", "").split(os.pathsep)) for kind in KINDS
+        }
+        # Nearest first; a bare path on the command line wins over a name in the file.
+        self._levels: list[dict[tuple[str, str], Path]] = [
+            {(kind, name): path for kind in KINDS for name, path in map(_split_place, given.get(kind, ()))},
+            {(kind, name): path for kind in KINDS for name, path in map(_split_place, environment[kind])},
+            _read_config_file(Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))),
+        ]
+
+    def configured(self, kind: str, name: str) -> Path | None:
+        """Return where the named source is said to lie, or None if nobody said."""
+        found = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
+        return next((place for place in found if place is not None), None)
+
+    def given(self, kind: str, name: str) -> bool:
+        """Whether the command line says where the named source lies."""
+        return not self._levels[0].keys().isdisjoint({(kind, name), (kind, "")})
+
+    def place(self, kind: str, name: str) -> Path:
+        """Return where the named source lies: a file or a folder.
+
+        Raises:
+            MissingSourceError: nobody said where, or nothing of use is there; the message says how to say it.
+        """
+        place = self.configured(kind, name)
+        if place is None:
+            given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
+            others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
+            raise MissingSourceError(
+                f"nobody said where the {kind} {name!r} lie on this machine{others}: give `--{kind} {name}=PATH`, "
+                f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
+            )
+        try:
+            place.stat()
+        except (OSError, ValueError) as error:
+            absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            why = "nothing is there" if absent else f"it cannot be read: {getattr(error, 'strerror', None) or error}"
+            raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but {why}") from error
+        kind_there = kind_of(place)
+        if kind_there not in ("", "a folder"):
+            wanted = "a folder" if kind == "videos" else "a file or a folder"
+            raise MissingSourceError(
+                f"the {kind} {name!r} should lie at {place}, but that is {kind_there}, not {wanted}"
+            )
+        return place
+
+
+def refuse_unused(
+    given: Mapping[str, Iterable[str]], used: Mapping[str, Collection[str]], idle: Mapping[str, Collection[str]] = {}
+) -> None:
+    """Refuse places on the command line for names that nothing asks for: a slip would leave the right name without a place.
+
+    Args:
+        given: the places of each kind, as `Places` takes them.
+        used: the names of each kind that are asked for.
+        idle: names of each kind that are known, but not asked for this time: a place for one is only warned of.
+
+    Raises:
+        RecipeError: names the place, and the names that are used.
+    """
+    for kind, places in given.items():
+        names = sorted(used[kind])
+        for place in places:
+            name, _ = _split_place(place)
+            if name in names or (names and not name):
+                continue
+            listed = ", ".join(f"`--{kind} {each}=PATH`" for each in names)
+            what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used here"
+            if idle.get(kind) and (not name or name in idle[kind]):
+                log.warning("%s; used are %s", what, listed or "none")
+            else:
+                raise RecipeError(f"{what}; wanted {listed or f'no --{kind}'}")
+
+
+def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
+    try:
+        content = read_toml(path)
+    except FileNotFoundError:
+        if "SEVILA_CONFIG" in os.environ:
+            raise MissingSourceError(f"{path}: SEVILA_CONFIG names this file, but nothing is there") from None
+        return {}
+    except (OSError, ValueError) as error:
+        raise MissingSourceError(
+            f"{path}: not readable as TOML: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    places = {}
+    for kind, entries in content.items():
+        if kind not in KINDS or not isinstance(entries, dict):
+            raise MissingSourceError(f"{path}: section [{kind}] is not one of {', '.join(f'[{k}]' for k in KINDS)}")
+        for name, place in entries.items():
+            if not isinstance(place, str):
+                raise MissingSourceError(f"{path}: {kind}.{name} is {place!r}, wanted a path in quotes")
+            places[kind, name] = path.absolute().parent / Path(place).expanduser()
+    return places
+
+
+def _split_place(place: str) -> tuple[str, Path]:
+    """Split NAME=PATH; a path may hold the sign itself, so what exists, or looks like a path before the sign, is a bare one."""
+    name, separator, path = place.partition("=")
+    if not separator or name.startswith(("/", ".", "~")) or _exists(Path(place).expanduser()):
+        return "", Path(place).expanduser()
+    return name, Path(path).expanduser()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name, for one
+        return False

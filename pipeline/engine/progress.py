@@ -1,0 +1,129 @@
+"""Progress of long loops: a bar in a terminal; elsewhere a log line now and then, and whatever a front door shows."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from pipeline.engine.output import Shard
+
+log = logging.getLogger("sevila")
+LOG_EVERY_SECONDS = 30.0
+SHOW_EVERY_SECONDS = 5.0
+
+Item = TypeVar("Item")
+# Takes what is being done, how much of it in percent, and that in words. The end, 100 %, is told even of what was too short
+# to be told of before.
+Show = Callable[[str, float, str], object]
+
+# A variable of the context: processes started from here do not have it.
+_show: ContextVar[Show | None] = ContextVar("show", default=None)
+
+
+@contextmanager
+def shown_by(show: Show) -> Iterator[None]:
+    """Have `show` called with the progress of every loop in the block, at most every `SHOW_EVERY_SECONDS`; no bars then."""
+    before = _show.set(show)
+    try:
+        yield
+    finally:
+        _show.reset(before)
+
+
+def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items of a shard, showing how many are done."""
+    what = shard.stage.name
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if _is_for_eyes():
+        yield from tqdm(items, desc=what, unit=unit, total=total, leave=False, dynamic_ncols=True)
+        return
+    course = _Course(what)
+    which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
+    done = 0
+
+    def words() -> str:
+        return f"{which}{done} of {total or '?'} {unit}s, {done / course.seconds():.2g} a second"
+
+    for item in items:
+        course.at((shard.place + done / (total or done + 1)) / shard.of, words)
+        yield item
+        done += 1
+    course.at((shard.place + 1) / shard.of, words)
+
+
+@contextmanager
+def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yield what shows how many bytes were read: call it with the number of each piece."""
+    if _is_for_eyes():
+        with tqdm(desc=description, unit="B", unit_scale=True, total=total, leave=False, delay=1) as bar:
+            yield bar.update
+        return
+    course, done = _Course(description), 0
+
+    def tell(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        course.at(done / max(total, 1), lambda: f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+
+    yield tell
+
+
+@contextmanager
+def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
+    if _is_for_eyes():
+        with tqdm(desc=description, unit="step", total=total, initial=done, leave=False, dynamic_ncols=True) as bar:
+
+            def show(step: int, figures: dict[str, float]) -> None:
+                bar.set_postfix_str(_in_words(figures), refresh=False)
+                bar.update(step - bar.n)
+
+            yield show
+        return
+    course = _Course(description)
+
+    def tell(step: int, figures: dict[str, float]) -> None:
+        course.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
+
+    yield tell
+
+
+class _Course:
+    """How far a loop is: a log line now and then, and more often a call of what shows it."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._show = _show.get()
+        self._started = self._last_line = self._last_show = time.monotonic()
+
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-3)
+
+    def at(self, share: float, words: Callable[[], str]) -> None:
+        """Tell that this share of it, from 0 to 1, is done, if it is time to."""
+        now = time.monotonic()
+        ends_what_was_told = share >= 1 and self._last_line > self._started
+        if ends_what_was_told or now - self._last_line > LOG_EVERY_SECONDS:
+            self._last_line = now
+            told = words()
+            # A process that others have started shows nothing; its lines arrive where they can be shown.
+            log.info("%s: %s", self._what, told, extra={"progress": (self._what, 100 * share, told)})
+        if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
+            self._last_show = now
+            self._show(self._what, 100 * share, words())
+
+
+def _is_for_eyes() -> bool:
+    return _show.get() is None and sys.stderr.isatty()
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())

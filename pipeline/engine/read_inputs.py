@@ -1,0 +1,84 @@
+"""What a stage reads: the content of its input artifacts when it begins, held against what they are when it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cache.errors import InputChangedError, SevilaError
+from cache.record import same_content
+from cache.store import Store
+from pipeline.engine.stage import Artifact, Stage
+
+log = logging.getLogger("sevila")
+
+
+@dataclass(frozen=True)
+class ReadInputs:
+    """The content of each input artifact of `artifact`, by the input's name, as this process begins to read it."""
+
+    artifact: str
+    contents: dict[str, str] = field(default_factory=dict)
+    _artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, id: str, stage: Stage, inputs: Sequence[Any]) -> ReadInputs:
+        """Have the inputs forget what they knew of files that were replaced meanwhile, and note their content.
+
+        Raises:
+            InputChangedError: an input is gone or stale: it is to be made anew before it is read.
+        """
+        found = {name: value for name, value in zip(stage.inputs, inputs, strict=True) if isinstance(value, Artifact)}
+        known: dict[str, str] = {}
+        for name, value in found.items():
+            value.forget()
+            why = value.store.why_stale(value.record.id, known)
+            if why:
+                raise InputChangedError(
+                    f"{stage.name}: its input {name} {value.id} is stale: {why}; run its recipe again"
+                )
+        return cls(id, {name: value.record.content for name, value in found.items()}, found)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What notes of unfinished work carry, so that they serve this artifact and these contents only."""
+        return {"artifact": self.artifact, "input_contents": self.contents}
+
+    def check(self) -> None:
+        """Raise `InputChangedError` if an input is not there, or has other content than was read, or is stale."""
+        known: dict[str, str] = {}
+        for name, value in self._artifacts.items():
+            problem = _problem(value.store, str(value.id), known, self.contents[name])
+            if problem:
+                raise InputChangedError(
+                    f"{self.artifact}: while it was made, its input {name} {value.id} {problem}; nothing of it is kept: run "
+                    "its recipe again"
+                )
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Run a block that reads the inputs; what it raises because one is replaced meanwhile says so.
+
+        Raises:
+            InputChangedError: an input has changed, so that whatever the block raises may be due to that.
+        """
+        try:
+            yield
+        except (SevilaError, OSError) as error:
+            try:
+                self.check()
+            except InputChangedError as change:
+                raise change from error
+            raise
+
+
+def _problem(store: Store, id: str, known: dict[str, str], content: str = "") -> str:
+    if not store.exists(id):
+        return "is gone, or is being made anew"
+    if not same_content(store.record(id).content, content):
+        return "was made anew with other content"
+    why = store.why_stale(id, known)
+    return f"is stale: {why}" if why else ""

@@ -1,0 +1,212 @@
+"""Recipes: TOML files whose sections are named after stages and set those stages' configs, validated strictly.
+
+One section is no stage's: `[chain]` says which chain is walked, and with which settings to compare.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from cache.errors import RecipeError
+from cache.files import kind_of
+from pipeline.datasets import adapter_named
+from pipeline.engine.stage import Config, Stage
+from pipeline.engine.toml_file import read_toml
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+# Stages whose seed is no part of the experiment: frames are sampled once, and intervals are resampled alike.
+KEEP_THEIR_SEED = ("sample_frames", "evaluate", "evaluate_moments")
+
+Selector = Literal["uniform", "random", "untrained", "pretrained", "refined", "oracle"]
+
+
+class Chain(Config):
+    """Which chain is walked; the section `[chain]` of a recipe. No identity: each stage's own config and inputs are."""
+
+    kind: Literal["forward", "full"] = Field(
+        "forward",
+        description="forward: inference; full: the reverse chain and both trainings too, every setting evaluated",
+    )
+    backbone: Literal["imported", "trained"] = Field(
+        "imported", description="the frozen BLIP-2: weights from outside, or trained from scratch by a stage"
+    )
+    training_split: str = Field(
+        "train", description="split of the recipe's data set that Localizer and Answerer are trained on"
+    )
+    pretraining_dataset: str = Field(
+        "",
+        description="data set with moments to pre-train the Localizer on; empty: init_localizer's weights are so already",
+    )
+    pretraining_split: str = Field("", description="split of the data set for pre-training")
+    iterations: int = Field(
+        1,
+        ge=1,
+        description="rounds of self-refinement: label with the newest Answerer, refine the newest Localizer, rescore, tune on",
+    )
+    selectors: tuple[Selector, ...] = Field(
+        ("uniform", "pretrained", "refined"),
+        strict=False,
+        description="keyframes to evaluate, zero-shot and fine-tuned: uniform, random, oracle (the true moments), or chosen "
+        "by the untrained, the pretrained, the refined Localizer",
+    )
+
+    @field_validator("pretraining_dataset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name:
+            adapter_named(name)
+        return name
+
+    @field_validator("selectors")
+    @classmethod
+    def _some_once(cls, names: tuple[Selector, ...]) -> tuple[Selector, ...]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError("each once, and at least one, was wanted")
+        return names
+
+
+CHAIN = "chain"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe: the config of every stage, those of unmentioned stages at their defaults, and its `chain`."""
+
+    name: str
+    description: str
+    configs: Mapping[str, Config]
+    chain: Chain
+
+    def config(self, stage: Stage, **changes: Any) -> Any:
+        """Return the config of a stage; `changes` are keys that a chain sets over the recipe's, validated like those."""
+        cfg = self.config_of(stage.name)
+        if not changes:
+            return cfg
+        try:
+            return stage.config(**{**cfg.model_dump(), **changes})
+        except ValidationError as error:
+            problems = "; ".join(_explain(problem, stage.name, stage.config) for problem in error.errors())
+            raise RecipeError(f"the {self.chain.kind} chain of recipe {self.name!r} sets {problems}") from error
+
+    def config_of(self, name: str) -> Any:
+        """Return the config of the stage of this name; raises `RecipeError` with the nearest one if there is none."""
+        if name not in self.configs:
+            raise RecipeError(
+                f"{name!r} is not a stage{nearest(name, self.configs)}; stages: {', '.join(self.configs)}"
+            )
+        return self.configs[name]
+
+
+def available() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+
+
+def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), seed: int | None = None) -> Recipe:
+    """Load a recipe by name, or by the path of a `.toml` file, and apply `stage.key=value` settings on top.
+
+    `stages` are those that a recipe may have sections of, by name.
+
+    A `seed` is set in every stage that has one, but for `KEEP_THEIR_SEED`; the settings come after it.
+
+    Raises:
+        RecipeError: names the file, the section or key at fault, and the nearest valid one.
+    """
+    path = available().get(name, Path(name))
+    if not path.is_file():
+        if kind_of(path):
+            raise RecipeError(
+                f"{path}: it is {kind_of(path)}, a recipe is a file or a name; names: {', '.join(available())}"
+            )
+        raise RecipeError(
+            f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{nearest(name, available())}"
+        )
+    try:
+        content = read_toml(path)
+    except ValueError as error:
+        raise RecipeError(f"{path}: not readable as TOML: {error}") from error
+    description = content.pop("description", "")
+    if not isinstance(description, str):
+        raise RecipeError(f"{path}: description is {description!r}, wanted text")
+    known = section_configs(stages)
+    sections = {section: _section(values, section, str(path), known) for section, values in content.items()}
+    configs = _validate(sections, str(path), known)
+    for section in () if seed is None else _seeded(stages):
+        sections.setdefault(section, {})["seed"] = seed
+        configs = _validate(sections, f"seed {seed}", known)
+    for setting in settings:
+        section, key, value = _parse_setting(setting)
+        sections.setdefault(section, {})[key] = value
+        configs = _validate(sections, f"--set {setting}", known)
+    chain = configs.pop(CHAIN)
+    assert isinstance(chain, Chain)
+    return Recipe(path.stem, description, configs, chain)
+
+
+def section_configs(stages: Mapping[str, Stage]) -> dict[str, type[Config]]:
+    """Return the config of every section a recipe may have: `[chain]`, and a section per stage."""
+    return {CHAIN: Chain} | {name: stage.config for name, stage in stages.items()}
+
+
+def _seeded(stages: Mapping[str, Stage]) -> list[str]:
+    return [
+        name for name, stage in stages.items() if "seed" in stage.config.model_fields and name not in KEEP_THEIR_SEED
+    ]
+
+
+def _section(values: Any, section: str, where: str, known: Iterable[str]) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise RecipeError(f"{where}: {section!r} stands outside any [section]{nearest(section, known)}")
+    return dict(values)
+
+
+def _parse_setting(setting: str) -> tuple[str, str, Any]:
+    name, separator, text = setting.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not separator or not dot or not key:
+        raise RecipeError(f"--set {setting}: wanted stage.key=value, as in sample_frames.frames=16")
+    try:
+        return section, key, tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return section, key, text  # a word needs no quotes on the command line
+
+
+def _validate(
+    sections: Mapping[str, Mapping[str, Any]], where: str, known: Mapping[str, type[Config]]
+) -> dict[str, Config]:
+    for section in sections:
+        if section not in known:
+            raise RecipeError(
+                f"{where}: [{section}] is not a stage{nearest(section, known)}; sections: {', '.join(known)}"
+            )
+    configs = {}
+    for name, config in known.items():
+        try:
+            configs[name] = config(**sections.get(name, {}))
+        except ValidationError as error:
+            problems = "; ".join(_explain(problem, name, config) for problem in error.errors())
+            raise RecipeError(f"{where}: {problems}") from error
+    return configs
+
+
+def _explain(problem: Any, section: str, config: type[Config]) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "the section as a whole"
+    fields = config.model_fields
+    if problem["type"] == "extra_forbidden":
+        return f"[{section}] has no key {key!r}{nearest(key, fields)}; keys: {', '.join(fields) or 'none'}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"[{section}] {key} = {problem['input']!r}: {reason[0].lower() + reason[1:]}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" with the known word that is most like this one, or "" where none is."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,232 @@
+"""The stage contract: a stage is a function plus a version, an output class and, read off its signature, a config and inputs.
+
+    @stage(version=1, output=Keyframes)
+    def select_keyframes(cfg: SelectKeyframes, run: RunContext, frames: Frames, scores: FrameScores | None, *, out: Output): ...
+
+What changes the result is in `cfg` and in the inputs, and makes the identity. What changes only speed or place is in `run`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
+from cache.pool import PoolReader
+from cache.pool_listing import PARTS
+from cache.record import RECORD, Record, artifact_id
+from cache.store import Store
+from cache.tables import Schema, read_columns, read_rows
+from cache.untrusted import inside
+from pipeline.engine.sources import Sources
+
+
+class Config(BaseModel):
+    """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_path(cls, value: Any) -> Any:
+        if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "./", "../", "~"))):
+            raise ValueError(
+                f"{str(value)!r} is a path; a recipe names data and weights, and where they lie on this machine is said "
+                "on the command line, in the environment or in sevila.toml"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """How and where to run; never part of an identity.
+
+    Attributes:
+        device: a torch device, or `auto` for the first GPU if there is one.
+        batch_tokens: tokens a forward pass may hold, padding included; also bounds frames per ViT batch.
+        decode_workers: processes that decode videos.
+        shard_bytes: size at which a shard of frames or features is cut.
+        sources: finds data and weights by name on this machine.
+        processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
+        checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
+        tensorboard: folder to which trainings also write their curves as TensorBoard events, if that is installed.
+    """
+
+    store: Store
+    device: str = "auto"
+    batch_tokens: int = 16384
+    decode_workers: int = 2
+    shard_bytes: int = 1 << 30
+    sources: Sources | None = None
+    processes: int = 0
+    checkpoint_minutes: float = 10.0
+    tensorboard: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
+        if self.device in ("auto", "cpu"):
+            return
+        import torch
+
+        found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        if self.device not in found and not (self.device == "cuda" and found):
+            devices = ", ".join(["auto", "cpu", *found])
+            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {devices} here")
+
+    def torch_device(self) -> str:
+        """Return the name of the torch device to use."""
+        import torch
+
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+
+class Input(Protocol):
+    """What a stage may take: an artifact, or something from outside that is identified by its content."""
+
+    @property
+    def id(self) -> str | None:
+        """The identity, or None as long as it is not known."""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be read now, for people; empty if it can."""
+
+
+class Artifact:
+    """A handle on one published artifact; subclasses declare its kind and tables and add readers."""
+
+    kind: ClassVar[str]
+    tables: ClassVar[dict[str, Schema]] = {}
+    measured: ClassVar[tuple[str, ...]] = ()  # tables that hold wall-clock figures: equal runs differ in them
+
+    def __init__(self, store: Store, id: str | None, problem: str = "") -> None:
+        self.store = store
+        self.id = id
+        self.problem = problem
+        self._record: Record | None = None
+        self._checked: dict[str, Path] = {}
+
+    def forget(self) -> None:
+        """Read the record, and check the files, anew: they may have been replaced since."""
+        self._record = None
+        self._checked.clear()
+
+    @property
+    def record(self) -> Record:
+        """The artifact's record; raises `StoreError` if it does not exist."""
+        if self.id is None:
+            raise StoreError(f"{self.kind} is not known yet: {self.problem}")
+        if self._record is None:
+            self._record = self.store.record(self.id)
+        return self._record
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder."""
+        return self.store.path(self.record.id)
+
+    def files(self, name: str, suffix: str) -> list[Path]:
+        """Return the files of a table (`.parquet`) or of a series of shards (`.h5`): `name.suffix`, or `name/NNNNN.suffix`."""
+        return [inside(self.path, file) for file in self._names(name, suffix)]
+
+    def checked_file(self, name: str) -> Path:
+        """Return the path of one of the artifact's files after comparing it, once, with its SHA-256.
+
+        Raises:
+            CorruptArtifactError: the bytes are not those that were written.
+        """
+        if name not in self._checked:
+            self._checked[name] = self.store.checked_file(self.record, name)
+        return self._checked[name]
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
+        return read_rows(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
+
+    def columns(self, table: str, *names: str) -> dict[str, Any]:
+        """Return named columns of a table as numpy arrays; raises like `rows`."""
+        return read_columns(self._table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
+
+    def _table_files(self, table: str) -> list[Path]:
+        names = self._names(table, ".parquet")
+        if not names and table in self.record.rows:
+            path = self.path / RECORD
+            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {mend(path)}")
+        # As a whole: pages have checksums, but what says where they lie has none.
+        return [self.checked_file(name) for name in names]
+
+    def _names(self, name: str, suffix: str) -> list[str]:
+        starts = (f"{name}.", f"{name}/")
+        return sorted(file for file in self.record.files if file.startswith(starts) and file.endswith(suffix))
+
+
+class PooledArtifact(Artifact):
+    """An artifact whose arrays lie in the store's pool; its table `parts` says where."""
+
+    def open(self) -> PoolReader:
+        """Return a reader of the stored arrays by video id."""
+        unmarked = "." not in self.record.content  # made when neither the record nor a part said what is in a part
+        return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns), unmarked)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's declaration, made by `@stage`.
+
+    Attributes:
+        sharded: made in shards, by any number of processes; the function gets a `ShardedOutput`.
+        resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
+        gpu: runs a model, so that one wants it on a machine with a GPU.
+        plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
+    """
+
+    name: str
+    version: int
+    output: type[Artifact]
+    config: type[Config]
+    inputs: tuple[str, ...]
+    sharded: bool
+    function: Callable[..., None]
+    resumes: bool = False
+    gpu: bool = False
+    plan_needs_rows: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n")[0]
+
+    def artifact_id(self, cfg: Config, inputs: Sequence[Input | None]) -> str | None:
+        """Return the identity of what this stage makes of these, or None if an input's identity is not known."""
+        if any(value is not None and value.id is None for value in inputs):
+            return None
+        return artifact_id(self.name, self.version, cfg.model_dump(mode="python"), self.input_ids(inputs))
+
+    def input_ids(self, inputs: Sequence[Input | None]) -> dict[str, str | None]:
+        """Return the identity of each input by its name; None for one that is left out."""
+        return {name: value.id if value is not None else None for name, value in zip(self.inputs, inputs, strict=True)}
+
+
+def stage(
+    version: int,
+    output: type[Artifact],
+    sharded: bool = False,
+    resumes: bool = False,
+    gpu: bool = False,
+    plan_needs_rows: bool = False,
+) -> Callable[[Callable[..., None]], Stage]:
+    """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
+
+    def declare(function: Callable[..., None]) -> Stage:
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+        names = tuple(parameter.name for parameter in parameters)
+        assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
+        name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
+        return Stage(name, version, output, config, inputs, sharded, function, resumes, gpu, plan_needs_rows)
+
+    return declare

@@ -1,0 +1,282 @@
+"""The ways to walk a chain: run it, run one stage of it, or only say what would be run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from cache.errors import InputChangedError, MissingSourceError, SevilaError
+from cache.record import Record
+from cache.store import Store
+from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+
+log = logging.getLogger("sevila")
+
+Pin = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
+
+
+class Run:
+    """Builds every step that is not in the store, and pins each (see cache/names.py)."""
+
+    def __init__(self, recipe: Recipe, run: RunContext, pin: Pin, make: Make = build) -> None:
+        self.made: list[Artifact] = []
+        self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
+        self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
+        self._recipe = recipe
+        self._run = run
+        self._pin = pin
+        self._make = make
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
+        cfg = self._recipe.config(stage, **changes)
+        self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
+        self.made.append(self._made(stage, cfg, inputs))
+        self._calls.append((stage, cfg, inputs))
+        self.settings.append(setting(changes, tell))
+        return self.made[-1]
+
+    def _made(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                return self._make(stage, cfg, self._run, inputs)
+            except InputChangedError as error:
+                if not left:
+                    raise
+                log.warning("%s; making anew what it needs", error)
+                for before in self._calls:
+                    self._make(before[0], before[1], self._run, before[2])
+        raise AssertionError("returned or raised")
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine.
+
+    `setting` says which of the chain's steps of this stage it is; empty where it has one.
+    """
+
+    stage: str
+    id: str | None
+    status: Literal["exists", "build", "blocked"]
+    why: str
+    setting: str
+
+
+class Plan:
+    """Runs nothing; notes for each step whether its artifact exists and why it would be built.
+
+    Only the questions are listed, to a temporary store: the identity of everything after them depends on which videos they
+    ask about.
+    """
+
+    def __init__(self, recipe: Recipe, run: RunContext) -> None:
+        self.steps: list[PlannedStep] = []
+        self.records: dict[
+            str, Record
+        ] = {}  # of what every step makes or would make, as far as known before it is made
+        self.sources: dict[str, Any] = {}  # what comes from outside, by its id
+        self._recipe = recipe
+        self._run = run
+        self._scratch = run
+        self._stale: dict[str, str] = {}
+
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> list[PlannedStep]:
+        """Walk a chain and return what it would do, step by step."""
+        with TemporaryDirectory() as folder:
+            self._scratch = replace(self._run, store=Store(Path(folder)))
+            chain(self._recipe, self, sources)
+        return self.steps
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return a handle that has an id as far as one can be known."""
+        cfg = self._recipe.config(stage, **changes)
+        id = stage.artifact_id(cfg, inputs)
+        status, why = self._status(stage, cfg, id, inputs)
+        self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
+        if id is not None:
+            ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
+            self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
+        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes, tell)))
+        if stage.plan_needs_rows and status == "build":
+            with _quiet():  # "made ..." would not be true of the store
+                return build(stage, cfg, self._scratch, inputs)
+        return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
+
+    def _status(
+        self, stage: Stage, cfg: Config, id: str | None, inputs: Sequence[Any]
+    ) -> tuple[Literal["exists", "build", "blocked"], str]:
+        store = self._run.store
+        stale = store.why_stale(id, self._stale) if id is not None and store.exists(id) else ""
+        if id is not None and store.exists(id) and not stale:
+            return "exists", ""
+        problems = [value.problem for value in inputs if value is not None and value.problem]
+        if problems or id is None:
+            return "blocked", problems[0]
+        if stale:
+            return "build", f"is stale: {stale}"
+        if store.partial(id).exists():
+            return (
+                "build",
+                "was begun; it goes on from its last state" if stage.resumes else "was begun; finished shards are kept",
+            )
+        built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.is_current(value.id or "")]
+        if built:
+            return "build", f"its input {built[0]} is not built yet"
+        return "build", _difference(stage, cfg, inputs, store)
+
+
+def setting(changes: Mapping[str, Any], tell: str = "") -> str:
+    """Return what tells a step from the chain's others of its stage, for people.
+
+    What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
+    """
+    return tell or ", ".join(f"{key}={value!r}" for key, value in changes.items())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
+    """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
+    newest_first = store.of_stage(stage.name)
+    if not newest_first:
+        return "never made before"
+    ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
+    found = [_differences(stage, config, ids, record) for record in newest_first]
+    fewest = min(found, key=lambda differences: len(differences))
+    return f"unlike the nearest one: {', '.join(fewest)}"
+
+
+def _differences(stage: Stage, now: dict[str, Any], ids: dict[str, str | None], record: Record) -> list[str]:
+    found = [f"version {record.version} -> {stage.version}"] if record.version != stage.version else []
+    keys = [key for key in now.keys() | record.config.keys() if now.get(key) != record.config.get(key)]
+    found += [f"{key} {record.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
+    return found + [f"another {name}" for name, id in ids.items() if id != record.inputs.get(name)]
+
+
+class _Reached(Exception):
+    """The wanted stage is built and does not occur again; the rest of the chain is not walked."""
+
+
+class RunOnly:
+    """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
+
+    def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin, make: Make = build) -> None:
+        self.made: list[Artifact] = []
+        self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
+        self.waiting: list[str] = []  # why the other occurrences could not be built
+        self._name = name
+        self._recipe = recipe
+        self._run = run
+        self._again = again
+        self._pin = pin
+        self._make = make
+        self._occurs_once = recipe.chain.kind == "forward"
+
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> list[Artifact]:
+        """Walk a chain, build the wanted stage wherever it can be, and return the artifacts in the chain's order.
+
+        Raises:
+            SevilaError: no occurrence has its inputs in the store, or the chain does not have the stage.
+        """
+        with suppress(_Reached):
+            chain(self._recipe, self, sources)
+        if not self.made and not self.waiting:
+            raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
+        if not self.made:
+            told = list(dict.fromkeys(self.waiting))
+            raise MissingSourceError(told[0] if len(told) == 1 else "no occurrence can be built: " + "; ".join(told))
+        for waiting in self.waiting:
+            log.warning("not built: %s", waiting)
+        return self.made
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
+        cfg, store = self._recipe.config(stage, **changes), self._run.store
+        id = stage.artifact_id(cfg, inputs)
+        self._pin(id, stage.name, setting(changes, tell))
+        if stage.name == self._name:
+            return self._wanted(stage, cfg, inputs, id, setting(changes, tell))
+        return _stored(stage, id, inputs, store)
+
+    def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
+        store = self._run.store
+        done = next((artifact for artifact in self.made if artifact.id == id), None)
+        if done is not None:  # the same step of two settings
+            return done
+        try:
+            if self._again and id is not None:
+                made = rebuild(stage, cfg, self._run, inputs, self._make)
+            else:
+                made = self._make(stage, cfg, self._run, inputs)
+        except MissingSourceError as error:
+            self.waiting.append(f"{error} ({setting})" if setting else str(error))
+            made = stage.output(store, id, str(error))
+        else:
+            self.made.append(made)
+            self.settings.append(setting)
+        if self._occurs_once:
+            raise _Reached
+        return made
+
+
+class RunPiece:
+    """Makes one piece of one artifact of a chain, as `pipeline.engine.build.pieces` numbers them, and nothing else."""
+
+    def __init__(self, artifact: str, piece: int, recipe: Recipe, run: RunContext) -> None:
+        self._artifact = artifact
+        self._piece = piece
+        self._recipe = recipe
+        self._run = run
+
+    def walk(self, chain: Callable[..., Any], sources: Sources) -> None:
+        """Walk a chain up to the artifact and make the piece.
+
+        Raises:
+            SevilaError: the chain does not come to this artifact with what the store holds.
+        """
+        try:
+            chain(self._recipe, self, sources)
+        except _Reached:
+            return
+        raise SevilaError(
+            f"the chain of recipe {self._recipe.name!r} does not come to {self._artifact} here: another recipe, other data or "
+            f"weights than where it was planned, or another store than {self._run.store.root}"
+        )
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return a handle on the artifact of this step; of the wanted one, make the piece and walk no further."""
+        cfg = self._recipe.config(stage, **changes)
+        id = stage.artifact_id(cfg, inputs)
+        if id == self._artifact:
+            build_piece(stage, cfg, self._run, inputs, self._piece)
+            raise _Reached
+        return _stored(stage, id, inputs, self._run.store)
+
+
+def _stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
+    """Return an artifact of the store, or a handle that says why it is not there."""
+    stale = store.why_stale(id) if id is not None and store.exists(id) else ""
+    if id is not None and store.exists(id) and not stale:
+        return stage.output(store, id)
+    problems = [value.problem for value in inputs if value is not None and value.problem]
+    if stale and not problems:
+        return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` makes it anew")
+    run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
+    return stage.output(store, id, problems[0] if problems else run_it)

@@ -1,0 +1,1 @@
+"""Models at work: loaded from artifacts, fed with cached features, asked in batches."""

@@ -1,0 +1,97 @@
+"""The frozen BLIP-2 as an artifact, from which its models are loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import MissingSourceError
+from pipeline.engine.stage import Artifact, RunContext
+
+if TYPE_CHECKING:
+    from pipeline.models.config import ModelConfig
+    from pipeline.models.language import Language
+    from pipeline.models.verbalizer import Verbalizer
+    from pipeline.models.vision import VisionEncoder
+
+
+class Backbone(Artifact):
+    """The frozen ViT and Flan-T5 of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+
+    kind = "backbone"
+
+    def description(self) -> dict[str, Any]:
+        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, and the ViT's identity and sizes."""
+        content: dict[str, Any] = json.loads(self.checked_file("backbone.json").read_text())
+        return content
+
+    def feature_shape(self) -> tuple[int, int]:
+        """Return (tokens, width) of one frame's features: (257, 1408) for ViT-g."""
+        tokens, width = self.description()["feature_shape"]
+        return tokens, width
+
+    def encoder_fingerprint(self) -> str:
+        """Return what identifies the ViT: backbones with the same one share features, whatever language model they have."""
+        return str(self.description()["encoder"])
+
+    @contextmanager
+    def folder(self, run: RunContext) -> Iterator[Path]:
+        """Yield the folder of the weights on this machine, to load them from.
+
+        Raises:
+            MissingSourceError: they are not here, other bytes lie where they should, or they were replaced within the block.
+        """
+        description = self.description()
+        assert run.sources is not None
+        weights = run.sources.weights(description["name"])
+        if weights.problem:
+            raise MissingSourceError(weights.problem)
+        here = set(weights.files.values())
+        changed = {name for name, digest in description["files"].items() if digest not in here}
+        if changed:
+            raise MissingSourceError(
+                f"{weights.path}: {', '.join(sorted(changed))} differ from the files that {self.id} was made from; "
+                "put those back, or run the recipe again to import these as another backbone"
+            )
+        assert weights.path is not None
+        yield weights.path
+        weights.refuse_changed()
+
+    def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
+        """Return the frozen ViT on the run's device."""
+        import torch
+
+        from pipeline.models.checkpoint import load_vision_encoder
+        from pipeline.models.config import read_blip2_config
+
+        with self.folder(run) as folder:
+            return load_vision_encoder(read_blip2_config(folder), folder, getattr(torch, precision), run.torch_device())
+
+    def language(self, run: RunContext, precision: str) -> Language:
+        """Return the frozen T5 and its tokenizer on the run's device."""
+        import torch
+
+        from pipeline.models.checkpoint import load_language
+        from pipeline.models.config import read_blip2_config
+        from pipeline.models.verbalizer import Verbalizer
+
+        with self.folder(run) as folder:
+            config, verbalizer = read_blip2_config(folder), Verbalizer(folder / "tokenizer.json")
+            return load_language(config, folder, verbalizer, getattr(torch, precision), run.torch_device())
+
+    def verbalizer(self, run: RunContext) -> Verbalizer:
+        """Return the tokenizer."""
+        from pipeline.models.verbalizer import Verbalizer
+
+        with self.folder(run) as folder:
+            return Verbalizer(folder / "tokenizer.json")
+
+    def config(self, run: RunContext) -> ModelConfig:
+        """Return the sizes of the model."""
+        from pipeline.models.config import read_blip2_config
+
+        with self.folder(run) as folder:
+            return read_blip2_config(folder)

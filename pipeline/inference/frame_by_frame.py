@@ -1,0 +1,146 @@
+"""Questions about every frame of their clips, each (question, stored frame) pair asked once, in batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pipeline.batching import cut, token_batches
+from pipeline.engine.joined import refuse_cut
+from pipeline.engine.output import Shard
+from pipeline.engine.progress import track
+from pipeline.engine.stage import Artifact, PooledArtifact, RunContext
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
+from pipeline.memory import Halving
+from pipeline.models.prompts import single_frame_prefixes
+from pipeline.video.frames import Clips
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+    from pipeline.models.localizer import Localizer
+
+Pair = tuple[int, int]  # number of a question, stored row of a frame of its video
+
+
+class Asker(Protocol):
+    """What is asked of a pair."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Text tokens of each question, by its number."""
+
+    @property
+    def model(self) -> Localizer | Answerer:
+        """Who is asked."""
+
+    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Sequence[dict[str, Any]]:
+        """Return, for each of R pairs, columns of its row; `visual` are the pairs' frames, [R, Q, L]."""
+
+
+def questions_of(features: Artifact, questions: Artifact) -> dict[str, list[dict[str, Any]]]:
+    """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
+    asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for question in questions.rows("questions"):
+        asked[question["video_id"]].append(question)
+    refuse_cut(features, [row["video_id"] for row in features.rows("videos")], questions, asked, "videos")
+    return asked
+
+
+def plan_videos(
+    videos: Sequence[dict[str, Any]], feature_shape: tuple[int, int], run: RunContext
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """Return numbers of `videos`, rows of Features, by shard, and the batch sizes that decide bytes."""
+    n_tokens, width = feature_shape
+    sizes = [video["n_frames"] * n_tokens * width * 2 for video in videos]
+    batch_frames = max(1, run.batch_tokens // n_tokens)
+    return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
+
+
+class FrameByFrame:
+    """Asks questions about frames of their clips, for one stage."""
+
+    def __init__(self, clips: Clips, features: PooledArtifact, run: RunContext, name: str) -> None:
+        """Args: `name` of the stage, for its log."""
+        self._clips = clips
+        self._windows = Windows(features, run.torch_device())
+        self._halving = Halving(name)
+
+    def rows(
+        self, asker: Asker, questions: Sequence[dict[str, Any]], videos: Sequence[dict[str, Any]], shard: Shard
+    ) -> Iterator[dict[str, Any]]:
+        """Ask `questions` about every frame of their clips in `videos`; yield a row per question and position of its clip.
+
+        In the order of questions, then time; a frame that a short clip repeats is asked about once and repeats its row.
+        """
+        groups = list(_groups(videos))
+        read = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
+        asks = _asks(questions, self._clips)
+        found: dict[Pair, dict[str, Any]] = {}
+        for place, visual in track(read, shard, "window", len(groups)):
+            found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"], self._halving)
+        for number, question in enumerate(questions):
+            clip = self._clips[question["video_id"], question["clip_id"]]
+            columns = (clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist())
+            for position, (frame_index, seconds, row) in enumerate(zip(*columns, strict=True)):
+                yield {
+                    "question_id": question["question_id"],
+                    "video_id": question["video_id"],
+                    "position": position,
+                    "frame_index": frame_index,
+                    "seconds": seconds,
+                } | found[number, row]
+
+
+def _asks(questions: Sequence[dict[str, Any]], clips: Clips) -> dict[tuple[str, int], list[int]]:
+    """Return the numbers of the questions whose clips hold each stored frame."""
+    asks: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, question in enumerate(questions):
+        for row in np.unique(clips[question["video_id"], question["clip_id"]]["row"]).tolist():
+            asks[question["video_id"], row].append(number)
+    return asks
+
+
+def _ask(
+    asker: Asker,
+    asks: dict[tuple[str, int], list[int]],
+    place: dict[tuple[str, int], int],
+    visual: Tensor,
+    batch_tokens: int,
+    halving: Halving,
+) -> dict[Pair, dict[str, Any]]:
+    """Return what every question says about the frames of one window."""
+    pairs = [(number, frame) for frame in place for number in asks.get(frame, ())]
+    lengths = [asker.lengths[number] for number, _ in pairs]
+    (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
+
+    def ask(items: np.ndarray) -> dict[Pair, dict[str, Any]]:
+        chosen = [(number, row) for number, (_, row) in (pairs[item] for item in items)]
+        tokens = visual[[place[pairs[item][1]] for item in items]]
+        return dict(zip(chosen, asker.ask(tokens, chosen), strict=True))
+
+    found: dict[Pair, dict[str, Any]] = {}
+    for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
+        for part in halving(ask, batch):
+            found |= part
+    return found
+
+
+def _groups(videos: Sequence[dict[str, Any]]) -> Iterator[Group]:
+    """Cut the frames of all videos into groups that a window holds; a long video is spread over several."""
+    group: Group = []
+    count = 0
+    for video in videos:
+        for start in range(0, video["n_frames"], WINDOW_FRAMES):
+            rows = list(range(start, min(start + WINDOW_FRAMES, video["n_frames"])))
+            if group and count + len(rows) > WINDOW_FRAMES:
+                yield group
+                group, count = [], 0
+            group.append((video["video_id"], rows))
+            count += len(rows)
+    if group:
+        yield group

@@ -1,0 +1,99 @@
+"""The two ways to read a value per option from the Answerer: its letter, or its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline.inference.not_finite import ANSWERS
+from pipeline.models.prompts import PROMPT_STYLES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+
+Readout = Literal["letter", "text", "text_per_token"]
+READOUT_DESCRIPTION = (
+    "what is compared between options: the logits of their letters (the paper); or how likely the answer is to be their text, "
+    "as the sum or the mean of its tokens' log-probabilities"
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as the model reads it; `option_ids` are its options' texts, none where letters are read."""
+
+    question: dict[str, Any]
+    token_ids: list[int]
+    truncated: bool
+    option_ids: list[list[int]]
+
+
+@dataclass(frozen=True)
+class OptionValues:
+    """What the frames say of one question: a value per option [n_options], and the greedy first token (letters only)."""
+
+    values: np.ndarray
+    first_token_id: int | None
+
+    @property
+    def problem(self) -> str:
+        """Why there is no answer in them; empty if there is one."""
+        if np.isfinite(self.values).all():
+            return ""
+        return f"{ANSWERS}: the Answerer gave {self.values.tolist()}"
+
+
+class OptionReader:
+    """Puts questions to the Answerer and reads a value for each of their options; the highest is the answer."""
+
+    def __init__(self, answerer: Answerer, prompt: str, readout: Readout, batch_tokens: int, forced: bool) -> None:
+        """Args: `forced`, read letters after the word "Option" whether or not the model begins with it (pseudo-labels)."""
+        self.answerer = answerer
+        self._words = answerer.language.verbalizer
+        self._prompt = PROMPT_STYLES[prompt].answer
+        self._readout = readout
+        self._batch_tokens = batch_tokens
+        self._forced = forced
+
+    def refusal(self, question: dict[str, Any]) -> str:
+        """Return why the question cannot be asked, or nothing: there is no letter for each option, as a text has none."""
+        n_letters = len(self._words.letter_ids)
+        if self._readout != "letter" or len(question["options"]) <= n_letters:
+            return ""
+        return f"too_many_options: the tokenizer has single tokens for {n_letters} letters only"
+
+    def prepare(self, questions: Sequence[dict[str, Any]]) -> list[Asked]:
+        """Return the questions as ids."""
+        ids, cut = self._words.tokenize(
+            [self._prompt(question["question"], question["options"]) for question in questions]
+        )
+        options: list[list[list[int]]] = [[] for _ in questions]
+        if self._readout != "letter":
+            options = [self._words.tokenize(question["options"]).token_ids for question in questions]
+        return [Asked(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
+
+    def read(self, visual: Tensor, asked: Sequence[Asked], frame_prefixes: Sequence[str]) -> list[OptionValues]:
+        """Return the values of R questions about K frames each, `visual` [R, K, Q, L]."""
+        token_ids = [each.token_ids for each in asked]
+        first: Sequence[int | None] = [None] * len(asked)
+        if self._readout == "letter":
+            n_options = [len(each.question["options"]) for each in asked]
+            out = self.answerer.answer(visual, token_ids, n_options, frame_prefixes)
+            table = out.option_logits_forced if self._forced else out.option_logits
+            first = out.first_token_id.tolist()
+        else:
+            options = [each.option_ids for each in asked]
+            table = self.answerer.option_text_scores(visual, token_ids, options, frame_prefixes, self._batch_tokens)
+        rows = table.cpu().numpy()
+        return [OptionValues(self._values(row, each), id) for row, each, id in zip(rows, asked, first, strict=True)]
+
+    def _values(self, row: np.ndarray, asked: Asked) -> np.ndarray:
+        values = row[: len(asked.question["options"])]
+        if self._readout == "text_per_token":
+            return values / np.array([len(ids) for ids in asked.option_ids], np.float32)
+        return values

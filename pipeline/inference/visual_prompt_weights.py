@@ -1,0 +1,62 @@
+"""What Localizer and Answerer weights have in common as artifacts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from cache.tables import Schema
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, RunContext
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone
+
+if TYPE_CHECKING:
+    from pipeline.models.visual_prompt import VisualPrompt
+
+FILE = "visual_prompt.safetensors"
+
+
+class VisualPromptWeights(Artifact):
+    """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors; where they were trained, the curves."""
+
+    tables = {
+        "curves": Schema(
+            1,
+            step="int32",  # optimizer steps done, from 1
+            epoch="int32",  # from 0
+            loss="float64",  # mean cross-entropy of the batch's target tokens, before the step
+            learning_rate="float64",  # of the step
+            gradient_norm="float64",  # before clipping
+            frames_per_second="float64",  # by the wall clock
+        ),
+        # Of the held-out videos, at the end of each epoch; no row where none is held out.
+        "validation": Schema(1, step="int32", epoch="int32", figure="string", value="float64"),
+    }
+    measured = ("curves",)
+
+    def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
+        """Return the module on the run's device, its matrix products in `precision`."""
+        import torch
+
+        from pipeline.models.checkpoint import load_saved_visual_prompt
+
+        prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
+        prompt.compute_dtype = getattr(torch, precision)
+        return prompt
+
+
+def copy_weights(
+    part: Literal["localizer", "answerer"], run: RunContext, backbone: Backbone, checkpoint: Weights | None, out: Output
+) -> None:
+    """Write one part's weights from an official checkpoint, or from the backbone's BLIP-2 where there is none."""
+    from pipeline.models.checkpoint import load_visual_prompt, save_visual_prompt
+
+    if checkpoint is None:
+        with backbone.folder(run) as folder:
+            prompt = load_visual_prompt(backbone.config(run), folder, "blip2")
+    else:
+        assert checkpoint.path is not None
+        prompt = load_visual_prompt(backbone.config(run), checkpoint.path, part)
+        checkpoint.refuse_changed()
+    save_visual_prompt(prompt, out.folder / FILE)
+    out.add_file(FILE)

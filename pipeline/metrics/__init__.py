@@ -1,0 +1,1 @@
+"""Accuracy, coverage, localization, moments and paired statistics: pure functions."""

@@ -1,0 +1,210 @@
+"""How many questions were answered rightly: the headline of the data set, its groups, its question types.
+
+The denominator is stated, never adjusted: every question with a known answer counts, and one that was not answered (its
+video could not be read, say) counts as wrong.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.adapter import Headline
+from pipeline.metrics.resampling import BY_VIDEO, CONFIDENCE, Resampling, percentile_interval, resampled_ratios
+from pipeline.text_table import Table, aligned
+
+Scope = Literal["overall", "mean_of_groups", "group", "type", "pooled"]
+INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "type": "    "}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question and what was predicted; `answer_index` None: not known, `prediction` None: not answered."""
+
+    answer_index: int | None
+    prediction: int | None
+    video_id: str = ""
+    question_type: str = ""
+    group: str = ""
+
+    @property
+    def correct(self) -> bool:
+        return self.answer_index is not None and self.answer_index == self.prediction
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How a data set reports: its headline, and further rows of its own reports with the question types they pool."""
+
+    headline: Headline = "overall"
+    pooled_types: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
+OVERALL = Reporting()
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """One line of the accuracy table. Percentages are None where `n_questions` is 0.
+
+    `n_questions` have a known answer; `n_correct` and `n_unanswered` are among these. `n_unlabelled` have none
+    and are in no percentage. `bootstrap_*` is the 95 % percentile interval, None where fewer than two videos (or
+    questions) support it; `wilson_*` is Wilson's 95 % interval, which takes questions for independent but holds for small
+    counts and near 0 and 100 % too; None for a mean of groups, to which it does not apply.
+    """
+
+    scope: Scope
+    name: str
+    is_headline: bool
+    n_questions: int
+    n_correct: int
+    n_unanswered: int
+    n_unlabelled: int
+    accuracy_percent: float | None
+    bootstrap_low_percent: float | None
+    bootstrap_high_percent: float | None
+    wilson_low_percent: float | None
+    wilson_high_percent: float | None
+    unanswered_percent: float | None
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Questions that are reported together: `members` is a mask over all questions."""
+
+    scope: Scope
+    name: str
+    members: NDArray[np.bool_]
+
+
+def subsets(outcomes: Sequence[Outcome], pooled_types: Mapping[str, Collection[str]]) -> list[Subset]:
+    """All questions, then each group, each question type and each of `pooled_types`; the name "" means none.
+
+    Groups and types come by name, pooled types as declared, without those that no question belongs to.
+    """
+    types = np.array([outcome.question_type for outcome in outcomes], dtype=str)
+    groups = np.array([outcome.group for outcome in outcomes], dtype=str)
+    found = [Subset("overall", "overall", np.ones(len(outcomes), bool))]
+    found += [Subset("group", str(name), groups == name) for name in np.unique(groups) if name]
+    found += [Subset("type", str(name), types == name) for name in np.unique(types) if name]
+    declared = [Subset("pooled", name, np.isin(types, list(members))) for name, members in pooled_types.items()]
+    return found + [subset for subset in declared if subset.members.any()]
+
+
+def accuracy_table(
+    outcomes: Sequence[Outcome], reporting: Reporting = OVERALL, resampling: Resampling = BY_VIDEO
+) -> list[AccuracyRow]:
+    """The headline row first, then overall, groups, question types and pooled types.
+
+    The mean of groups is unweighted and over the groups that have a question with a known answer; its interval comes from
+    the same resamples as theirs.
+    """
+    parts = subsets(outcomes, reporting.pooled_types)
+    labelled = np.array([outcome.answer_index is not None for outcome in outcomes], bool)
+    correct = np.array([outcome.correct for outcome in outcomes], bool)
+    unanswered = np.array([outcome.prediction is None for outcome in outcomes], bool)
+    videos = resampling.clusters([outcome.video_id for outcome in outcomes])
+    counted = np.stack([part.members[labelled] for part in parts], axis=1)
+    right = counted & correct[labelled, None]
+    ratios = resampled_ratios(right, counted, videos[labelled], resampling.resamples, resampling.seed)
+    rows = [
+        _row(
+            part,
+            reporting.headline,
+            n_questions=int((part.members & labelled).sum()),
+            n_correct=int((part.members & correct).sum()),
+            n_unanswered=int((part.members & labelled & unanswered).sum()),
+            ratios=ratios[:, column],
+        )
+        for column, part in enumerate(parts)
+    ]
+    if reporting.headline == "mean_of_groups":
+        rows.insert(0, _mean_row(rows, ratios))
+    return rows
+
+
+def _row(
+    part: Subset, headline: Headline, n_questions: int, n_correct: int, n_unanswered: int, ratios: NDArray[np.float64]
+) -> AccuracyRow:
+    n_unlabelled = int(part.members.sum()) - n_questions
+    is_headline = part.scope == headline
+    if n_questions == 0:
+        return AccuracyRow(part.scope, part.name, is_headline, 0, 0, 0, n_unlabelled, *[None] * 6)
+    from scipy.stats import binomtest  # takes most of a second to import, which a listing or a plan would wait for
+
+    wilson = binomtest(n_correct, n_questions).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    low, high = percentile_interval(100 * ratios) or (None, None)
+    return AccuracyRow(
+        scope=part.scope,
+        name=part.name,
+        is_headline=is_headline,
+        n_questions=n_questions,
+        n_correct=n_correct,
+        n_unanswered=n_unanswered,
+        n_unlabelled=n_unlabelled,
+        accuracy_percent=100 * n_correct / n_questions,
+        bootstrap_low_percent=low,
+        bootstrap_high_percent=high,
+        wilson_low_percent=100 * float(wilson.low),
+        wilson_high_percent=100 * float(wilson.high),
+        unanswered_percent=100 * n_unanswered / n_questions,
+    )
+
+
+def _mean_row(rows: Sequence[AccuracyRow], ratios: NDArray[np.float64]) -> AccuracyRow:
+    columns = [column for column, row in enumerate(rows) if row.scope == "group"]
+    counted = [column for column in columns if rows[column].n_questions]
+    groups = [rows[column] for column in counted]
+    accuracies = [row.accuracy_percent for row in groups if row.accuracy_percent is not None]
+    n_questions, n_unanswered = (sum(getattr(row, name) for row in groups) for name in ("n_questions", "n_unanswered"))
+    # A resample without any question of a group has no mean of groups: its nan is left out of the interval.
+    low, high = (percentile_interval(100 * ratios[:, counted].mean(axis=1)) if groups else None) or (None, None)
+    return AccuracyRow(
+        scope="mean_of_groups",
+        name=f"mean of {len(groups)} groups",
+        is_headline=True,
+        n_questions=n_questions,
+        n_correct=sum(row.n_correct for row in groups),
+        n_unanswered=n_unanswered,
+        n_unlabelled=sum(rows[column].n_unlabelled for column in columns),
+        accuracy_percent=sum(accuracies) / len(accuracies) if accuracies else None,
+        bootstrap_low_percent=low,
+        bootstrap_high_percent=high,
+        wilson_low_percent=None,
+        wilson_high_percent=None,
+        unanswered_percent=100 * n_unanswered / n_questions if n_questions else None,
+    )
+
+
+def format_accuracy_table(rows: Sequence[AccuracyRow], by: str, table: Table = aligned) -> str:
+    """The table as plain text, one line a row; "-" where there is no percentage.
+
+    `by` names what was resampled, video or question.
+    """
+    lines = [
+        ["", "questions", "correct", "accuracy", f"95 % by {by}", "95 % Wilson", "unanswered", "no known answer"],
+        *(
+            [
+                INDENTS[row.scope] + row.name,
+                str(row.n_questions),
+                str(row.n_correct),
+                percent(row.accuracy_percent),
+                span(row.bootstrap_low_percent, row.bootstrap_high_percent),
+                span(row.wilson_low_percent, row.wilson_high_percent),
+                percent(row.unanswered_percent),
+                str(row.n_unlabelled),
+            ]
+            for row in rows
+        ),
+    ]
+    return table(lines)
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} %"
+
+
+def span(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.1f} - {high:.1f}"

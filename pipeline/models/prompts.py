@@ -1,0 +1,127 @@
+"""Every text the models read or are asked to say, byte for byte.
+
+A model that was fine-tuned on these texts answers differently when a single space moves, so oddities of the official
+code are kept, each with its reason beside it. Texts of questions and options go in as the data set adapter gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from pipeline.datasets.question import NEXT_EVENT_QUESTION
+
+# Official sevila.py: the prefix of each frame's visual tokens. Both end in a space, which the T5 tokenizer turns into a
+# token of its own ("▁"); the visual tokens follow it directly.
+SINGLE_FRAME_PREFIX = "Frame: "
+NUMBERED_FRAME_PREFIX = "Frame {number}: "
+
+ANSWER_TARGET = "Option {letter}"  # what the Answerer is trained to say; its first token is the word "Option"
+LOCALIZE_TARGETS = ("yes", "no")  # what the Localizer is trained to say
+
+# Official data sets: the instruction after the options. QVHighlights items carry it alone, as an unused answering text.
+ANSWER_INSTRUCTION = "Considering the information presented in the frame, select the correct answer from the options."
+
+# Paper table 16: the Localizer's instruction. The first is the official code's, with which its weights were trained.
+LOCALIZE_INSTRUCTIONS = {
+    "necessary_details": (
+        "Does the information within the frame provide the necessary details to accurately answer the given question?"
+    ),
+    "information_needed": "Does the frame have the information needed to answer the question correctly?",
+    "necessary_information": (
+        "Does the provided frame contain the necessary information to accurately answer the given question?"
+    ),
+}
+DEFAULT_INSTRUCTION = "necessary_details"
+
+# Official VLEP data set, whose items have NEXT_EVENT_QUESTION as theirs; the Localizer's text repeats the lettered options.
+NEXT_EVENT_INSTRUCTION = "Does the information within the frame provide the necessary details to predict next event?"
+
+
+def single_frame_prefixes() -> list[str]:
+    """Return the prefix of a frame that is looked at alone: by the Localizer, and by the Answerer frame by frame."""
+    return [SINGLE_FRAME_PREFIX]
+
+
+def numbered_frame_prefixes(n_frames: int) -> list[str]:
+    """Return the prefixes of frames that are looked at together: the rank in time, from 1, not the frame's index."""
+    return [NUMBERED_FRAME_PREFIX.format(number=number) for number in range(1, n_frames + 1)]
+
+
+def answer_target(option_index: int) -> str:
+    """Return the text that names the option at `option_index`: 0 gives "Option A", 26, beyond all data sets, "Option AA"."""
+    round_, letter = divmod(option_index, len(ascii_uppercase))
+    letters = (ascii_uppercase[round_ - 1] if round_ else "") + ascii_uppercase[letter]
+    return ANSWER_TARGET.format(letter=letters)
+
+
+def lettered_options(options: Sequence[str]) -> str:
+    """Return "Option A: ... Option B: ..."."""
+    return " ".join(f"{answer_target(index)}: {option}" for index, option in enumerate(options))
+
+
+def answer_prompt(question: str, options: Sequence[str]) -> str:
+    """Return the Answerer's text for a multiple-choice question (official NExT-QA, STAR, How2QA and TVQA)."""
+    return f"Question: {question} {lettered_options(options)} {ANSWER_INSTRUCTION}"
+
+
+def localize_prompt(question: str, options: Sequence[str], instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the Localizer's text for a multiple-choice question.
+
+    The options stand unlettered in brackets, with a space before the closing one but none after the opening one: the
+    official code appends each option with a trailing space.
+    """
+    return f"Question: {question} Options: ({' '.join(options)} ) {LOCALIZE_INSTRUCTIONS[instruction]}"
+
+
+def next_event_answer_prompt(question: str, options: Sequence[str]) -> str:
+    """Return the Answerer's text for "what happens next" (VLEP). `question` is not used: it is the same for all items.
+
+    Unlike `answer_prompt` it has no "Question:" in front and no instruction behind.
+    """
+    return f"{NEXT_EVENT_QUESTION} {lettered_options(options)}"
+
+
+def next_event_localize_prompt(question: str, options: Sequence[str], instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the Localizer's text for "what happens next" (VLEP): the Answerer's, then VLEP's own instruction.
+
+    Another instruction of paper table 16 takes its place if it is asked for.
+    """
+    last = NEXT_EVENT_INSTRUCTION if instruction == DEFAULT_INSTRUCTION else LOCALIZE_INSTRUCTIONS[instruction]
+    return f"{next_event_answer_prompt(question, options)} {last}"
+
+
+def moment_answer_prompt(question: str, options: Sequence[str]) -> str:
+    """Return the answering text of a moment-retrieval item (QVHighlights), which no model is asked."""
+    return ANSWER_INSTRUCTION
+
+
+def moment_localize_prompt(question: str, options: Sequence[str], instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the Localizer's text for a moment-retrieval query (QVHighlights). `options` are always yes and no.
+
+    The query gets a full stop if it does not end with one, as do the two options: that is how the official pre-training
+    wrote them.
+    """
+    query = question if question.endswith(".") else f"{question}."
+    return f"Question: {query} Option A: yes. Option B: no. {LOCALIZE_INSTRUCTIONS[instruction]}"
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """The two texts of one kind of question.
+
+    Attributes:
+        answer: (question, options) -> text for the Answerer.
+        localize: (question, options, instruction name) -> text for the Localizer.
+    """
+
+    answer: Callable[[str, Sequence[str]], str]
+    localize: Callable[[str, Sequence[str], str], str]
+
+
+PROMPT_STYLES = {
+    "multiple_choice": PromptStyle(answer_prompt, localize_prompt),
+    "next_event": PromptStyle(next_event_answer_prompt, next_event_localize_prompt),
+    "moment": PromptStyle(moment_answer_prompt, moment_localize_prompt),
+}

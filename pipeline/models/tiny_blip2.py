@@ -1,0 +1,132 @@
+"""A complete BLIP-2 Flan-T5 of about 100,000 random parameters, for the demo and the tests, which download nothing.
+
+The real classes and the real directory layout; only the sizes and the values are made up. What it scores and answers
+means nothing, but differs from frame to frame and from question to question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from string import ascii_uppercase
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import Blip2Config, Blip2ForConditionalGeneration
+from transformers.utils import logging
+
+from pipeline.datasets.question import NEXT_EVENT_QUESTION
+from pipeline.models import prompts
+
+_SPACE = "▁"
+_WIDTH = 32
+
+
+def write_tiny_blip2(folder: Path, seed: int, image_size: int = 28, words: Iterable[str] = ()) -> None:
+    """Write `config.json`, `model.safetensors` and `tokenizer.json` to `folder`, which is made if need be.
+
+    Equal arguments give equal bytes with the same versions of torch and transformers.
+
+    Args:
+        image_size: height and width of frames in pixels, a multiple of 14.
+        words: words that get a token of their own beside those of the prompts; all others are spelled letter by letter.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    n_tokens = write_tokenizer(folder / "tokenizer.json", words)
+    model = Blip2ForConditionalGeneration(_config(image_size, n_tokens))
+    text = model.language_model
+    text.lm_head.weight = nn.Parameter(
+        torch.empty_like(text.shared.weight)
+    )  # transformers tied it; Flan-T5's is its own
+    _randomise(model, seed)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    if bars:
+        logging.enable_progress_bar()
+
+
+def _config(image_size: int, n_tokens: int) -> Blip2Config:
+    vision = {
+        "hidden_size": _WIDTH,
+        "intermediate_size": 2 * _WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "patch_size": 14,
+    }
+    qformer = {
+        "hidden_size": _WIDTH,
+        "intermediate_size": 2 * _WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "encoder_hidden_size": _WIDTH,
+    }
+    text = {
+        "model_type": "t5",
+        "d_model": _WIDTH,
+        "d_kv": 8,
+        "num_heads": 4,
+        "d_ff": 2 * _WIDTH,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "vocab_size": n_tokens + 8,  # as with the real one, the model has a few embeddings more than there are tokens
+        "feed_forward_proj": "gated-gelu",
+        "decoder_start_token_id": 0,
+        "tie_word_embeddings": False,
+    }
+    return Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module, seed: int) -> None:
+    """Draw every parameter anew: transformers leaves query tokens at zero and the ViT's weights at 1e-10."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        parameter.copy_(initial_value(name, torch.randn(parameter.shape, generator=generator)))
+
+
+def initial_value(name: str, noise: torch.Tensor) -> torch.Tensor:
+    """Return a random value for the parameter of this name: normal `noise`, scaled so that what passes through keeps its size."""
+    if noise.dim() == 1:  # norms near one, biases near zero: but not at it, so that a mixed-up key shows
+        return 0.02 * noise + (1.0 if name.endswith("weight") else 0.0)
+    if name.endswith(("query_tokens", "shared.weight", "relative_attention_bias.weight")):
+        return noise
+    if noise.dim() == 3:  # class and position embeddings
+        return 0.1 * noise
+    return noise / noise[0].numel() ** 0.5
+
+
+def write_tokenizer(path: Path, words: Iterable[str]) -> int:
+    """Write a `tokenizer.json` in which the prompts' words and `words` are one token each, and return how many tokens it has."""
+    tokenizer = _tokenizer(words)
+    tokenizer.save(str(path))
+    return int(tokenizer.get_vocab_size())
+
+
+def _tokenizer(words: Iterable[str]) -> Tokenizer:
+    """Return a Unigram tokenizer as T5's: "▁" marks the beginning of a word, texts end in `</s>`."""
+    texts = [
+        prompts.single_frame_prefixes()[0],
+        NEXT_EVENT_QUESTION,
+        prompts.NEXT_EVENT_INSTRUCTION,
+        prompts.ANSWER_INSTRUCTION,
+        *prompts.LOCALIZE_INSTRUCTIONS.values(),
+        *prompts.LOCALIZE_TARGETS,
+        *ascii_uppercase,
+        "Question Options Option",
+        *words,
+    ]
+    whole = sorted({_SPACE + word for text in texts for word in re.findall(r"\w+", text)})
+    characters = [_SPACE, *(chr(code) for code in range(33, 127))]
+    # Whole words are likelier than their letters, whatever the number of letters.
+    vocabulary = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    vocabulary += [(token, -5.0) for token in whole] + [(character, -10.0) for character in characters]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer

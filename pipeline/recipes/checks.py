@@ -1,0 +1,171 @@
+"""What chains find out before they work for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cache.errors import RecipeError
+from pipeline.datasets import adapter_named
+from pipeline.engine.places import refuse_unused
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Artifact
+from pipeline.inference.backbone import Backbone
+
+log = logging.getLogger("sevila")
+
+# The stages of each chain that put the data set's questions to a model.
+ASKING = {
+    "forward": ("score_frames", "answer_questions"),
+    "full": ("score_frames", "answer_questions", "label_frames", "refine_localizer", "finetune_answerer"),
+}
+
+
+def knows_moments(questions: Artifact) -> bool:
+    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
+    return _exists(questions) and questions.record.rows["moments"] > 0
+
+
+def tell_odd_prompts(recipe: Recipe) -> None:
+    """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
+    asks_for_moments = recipe.config_of("score_frames").prompt == "moment"  # then nobody is asked for an answer
+    asking = ("score_frames",) if asks_for_moments else ASKING[recipe.chain.kind]
+    _tell_odd(recipe, recipe.config_of("list_questions").dataset, *asking)
+    if recipe.chain.kind == "full" and recipe.chain.pretraining_dataset:
+        _tell_odd(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
+
+
+def tell_second_pretraining(recipe: Recipe) -> None:
+    """Warn where the Localizer's pre-training starts from a checkpoint, which may be pre-trained already."""
+    weights = recipe.config_of("init_localizer").weights
+    if weights:
+        log.warning(
+            "[init_localizer] weights = %r: the Localizer is pre-trained from these, not from BLIP-2's own Q-Former; for that, "
+            "--set init_localizer.weights=",
+            weights,
+        )
+
+
+def _tell_odd(recipe: Recipe, dataset: str, *stages: str) -> None:
+    wanted = adapter_named(dataset).about.prompt
+    for name in stages:
+        prompt = recipe.config_of(name).prompt
+        if wanted and prompt != wanted:
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+
+
+def check_full(recipe: Recipe) -> None:
+    """Refuse a full chain that cannot come to anything."""
+    chain, listing = recipe.chain, recipe.config_of("list_questions")
+    splits = {"training_split": (listing.dataset, chain.training_split)}
+    splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
+    for key, split in splits.items():
+        if split == (listing.dataset, listing.split):
+            raise RecipeError(f"[chain] {key} = {split[1]!r} is the split that is evaluated; name another one")
+    nothing_learned = not chain.pretraining_dataset and not recipe.config_of("init_localizer").weights
+    if nothing_learned and {"untrained", "pretrained"} <= set(chain.selectors):
+        raise RecipeError(
+            "[chain] selectors: the pretrained Localizer would be the untrained one; name a pretraining_dataset, or a "
+            "checkpoint that is pre-trained already as [init_localizer] weights"
+        )
+
+
+def check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> None:
+    """Refuse to pre-train on moments that are evaluated, or where there are none."""
+    chain, listing = recipe.chain, recipe.config_of("list_questions")
+    if chain.training_split == listing.split:
+        raise RecipeError(
+            f"[chain] training_split = {listing.split!r} is the split that is evaluated; name another one, or "
+            "--set chain.kind=forward to train nothing"
+        )
+    _check_unseen(evaluated, training, "training_split")
+    _check_taught(training, "training_split")
+
+
+def check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretraining: Artifact | None) -> None:
+    """Refuse to learn from what is evaluated, and oracle keyframes where nobody knows the true moments."""
+    for key, learned in (("training_split", training), ("pretraining_split", pretraining)):
+        if learned is not None:
+            _check_unseen(evaluated, learned, key)
+    if pretraining is not None:
+        _check_taught(pretraining, "pretraining_split")
+    for questions in (evaluated, training):
+        if "oracle" in recipe.chain.selectors and _exists(questions) and not knows_moments(questions):
+            split = questions.record.config["split"]
+            raise RecipeError(
+                f"[chain] selectors: oracle keyframes lie in the true moments, but split {split!r} knows none; leave oracle out"
+            )
+
+
+def _check_taught(learned: Artifact, key: str) -> None:
+    if _exists(learned) and not knows_moments(learned):
+        raise RecipeError(
+            f"[chain] {key} = {learned.record.config['split']!r} of {learned.record.config['dataset']} knows no moments to "
+            "pre-train the Localizer on; name another one, or an empty pretraining_dataset"
+        )
+
+
+def _check_unseen(evaluated: Artifact, learned: Artifact, key: str) -> None:
+    if not (_exists(evaluated) and _exists(learned)):  # a plan may not have them
+        return
+    same = _askings(evaluated) & _askings(learned)
+    if same:
+        raise RecipeError(
+            f"[chain] {key} = {learned.record.config['split']!r}: {len(same)} questions of it are evaluated too, such as "
+            f"{min(same)[1]!r}; name splits that share none, as with --set list_questions.split=test "
+            f"--set chain.{key}=train (a file without a column `split` has one split only)"
+        )
+    shared = _videos(evaluated) & _videos(learned)
+    if shared and evaluated.record.config["dataset"] == learned.record.config["dataset"]:
+        log.warning(
+            "[chain] %s = %r: %d of its videos are evaluated too, with other questions, such as %r",
+            *(key, learned.record.config["split"], len(shared), min(shared)),
+        )
+
+
+def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
+    """Refuse places on the command line for names that the recipe does not have; warn of one that it does not read."""
+    datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
+    weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
+    backbone = {recipe.config_of("import_backbone").weights}
+    if recipe.chain.backbone == "imported":
+        weights |= backbone
+    refuse_unused(given, {"annotations": datasets, "videos": datasets, "weights": weights}, {"weights": backbone})
+
+
+def check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None], parts: Iterable[str]) -> None:
+    """Find videos and weights that are not here before gigabytes of weights are asked for, read and loaded.
+
+    Args:
+        asked: the questions of every split whose videos are needed.
+        parts: the stages that read weights from outside, beside those of the backbone.
+    """
+    names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
+    weights = [recipe.config_of(name).weights for name in (*names, *parts)]
+    datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and _exists(known)]
+    sources.check(datasets, filter(None, weights))
+
+
+def check_frame_size(backbone: Backbone, size: int) -> None:
+    """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
+    if _exists(backbone):
+        wanted = backbone.description()["image_size"]
+        if size != wanted:
+            mend = f"--set sample_frames.size={wanted}"
+            raise RecipeError(
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
+            )
+
+
+def _videos(questions: Artifact) -> set[str]:
+    return {row["video_id"] for row in questions.rows("videos")}
+
+
+def _askings(questions: Artifact) -> set[tuple[Any, ...]]:
+    return {(row["clip_id"], row["question"], tuple(row["options"])) for row in questions.rows("questions")}
+
+
+def _exists(artifact: Artifact) -> bool:
+    return artifact.id is not None and artifact.store.exists(artifact.id)

@@ -1,0 +1,65 @@
+"""Samples of a training whose loss is not finite with the weights as given: no learning rate would change that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from cache.errors import SevilaError
+from pipeline.training.task import Task
+
+log = logging.getLogger("sevila")
+
+MANY = 16  # samples of which none has a finite loss, from the first one on: nobody has to wait for the others
+
+
+class BrokenSamples:
+    """The samples that a training leaves out; looked for only in a batch that went wrong, by every process for itself."""
+
+    def __init__(self, name: str, task: Task, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        """`task` still has the weights as given."""
+        self._name, self._task, self._autocast = name, task, autocast
+        self._given = {name: tensor.detach().cpu().clone() for name, tensor in task.module.state_dict().items()}
+        self.left_out: set[int] = set()
+
+    def without(self, batch: Sequence[int]) -> list[int]:
+        """Return a batch without what is left out."""
+        return [number for number in batch if number not in self.left_out]
+
+    def look(self, batch: Sequence[int], epoch: int, any_trained: bool) -> bool:
+        """Leave out what is broken of a batch; return whether anything is.
+
+        Raises:
+            SevilaError: nothing was trained on yet, and all that was looked at is broken.
+        """
+        broken = self._broken(batch, epoch)
+        if not broken:
+            return False
+        self.left_out.update(broken)
+        names = ", ".join(self._task.names(broken))
+        if len(broken) == len(batch) and not any_trained and len(self.left_out) >= min(MANY, self._task.n_samples):
+            raise SevilaError(
+                f"{self._name}: no finite loss before any step, with the weights as given, for {names}; weights or features are "
+                "broken: give others"
+            )
+        log.warning("%s: left out, because the weights as given have no finite loss for them: %s", self._name, names)
+        return True
+
+    def _broken(self, batch: Sequence[int], epoch: int) -> list[int]:
+        module = self._task.module
+        now = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        module.load_state_dict(self._given)
+        module.eval()
+        try:
+            return [number for number in batch if not self._is_finite(number, epoch)]
+        finally:
+            module.load_state_dict(now)
+            module.train()
+
+    def _is_finite(self, number: int, epoch: int) -> bool:
+        with torch.no_grad(), self._autocast():
+            losses = [self._task.loss(data) for data in self._task.stream(self._task.cut([number], epoch))]
+        return all(bool(loss.isfinite()) for loss in losses)

@@ -1,0 +1,193 @@
+"""Training a Localizer to say yes or no about single frames: shared by pre-training and self-refinement."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.engine.output import Output
+from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.visual_prompt_weights import VisualPromptWeights
+from pipeline.models.prompts import PROMPT_STYLES
+from pipeline.training.prompt_training import (
+    Data,
+    FrameReader,
+    Row,
+    Split,
+    check_some,
+    micro_batches,
+    split_by_video,
+    train_prompt,
+    visual_tokens,
+)
+from pipeline.training.task import MicroBatch, Training
+from pipeline.video.frames import Clips, random_indices
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.localizer import Localizer
+
+
+class LocalizerTraining(Training):
+    """How a Localizer is trained; each stage has the paper's numbers as defaults."""
+
+    frames_per_question: int = Field(
+        4,
+        ge=1,
+        description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip",
+    )
+    instruction: Literal["necessary_details", "information_needed", "necessary_information"] = Field(
+        "necessary_details", description="wording of the request (paper Table 16)"
+    )
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """A question about the T frames of a clip, and which of them hold the answer."""
+
+    question_id: str
+    video_id: str
+    text: str
+    rows: np.ndarray  # [T] int, of the video's stored frames
+    labels: np.ndarray  # [T] bool
+
+
+def train_localizer(
+    cfg: LocalizerTraining,
+    prompt: str,
+    run: RunContext,
+    labelled: Iterable[tuple[dict[str, Any], np.ndarray | None]],
+    no_label: str,
+    clips: Clips,
+    features: PooledArtifact,
+    backbone: Backbone,
+    localizer: VisualPromptWeights,
+    out: Output,
+) -> None:
+    """Train on questions with one label for each frame of their clip.
+
+    Args:
+        labelled: rows of the table `questions`, each with labels [T], or None where nobody knows them.
+        no_label: reason code of questions without labels.
+    """
+    failed = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["status"] != "ok"}
+    samples: list[LabelledClip] = []
+    skipped: Counter[str] = Counter()
+    for question, labels in labelled:
+        if question["video_id"] in failed:
+            skipped[failed[question["video_id"]].split(":")[0]] += 1
+        elif labels is None:
+            skipped[no_label] += 1
+        else:
+            text = PROMPT_STYLES[prompt].localize(question["question"], question["options"], cfg.instruction)
+            rows = clips[question["video_id"], question["clip_id"]]["row"]
+            assert len(rows) == len(labels), question["question_id"]
+            samples.append(LabelledClip(question["question_id"], question["video_id"], text, rows, labels))
+    check_some(samples, skipped, out.stage.name, "questions with labelled frames of a readable video", out)
+    split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
+    train_prompt(out, cfg, run, partial(LocalizerTask, cfg, split, features, backbone, localizer))
+
+
+class LocalizerTask:
+    """Yes or no about frames (a `Task` of the training loop); a row is one (question, frame)."""
+
+    judged_by = "balanced_accuracy"
+    n_counts = 4
+
+    def __init__(
+        self,
+        cfg: LocalizerTraining,
+        split: Split,
+        features: PooledArtifact,
+        backbone: Backbone,
+        weights: VisualPromptWeights,
+        run: RunContext,
+    ) -> None:
+        self._localizer = load_localizer(cfg, run, backbone, weights)
+        self.module, self.language = self._localizer.prompt, self._localizer.language
+        self.n_samples = len(split.train)
+        self._clips = [*split.train, *split.held_out]
+        self._cfg = cfg
+        words = self._localizer.language.verbalizer
+        self._ids = words.tokenize([clip.text for clip in self._clips]).token_ids
+        self._lengths = [len(ids) for ids in self._ids]
+        self._n_targets = [len(ids) for ids in self._localizer.target_ids([False, True])]
+        self._reader = FrameReader(features, lambda number: self._clips[number].video_id)
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
+        """Cut a batch into micro-batches by length of text, and draw each question's frames of this epoch."""
+        return self._cut(samples, epoch)
+
+    def validation(self) -> list[MicroBatch]:
+        """Return one draw of frames of every held-out question, the same in every epoch."""
+        return self._cut(range(self.n_samples, len(self._clips)))
+
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
+        """Yield the micro-batches with their features."""
+        return self._reader.stream(batches)
+
+    def loss(self, data: Data) -> Tensor:
+        """Return the summed cross-entropy of the micro-batch's yes and no."""
+        visual = visual_tokens(self._localizer, data)[:, 0]
+        labels = [row.target == 1 for row in data.rows]
+        return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
+
+    def judge(self, data: Data) -> Tensor:
+        """Return how many rows are yes and how many no, and of each how many were told right."""
+        import torch
+
+        visual = visual_tokens(self._localizer, data)[:, 0]
+        scores = self._localizer.score(visual, [self._ids[row.sample] for row in data.rows])
+        says_yes = scores.logit_yes > scores.logit_no
+        is_yes = torch.tensor([row.target == 1 for row in data.rows], device=says_yes.device)
+        right = says_yes == is_yes
+        return torch.stack([is_yes.sum(), (~is_yes).sum(), (right & is_yes).sum(), (right & ~is_yes).sum()])
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        """Return accuracy, and the mean of the accuracies on yes and on no frames, which no constant answer can raise."""
+        n_yes, n_no, right_yes, right_no = counts
+        shares = [right / n for right, n in ((right_yes, n_yes), (right_no, n_no)) if n]
+        return {
+            "accuracy": (right_yes + right_no) / (n_yes + n_no),
+            "balanced_accuracy": sum(shares) / len(shares),
+            "yes_share": n_yes / (n_yes + n_no),
+        }
+
+    def names(self, samples: Sequence[int]) -> list[str]:
+        """Return the questions' ids."""
+        return [self._clips[number].question_id for number in samples]
+
+    def _draw(self, number: int, *epoch: int) -> list[Row]:
+        clip = self._clips[number]
+        # Seeded by the question, so that a draw depends on no other question and on no order.
+        rng = np.random.default_rng([self._cfg.seed, *epoch, *clip.question_id.encode()])
+        n_frames = len(clip.rows)
+        positions = random_indices(n_frames, self._cfg.frames_per_question, 0, n_frames, rng)
+        return [Row(number, (int(clip.rows[at]),), int(clip.labels[at])) for at in positions]
+
+    def _cut(self, samples: Sequence[int], *epoch: int) -> list[MicroBatch]:
+        found = []
+        for chosen in micro_batches(samples, self._lengths, self._cfg.micro_batch_size):
+            rows = [row for number in chosen for row in self._draw(number, *epoch)]
+            found.append(MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), len(rows)))
+        return found
+
+
+def load_localizer(
+    cfg: LocalizerTraining, run: RunContext, backbone: Backbone, weights: VisualPromptWeights
+) -> Localizer:
+    """Return the Localizer to train, its language model frozen and in evaluation mode."""
+    from pipeline.models.localizer import Localizer
+
+    language = backbone.language(run, cfg.precision)
+    if cfg.gradient_checkpointing:
+        language.save_memory()
+    return Localizer(weights.load(run, backbone, cfg.precision), language)

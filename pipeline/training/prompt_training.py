@@ -1,0 +1,148 @@
+"""What the trainings of Localizer and Answerer share: questions in, a VisualPrompt trained on cached features out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cache.errors import SevilaError
+from cache.pool import PoolReader
+from pipeline.engine.output import Output
+from pipeline.engine.progress import steps_bar
+from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.inference.not_finite import LOSS
+from pipeline.inference.streams import read_ahead
+from pipeline.inference.visual_prompt_weights import FILE
+from pipeline.training.task import Job, MicroBatch, Task, Training, train
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+    from pipeline.models.localizer import Localizer
+
+log = logging.getLogger("sevila")
+
+HELD_BYTES = 1 << 30  # features that are kept in memory once they were read: all of a small data set's
+
+
+class Row(NamedTuple):
+    """One row of a micro-batch: a sample's number, and the stored rows of its video that are looked at together."""
+
+    sample: int
+    stored: tuple[int, ...]
+    target: int
+
+
+class Data(NamedTuple):
+    """A micro-batch as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
+
+    rows: Sequence[Row]
+    features: Any
+    where: np.ndarray
+
+
+@dataclass(frozen=True)
+class Split:
+    """Questions to train on and to validate with; no video is in both."""
+
+    train: list[Any]
+    held_out: list[Any]
+
+
+def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> Split:
+    """Hold out `percent` of the videos, chosen by a hash of seed and video id, with all their questions."""
+
+    def rank(video_id: str) -> bytes:
+        return hashlib.sha256(f"{seed} {video_id}".encode()).digest()
+
+    videos = sorted({sample.video_id for sample in samples}, key=rank)
+    n_held_out = round(len(videos) * percent / 100)
+    if percent and not n_held_out:
+        log.info("%s: %d videos are too few to hold out %g %% of them: no validation", name, len(videos), percent)
+    held_out = set(videos[:n_held_out])
+    return Split(
+        [sample for sample in samples if sample.video_id not in held_out],
+        [sample for sample in samples if sample.video_id in held_out],
+    )
+
+
+def train_prompt(out: Output, cfg: Training, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
+    """Train, and write weights and curves."""
+    from pipeline.models.checkpoint import save_tensors
+
+    name = out.stage.name
+    with out.phase("train"):
+        trained = train(Job(name, out.folder.name, cfg, run, out.snapshots, make_task, steps_bar))
+    if trained.n_left_out:
+        out.dropped.update({LOSS: trained.n_left_out})
+    save_tensors(trained.weights, out.folder / FILE)
+    out.add_file(FILE)
+    out.write_rows("curves", trained.curves)
+    out.write_rows("validation", trained.validation)
+
+
+def check_some(samples: list[Any], skipped: Counter[str], name: str, wanted: str, out: Output) -> None:
+    """Note what was skipped and why; raise `SevilaError` if nothing is left."""
+    out.dropped.update(skipped)
+    if not samples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common()) or "there is no question"
+        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {wanted}")
+
+
+def micro_batches(samples: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Cut a batch into micro-batches of `size` questions of similar length of text, so that little of them is padding."""
+    order = sorted(samples, key=lambda number: lengths[number])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+class FrameReader:
+    """Reads the features of micro-batches, each frame once in each, ahead of the model."""
+
+    def __init__(self, features: PooledArtifact, video_of: Callable[[int], str]) -> None:
+        self._features = features
+        self._video_of = video_of
+        self._held: dict[str, np.ndarray] = {}
+        self._held_bytes = 0
+
+    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
+        """Yield the micro-batches' features, the next one being read meanwhile."""
+        return read_ahead(self._read(batches), depth=1)
+
+    def _read(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
+        reader = self._features.open()
+        for batch in batches:
+            wanted: dict[str, set[int]] = {}
+            for row in batch.rows:
+                wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
+            groups = [(video_id, sorted(rows)) for video_id, rows in sorted(wanted.items())]
+            array = np.concatenate([self._frames(reader, video_id, rows) for video_id, rows in groups])
+            places = [(video_id, row) for video_id, rows in groups for row in rows]
+            place = {key: number for number, key in enumerate(places)}
+            where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in batch.rows]
+            yield Data(batch.rows, array, np.array(where))
+
+    def _frames(self, reader: PoolReader, video_id: str, rows: list[int]) -> np.ndarray:
+        if video_id not in self._held:
+            if self._held_bytes >= HELD_BYTES:
+                return reader.read(video_id, rows)
+            self._held[video_id] = reader.read(video_id, slice(None))
+            self._held_bytes += self._held[video_id].nbytes
+        return self._held[video_id][rows]
+
+
+def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:
+    """Return visual tokens [R, K, Q, L] of a micro-batch, with gradients; a frame that several rows have is queried once."""
+    import torch
+
+    device = model.language.device
+    visual = model.prompt(torch.from_numpy(data.features).to(device))  # [F, Q, L]
+    # Not visual[where]: the gradient of that is summed up in no fixed order.
+    chosen = visual.index_select(0, torch.from_numpy(data.where.ravel()).to(device))
+    return chosen.unflatten(0, data.where.shape)

@@ -1,0 +1,267 @@
+"""The decoder process: reads requests from a pipe, sends frames. Started by `pipeline.video.decoding.DecoderPool`, never by hand.
+
+Both decoders scale with swscale's bilinear filter straight to a square, as the official loader does. On files that decord reads
+right, PyAV with FFmpeg's scale filter gives the same pixels; with `VideoFrame.reformat` it differed by 0.05 to 0.65 of 255.
+
+PyAV is imported before decord: in the other order decord's bundled libraries take the place of some of PyAV's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import av
+import av.filter
+import decord
+import numpy as np
+
+from cache.errors import DecodeError, ReadingError
+from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, Started, Trouble
+from pipeline.video.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
+from pipeline.video.frames import VideoProbe, sample_clip
+from pipeline.video.image_folder import decode_image, list_images
+from pipeline.video.pictures import accept_unknown_side_data, orientation, pictures, refuse_damage
+from pipeline.video.probing import count_frames, probe
+from pipeline.video.video_bytes import VideoBytes
+
+Progress = Callable[[], None]
+SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
+
+Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
+
+
+def read_with_decord(
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
+) -> Iterator[np.ndarray]:
+    """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
+    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
+    if len(reader) != video.n_frames:
+        raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
+    visited = np.union1d(indices, _ends_of_groups(reader))
+    wanted = set(indices.tolist())
+    with _decord_log() as reported:
+        for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
+            refuse_damage(reported())
+            if index in wanted:
+                yield frame
+
+
+def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
+    """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
+    keyframes = np.union1d([0], reader.get_key_indices())
+    starts = keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
+    step, position = max(1, SEEK_PIXELS // (video.width * video.height or 1)), 0
+    for index, start in zip(indices.tolist(), starts.tolist(), strict=True):
+        for between in range(max(position, start) + step, index, step):
+            reader.seek_accurate(between)
+            on_progress()
+        yield reader.get_batch([index]).asnumpy()[0]
+        on_progress()
+        position = index + 1
+
+
+def _ends_of_groups(reader: Any) -> np.ndarray:
+    """Frames that cannot be decoded without the whole of their group of pictures: int64 [groups].
+
+    With them all of a video is decoded, so that damage is seen however few frames are asked.
+    """
+    return np.array([*reader.get_key_indices()[1:], len(reader)], np.int64) - 1
+
+
+def read_with_pyav(
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
+) -> Iterator[np.ndarray]:
+    """As `read_with_decord`, from the first frame to the last one wanted, without ever seeking: slow, and right."""
+    scale, wanted, count = Scaler(size), deque(indices.tolist()), 0
+    for count, frame in enumerate(pictures(path, on_progress) if wanted else (), start=1):
+        if count - 1 == wanted[0]:
+            yield scale(frame)
+            wanted.popleft()
+        if not wanted:
+            return
+    if wanted:
+        raise DecodeError(f"gives {count} frames, frame {wanted[0]} of {video.n_frames} was wanted")
+
+
+@contextmanager
+def _decord_log() -> Iterator[Callable[[], str]]:
+    """Gives a function that returns what decord's FFmpeg has reported: on standard error, it knows no other way."""
+    own_error_stream = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        decord.logging.set_level(decord.logging.ERROR)
+        try:
+            yield lambda: os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
+        finally:
+            decord.logging.set_level(decord.logging.QUIET)
+            os.dup2(own_error_stream, 2)
+            os.close(own_error_stream)
+
+
+def read_images(
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
+) -> Iterator[np.ndarray]:
+    """As `read_with_decord`, from a folder of images."""
+    images, scale = list_images(path), Scaler(size)
+    for index in indices:
+        yield scale(decode_image(images[index]))
+        on_progress()
+
+
+def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Frames as uint8 [<= 64, size, size, 3]."""
+    while chunk := list(islice(frames, CHUNK_FRAMES)):
+        yield np.stack(chunk)
+
+
+class Scaler:
+    """Turns decoded frames upright, squashes them to `size` x `size` and converts them to RGB, in this order, as decord does."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.graph: Any = None
+        self.input_format: tuple[object, ...] = ()
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        input_format = (frame.width, frame.height, frame.format.name, orientation(frame))
+        if input_format != self.input_format:  # some streams change resolution on the way
+            self.graph, self.input_format = self._build(frame), input_format
+        self.graph.push(frame)
+        return self.graph.pull().to_ndarray()
+
+    def _build(self, frame: Any) -> Any:
+        a, b, c, d = orientation(frame)
+        upright = [("transpose", "cclock_flip")] if b else []  # over the falling diagonal
+        upright += [("hflip", "")] if a + c < 0 else []
+        upright += [("vflip", "")] if b + d < 0 else []
+        graph = av.filter.Graph()
+        graph.threads = 1
+        nodes = [
+            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+        ]
+        scale = ("scale", f"{self.size}:{self.size}:flags=bilinear")
+        nodes += [graph.add(name, args) for name, args in [*upright, scale, ("format", "rgb24")]]
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        return graph
+
+
+READERS: dict[str, tuple[tuple[str, Reader], ...]] = {
+    # decord twice: what fails only in passing must not leave the video to another decoder.
+    "decord": (("decord", read_with_decord), ("decord", read_with_decord), ("pyav", read_with_pyav)),
+    "pyav": (("pyav", read_with_pyav),),
+    "images": (("images", read_images),),
+}
+
+
+def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_progress: Progress) -> None:
+    """Answers one request. `Failed` is sent only of bytes that can be read and are those that were identified."""
+    source = VideoBytes(request.path, request.digest, request.stamp, on_progress)
+    try:
+        with source.opened(check_first=request.is_repeated) as path:
+            if request.is_repeated:
+                send(BytesRead())
+            answer: Finished | Failed | Trouble = _decode(request, path, source, size, send, on_progress)
+    except ReadingError as error:
+        answer = Trouble(str(error))
+    send(answer)
+
+
+def _decode(
+    request: DecodeRequest,
+    path: Path,
+    source: VideoBytes,
+    size: int,
+    send: Callable[[object], None],
+    on_progress: Progress,
+) -> Finished | Failed:
+    """Sends the frames. Where decord fails, PyAV tries: at once, or in a new request if frames of decord's were sent."""
+    try:
+        video = probe(path, request.image_folder_fps, on_progress)
+    except Exception as error:  # whatever they raise at odd bytes
+        source.blame(error)
+        is_ours = isinstance(error, DecodeError)
+        return Failed(str(error) if is_ours else f"unreadable: {_first_line(error, path, request.path.name)}")
+    failures = {"decord": request.decord_failure} if request.decord_failure else {}
+    for decoder, read in READERS[video.decoder]:
+        if decoder == "decord" and request.decord_failure:
+            continue
+        failures.pop(decoder, None)
+        has_started = False
+        try:
+            if failures:  # where decord fails, a packet may not be a frame
+                video = count_frames(path, video, on_progress)
+            clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
+            note = "; ".join(filter(None, [video.note, *failures.values()]))
+            started = Started(replace(video, decoder=decoder, note=note), clips)
+            for chunk in in_chunks(read(path, video, union_of_frames(clips), size, on_progress)):
+                if not has_started:
+                    send(started)
+                    has_started = True
+                send(chunk)
+            if not has_started:
+                send(started)  # no clip, no frames
+            return Finished()
+        except ConnectionError:
+            raise
+        except Exception as error:  # decord and FFmpeg raise many kinds
+            source.blame(error)
+            failures[decoder] = f"{decoder}: {_first_line(error, path, request.path.name)}"
+            if has_started and decoder == "decord":  # two decoders never share a video's frames
+                return Failed(failures[decoder], is_halfway=True)
+            if has_started:
+                break
+    return Failed("corrupt: " + "; ".join(failures.values()))
+
+
+def _first_line(error: Exception, path: Path, name: str) -> str:
+    """An error's message without what differs from run to run and machine to machine: times of day, source lines, folders."""
+    text = str(getattr(error, "strerror", None) or error).strip().split("\n")[0]
+    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text).replace(str(path), name)
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent's end of the pipe is gone, however it died
+    os._exit(0)
+
+
+def main() -> None:
+    # Not at the end of a request but at once: a decoder that hangs would outlive its parent.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    decord.logging.set_level(decord.logging.QUIET)
+    av.logging.set_level(av.logging.PANIC)
+    accept_unknown_side_data()
+    size, alive_every_seconds = int(sys.argv[2]), float(sys.argv[3])
+    sent_at = 0.0
+    with Connection(int(sys.argv[1])) as connection:
+
+        def send(message: object) -> None:
+            nonlocal sent_at
+            connection.send(message)
+            sent_at = time.monotonic()
+
+        def on_progress() -> None:
+            if time.monotonic() - sent_at > alive_every_seconds:
+                send(Alive())
+
+        send(Alive())  # started
+        while True:
+            serve(connection.recv(), size, send, on_progress)
+
+
+if __name__ == "__main__":
+    with suppress(EOFError, ConnectionError):  # the parent has closed the pool
+        main()

@@ -1,0 +1,194 @@
+"""Which frames of a video are looked at, and what the vision model sees of them: index arithmetic and pixel scaling, numpy only.
+
+A clip is the part of a video that a question is about, in seconds; frame indices count from 0 over the whole video, as displayed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # of folders of images, which are videos too
+
+# Per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T].
+Clips = dict[tuple[str, str], dict[str, np.ndarray]]
+
+# CLIP's normalisation, which BLIP-2's ViT-g was trained with; RGB order.
+PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a video in seconds; None means from the very beginning, or to the very end."""
+
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class UniformSampling:
+    """`n_frames` frames at the middles of equal intervals."""
+
+    n_frames: int
+
+    def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        return uniform_indices(n_video_frames, self.n_frames, start_frame, end_frame)
+
+
+@dataclass(frozen=True)
+class RandomSampling:
+    """`n_frames` frames, one drawn from each of equal intervals.
+
+    `seed` should name the video too (its digest as a number, say). The clip's bounds join it, so that a draw depends on the seed
+    and the clip alone: not on the order of work, nor on what else is asked of the video.
+    """
+
+    n_frames: int
+    seed: tuple[int, ...]
+
+    def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        rng = np.random.default_rng([*self.seed, start_frame, end_frame])
+        return random_indices(n_video_frames, self.n_frames, start_frame, end_frame, rng)
+
+
+@dataclass(frozen=True)
+class FixedRateSampling:
+    """`frames_per_second` frames for every second of the clip, for videos too long for a fixed number."""
+
+    frames_per_second: float
+
+    def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        return fixed_rate_indices(n_video_frames, fps, self.frames_per_second, start_frame, end_frame)
+
+
+Sampling = UniformSampling | RandomSampling | FixedRateSampling
+
+
+@dataclass(frozen=True, eq=False)
+class SampledClip:
+    """A clip in frames [start_frame, end_frame), the frames chosen from it, and what was clamped."""
+
+    start_frame: int
+    end_frame: int
+    frame_indices: np.ndarray  # int64 [T], ascending, repeats kept
+    note: str
+
+
+@dataclass(frozen=True)
+class VideoProbe:
+    """What is known of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
+
+    n_frames: int
+    fps: float  # average frames a second
+    duration_seconds: float  # n_frames / fps, the clock by which clips are cut; not the container's claim
+    width: int  # as coded, before rotation
+    height: int
+    codec: str
+    container: str
+    decoder: str  # "decord", "pyav" or "images"
+    note: str = ""  # why not decord, and anything odd
+
+
+def sample_clip(clip: Clip, sampling: Sampling, n_video_frames: int, fps: float) -> SampledClip:
+    """The frames that `sampling` takes from `clip` of a video with `n_video_frames` frames at `fps` frames a second."""
+    start_frame, end_frame, note = clip_bounds(n_video_frames, fps, clip.start_seconds, clip.end_seconds)
+    indices = sampling.indices(n_video_frames, fps, start_frame, end_frame)
+    return SampledClip(start_frame, end_frame, indices, note)
+
+
+def clip_bounds(
+    n_video_frames: int, fps: float, start_seconds: float | None, end_seconds: float | None
+) -> tuple[int, int, str]:
+    """A clip in seconds as frames: (start_frame, end_frame, note), 0 <= start_frame <= end_frame <= n_video_frames.
+
+    `int(seconds * fps)`, clamped to the video, as the official loader does. Annotations also hold nan (TVQA), reversed and
+    out-of-range times; what was made of them is in the note, which is empty when there is nothing to say.
+    """
+    assert n_video_frames > 0 and fps > 0
+    notes = []
+    last_second = n_video_frames / fps
+    start = 0.0 if start_seconds is None else float(start_seconds)
+    end = last_second if end_seconds is None else float(end_seconds)
+    if math.isnan(start):
+        start = 0.0
+        notes.append("start is not a number: taken from the beginning")
+    if math.isnan(end):
+        end = last_second
+        notes.append("end is not a number: taken to the end")
+    if start > end and end_seconds is not None:
+        start, end = end, start
+        notes.append("start lies after end: swapped")
+    if start < 0 or start >= last_second:
+        notes.append(f"start {start:g} s is outside the video (0 to {last_second:g} s): clamped")
+    # An annotated end is often the duration rounded up; only a difference of a frame or more is worth a word.
+    if end < 0 or end - last_second >= 1 / fps:
+        notes.append(f"end {end:g} s is outside the video (0 to {last_second:g} s): clamped")
+    start_frame = _clamped_frame(start, fps, n_video_frames)
+    end_frame = n_video_frames if end_seconds is None else _clamped_frame(end, fps, n_video_frames)
+    if start_frame >= end_frame and not notes:
+        length = "has no length" if start == end else "is shorter than a frame"
+        notes.append(f"clip from {start:g} to {end:g} s {length}: one frame stands for it")
+    return start_frame, end_frame, "; ".join(notes)
+
+
+def _clamped_frame(seconds: float, fps: float, n_video_frames: int) -> int:
+    position = seconds * fps
+    return int(min(max(position, 0.0), n_video_frames))  # clamped first: int() refuses infinity
+
+
+def uniform_indices(n_video_frames: int, n_frames: int, start_frame: int, end_frame: int) -> np.ndarray:
+    """Middles of equal intervals of [start_frame, end_frame): int64 [min(n_frames, n_video_frames)], ascending.
+
+    As in the official loader, the number is capped by the frames of the whole video, not of the clip: in a clip with fewer frames
+    indices repeat, and an index equal to the video's length (a clip that starts at the end) is clamped to the last frame.
+    """
+    edges = _interval_edges(n_video_frames, n_frames, start_frame, end_frame)
+    return np.minimum((edges[:-1] + edges[1:]) // 2, n_video_frames - 1)
+
+
+def random_indices(
+    n_video_frames: int, n_frames: int, start_frame: int, end_frame: int, rng: np.random.Generator
+) -> np.ndarray:
+    """One uniform draw from each of the intervals of `uniform_indices`: int64, same shape, ascending.
+
+    An interval without a frame of its own, in a clip shorter than `n_frames`, gives its start. The official code trains this way.
+    """
+    edges = _interval_edges(n_video_frames, n_frames, start_frame, end_frame)
+    drawn = rng.integers(edges[:-1], np.maximum(edges[1:], edges[:-1] + 1))
+    return np.minimum(drawn, n_video_frames - 1)
+
+
+def _interval_edges(n_video_frames: int, n_frames: int, start_frame: int, end_frame: int) -> np.ndarray:
+    assert n_frames > 0 and 0 <= start_frame <= end_frame <= n_video_frames
+    n = min(n_frames, n_video_frames)
+    return np.linspace(start_frame, end_frame, n + 1).astype(np.int64)  # truncates, as the official code does
+
+
+def fixed_rate_indices(
+    n_video_frames: int, fps: float, frames_per_second: float, start_frame: int, end_frame: int
+) -> np.ndarray:
+    """The frame in the middle of each 1/`frames_per_second` interval of the clip: int64 [T], ascending, T >= 1.
+
+    The last, incomplete interval counts if its middle lies inside the clip; a clip shorter than half an interval gives its middle
+    frame. Indices are unique unless `frames_per_second` exceeds `fps`, when they repeat as in `uniform_indices`.
+    """
+    assert fps > 0 and frames_per_second > 0 and 0 <= start_frame <= end_frame <= n_video_frames
+    step = fps / frames_per_second
+    n = max(0, math.ceil((end_frame - start_frame) / step - 0.5))
+    if n == 0:
+        return np.array([min((start_frame + end_frame) // 2, n_video_frames - 1)], dtype=np.int64)
+    offsets = np.floor((np.arange(n) + 0.5) * step).astype(np.int64)
+    return np.minimum(start_frame + offsets, n_video_frames - 1)
+
+
+def pixels(frames: np.ndarray) -> np.ndarray:
+    """What the vision model reads: uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W], normalised by CLIP's mean and std."""
+    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3
+    scaled = frames.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    scaled /= 255
+    scaled -= PIXEL_MEAN[:, None, None]
+    scaled /= PIXEL_STD[:, None, None]
+    return scaled

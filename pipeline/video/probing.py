@@ -1,0 +1,210 @@
+"""Looks at a video: how many frames it really holds, whether it is whole, and which decoder may read it.
+
+decord is the official code's decoder, but it takes a file that was cut short for a shorter video, and in several kinds of file it
+silently returns other frames than asked for. One pass over the packets (milliseconds) finds both; only a file that decord does
+not read is decoded here, once and to its end, so that how many frames are asked of it decides nothing.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import av
+
+from cache.errors import DecodeError
+from pipeline.video.containers import best_video_stream, open_container
+from pipeline.video.frames import VideoProbe
+from pipeline.video.image_folder import probe_images
+from pipeline.video.mp4_boxes import lost_fragments, promised_frames
+from pipeline.video.pictures import UPRIGHT, first_orientation, nothing, pictures
+
+# Only what was checked frame by frame: decord miscounted frames after a seek in MPEG-TS, MPEG-PS and AVI.
+DECORD_CONTAINERS = ("mov", "matroska")
+DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # AV1 it cannot read at all
+MAX_FRAMES = 4_000_000  # 37 hours at 30 frames a second; a file of a few bytes can promise billions
+MAX_FRAMES_PER_SECOND = 1000
+
+
+def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = nothing) -> VideoProbe:
+    """Examines a video file, or a folder of numbered images shown at `image_folder_fps` frames a second.
+
+    `on_progress` is called now and then during long work. Raises DecodeError; its message is a short stable code (missing, empty,
+    unreadable, no_video_stream, no_frame_rate, truncated, corrupt), a colon and details.
+    """
+    try:
+        if path.is_dir():
+            return probe_images(path, image_folder_fps, on_progress)
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+            raise DecodeError("empty: file of 0 bytes")
+        video = _probe_packets(path, on_progress)
+        return video if video.decoder == "decord" else _counted(path, video, on_progress)
+    except FileNotFoundError:
+        raise DecodeError(f"missing: there is no file or folder {path.name}") from None
+    except (av.FFmpegError, OSError) as error:
+        raise DecodeError(f"unreadable: {error.strerror or error}") from None
+
+
+def count_frames(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> VideoProbe:
+    """`video` with as many frames as PyAV gives. Raises DecodeError or av.FFmpegError if any part of the file is damaged."""
+    n_frames = sum(1 for _ in pictures(path, on_progress))
+    if n_frames < 1:
+        raise DecodeError("none of its packets gives a picture")
+    return replace(video, n_frames=n_frames, duration_seconds=n_frames / video.fps)
+
+
+def _counted(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> VideoProbe:
+    try:
+        return count_frames(path, video, on_progress)
+    except (av.FFmpegError, DecodeError) as error:
+        raise DecodeError(f"corrupt: pyav: {getattr(error, 'strerror', None) or error}") from None
+
+
+@dataclass
+class _Packets:
+    """What one pass over a file's packets found. Times of those with a picture are in ticks of their stream, in decode order."""
+
+    times: list[int | None] = field(default_factory=list)
+    is_keyframe: list[bool] = field(default_factory=list)
+    n_discarded: int = 0
+    n_damaged: int = 0
+    n_hidden: int = 0  # without a picture to show; not in the lists
+    end_seconds: float = 0.0  # where the last packet of any stream ends
+
+    @property
+    def count(self) -> int:
+        return len(self.times) + self.n_hidden
+
+
+def _read_packets(container: Any, stream: Any, on_progress: Callable[[], None]) -> _Packets:
+    packets = _Packets()
+    codec = stream.codec_context.codec.canonical_name
+    for packet in container.demux():
+        if packet.size == 0 and packet.dts is None:
+            continue  # PyAV's marker for the end of a stream
+        if packet.pts is not None and packet.time_base is not None:
+            packets.end_seconds = max(
+                packets.end_seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            )
+        if packet.stream.index != stream.index:
+            continue
+        packets.n_damaged += packet.is_corrupt
+        if _is_hidden(codec, memoryview(packet)):
+            packets.n_hidden += 1
+            continue
+        packets.times.append(packet.pts)
+        packets.is_keyframe.append(packet.is_keyframe)
+        packets.n_discarded += packet.is_discard
+        if packets.count % 256 == 0:
+            on_progress()
+        _refuse_too_many(packets.count)
+    return packets
+
+
+def _refuse_too_many(n_frames: int) -> None:
+    if n_frames > MAX_FRAMES:
+        raise DecodeError(f"unreadable: more than {MAX_FRAMES:,} frames")
+
+
+def _is_hidden(codec: str, packet: memoryview) -> bool:
+    """Whether a packet only prepares later pictures (VP8's and VP9's alternative references, by their frame headers)."""
+    if len(packet) == 0:
+        return True
+    if codec == "vp8":
+        return not packet[0] & 0x10
+    if codec == "vp9" and packet[-1] & 0xE0 != 0xC0:  # else several frames in one packet
+        repeats, _, shows = (0x04, 0x02, 0x01) if packet[0] & 0x30 == 0x30 else (0x08, 0x04, 0x02)  # profile 3
+        return not packet[0] & (repeats | shows)
+    return False
+
+
+def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
+    _refuse_too_many(promised_frames(path))  # before FFmpeg makes room for them
+    with open_container(path) as container:
+        stream = best_video_stream(container)
+        packets = _read_packets(container, stream, on_progress)
+        container_name = container.format.name.split(",")[0]
+        codec = stream.codec_context.codec.canonical_name
+        _refuse_incomplete(path, container, stream, packets)
+        fps = _frame_rate(stream, packets)
+        width, height, n_streams = stream.width, stream.height, len(container.streams.video)
+    n_frames = len(packets.times) - packets.n_discarded
+    if n_frames < 1:
+        raise DecodeError("empty: the video stream holds no frames")
+    why_not_decord = _why_not_decord(container_name, codec, packets) or _why_not_upright(path, container_name)
+    notes = [why_not_decord] if why_not_decord else []
+    if n_streams > 1:
+        notes.append(f"{n_streams} video streams, the best one was read")
+    decoder = "pyav" if why_not_decord else "decord"
+    return VideoProbe(n_frames, fps, n_frames / fps, width, height, codec, container_name, decoder, "; ".join(notes))
+
+
+def _frame_rate(stream: Any, packets: _Packets) -> float:
+    """Frames a second, as the header or else the timestamps say. Raises DecodeError."""
+    times = [time for time in packets.times if time is not None]
+    span = (max(times) - min(times)) * stream.time_base if times else 0
+    measured = (len(times) - 1) / span if span else None
+    header = (stream.average_rate, stream.guessed_rate)  # FFmpeg counts packets without a picture too
+    for rate in (measured, *header) if packets.n_hidden else (*header, measured):
+        if rate and 0 < rate <= MAX_FRAMES_PER_SECOND:
+            return float(rate)
+    if stream.average_rate:
+        raise DecodeError(f"no_frame_rate: {float(stream.average_rate):g} frames a second is not to be believed")
+    raise DecodeError("no_frame_rate: neither the header nor the timestamps give a frame rate")
+
+
+def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packets) -> None:
+    """Raises DecodeError if the header promises more than the file holds."""
+    container_name = container.format.name.split(",")[0]
+    if container_name == "mov" and stream.frames and packets.count != stream.frames:
+        # An edit list may hide or repeat frames, so the header is compared with the file as it is without one.
+        with open_container(path, ignore_editlist="1") as raw:
+            unedited = _read_packets(raw, raw.streams[stream.index], nothing)
+        held = unedited.count - unedited.n_damaged
+        if held < stream.frames:
+            raise DecodeError(f"truncated: header promises {stream.frames} frames, file holds {held}")
+    if container_name == "mov" and (reason := lost_fragments(path, stream.id)):
+        raise DecodeError(f"truncated: {reason}")
+    if container_name == "matroska" and container.duration and stream.average_rate:
+        promised = container.duration / av.time_base
+        tolerance = 0.25 + 2 / float(stream.average_rate)  # the last frame's own duration is often not written
+        if packets.end_seconds + tolerance < promised:
+            raise DecodeError(f"truncated: header promises {promised:.2f} s, file holds {packets.end_seconds:.2f} s")
+    if packets.n_damaged:
+        raise DecodeError(f"corrupt: the container marks {packets.n_damaged} of {packets.count} frames as damaged")
+
+
+def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:
+    """The reason why decord would fail or return wrong frames, or an empty string."""
+    if container_name not in DECORD_CONTAINERS:
+        return f"not decord: {container_name} container"
+    if codec not in DECORD_CODECS:
+        return f"not decord: {codec} codec"
+    if packets.n_discarded:
+        return f"not decord: an edit list hides {packets.n_discarded} frames"
+    if packets.n_hidden:
+        return f"not decord: {packets.n_hidden} packets hold no picture"
+    if not packets.is_keyframe[0]:
+        return "not decord: begins without a keyframe"
+    times = [time for time in packets.times if time is not None]
+    if len(set(times)) < len(packets.times):
+        return "not decord: timestamps missing or repeated"
+    # decord seems to take a keyframe's place in the file for its place on the screen. In open groups of pictures (x265's default)
+    # frames stored after the keyframe are shown before it, and what decord gives after a seek is some frames off.
+    by_time = sorted(range(len(times)), key=lambda i: times[i])
+    if any(packets.is_keyframe[i] and place != i for place, i in enumerate(by_time)):
+        return "not decord: open groups of pictures"
+    return ""
+
+
+def _why_not_upright(path: Path, container_name: str) -> str:
+    """Why decord, which knows rotation in mov and mp4 only, would not turn the pictures upright, or an empty string."""
+    turned = first_orientation(path)
+    a, b, c, d = turned
+    if a * d - b * c < 0:
+        return "not decord: mirrored pictures"
+    return "not decord: turned pictures" if turned != UPRIGHT and container_name != "mov" else ""

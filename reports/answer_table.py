@@ -1,0 +1,80 @@
+"""Answers in words: each question with its options' texts, its keyframes and what was right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import Any
+
+from cache.errors import StoreError
+from cache.printable import printable
+from cache.store import Store
+from pipeline.engine.joined import rows_of_all
+from reports.stale import warn_if_stale
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.select_keyframes import Keyframes
+
+# What a spreadsheet takes for the beginning of a formula, unless the whole is a number.
+FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def newest_answers(store: Store, prefix: str) -> str:
+    """Return the id of the newest of the artifacts that `Store.matching` finds.
+
+    Raises:
+        StoreError: there is none, or it holds no answers.
+    """
+    record = store.newest(prefix)[0]
+    if record.kind != Answers.kind:
+        raise StoreError(
+            f"{record.id} holds {record.kind}; wanted an artifact of answer_questions "
+            "(`sevila cache ls --stage answer_questions` lists them)"
+        )
+    return warn_if_stale(store, record.id)
+
+
+def answers_in_words(store: Store, answers_id: str) -> list[dict[str, Any]]:
+    """Return a row per question of an answers artifact: texts instead of indices, keyframe times, the reason of a failure."""
+    answers = Answers(store, answers_id)
+    questions = Questions(store, answers.record.inputs["questions"])
+    keyframes = Keyframes(store, answers.record.inputs["keyframes"])
+    asked = {row["question_id"]: row for row in questions.rows("questions")}
+    seconds = {row["question_id"]: row["seconds"] for row in rows_of_all(keyframes, "keyframes", questions)}
+    rows = rows_of_all(answers, "answers", questions)
+    return [_in_words(row, asked[row["question_id"]], seconds[row["question_id"]]) for row in rows]
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV text with a header, for people: a line each, and nothing that a spreadsheet or a terminal obeys."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else [])
+    writer.writeheader()
+    writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _as_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    is_formula = FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return ("'" if is_formula else "") + printable(value)
+
+
+def _in_words(answer: dict[str, Any], question: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+    def text(index: int | None) -> str:
+        return "" if index is None else question["options"][index]
+
+    known = question["answer_index"] is not None and answer["prediction"] is not None
+    return {
+        "question_id": question["question_id"],
+        "video_id": question["video_id"],
+        "question": question["question"],
+        "answer": text(answer["prediction"]),
+        "right_answer": text(question["answer_index"]),
+        "correct": answer["prediction"] == question["answer_index"] if known else "",
+        "keyframe_seconds": " ".join(f"{second:.2f}" for second in seconds),
+        "reason": answer["reason"],
+    }

@@ -1,0 +1,216 @@
+"""One setting of a benchmark: what comes after the features is made anew, everything before it is read from the store below.
+
+It runs in a process of its own, so that its peak memory is its own and its death nobody else's.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cache.errors import OF_THE_MACHINE, MissingSourceError, SevilaError
+from cache.fingerprint import fingerprint
+from cache.printable import traceback_text
+from cache.record import Record
+from cache.store import Store
+from pipeline.benchmarks.matrix import FAILED, OK, Row
+from pipeline.engine.build import build
+from pipeline.engine.recipe import Recipe, load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.shapes.demo import DEMO, places_in
+from pipeline.training.launch import apart
+from reports.named_runs import pinned
+from stages import STAGES
+from stages.chain import chain_of
+from stages.evaluate import Metrics
+from stages.evaluate_moments import MomentMetrics
+
+MEASURED = ("score_frames", "select_keyframes", "answer_questions", "retrieve_moments")
+EVALUATIONS = ("evaluate", "evaluate_moments")  # made anew too; their resampling is no part of the speed
+NOT_WANTED = ("evaluate_localization",)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One setting of one night; the stores `main` and `below` are read, the one in `folder` is written."""
+
+    night: str
+    recipe: str
+    setting: str
+    changes: tuple[str, ...]
+    main: Path
+    below: tuple[Path, ...]
+    folder: Path
+    places: dict[str, list[str]]
+    device: str
+    batch_tokens: int
+
+    @property
+    def command(self) -> str:
+        """What makes everything that the benchmark reads."""
+        sets = [word for change in self.changes for word in ("--set", change)]
+        places = [word for kind, given in self.places.items() for place in given for word in (f"--{kind}", place)]
+        return shlex.join(["sevila", "run", self.recipe, *sets, *places, "--store", str(self.main)])
+
+    def failed(self, reason: str, way: str = "", recipe_fingerprint: str = "") -> Row:
+        """Return the row that says why there are no numbers."""
+        return Row(self.night, Path(self.recipe).stem, self.setting, way, recipe_fingerprint, FAILED, reason)
+
+
+def run_apart(job: Job) -> list[Row]:
+    """Return the rows of one setting, measured in a process of its own.
+
+    Raises:
+        MachineError: that process died, or the machine refused it something: another try may succeed.
+        RuntimeError: it failed otherwise, with its traceback.
+    """
+    rows: list[Row] = apart(measure, job)
+    return rows
+
+
+def measure(job: Job) -> list[Row]:
+    """Run one setting; return a row for each evaluation of its chain, or one that says why there is none.
+
+    Raises:
+        OSError: the machine refused something; a later try may succeed.
+    """
+    identity = ""
+    try:
+        recipe = load(job.recipe, STAGES, job.changes)
+        identity = fingerprint({name: config.model_dump(mode="json") for name, config in _sections(recipe).items()})
+        main = Store(job.main, job.below)
+        places = job.places
+        if job.recipe == DEMO and not any(places.values()):
+            places = places_in(main, 0)
+        sources = Sources(main.digests, places, remembered=["videos"])
+        night = Store(job.folder, main.roots)
+        run = RunContext(night, device=job.device, batch_tokens=job.batch_tokens, sources=sources, processes=1)
+        with ExitStack() as anew, pinned(main, "", recipe, []) as pin:
+            steps = _Measure(job, identity, recipe, run, anew, pin)
+            chain_of(recipe)(recipe, steps, sources)
+        return steps.rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
+    except SevilaError as error:
+        return [job.failed(str(error), recipe_fingerprint=identity)]
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            raise
+        print(traceback_text(error), file=sys.stderr)
+        return [job.failed(f"{type(error).__name__}: {error}", recipe_fingerprint=identity)]
+
+
+class _Measure:
+    """A chain's step that makes nothing until an evaluation asks for it, and then only what lies after the features."""
+
+    def __init__(self, job: Job, identity: str, recipe: Recipe, run: RunContext, anew: ExitStack, pin: Any) -> None:
+        self.rows: list[Row] = []
+        self._job, self._identity, self._recipe, self._run = job, identity, recipe, run
+        self._anew, self._pin = anew, pin
+        self._asked: dict[str, tuple[Stage, Config, tuple[Any, ...]]] = {}
+
+    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+        """Return a handle on the artifact of this step; of an evaluation, after it and what it needs was made."""
+        cfg, store = self._recipe.config(stage, **changes), self._run.store
+        id = stage.artifact_id(cfg, inputs)
+        if stage.name not in (*MEASURED, *EVALUATIONS, *NOT_WANTED):
+            return self._read(stage, id, inputs)
+        problem = next((value.problem for value in inputs if value is not None and value.problem), "")
+        if id is not None and not problem:
+            self._anew.enter_context(store.made_anew([id]))
+            self._asked[id] = (stage, cfg, inputs)
+        if stage.name in EVALUATIONS:
+            self.rows.append(self._row(id, problem, tell))
+        return stage.output(store, id, problem)
+
+    def _read(self, stage: Stage, id: str | None, inputs: tuple[Any, ...]) -> Artifact:
+        store = self._run.store
+        if id is not None and store.is_current(id):
+            self._pin(id, stage.name, self._job.setting)  # housekeeping leaves for some days what is read every night
+            return stage.output(store, id)
+        # What is missing first counts; a source that is not here is no problem where what was made of it is.
+        before = next((value.problem for value in inputs if isinstance(value, Artifact) and value.problem), "")
+        why = next((f": {value.problem}" for value in inputs if value is not None and value.problem), "")
+        missing = (
+            f"the store holds no {stage.name} of this{why}; a benchmark makes none, this does: {self._job.command}"
+        )
+        return stage.output(store, id, before or missing)
+
+    def _row(self, id: str | None, problem: str, way: str) -> Row:
+        try:
+            if id is None or problem:
+                raise MissingSourceError(problem)
+            self._make(id)
+            return self._measured(id, way)
+        except SevilaError as error:
+            return self._job.failed(str(error), way, self._identity)
+
+    def _make(self, id: str) -> None:
+        stage, cfg, inputs = self._asked[id]
+        for value in inputs:
+            if value is not None and value.id in self._asked:
+                self._make(value.id)
+        build(stage, cfg, self._run, inputs)
+
+    def _measured(self, id: str, way: str) -> Row:
+        records = {record.stage: record for record in self._made_for(id)}
+        working = [records[name] for name in MEASURED if name in records]
+        last = working[-1]
+        seconds = {name: _seconds(record) for name, record in records.items()}
+        spent = sum(seconds[record.stage] for record in working)
+        n_asked = last.rows["answers" if last.stage == "answer_questions" else "queries"]
+        return Row(
+            self._job.night,
+            self._recipe.name,
+            self._job.setting,
+            way,
+            self._identity,
+            OK,
+            answers=last.id,
+            metrics=id,
+            **_figures(self._run.store, id),
+            stages=list(seconds),
+            stage_seconds=list(seconds.values()),
+            questions_per_second=n_asked / spent if spent else None,
+            peak_memory_bytes=max(record.peak_memory_bytes for record in working),
+            peak_gpu_memory_bytes=max(record.peak_gpu_memory_bytes for record in working) or None,
+            device=next((record.device for record in working if record.device != "cpu"), "cpu"),
+            host=last.host,
+            libraries=[f"{name} {version}" for name, version in last.libraries.items()],
+            git_revision=last.git_revision or "",
+        )
+
+    def _made_for(self, id: str) -> list[Record]:
+        """Return the records of what was made anew for an evaluation, it included, in the order they were made."""
+        *_, inputs = self._asked[id]
+        ids = [value.id for value in inputs if value is not None and value.id in self._asked]
+        before = [record for other in ids for record in self._made_for(other)]
+        return [*before, self._run.store.record(id)]
+
+
+def _sections(recipe: Recipe) -> dict[str, Config]:
+    return {"chain": recipe.chain, **recipe.configs}
+
+
+def _seconds(record: Record) -> float:
+    return (datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)).total_seconds()
+
+
+def _figures(store: Store, id: str) -> dict[str, Any]:
+    """Return the headline of an evaluation."""
+    if store.record(id).stage == "evaluate":
+        row = next(row for row in Metrics(store, id).rows("metrics") if row["is_headline"])
+        return {"metric": "accuracy", "metric_percent": row["accuracy_percent"]} | {
+            key: row[key] for key in ("n_questions", "unanswered_percent")
+        }
+    rows = MomentMetrics(store, id).rows("moment_metrics")
+    row = next(row for row in rows if (row["window_length"], row["iou_threshold"]) == ("full", 0.5))
+    return {
+        "metric": "R1@0.5",
+        "metric_percent": row["recall_at_one_percent"],
+        "n_questions": row["n_queries"],
+    }

@@ -1,0 +1,156 @@
+"""What a night of a benchmark tells people: a table for a terminal or in Markdown, and the trend of the last nights."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from cache.printable import printable
+from pipeline.benchmarks.matrix import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, Paired, Row, shown
+from pipeline.text_table import aligned, code, escaped, markdown
+from reports.benchmark import AGAINST, Judged, Night, figure
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by its path
+
+
+def night_text(night: Night) -> str:
+    """Return what is wrong, the table and the notes, for a terminal."""
+    parts = [_heading(night), *(f"  {printable(line)}" for line in _wrong(night)), "", aligned(_cells(night))]
+    notes = [*map(printable, _all_notes(night))]
+    parts += ["", *notes] if notes else []
+    plot = [printable(f"plot: {night.plot}")] if night.plot else []
+    return "\n".join([*parts, "", _how(night.matrix), *plot])
+
+
+def night_markdown(night: Night) -> str:
+    """Return the same in Markdown, with the plot inside."""
+    parts = [
+        f"# {escaped(_heading(night))}",
+        "",
+        *(f"- {escaped(line)}" for line in _wrong(night)),
+        "",
+        markdown(_cells(night)),
+    ]
+    parts += ["", *(f"- {escaped(note)}" for note in _all_notes(night)), "", _how(night.matrix)]
+    if night.plot is not None:
+        picture = night.plot.read_bytes()
+        if len(picture) <= EMBEDDED_BYTES:
+            parts += ["", f"![trend](data:image/png;base64,{base64.b64encode(picture).decode()})"]
+        parts += ["", f"Plot: {code(str(night.plot))}"]
+    return "\n".join(parts)
+
+
+def trend_text(matrix: Matrix, rows: Sequence[Row], n_nights: int) -> str:
+    """Return the last nights of each setting, a line each, the newest at the end."""
+    nights = sorted({row.night for row in rows})[-n_nights:]
+    settings: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.night in nights:
+            settings.setdefault(row.name, []).append(row)
+    if not settings:
+        return f"no night of {matrix.name!r} yet: `sevila benchmark {matrix.name}` runs one"
+    parts = []
+    for name, line in settings.items():
+        percents = [row.metric_percent for row in line]
+        parts.append(printable(f"{name}  {_sparkline(percents)}".rstrip()))
+        cells = [["  night (UTC)", "%", "", "questions/s", "peak", "GPU", "recipe"]]
+        parts += [aligned(cells + [_trend_line(row) for row in line]), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _trend_line(row: Row) -> list[str]:
+    if row.status == FAILED:
+        return [f"  {shown(row.night)}", "failed", "", "", "", "", row.recipe_fingerprint[:6]]
+    percent = row.metric_percent
+    bar = "" if percent is None else ("█" * round(percent / 5)).ljust(20, "·")
+    return [
+        f"  {shown(row.night)}",
+        _percent(percent),
+        bar,
+        f"{row.questions_per_second:.3g}" if row.questions_per_second else "-",
+        figure("memory", row.peak_memory_bytes) if row.peak_memory_bytes else "-",
+        figure("memory", row.peak_gpu_memory_bytes) if row.peak_gpu_memory_bytes else "-",
+        row.recipe_fingerprint[:6],
+    ]
+
+
+def _sparkline(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, width = min(known), (max(known) - min(known)) or 1.0
+    return "".join(" " if value is None else BLOCKS[round((value - low) / width * 7)] for value in values)
+
+
+def _heading(night: Night) -> str:
+    n_wrong = len(night.regressions)
+    verdict = f"{n_wrong} regression{'s' if n_wrong > 1 else ''}" if n_wrong else "no regression"
+    if all(judged.row.status == FAILED for judged in night.rows):
+        verdict = "nothing was measured"
+    failed = f", {len(night.failures)} failed" if night.failures else ""
+    return f"{night.matrix.name}, night {shown(night.night)} UTC: {verdict}{failed}"
+
+
+def _wrong(night: Night) -> list[str]:
+    regressions = [f"regression: {told}" for told in night.regressions]
+    return [*regressions, *(f"failed: {told}" for told in night.failures)]
+
+
+def _cells(night: Night) -> list[list[str]]:
+    header = ["", "%", "questions", "since previous", "p", "since best", "p", "questions/s", "peak memory", "GPU"]
+    return [header, *(_line(judged) for judged in night.rows)]
+
+
+def _line(judged: Judged) -> list[str]:
+    row = judged.row
+    if row.status == FAILED:
+        return [row.name, "failed", *["-"] * 8]
+    changes = {speed.what: f" ({speed.change_percent:+.0f} %)" for speed in judged.speeds}
+    tests = [cell for name in AGAINST for cell in _test_cells(judged.tests[name])]
+    speeds = [
+        "-" if not value else figure(what, value) + changes.get(what, "")
+        for what, value in (
+            ("questions/s", row.questions_per_second),
+            ("peak memory", row.peak_memory_bytes),
+            ("peak GPU memory", row.peak_gpu_memory_bytes),
+        )
+    ]
+    return [row.name, _percent(row.metric_percent), str(row.n_questions or 0), *tests, *speeds]
+
+
+def _test_cells(test: Paired | None) -> list[str]:
+    if test is None or test.problem:
+        return ["-", "-"]
+    return [f"{test.points:+.1f}", f"{test.p_corrected:.2g}"]
+
+
+def _all_notes(night: Night) -> list[str]:
+    """Return every note once, with the settings it is said of."""
+    said: dict[str, list[str]] = {note: [] for note in night.notes}
+    for judged in night.rows:
+        problems = [
+            f"not compared with night {shown(test.night)}: {test.problem}"
+            for test in judged.tests.values()
+            if test is not None and test.problem
+        ]
+        for note in [*judged.notes, *dict.fromkeys(problems)]:
+            said.setdefault(note, []).append(judged.row.name)
+    every = len(night.rows)
+    return [
+        f"{'all' if len(names) == every > 1 else '; '.join(names)}: {note}" if names else note
+        for note, names in said.items()
+    ]
+
+
+def _how(matrix: Matrix) -> str:
+    tolerance = matrix.tolerance
+    return (
+        f"p: McNemar's exact test after Holm's correction over the rows, worse below {matrix.alpha:g}. In brackets: against the "
+        f"median of up to {USUAL_NIGHTS} nights on this host and device; from {ENOUGH_NIGHTS} nights on, worse beyond "
+        f"{tolerance.throughput_percent:g} % fewer questions/s or {tolerance.peak_memory_percent:g} % more memory."
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,98 @@
+"""The moment-retrieval benchmark: a predictions file judged by its metrics, and one made from the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cache.errors import SevilaError, StoreError
+from cache.store import Store
+from pipeline.metrics.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
+from reports.moment_files import matched, read_annotations, read_predictions
+from reports.stale import warn_if_stale
+from stages.list_questions import Questions
+from stages.retrieve_moments import Moments
+
+log = logging.getLogger("sevila")
+
+
+def evaluate_files(predictions: Path, annotations: Path, allow_outside: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the benchmark's metrics of a predictions file, in the layout of its own evaluator.
+
+    What the predictions do not have, windows or saliency, is left out of the report.
+
+    Raises:
+        SevilaError: a file is at fault; see `read_annotations`, `read_predictions` and `matched`.
+    """
+    pairs = matched(read_predictions(predictions), read_annotations(annotations), allow_outside)
+    retrieval = highlights = None
+    windows = [prediction.windows for prediction, _ in pairs if prediction.windows is not None]
+    if windows:
+        retrieval = retrieval_scores(windows, [annotation.windows for _, annotation in pairs])
+    saliency = [prediction.saliency for prediction, _ in pairs if prediction.saliency is not None]
+    ratings = [annotation.ratings for _, annotation in pairs if annotation.ratings is not None]
+    if saliency and 0 < len(ratings) < len(pairs):
+        raise SevilaError(
+            f"{annotations}: {len(pairs) - len(ratings)} of {len(pairs)} queries have no relevant_clip_ids and "
+            "saliency_scores; wanted them for all queries, or for none"
+        )
+    if saliency and ratings:
+        highlights = highlight_scores(saliency, ratings)
+    elif saliency:
+        log.warning("%s: no saliency_scores, so pred_saliency_scores are not evaluated", annotations)
+    return benchmark_report(retrieval, highlights)
+
+
+def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the benchmark's submission file for one Moments artifact; `prefix` as in `Store.find`.
+
+    Saliency is the frames' score that the moments were ranked by, for every 2 s of the video.
+
+    Raises:
+        StoreError: the artifact is of another kind, or the store no longer holds what it was made from.
+    """
+    id = warn_if_stale(store, store.find(prefix))
+    moments = Moments(store, id)
+    if moments.record.kind != Moments.kind:
+        raise StoreError(
+            f"{id} holds {moments.record.kind}; wanted an artifact of retrieve_moments (`sevila cache ls`)"
+        )
+    questions = Questions(store, moments.record.inputs["questions"])
+    texts = {row["question_id"]: row["question"] for row in questions.rows("questions")}
+    queries, windows = moments.queries_of(questions)
+    _warn_of_empty(queries)
+    for query in queries:
+        yield {
+            "qid": _qid(query["question_id"]),
+            "query": texts[query["question_id"]],
+            "vid": query["video_id"],
+            "pred_relevant_windows": windows[query["question_id"]],
+            "pred_saliency_scores": query["clip_scores"],
+        }
+
+
+def submission_text(store: Store, prefix: str) -> str:
+    """Return a submission file, one JSON object a line; raises like `submission`."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in submission(store, prefix))
+
+
+def _warn_of_empty(queries: list[dict[str, Any]]) -> None:
+    failed = sum(query["status"] != "ok" for query in queries)
+    without = sum(query["status"] == "ok" and query["n_moments"] == 0 for query in queries)
+    if failed or without:
+        log.warning(
+            "%d queries have no window, at which the benchmark's own evaluator stops: %d whose video failed, %d without a yes "
+            "frame (retrieve_moments.without_yes=best_frame gives these one)",
+            failed + without,
+            failed,
+            without,
+        )
+
+
+def _qid(question_id: str) -> int | str:
+    """Return the benchmark's query id, which is a number in its files and text in ours."""
+    is_number = question_id.isascii() and question_id.isdigit() and str(int(question_id)) == question_id
+    return int(question_id) if is_number else question_id

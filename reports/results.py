@@ -1,0 +1,110 @@
+"""What a full chain found, for people: one table of every setting, the pseudo-labels, and the course of each training."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pipeline.metrics.accuracy import AccuracyRow
+from pipeline.recipes.results import Column, Results, Setting, Training, keyframe_quality
+from pipeline.text_table import Table, aligned
+from stages.label_frames import PseudoLabels
+
+
+def results_text(results: Results) -> str:
+    """Return everything a full chain found, for a terminal: the table, the pseudo-labels, and a line per training."""
+    parts = [results_table(results)]
+    for number, labels in enumerate(results.labels, 1):
+        assert isinstance(labels, PseudoLabels)
+        which = f" of round {number}" if len(results.labels) > 1 else ""
+        parts.append(f"pseudo-labels{which} ({labels.id}):\n{_indented(labels.text())}")
+    ids = [[setting.row, setting.column, str(setting.metrics.id)] for setting in results.settings]
+    parts.append("metrics of each setting (`sevila compare A B` tests two of them):\n" + _indented(aligned(ids)))
+    curves = training_lines(results)
+    return "\n\n".join([*parts, *(["trainings:\n" + _indented("\n".join(curves))] if curves else [])])
+
+
+def results_table(results: Results, table: Table = aligned) -> str:
+    """Return the table: a row for each choice of keyframes; accuracies with their 95 % intervals, and recall of true moments."""
+    cells, values = results.settings_by_cell(), results.values
+    columns = [column for column in get_args(Column) if any(column == other for _, other in values)]
+    lines = [["keyframes", *columns]]
+    for row in results.rows():
+        lines.append([row, *(_cell(values.get((row, column)), cells.get((row, column))) for column in columns)])
+    return "\n".join([_heading(results), "", table(lines)])
+
+
+def training_lines(results: Results) -> list[str]:
+    """Return the course of each training that has a curve, a line each."""
+    return [line for training in results.trainings if (line := training_line(training))]
+
+
+def training_line(training: Training) -> str:
+    """Return the course of one training in a line, or "" where its artifact holds no curve.
+
+    Single steps are noisy: a loss is the mean of the first, or last, tenth of them.
+    """
+    tables = training.weights.tables
+    if "curves" not in tables or not (steps := training.weights.rows("curves")):
+        return ""
+    losses = [row["loss"] for row in sorted(steps, key=lambda row: row["step"])]
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    told = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
+    figures: dict[str, list[float]] = {}
+    for row in (
+        sorted(training.weights.rows("validation"), key=lambda row: row["step"]) if "validation" in tables else ()
+    ):
+        figures.setdefault(row["figure"], []).append(row["value"])
+    told += [f"{name} on held-out videos {found[0]:.3f} -> {found[-1]:.3f}" for name, found in figures.items()]
+    return "; ".join(told)
+
+
+def unanswered_text(results: Results) -> str:
+    """Return how many questions have no answer: one number, or several by row ("2; oracle 5"); "" where all have one.
+
+    Oracle keyframes leave questions without an answer that others do not: those with no sampled frame in a true moment.
+    """
+    of_row = {setting.row: setting.accuracy().n_unanswered for setting in results.settings}
+    least = min(of_row.values())
+    others = [f"{row} {of_row[row]}" for row in results.rows() if of_row[row] > least]
+    return "; ".join([str(least), *others]) if least or others else ""
+
+
+def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
+    """Return the 95 % interval by resampling, or Wilson's where too few videos support that."""
+    for low, high in (
+        (row.bootstrap_low_percent, row.bootstrap_high_percent),
+        (row.wilson_low_percent, row.wilson_high_percent),
+    ):
+        if low is not None and high is not None:
+            return low, high
+    return None
+
+
+def _heading(results: Results) -> str:
+    config = results.questions.record.config
+    split = f", split {config['split']}" if config["split"] else ""
+    row = results.settings[0].accuracy()
+    unanswered = f" ({told} unanswered, which counts as wrong)" if (told := unanswered_text(results)) else ""
+    lines = [
+        f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval."
+    ]
+    known = [setting.localization for setting in results.settings if setting.localization is not None]
+    if known:
+        n_known = keyframe_quality(known[0])["n_questions"]
+        lines.append(
+            f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
+            "moments, those with such a keyframe; in percent."
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, setting: Setting | None) -> str:
+    if value is None:
+        return "-"
+    interval = headline_interval(setting.accuracy()) if setting is not None else None
+    return f"{value:.1f}" + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval is not None else "")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

@@ -1,0 +1,250 @@
+"""A full chain's results over several seeds as a Markdown report: mean and spread, claims counted, where each number is from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import get_args
+
+from cache.printable import printable
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.stage import Artifact
+from pipeline.recipes.results import NAMES, Column, Results, Setting
+from pipeline.text_table import code, escaped, markdown
+from reports.compare import compare
+from reports.results import training_lines, unanswered_text
+
+Cell = tuple[str, Column]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run of the chain; `wall_seconds` is what this call took, with what the store already held reused."""
+
+    seed: int
+    results: Results
+    made: Sequence[Artifact]
+    wall_seconds: float
+
+
+def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
+    """Return the report of one recipe's runs; `command` is what was typed to make it."""
+    seeds = ", ".join(str(run.seed) for run in runs)
+    values = [run.results.values for run in runs]
+    rows = list(dict.fromkeys(row for run in runs for row in run.results.rows()))
+    spread = "In percent"
+    if len(runs) > 1:
+        spread += ": mean ± sample standard deviation (smallest - largest) over seeds"
+    parts = [
+        f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
+        _how(runs, command),
+        f"## Every setting\n\n{_asked(runs)} {spread}.",
+        _table(rows, {cell: _spread(found) for cell, found in _by_cell(values).items()}),
+        _seed_tables(rows, runs),
+        f"## What follows\n\n{CLAIMS_TOLD}",
+        "\n".join(f"- {claim}" for claim in claims(runs)),
+        f"## By type of question\n\nZero-shot accuracy in percent, mean over seeds.\n\n{_types(rows, runs)}",
+        f"## Pseudo-labels and trainings\n\n{_learned(runs)}",
+        f"## Artifacts\n\n{_artifacts(runs)}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+CLAIMS_TOLD = (
+    "Counted from the numbers above; a difference is the mean over seeds (smallest to largest), in points. `sure` counts the "
+    "seeds whose paired 95 % interval, by resampling the videos of the evaluated split, lies above 0."
+)
+
+
+def claims(runs: Sequence[SeedRun]) -> list[str]:
+    """Return a sentence for each order that the paper found, with how far it holds here."""
+    found = []
+    for column in ("zero-shot", "fine-tuned", "moment recall"):
+        what = {"moment recall": "True moments with a keyframe inside"}.get(column, f"{column.capitalize()} accuracy")
+        for worse, better in pairwise(_ordered(runs, column)):
+            found.append(_claim(runs, what, f"{better} above {worse}", (worse, column), (better, column)))
+    for row in _rows(runs):
+        found.append(
+            _claim(
+                runs, "Zero-shot", f"{row}, concatenation above voting", (row, "zero-shot, voting"), (row, "zero-shot")
+            )
+        )
+        found.append(
+            _claim(runs, "Accuracy", f"{row}, fine-tuned above zero-shot", (row, "zero-shot"), (row, "fine-tuned"))
+        )
+    return [claim for claim in found if claim]
+
+
+def _rows(runs: Sequence[SeedRun]) -> list[str]:
+    return list(dict.fromkeys(row for run in runs for row in run.results.rows()))
+
+
+def _ordered(runs: Sequence[SeedRun], column: Column) -> list[str]:
+    """The rows that have a number in this column, from the one the paper found worst to the best."""
+    rows = [row for row in _rows(runs) if row != NAMES["random"]]  # the paper orders uniform, not random, frames
+    return [row for row in rows if all((row, column) in run.results.values for run in runs)]
+
+
+def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: Cell) -> str:
+    values = [run.results.values for run in runs]
+    if not all(worse in found and better in found for found in values):
+        return ""
+    differences = [found[better] - found[worse] for found in values]
+    n_held, n_sure = sum(difference > 0 for difference in differences), _n_sure(runs, worse, better)
+    verdict = "holds" if n_held == len(runs) else "does not hold" if n_held == 0 else "holds in some seeds only"
+    told = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}" + (
+        "" if n_sure is None else f", sure in {n_sure}"
+    )
+    span = f" ({min(differences):+.1f} to {max(differences):+.1f})" if len(runs) > 1 else ""
+    return f"{what}: {order}: **{verdict}**, in {told}; {mean(differences):+.1f} points{span}"
+
+
+def _n_sure(runs: Sequence[SeedRun], worse: Cell, better: Cell) -> int | None:
+    """In how many seeds the paired interval is above 0; None where the numbers are no accuracies."""
+    n_sure = 0
+    for run in runs:
+        cells = run.results.settings_by_cell()
+        if worse not in cells or better not in cells:
+            return None
+        a, b = cells[worse].metrics, cells[better].metrics
+        paired = next(row for row in compare(a.store, a.record.id, b.record.id).rows if row.is_headline)
+        n_sure += paired.low_points is not None and paired.low_points > 0
+    return n_sure
+
+
+def _by_cell(values: Iterable[Mapping[Cell, float]]) -> dict[Cell, list[float]]:
+    found: dict[Cell, list[float]] = {}
+    for of_seed in values:
+        for cell, value in of_seed.items():
+            found.setdefault(cell, []).append(value)
+    return found
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{mean(values):.1f} ± {stdev(values):.1f} ({min(values):.1f} - {max(values):.1f})"
+
+
+def _table(rows: Sequence[str], cells: Mapping[Cell, str]) -> str:
+    columns = [column for column in get_args(Column) if any(column == other for _, other in cells)]
+    lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
+    return markdown([["keyframes", *columns], *lines])
+
+
+def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
+    if len(runs) == 1:
+        return ""
+    tables = []
+    for run in runs:
+        numbers = {cell: f"{value:.1f}" for cell, value in run.results.values.items()}
+        tables.append(f"Seed {run.seed}:\n\n{_table(rows, numbers)}")
+    return "### Each seed\n\n" + "\n\n".join(tables)
+
+
+def _asked(runs: Sequence[SeedRun]) -> str:
+    config = runs[0].results.questions.record.config
+    rows = [run.results.settings[0].accuracy() for run in runs]
+    split = f", split {code(config['split'])}" if config["split"] else ""
+    message = (
+        f"{code(config['dataset'])}{split}: {_each(row.n_questions for row in rows)} questions with a known answer"
+    )
+    unanswered = [unanswered_text(run.results) for run in runs]
+    if any(unanswered):
+        message += f", {_each(text or '0' for text in unanswered)} of them unanswered, which counts as wrong"
+    return f"{message}."
+
+
+def _each(counts: Iterable[int | str]) -> str:
+    """Return a count per seed, or the one that is every seed's."""
+    found = [str(count) for count in counts]
+    return found[0] if len(set(found)) == 1 else ", ".join(found)
+
+
+def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        for (row, column), setting in run.results.settings_by_cell().items():
+            if column not in ("zero-shot", "zero-shot, voting"):
+                continue
+            name = row if column == "zero-shot" else f"{row}, voting"
+            for line in setting.metrics.rows("metrics"):
+                if line["scope"] == "type" and line["accuracy_percent"] is not None:
+                    found.setdefault((name, line["name"]), []).append(line["accuracy_percent"])
+    types = sorted({type for _, type in found})
+    if not types:
+        return "The questions have no types."
+    names = [name for row in rows for name in (row, f"{row}, voting")]
+    lines = [
+        [name, *(f"{mean(found[name, type]):.1f}" if (name, type) in found else "-" for type in types)]
+        for name in names
+        if any(name == other for other, _ in found)
+    ]
+    return markdown([["keyframes", *types], *lines])
+
+
+def _learned(runs: Sequence[SeedRun]) -> str:
+    parts = []
+    for run in runs:
+        lines = [f"{labels.id}: {'; '.join(labels.text().splitlines())}" for labels in run.results.labels]
+        lines += training_lines(run.results)
+        parts.append(f"Seed {run.seed}:\n\n" + "\n".join(f"- {escaped(line)}" for line in lines) if lines else "")
+    return "\n\n".join(part for part in parts if part) or "Nothing was trained."
+
+
+def _artifacts(runs: Sequence[SeedRun]) -> str:
+    parts = []
+    for run in runs:
+        lines = [[row, column, code(str(setting.metrics.id))] for (row, column), setting in _in_order(run.results)]
+        parts.append(f"Seed {run.seed}:\n\n{markdown([['keyframes', 'answered', 'metrics'], *lines])}")
+    return "\n\n".join(parts)
+
+
+def _in_order(results: Results) -> list[tuple[Cell, Setting]]:
+    cells = results.settings_by_cell()
+    return [
+        ((row, column), cells[row, column])
+        for row in results.rows()
+        for column in get_args(Column)
+        if (row, column) in cells
+    ]
+
+
+def _how(runs: Sequence[SeedRun], command: str) -> str:
+    """The command, when and on what it ran, and how long the stages took."""
+    records = {artifact.record.id: artifact.record for run in runs for artifact in run.made}.values()
+    versions = sorted({f"{name} {version}" for record in records for name, version in record.libraries.items()})
+    devices = sorted({record.device for record in records})
+    revisions = sorted({record.git_revision for record in records if record.git_revision})
+    lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}"]
+    for run in runs:
+        ids = {artifact.record.id: artifact.record for artifact in run.made}.values()
+        seconds = sum(_seconds(record.started, record.finished) for record in ids)
+        lines.append(
+            f"- seed {run.seed}: {seconds:.0f} s of stages, by their records; {run.wall_seconds:.0f} s in this call, "
+            "which reuses what the store holds"
+        )
+    lines += [f"- on {_processor()}, {os.cpu_count()} cores; stages ran on {escaped(', '.join(devices))}"]
+    lines += [f"- {escaped(', '.join(versions))}"]
+    lines += [f"- code: {escaped(', '.join(revisions))}"] if revisions else []
+    return f"```bash\n{printable(command)}\n```\n\n" + "\n".join(lines)
+
+
+def _seconds(started: str, finished: str) -> float:
+    return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it in a file only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

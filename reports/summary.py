@@ -1,0 +1,155 @@
+"""What a finished chain tells people: the artifact of every step, what failed and why, and the accuracy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from cache.printable import printable
+from pipeline.engine.stage import Artifact
+from pipeline.recipes.results import Results, Training
+from pipeline.text_table import Markup, code, escaped, markdown
+from reports.answer_table import answers_in_words
+from reports.results import results_table, results_text, training_line, training_lines
+from stages.answer_questions import Answers
+from stages.evaluate import Metrics
+from stages.evaluate_localization import LocalizationMetrics
+from stages.evaluate_moments import MomentMetrics
+from stages.label_frames import PseudoLabels
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+
+FAILURES_SHOWN = 10
+ANSWERS_SHOWN = 3
+SETTINGS_SHOWN = 3
+
+
+def summary(made: Sequence[Artifact], found: Artifact | Results) -> str:
+    """Return the text that ends a run; `found` is what its chain returned."""
+    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in made)]
+    for artifact in made:
+        what, lines = _failures(artifact)
+        parts += ["", f"{what}:", *(f"  {line}" for line in lines)] if lines else []
+        if isinstance(found, Results):
+            continue  # dozens of answers and metrics: one table says it
+        if isinstance(artifact, Answers) and (shown := _first_answers(artifact)):
+            parts += ["", f"first answers (all: `sevila answers {artifact.id}`):", *(f"  {line}" for line in shown)]
+        if isinstance(artifact, LocalizationMetrics):
+            parts += ["", artifact.text()]
+        if isinstance(artifact, (Metrics, MomentMetrics)):
+            parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
+    if isinstance(found, Results):
+        parts += ["", results_text(found)]
+    return "\n".join(parts)
+
+
+def summary_markdown(made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None) -> str:
+    """Return the same as a page in Markdown, to be put below a heading.
+
+    Args:
+        made: the artifacts of the steps, in their order.
+        settings: which of the chain's steps each of `made` is.
+        found: what the chain returned; None: one stage was run, so that everything made is what was asked for.
+    """
+    artifacts = {artifact.record.id: artifact for artifact in made}.values()
+    which = _which(made, settings)
+    if isinstance(found, Results):
+        parts = _results(found)
+    else:  # a forward chain, or one stage in all its occurrences
+        metrics_first = sorted(artifacts, key=lambda artifact: not isinstance(artifact, (Metrics, MomentMetrics)))
+        parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
+    failures = [f"{escaped(what)}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
+    parts += ["## What failed", *failures] if failures else []
+    parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), found)]
+    return "\n\n".join(parts)
+
+
+def _results(results: Results) -> list[str]:
+    labels = [f"{code(str(labels.id))}: {escaped('; '.join(labels.text().splitlines()))}" for labels in results.labels]
+    lines = [*labels, *map(escaped, training_lines(results))]
+    learned = ["## What was learned", "\n".join(f"- {line}" for line in lines)] if lines else []
+    ids = [[setting.row, setting.column, code(str(setting.metrics.id))] for setting in results.settings]
+    ids = [["keyframes", "answered", "metrics"], *ids]
+    return [
+        "## Metrics",
+        results_table(results, markdown),
+        *learned,
+        "## Metrics of each setting",
+        markdown(ids, n_left=3),
+    ]
+
+
+def _figures(artifact: Artifact, which: str) -> list[str]:
+    """Return what is to be told of one artifact beside its counts, as paragraphs."""
+    told: list[str] = []
+    if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
+        what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
+        told = [what, artifact.text(markdown)]
+    elif isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
+        told = ["First answers", _code(lines)]
+    elif isinstance(artifact, PseudoLabels):
+        told = ["Pseudo-labels", "\n".join(f"- {escaped(line)}" for line in artifact.text().splitlines())]
+    elif "curves" in artifact.tables and (line := training_line(Training("Training", artifact))):
+        told = ["Training", escaped(line)]
+    return [f"## {told[0]}{f': {escaped(which)}' if which else ''}", *told[1:], code(str(artifact.id))] if told else []
+
+
+def _which(made: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
+    """Return by artifact which of the chain's steps it is; some are several."""
+    found: dict[str, list[str]] = {}
+    for artifact, setting in zip(made, settings, strict=True):
+        known = found.setdefault(artifact.record.id, [])
+        if setting and setting not in known:
+            known.append(setting)
+    more = {id: [f"{len(known) - SETTINGS_SHOWN} more"] for id, known in found.items() if len(known) > SETTINGS_SHOWN}
+    return {id: "; ".join([*known[:SETTINGS_SHOWN], *more.get(id, [])]) for id, known in found.items()}
+
+
+def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
+    lines = []
+    for record in [artifact.record for artifact in artifacts]:
+        counts = [escaped(f"{count} {name.replace('_', ' ')}") for name, count in list(record.rows.items())[:1]]
+        counts += [f"**{count} {escaped(reason)}**" for reason, count in record.dropped.items()]
+        finished = record.finished[:16].replace("T", " ")
+        lines.append([code(record.id), which[record.id], Markup(", ".join(counts)), finished])
+    return markdown([["artifact", "which", "holds", "made (UTC)"], *lines], n_left=4)
+
+
+def _next(artifacts: Sequence[Artifact], found: Artifact | Results | None) -> str:
+    """Return commands to look further, ready to paste."""
+    lines = [f"export SEVILA_STORE={artifacts[0].store.root.absolute()}"]
+    if isinstance(found, Results) and len(found.settings) > 1:
+        a, b = found.settings[0].metrics.id, found.settings[-1].metrics.id
+        lines.append(f"sevila compare {a} {b}   # is the difference real? Any two of the settings")
+    answers = [artifact.id for artifact in artifacts if isinstance(artifact, Answers)]
+    lines += [f"sevila answers {answers[-1]} > answers.csv   # every question, in words"] if answers else []
+    lines.append(f"sevila cache show {artifacts[-1].id}   # config, inputs, files and first rows of any artifact")
+    return _code(lines, "bash")
+
+
+def _code(lines: Sequence[str], language: str = "") -> str:
+    """Lines as they are: names and texts of other people's data are no Markdown."""
+    fence = "`" * max(3, *(1 + line.count("`") for line in lines))
+    return "\n".join([fence + language, *lines, fence])
+
+
+def _first_answers(answers: Answers) -> list[str]:
+    rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row["reason"]]
+    return [printable(f"{row['question_id']}: {row['question']} -> {row['answer']}") for row in rows[:ANSWERS_SHOWN]]
+
+
+def _failures(artifact: Artifact) -> tuple[str, list[str]]:
+    """Return what could not be used and how much of it, and the first of it with the reasons: no lines, if there is none."""
+    what, lines = "", []
+    if isinstance(artifact, Questions):
+        lines = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
+        what = f"{len(lines)} annotation rows rejected"
+    if isinstance(artifact, Frames):
+        videos = artifact.rows("videos")
+        failed = [video for video in videos if video["status"] != "ok"]
+        lines = [f"{video['video_id']}: {video['reason']}" for video in failed]
+        reasons = Counter(video["reason"].split(":")[0] for video in failed)
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        what = f"{len(lines)} of {len(videos)} videos failed ({counts})"
+    more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
+    return printable(what), [*map(printable, lines[:FAILURES_SHOWN]), *more]

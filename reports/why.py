@@ -1,0 +1,117 @@
+"""Which change makes an artifact be rebuilt, followed upstream to its root; and which config keys are worth telling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from cache.errors import CorruptArtifactError, SchemaError
+from cache.lineage import differences
+from cache.names import NamedRun
+from cache.record import Record
+from cache.store import Store
+from cache.tables import Schema, read_values
+from pipeline.engine.sources import VideoFiles
+from pipeline.engine.stage import Config
+from pipeline.engine.steps import Plan, PlannedStep
+from stages import STAGES
+
+VIDEOS_SHOWN = 3
+
+
+def why_lines(plan: Plan, store: Store, stage: str = "", than: NamedRun | None = None) -> list[str]:
+    """Return, for each planned step that is not in the store (or each of `stage`), what has changed and where.
+
+    A step is held against the artifact of its stage, or of its stage and setting in the named run `than`, to which it has the
+    fewest differences; of equals, the last one.
+    """
+    lines: list[str] = []
+    told: list[str] = []
+    for step in plan.steps:
+        if step.stage != stage if stage else step.status == "exists":
+            continue
+        setting = f" ({step.setting})" if step.setting else ""
+        lines.append(f"{step.status:8} {step.stage:21} {step.id or '-'}{setting}".rstrip())
+        reason, changes = _reason(step, plan, store, than)
+        same = bool(changes) and changes == told
+        lines += [f"    {reason}{' the changes just told' if same else ''}"] if reason else []
+        lines += [] if same else [f"        {line}" for line in changes]
+        told = changes or told
+    return lines
+
+
+def _reason(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) -> tuple[str, list[str]]:
+    """Return what a step is held against, or why against nothing, and the changes."""
+    if step.status == "exists":
+        return "", []
+    if step.id is None or store.exists(step.id):  # what it is to be made of is not known; it is there, and stale
+        return step.why, []
+    others = _candidates(step, store, than)
+    if not others:
+        return f"run {than.name} has no {step.stage}" if than is not None else "never made before", []
+    found = [differences(store, other.id, step.id, plan.records, _source_teller(plan, store)) for other in others]
+    fewest = min(range(len(others)), key=lambda number: len(found[number]))
+    return f"unlike {others[fewest].id}:", found[fewest]
+
+
+def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[Record]:
+    """Return the records to hold a step against, the last made first."""
+    if than is None:
+        return store.of_stage(step.stage)
+    pins = [pin for pin in than.artifacts if pin.stage == step.stage and store.exists(pin.id)]
+    ids = [pin.id for pin in pins if pin.setting == step.setting] or [pin.id for pin in pins]
+    return sorted((store.record(id) for id in ids), key=lambda record: record.finished, reverse=True)
+
+
+def _source_teller(plan: Plan, store: Store) -> Callable[[Record, str, str | None, str | None], str]:
+    def tell(parent: Record, name: str, id_a: str | None, id_b: str | None) -> str:
+        source = plan.sources.get(id_b or "")
+        return _videos_told(parent, store, source) if isinstance(source, VideoFiles) else ""
+
+    return tell
+
+
+def _videos_told(frames: Record, store: Store, now: VideoFiles) -> str:
+    """Say how the videos differ from those that `frames` were sampled from; "" where its table cannot be read any more."""
+    schema = frames.schemas.get("videos", {"version": 1, "columns": {}})
+    files = [name for name in sorted(frames.files) if name.startswith("videos") and name.endswith(".parquet")]
+    paths = [store.path(frames.id) / name for name in files]
+    try:
+        ids, digests = (
+            read_values(paths, Schema(schema["version"], **schema["columns"]), name)
+            for name in ("video_id", "content_digest")
+        )
+    except (CorruptArtifactError, SchemaError, KeyError):
+        return ""
+    before = dict(zip(ids, digests, strict=True))
+    after = {video.video_id: video.digest for video in now.videos}
+    changes = {
+        "added": [id for id in after if id not in before],
+        "removed": [id for id in before if id not in after],
+        "changed": [id for id in after if before.get(id) and after[id] and before[id] != after[id]],
+        "missing now": [id for id in after if before.get(id) and not after[id]],
+        "found now": [id for id in after if id in before and not before[id] and after[id]],
+    }
+    told = [f"{len(ids)} {what} ({_some(ids)})" for what, ids in changes.items() if ids]
+    return ", ".join(told) or "the same files, asked of for other clips"
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:VIDEOS_SHOWN]) + (", ..." if len(ids) > VIDEOS_SHOWN else "")
+
+
+def unusual(record: Record) -> Mapping[str, Any]:
+    """Return the config keys of an artifact that are not at their stage's defaults; all of them for a stage that is no more."""
+    stage = STAGES.get(record.stage)
+    defaults = _defaults(stage.config) if stage is not None else {}
+    return {key: value for key, value in record.config.items() if key not in defaults or value != defaults[key]}
+
+
+@cache
+def _defaults(config: type[Config]) -> dict[str, Any]:
+    fields = {key: field for key, field in config.model_fields.items() if not field.is_required()}
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(defaults))  # tuples are lists in a record
+    return plain

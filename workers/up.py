@@ -1,0 +1,259 @@
+"""`sevila up`: a Prefect server, the work pools, the deployments and the workers of one machine, until interrupted."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.error import HTTPError
+
+import yaml
+from filelock import FileLock, Timeout
+
+from cache.errors import SevilaError
+from cache.store import Store, stores_below
+from workers.prefect_api import HOST, PATIENCE_SECONDS, PrefectApi, check_private, write_for_shells
+
+log = logging.getLogger("sevila")
+
+HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
+ASK_SECONDS = 0.5
+GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
+SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
+AUTOMATIONS = "automations.yaml"
+MOST_TOLD_BYTES = 500  # of an answer that refuses
+FOR_SHELLS = "sevila-up.env"  # in Prefect's folder
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class Server:
+    """What is started: the server's port, the folders of the store and of those below it, how many workers and runs at once."""
+
+    port: int
+    store: Path
+    below: Sequence[Path]
+    gpu_workers: int  # 0: one for each GPU, or one
+    runs: int  # that pool cpu does at once
+
+
+def up(options: Server) -> int:
+    """Start everything, print where it is, and stop it when interrupted, returning 130, or when a part of it ends.
+
+    Raises:
+        SevilaError: Prefect is not installed, the port or Prefect's folder is another's, the store cannot be written, or a part
+            ends or does not become healthy.
+    """
+    _check(options.port)
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(home)
+    try:
+        with FileLock(home / "sevila-up.lock").acquire(timeout=0):
+            return _up(options, home.absolute() / FOR_SHELLS)
+    except HTTPError as error:
+        with error:
+            told = error.read(MOST_TOLD_BYTES).decode("utf-8", "replace")
+        raise SevilaError(f"Prefect's server refused {error.url}: {error.code} {error.reason}: {told}") from error
+    except Timeout:
+        raise SevilaError(
+            f"another `sevila up` keeps its runs in {home}: stop that one, or set PREFECT_HOME to a folder of this one's own"
+        ) from None
+
+
+def _up(options: Server, for_shells: Path) -> int:
+    store = Store(options.store, [*options.below, *stores_below()])  # raises where one of the stores is none
+    options.store.mkdir(parents=True, exist_ok=True)
+    if not os.access(options.store, os.W_OK):
+        raise SevilaError(f"the store {options.store} cannot be written: --store, or SEVILA_STORE, names another place")
+    api = PrefectApi(options.port)
+    clients = api.of_clients(os.environ)
+    environment = {
+        **os.environ,
+        **clients,
+        "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", "2"),
+        "SEVILA_STORE": str(store.root),
+        "SEVILA_STORE_BELOW": os.pathsep.join(map(str, store.roots[1:])),
+    }
+    for kind in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores the one, a service manager sends the other
+        signal.signal(kind, _interrupt)
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        started["server"] = _start(
+            environment | api.of_server(), "server", "start", "--host", HOST, "--port", str(options.port)
+        )
+        _wait(started, "the server", lambda: api.ask("health") is True)
+        _mark_as_ended(api, "a former `sevila up` was killed")
+        _prepare(api, environment)
+        workers = {
+            name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
+        }
+        begin = datetime.now(UTC)
+        for name, start in workers.items():
+            started[name] = start()
+        _wait(started, "the workers", lambda: set(workers) <= _online(api, begin))
+        write_for_shells(for_shells, clients)
+        print(f"ready: {api.page} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
+        print(f"in another terminal: source {shlex.quote(str(for_shells))}")
+        print("the page asks for a password: `echo $PREFECT_API_AUTH_STRING` there", flush=True)
+        _keep_up(started, workers)
+    except KeyboardInterrupt:
+        print("stopping; runs that were at work go on from their finished shards when they are run again", flush=True)
+        return 130
+    finally:
+        for_shells.unlink(missing_ok=True)
+        server = started.pop("server", None)
+        _stop(list(started.values()))
+        if server is not None:
+            with suppress(OSError):  # it has ended by itself
+                _mark_as_ended(api, "`sevila up` was stopped")
+            _stop([server])
+
+
+def _mark_as_ended(api: PrefectApi, why: str) -> None:
+    """Mark the runs of workers that are no more: they do not say so, and the automation forgets runs of another server's time.
+
+    One that stays running for ever would keep the only slot of the nightly benchmark.
+    """
+    at_work = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    while runs := api.ask("flow_runs/filter", at_work):  # the server names 200 at a time
+        for run in runs:
+            ended = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"
+            api.ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": ended, "message": why}, "force": True})
+
+
+def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
+    """Start workers again that end, for the runs that are due at night; without the server, or if they do not live, raise."""
+    since = dict.fromkeys(workers, 0.0)
+    while (status := started["server"].poll()) is None:
+        for name, start in workers.items():
+            if (status := started[name].poll()) is None:
+                continue
+            if time.monotonic() - since[name] < SHORT_LIFE_SECONDS:
+                raise SevilaError(f"worker {name} ends again and again (status {status}); the rest is stopped")
+            log.warning("worker %s ended by itself (status %s) and is started again", name, status)
+            started[name], since[name] = start(), time.monotonic()
+        time.sleep(ASK_SECONDS)
+    raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
+
+
+def _check(port: int) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("prefect") is None:
+        raise SevilaError("Prefect is not installed here: pip install -e . in a clone of the project")
+    if not (HOME / "prefect.yaml").exists():
+        raise SevilaError(f"{HOME}: no prefect.yaml; `sevila up` runs from a clone of the project")
+    with socket.socket() as free:
+        if free.connect_ex((HOST, port)) == 0:
+            raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
+
+
+def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us."""
+    command = [sys.executable, "-m", "prefect", *arguments]
+    return subprocess.Popen(
+        command, cwd=HOME, env=environment, stdout=sys.stderr, start_new_session=True, preexec_fn=_end_with_parent
+    )
+
+
+def _end_with_parent() -> None:
+    """Have the new process ended when its parent is killed: nobody else would stop it. Only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    give_up = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, give_up - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _prepare(api: PrefectApi, environment: Mapping[str, str]) -> None:
+    """Make sure of pools, automations and deployments; the latter two become what this clone says, pools stay as they are."""
+    pools = {pool["name"] for pool in api.ask("work_pools/filter", {})}
+    for pool in ("cpu", "gpu"):
+        if pool not in pools:
+            _run(environment, "work-pool", "create", pool, "--type", "process")
+    there = {automation["name"]: automation["id"] for automation in api.ask("automations/filter", {})}
+    for automation in yaml.safe_load((HOME / AUTOMATIONS).read_text())["automations"]:
+        if automation["name"] in there:
+            api.ask(f"automations/{there[automation['name']]}", automation, "PUT")
+        else:
+            api.ask("automations/", automation)
+    _run(environment, "deploy", "--all")
+
+
+def _workers(options: Server) -> dict[str, tuple[Any, ...]]:
+    """Return environment and command of each worker by name: one a GPU, a piece at a time, and one for what needs none."""
+    names = gpus()
+    n_workers = options.gpu_workers or max(1, len(names))
+    start = ("worker", "start", "--pool")
+    workers: dict[str, tuple[Any, ...]] = {"cpu": ({}, *start, "cpu", "--name", "cpu", "--limit", str(options.runs))}
+    for number in range(n_workers):
+        device = {"CUDA_VISIBLE_DEVICES": names[number % len(names)]} if names else {}
+        workers[f"gpu-{number}"] = (device, *start, "gpu", "--name", f"gpu-{number}", "--limit", "1")
+    return workers
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that are ours to use, as CUDA_VISIBLE_DEVICES takes them; if that is set, no others than those."""
+    import torch
+
+    n_gpus = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus))))
+    return [name.strip() for name in named.split(",")][:n_gpus]
+
+
+def _run(environment: Mapping[str, str], *arguments: str) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+    done = subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    if done.returncode != 0:
+        raise SevilaError(f"`prefect {' '.join(arguments)}` failed: {done.stdout}{done.stderr}")
+
+
+def _wait(started: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Any) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < give_up:
+        ended = [name for name, process in started.items() if process.poll() is not None]
+        if ended:
+            raise SevilaError(f"{', '.join(ended)} ended while {what} started; its last lines say why")
+        try:
+            if is_up():
+                return
+        except OSError:
+            pass
+        time.sleep(ASK_SECONDS)
+    raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
+
+
+def _online(api: PrefectApi, since: datetime) -> set[str]:
+    """Return the workers that the server has heard from; those of a former `sevila up` count as online for some minutes."""
+    return {
+        worker["name"]
+        for pool in ("cpu", "gpu")
+        for worker in api.ask(f"work_pools/{pool}/workers/filter", {})
+        if datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
+    }
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
