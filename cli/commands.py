@@ -83,8 +83,7 @@ def results(options: argparse.Namespace) -> None:
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, report
-    from stages import STAGES
-    from stages.chain import chain_of, full
+    from stages.chain import STAGES, chain_of, full
 
     if len(set(options.seeds)) < len(options.seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, options.seeds))}: a seed twice adds nothing; wanted each once")
@@ -113,7 +112,7 @@ def results(options: argparse.Namespace) -> None:
 def recipes(options: argparse.Namespace) -> None:
     """List the recipes."""
     from pipeline.engine.recipe import available, load
-    from stages import STAGES
+    from stages.chain import STAGES
 
     for name in available():
         print(f"{name:12} {load(name, STAGES).description}")
@@ -122,7 +121,7 @@ def recipes(options: argparse.Namespace) -> None:
 def list_stages(options: argparse.Namespace) -> None:
     """List every section of a recipe with its keys."""
     from pipeline.engine.recipe import section_configs
-    from stages import STAGES
+    from stages.chain import STAGES
 
     for section, config in section_configs(STAGES).items():
         print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")
@@ -212,7 +211,7 @@ def context(
     from pipeline.engine.sources import Sources
     from pipeline.recipes.checks import check_names
     from pipeline.shapes.demo import DEMO, places_in
-    from stages import STAGES
+    from stages.chain import STAGES
 
     store = store_of(options)
     recipe = load(options.recipe, STAGES, options.set, options.seed)  # before a world is rendered for it

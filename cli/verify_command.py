@@ -85,7 +85,7 @@ def _repaired(
     from cli.commands import run_context
     from pipeline.engine.rebuild import repair
     from pipeline.engine.sources import Sources
-    from stages import STAGES
+    from stages.chain import STAGES
 
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
     run = run_context(options, store, Sources(store.digests, places, download=False))

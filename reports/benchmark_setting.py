@@ -26,8 +26,7 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.shapes.demo import DEMO, places_in
 from pipeline.training.launch import apart
 from reports.named_runs import pinned
-from stages import STAGES
-from stages.chain import chain_of
+from stages.chain import STAGES, chain_of
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 

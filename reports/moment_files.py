@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cache.errors import SchemaError
 from pipeline.datasets.rows import Row, read_jsonl
-from pipeline.metrics.moments import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
+from pipeline.datasets.values import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
 
 log = logging.getLogger("sevila")
 

@@ -7,14 +7,12 @@ from typing import get_args
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, Training, keyframe_quality
 from pipeline.text_table import Table, aligned
-from stages.label_frames import PseudoLabels
 
 
 def results_text(results: Results) -> str:
     """Return everything a full chain found, for a terminal: the table, the pseudo-labels, and a line per training."""
     parts = [results_table(results)]
     for number, labels in enumerate(results.labels, 1):
-        assert isinstance(labels, PseudoLabels)
         which = f" of round {number}" if len(results.labels) > 1 else ""
         parts.append(f"pseudo-labels{which} ({labels.id}):\n{_indented(labels.text())}")
     ids = [[setting.row, setting.column, str(setting.metrics.id)] for setting in results.settings]

@@ -16,7 +16,7 @@ from cache.tables import Schema, read_values
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Config
 from pipeline.engine.steps import Plan, PlannedStep
-from stages import STAGES
+from stages.chain import STAGES
 
 VIDEOS_SHOWN = 3
 

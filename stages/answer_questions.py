@@ -33,14 +33,13 @@ if TYPE_CHECKING:
 
     from pipeline.models.answerer import Answerer
 
-# Codes of failures that are not the video's.
-REASONS_OF_QUESTIONS = ("no_options", "too_many_options", "no_moments", "no_true_frame", SCORES, ANSWERS)
-
 
 class Answers(Artifact):
     """One row per question, in Keyframes' order; with voting also one row per (question, keyframe)."""
 
     kind = "answers"
+    # Codes of failures that are not the video's.
+    reasons_of_questions = ("no_options", "too_many_options", "no_moments", "no_true_frame", SCORES, ANSWERS)
     tables = {
         "answers": Schema(
             1,

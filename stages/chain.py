@@ -41,6 +41,29 @@ from stages.score_frames import FrameScores, score_frames
 from stages.select_keyframes import Keyframes, select_keyframes
 from stages.train_backbone import train_backbone
 
+# Every stage, upstream first: those that recipes may set and that a store may hold artifacts of.
+ALL = (
+    import_backbone,
+    train_backbone,
+    list_questions,
+    sample_frames,
+    extract_features,
+    init_localizer,
+    init_answerer,
+    pretrain_localizer,
+    score_frames,
+    select_keyframes,
+    answer_questions,
+    label_frames,
+    refine_localizer,
+    finetune_answerer,
+    evaluate,
+    evaluate_localization,
+    retrieve_moments,
+    evaluate_moments,
+)
+STAGES: dict[str, Stage] = {stage.name: stage for stage in ALL}
+
 # step(stage, *inputs, tell="", **changes) -> artifact; `changes` are config keys that the chain sets over the recipe's, `tell`
 # says to people which of several steps of one stage it is.
 Step = Callable[..., Any]

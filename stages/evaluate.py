@@ -18,7 +18,7 @@ from pipeline.metrics.accuracy import AccuracyRow, Outcome, Reporting, accuracy_
 from pipeline.metrics.coverage import CoverageRow, coverage, format_coverage
 from pipeline.metrics.resampling import Resampling
 from pipeline.text_table import Table, aligned
-from stages.answer_questions import REASONS_OF_QUESTIONS, Answers
+from stages.answer_questions import Answers
 from stages.list_questions import Questions
 
 
@@ -84,7 +84,7 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
     answered = rows_of_all(answers, "answers", questions)
     table = accuracy_table(outcomes(questions.rows("questions"), answered), reporting(questions), cfg.resampling())
     covered, missing = coverage((row["video_id"], row["reason"]) for row in answered)
-    missing = [video for video in missing if video.reason.split(":")[0] not in REASONS_OF_QUESTIONS]
+    missing = [video for video in missing if video.reason.split(":")[0] not in Answers.reasons_of_questions]
     content = {
         "metrics": [dataclasses.asdict(row) for row in table],
         "coverage": [dataclasses.asdict(row) for row in covered],

@@ -9,12 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.datasets.values import CLIP_SECONDS
 from pipeline.engine.joined import refuse_cut, rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import WITHOUT_FEATURES
-from pipeline.metrics.moments import CLIP_SECONDS, clip_values, interval_edges, ranked_moments, yes_spans
 from pipeline.selection.keyframes import RankBy, ranking_scores
+from pipeline.selection.moments import clip_values, interval_edges, ranked_moments, yes_spans
 from pipeline.video.frames import clip_bounds
 from stages.list_questions import Questions
 from stages.sample_frames import Frames

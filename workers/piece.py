@@ -22,8 +22,7 @@ from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import RunPiece
 from pipeline.recipes.checks import check_names
 from pipeline.shapes.demo import DEMO, places_in
-from stages import STAGES
-from stages.chain import chain_of
+from stages.chain import STAGES, chain_of
 from workers.pages import logs_in_run_log, progress_artifacts
 
 log = logging.getLogger("sevila")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from pipeline.engine.recipe import Selector
 from pipeline.engine.stage import Artifact
@@ -73,13 +73,22 @@ class Training:
     weights: Artifact
 
 
+class Labels(Protocol):
+    """Pseudo-labels as an artifact."""
+
+    id: str | None
+
+    def text(self) -> str:
+        """Return what they hold, in words."""
+
+
 @dataclass(frozen=True)
 class Results:
     """What a full chain returns; `labels` are those of each round of self-refinement."""
 
     questions: Artifact
     settings: Sequence[Setting]
-    labels: Sequence[Artifact]
+    labels: Sequence[Labels]
     trainings: Sequence[Training]
 
     def rows(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""Choosing frames: scores in, frame numbers out; pure functions, one file a method."""
+"""Choosing: scores in, frame numbers or moments out; pure functions."""

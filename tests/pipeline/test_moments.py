@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics.moments import clip_values, interval_edges, ranked_moments, yes_spans
+from pipeline.selection.moments import clip_values, interval_edges, ranked_moments, yes_spans
 from pipeline.video.frames import uniform_indices
 
 answers = st.lists(st.booleans(), max_size=40)

@@ -13,7 +13,7 @@ from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import Schema, write_rows
 from cli import main
-from stages import STAGES
+from stages.chain import STAGES
 from tests.stages.runs import UNIFORM, arguments, edited
 
 TABLES = {

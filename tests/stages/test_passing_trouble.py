@@ -21,7 +21,7 @@ from pipeline import attempts
 from pipeline.engine.build import build
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
-from stages import STAGES
+from stages.chain import STAGES
 from tests import videos
 from tests.decoders import readers_of, workers_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from cli import main
 from pipeline.engine.recipe import available, load
-from stages import STAGES
+from stages.chain import STAGES
 
 SIX = ("how2qa", "nextqa", "qvhighlights", "star", "tvqa", "vlep")
 TO_KEYFRAMES = (

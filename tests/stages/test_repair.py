@@ -18,7 +18,7 @@ from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import write_rows
 from cli import main
-from stages import STAGES
+from stages.chain import STAGES
 from tests.stages.runs import artifact, sevila
 
 Files = dict[Path, tuple[bytes, int, int]]

@@ -14,18 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 SpanScore = Literal["mean", "max"]
 
-# Models place windows on the benchmark's 150 s, in shorter videos too: the published baseline reaches 6 s past a video's end.
-NOMINAL_SECONDS = 150.0
-CLIP_SECONDS = 2.0  # of the benchmark's highlight annotations
-ROUNDING_SECONDS = 0.01
-
-
-def outside_video(start_seconds: float, end_seconds: float, duration_seconds: float) -> bool:
-    """Whether a moment lies so far outside its video that it cannot be meant; one a little past the end can."""
-    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds: those are told, not refused.
-    last_second = max(duration_seconds, NOMINAL_SECONDS) + CLIP_SECONDS
-    return start_seconds < -ROUNDING_SECONDS or start_seconds >= duration_seconds or end_seconds > last_second
-
 
 def interval_edges(start_seconds: float, end_seconds: float, n_frames: int) -> NDArray[np.float64]:
     """The bounds of the intervals that `n_frames` frames of a clip stand for, in seconds, [T + 1]; frame i: edges i to i + 1.
