@@ -1,4 +1,4 @@
-"""The optimisation loop that every process of a training runs; what it optimises only the task knows (`training.py`)."""
+"""The optimisation loop that every process of a training runs; what it optimises only the task knows (`task.py`)."""
 
 from __future__ import annotations
 

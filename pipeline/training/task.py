@@ -1,4 +1,4 @@
-"""One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`training_loop.py`).
+"""One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`loop.py`).
 
 A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
 in `Training` and in the task. How many processes share a batch's micro-batches and when states are saved is execution: the loss
