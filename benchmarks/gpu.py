@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import stages.chain  # noqa: F401 - declares the stages
 from benchmarks import flops
 from benchmarks.model_rates import equality, language_rates, matmul_rates, transfer_rates, vision_rates
 from benchmarks.parity import parity
@@ -33,11 +32,12 @@ from benchmarks.report import Report
 from benchmarks.timing import synchronize, watched
 from benchmarks.world import SIZES, WEIGHTS, Size, draw_frames, write_checkpoint, write_data
 from cache.store import Store
-from pipeline.build import build
-from pipeline.recipe import Recipe, load
-from pipeline.sources import Sources
-from pipeline.stage import RunContext, Stage
+from pipeline.engine.build import build
+from pipeline.engine.recipe import Recipe, load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext, Stage
 from stages.answer_questions import answer_questions
+from stages.chain import STAGES
 from stages.evaluate import evaluate
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer
@@ -77,7 +77,7 @@ class Bench:
         places["weights"] = [f"{WEIGHTS}={folder / WEIGHTS}"]
         self.sources = Sources(store.digests, places)
         self.run = RunContext(store, device=device, sources=self.sources)
-        self.recipe: Recipe = load("plain", self.settings())
+        self.recipe: Recipe = load("plain", STAGES, self.settings())
         self.made: dict[str, Any] = {}
 
     def settings(self) -> list[str]:
@@ -163,7 +163,7 @@ def run_stages(bench: Bench) -> None:
 
 
 def _texts(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
-    from pipeline.prompts import PROMPT_STYLES
+    from pipeline.models.prompts import PROMPT_STYLES
 
     localize = PROMPT_STYLES["multiple_choice"].localize
     texts = [localize(row["question"], row["options"], "necessary_details") for row in questions.rows("questions")]

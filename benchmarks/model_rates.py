@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import flops
 from benchmarks.timing import median_seconds, watched
-from pipeline.prompts import single_frame_prefixes
+from pipeline.models.prompts import single_frame_prefixes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,11 +168,11 @@ def equality(bench: Bench) -> None:
 def _keyframes_and_answers(
     bench: Bench, n_videos: int, of_vit: str, of_t5: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from pipeline.frames import pixels
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
-    from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes
-    from pipeline.selection import top_k_positions
+    from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes
+    from pipeline.selection.keyframes import top_k_positions
+    from pipeline.video.frames import pixels
 
     made, run, device = bench.made, bench.run, bench.device
     reader = made["frames"].open()

@@ -18,14 +18,35 @@ from safetensors.torch import save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from cache.pool import part_rows
-from pipeline.output import Shard, ShardedOutput
-from pipeline.sources import VideoFiles
-from pipeline.stage import RunContext
-from pipeline.tiny_blip2 import initial_value, write_tokenizer
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.sources import VideoFiles
+from pipeline.engine.stage import RunContext
+from pipeline.models.tiny_blip2 import initial_value, write_tokenizer
 from stages.sample_frames import Frames, SampleFrames
 
 WEIGHTS = "random-blip2"
-WORDS = ["why", "did", "the", "person", "in", "red", "walk", "back", "to", "table", "after", "putting", "down", "cup", "because", "they", "were", "asked", "sit", "first"]
+WORDS = [
+    "why",
+    "did",
+    "the",
+    "person",
+    "in",
+    "red",
+    "walk",
+    "back",
+    "to",
+    "table",
+    "after",
+    "putting",
+    "down",
+    "cup",
+    "because",
+    "they",
+    "were",
+    "asked",
+    "sit",
+    "first",
+]
 
 
 @dataclass(frozen=True)
