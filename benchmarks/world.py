@@ -25,28 +25,7 @@ from pipeline.models.tiny_blip2 import initial_value, write_tokenizer
 from stages.sample_frames import Frames, SampleFrames
 
 WEIGHTS = "random-blip2"
-WORDS = [
-    "why",
-    "did",
-    "the",
-    "person",
-    "in",
-    "red",
-    "walk",
-    "back",
-    "to",
-    "table",
-    "after",
-    "putting",
-    "down",
-    "cup",
-    "because",
-    "they",
-    "were",
-    "asked",
-    "sit",
-    "first",
-]
+WORDS = ["why", "did", "the", "person", "in", "red", "walk", "back", "to", "table", "after", "putting", "down", "cup", "because", "they", "were", "asked", "sit", "first"]
 
 
 @dataclass(frozen=True)

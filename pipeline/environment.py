@@ -42,7 +42,7 @@ IGNORED = (
     "XLA_USE_BF16",
     "DECORD_",
     "MKL_VERBOSE",  # it prints into what commands print
-    # Of launchers: who the peers of a process are. The processes of a training are told by `training/launch.py`, after this was cleared.
+    # Of launchers: who the peers of a process are. The processes of a training are told by `launch.py`, after this was cleared.
     "FORK_LAUNCHED",
     "HYDRA_",
     "MPI_LOCAL",
