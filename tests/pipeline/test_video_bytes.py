@@ -13,7 +13,7 @@ import pytest
 
 from cache.digests import stamp
 from cache.fingerprint import file_digest
-from pipeline import decode_worker
+from pipeline.video import decode_worker
 from pipeline.video.decode_messages import Failed, Finished, Trouble
 from pipeline.video.decode_worker import read_with_decord, read_with_pyav, serve
 from pipeline.video.decoding import DecodeRequest

@@ -17,10 +17,10 @@ import pytest
 
 from cache.errors import MachineError
 from cache.store import Store
-from pipeline import attempts
 from pipeline.engine.build import build
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
+from pipeline.video import attempts
 from stages.chain import STAGES
 from tests import videos
 from tests.decoders import readers_of, workers_of

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine import progress
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import shown_by, steps_bar, track
 from pipeline.inference.streams import read_ahead
 from pipeline.training.launch import apart
-from stages import progress
 from stages.extract_features import extract_features
 
 
