@@ -168,9 +168,9 @@ def equality(bench: Bench) -> None:
 def _keyframes_and_answers(
     bench: Bench, n_videos: int, of_vit: str, of_t5: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from pipeline.frames import pixels
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
+    from pipeline.models.vision import pixels
     from pipeline.prompts import PROMPT_STYLES, numbered_frame_prefixes
     from pipeline.selection import top_k_positions
 
@@ -181,7 +181,7 @@ def _keyframes_and_answers(
     stored = []
     with torch.no_grad():
         for video in videos:
-            frames = torch.from_numpy(pixels(reader.read(video, list(range(bench.size.n_frames))))).to(device)
+            frames = pixels(torch.from_numpy(reader.read(video, slice(None))).to(device))
             stored.append(torch.cat([encoder(batch).float() for batch in frames.split(16)]))
     del encoder
     language = made["backbone"].language(run, of_t5)

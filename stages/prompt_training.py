@@ -16,6 +16,7 @@ from cache.pool import PoolReader
 from pipeline.output import Output
 from pipeline.stage import RunContext
 from pipeline.training import Job, MicroBatch, Task, Training, train
+from pipeline.transfer import to_device
 from stages.extract_features import Features
 from stages.not_finite import LOSS
 from stages.progress import steps_bar
@@ -140,10 +141,8 @@ class FrameReader:
 
 def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:
     """Return visual tokens [R, K, Q, L] of a micro-batch, with gradients; a frame that several rows have is queried once."""
-    import torch
-
-    device = model.language.device
-    visual = model.prompt(torch.from_numpy(data.features).to(device))  # [F, Q, L]
+    device = str(model.language.device)
+    visual = model.prompt(to_device(data.features, device))  # [F, Q, L]
     # Not visual[where]: the gradient of that is summed up in no fixed order.
-    chosen = visual.index_select(0, torch.from_numpy(data.where.ravel()).to(device))
+    chosen = visual.index_select(0, to_device(data.where.ravel(), device))
     return chosen.unflatten(0, data.where.shape)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.memory import Halving
+from pipeline.transfer import to_device
 from stages.extract_features import Features
 from stages.streams import read_ahead
 
@@ -37,7 +38,7 @@ class Windows:
         import torch
 
         def look(frames: np.ndarray) -> torch.Tensor:
-            return model.visual(torch.from_numpy(frames).to(self._device))
+            return model.visual(to_device(frames, self._device))
 
         for group, array in read_ahead(self._read(groups), depth=1):
             batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]

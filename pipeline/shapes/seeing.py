@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Blip2ForConditionalGeneration
 
-from pipeline.frames import pixels
 from pipeline.models.verbalizer import Verbalizer
+from pipeline.models.vision import pixels
 from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
 from pipeline.shapes.optimising import Show, optimise
@@ -137,7 +137,7 @@ def telling_figures(
 def encode(model: Blip2ForConditionalGeneration, values: np.ndarray) -> Tensor:
     """Return the ViT's features [N, P, W] before any LayerNorm, as the chain stores them, of images [N, H, H, 3] uint8."""
     vision = model.vision_model
-    return vision.encoder(inputs_embeds=vision.embeddings(torch.from_numpy(pixels(values)))).last_hidden_state
+    return vision.encoder(inputs_embeds=vision.embeddings(pixels(torch.from_numpy(values)))).last_hidden_state
 
 
 def tell(model: Blip2ForConditionalGeneration, features: Tensor) -> Tensor:
