@@ -68,11 +68,11 @@ def whole(folder: Path, name: str) -> Path:
 
 
 def damage_pictures(path: Path, damaged: Path, fill: str) -> Path:
-    """A copy in which bytes inside every second picture of the middle are others; the container is as it was."""
+    """A copy in which bytes inside each picture but the first are others; the container is as it was."""
     content, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
     with av.open(str(path)) as container:
-        pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size > 100]
-    for picture in pictures[len(pictures) // 4 : -len(pictures) // 4 : 2]:
+        pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size > 40]
+    for picture in pictures[1:]:
         if (place := content.find(picture[:100])) >= 0:  # else it is split over the packets of a transport stream
             length = min(60, len(picture) // 3)
             begin = place + min(len(picture) // 4, 90)
