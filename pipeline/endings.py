@@ -57,7 +57,9 @@ def _missing_asf_end(file: BinaryIO) -> str:
     if place < 0 or place + 92 > len(head):
         return ""
     (promised,), (flags,) = struct.unpack_from("<Q", head, place + 40), struct.unpack_from("<I", head, place + 88)
-    return f"header promises {promised} bytes, file holds {held}" if held < promised and not flags & ASF_BROADCAST else ""
+    return (
+        f"header promises {promised} bytes, file holds {held}" if held < promised and not flags & ASF_BROADCAST else ""
+    )
 
 
 def _size(file: BinaryIO) -> int:

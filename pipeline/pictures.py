@@ -25,7 +25,9 @@ HARMLESS = re.compile(
 LOST_PICTURE = re.compile(r"Skipping NALU|Skipping invalid undecodable NALU")  # HEVC's decoder only warns of it
 # Looks for checksums, which few files have; and, where nothing marks the end of a picture, for bits that are left over.
 CHECKS = {"err_detect": "crccheck"}
-CHECKS_OF = {codec: {"err_detect": "crccheck+buffer"} for codec in ("wmv1", "wmv2", *(f"msmpeg4v{n}" for n in (1, 2, 3)))}
+CHECKS_OF = {
+    codec: {"err_detect": "crccheck+buffer"} for codec in ("wmv1", "wmv2", *(f"msmpeg4v{n}" for n in (1, 2, 3)))
+}
 LOG_LINE = re.compile(r"^\[[^\]]+ @ 0x[0-9a-f]+\] (.*)$", re.MULTILINE)
 # These decoders draw on grey what comes before the first keyframe; the others hold it back.
 STARTS_ON_GREY = ("mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "flv1")
@@ -92,7 +94,7 @@ def refuse_damaged_vp9(path: Path, on_progress: Callable[[], None] = nothing) ->
                 decoder.decode(packet if packet.size else None)
             except av.InvalidDataError as error:
                 if has_begun:
-                    raise DecodeError(f"damaged: libvpx: {error.log[2].strip() if error.log else error.strerror}") from None
+                    raise DecodeError(f"damaged: libvpx: {error.strerror}") from None
 
 
 def first_orientation(path: Path) -> tuple[int, int, int, int]:

@@ -21,7 +21,16 @@ from pipeline.endings import missing_end
 from pipeline.frames import VideoProbe
 from pipeline.image_folder import probe_images
 from pipeline.mp4_boxes import lost_fragments, promised_frames
-from pipeline.pictures import UPRIGHT, errors_of, first_orientation, nothing, pictures, pyav_log, refuse_damage, refuse_damaged_vp9
+from pipeline.pictures import (
+    UPRIGHT,
+    errors_of,
+    first_orientation,
+    nothing,
+    pictures,
+    pyav_log,
+    refuse_damage,
+    refuse_damaged_vp9,
+)
 
 # Only what was checked frame by frame: decord miscounted frames after a seek in MPEG-TS, MPEG-PS and AVI.
 DECORD_CONTAINERS = ("mov", "matroska")

@@ -129,7 +129,9 @@ def _become(user: int) -> None:
     os.setuid(user)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     only = 1 << CAP_DAC_READ_SEARCH
-    do("capset", header, (ctypes.c_uint32 * 6)(only, only, only))  # effective, permitted, inheritable; then the higher bits
+    do(
+        "capset", header, (ctypes.c_uint32 * 6)(only, only, only)
+    )  # effective, permitted, inheritable; then the higher bits
     do("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_READ_SEARCH, 0, 0)
     do("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc/self stays its own
 

@@ -1,4 +1,4 @@
-"""Damage inside a file and a lost end are seen in every codec whose decoder can see it, and whole files are never taken for damaged."""
+"""Damage inside a file and a lost end are seen wherever a decoder can see them, and whole files are never taken for damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DecodeError
-from pipeline.decoding import DecoderPool, DecodeRequest
+from pipeline.decoding import DecodeRequest, DecoderPool
 from pipeline.frames import UniformSampling
 from pipeline.probing import probe
 from tests import videos
@@ -122,7 +122,7 @@ def test_a_gif_with_bytes_after_its_trailer_is_whole_and_one_without_a_trailer_i
     (tmp_path / "longer.gif").write_bytes(content + bytes(7))
     assert probe(tmp_path / "longer.gif").n_frames == 48
     (tmp_path / "cut.gif").write_bytes(content[:-1])
-    with pytest.raises(DecodeError, match="^truncated: the file ends before a GIF's trailer"):
+    with pytest.raises(DecodeError, match=r"^truncated: the file ends before a GIF's trailer"):
         probe(tmp_path / "cut.gif")
 
 
@@ -135,7 +135,9 @@ def test_pictures_lost_from_the_middle_of_an_avi_are_missed_by_its_index(folder:
         probe(tmp_path / "hole.avi")
 
 
-def test_what_was_said_of_a_damaged_file_is_not_said_of_the_next(folder: Path, tmp_path: Path, pool: DecoderPool) -> None:
+def test_what_was_said_of_a_damaged_file_is_not_said_of_the_next(
+    folder: Path, tmp_path: Path, pool: DecoderPool
+) -> None:
     for name in ("mpeg2.ts", "hevc.mp4", "flv1.flv"):
         damaged = damage_pictures(whole(folder, name), tmp_path / name, "zeros")
         assert [bool(reason(pool, path)) for path in (damaged, whole(folder, name))] == [True, False]
