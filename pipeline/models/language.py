@@ -23,7 +23,8 @@ from cache.errors import CheckpointError
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.transfer import to_device
 
-MULTIPLE = 8  # of tokens in a row, on a GPU
+# Of tokens in a row, on a GPU: its fused attention takes biases of such widths only, what it takes instead is far slower.
+MULTIPLE = 8
 
 
 class EncoderInput(NamedTuple):
@@ -52,8 +53,10 @@ class Language:
         _check_agreement(model, verbalizer)
         self.model = model.eval().requires_grad_(False)
         self.model.lm_head.float()
+        self._multiple = 1
         if self.device.type != "cpu":
             _fuse_norms(self.model)
+            self._multiple = MULTIPLE
         self.verbalizer = verbalizer
         start_id = model.config.decoder_start_token_id
         self.start_id: int = verbalizer.pad_id if start_id is None else start_id
@@ -101,7 +104,7 @@ class Language:
         encoder, n_tokens = self.model.encoder, inputs.mask.shape[1]
         with self._as_loaded():
             bias = encoder.block[0].layer[0].SelfAttention.compute_bias(n_tokens, n_tokens, device=self.device)
-            bias = bias.masked_fill(inputs.mask[:, None, None] == 0, torch.finfo(bias.dtype).min)
+            bias = bias.masked_fill(inputs.mask[:, None, None] == 0, torch.finfo(bias.dtype).min).contiguous()
             hidden = inputs.embeddings
             for block in encoder.block:
                 hidden = block(hidden, position_bias=bias)[0]
@@ -158,13 +161,10 @@ class Language:
         return torch.autocast(self.device.type, enabled=False)
 
     def _padded(self, token_ids: Sequence[Sequence[int]], n_before: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return ids and mask [R, N] int64; on a GPU N such that rows of `n_before` tokens more have a multiple of 8.
-
-        A GPU's fused attention takes biases and masks of such widths only; what it takes instead is several times slower.
-        """
+        """Return ids and mask [R, N] int64; where they end rows that have `n_before` tokens before, N pads these for a GPU."""
         width = max(len(ids) for ids in token_ids)
-        if n_before is not None and self.device.type != "cpu":
-            width += -(width + n_before) % MULTIPLE
+        if n_before is not None:
+            width += -(width + n_before) % self._multiple
         lengths = [len(ids) for ids in token_ids]
         mask = np.arange(width) < np.array(lengths)[:, None]
         padded = np.full(mask.shape, self.verbalizer.pad_id)
