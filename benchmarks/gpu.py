@@ -10,6 +10,7 @@ no Prefect and no decoder: frames are drawn (benchmarks/world.py). Utilisation i
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import subprocess
@@ -186,11 +187,14 @@ def run_out_of_memory(bench: Bench) -> None:
     """Score with batches that do not fit into what is left of the GPU: they must be halved, and the stage end well."""
     if bench.device == "cpu":
         return bench.report.add("memory", "out of memory", note="not tried: a CPU's memory cannot be bounded")
-    torch.cuda.empty_cache()
     made, run = bench.made, bench.run
-    weights_gb = (bench.folder / WEIGHTS / "model.safetensors").stat().st_size / 1e9
-    total = torch.cuda.get_device_properties(0).total_memory / 1e9
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (weights_gb + 1.5) / total))
+    gc.collect()
+    torch.cuda.empty_cache()
+    language = made["backbone"].language(run, bench.recipe.config(score_frames).precision)
+    needed = torch.cuda.memory_allocated() + (5 << 29)  # for the Q-Former and what is computed, not for all at once
+    del language
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, needed / torch.cuda.get_device_properties(0).total_memory))
     warnings = _Warnings()
     logging.getLogger("sevila").addHandler(warnings)
     try:

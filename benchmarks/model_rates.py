@@ -171,8 +171,8 @@ def _keyframes_and_answers(
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
     from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes
+    from pipeline.models.vision import pixels
     from pipeline.selection.keyframes import top_k_positions
-    from pipeline.video.frames import pixels
 
     made, run, device = bench.made, bench.run, bench.device
     reader = made["frames"].open()
@@ -181,7 +181,7 @@ def _keyframes_and_answers(
     stored = []
     with torch.no_grad():
         for video in videos:
-            frames = torch.from_numpy(pixels(reader.read(video, list(range(bench.size.n_frames))))).to(device)
+            frames = pixels(torch.from_numpy(reader.read(video, slice(None))).to(device))
             stored.append(torch.cat([encoder(batch).float() for batch in frames.split(16)]))
     del encoder
     language = made["backbone"].language(run, of_t5)

@@ -25,7 +25,28 @@ from pipeline.models.tiny_blip2 import initial_value, write_tokenizer
 from stages.sample_frames import Frames, SampleFrames
 
 WEIGHTS = "random-blip2"
-WORDS = ["why", "did", "the", "person", "in", "red", "walk", "back", "to", "table", "after", "putting", "down", "cup", "because", "they", "were", "asked", "sit", "first"]
+WORDS = [
+    "why",
+    "did",
+    "the",
+    "person",
+    "in",
+    "red",
+    "walk",
+    "back",
+    "to",
+    "table",
+    "after",
+    "putting",
+    "down",
+    "cup",
+    "because",
+    "they",
+    "were",
+    "asked",
+    "sit",
+    "first",
+]
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,12 @@ def write_checkpoint(folder: Path, size: Size, device: str, dtype: torch.dtype) 
     tensors = {}
     for name, shape in sorted(shapes.items()):
         noise = torch.randn(shape, generator=generator, device=device)
-        tensors[name] = initial_value(name, noise).to(dtype).cpu()
+        value = initial_value(name, noise)
+        if name.endswith("Attention.q.weight"):
+            value /= (
+                size.text["d_kv"] ** 0.5
+            )  # T5 scales no products: its weights do, else attention is one-hot, and chaotic
+        tensors[name] = value.to(dtype).cpu()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return (folder / "model.safetensors").stat().st_size
 

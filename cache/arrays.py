@@ -95,10 +95,15 @@ class ArrayFile:
             if isinstance(rows, slice) and (rows.stop or 0) > len(self._data):
                 raise IndexError(f"row {rows.stop - 1} of {len(self._data)}")  # which a slice would leave out
             selected = np.arange(len(self._data))[rows] if isinstance(rows, slice) else np.array(rows, int)
+            if len(selected) and not 0 <= min(selected) <= max(selected) < len(self._data):
+                raise IndexError(f"rows {selected.tolist()} of {len(self._data)}")
             frames = np.empty((len(selected), *self._data.shape[1:]), self._data.dtype)
-            # Row by row: HDF5 takes 300 times longer to read a list of rows (105 ms instead of 0.3 for 4 of 32 ViT-g frames).
-            for place, row in enumerate(selected):
-                self._data.read_direct(frames, np.s_[row], np.s_[place])
+            # Neighbours at once, not a list of rows: HDF5 takes 300 times longer for that (105 ms instead of 0.3 for 4 of 32
+            # ViT-g frames). Each call gives up the interpreter's lock, and waits for it beside a busy thread.
+            for places in np.split(np.arange(len(selected)), np.flatnonzero(np.diff(selected) != 1) + 1):
+                if len(places):
+                    first, last = selected[places[0]], selected[places[-1]]
+                    self._data.read_direct(frames, np.s_[first : last + 1], np.s_[places[0] : places[-1] + 1])
             wanted = self._checksum[:][selected]
         except (KeyError, OSError, ValueError, IndexError) as error:
             raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {mend(self._path)}") from error

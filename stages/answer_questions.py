@@ -22,6 +22,7 @@ from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, 
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.models.transfer import to_device
 from pipeline.selection.keyframes import majority_vote
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
@@ -210,17 +211,16 @@ class _Asking:
 
     def _ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[dict[str, Any]]:
         """Return an answer per unit, or the reason why there is none."""
-        import torch
-
         answers: list[dict[str, Any]] = [{"reason": self._reader.refusal(question)} for question, _ in units]
         asked = self._reader.prepare([question for question, _ in units])
         answerable = [number for number, answer in enumerate(answers) if not answer["reason"]]
 
-        def read(prefixes: list[str], chosen: list[int]) -> list[OptionValues]:
+        def ask(prefixes: list[str], chosen: list[int]) -> tuple[list[int], Tensor]:
             where = [[place[units[number][0]["video_id"], row] for row in units[number][1]] for number in chosen]
-            frames = visual[torch.tensor(where, device=visual.device)]
-            return self._reader.read(frames, [asked[number] for number in chosen], prefixes)
+            frames = visual[to_device(np.array(where), str(visual.device))]
+            return chosen, self._reader.ask(frames, [asked[number] for number in chosen], prefixes)
 
+        said: list[tuple[list[int], Tensor]] = []
         for n_frames in sorted({len(units[number][1]) for number in answerable}):
             same = [number for number in answerable if len(units[number][1]) == n_frames]
             # The official code numbers frames only when there are several: one keyframe is read as when voting.
@@ -229,10 +229,11 @@ class _Asking:
             prefix_tokens = max(len(ids) for ids in verbalizer.tokenize_prefixes(prefixes))
             lengths = [len(asked[number].token_ids) for number in same]
             for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
-                chosen = [same[item] for item in batch]
-                found = [options for part in self._halving(partial(read, prefixes), chosen) for options in part]
-                for number, options in zip(chosen, found, strict=True):
-                    answers[number] |= _answer(options) | {"truncated": asked[number].truncated}
+                said += self._halving(partial(ask, prefixes), [same[item] for item in batch])
+        for chosen, table in said:  # only now: until here nobody has waited for the device
+            values = self._reader.values(table.cpu().numpy(), [asked[number] for number in chosen])
+            for number, options in zip(chosen, values, strict=True):
+                answers[number] |= _answer(options) | {"truncated": asked[number].truncated}
         return answers
 
 

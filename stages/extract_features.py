@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -21,10 +22,12 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.not_finite import FEATURES, code_of
 from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving
-from pipeline.video.frames import pixels
+from pipeline.models.transfer import to_device, to_host
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.models.vision import VisionEncoder
 
 
@@ -177,6 +180,17 @@ class _NotFiniteError(Exception):
         self.frames = frames
 
 
+class _Encoded(NamedTuple):
+    """Features [frames, tokens, width] on their way from the device, and which of the frames are finite, [frames] bool."""
+
+    features: Tensor
+    finite: Tensor
+    copied: Callable[[], None]  # waits until both are here
+
+
+Batch = tuple[str, list[int], np.ndarray]  # key, the indices of all frames that it lacks, pixels of some of these
+
+
 class _Encode:
     """Pixels -> features."""
 
@@ -187,38 +201,57 @@ class _Encode:
         self._halving = Halving("extract_features")
 
     def add(self, pool: Pool, stored: _Stored, keys: Iterator[str]) -> Iterator[str]:
-        """Add to the pool what it lacks of these keys, and yield each; `stored.bad` has what is not finite, which is left out."""
-        for (key, missing), group in groupby(read_ahead(stored.missing(pool, keys)), key=lambda batch: batch[:2]):
+        """Add to the pool what it lacks of these keys, and yield each; `stored.bad` has what is not finite, which is left out.
+
+        One thread reads frames, one computes, and this one writes.
+        """
+        encoded = read_ahead(self._encoded(read_ahead(stored.missing(pool, keys))), depth=4)
+        for (key, missing), group in groupby(encoded, key=lambda batch: batch[:2]):
             try:
-                self._add(pool, stored, key, missing, (array for *_, array in group))
+                self._add(pool, stored, key, missing, (features for *_, features in group))
             except _NotFiniteError as error:
                 stored.bad[key] = error.frames
                 if good := [index for index in missing if index not in error.frames]:
-                    self._add(pool, stored, key, good, stored.batches(key, good))
+                    again = self._encoded((key, good, pixels) for pixels in stored.batches(key, good))
+                    self._add(pool, stored, key, good, (features for *_, features in again))
             yield key
 
-    def _add(self, pool: Pool, stored: _Stored, key: str, frames: list[int], batches: Iterator[np.ndarray]) -> None:
-        features = self._features(batches, frames)
+    def _add(self, pool: Pool, stored: _Stored, key: str, frames: list[int], encoded: Iterator[_Encoded]) -> None:
+        features = self._finite(encoded, frames)
         pool.add(key, frames, self._shape, self._stored_as, features, stored.facts(key, frames))
 
-    def _features(self, batches: Iterator[np.ndarray], frames: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the features of batches of these frames, piece by piece; raises `_NotFiniteError` at the end."""
-        encoder = self._load()
+    def _finite(self, encoded: Iterator[_Encoded], frames: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the features of these frames, piece by piece; raises `_NotFiniteError` at the end."""
         bad: set[int] = set()
         done = 0
-        for batch in batches:
-            for features in self._halving(partial(self._compute, encoder), batch):
-                finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
-                bad |= {frames[done + place] for place in np.flatnonzero(~finite).tolist()}
-                done += len(features)
-                yield features
+        for features, finite, _ in encoded:
+            bad |= {frames[done + place] for place in np.flatnonzero(~finite.numpy()).tolist()}
+            done += len(features)
+            yield features.numpy()
         if bad:
             raise _NotFiniteError(bad)
 
-    def _compute(self, encoder: VisionEncoder, batch: np.ndarray) -> np.ndarray:
+    def _encoded(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[int], _Encoded]]:
+        """Yield the features of batches as they arrive; the next batch is given to the device before one is waited for."""
+        encoder = self._load()
+        on_the_way: deque[tuple[str, list[int], _Encoded]] = deque()
+        for key, missing, batch in batches:
+            for encoded in self._halving(partial(self._compute, encoder), batch):
+                on_the_way.append((key, missing, encoded))
+            while len(on_the_way) > 1:
+                on_the_way[0][2].copied()
+                yield on_the_way.popleft()
+        for item in on_the_way:
+            item[2].copied()
+            yield item
+
+    def _compute(self, encoder: VisionEncoder, batch: np.ndarray) -> _Encoded:
         import torch
 
+        from pipeline.models.vision import pixels
+
         with torch.no_grad():
-            output = encoder(torch.from_numpy(pixels(batch)).to(self._run.torch_device()))
-        features: np.ndarray = output.to(getattr(torch, self._stored_as)).cpu().numpy()
-        return features
+            features = encoder(pixels(to_device(batch, self._run.torch_device())))
+            features = features.to(getattr(torch, self._stored_as))
+            (here, finite), copied = to_host(features, features.isfinite().flatten(1).all(dim=1))
+            return _Encoded(here, finite, copied)

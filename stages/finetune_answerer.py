@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pipeline.engine.joined import rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.not_finite import code_of
+from pipeline.inference.not_finite import code_of, not_finite_figure
 from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
 from pipeline.training.prompt_training import (
     Data,
@@ -107,7 +108,7 @@ class AnswererTask:
     """The right option from keyframes (a `Task` of the training loop); a row is a question, or one of its frames."""
 
     judged_by = "accuracy"
-    n_counts = 2
+    n_counts = 3
 
     def __init__(
         self,
@@ -158,20 +159,22 @@ class AnswererTask:
         return self._answerer.loss(visual, token_ids, right, _prefixes(visual.shape[1]))
 
     def judge(self, data: Data) -> Tensor:
-        """Return the number of rows, and how many of them were answered right."""
+        """Return the number of rows with finite logits, how many of them were answered right, and the number of other rows."""
         import torch
 
         visual = visual_tokens(self._answerer, data)
         token_ids = [self._ids[row.sample] for row in data.rows]
         n_options = [self._questions[row.sample].n_options for row in data.rows]
-        found = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1])).prediction
-        right = found == torch.tensor([row.target for row in data.rows], device=found.device)
-        return torch.stack([torch.full_like(right.sum(), len(right)), right.sum()])
+        found = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1]))
+        logits = found.option_logits
+        is_finite = ~(logits.isnan() | logits.isposinf()).any(dim=1)  # -inf: no such option
+        right = found.prediction == torch.tensor([row.target for row in data.rows], device=logits.device)
+        return torch.stack([is_finite.sum(), (right & is_finite).sum(), (~is_finite).sum()])
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
-        """Return the share of right answers; when voting, of single frames."""
-        n_rows, n_right = counts
-        return {"accuracy": n_right / n_rows}
+        """Return the share of right answers; when voting, of single frames. Rows without finite logits are counted apart."""
+        n_rows, n_right, n_not_finite = counts
+        return {"accuracy": n_right / n_rows if n_rows else math.nan, **not_finite_figure(n_not_finite)}
 
     def names(self, samples: Sequence[int]) -> list[str]:
         """Return the questions' ids."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
@@ -192,17 +192,18 @@ class _Labeller:
         self._asked = reader.prepare(questions)
         self.lengths = [len(each.token_ids) for each in self._asked]
 
-    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-        """Return the labels of R pairs; `visual` are their frames, [R, Q, L]."""
+    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Tensor:
+        """Return the options' values of R pairs; `visual` are their frames, [R, Q, L]."""
         asked = [self._asked[number] for number, _ in pairs]
-        rows = []
-        for each, found in zip(
-            asked, self._reader.read(visual.unsqueeze(1), asked, single_frame_prefixes()), strict=True
-        ):
-            prediction = int(found.values.argmax())
+        return self._reader.ask(visual.unsqueeze(1), asked, single_frame_prefixes())
+
+    def columns(self, said: np.ndarray, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
+        """Yield the columns of each pair's row, its label among them."""
+        asked = [self._asked[number] for number, _ in pairs]
+        for each, options in zip(asked, self._reader.values(said, asked), strict=True):
+            prediction = int(options.values.argmax())
             row: dict[str, Any] = {"label": prediction == each.question["answer_index"], "prediction": prediction}
-            rows.append(row | {"option_logits": found.values.tolist(), "truncated": each.truncated})
-        return rows
+            yield row | {"option_logits": options.values.tolist(), "truncated": each.truncated}
 
 
 def _verdict(question: dict[str, Any], labels: list[dict[str, Any]]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class SampleFrames(Config):
     fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
-@stage(version=3, output=Frames, sharded=True)
+@stage(version=4, output=Frames, sharded=True)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
     frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,11 +155,13 @@ class _Scorer:
         self._ids, self._truncated = localizer.language.verbalizer.tokenize(texts)
         self.lengths = [len(ids) for ids in self._ids]
 
-    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-        """Return the scores of R pairs; `visual` are their frames, [R, Q, L]."""
-        found = self.model.score(visual, [self._ids[number] for number, _ in pairs])
-        values = np.stack([values.float().cpu().numpy() for values in found], axis=1)
-        return [
-            dict(zip(SCORE_COLUMNS, score, strict=True)) | {"truncated": self._truncated[number]}
-            for (number, _), score in zip(pairs, values.tolist(), strict=True)
-        ]
+    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Tensor:
+        """Return the scores of R pairs, [R, 3] float32; `visual` are their frames, [R, Q, L]."""
+        import torch
+
+        return torch.stack(self.model.score(visual, [self._ids[number] for number, _ in pairs]), dim=1).float()
+
+    def columns(self, said: np.ndarray, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
+        """Yield the columns of each pair's row."""
+        for (number, _), scores in zip(pairs, said.tolist(), strict=True):
+            yield {**dict(zip(SCORE_COLUMNS, scores, strict=True)), "truncated": self._truncated[number]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import logging
 import os
@@ -169,6 +170,7 @@ def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
 def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, started: datetime) -> None:
     id = out.read.artifact
     with disk_errors(out.folder), out.read.checked():
+        _forget_peak(run)
         stage.function(cfg, run, *inputs, out=out)
     with run.store.lock(f"{id}/publish"):
         out.read.check()
@@ -223,6 +225,15 @@ def _hardware(run: RunContext) -> dict[str, Any]:
         found["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
         found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
     return found
+
+
+def _forget_peak(run: RunContext) -> None:
+    """Have the GPU's peak memory count from now on, and give back what the stage before held in cycles: whole models."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(run.torch_device())
 
 
 def _library_versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.engine.stage import Artifact, PooledArtifact, RunContext
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
+from pipeline.models.transfer import to_device
 from pipeline.video.frames import Clips
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ class Asker(Protocol):
     def model(self) -> Localizer | Answerer:
         """Who is asked."""
 
-    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Sequence[dict[str, Any]]:
-        """Return, for each of R pairs, columns of its row; `visual` are the pairs' frames, [R, Q, L]."""
+    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Tensor:
+        """Return what the model says about R pairs, [R, ...] on its device; `visual` are the pairs' frames, [R, Q, L]."""
+
+    def columns(self, said: np.ndarray, pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
+        """Return, for each of R pairs, columns of its row, by what `ask` returned for them."""
 
 
 def questions_of(features: Artifact, questions: Artifact) -> dict[str, list[dict[str, Any]]]:
@@ -116,18 +120,23 @@ def _ask(
     """Return what every question says about the frames of one window."""
     pairs = [(number, frame) for frame in place for number in asks.get(frame, ())]
     lengths = [asker.lengths[number] for number, _ in pairs]
+    device = str(visual.device)
     (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
 
-    def ask(items: np.ndarray) -> dict[Pair, dict[str, Any]]:
+    def ask(items: np.ndarray) -> tuple[list[Pair], Tensor]:
         chosen = [(number, row) for number, (_, row) in (pairs[item] for item in items)]
-        tokens = visual[[place[pairs[item][1]] for item in items]]
-        return dict(zip(chosen, asker.ask(tokens, chosen), strict=True))
+        tokens = visual.index_select(0, to_device(np.array([place[pairs[item][1]] for item in items]), device))
+        return chosen, asker.ask(tokens, chosen)
 
-    found: dict[Pair, dict[str, Any]] = {}
+    asked: list[tuple[list[Pair], Tensor]] = []
     for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
-        for part in halving(ask, batch):
-            found |= part
-    return found
+        asked += halving(ask, batch)
+    # Only now: until here nobody has waited for the device, which is at the first batches still.
+    return {
+        pair: columns
+        for chosen, said in asked
+        for pair, columns in zip(chosen, asker.columns(said.cpu().numpy(), chosen), strict=True)
+    }
 
 
 def _groups(videos: Sequence[dict[str, Any]]) -> Iterator[Group]:

@@ -12,3 +12,8 @@ BROKEN = "weights or features are broken, or the precision is too small"  # wher
 def code_of(reason: str) -> str:
     """Return the code of a reason, `code: details`."""
     return reason.split(":")[0]
+
+
+def not_finite_figure(n_rows: float) -> dict[str, float]:
+    """Return how many held-out rows a validation leaves out, for their logits are not finite; nothing if none are."""
+    return {"not_finite": n_rows} if n_rows else {}

@@ -77,20 +77,31 @@ class OptionReader:
             options = [self._words.tokenize(question["options"]).token_ids for question in questions]
         return [Asked(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
 
-    def read(self, visual: Tensor, asked: Sequence[Asked], frame_prefixes: Sequence[str]) -> list[OptionValues]:
-        """Return the values of R questions about K frames each, `visual` [R, K, Q, L]."""
+    def ask(self, visual: Tensor, asked: Sequence[Asked], frame_prefixes: Sequence[str]) -> Tensor:
+        """Return what `values` reads, on the device: of R questions about K frames each, `visual` [R, K, Q, L].
+
+        Float64 [R, 1 + most options]: the first token's id, of which there is none where texts are read, and a value an option.
+        """
+        import torch
+
         token_ids = [each.token_ids for each in asked]
-        first: Sequence[int | None] = [None] * len(asked)
         if self._readout == "letter":
             n_options = [len(each.question["options"]) for each in asked]
             out = self.answerer.answer(visual, token_ids, n_options, frame_prefixes)
             table = out.option_logits_forced if self._forced else out.option_logits
-            first = out.first_token_id.tolist()
+            first = out.first_token_id
         else:
             options = [each.option_ids for each in asked]
             table = self.answerer.option_text_scores(visual, token_ids, options, frame_prefixes, self._batch_tokens)
-        rows = table.cpu().numpy()
-        return [OptionValues(self._values(row, each), id) for row, each, id in zip(rows, asked, first, strict=True)]
+            first = torch.full((len(asked),), -1, device=table.device)
+        return torch.cat([first.double()[:, None], table.double()], dim=1)
+
+    def values(self, said: np.ndarray, asked: Sequence[Asked]) -> list[OptionValues]:
+        """Return the options' values of R questions by what `ask` returned."""
+        values = []
+        for first, row, each in zip(said[:, 0].tolist(), said[:, 1:].astype(np.float32), asked, strict=True):
+            values.append(OptionValues(self._values(row, each), int(first) if first >= 0 else None))
+        return values
 
     def _values(self, row: np.ndarray, asked: Asked) -> np.ndarray:
         values = row[: len(asked.question["options"])]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextvars import copy_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+# A thread that reads gives up the interpreter's lock at every frame, and by default waits 5 ms for it beside a busy one.
+sys.setswitchinterval(0.0005)
 
 
 def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:

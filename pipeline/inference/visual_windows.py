@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.engine.stage import PooledArtifact
 from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving
+from pipeline.models.transfer import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class Windows:
         import torch
 
         def look(frames: np.ndarray) -> torch.Tensor:
-            return model.visual(torch.from_numpy(frames).to(self._device))
+            return model.visual(to_device(frames, self._device))
 
         for group, array in read_ahead(self._read(groups), depth=1):
             batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]

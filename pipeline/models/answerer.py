@@ -79,7 +79,7 @@ class Answerer:
             CheckpointError: a row has more options than the tokenizer has single-token letters.
         """
         language, option_id = self.language, self.language.verbalizer.option_id
-        letters = self._letters(max(n_options))
+        letters = language.on_device(self._letters(max(n_options)))
         inputs = language.assemble(frame_prefixes, visual, token_ids)
         hidden = language.encode(inputs)
         logits = language.decode(hidden, inputs.mask, language.decoder_ids(len(visual), option_id))  # [R, 2, V]
@@ -90,9 +90,7 @@ class Answerer:
         if len(others):
             begun = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)
             chosen[others] = language.decode(hidden[others], inputs.mask[others], begun)[:, 1][:, letters]
-        absent = (
-            torch.arange(len(letters), device=chosen.device) >= torch.tensor(n_options, device=chosen.device)[:, None]
-        )
+        absent = torch.arange(len(letters), device=chosen.device) >= language.on_device(n_options)[:, None]
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
 

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from cache.errors import CheckpointError
+from pipeline.models.transfer import to_device
 from pipeline.models.verbalizer import Verbalizer
+
+# Of tokens in a row, on a GPU: its fused attention takes biases of such widths only, what it takes instead is far slower.
+MULTIPLE = 8
 
 
 class EncoderInput(NamedTuple):
@@ -46,6 +53,10 @@ class Language:
         _check_agreement(model, verbalizer)
         self.model = model.eval().requires_grad_(False)
         self.model.lm_head.float()
+        self._multiple = 1
+        if self.device.type != "cpu":
+            _fuse_norms(self.model)
+            self._multiple = MULTIPLE
         self.verbalizer = verbalizer
         start_id = model.config.decoder_start_token_id
         self.start_id: int = verbalizer.pad_id if start_id is None else start_id
@@ -74,7 +85,8 @@ class Language:
         rows, frames = visual.shape[:2]
         assert len(prefixes) == frames and len(token_ids) == rows, (len(prefixes), visual.shape, len(token_ids))
         prefix_ids, prefix_mask = self._padded(self.verbalizer.tokenize_prefixes(prefixes))  # [K, W]
-        text_ids, text_mask = self._padded(token_ids)  # [R, N]
+        before_text = frames * (prefix_ids.shape[1] + visual.shape[2])
+        text_ids, text_mask = self._padded(token_ids, before_text)  # [R, N]
         prefix = self.model.shared(prefix_ids).expand(rows, -1, -1, -1)  # [R, K, W, D]
         seen = torch.cat([prefix, visual.to(self.device, self.dtype)], dim=2).flatten(1, 2)  # [R, K * (W + Q), D]
         visual_mask = prefix_mask.new_ones(frames, visual.shape[2])
@@ -84,9 +96,20 @@ class Language:
         )
 
     def encode(self, inputs: EncoderInput) -> Tensor:
-        """Return the encoder's hidden states [R, S, D]."""
+        """Return the encoder's hidden states [R, S, D].
+
+        Block by block, as transformers does, but for the attention's bias: it is the same in all blocks, and is put together
+        with the mask once, [R, heads, S, S].
+        """
+        encoder, n_tokens = self.model.encoder, inputs.mask.shape[1]
         with self._as_loaded():
-            return self.model.encoder(inputs_embeds=inputs.embeddings, attention_mask=inputs.mask).last_hidden_state
+            bias = encoder.block[0].layer[0].SelfAttention.compute_bias(n_tokens, n_tokens, device=self.device)
+            bias = bias.masked_fill(inputs.mask[:, None, None] == 0, torch.finfo(bias.dtype).min).contiguous()
+            hidden = inputs.embeddings
+            for block in encoder.block:
+                hidden = block(hidden, position_bias=bias)[0]
+            states: Tensor = encoder.final_layer_norm(hidden)
+            return states
 
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
         """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
@@ -127,17 +150,37 @@ class Language:
 
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
         """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
-        return torch.tensor([[self.start_id, *after_start]], device=self.device).expand(rows, -1)
+        return self.on_device([[self.start_id, *after_start]]).expand(rows, -1)
+
+    def on_device(self, numbers: Any) -> Tensor:
+        """Return (nested) lists of numbers as a tensor where the model is, without waiting for what it is at."""
+        return to_device(np.array(numbers), str(self.device))
 
     def _as_loaded(self) -> torch.autocast:
         """Compute in the dtypes of the weights, float32 logits included, whatever a training casts around it."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _padded(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def _padded(self, token_ids: Sequence[Sequence[int]], n_before: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return ids and mask [R, N] int64; where they end rows that have `n_before` tokens before, N pads these for a GPU."""
         width = max(len(ids) for ids in token_ids)
-        padded = [[*ids, *[self.verbalizer.pad_id] * (width - len(ids))] for ids in token_ids]
-        mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in token_ids]
-        return torch.tensor(padded, device=self.device), torch.tensor(mask, device=self.device)
+        if n_before is not None:
+            width += -(width + n_before) % self._multiple
+        lengths = [len(ids) for ids in token_ids]
+        mask = np.arange(width) < np.array(lengths)[:, None]
+        padded = np.full(mask.shape, self.verbalizer.pad_id)
+        padded[mask] = np.fromiter(chain.from_iterable(token_ids), np.int64, sum(lengths))
+        device = str(self.device)
+        return to_device(padded, device), to_device(mask.astype(np.int64), device)
+
+
+def _fuse_norms(model: T5ForConditionalGeneration) -> None:
+    """Put torch's own norm, one kernel, in the place of each T5LayerNorm, five; in float32 they differ in the last bits."""
+    for module in list(model.modules()):
+        for name, norm in module.named_children():
+            if isinstance(norm, T5LayerNorm):
+                fused = nn.RMSNorm(norm.weight.shape, norm.variance_epsilon, device="meta")
+                fused.weight = norm.weight
+                setattr(module, name, fused)
 
 
 def _check_agreement(model: T5ForConditionalGeneration, verbalizer: Verbalizer) -> None:

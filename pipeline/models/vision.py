@@ -9,6 +9,20 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from pipeline.video.frames import PIXEL_MEAN, PIXEL_STD
+
+
+def pixels(frames: Tensor) -> Tensor:
+    """Return what the ViT reads of uint8 RGB frames [B, H, W, 3]: float32 [B, 3, H, W], normalised by CLIP's mean and std.
+
+    On the frames' own device, in the order of operations of the official loader: dividing by a tensor is exact everywhere, by
+    a number only on a CPU.
+    """
+    assert frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[3] == 3, (frames.dtype, frames.shape)
+    mean, std = (torch.from_numpy(values)[:, None, None].to(frames.device) for values in (PIXEL_MEAN, PIXEL_STD))
+    scaled = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return scaled.div_(torch.full_like(mean, 255)).sub_(mean).div_(std)
+
 
 class VisionEncoder(nn.Module):
     """EVA ViT-g of BLIP-2 (39 blocks, D = 1408, P = 257 at 224 pixels) without a final norm.

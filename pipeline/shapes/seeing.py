@@ -15,13 +15,13 @@ from torch.nn import functional
 from transformers import Blip2ForConditionalGeneration
 
 from pipeline.models.verbalizer import Verbalizer
+from pipeline.models.vision import pixels
 from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
 from pipeline.shapes.optimising import Show, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.world import CAST, clean_look
 from pipeline.shapes.writing import place
-from pipeline.video.frames import pixels
 
 WORDS = ((*SEEN, EMPTY), (*COLOURS, UNTOLD, EMPTY), (*SHAPES, EMPTY), (*PLACES, EMPTY))
 NAMES = ("thing", "colour", "shape", "place")
@@ -137,7 +137,7 @@ def telling_figures(
 def encode(model: Blip2ForConditionalGeneration, values: np.ndarray) -> Tensor:
     """Return the ViT's features [N, P, W] before any LayerNorm, as the chain stores them, of images [N, H, H, 3] uint8."""
     vision = model.vision_model
-    return vision.encoder(inputs_embeds=vision.embeddings(torch.from_numpy(pixels(values)))).last_hidden_state
+    return vision.encoder(inputs_embeds=vision.embeddings(pixels(torch.from_numpy(values)))).last_hidden_state
 
 
 def tell(model: Blip2ForConditionalGeneration, features: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pydantic import Field
 from pipeline.engine.output import Output
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.models.prompts import PROMPT_STYLES
 from pipeline.training.prompt_training import (
@@ -100,7 +102,7 @@ class LocalizerTask:
     """Yes or no about frames (a `Task` of the training loop); a row is one (question, frame)."""
 
     judged_by = "balanced_accuracy"
-    n_counts = 4
+    n_counts = 5
 
     def __init__(
         self,
@@ -141,7 +143,7 @@ class LocalizerTask:
         return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
 
     def judge(self, data: Data) -> Tensor:
-        """Return how many rows are yes and how many no, and of each how many were told right."""
+        """Return how many rows with finite logits are yes and how many no, of each how many were right, and the other rows."""
         import torch
 
         visual = visual_tokens(self._localizer, data)[:, 0]
@@ -149,16 +151,20 @@ class LocalizerTask:
         says_yes = scores.logit_yes > scores.logit_no
         is_yes = torch.tensor([row.target == 1 for row in data.rows], device=says_yes.device)
         right = says_yes == is_yes
-        return torch.stack([is_yes.sum(), (~is_yes).sum(), (right & is_yes).sum(), (right & ~is_yes).sum()])
+        is_finite = scores.logit_yes.isfinite() & scores.logit_no.isfinite()
+        yes, no = is_yes & is_finite, ~is_yes & is_finite
+        return torch.stack([yes.sum(), no.sum(), (right & yes).sum(), (right & no).sum(), (~is_finite).sum()])
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
         """Return accuracy, and the mean of the accuracies on yes and on no frames, which no constant answer can raise."""
-        n_yes, n_no, right_yes, right_no = counts
+        n_yes, n_no, right_yes, right_no, n_not_finite = counts
         shares = [right / n for right, n in ((right_yes, n_yes), (right_no, n_no)) if n]
+        n_rows = n_yes + n_no or math.nan
         return {
-            "accuracy": (right_yes + right_no) / (n_yes + n_no),
-            "balanced_accuracy": sum(shares) / len(shares),
-            "yes_share": n_yes / (n_yes + n_no),
+            "accuracy": (right_yes + right_no) / n_rows,
+            "balanced_accuracy": sum(shares) / len(shares) if shares else math.nan,
+            "yes_share": n_yes / n_rows,
+            **not_finite_figure(n_not_finite),
         }
 
     def names(self, samples: Sequence[int]) -> list[str]:

@@ -88,7 +88,8 @@ class _Loop:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
         groups = decay_groups(task.module, self.cfg.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=self.cfg.learning_rate, betas=(0.9, 0.999))
+        fused = True if accelerator.device.type == "cuda" else None
+        self.optimizer = torch.optim.AdamW(groups, lr=self.cfg.learning_rate, betas=(0.9, 0.999), fused=fused)
         self.steps_an_epoch = math.ceil(task.n_samples / self.cfg.batch_size)
         self.n_steps = self.steps_an_epoch * self.cfg.epochs
         self.scheduler = get_cosine_schedule_with_warmup(self.optimizer, self.cfg.warmup_steps, self.n_steps)

@@ -19,6 +19,7 @@ from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.not_finite import LOSS
 from pipeline.inference.streams import read_ahead
 from pipeline.inference.visual_prompt_weights import FILE
+from pipeline.models.transfer import to_device
 from pipeline.training.task import Job, MicroBatch, Task, Training, train
 
 if TYPE_CHECKING:
@@ -139,10 +140,8 @@ class FrameReader:
 
 def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:
     """Return visual tokens [R, K, Q, L] of a micro-batch, with gradients; a frame that several rows have is queried once."""
-    import torch
-
-    device = model.language.device
-    visual = model.prompt(torch.from_numpy(data.features).to(device))  # [F, Q, L]
+    device = str(model.language.device)
+    visual = model.prompt(to_device(data.features, device))  # [F, Q, L]
     # Not visual[where]: the gradient of that is summed up in no fixed order.
-    chosen = visual.index_select(0, torch.from_numpy(data.where.ravel()).to(device))
+    chosen = visual.index_select(0, to_device(data.where.ravel(), device))
     return chosen.unflatten(0, data.where.shape)

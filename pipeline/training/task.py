@@ -97,7 +97,7 @@ class Task(Protocol):
         """Return the summed cross-entropy of a micro-batch's target tokens, float32, differentiable."""
 
     def judge(self, data: Any) -> Tensor:
-        """Return counts that add up over micro-batches, [C]."""
+        """Return counts that add up over micro-batches, [C]; rows without finite logits are neither right nor wrong."""
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
         """Return the validation figures of summed counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,8 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
         _refuse_playlist(file.read(4096))
         file.seek(0)
         # Without its name: FFmpeg would take some suffixes for a kind of file, and a % in a .jpg's name for a pattern.
-        nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell, seekable=file.seekable)
+        reader = _Reader(file)
+        nameless = SimpleNamespace(read=reader.read, seek=file.seek, tell=file.tell, seekable=file.seekable)
         options |= {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
         try:
             container = av.open(nameless, "r", options=options)
@@ -39,6 +41,25 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
             ) from None
         with container:
             yield container
+        if reader.error is not None:
+            raise reader.error
+
+
+class _Reader:
+    """Reads a file until that fails, and is at its end from then on: PyAV prints a second error instead of raising it."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def read(self, n_bytes: int) -> bytes:
+        if self.error is not None:
+            return b""
+        try:
+            return self._file.read(n_bytes) or b""
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def best_video_stream(container: Any) -> Any:

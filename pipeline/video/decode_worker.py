@@ -33,7 +33,7 @@ from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, S
 from pipeline.video.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
 from pipeline.video.frames import VideoProbe, sample_clip
 from pipeline.video.image_folder import decode_image, list_images
-from pipeline.video.pictures import accept_unknown_side_data, orientation, pictures, refuse_damage
+from pipeline.video.pictures import accept_unknown_side_data, logged_lines, orientation, pictures, refuse_damage
 from pipeline.video.probing import count_frames, probe
 from pipeline.video.video_bytes import VideoBytes
 
@@ -55,7 +55,7 @@ def read_with_decord(
     wanted = set(indices.tolist())
     with _decord_log() as reported:
         for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
-            refuse_damage(reported())
+            refuse_damage(logged_lines(reported()))
             if index in wanted:
                 yield frame
 

@@ -182,13 +182,3 @@ def fixed_rate_indices(
         return np.array([min((start_frame + end_frame) // 2, n_video_frames - 1)], dtype=np.int64)
     offsets = np.floor((np.arange(n) + 0.5) * step).astype(np.int64)
     return np.minimum(start_frame + offsets, n_video_frames - 1)
-
-
-def pixels(frames: np.ndarray) -> np.ndarray:
-    """What the vision model reads: uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W], normalised by CLIP's mean and std."""
-    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3
-    scaled = frames.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    scaled /= 255
-    scaled -= PIXEL_MEAN[:, None, None]
-    scaled /= PIXEL_STD[:, None, None]
-    return scaled

@@ -17,10 +17,20 @@ import av
 
 from cache.errors import DecodeError
 from pipeline.video.containers import best_video_stream, open_container
+from pipeline.video.endings import missing_end
 from pipeline.video.frames import VideoProbe
 from pipeline.video.image_folder import probe_images
 from pipeline.video.mp4_boxes import lost_fragments, promised_frames
-from pipeline.video.pictures import UPRIGHT, first_orientation, nothing, pictures
+from pipeline.video.pictures import (
+    UPRIGHT,
+    errors_of,
+    first_orientation,
+    nothing,
+    pictures,
+    pyav_log,
+    refuse_damage,
+    refuse_damaged_vp9,
+)
 
 # Only what was checked frame by frame: decord miscounted frames after a seek in MPEG-TS, MPEG-PS and AVI.
 DECORD_CONTAINERS = ("mov", "matroska")
@@ -42,7 +52,7 @@ def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callab
         if stat.S_ISREG(status.st_mode) and status.st_size == 0:
             raise DecodeError("empty: file of 0 bytes")
         video = _probe_packets(path, on_progress)
-        return video if video.decoder == "decord" else _counted(path, video, on_progress)
+        return _checked(path, video, on_progress)
     except FileNotFoundError:
         raise DecodeError(f"missing: there is no file or folder {path.name}") from None
     except (av.FFmpegError, OSError) as error:
@@ -57,9 +67,12 @@ def count_frames(path: Path, video: VideoProbe, on_progress: Callable[[], None])
     return replace(video, n_frames=n_frames, duration_seconds=n_frames / video.fps)
 
 
-def _counted(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> VideoProbe:
+def _checked(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> VideoProbe:
+    """`video` after whatever has to be decoded before it is read. Raises DecodeError."""
     try:
-        return count_frames(path, video, on_progress)
+        if video.codec == "vp9":
+            refuse_damaged_vp9(path, on_progress)
+        return video if video.decoder == "decord" else count_frames(path, video, on_progress)
     except (av.FFmpegError, DecodeError) as error:
         raise DecodeError(f"corrupt: pyav: {getattr(error, 'strerror', None) or error}") from None
 
@@ -124,12 +137,18 @@ def _is_hidden(codec: str, packet: memoryview) -> bool:
 
 def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
     _refuse_too_many(promised_frames(path))  # before FFmpeg makes room for them
-    with open_container(path) as container:
+    with pyav_log() as log, open_container(path) as container:
         stream = best_video_stream(container)
+        log.clear()  # headers may hold what FFmpeg does not know
+        n_indexed = len(stream.index_entries)
         packets = _read_packets(container, stream, on_progress)
+        errors = errors_of(log, container.format.name)
         container_name = container.format.name.split(",")[0]
         codec = stream.codec_context.codec.canonical_name
         _refuse_incomplete(path, container, stream, packets)
+        if container_name == "avi" and packets.count < n_indexed:
+            raise DecodeError(f"truncated: the index names {n_indexed} frames, file holds {packets.count}")
+        _refuse_errors(errors)
         fps = _frame_rate(stream, packets)
         width, height, n_streams = stream.width, stream.height, len(container.streams.video)
     n_frames = len(packets.times) - packets.n_discarded
@@ -169,6 +188,8 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
             raise DecodeError(f"truncated: header promises {stream.frames} frames, file holds {held}")
     if container_name == "mov" and (reason := lost_fragments(path, stream.id)):
         raise DecodeError(f"truncated: {reason}")
+    if reason := missing_end(path, container_name):
+        raise DecodeError(f"truncated: {reason}")
     if container_name == "matroska" and container.duration and stream.average_rate:
         promised = container.duration / av.time_base
         tolerance = 0.25 + 2 / float(stream.average_rate)  # the last frame's own duration is often not written
@@ -176,6 +197,13 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
             raise DecodeError(f"truncated: header promises {promised:.2f} s, file holds {packets.end_seconds:.2f} s")
     if packets.n_damaged:
         raise DecodeError(f"corrupt: the container marks {packets.n_damaged} of {packets.count} frames as damaged")
+
+
+def _refuse_errors(errors: list[str]) -> None:
+    try:
+        refuse_damage(errors)
+    except DecodeError as error:
+        raise DecodeError(f"corrupt: {error}") from None
 
 
 def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:

@@ -75,7 +75,7 @@ def full(trial: Trial) -> None:
 
 def denied(trial: Trial) -> None:
     """Make the store read-only, forbid it, or take it away at a random moment of a run; undo it, and run again."""
-    ways = {"read-only": _read_only, "forbidden": _forbidden, "unmounted": _unmounted}
+    ways = {"read-only": _read_only, "forbidden": forbidden, "unmounted": _unmounted}
     while not trial.is_done:
         ways[trial.rng.choice(sorted(ways))](trial)
         trial.store = trial.beside
@@ -101,8 +101,8 @@ def _read_only(trial: Trial) -> None:
         trial.end()
 
 
-def _forbidden(trial: Trial) -> None:
-    trial.folder.chmod(0o755)
+def forbidden(trial: Trial) -> None:
+    """Give the store to root at a random moment of another user's run; undo it, and run again as root."""
     trial.store.mkdir()
     os.chown(trial.store, NOBODY, NOBODY)
     victim = trial.start(user=NOBODY)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.disks import why_not
-from tests.faults.kinds import KINDS
+from tests.faults.disks import forbidden, why_not
+from tests.faults.kinds import KINDS, Kind
 from tests.faults.trials import run_trials
+from tests.faults.world import Trial
 
 A_FEW = {"clock": 2, "operation": 2, "full": 1, "videos": 1000}
 
@@ -18,3 +19,18 @@ def test_no_fault_loses_anything_or_makes_anything_wrong_or_twice(tmp_path: Path
     tallies = run_trials(wanted, seed=0, folder=tmp_path)
     assert [told for tally in tallies.values() for told in tally.told] == []
     assert all(tally.tried == tally.survived > 0 for tally in tallies.values())
+
+
+def until_forbidden(trial: Trial) -> None:
+    while not trial.is_done:
+        forbidden(trial)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason="only root can give a store to another user")
+def test_a_store_is_forbidden_to_another_users_run_within_a_stage(tmp_path: Path) -> None:
+    kind = Kind("forbidden", "", until_forbidden, "", "disks")
+    tally = run_trials([(kind, 3)], seed=0, folder=tmp_path)["forbidden"]
+    assert tally.told == [] and tally.survived == tally.tried == 3
+    assert [place for place in tally.where if place != "forbidden, in between stages"]
+    assert all(place.startswith("forbidden, in ") for place in tally.where)

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.models.vision import pixels
 from pipeline.video.frames import (
+    PIXEL_MEAN,
+    PIXEL_STD,
     Clip,
     FixedRateSampling,
     RandomSampling,
     UniformSampling,
     clip_bounds,
     fixed_rate_indices,
-    pixels,
     random_indices,
     sample_clip,
     uniform_indices,
@@ -146,6 +149,12 @@ def test_pixels_are_scaled_and_normalised_as_clip_was_trained() -> None:
         (0.26862954, 0.26130258, 0.27577711),
     )  # OpenAI CLIP's published values
     expected = (frames / 255.0 - mean) / std
-    result = pixels(frames)
+    result = pixels(torch.from_numpy(frames)).numpy()
     assert result.shape == (3, 3, 5, 7) and result.dtype == np.float32 and result.flags.c_contiguous
     np.testing.assert_allclose(result, expected.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_pixels_are_the_bits_that_numpy_gives_in_float32_for_every_byte() -> None:
+    frames = np.arange(256, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    expected = (frames.astype(np.float32) / np.float32(255) - PIXEL_MEAN) / PIXEL_STD
+    np.testing.assert_array_equal(pixels(torch.from_numpy(frames)).numpy(), expected.transpose(0, 3, 1, 2))

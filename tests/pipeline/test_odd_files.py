@@ -1,5 +1,7 @@
 """Files that are not what their names or headers say, cut from others, or damaged: the right frames, or a reason."""
 
+import errno
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -377,3 +379,22 @@ def test_a_trimmed_mpeg4_file_begins_where_its_edit_list_says(tmp_path: Path) ->
     path = videos.make_edit_list(tmp_path / "trimmed.mp4", n_skipped=5, codec="mpeg4", n_frames=30)
     shown = [videos.read_index(frame.to_ndarray(format="rgb24")) for frame in pictures(path)]
     assert shown == list(range(5, 30))  # the keyframe before them is drawn, and hidden
+
+
+def test_a_disk_that_fails_while_a_video_is_read_is_an_error_and_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, n_left = videos.make_video(tmp_path / "good.mp4", size=(320, 240), n_frames=200), 3
+
+    class FailingFile(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            nonlocal n_left
+            n_left -= 1
+            if n_left < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: FailingFile(str(path)))
+    with pytest.raises(OSError, match="Input/output error"):
+        list(pictures(path))
+    assert capfd.readouterr().err == ""

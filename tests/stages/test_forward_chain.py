@@ -57,7 +57,7 @@ def test_features_are_what_the_vit_gives_for_the_stored_frames(finished: Path, d
 
     from pipeline.models.checkpoint import load_vision_encoder
     from pipeline.models.config import read_blip2_config
-    from pipeline.video.frames import pixels
+    from pipeline.models.vision import pixels
 
     frames, features = artifact(finished, "frames"), artifact(finished, "features")
     video = next(row for row in frames.rows("videos") if row["status"] == "ok")
@@ -65,7 +65,7 @@ def test_features_are_what_the_vit_gives_for_the_stored_frames(finished: Path, d
     assert stored.dtype == np.uint8 and stored.shape == (8, 28, 28, 3)
     encoder = load_vision_encoder(read_blip2_config(demo / "tiny-blip2"), demo / "tiny-blip2")
     with torch.no_grad():
-        wanted = encoder(torch.from_numpy(pixels(stored))).numpy()
+        wanted = encoder(pixels(torch.from_numpy(stored))).numpy()
     found = features.open().read(video["video_id"], slice(0, video["n_frames"]))
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, wanted.astype(np.float16))

@@ -24,9 +24,9 @@ def broken_frame(finished: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     """A video and the index of one of its frames, for which the ViT gives no number from now on."""
     frames = artifact(finished, "frames")
     video = next(row for row in frames.rows("videos") if row["status"] == "ok")
-    from pipeline.video.frames import pixels
+    from pipeline.models.vision import pixels
 
-    bad = torch.from_numpy(pixels(frames.open().read(video["video_id"], slice(3, 4))))[0]
+    bad = pixels(torch.from_numpy(frames.open().read(video["video_id"], slice(3, 4))))[0]
     whole = VisionEncoder.forward
 
     def forward(self: VisionEncoder, images: torch.Tensor) -> torch.Tensor:

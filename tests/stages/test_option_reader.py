@@ -33,7 +33,9 @@ def test_more_options_than_letters_are_refused_for_letters_only(answerer: Answer
     assert reader(answerer, "letter").refusal(question).startswith("too_many_options: ")
     texts = reader(answerer, "text_per_token")
     assert texts.refusal(question) == ""
-    (found,) = texts.read(torch.zeros(1, 1, 4, 32), texts.prepare([question]), single_frame_prefixes())
+    asked = texts.prepare([question])
+    said = texts.ask(torch.zeros(1, 1, 4, 32), asked, single_frame_prefixes())
+    (found,) = texts.values(said.numpy(), asked)
     assert found.values.shape == (28,) and found.first_token_id is None
 
 
@@ -45,5 +47,6 @@ def test_values_that_are_not_finite_are_the_problem_of_their_question_alone(
     asking = reader(answerer, readout)
     visual = torch.zeros(2, 1, 4, 32)
     visual[1] = np.nan
-    good, bad = asking.read(visual, asking.prepare([question] * 2), single_frame_prefixes())
+    asked = asking.prepare([question] * 2)
+    good, bad = asking.values(asking.ask(visual, asked, single_frame_prefixes()).numpy(), asked)
     assert good.problem == "" and bad.problem.startswith("not_finite_answers: the Answerer gave [nan")

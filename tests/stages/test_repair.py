@@ -242,7 +242,7 @@ def test_repair_says_what_is_missing_and_how_to_give_it(
     flip(path)
     assert main(["cache", "verify", "--all", "--repair", "--store", f"{store}"]) == 1
     told = capsys.readouterr().out
-    assert "not repaired: sample_frames-v3" in told and "--videos plain=PATH" in told
+    assert "not repaired: sample_frames-v4" in told and "--videos plain=PATH" in told
     assert path.exists()  # damaged is better than gone
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -21,7 +22,7 @@ from cache.store import Store
 from cli import main
 from pipeline.engine.snapshots import Snapshots
 from pipeline.training.localizer_training import LabelledClip, LocalizerTask
-from pipeline.training.prompt_training import Split, split_by_video
+from pipeline.training.prompt_training import Split, split_by_video, visual_tokens
 from pipeline.training.task import Job, Task, train
 from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
 from stages.pretrain_localizer import PretrainLocalizer
@@ -229,6 +230,32 @@ def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) ->
         task = AnswererTask(cfg, Split([question] * 2, []), *inputs, world.run(tmp_path))
         data = list(task.stream(task.cut([0, 1], 0)))
         assert [batch.where.shape for batch in data] == shapes
+
+
+@pytest.mark.parametrize("stage", ["pretrain_localizer", "finetune_answerer"])
+def test_held_out_rows_without_finite_logits_are_left_out_of_the_figures_and_counted(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    module = "stages.finetune_answerer" if stage == "finetune_answerer" else "pipeline.training.localizer_training"
+    right = visual_tokens
+
+    def first_is_broken(model: Any, data: Any) -> Tensor:
+        visual = right(model, data)
+        return visual if model.prompt.training else torch.cat([visual[:1] * math.nan, visual[1:]])
+
+    whole = world.train(stage, tmp_path / "whole", held_out_percent=30.0)
+    monkeypatch.setattr(f"{module}.visual_tokens", first_is_broken)
+    trained = world.train(stage, tmp_path / "broken", held_out_percent=30.0)
+    figures = {row["figure"]: row["value"] for row in trained.rows("validation") if row["epoch"] == 1}
+    assert figures.pop("not_finite") >= 1 and all(0 <= value <= 1 for value in figures.values())
+    assert figures.keys() == {row["figure"] for row in whole.rows("validation")}
+    assert weights_of(trained) == weights_of(whole)
+
+
+def test_where_no_held_out_row_has_finite_logits_there_is_no_accuracy() -> None:
+    figures = AnswererTask.figures(None, [0, 0, 4])  # type: ignore[arg-type]
+    assert math.isnan(figures["accuracy"]) and figures["not_finite"] == 4
+    assert math.isnan(LocalizerTask.figures(None, [0, 0, 0, 0, 4])["balanced_accuracy"])  # type: ignore[arg-type]
 
 
 def test_questions_that_cannot_be_trained_on_are_counted_by_reason(world: World, tmp_path: Path) -> None:
