@@ -5,12 +5,14 @@ Only matrix products count, as model FLOP utilisation is defined; norms, softmax
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.models.config import ModelConfig
 
 
 def vit(config: ModelConfig) -> float:
     """Return the operations of the ViT on one frame."""
-    vision = config.vision
+    vision: Any = config.vision
     tokens, width = config.feature_shape
     block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * vision.intermediate_size
     return 2.0 * (vision.num_hidden_layers * block + (tokens - 1) * width * 3 * vision.patch_size**2)
@@ -19,7 +21,8 @@ def vit(config: ModelConfig) -> float:
 def qformer(config: ModelConfig) -> float:
     """Return the operations of Q-Former and projection on one frame's features."""
     tokens, vision_width = config.feature_shape
-    sizes, queries = config.qformer, config.num_query_tokens
+    sizes: Any = config.qformer
+    queries = config.num_query_tokens
     width = sizes.hidden_size
     block = 4 * queries * width**2 + 2 * queries**2 * width + 2 * queries * width * sizes.intermediate_size
     cross = 2 * queries * width**2 + 2 * tokens * vision_width * width + 2 * queries * tokens * width
@@ -29,7 +32,7 @@ def qformer(config: ModelConfig) -> float:
 
 def t5_encoder(config: ModelConfig, tokens: int) -> float:
     """Return the operations of Flan-T5's encoder on one row of so many tokens."""
-    text = config.text
+    text: Any = config.text
     inner = text.num_heads * text.d_kv
     block = 4 * tokens * text.d_model * inner + 2 * tokens**2 * inner + 3 * tokens * text.d_model * text.d_ff
     return 2.0 * text.num_layers * block
@@ -37,7 +40,7 @@ def t5_encoder(config: ModelConfig, tokens: int) -> float:
 
 def t5_decoder(config: ModelConfig, tokens: int, steps: int) -> float:
     """Return the operations of Flan-T5's decoder and `lm_head`: so many steps that see a row of so many tokens."""
-    text = config.text
+    text: Any = config.text
     inner = text.num_heads * text.d_kv
     own = 4 * steps * text.d_model * inner + 2 * steps**2 * inner + 3 * steps * text.d_model * text.d_ff
     cross = 2 * steps * text.d_model * inner + 2 * tokens * text.d_model * inner + 2 * steps * tokens * inner

@@ -29,7 +29,7 @@ def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
     rates = {}
     for precision in PRECISIONS:
         a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
-        rates[precision] = 2 * side**3 / median_seconds(lambda a=a, b=b: a @ b, device)
+        rates[precision] = 2 * side**3 / median_seconds(partial(torch.matmul, a, b), device)
         report.add("hardware", f"matrix product of {side}, {precision}", teraflop_per_second=rates[precision] / 1e12)
     report.add("hardware", "float32 products", tf32_allowed=torch.backends.cuda.matmul.allow_tf32)
     return rates
@@ -44,8 +44,8 @@ def transfer_rates(device: str, report: Report, size_bytes: int = 1 << 28) -> No
         ("pageable", torch.zeros(size_bytes, dtype=torch.uint8)),
         ("pinned", torch.zeros(size_bytes, dtype=torch.uint8).pin_memory()),
     ):
-        up = median_seconds(lambda host=host: on_device.copy_(host, non_blocking=True), device)
-        down = median_seconds(lambda host=host: host.copy_(on_device, non_blocking=True), device)
+        up = median_seconds(partial(on_device.copy_, host, non_blocking=True), device)
+        down = median_seconds(partial(host.copy_, on_device, non_blocking=True), device)
         rates = {"to_device_gb_per_second": size_bytes / up / 1e9, "back_gb_per_second": size_bytes / down / 1e9}
         report.add("hardware", f"copies, {name}", **rates)
 
@@ -138,8 +138,8 @@ def _language_parts(bench: Bench, localizer: Localizer, visual: Tensor, ids: lis
             flops.t5_decoder(config, seen, 1),
         ),
     }
-    for name, (work, operations) in works.items():
-        _report(bench, f"Localizer's {name} of {n} pairs", n, operations, precision, work, "pairs")
+    for name, (call, operations) in works.items():
+        _report(bench, f"Localizer's {name} of {n} pairs", n, operations, precision, call, "pairs")
 
 
 def equality(bench: Bench) -> None:
@@ -197,11 +197,11 @@ def _keyframes_and_answers(
         place = videos.index(row["video_id"])
         (ids,) = words.tokenize([style.localize(row["question"], row["options"], "necessary_details")]).token_ids
         scores = localizer.score(of_localizer[place], [ids] * len(of_localizer[place])).logit_yes.float().cpu().numpy()
-        frames = np.sort(top_k_positions(scores, k))
+        keyframes = np.sort(top_k_positions(scores, k))
         (ids,) = words.tokenize([style.answer(row["question"], row["options"])]).token_ids
-        visual = of_answerer[place][torch.from_numpy(frames).to(device)].unsqueeze(0)
-        output = answerer.answer(visual, [ids], [len(row["options"])], numbered_frame_prefixes(len(frames)))
+        visual = of_answerer[place][torch.from_numpy(keyframes).to(device)].unsqueeze(0)
+        output = answerer.answer(visual, [ids], [len(row["options"])], numbered_frame_prefixes(k))
         yes.append(scores)
-        chosen.append(frames)
+        chosen.append(keyframes)
         answers.append(int(output.prediction[0]))
     return np.array(yes), np.array(chosen), np.array(answers)

@@ -33,7 +33,7 @@ def parity(precision: str, device: str) -> dict[str, Any]:
     language = load_language(reference.config, reference.weights, reference.verbalizer, dtype, device)
     prompts = {}
     for part in ("localizer", "answerer"):
-        prompts[part] = load_visual_prompt(reference.config, reference.weights, part, device)  # type: ignore[arg-type]
+        prompts[part] = load_visual_prompt(reference.config, reference.weights, part, device)
         prompts[part].compute_dtype = dtype
     localizer, answerer = Localizer(prompts["localizer"], language), Answerer(prompts["answerer"], language)
     n_videos, n_frames = reference.videos.shape[:2]
