@@ -75,7 +75,7 @@ def watched(device: str) -> Iterator[Busy]:
             busy.copy_seconds += nanoseconds / 1e9
             continue
         spans.append((event.start_ns(), event.start_ns() + nanoseconds))
-        busy.kernels[name] += nanoseconds / 1e9  # type: ignore[assignment]
+        busy.kernels[name] += nanoseconds / 1e9
     _add_up(busy, sorted(spans))
 
 
