@@ -13,7 +13,7 @@ from cache.errors import FingerprintError
 from cache.files import open_file
 
 PLAIN = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 )  # of plain values only
 FINGERPRINT_LENGTH = 20  # 80 bits: a collision among a million artifacts has a chance of about 4e-13
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
-from cache.files import NOT_A_FILE, open_file, write_atomically
+from cache.files import NOT_A_FILE, read_whole, write_atomically
 from cache.fingerprint import PLAIN, canonical
 
 CHECKSUM = "checksum"
@@ -64,14 +63,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with open_file(path, follow_links=False) as stream:
-            size_bytes = os.fstat(stream.fileno()).st_size
-            if size_bytes > LIMIT_BYTES:
-                raise CorruptArtifactError(
-                    f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
-                )
-            return stream.read(size_bytes)  # not of LIMIT_BYTES, which Python would reserve for each note
+        return read_whole(path, LIMIT_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise CorruptArtifactError(f"{path}: {error.strerror}; it was not written by a stage") from error
         if error.errno in (NOT_A_FILE, errno.ELOOP):  # the latter where a link came in between
             raise CorruptArtifactError(f"{path}: {error.strerror}; it is not read") from error
         raise

@@ -17,8 +17,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock
+from typing import TYPE_CHECKING
 
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError, StoreError, mend
@@ -27,6 +26,9 @@ from cache.fingerprint import file_digest
 from cache.notes import write_note
 from cache.record import PROGRESS, RECORD, Record, same_content
 from cache.untrusted import inside, is_name
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 OWN_NAMES = {
     "artifacts",
@@ -62,6 +64,7 @@ class Store:
         own, *others = (root / "digests.json" for root in self.roots)
         self.digests = DigestCache(own, others)
         self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
+        self._looks: dict[str, tuple[Path, tuple[int, ...]]] | None = None  # within `one_look`: what `_place` has seen
         self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
@@ -72,10 +75,27 @@ class Store:
 
     def layer(self, artifact: str) -> Path:
         """Return the root of the store that holds an artifact; one's own where none does."""
-        return self._found(artifact)[0]
+        return self._place(artifact)[0]
 
-    def _found(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Look for each artifact once while the block lists many: it sees each as it was then, changed meanwhile or not."""
+        before = self._looks
+        self._looks = {}
+        try:
+            yield
+        finally:
+            self._looks = before
+
+    def _place(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         """Return the root that holds an artifact and what changes when its record does; nothing of that where none holds it."""
+        if self._looks is None:
+            return self._look(artifact)
+        if artifact not in self._looks:
+            self._looks[artifact] = self._look(artifact)
+        return self._looks[artifact]
+
+    def _look(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         for root in self.roots:
             folder = f"{root}/artifacts/{artifact}"
             try:
@@ -98,11 +118,11 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        return is_name(artifact) and bool(self._found(artifact)[1])
+        return is_name(artifact) and bool(self._place(artifact)[1])
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
-        root, stamp = self._found(artifact) if is_name(artifact) else (self.root, ())
+        root, stamp = self._place(artifact) if is_name(artifact) else (self.root, ())
         if not stamp:
             refuse_link(self._own(artifact))
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
@@ -196,6 +216,8 @@ class Store:
 
         Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
         """
+        from filelock import FileLock  # here, as commands that only look need none
+
         path = self.root / "locks" / f"{name}.lock"
         refuse_link(path, self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
