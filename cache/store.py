@@ -202,14 +202,14 @@ class Store:
 
         What a removal that was killed leaves has neither.
         """
-        return [
-            name
-            for name in self._folders()
-            if not self.exists(name)
-            and (folder := self._own(name)).is_dir()
-            and not folder.is_symlink()
-            and ((folder / PROGRESS / RECORD).exists() or not with_copy)
-        ]
+        return [name for name in self._folders() if self._is_lost(name) and not (with_copy and self.is_remains(name))]
+
+    def _is_lost(self, name: str) -> bool:
+        return not self.exists(name) and self._own(name).is_dir() and not self._own(name).is_symlink()
+
+    def is_remains(self, name: str) -> bool:
+        """Whether a folder is what a removal that was killed leaves: neither a record nor its copy, which need nothing."""
+        return self._is_lost(name) and not (self._own(name) / PROGRESS / RECORD).exists()
 
     def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
