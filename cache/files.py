@@ -51,7 +51,7 @@ def open_file(path: Path) -> BufferedReader:
     return stream
 
 
-def read_whole(path: Path, limit_bytes: int) -> bytes:
+def read_whole(path: Path | str, limit_bytes: int) -> bytes:
     """Return all bytes of a small regular file that is no link; raises like `open_file`, and for one larger than the limit."""
     _refuse_others(path, os.lstat(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -68,7 +68,7 @@ def read_whole(path: Path, limit_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def _refuse_others(path: Path, status: os.stat_result) -> None:
+def _refuse_others(path: Path | str, status: os.stat_result) -> None:
     kind = KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is not None:
         raise OSError(NOT_A_FILE, f"it is {kind}, a file was wanted", str(path))

@@ -333,9 +333,8 @@ def folders_in(folder: Path) -> dict[str, str]:
 
 def readable(root: Path, id: str) -> Record | None:
     """Return the record of an artifact that lies in a root, None where it is missing or damaged."""
-    path = Path(f"{root}/artifacts/{id}/{RECORD}")
     try:
-        record = Record.load(path)
+        record = Record.load(f"{root}/artifacts/{id}/{RECORD}")
     except (CorruptArtifactError, OSError):
         return None
     return record if record.id == id else None

@@ -56,12 +56,12 @@ def read_copies(one: Path, other: Path) -> dict[str, Any]:
     raise CorruptArtifactError(f"{other}: damaged as well")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path | str) -> dict[str, Any]:
     """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
     return _parsed(_bytes(path), path)
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path | str) -> bytes:
     try:
         return read_whole(path, LIMIT_BYTES)
     except OSError as error:
@@ -72,7 +72,7 @@ def _bytes(path: Path) -> bytes:
         raise
 
 
-def _parsed(text: bytes, path: Path) -> dict[str, Any]:
+def _parsed(text: bytes, path: Path | str) -> dict[str, Any]:
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -82,7 +82,7 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def checked(content: dict[str, Any], path: Path | str) -> dict[str, Any]:
     """Return what a note holds, without its checksum; raises `CorruptArtifactError` if that does not match."""
     try:
         wanted = content.pop(CHECKSUM, None)

@@ -129,7 +129,7 @@ class Store:
         known = self._records.get((root, artifact))
         if known is not None and known[0] == stamp:
             return known[1]
-        path = Path(f"{root}/artifacts/{artifact}/{RECORD}")
+        path = f"{root}/artifacts/{artifact}/{RECORD}"  # as text: one of ten thousand
         record = Record.load(path)
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
