@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,14 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
+from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
+from cache.in_use import OWN_NAMES
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.pool_listing import PARTS, PartId, every_key, references
 from cache.printable import printable_lines
 from cache.record import RECORD, Record
 from cache.show import human_size
-from cache.store import OWN_NAMES, Store, remove_records
+from cache.store import Store, remove_records
 from cache.tables import read_columns
-from cache.untrusted import is_name
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
@@ -103,7 +103,7 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
             old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (str(path),)))
     days = f"younger than {older_than_days:g} days"
     reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
-    young = [id for id in folders if id not in records and id not in reasons and _changed(folders[id]) >= before]
+    young = [id for id in folders if id not in records and id not in reasons and changed_seconds(folders[id]) >= before]
     young = [id for id in young if not store.is_remains(id)]
     reasons |= {id: days for id in young}
     kept = _with_upstream(store, records, reasons)
@@ -233,7 +233,7 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
     for kind, name in (("unfinished", "partial"), ("set aside", "aside")):
         for id, folder in folders_in(store.root / name).items():
             is_spare = kind == "set aside" and (store.root / "artifacts" / id / "record.json").exists()
-            if (id not in kept or is_spare) and _changed(folder) < before:
+            if (id not in kept or is_spare) and changed_seconds(folder) < before:
                 yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
 
 
@@ -265,10 +265,10 @@ def _begun_with(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
 
 def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
     """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
-    own = [path for name in sorted(OWN_NAMES - {"pool"}) for path in _files_below(f"{root}/{name}", ".part", gone)]
+    own = [path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", gone)]
     for path in [*own, *map(str, root.glob("digests.json.*.part"))]:  # beside a store may lie what is not ours
         yield from _left_over(root, path, before)
-    for path in _files_below(f"{root}/locks", ".lock", gone):
+    for path in files_below(f"{root}/locks", ".lock", gone):
         folder = os.path.dirname(path)
         is_ours = folder == str(root / "locks")  # of the store as a whole
         if not is_ours and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:
@@ -281,21 +281,6 @@ def _left_over(root: Path, path: str, before: float) -> Iterator[Item]:
         yield Item("left-over", os.path.relpath(path, root), "", found.st_size, (path,))
 
 
-def _files_below(folder: str, suffix: str, gone: set[str]) -> Iterator[str]:
-    """Yield the files of a suffix in a folder, at any depth but in `gone`; links to folders are not followed."""
-    try:
-        with os.scandir(folder) as entries:
-            here = sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in here:
-        if entry.is_dir(follow_symlinks=False):
-            if entry.path not in gone:
-                yield from _files_below(entry.path, suffix, gone)
-        elif entry.name.endswith(suffix) and not entry.is_dir():
-            yield entry.path
-
-
 def _drop_empty(root: Path) -> None:
     for folder in ("pool", "locks"):
         for place, _, files in os.walk(root / folder, topdown=False):
@@ -304,49 +289,8 @@ def _drop_empty(root: Path) -> None:
                     os.rmdir(place)
 
 
-def stage_of(id: str) -> str:
-    """Return the stage that an artifact's id names."""
-    return id.rsplit("-v", 1)[0]
-
-
-def size_of(folder: Path | str, record: Record | None = None) -> int:
-    """Return the size of an artifact in bytes: as its record has it, or by the files there are."""
-    if record is not None:
-        return sum(file["size_bytes"] for file in record.files.values())
-    return sum(found.st_size for found in stats_below(folder) if not stat.S_ISDIR(found.st_mode))
-
-
-def stats_below(folder: Path | str) -> Iterator[os.stat_result]:
-    """Yield what the file system knows of a folder and all in it; what a run at work takes away meanwhile is passed over."""
-    for place, _, files in os.walk(folder):
-        for name in ("", *files):
-            with suppress(FileNotFoundError):
-                yield os.lstat(os.path.join(place, name))
-
-
-def folders_in(folder: Path) -> dict[str, str]:
-    """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
-    entries = os.scandir(folder) if folder.is_dir() else ()
-    found = [entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False)]
-    return {name: f"{folder}/{name}" for name in sorted(found)}
-
-
-def readable(root: Path, id: str) -> Record | None:
-    """Return the record of an artifact that lies in a root, None where it is missing or damaged."""
-    try:
-        record = Record.load(f"{root}/artifacts/{id}/{RECORD}")
-    except (CorruptArtifactError, OSError):
-        return None
-    return record if record.id == id else None
-
-
 def _finished(record: Record) -> float:
     try:
         return datetime.fromisoformat(record.finished).timestamp()
     except ValueError:
         return 0.0
-
-
-def _changed(folder: Path | str) -> float:
-    """Return when anything in a folder changed last."""
-    return max((found.st_mtime for found in stats_below(folder)), default=0.0)
