@@ -54,13 +54,6 @@ def stage(options: argparse.Namespace) -> None:
             print_text(str(artifact.path))
 
 
-def up(options: argparse.Namespace) -> int:
-    """Start Prefect's server and its workers until interrupted; see stages/up.py."""
-    from stages.up import up
-
-    return up(options)
-
-
 def plan(options: argparse.Namespace) -> None:
     """Print what a run would build, and why."""
     from pipeline.engine.places import KINDS
