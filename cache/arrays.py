@@ -12,16 +12,21 @@ import errno
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import h5py
 import numpy as np
 import xxhash
 
 from cache.errors import CorruptArtifactError, mend
 from cache.files import published
 from cache.fingerprint import fingerprint
-from cache.untrusted import array, open_arrays, short_text
+from cache.hdf5 import array, open_arrays, short_text
+from cache.lazy import Lazy
+
+if TYPE_CHECKING:
+    import h5py
+else:
+    h5py = Lazy("h5py")
 
 DTYPES = ("uint8", "float16", "float32")
 SPARE_BYTES = 1 << 20  # for what HDF5 writes beside the frames: its caches and tables

@@ -11,8 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
-
 from cache.errors import CorruptArtifactError, MissingSourceError
 from cache.files import open_file, refuse_link
 from cache.fingerprint import canonical, file_digest, fingerprint
@@ -117,6 +115,8 @@ class DigestCache:
         self._saved_at = time.monotonic()
         if not any(self._changed.values()):
             return
+        from filelock import FileLock  # here, as commands that only look need none
+
         with suppress(OSError):
             lock = self._path.parent / "locks" / "digests.lock"
             refuse_link(lock, self._path.parent)

@@ -89,9 +89,9 @@ class ComparisonError(SevilaError):
     """Two runs cannot be compared: they share no question, or nobody knows the right options."""
 
 
-def mend(path: Path) -> str:
+def mend(path: Path | str) -> str:
     """Return how to mend a damaged file of a store, by where it lies; to end the sentence that says what is wrong with it."""
-    where = path.with_suffix("").parts[-7:]
+    where = Path(path).with_suffix("").parts[-7:]
     if "artifacts" in where[:-1]:  # <root>/artifacts/<id>/...
         name = where[where.index("artifacts") + 1]
     elif "pool" in where[:-4]:  # <root>/pool/<space>/<key[:2]>/<key>/<part>.h5

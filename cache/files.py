@@ -35,15 +35,14 @@ def kind_of(path: Path) -> str:
         return ""
 
 
-def open_file(path: Path, follow_links: bool = True) -> BufferedReader:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading; nobody waits for a pipe or a device.
 
     Raises:
         OSError: it cannot be opened, or is no file (`NOT_A_FILE`).
     """
-    _refuse_others(path, os.stat(path, follow_symlinks=follow_links))  # before: opening a device may set it off
-    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
-    stream = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
+    _refuse_others(path, os.stat(path))  # before: opening a device may set it off
+    stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115 - the caller closes it
     try:
         _refuse_others(path, os.fstat(stream.fileno()))
     except OSError:
@@ -52,7 +51,24 @@ def open_file(path: Path, follow_links: bool = True) -> BufferedReader:
     return stream
 
 
-def _refuse_others(path: Path, status: os.stat_result) -> None:
+def read_whole(path: Path | str, limit_bytes: int) -> bytes:
+    """Return all bytes of a small regular file that is no link; raises like `open_file`, and for one larger than the limit."""
+    _refuse_others(path, os.lstat(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(descriptor)
+        _refuse_others(path, status)
+        if status.st_size > limit_bytes:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes, wanted at most {limit_bytes}", str(path))
+        content = os.read(descriptor, status.st_size)
+        while len(content) < status.st_size and (more := os.read(descriptor, status.st_size - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_others(path: Path | str, status: os.stat_result) -> None:
     kind = KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is not None:
         raise OSError(NOT_A_FILE, f"it is {kind}, a file was wanted", str(path))

@@ -13,7 +13,7 @@ from cache.errors import FingerprintError
 from cache.files import open_file
 
 PLAIN = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 )  # of plain values only
 FINGERPRINT_LENGTH = 20  # 80 bits: a collision among a million artifacts has a chance of about 4e-13
 
@@ -31,7 +31,12 @@ def canonical(value: Any, where: str = "value") -> str:
 
 def fingerprint(value: Any) -> str:
     """Return 20 hexadecimal digits that identify `value`; see `canonical` for what is allowed in it."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+    return plain_fingerprint(_plain(value, "value"))
+
+
+def plain_fingerprint(value: Any) -> str:
+    """Return the fingerprint of a value that is known to hold exact plain types only, such as what JSON was read into."""
+    return hashlib.sha256(PLAIN.encode(value).encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,20 +20,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
+from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
+from cache.in_use import OWN_NAMES
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.pool_listing import PARTS, PartId, every_key, references
 from cache.printable import printable_lines
 from cache.record import RECORD, Record
 from cache.show import human_size
-from cache.store import OWN_NAMES, Store, remove_records
+from cache.store import Store, remove_records
 from cache.tables import read_columns
-from cache.untrusted import is_name
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
 REMOVERS = 4  # threads: a file system answers several at once
 
 Kind = Literal["artifact", "unfinished", "set aside", "pool part", "left-over", "lock"]
+FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the others are files
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
         CorruptArtifactError: a name, or the record of an artifact that is kept or its table of parts, cannot be read, so that
             nobody knows what else is to be kept.
     """
+    with store.one_look():
+        return _survey(store, keep, older_than_days)
+
+
+def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey:
     before = time.time() - older_than_days * DAY_SECONDS
     folders = folders_in(store.root / "artifacts")
     records = {id: record for id in folders if (record := readable(store.root, id)) is not None}
@@ -97,9 +103,9 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
             old_runs.append(Item("left-over", f"{RECENT}/{path.name}", "", path.stat().st_size, (str(path),)))
     days = f"younger than {older_than_days:g} days"
     reasons |= {id: days for id, record in records.items() if id not in reasons and _finished(record) >= before}
-    young = [id for id in folders if id not in records and id not in reasons and _changed(folders[id]) >= before]
-    remains = set(store.lost(with_copy=False)) - set(store.lost())  # of removals that were killed: they need nothing
-    reasons |= {id: days for id in young if id not in remains}
+    young = [id for id in folders if id not in records and id not in reasons and changed_seconds(folders[id]) >= before]
+    young = [id for id in young if not store.is_remains(id)]
+    reasons |= {id: days for id in young}
     kept = _with_upstream(store, records, reasons)
     kept |= {id: days for id in young if id not in kept}
     found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
@@ -125,27 +131,29 @@ def sweep(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
                 "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
             )
-        paths = [item.paths for item in found.goes]
-        for path in (path for of_item in paths for path in of_item if _is_folder(path)):
-            remove_records(Path(path))  # first, and the last made first: without its record, the rest is no artifact
+        for item in found.goes:
+            if item.kind in FOLDERS:
+                remove_records(
+                    Path(item.paths[0])
+                )  # first, the last made first: without its record, the rest is no artifact
         with ThreadPoolExecutor(REMOVERS) as threads:
-            for _ in threads.map(_remove, paths):
+            for _ in threads.map(_remove, found.goes):
                 pass
         _drop_empty(store.root)
     return found
 
 
-def _is_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
-
-
-def _remove(paths: tuple[str, ...]) -> None:
-    for path in paths:
-        if _is_folder(path):
+def _remove(item: Item) -> None:
+    for path in item.paths:
+        try:
+            os.unlink(path)
+        except IsADirectoryError:
             shutil.rmtree(path)
-        else:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+        except FileNotFoundError:
+            continue
+    if item.kind == "pool part":
+        with suppress(OSError):  # not empty
+            os.rmdir(os.path.dirname(item.paths[0]))
 
 
 def survey_text(found: Survey, deleted: bool = False) -> str:
@@ -160,7 +168,7 @@ def survey_text(found: Survey, deleted: bool = False) -> str:
         lines.append(
             f"  {size:>9}  {len(items)} {kind}{'s' if len(items) > 1 and kind != 'unfinished' else ''} {stage}".rstrip()
         )
-        if kind in ("artifact", "unfinished", "set aside"):
+        if kind in FOLDERS:
             lines += [f"             {item.name}" for item in items]
     lines.append(f"{'kept' if deleted else 'would stay'}: {len(found.kept)} artifacts")
     lines += [f"  {count:9}  {why}" for why, count in Counter(found.kept.values()).most_common()]
@@ -214,21 +222,19 @@ def _needed_parts(store: Store, record: Record) -> set[PartId]:
         ) from error
 
 
-def _artifacts(folders: dict[str, Path], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
+def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
     """Return the artifacts that go, what was made last first, so that what stays has what it was made from."""
     goes = [id for id in folders if id not in kept]
     goes.sort(key=lambda id: records[id].finished if id in records else "", reverse=True)
-    return [
-        Item("artifact", id, stage_of(id), size_of(folders[id], records.get(id)), (str(folders[id]),)) for id in goes
-    ]
+    return [Item("artifact", id, stage_of(id), size_of(folders[id], records.get(id)), (folders[id],)) for id in goes]
 
 
 def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[Item]:
     for kind, name in (("unfinished", "partial"), ("set aside", "aside")):
         for id, folder in folders_in(store.root / name).items():
             is_spare = kind == "set aside" and (store.root / "artifacts" / id / "record.json").exists()
-            if (id not in kept or is_spare) and _changed(folder) < before:
-                yield Item(kind, id, stage_of(id), size_of(folder), (str(folder),))  # type: ignore[arg-type]
+            if (id not in kept or is_spare) and changed_seconds(folder) < before:
+                yield Item(kind, id, stage_of(id), size_of(folder), (folder,))  # type: ignore[arg-type]
 
 
 def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: float) -> Iterator[Item]:
@@ -245,7 +251,7 @@ def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: fl
                     yield Item("pool part", f"{held.key}/{part}", held.space, size_bytes, paths)
         for name in held.names:
             if name.endswith(".part"):
-                yield from _left_over(store.root, f"{held.folder}/{name}", gone, before)
+                yield from _left_over(store.root, f"{held.folder}/{name}", before)
 
 
 def _begun_with(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
@@ -259,26 +265,20 @@ def _begun_with(folder: Path, gone: set[str]) -> Iterator[tuple[str, str]]:
 
 def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
     """Yield what killed processes have left half written, and lock files; nobody uses the store while these go."""
-    own = [path for name in sorted(OWN_NAMES - {"pool"}) for path in _files_below(root / name, ".part")]
+    own = [path for name in sorted(OWN_NAMES - {"pool"}) for path in files_below(f"{root}/{name}", ".part", gone)]
     for path in [*own, *map(str, root.glob("digests.json.*.part"))]:  # beside a store may lie what is not ours
-        yield from _left_over(root, path, gone, before)
-    for path in _files_below(root / "locks", ".lock"):
+        yield from _left_over(root, path, before)
+    for path in files_below(f"{root}/locks", ".lock", gone):
         folder = os.path.dirname(path)
         is_ours = folder == str(root / "locks")  # of the store as a whole
         if not is_ours and os.path.basename(folder) != NAMES and os.lstat(path).st_mtime < before:
             yield Item("lock", os.path.relpath(path, root), "", 0, (path,))
 
 
-def _left_over(root: Path, path: str, gone: set[str], before: float) -> Iterator[Item]:
+def _left_over(root: Path, path: str, before: float) -> Iterator[Item]:
     found = os.lstat(path)
-    if found.st_mtime < before and not gone & set(map(str, Path(path).parents)):
+    if found.st_mtime < before:
         yield Item("left-over", os.path.relpath(path, root), "", found.st_size, (path,))
-
-
-def _files_below(folder: Path, suffix: str) -> Iterator[str]:
-    """Yield the files of a suffix in a folder, at any depth; links to folders are not followed."""
-    for place, _, files in os.walk(folder):
-        yield from (f"{place}/{name}" for name in sorted(files) if name.endswith(suffix))
 
 
 def _drop_empty(root: Path) -> None:
@@ -289,50 +289,8 @@ def _drop_empty(root: Path) -> None:
                     os.rmdir(place)
 
 
-def stage_of(id: str) -> str:
-    """Return the stage that an artifact's id names."""
-    return id.rsplit("-v", 1)[0]
-
-
-def size_of(folder: Path, record: Record | None = None) -> int:
-    """Return the size of an artifact in bytes: as its record has it, or by the files there are."""
-    if record is not None:
-        return sum(file["size_bytes"] for file in record.files.values())
-    return sum(found.st_size for found in stats_below(folder) if not stat.S_ISDIR(found.st_mode))
-
-
-def stats_below(folder: Path) -> Iterator[os.stat_result]:
-    """Yield what the file system knows of a folder and all in it; what a run at work takes away meanwhile is passed over."""
-    for place, _, files in os.walk(folder):
-        for name in ("", *files):
-            with suppress(FileNotFoundError):
-                yield os.lstat(os.path.join(place, name))
-
-
-def folders_in(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
-    entries = os.scandir(folder) if folder.is_dir() else ()
-    found = [entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False)]
-    return {name: folder / name for name in sorted(found)}
-
-
-def readable(root: Path, id: str) -> Record | None:
-    """Return the record of an artifact that lies in a root, None where it is missing or damaged."""
-    path = Path(f"{root}/artifacts/{id}/{RECORD}")
-    try:
-        record = Record.load(path)
-    except (CorruptArtifactError, OSError):
-        return None
-    return record if record.id == id else None
-
-
 def _finished(record: Record) -> float:
     try:
         return datetime.fromisoformat(record.finished).timestamp()
     except ValueError:
         return 0.0
-
-
-def _changed(folder: Path) -> float:
-    """Return when anything in a folder changed last."""
-    return max((found.st_mtime for found in stats_below(folder)), default=0.0)

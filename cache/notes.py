@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
-from cache.files import NOT_A_FILE, open_file, write_atomically
+from cache.files import NOT_A_FILE, read_whole, write_atomically
 from cache.fingerprint import PLAIN, canonical
 
 CHECKSUM = "checksum"
@@ -57,27 +56,23 @@ def read_copies(one: Path, other: Path) -> dict[str, Any]:
     raise CorruptArtifactError(f"{other}: damaged as well")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path | str) -> dict[str, Any]:
     """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
     return _parsed(_bytes(path), path)
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path | str) -> bytes:
     try:
-        with open_file(path, follow_links=False) as stream:
-            size_bytes = os.fstat(stream.fileno()).st_size
-            if size_bytes > LIMIT_BYTES:
-                raise CorruptArtifactError(
-                    f"{path}: {size_bytes} bytes, more than any note has; it was not written by a stage"
-                )
-            return stream.read(size_bytes)  # not of LIMIT_BYTES, which Python would reserve for each note
+        return read_whole(path, LIMIT_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise CorruptArtifactError(f"{path}: {error.strerror}; it was not written by a stage") from error
         if error.errno in (NOT_A_FILE, errno.ELOOP):  # the latter where a link came in between
             raise CorruptArtifactError(f"{path}: {error.strerror}; it is not read") from error
         raise
 
 
-def _parsed(text: bytes, path: Path) -> dict[str, Any]:
+def _parsed(text: bytes, path: Path | str) -> dict[str, Any]:
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -87,7 +82,7 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-def checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def checked(content: dict[str, Any], path: Path | str) -> dict[str, Any]:
     """Return what a note holds, without its checksum; raises `CorruptArtifactError` if that does not match."""
     try:
         wanted = content.pop(CHECKSUM, None)

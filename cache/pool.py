@@ -19,10 +19,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from cache.arrays import ArrayFile, Owner, write_array
 from cache.errors import CorruptArtifactError, SevilaError, mend
@@ -33,6 +32,9 @@ from cache.pool_listing import PartId, references
 from cache.record import Record
 from cache.store import Store
 from cache.untrusted import is_name
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 log = logging.getLogger("sevila")
 
@@ -129,6 +131,8 @@ class Pool:
             work: takes keys as it gets to them, makes them, and yields each when it is done with it, made or failed. Only
                 keys that it has taken and not yielded are locked: other processes make the others meanwhile.
         """
+        from filelock import Timeout
+
         held: dict[str, FileLock] = {}
         others: list[str] = []
         over = False

@@ -14,7 +14,6 @@ from cache.names import known_uses
 from cache.printable import printable_lines
 from cache.record import Record
 from cache.store import Store
-from cache.tables import read_head
 from cache.untrusted import inside
 
 RUNS_SHOWN = 3
@@ -57,21 +56,22 @@ def artifact_lines(
     lines = []
     settings, runs = known_uses(store)
     known: dict[str, str] = {}
-    for id in store:
-        of_stage, layer = id.rsplit("-v", 1)[0], _layer(store, id)
-        if stage not in ("", of_stage):
-            continue
-        try:
-            record = store.record(id)
-        except CorruptArtifactError as error:
-            lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
-            continue
-        size_bytes = sum(file["size_bytes"] for file in record.files.values())
-        told = dict(unusual(record)) if unusual is not None else {}
-        failed = sum(record.dropped.values())
-        uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
-        facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
-        lines.append(ArtifactLine(*facts, stale=store.why_stale(id, known)))
+    with store.one_look():
+        for id in store:
+            of_stage, layer = id.rsplit("-v", 1)[0], _layer(store, id)
+            if stage not in ("", of_stage):
+                continue
+            try:
+                record = store.record(id)
+            except CorruptArtifactError as error:
+                lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
+                continue
+            size_bytes = sum(file["size_bytes"] for file in record.files.values())
+            told = dict(unusual(record)) if unusual is not None else {}
+            failed = sum(record.dropped.values())
+            uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
+            facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
+            lines.append(ArtifactLine(*facts, stale=store.why_stale(id, known)))
     return sorted(lines, key=lambda line: line.finished)
 
 
@@ -103,6 +103,8 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
     """Return the record and the first rows of the newest artifact that `Store.matching` finds."""
+    from cache.tables import read_head  # here: a listing does not wait for pyarrow
+
     records = store.newest(prefix)[::-1]
     record = records[-1]
     folder = store.path(record.id)

@@ -9,36 +9,28 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import gc
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock
+from typing import TYPE_CHECKING
 
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError, StoreError, mend
 from cache.files import refuse_link, refuse_links, sync
 from cache.fingerprint import file_digest
+from cache.in_use import OWN_NAMES, alone, in_use
 from cache.notes import write_note
-from cache.record import PROGRESS, RECORD, Record, same_content
+from cache.record import PROGRESS, RECORD, Record
+from cache.stale import why_record_stale, why_stale
 from cache.untrusted import inside, is_name
 
-OWN_NAMES = {
-    "artifacts",
-    "partial",
-    "pool",
-    "aside",
-    "locks",
-    "names",
-    "recent",
-    "demo",
-    "digests.json",
-}  # in a store's root
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 log = logging.getLogger("sevila")
 
 MOST_RECORDS = 1 << 14  # kept in memory: chains ask for the same ones again and again
@@ -62,6 +54,7 @@ class Store:
         own, *others = (root / "digests.json" for root in self.roots)
         self.digests = DigestCache(own, others)
         self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
+        self._looks: dict[str, tuple[Path, tuple[int, ...]]] | None = None  # within `one_look`: what `_place` has seen
         self._made_anew: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
@@ -72,10 +65,30 @@ class Store:
 
     def layer(self, artifact: str) -> Path:
         """Return the root of the store that holds an artifact; one's own where none does."""
-        return self._found(artifact)[0]
+        return self._place(artifact)[0]
 
-    def _found(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Look for each artifact once while the block lists many: it sees each as it was then, changed meanwhile or not."""
+        before, self._looks = self._looks, {}
+        collects = gc.isenabled()
+        gc.disable()  # records hold no cycles, and to look for some among thousands takes a tenth of the time
+        try:
+            yield
+        finally:
+            self._looks = before
+            if collects:
+                gc.enable()
+
+    def _place(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         """Return the root that holds an artifact and what changes when its record does; nothing of that where none holds it."""
+        if self._looks is None:
+            return self._look(artifact)
+        if artifact not in self._looks:
+            self._looks[artifact] = self._look(artifact)
+        return self._looks[artifact]
+
+    def _look(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         for root in self.roots:
             folder = f"{root}/artifacts/{artifact}"
             try:
@@ -98,18 +111,18 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        return is_name(artifact) and bool(self._found(artifact)[1])
+        return is_name(artifact) and bool(self._place(artifact)[1])
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
-        root, stamp = self._found(artifact) if is_name(artifact) else (self.root, ())
+        root, stamp = self._place(artifact) if is_name(artifact) else (self.root, ())
         if not stamp:
             refuse_link(self._own(artifact))
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
         known = self._records.get((root, artifact))
         if known is not None and known[0] == stamp:
             return known[1]
-        path = Path(f"{root}/artifacts/{artifact}/{RECORD}")
+        path = f"{root}/artifacts/{artifact}/{RECORD}"  # as text: one of ten thousand
         record = Record.load(path)
         if record.id != artifact:
             raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
@@ -182,75 +195,42 @@ class Store:
 
         What a removal that was killed leaves has neither.
         """
-        return [
-            name
-            for name in self._folders()
-            if not self.exists(name)
-            and (folder := self._own(name)).is_dir()
-            and not folder.is_symlink()
-            and ((folder / PROGRESS / RECORD).exists() or not with_copy)
-        ]
+        return [name for name in self._folders() if self._is_lost(name) and not (with_copy and self.is_remains(name))]
+
+    def _is_lost(self, name: str) -> bool:
+        return not self.exists(name) and self._own(name).is_dir() and not self._own(name).is_symlink()
+
+    def is_remains(self, name: str) -> bool:
+        """Whether a folder is what a removal that was killed leaves: neither a record nor its copy, which need nothing."""
+        return self._is_lost(name) and not (self._own(name) / PROGRESS / RECORD).exists()
 
     def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
 
         Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
         """
+        from filelock import FileLock  # here, as commands that only look need none
+
         path = self.root / "locks" / f"{name}.lock"
         refuse_link(path, self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path, thread_local=thread_local)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """Keep `alone` out while the block makes or reads artifacts; any number of processes may be in it.
 
         Raises:
             StoreError: the root is a folder of other things.
         """
-        self._refuse_foreign()
-        with self._guard(fcntl.LOCK_SH):
-            yield
+        return in_use(self.root)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Run a block while no run uses this store, to remove what nobody needs.
 
         Raises:
             StoreError: a run is at work, or the root is a folder of other things.
         """
-        self._refuse_foreign()
-        try:
-            with self._guard(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                yield
-        except BlockingIOError as error:
-            raise StoreError(f"{self.root} is in use by a run; try again when it has finished") from error
-
-    def _refuse_foreign(self) -> None:
-        found = {name for name in os.listdir(self.root) if not name.startswith(".")} if self.root.is_dir() else set()
-        if found - {"lost+found"} and not found & OWN_NAMES:
-            told = ", ".join(sorted(found)[:3])
-            raise StoreError(
-                f"{self.root} holds other things ({told}) and no store: give a folder that is new or empty"
-            )
-
-    @contextmanager
-    def _guard(self, kind: int) -> Iterator[None]:
-        path = self.root / "locks" / "in_use.lock"
-        refuse_link(path, self.root)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")  # NFS gives a shared lock only on a file that is open for reading, too
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
-            raise StoreError(
-                f"{self.root} cannot be written: {error.strerror}; to read from it give a store of your own as well, "
-                f"`--store FOLDER --below {self.root}`"
-            ) from error
-        with file:
-            fcntl.flock(file, kind)
-            yield
+        return alone(self.root)
 
     def publish(self, record: Record) -> None:
         """Turn the partial folder of `record.id` into the artifact: sync, write the record last, rename.
@@ -278,7 +258,7 @@ class Store:
         if path.exists():
             with self.lock(f"{artifact}/publish"), suppress(CorruptArtifactError, FileNotFoundError):
                 record = Record.load(path)
-                if record.id != artifact or self._why_stale(record, {}):
+                if record.id != artifact or why_record_stale(self, record, {}):
                     log.warning("%s: is not what its inputs make now; it is made anew", path.parent)
                     path.unlink()
                 else:
@@ -299,50 +279,12 @@ class Store:
         return self.exists(artifact) and not self.why_stale(artifact)
 
     def why_stale(self, artifact: str, known: dict[str, str] | None = None) -> str:
-        """Return which input, directly or through others, has other content now than a published artifact was made from.
-
-        Empty if none has, and where that cannot be compared: the input is not in the store, or a record before version 3 does
-        not say what it was. Nothing but records is read.
+        """Return which input has other content now than a published artifact was made from; see cache/stale.py.
 
         Args:
             known: what was found out of other artifacts, for whoever asks of many.
         """
-        known = {} if known is None else known
-        if artifact not in known:
-            known[artifact] = ""
-            with suppress(CorruptArtifactError, StoreError):  # damaged: whoever reads it says so
-                known[artifact] = self._why_stale(self.record(artifact), known)
-        return known[artifact]
-
-    def _why_stale(self, record: Record, known: dict[str, str]) -> str:
-        for name, input in record.inputs.items():
-            if input is None:
-                continue
-            try:
-                now = self.record(input).content
-            except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as whoever reads it says
-                continue
-            noted = self._noted(record, name, input)
-            if noted and not same_content(noted, now):
-                return f"its input {name} {input} has other content now"
-            upstream = self.why_stale(input, known)
-            if upstream:
-                return f"{input} is stale: {upstream}" if " is stale: " not in upstream else upstream
-        return ""
-
-    def _noted(self, record: Record, name: str, input: str) -> str:
-        """Return the content of an input that an artifact was made from, as far as that is known."""
-        if name in record.input_contents:
-            return record.input_contents[name]
-        if len(self.roots) == 1:
-            return ""
-        root = self.layer(
-            record.id
-        )  # before version 3: the content of what lies beside it, if another layer hides that now
-        beside = root / "artifacts" / input / RECORD
-        with suppress(CorruptArtifactError):
-            return Record.load(beside).content if root != self.layer(input) and beside.exists() else ""
-        return ""
+        return why_stale(self, artifact, {} if known is None else known)
 
     def note_inputs(self, artifact: str) -> None:
         """Have all that was made from an artifact note what it was made from, where its record is too old to say so.

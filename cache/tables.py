@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cache.errors import CorruptArtifactError, SchemaError, mend
 from cache.files import published
+from cache.lazy import Lazy
 from cache.parquet import ALWAYS_BYTES, as_rows, as_values, bounded_parquet
 
-MOST_ROWS = (
-    10**8
-)  # a few kilobytes of Parquet may claim billions of equal rows; the largest data sets make some millions
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+else:
+    pa, pq = Lazy("pyarrow"), Lazy("pyarrow.parquet")
 
-_TYPES = {
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-}
-# "element" is what Parquet calls a list's values: with it a schema comes back from a file as it was declared.
-_TYPES |= {f"list<{name}>": pa.list_(pa.field("element", kind)) for name, kind in _TYPES.items()}
+# A few kilobytes of Parquet may claim billions of equal rows; the largest data sets make some millions.
+MOST_ROWS = 10**8
+KINDS = ("string", "bool", "int8", "int16", "int32", "int64", "float32", "float64")
+
+
+def _type(kind: str) -> pa.DataType:
+    if kind.startswith(
+        "list<"
+    ):  # "element" is what Parquet calls a list's values: with it a schema comes back as declared
+        return pa.list_(pa.field("element", _type(kind[5:-1])))
+    return pa.type_for_alias(kind)
 
 
 class Schema:
@@ -42,7 +42,9 @@ class Schema:
     def __init__(self, version: int, **columns: str) -> None:
         self.version = version
         self.columns = columns
-        self._arrow = pa.schema([pa.field(name, _TYPES[kind]) for name, kind in columns.items()])
+        unknown = {*columns.values()} - {*KINDS, *(f"list<{kind}>" for kind in KINDS)}
+        if unknown:
+            raise KeyError(*unknown)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the record keeps: the version and each column's type."""
@@ -50,7 +52,8 @@ class Schema:
 
     def arrow(self) -> pa.Schema:
         """Return the pyarrow schema, with the version in its metadata."""
-        return self._arrow.with_metadata({"sevila_schema_version": str(self.version)})
+        fields = [pa.field(name, _type(kind)) for name, kind in self.columns.items()]
+        return pa.schema(fields, {"sevila_schema_version": str(self.version)})
 
 
 def write_rows(path: Path, schema: Schema, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -76,7 +79,7 @@ def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any
     arrays = []
     for name, values in columns.items():
         try:
-            arrays.append(_array(values, _TYPES[schema.columns[name]]))
+            arrays.append(_array(values, _type(schema.columns[name])))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise SchemaError(f"{path.name}, column {name!r}: not {schema.columns[name]}: {error}") from error
     table = pa.Table.from_arrays(arrays, schema=schema.arrow())
@@ -147,11 +150,12 @@ def _numpy(column: pa.ChunkedArray) -> np.ndarray:
 def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_rows: int | None) -> pa.Table:
     tables = []
     n_claimed = 0
-    fields = [field for field in schema.arrow() if names is None or field.name in names]  # in a file's order
-    wanted = pa.schema(fields, schema.arrow().metadata)
+    whole = schema.arrow()
+    fields = [field for field in whole if names is None or field.name in names]  # in a file's order
+    wanted = pa.schema(fields, whole.metadata)
     for path in paths:
         with bounded_parquet(path, wanted.names) as file:
-            if not file.schema.equals(schema.arrow(), check_metadata=True):
+            if not file.schema.equals(whole, check_metadata=True):
                 raise SchemaError(
                     f"{path}: holds schema\n{file.schema}\nwanted version {schema.version} with {schema.columns}; "
                     "the artifact was written by another version: run its stage again"

@@ -1,24 +1,19 @@
-"""What is refused before it is used: names that lead out of the store, and arrays that are not plain bytes of their own file.
+"""What is refused before it is used: names that lead out of the store, and records that no stage can have written.
 
-An artifact may come from anybody. Nothing that is read from one may name a file outside it, run code, or make us allocate more
-than the file holds.
+An artifact may come from anybody. Nothing that is read from one may name a file outside it, or run code. Files that make us
+allocate more than they hold are refused by cache/hdf5.py and cache/parquet.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
-from cache.errors import CorruptArtifactError, mend
-from cache.files import open_file
+from cache.errors import CorruptArtifactError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-MOST_TEXT_BYTES = 1000
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # Of a record.
 MAPPINGS = ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds", "input_contents")
@@ -93,66 +88,3 @@ def is_count(value: Any) -> bool:
 def is_digest(value: Any) -> bool:
     """Whether it is a SHA-256 in hexadecimal."""
     return isinstance(value, str) and DIGEST.fullmatch(value) is not None
-
-
-def open_arrays(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none, or a link."""
-    if path.is_symlink():
-        raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {mend(path)}")
-    try:
-        open_file(path).close()  # h5py would wait for a pipe
-        return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
-    except OSError as error:
-        raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {mend(path)}") from error
-
-
-def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
-    """Return an array of a file, all of whose bytes lie in that file as they are, uncompressed.
-
-    Raises:
-        CorruptArtifactError: there is none of that name, it is reached by a link or lies in other files, holds anything but
-            numbers of these types, is filtered, or claims more bytes than the file has.
-    """
-    path = Path(file.filename)
-    try:
-        problem, dataset = _array(file, name, dtypes)
-    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise CorruptArtifactError(f"{path}: {name} cannot be read: {error}; {mend(path)}") from error
-    if problem:
-        raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {mend(path)}")
-    return dataset
-
-
-def short_text(file: h5py.File, name: str) -> str:
-    """Return an attribute of a file that is a short text; raises `CorruptArtifactError` if there is none or it is none."""
-    path = Path(file.filename)
-    try:
-        attribute = h5py.h5a.open(file.id, name.encode())
-        if attribute.shape == () and attribute.dtype.kind == "S" and attribute.get_storage_size() <= MOST_TEXT_BYTES:
-            return bytes(file.attrs[name]).decode("ascii")
-        problem = f"holds {attribute.dtype} of shape {attribute.shape}, wanted a short text"
-    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
-        problem = f"cannot be read: {error}"
-    raise CorruptArtifactError(f"{path}: attribute {name} {problem}; {mend(path)}")
-
-
-def _array(file: h5py.File, name: str, dtypes: Collection[str]) -> tuple[str, h5py.Dataset]:
-    node: Any = file
-    for part in name.split("/"):
-        link = node.get(part, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            return f"is reached by a {type(link).__name__}", None
-        node = node[part]
-    if not isinstance(node, h5py.Dataset):
-        return f"is a {type(node).__name__}", None
-    properties = node.id.get_create_plist()
-    if node.external or node.is_virtual:
-        return "lies in other files", None
-    if node.dtype.str not in {np.dtype(dtype).str for dtype in dtypes} or node.dtype.metadata:
-        return f"holds {node.dtype}", None
-    if properties.get_nfilters():
-        return "is filtered", None
-    held = min(node.id.get_storage_size(), Path(file.filename).stat().st_size)
-    if node.nbytes > held:  # an empty part of an array would be filled with zeros
-        return f"of shape {node.shape} needs {node.nbytes} bytes, the file has {held} of it", None
-    return "", node

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError
-from cache.gc import folders_in, readable, size_of, stage_of, survey
+from cache.folders import folders_in, readable, size_of, stage_of
+from cache.gc import survey
 from cache.pool_listing import every_key, references
 from cache.printable import printable_lines
 from cache.show import human_size

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
-from cache.arrays import ArrayFile
 from cache.errors import CorruptArtifactError, SevilaError
-from cache.files import links_below, open_file
+from cache.file_checks import message_of, names_below, note_problem, pieces, refusal
+from cache.files import links_below
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
@@ -24,10 +22,9 @@ from cache.pool import arrays_digest, noted_owner, open_part, owner_problem, par
 from cache.pool_listing import PartId, references
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.store import Store
-from cache.tables import n_rows, read_head
+from cache.tables import n_rows
 from cache.untrusted import inside, is_name
 
-PIECE_BYTES = 1 << 20  # read at once
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
 Piece = Literal["record", "file", "note", "plan", "part", "arrays", "artifact", "stale", "name", "memory", "link"]
@@ -114,9 +111,9 @@ class Verification:
             except FileNotFoundError:
                 found = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
-                found = f"its note {note.name}: {_said(error, note)}"
+                found = f"its note {note.name}: {message_of(error, note)}"
             if found:
-                told = _told(wanted) if wanted else "what was written"
+                told = _as_written(wanted) if wanted else "what was written"
                 self._problem("/".join(part), "part", path.name, path, found, told)
 
     def _owner(self, part: PartId, path: Path, note: Mapping[str, Any]) -> str:
@@ -128,7 +125,7 @@ class Verification:
             found = found or ("" if unmarked or file.digest() == note["array"] else "its array is not that of its note")
             file.close()
         except CorruptArtifactError as error:
-            return _said(error, path)
+            return message_of(error, path)
         if unmarked and part[0] not in self._unmarked:
             self._unmarked.add(part[0])
             self.told.append(
@@ -174,7 +171,7 @@ class Verification:
             except FileNotFoundError:
                 continue
             except (CorruptArtifactError, OSError) as error:
-                self._problem(path.stem, piece, path.name, path, _said(error, path), "what was written")
+                self._problem(path.stem, piece, path.name, path, message_of(error, path), "what was written")
             self.n_files += 1
 
     def _record(self, id: str, folder: Path) -> Record | None:
@@ -187,7 +184,7 @@ class Verification:
         except FileNotFoundError:
             found = "it is gone"
         except (SevilaError, OSError) as error:
-            found = _said(error, path)
+            found = message_of(error, path)
         if not found:
             return record
         self._problem(id, "record", RECORD, path, found, "the record that was written")
@@ -227,11 +224,11 @@ class Verification:
         for name, wanted in record.files.items():
             try:
                 path, problem = inside(folder, name), ""
-                problem = self._differs(path, wanted) or _refused(path)
+                problem = self._differs(path, wanted) or refusal(path)
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)
             if problem:
-                self._problem(record.id, "file", name, path, problem, _told(wanted))
+                self._problem(record.id, "file", name, path, problem, _as_written(wanted))
         return len(self.problems) == n_before
 
     def _tables(self, record: Record, folder: Path) -> None:
@@ -268,16 +265,16 @@ class Verification:
             self.n_files += 1
             try:
                 content = read_note(path) if checked else read_json(path)
-                found = _note_problem(path, content, record)
+                found = note_problem(path, content, record)
             except (CorruptArtifactError, OSError) as error:
-                found = _said(error, path)
+                found = message_of(error, path)
             if found:
                 piece: Piece = "plan" if path.name == "plan.json" else "note"
                 self._problem(record.id, piece, f"{PROGRESS}/{path.name}", path, found, "the note that was written")
 
     def _others(self, record: Record, folder: Path) -> None:
         known = {*record.files, RECORD}
-        for name in _names(folder):
+        for name in names_below(folder):
             if name not in known and not name.startswith(f"{PROGRESS}/"):
                 self.told.append(f"{folder / name}: no record names this file")
 
@@ -289,7 +286,7 @@ class Verification:
             if size_bytes != wanted["size_bytes"]:
                 return f"{size_bytes} bytes"
             found = hashlib.sha256()
-            for piece in _pieces(path):
+            for piece in pieces(path):
                 found.update(piece)
                 self.n_bytes += len(piece)
                 self.read(len(piece))
@@ -322,58 +319,5 @@ def holder(store: Store, part: PartId) -> Path:
     return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
 
 
-def _told(wanted: Mapping[str, Any]) -> str:
+def _as_written(wanted: Mapping[str, Any]) -> str:
     return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
-
-
-def _refused(path: Path) -> str:
-    """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
-    try:
-        if path.suffix == ".h5" and "pool" in path.parts[-5:-4]:  # artifacts of version 1 hold groups of arrays
-            ArrayFile(path).close()
-        elif path.suffix == ".parquet":
-            read_head([path], 1)
-        elif path.suffix == ".safetensors":
-            with safe_open(path, framework="np"):
-                pass
-    except (SevilaError, OSError, SafetensorError) as error:
-        return _said(error, path)
-    return ""
-
-
-def _note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
-    """Return what of a whole note contradicts the record it belongs to."""
-    if path.name == RECORD:
-        written = record.as_note()
-        differing = sorted(key for key in written.keys() | content.keys() if written.get(key) != content.get(key))
-        return (
-            f"differs from the whole record {path.parents[1] / RECORD} in {', '.join(differing)}" if differing else ""
-        )
-    known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
-    if not known:
-        return "names other files than the record"
-    is_own = content.get("artifact", record.id) == record.id and str(content.get("shard", path.stem)).zfill(
-        5
-    ) == path.stem.zfill(5)
-    return "" if is_own else "is of another artifact or shard"
-
-
-def _names(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        links = [name for name in folders if (Path(parent) / name).is_symlink()]
-        for name in sorted([*names, *links]):
-            yield (Path(parent) / name).relative_to(folder).as_posix()
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with open_file(path) as stream:
-        while piece := stream.read(PIECE_BYTES):
-            yield piece
-
-
-def _said(error: Exception, path: Path) -> str:
-    """Return what an error says of a file, without its path and the way out, which the summary gives."""
-    if isinstance(error, OSError):
-        return f"cannot be read: {error.strerror or error}"
-    return str(error).removeprefix(f"{path}: ").split("; ")[0]

@@ -35,7 +35,6 @@ from cli.options import (
     store_option,
 )
 from cli.terminal import drop_output, flush_output, set_up_output
-from cli.verify_command import verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,7 +151,7 @@ def _cache_commands(commands: Any) -> None:
     show.add_argument("id", help="artifact id, or the beginning of it or of its hexadecimal part")
     show.add_argument("--rows", type=count, default=3, metavar="N", help="rows to show of each table [%(default)s]")
     store_option(show)
-    _verify_options(command(cache, "verify", verify, "reread every byte of artifacts against their checksums"))
+    _verify_options(command(cache, "verify", do_cache.verify, "reread every byte of artifacts against their checksums"))
     usage = command(cache, "du", do_cache.usage, "say what takes the store's space")
     json_option(usage)
     store_option(usage)

@@ -28,6 +28,13 @@ def show(options: argparse.Namespace) -> None:
     print_text(description(store_of(options), options.id, options.rows))
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
+    from cli.verify_command import verify
+
+    return verify(options)
+
+
 def usage(options: argparse.Namespace) -> None:
     """Print what takes the space of a store."""
     from cache.usage import usage, usage_text

@@ -29,7 +29,8 @@ from pipeline.engine.sources import Sources
 class Config(BaseModel):
     """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Validators are built when the first value is validated: most commands validate none, and there are thirty configs.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     @field_validator("*", mode="after")
     @classmethod

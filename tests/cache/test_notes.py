@@ -5,10 +5,10 @@ import pytest
 
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError
+from cache.hdf5 import open_arrays
 from cache.notes import read_copies, read_note
 from cache.parquet import bounded_parquet
 from cache.record import Record
-from cache.untrusted import open_arrays
 
 
 @pytest.mark.parametrize("value", ["NaN", r'"\ud800"', "[" * 900 + "]" * 900, "[" * 10**5 + "]" * 10**5])

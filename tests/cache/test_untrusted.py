@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cache.errors import CorruptArtifactError
-from cache.untrusted import array, inside, open_arrays
+from cache.hdf5 import array, open_arrays
+from cache.untrusted import inside
 
 
 def virtual(file: h5py.File) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from cache.errors import StoreError
 from cache.files import published
+from cache.in_use import OWN_NAMES
 from cache.pool import Pool
-from cache.store import OWN_NAMES, Store
+from cache.store import Store
 from cli import main
 from tests.small_world import SMALL
 from tests.stages.runs import sevila

@@ -1,0 +1,70 @@
+"""Who is at work in a store: any number of runs, or housekeeping alone. The operating system frees a dead process's lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.errors import StoreError
+from cache.files import refuse_link
+
+OWN_NAMES = {
+    "artifacts",
+    "partial",
+    "pool",
+    "aside",
+    "locks",
+    "names",
+    "recent",
+    "demo",
+    "digests.json",
+}  # in a store's root
+
+
+@contextmanager
+def in_use(root: Path) -> Iterator[None]:
+    """Keep `alone` out while the block makes or reads artifacts; raises `StoreError` if the root holds other things."""
+    _refuse_foreign(root)
+    with _lock(root, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Run a block while nobody uses the store; raises `StoreError` if somebody does, or the root holds other things."""
+    _refuse_foreign(root)
+    try:
+        with _lock(root, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+    except BlockingIOError as error:
+        raise StoreError(f"{root} is in use by a run; try again when it has finished") from error
+
+
+def _refuse_foreign(root: Path) -> None:
+    names = {name for name in os.listdir(root) if not name.startswith(".")} if root.is_dir() else set()
+    if names - {"lost+found"} and not names & OWN_NAMES:
+        some = ", ".join(sorted(names)[:3])
+        raise StoreError(f"{root} holds other things ({some}) and no store: give a folder that is new or empty")
+
+
+@contextmanager
+def _lock(root: Path, kind: int) -> Iterator[None]:
+    path = root / "locks" / "in_use.lock"
+    refuse_link(path, root)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")  # NFS gives a shared lock only on a file that is open for reading, too
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise StoreError(
+            f"{root} cannot be written: {error.strerror}; to read from it give a store of your own as well, "
+            f"`--store FOLDER --below {root}`"
+        ) from error
+    with file:
+        fcntl.flock(file, kind)
+        yield

@@ -1,0 +1,61 @@
+"""Which artifacts are stale: an input, directly or through others, has other content now than they were made from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from cache.errors import CorruptArtifactError, StoreError
+from cache.record import RECORD, Record, same_content
+
+if TYPE_CHECKING:
+    from cache.store import Store
+
+
+def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
+    """Return which input has other content now than a published artifact was made from.
+
+    Empty if none has, and where that cannot be compared: the input is not in the store, or a record before version 3 does not
+    say what it was. Nothing but records is read.
+
+    Args:
+        known: what was found out of other artifacts; gains what is found out here.
+    """
+    if artifact not in known:
+        known[artifact] = ""
+        with suppress(CorruptArtifactError, StoreError):  # damaged: whoever reads it says so
+            known[artifact] = why_record_stale(store, store.record(artifact), known)
+    return known[artifact]
+
+
+def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str:
+    """Return the same of an artifact that may not be published yet."""
+    for name, input in record.inputs.items():
+        if input is None:
+            continue
+        try:
+            now = store.record(input).content
+        except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as whoever reads it says
+            continue
+        noted = _noted(store, record, name, input)
+        if noted and not same_content(noted, now):
+            return f"its input {name} {input} has other content now"
+        upstream = why_stale(store, input, known)
+        if upstream:
+            return f"{input} is stale: {upstream}" if " is stale: " not in upstream else upstream
+    return ""
+
+
+def _noted(store: Store, record: Record, name: str, input: str) -> str:
+    """Return the content of an input that an artifact was made from, as far as that is known."""
+    if name in record.input_contents:
+        return record.input_contents[name]
+    if len(store.roots) == 1:
+        return ""
+    root = store.layer(
+        record.id
+    )  # before version 3: the content of what lies beside it, if another layer hides that now
+    beside = root / "artifacts" / input / RECORD
+    with suppress(CorruptArtifactError):
+        return Record.load(beside).content if root != store.layer(input) and beside.exists() else ""
+    return ""
