@@ -19,8 +19,9 @@ results: .venv/.installed  ## the demo's chain for three seeds on which nothing 
 reliability: .venv/.installed  ## kills, flipped bits, full disks, races: tried for real (full disks as root only), and counted
 	$(BIN)/python -m tests.faults --kills 100 --flips 100 -o docs/reliability.md
 
+# Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
 test: .venv/.installed  ## two files of tests at a time; one thread each, so that they do not wait for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
