@@ -59,15 +59,18 @@ class BoundedParquet:
 
 
 @contextmanager
-def bounded_parquet(path: Path, names: Collection[str] | None = None) -> Iterator[BoundedParquet]:
-    """Open a file to read these columns of it, or all.
+def bounded_parquet(
+    path: Path, names: Collection[str] | None = None, content: bytes | None = None
+) -> Iterator[BoundedParquet]:
+    """Open a file, or the bytes that were read from it, to read these columns of it, or all.
 
     Raises:
         CorruptArtifactError: it is not readable, here or in the block, or claims more than its size justifies.
     """
     try:
-        open_file(path).close()  # pyarrow would wait for a pipe
-        with pa.OSFile(str(path)) as source:
+        if content is None:
+            open_file(path).close()  # pyarrow would wait for a pipe
+        with pa.OSFile(str(path)) if content is None else pa.BufferReader(content) as source:
             plain = pq.ParquetFile(source)
             schema, metadata = plain.schema_arrow, plain.metadata
             wanted = [name for name in schema.names if names is None or name in names]

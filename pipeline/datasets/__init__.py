@@ -3,7 +3,22 @@
 import difflib
 
 from cache.errors import RecipeError
-from pipeline.datasets import how2qa, nextqa, plain, qvhighlights, sevila_json, shapes, star, timed_text, tvqa, vlep
+from pipeline.datasets import (
+    egoschema,
+    how2qa,
+    longvideobench,
+    mlvu,
+    nextqa,
+    plain,
+    qvhighlights,
+    sevila_json,
+    shapes,
+    star,
+    timed_text,
+    tvqa,
+    videomme,
+    vlep,
+)
 from pipeline.datasets.adapter import About, Adapter, Headline, headline_of
 
 __all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named", "headline_of"]
@@ -15,6 +30,10 @@ ADAPTERS: dict[str, Adapter] = {
     "tvqa": tvqa,
     "vlep": vlep,
     "qvhighlights": qvhighlights,
+    "longvideobench": longvideobench,
+    "videomme": videomme,
+    "mlvu": mlvu,
+    "egoschema": egoschema,
     "sevila_json": sevila_json,
     "shapes": shapes,
     "plain": plain,

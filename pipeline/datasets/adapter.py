@@ -27,6 +27,7 @@ class About:
     Attributes:
         title: the name its owners give it.
         splits: per split, the file that holds it; several where there are several published layouts, any one of them.
+        same_questions: whether all layouts of a split hold the same questions: of several side by side the first is read.
         beside: further files that every split needs.
         videos: how videos are named below the videos folder.
         published: where the owners publish annotations and videos.
@@ -43,6 +44,7 @@ class About:
     prompt: Literal["multiple_choice", "next_event", "moment", ""]
     beside: tuple[str, ...] = ()
     name_says: Callable[[str], list[str]] | None = None
+    same_questions: bool = False
 
     def split_files(self) -> Iterator[SplitFile]:
         """Every file of every split."""
@@ -117,7 +119,7 @@ def _file_of_split(about: About, folder: Path, split: str) -> Path:
         raise MissingSourceError(f"{about.title} has no split {split!r}; there are: {', '.join(about.splits)}")
     names = [file.name for file in about.splits[split]]
     present = [folder / name for name in names if (folder / name).is_file()]
-    if len(present) > 1:
+    if len(present) > 1 and not about.same_questions:
         raise MissingSourceError(
             f"{folder}: holds {' and '.join(file.name for file in present)}, two layouts of split {split!r}; "
             "give the path of the one that is meant"

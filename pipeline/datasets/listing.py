@@ -51,8 +51,8 @@ def _described(adapter: Adapter, place: Place) -> str:
     for split, alternatives in about.splits.items():
         for file in alternatives:
             size = "" if file.n_questions is None else f"{file.n_questions:,} questions"
-            lines.append(f"    {split:11}  {file.name:34} {size:18} {_presence(adapter, place, file.name)}".rstrip())
-    lines += [f"    {'':11}  {name:34} {'':18} {_presence(adapter, place, name)}".rstrip() for name in about.beside]
+            lines.append(f"    {split:15}  {file.name:34} {size:18} {_presence(adapter, place, file.name)}".rstrip())
+    lines += [f"    {'':15}  {name:34} {'':18} {_presence(adapter, place, name)}".rstrip() for name in about.beside]
     return "\n".join([*lines, f"  videos       {_placed(place, 'videos', adapter.name)}", f"    {about.videos}"])
 
 
@@ -86,7 +86,7 @@ def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> lis
     except SevilaError as error:
         return [f"  {error}"]
     n_known = sum(question.answer_index is not None for question in found.questions)
-    n_moments = sum(bool(question.moments) for question in found.questions)
+    n_moments = sum(bool(question.moments or question.moment_frames) for question in found.questions)
     lines = [
         f"  {file.name}: {len(found.questions):,} questions, {n_known:,} with a known answer, {n_moments:,} with moments, "
         f"about {len(found.videos):,} videos; {len(found.rejected):,} rows rejected"

@@ -22,6 +22,8 @@ class Question:
     `answer_index` is the 0-based position of the right option, None where the data set does not tell (test splits).
     A query that asks for moments has no `options`. A bound that is None is the video's own beginning or end.
     `question_type` is the data set's own word, "" for none. `moments` are empty where the data set does not give them.
+    `moment_frames` are frames of the video, by their number from 0, that show it, where the data set gives these instead: when
+    they are shown, only the video says.
     `ratings` say how well each 2 s of the video show it, by several annotators, from the video's beginning; empty likewise.
     `note` says what was made of odd values in the row (nan or reversed times), "" where nothing was odd.
     """
@@ -37,6 +39,7 @@ class Question:
     moments: tuple[Moment, ...] = ()
     note: str = ""
     ratings: tuple[tuple[float, ...], ...] = ()
+    moment_frames: tuple[int, ...] = ()
 
     @property
     def clip_id(self) -> str:

@@ -219,7 +219,9 @@ def _checked_keys(path: Path, rows: list[Row], rejected: list[Rejected], require
 def collect(
     file: str, rows: Iterable[Row], rejected: Iterable[Rejected], parse: Callable[[Row], tuple[Question, Video]]
 ) -> Annotations:
-    """Parse every row; those that raise BadRow, or repeat a question id, join `rejected`, which comes back by line."""
+    """Parse every row; those that raise BadRow, repeat a question id, or place a video where another row does not, join
+    `rejected`, which comes back by line.
+    """
     questions: list[Question] = []
     videos: dict[str, Video] = {}
     first_row: dict[str, Row] = {}
@@ -227,6 +229,11 @@ def collect(
     for row in rows:
         try:
             question, video = parse(row)
+            known = videos.get(video.video_id, video)
+            if known != video:
+                raise BadRow(
+                    f"the video {video.video_id!r} lies at {video.path!r}, but at {known.path!r} by a row before"
+                )
             first = first_row.setdefault(question.question_id, row)
             if first is not row:
                 where = f"{first.place.removesuffix(': ')} on line {first.line}".strip()

@@ -1,4 +1,4 @@
-"""Reading an annotation file as text, and keeping the digest of what was read."""
+"""Reading an annotation file, most often as text, and keeping the digest of what was read."""
 
 import hashlib
 import logging
@@ -27,12 +27,8 @@ def digests_of_what_is_read() -> Iterator[Mapping[Path, str]]:
         _digests.reset(token)
 
 
-def read_text(path: Path) -> str:
-    """The file's text without byte order marks, line ends as they are.
-
-    Raises MissingSourceError if it cannot be read, SchemaError for what is no text (a packed file, a page that a server gave
-    instead), with the byte offset if it is not UTF-8.
-    """
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises MissingSourceError if it cannot be read."""
     try:
         with open_file(path) as stream:
             data = stream.read()
@@ -41,6 +37,16 @@ def read_text(path: Path) -> str:
     read = _digests.get()
     if read is not None:
         read[path] = hashlib.sha256(data).hexdigest()
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The file's text without byte order marks, line ends as they are.
+
+    Raises MissingSourceError if it cannot be read, SchemaError for what is no text (a packed file, a page that a server gave
+    instead), with the byte offset if it is not UTF-8.
+    """
+    data = read_bytes(path)
     problem = no_text(data[:HEAD_BYTES])
     if problem:
         raise SchemaError(f"{path}: {problem}")

@@ -1,0 +1,94 @@
+"""EgoSchema: the owners' `questions.json`, or the hub's Parquet; the answers of 500 questions are in `subset_answers.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cache.errors import SchemaError
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.options import answer_index, options_of
+from pipeline.datasets.parquet_file import read_table
+from pipeline.datasets.question import Annotations, Question, Video
+from pipeline.datasets.rows import Row, Rows, collect_split
+from pipeline.datasets.text_file import read_text
+from pipeline.datasets.values import text, video_name
+
+name = "egoschema"
+about = About(
+    title="EgoSchema",
+    splits={"test": (SplitFile("questions.json", 5031), SplitFile("test-00000-of-00001.parquet", 5031))},
+    same_questions=True,
+    videos="{q_uid}.mp4, as in 001934bb-81bd-4cd8-a574-0472ef3f6678.mp4: clips of three minutes",
+    published="https://github.com/egoschema/EgoSchema (json), https://huggingface.co/datasets/lmms-lab/egoschema (folder MC/)",
+    licence="Ego4D's, as the owners state; the answers of all but 500 questions are withheld",
+    prompt="multiple_choice",
+)
+headline: Headline = "overall"
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+ANSWERS = "subset_answers.json"  # read where it lies beside the questions
+OPTIONS = ("option 0", "option 1", "option 2", "option 3", "option 4")
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation file that `read` reads, and the public answers beside it if there are any; raises MissingSourceError."""
+    (file,) = find_files(about, path, split)
+    answers = file.parent / ANSWERS
+    return [file, answers] if answers.exists() else [file]
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions, called by their `q_uid`, which is the video's name too and what a submission calls them.
+
+    Raises MissingSourceError or SchemaError.
+    """
+    file, *others = files(path, split)
+    answers = _answers(others[0]) if others else {}
+    return collect_split(about, _rows(file), lambda row: _parse(row, answers))
+
+
+def group(question_type: str) -> str:
+    """Always "": questions have no types."""
+    return ""
+
+
+def _rows(file: Path) -> Rows:
+    """The rows of either layout with the keys of the Parquet."""
+    if file.suffix.lower() == ".parquet":
+        return read_table(file, ("video_idx", "question", "option"), ("video_idx", "question", "option", "answer"))
+    table = read_table(file, ("q_uid", "question", *OPTIONS), ("q_uid", "question", "answer", *OPTIONS))
+    rows = []
+    for row in table.rows:
+        named = {"video_idx": row.cells.get("q_uid"), "option": [row.cells.get(key) for key in OPTIONS]}
+        rows.append(Row(row.line, row.cells | named, row.place))
+    return Rows(table.file, table.columns, rows, table.rejected)
+
+
+def _answers(file: Path) -> dict[str, Any]:
+    try:
+        answers = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, SchemaError):
+            raise
+        raise SchemaError(f"{file}: not JSON ({error}); download it again") from error
+    if not isinstance(answers, dict):
+        raise SchemaError(f'{file}: not an object of question -> position of the answer like {{"001934bb-...": 3}}')
+    return answers
+
+
+def _parse(row: Row, answers: dict[str, Any]) -> tuple[Question, Video]:
+    cells = row.cells
+    video_id = video_name("video_idx", cells.get("video_idx"))
+    options = options_of("option", cells.get("option"))
+    answer = cells.get("answer")
+    question = Question(
+        question_id=video_id,
+        video_id=video_id,
+        question=text("question", cells.get("question")),
+        options=options,
+        answer_index=answer_index("answer", answers.get(video_id) if answer in (None, "") else answer, options),
+        question_type="",
+        start_seconds=None,
+        end_seconds=None,
+    )
+    return question, Video(video_id, f"{video_id}.mp4")

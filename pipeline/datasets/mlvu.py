@@ -1,0 +1,104 @@
+"""MLVU, the multiple-choice tasks of its dev set: the hub's Parquet, or the owners' json, one file a task (`1_plotQA.json`)."""
+
+from itertools import chain
+from pathlib import Path
+
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.options import answer_index, options_of, without_options
+from pipeline.datasets.parquet_file import read_table
+from pipeline.datasets.question import Annotations, Question, Video
+from pipeline.datasets.rows import Row, Rows, collect_split
+from pipeline.datasets.values import text, video_name
+
+name = "mlvu"
+N_QUESTIONS = {  # by the name of the owners' file, and of the folder of its videos
+    "1_plotQA": 539,
+    "2_needle": 355,
+    "3_ego": 352,
+    "4_count": 206,
+    "5_order": 259,
+    "6_anomaly_reco": 200,
+    "7_topic_reasoning": 263,
+}
+FOLDERS = {folder.split("_", 1)[1]: folder for folder in N_QUESTIONS}  # by task
+PARQUET = "test-00000-of-00001.parquet"  # the hub's word for the dev set
+about = About(
+    title="MLVU",
+    splits={"dev": (SplitFile(PARQUET, sum(N_QUESTIONS.values())),)}
+    | {task: (SplitFile(f"{folder}.json", N_QUESTIONS[folder]),) for task, folder in FOLDERS.items()},
+    videos="1_plotQA/{video}, ... as the owners' folder video/ has them (in several of which other videos have the same names), "
+    "or all in one folder",
+    published="https://huggingface.co/datasets/MLVU/MVLU (json/ and video/, on request), "
+    "https://huggingface.co/datasets/sy1998/MLVU_dev (Parquet)",
+    licence="CC BY-NC-SA 4.0; the videos are their owners'",
+    prompt="multiple_choice",
+)
+headline: Headline = "mean_of_groups"  # M-Avg, the unweighted mean of the tasks
+pooled_types: dict[str, tuple[str, ...]] = {}
+
+REQUIRED = ("question", "candidates")
+KEYS = (*REQUIRED, "answer", "video", "question_type", "video_name", "task_type", "question_id")
+
+
+def files(path: Path, split: str) -> list[Path]:
+    """The annotation files that `read` reads: of split dev the Parquet or, in a folder that has none, the file of every task.
+
+    Raises MissingSourceError if it is not there, or one of them.
+    """
+    tasks = [path / f"{folder}.json" for folder in N_QUESTIONS]
+    if split != "dev" or (path / PARQUET).exists() or not any(file.exists() for file in tasks):
+        return find_files(about, path, split)
+    return list(chain.from_iterable(find_files(about, path, task) for task in FOLDERS))
+
+
+def read(path: Path, split: str) -> Annotations:
+    """The questions of one split, without the options that their text repeats. Raises MissingSourceError or SchemaError.
+
+    A row of a json file has no id: it is called "{task}#{n}", the n-th row (from 0) of its file.
+    """
+    parts = [collect_split(about, _rows(file), _parse) for file in files(path, split)]
+    return Annotations(
+        questions=[question for part in parts for question in part.questions],
+        videos=[video for part in parts for video in part.videos],
+        rejected=[rejected for part in parts for rejected in part.rejected],
+    )
+
+
+def group(question_type: str) -> str:
+    """The task itself."""
+    return question_type
+
+
+def _rows(file: Path) -> Rows:
+    """The rows of either layout with the keys of the Parquet."""
+    if file.suffix.lower() == ".parquet":
+        return read_table(file, ("question_id", "video_name", *REQUIRED), KEYS)
+    table = read_table(file, ("video", *REQUIRED), KEYS)
+    task_of_file = next((task for task, folder in FOLDERS.items() if folder == file.stem), file.stem)
+    rows = []
+    for number, row in enumerate(table.rows):
+        task = row.cells.get("question_type") or task_of_file
+        named = {"video_name": row.cells.get("video"), "task_type": task, "question_id": f"{task_of_file}#{number}"}
+        rows.append(Row(row.line, row.cells | named, row.place))
+    return Rows(table.file, table.columns, rows, table.rejected)
+
+
+def _parse(row: Row) -> tuple[Question, Video]:
+    cells = row.cells
+    file_name = video_name("video_name", cells.get("video_name"))
+    task = text("task_type", cells.get("task_type"), "")
+    # Videos of two tasks may have one name; where all lie in one folder it is the same file.
+    folders = [f"{FOLDERS[task]}/", f"video/{FOLDERS[task]}/", f"{task}/", ""] if task in FOLDERS else [""]
+    path, *others = [folder + file_name for folder in folders]
+    options = options_of("candidates", cells.get("candidates"))
+    question = Question(
+        question_id=text("question_id", cells.get("question_id")),
+        video_id=path,
+        question=without_options(text("question", cells.get("question")), options),
+        options=options,
+        answer_index=answer_index("answer", cells.get("answer"), options, by_position=False),
+        question_type=task,
+        start_seconds=None,
+        end_seconds=None,
+    )
+    return question, Video(path, path, tuple(others))

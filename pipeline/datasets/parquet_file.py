@@ -1,0 +1,60 @@
+"""Parquet files, as the model hub hands out data sets -> rows as those of JSON."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CorruptArtifactError, SchemaError
+from cache.parquet import as_rows, bounded_parquet
+from pipeline.datasets.rows import Row, Rows, read_json_list
+from pipeline.datasets.text_file import read_bytes
+from pipeline.downloads import HEAD_BYTES, no_text
+
+MAGIC = b"PAR1"
+
+
+def read_table(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
+    """The rows of a Parquet file or of a JSON list, by the file's suffix; of their columns those in `keep`.
+
+    The line of a row of Parquet is its number from 1. Raises MissingSourceError for a file that cannot be read, SchemaError for
+    one that is something else, is cut short or damaged, has no rows, or lacks one of the `required` columns.
+    """
+    read = _read_parquet if path.suffix.lower() == ".parquet" else read_json_list
+    table = read(path, required, keep)
+    rows = [replace(row, cells={key: _plain(value) for key, value in row.cells.items()}) for row in table.rows]
+    return replace(table, rows=rows)
+
+
+def _read_parquet(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
+    content = read_bytes(path)
+    problem = "" if content.startswith(MAGIC) else no_text(content[:HEAD_BYTES])
+    if problem:
+        raise SchemaError(f"{path}: {problem}")
+    try:
+        with bounded_parquet(path, keep, content) as file:
+            missing = [name for name in required if name not in file.schema.names]
+            if missing:
+                raise SchemaError(
+                    f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema.names) or 'none'}; "
+                    f"wanted {', '.join(required)}"
+                )
+            rows = as_rows(file.read())
+    except CorruptArtifactError as error:
+        why = error.__cause__ or "it claims more than its size justifies"
+        raise SchemaError(
+            f"{path}: not a whole Parquet file, cut short or damaged ({why}); download it again"
+        ) from error
+    if not rows:
+        raise SchemaError(f"{path}: no rows; one question per row was wanted")
+    return Rows(path.name, list(rows[0]), [Row(number, row) for number, row in enumerate(rows, start=1)], [])
+
+
+def _plain(value: Any) -> Any:
+    """The value as its owners meant it: pandas writes a missing one as nan, and whole numbers beside it as floats."""
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return None
+    return int(value) if value.is_integer() else value
