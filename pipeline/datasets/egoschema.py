@@ -53,14 +53,14 @@ def group(question_type: str) -> str:
 
 
 def _rows(file: Path) -> Rows:
-    """The rows of either layout with the keys of the Parquet."""
+    """The rows of either layout, the options as the list that the Parquet has."""
     if file.suffix.lower() == ".parquet":
         return read_table(file, ("video_idx", "question", "option"), ("video_idx", "question", "option", "answer"))
     table = read_table(file, ("q_uid", "question", *OPTIONS), ("q_uid", "question", "answer", *OPTIONS))
     rows = []
     for row in table.rows:
-        named = {"video_idx": row.cells.get("q_uid"), "option": [row.cells.get(key) for key in OPTIONS]}
-        rows.append(Row(row.line, row.cells | named, row.place))
+        options = {"option": [row.cells.get(key) for key in OPTIONS]}
+        rows.append(Row(row.line, row.cells | options, row.place))
     return Rows(table.file, table.columns, rows, table.rejected)
 
 
@@ -78,7 +78,8 @@ def _answers(file: Path) -> dict[str, Any]:
 
 def _parse(row: Row, answers: dict[str, Any]) -> tuple[Question, Video]:
     cells = row.cells
-    video_id = video_name("video_idx", cells.get("video_idx"))
+    key = "video_idx" if "video_idx" in cells else "q_uid"
+    video_id = video_name(key, cells.get(key))
     options = options_of("option", cells.get("option"))
     answer = cells.get("answer")
     question = Question(

@@ -37,7 +37,6 @@ headline: Headline = "mean_of_groups"  # M-Avg, the unweighted mean of the tasks
 pooled_types: dict[str, tuple[str, ...]] = {}
 
 REQUIRED = ("question", "candidates")
-KEYS = (*REQUIRED, "answer", "video", "question_type", "video_name", "task_type", "question_id")
 
 
 def files(path: Path, split: str) -> list[Path]:
@@ -70,22 +69,24 @@ def group(question_type: str) -> str:
 
 
 def _rows(file: Path) -> Rows:
-    """The rows of either layout with the keys of the Parquet."""
+    """The rows of either layout, with the ids and the task that the Parquet has."""
     if file.suffix.lower() == ".parquet":
-        return read_table(file, ("question_id", "video_name", *REQUIRED), KEYS)
-    table = read_table(file, ("video", *REQUIRED), KEYS)
+        required = ("question_id", "video_name", *REQUIRED)
+        return read_table(file, required, (*required, "answer", "task_type"))
+    table = read_table(file, ("video", *REQUIRED), ("video", *REQUIRED, "answer", "question_type"))
     task_of_file = next((task for task, folder in FOLDERS.items() if folder == file.stem), file.stem)
     rows = []
     for number, row in enumerate(table.rows):
         task = row.cells.get("question_type") or task_of_file
-        named = {"video_name": row.cells.get("video"), "task_type": task, "question_id": f"{task_of_file}#{number}"}
+        named = {"task_type": task, "question_id": f"{task_of_file}#{number}"}
         rows.append(Row(row.line, row.cells | named, row.place))
     return Rows(table.file, table.columns, rows, table.rejected)
 
 
 def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
-    file_name = video_name("video_name", cells.get("video_name"))
+    key = "video_name" if "video_name" in cells else "video"
+    file_name = video_name(key, cells.get(key))
     task = text("task_type", cells.get("task_type"), "")
     # Videos of two tasks may have one name; where all lie in one folder it is the same file.
     folders = [f"{FOLDERS[task]}/", f"video/{FOLDERS[task]}/", f"{task}/", ""] if task in FOLDERS else [""]

@@ -7,8 +7,10 @@ import pytest
 from cli import main
 from pipeline.engine.recipe import available, load
 from stages.chain import STAGES
+from tests.pipeline.datasets.long_layouts import MLVU_PARQUET
 
 SIX = ("how2qa", "nextqa", "qvhighlights", "star", "tvqa", "vlep")
+LONG = ("egoschema", "longvideobench", "mlvu", "videomme")
 TO_KEYFRAMES = (
     "list_questions",
     "import_backbone",
@@ -30,8 +32,8 @@ def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
     return {line.split()[1]: line.split()[0] for line in lines}
 
 
-@pytest.mark.parametrize("name", SIX)
-def test_every_data_set_of_the_paper_has_a_whole_plan_without_any_data(
+@pytest.mark.parametrize("name", [*SIX, *LONG])
+def test_every_data_set_has_a_whole_plan_without_any_data(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = plan(capsys, name, "--store", str(tmp_path))
@@ -72,6 +74,23 @@ def test_the_recipes_have_the_settings_of_the_paper() -> None:
     }
 
 
+def test_long_videos_are_seen_once_a_second_by_the_same_model() -> None:
+    for name in LONG:
+        recipe = load(name, STAGES)
+        assert recipe.config_of("list_questions").dataset == name
+        frames = recipe.config_of("sample_frames")
+        assert (frames.sampling, frames.frames_per_second) == ("fixed_rate", 1.0)
+        for stage in ("import_backbone", "init_localizer", "init_answerer", "extract_features", "score_frames"):
+            assert recipe.config_of(stage) == load(SIX[0], STAGES).config_of(stage)
+
+
+def test_parquet_alone_is_enough_to_plan_past_the_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MLVU_PARQUET.read(tmp_path, MLVU_PARQUET.rows)
+    places = ("--annotations", f"mlvu={tmp_path}", "--store", str(tmp_path / "store"))
+    found = plan(capsys, "mlvu", *places)
+    assert found["list_questions"] == "build" and found["sample_frames"] == "blocked"
+
+
 def test_annotations_alone_are_enough_to_plan_past_the_questions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,4 +105,4 @@ def test_annotations_alone_are_enough_to_plan_past_the_questions(
 
 
 def test_no_recipe_is_left_out_of_these_tests() -> None:
-    assert set(available()) == {*SIX, "demo", "plain"}
+    assert set(available()) == {*SIX, *LONG, "demo", "plain"}

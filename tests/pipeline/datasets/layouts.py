@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.datasets import how2qa, nextqa, qvhighlights, sevila_json, star, tvqa, vlep
 from pipeline.datasets.question import Annotations
 
@@ -27,7 +30,7 @@ class Layout:
     adapter: ModuleType
     split: str
     file_name: str
-    kind: str  # csv, bare_csv (no header), jsonl or json
+    kind: str  # csv, bare_csv (no header), jsonl, json or parquet
     rows: list[Raw]
     video_key: str
     question_key: str | None
@@ -37,13 +40,18 @@ class Layout:
     clip: Dash | None = None
     beside: dict[str, str] = field(default_factory=dict)
     required: str = ""  # a key without which the file is not what it should be
+    options_key: str = ""  # of a list of them
 
     @property
     def name(self) -> str:
+        if self.kind in ("parquet", "json") and self.file_name not in ("STAR_val.json", "val.json"):
+            return f"{self.adapter.name}-{self.kind}"
         return self.file_name if self.adapter is not sevila_json else f"{self.file_name}-{self.rows[0]['qid']}"
 
-    def content(self, rows: list[Raw]) -> str:
+    def content(self, rows: list[Raw]) -> str | bytes:
         """The rows as this kind of file writes them."""
+        if self.kind == "parquet":
+            return parquet(rows)
         if self.kind == "json":
             return "[" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]"
         if self.kind == "jsonl":
@@ -63,6 +71,14 @@ class Layout:
             (folder / name).write_text(text)
         annotations: Annotations = self.adapter.read(folder, self.split)
         return annotations
+
+
+def parquet(rows: list[Raw]) -> bytes:
+    """The rows as a Parquet file with the columns of all of them."""
+    stream = io.BytesIO()
+    columns = dict.fromkeys(key for row in rows for key in row)
+    pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in columns}), stream)
+    return stream.getvalue()
 
 
 def dashed(start: str, end: str) -> Raw:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets import ADAPTERS
-from tests.pipeline.datasets.layouts import LAYOUTS, Layout
+from pipeline.datasets import ADAPTERS, how2qa, longvideobench, mlvu
+from tests.pipeline.datasets.layouts import LAYOUTS as SHORT_VIDEOS
+from tests.pipeline.datasets.layouts import Layout
+from tests.pipeline.datasets.long_layouts import LONG_VIDEOS
 
+LAYOUTS = [*SHORT_VIDEOS, *LONG_VIDEOS]
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+of_text = pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout.kind != "parquet"], ids=lambda layout: layout.name
+)
 with_clips = pytest.mark.parametrize(
     "layout", [layout for layout in LAYOUTS if layout.clip], ids=lambda layout: layout.name
 )
@@ -48,16 +56,19 @@ def test_every_published_data_set_has_a_layout_here() -> None:
 def test_good_rows_become_questions_in_file_order(layout: Layout, tmp_path: Path) -> None:
     annotations = layout.read(tmp_path, layout.rows)
     assert annotations.rejected == []
-    assert [question.video_id for question in annotations.questions] == [row[layout.video_key] for row in layout.rows]
-    assert [video.video_id for video in annotations.videos] == [row[layout.video_key] for row in layout.rows]
+    folders = dict(mlvu.FOLDERS) if layout.adapter is mlvu else {}  # of which each has videos of the same names
+    names = [row[layout.video_key] for row in layout.rows]
+    for values in (annotations.questions, annotations.videos):
+        ids = [value.video_id for value in values]
+        assert [id.split("/")[-1] if folders else id for id in ids] == names
     for question in annotations.questions:
         assert question.note == ""
         assert question.answer_index is None or 0 <= question.answer_index < len(question.options)
         group = layout.adapter.group(question.question_type)
-        assert group or layout.adapter.name in ("how2qa", "qvhighlights")
+        assert group or layout.adapter.name in ("how2qa", "qvhighlights", "egoschema")
 
 
-@every_layout
+@of_text
 def test_byte_order_mark_and_windows_line_ends_change_nothing(layout: Layout, tmp_path: Path) -> None:
     content = layout.content(layout.rows)
     expected = layout.read(tmp_path, content)
@@ -118,7 +129,7 @@ def test_a_repeated_question_is_rejected_except_where_rows_have_no_ids(layout: L
     if layout.id_keys:
         assert [rejected.line for rejected in annotations.rejected] == [first_line(layout) + 2]
         assert f"already {'object 1 ' if layout.kind == 'json' else ''}on line" in annotations.rejected[0].reason
-    else:
+    elif layout.adapter is how2qa:
         assert ids[2] == f"{ids[0]}#2"
 
 
@@ -127,6 +138,8 @@ def test_options_that_repeat_are_kept(layout: Layout, tmp_path: Path) -> None:
     row = dict(layout.rows[0])
     if layout.option_keys:
         row |= dict.fromkeys(layout.option_keys, "no")
+    elif layout.options_key:
+        row[layout.options_key] = [*row[layout.options_key][:-1], row[layout.options_key][-2]]
     elif "events" in row:
         row["events"] = ["no", "no"]
     elif "choices" in row:
@@ -153,11 +166,14 @@ def test_an_answer_that_the_file_does_not_give_is_absent(layout: Layout, tmp_pat
     assert [question.answer_index for question in annotations.questions] == [None, None]
 
 
-@with_answers
+@pytest.mark.parametrize(
+    "layout", [each for each in LAYOUTS if each.answer_key and each.kind != "parquet"], ids=lambda layout: layout.name
+)
 @pytest.mark.parametrize("answer", [5, -1, "one of them", 1.5, True, "٣", [0]])
 def test_an_answer_that_is_no_option_rejects_its_row(layout: Layout, tmp_path: Path, answer: Any) -> None:
     assert layout.answer_key is not None
-    assert "answer" in only_rejection(layout, tmp_path, changed(layout, **{layout.answer_key: answer}))
+    reason = only_rejection(layout, tmp_path, changed(layout, **{layout.answer_key: answer}))
+    assert layout.answer_key in reason
 
 
 @with_clips
@@ -206,9 +222,15 @@ def test_times_that_are_none_reject_their_row(layout: Layout, tmp_path: Path, va
 def test_names_with_slashes_colons_and_brackets_are_kept(layout: Layout, tmp_path: Path) -> None:
     name = "a b/c:d/00:13:00_[x].y"
     annotations = layout.read(tmp_path, changed(layout, **{layout.video_key: name}))
-    assert annotations.questions[0].video_id == annotations.videos[0].video_id == name
-    for path in (annotations.videos[0].path, *annotations.videos[0].other_paths):
-        assert path.startswith(name)
+    assert annotations.questions[0].video_id == annotations.videos[0].video_id
+    if layout.adapter is mlvu:
+        assert annotations.videos[0].path.endswith(f"/{name}")
+        return
+    assert annotations.videos[0].video_id == name
+    for path in (
+        () if layout.adapter is longvideobench else (annotations.videos[0].path, *annotations.videos[0].other_paths)
+    ):
+        assert path.removeprefix("data/").startswith(name)
 
 
 @every_layout
@@ -219,17 +241,18 @@ def test_a_video_that_is_none_or_leads_out_of_its_folder_rejects_its_row(
     assert layout.video_key in only_rejection(layout, tmp_path, changed(layout, **{layout.video_key: name}))
 
 
-@every_layout
+@of_text
 def test_half_of_a_surrogate_pair_rejects_its_row(layout: Layout, tmp_path: Path) -> None:
     if layout.kind.endswith("csv"):
         with pytest.raises(SchemaError, match="is not UTF-8"):
             layout.read(tmp_path, layout.content(layout.rows).encode() + b"\xed\xa0\x80")
         return
-    content = layout.content(changed(layout, **{layout.id_keys[0]: "SURROGATE"})).replace("SURROGATE", "\\ud800")
+    key = (*layout.id_keys, layout.video_key)[0]
+    content = layout.content(changed(layout, **{key: "SURROGATE"})).replace("SURROGATE", "\\ud800")
     assert "surrogate" in only_rejection(layout, tmp_path, content)
 
 
-@every_layout
+@of_text
 def test_blank_lines_are_no_rows(layout: Layout, tmp_path: Path) -> None:
     expected = layout.read(tmp_path, layout.rows)
     assert layout.read(tmp_path, layout.content(layout.rows).replace("\n", "\n\n") + "\n \n") == expected
@@ -247,7 +270,7 @@ def test_a_file_cut_anywhere_gives_no_other_questions(layout: Layout, tmp_path: 
         annotations = layout.read(tmp_path, whole[:cut])
     except SchemaError:
         return
-    assert layout.kind != "json"
+    assert layout.kind not in ("json", "parquet")
     if layout.kind == "jsonl":
         assert annotations.questions == expected[: len(annotations.questions)]
     else:  # a cut inside the last cell of a CSV file leaves a whole row, which nobody can know is not
@@ -285,7 +308,7 @@ def test_a_missing_file_and_an_unknown_split_are_told(layout: Layout, tmp_path: 
         layout.adapter.read(tmp_path, layout.split)
     with pytest.raises(MissingSourceError, match="no such folder"):
         layout.adapter.read(tmp_path / "nowhere", layout.split)
-    with pytest.raises(MissingSourceError, match="no split 'validation'; there are: train, "):
+    with pytest.raises(MissingSourceError, match=r"no split 'validation'; there are: (train|val|dev|test)"):
         layout.adapter.read(tmp_path, "validation")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(MissingSourceError, match=r"ends in \.txt"):
@@ -295,6 +318,26 @@ def test_a_missing_file_and_an_unknown_split_are_told(layout: Layout, tmp_path: 
 # Values that fit somewhere, next to values that fit nowhere, under any key.
 scalars = st.sampled_from(
     ["", " ", "1", "run", "2.5-3", "nan", "\ud800", None, True, 0, -7, 10**400, 2.5, float("inf")]
+)
+odd_columns = st.sampled_from(
+    [
+        [None, None],
+        [1, None],
+        [1.0, math.nan],
+        [True, False],
+        ["", "\0"],
+        ["A. x", "N/A"],
+        [b"\xff", b"x"],
+        [[], None],
+        [["a"], ["b", None]],
+        [[1, 2], [3, 4]],
+        [["A. x", "A. y"], ["B. x", "A. y"]],
+        [["x"] * 30, ["", "y"]],
+        [{"a": 1}, {"a": 2}],
+        [datetime(2024, 1, 1), None],
+        [[[1]], [[2]]],
+        [2**62, -1],
+    ]
 )
 odd_values = scalars | st.lists(scalars, max_size=5) | st.dictionaries(st.sampled_from(["choice", "a"]), scalars)
 
@@ -319,6 +362,22 @@ def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
         assert question.clip_id and question.question_id
         for bound in (dataclasses.astuple(moment) for moment in question.moments):
             assert bound[0] <= bound[1]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize(
+    "layout", [layout for layout in LAYOUTS if layout.kind == "parquet"], ids=lambda layout: layout.name
+)
+def test_whatever_a_column_of_parquet_holds_each_row_becomes_a_question_or_a_reason(
+    layout: Layout, tmp_path: Path, data: st.DataObject
+) -> None:
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(layout.rows[0])), odd_columns, min_size=1))
+    rows = [row | {key: values[number] for key, values in changes.items()} for number, row in enumerate(layout.rows)]
+    annotations = layout.read(tmp_path, rows)
+    assert len(annotations.questions) + len(annotations.rejected) == 2
+    for question in annotations.questions:
+        assert question.clip_id and question.question_id and len(question.options) > 1
 
 
 # No NUL, which no text holds; not "\r": the csv module writes it unquoted where lines end in "\n", and reads it as the end of
