@@ -6,12 +6,12 @@ from typing import Any
 
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.options import answer_index, options_of
+from pipeline.datasets.options import of_letter, options_of
 from pipeline.datasets.parquet_file import read_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect_split
 from pipeline.datasets.text_file import read_text
-from pipeline.datasets.values import text, video_name
+from pipeline.datasets.values import option_index, text, video_name
 
 name = "egoschema"
 about = About(
@@ -76,6 +76,12 @@ def _answers(file: Path) -> dict[str, Any]:
     return answers
 
 
+def _answer_index(answer: Any, n_options: int) -> int | None:
+    """The position of the answer, which the owners and the hub give as a number from 0; or as a letter, as options have them."""
+    is_letter = isinstance(answer, str) and answer.strip("(). ").isalpha()
+    return of_letter("answer", answer, n_options) if is_letter else option_index("answer", answer, n_options)
+
+
 def _parse(row: Row, answers: dict[str, Any]) -> tuple[Question, Video]:
     cells = row.cells
     key = "video_idx" if "video_idx" in cells else "q_uid"
@@ -87,7 +93,7 @@ def _parse(row: Row, answers: dict[str, Any]) -> tuple[Question, Video]:
         video_id=video_id,
         question=text("question", cells.get("question")),
         options=options,
-        answer_index=answer_index("answer", answers.get(video_id) if answer in (None, "") else answer, options),
+        answer_index=_answer_index(answers.get(video_id) if answer in (None, "") else answer, len(options)),
         question_type="",
         start_seconds=None,
         end_seconds=None,

@@ -4,7 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.options import answer_index, options_of, without_options
+from pipeline.datasets.options import of_letter, of_text, options_of, without_options
 from pipeline.datasets.parquet_file import read_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect_split
@@ -91,13 +91,15 @@ def _parse(row: Row) -> tuple[Question, Video]:
     # Videos of two tasks may have one name; where all lie in one folder it is the same file.
     folders = [f"{FOLDERS[task]}/", f"video/{FOLDERS[task]}/", f"{task}/", ""] if task in FOLDERS else [""]
     path, *others = [folder + file_name for folder in folders]
-    options = options_of("candidates", cells.get("candidates"))
+    options, answer = options_of("candidates", cells.get("candidates")), cells.get("answer")
     question = Question(
         question_id=text("question_id", cells.get("question_id")),
         video_id=path,
         question=without_options(text("question", cells.get("question")), options),
         options=options,
-        answer_index=answer_index("answer", cells.get("answer"), options, by_position=False),
+        answer_index=of_text("answer", answer, options)
+        if key == "video"
+        else of_letter("answer", answer, len(options)),
         question_type=task,
         start_seconds=None,
         end_seconds=None,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.datasets.values import BadRow, text
+from pipeline.datasets.values import BadRow, exact_text, text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LABEL = re.compile(r"\(?([A-Z])[.):]\s*", re.IGNORECASE)  # "A. ", "A) ", "(A) ", "A: "
@@ -29,27 +29,27 @@ def options_of(what: str, values: Any) -> tuple[str, ...]:
     return texts
 
 
-def answer_index(what: str, value: Any, options: Sequence[str], by_position: bool = True) -> int | None:
-    """The one option that `value` can mean, by its letter, its text or, where data sets count, its 0-based position.
+def of_letter(what: str, value: Any, n_options: int) -> int | None:
+    """The position of the option that a letter means ("C", "(C)"); None for no value. Raises BadRow."""
+    given = text(what, value, "")
+    if not given:
+        return None
+    letter = given.strip("().:").upper()
+    if len(letter) != 1 or letter not in LETTERS[:n_options]:
+        raise BadRow(f"{what} is {value!r}, a letter from A to {LETTERS[n_options - 1]} was wanted")
+    return LETTERS.index(letter)
 
-    None for no value. Raises BadRow; two possible meanings are refused, not ranked.
-    """
-    n_options = len(options)
-    if by_position and isinstance(value, int) and not isinstance(value, bool):
-        meanings = {value} & set(range(n_options))
-    else:
-        answer = text(what, value, "")
-        if not answer:
-            return None
-        meanings = {position for position, option in enumerate(options) if option == answer}
-        meanings |= {position for position in range(n_options) if answer == LETTERS[position]}
-        meanings |= {position for position in range(n_options) if answer == str(position) and by_position}
+
+def of_text(what: str, value: Any, options: Sequence[str]) -> int | None:
+    """The position of the option with this text; None for no value. Raises BadRow, also for one that two options give."""
+    if value is None or value == "":
+        return None
+    wanted = exact_text(what, value)
+    meanings = [index for index, option in enumerate(options) if option.strip() == wanted.strip()]
     if len(meanings) != 1:
-        index = f"an index from 0 to {n_options - 1}, " if by_position else ""
-        several = f"; it could mean the options {sorted(meanings)}" if meanings else ""
-        wanted = f"{index}a letter from A to {LETTERS[n_options - 1]} or an option's text"
-        raise BadRow(f"{what} is {value!r}, {wanted} was wanted{several}")
-    return meanings.pop()
+        found = f"the options {meanings} at once" if meanings else "none of the options"
+        raise BadRow(f"{what} is {wanted!r}, the text of {found}; that of one option was wanted")
+    return meanings[0]
 
 
 def without_options(question: str, options: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline, refuse_others
-from pipeline.datasets.options import LETTERS, answer_index
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
 from pipeline.datasets.values import BadRow, moments, text, video_name
@@ -33,6 +32,7 @@ headline: Headline = "overall"
 pooled_types: dict[str, tuple[str, ...]] = {}
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USED = {
     "video",
     "question",
@@ -141,7 +141,7 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
         video_id=video_id,
         question=text("question", cells.get("question")),
         options=options,
-        answer_index=answer_index("answer", cells.get("answer"), options),
+        answer_index=_answer_index(cells.get("answer"), options),
         question_type=text("type", cells.get("type"), ""),
         start_seconds=start_seconds,
         end_seconds=end_seconds,
@@ -156,6 +156,24 @@ def _options(values: Any) -> tuple[str, ...]:
         found = f"{len(values)} options" if isinstance(values, list) else "no list of options"
         raise BadRow(f"{found}, 2 to {len(LETTERS)} were wanted")
     return tuple(text(f"option {position}", value) for position, value in enumerate(values))
+
+
+def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
+    """The one option that `value` can mean; None for no value. Two possible meanings are refused, not ranked."""
+    n_options = len(options)
+    if isinstance(value, int) and not isinstance(value, bool):
+        meanings = {value} & set(range(n_options))
+    else:
+        answer = text("answer", value, "")
+        if not answer:
+            return None
+        meanings = {position for position, option in enumerate(options) if option == answer}
+        meanings |= {position for position in range(n_options) if answer in (str(position), LETTERS[position])}
+    if len(meanings) != 1:
+        wanted = f"an index from 0 to {n_options - 1}, a letter from A to {LETTERS[n_options - 1]} or an option's text"
+        several = f"; it could mean the options {sorted(meanings)}" if meanings else ""
+        raise BadRow(f"answer is {value!r}, {wanted} was wanted{several}")
+    return meanings.pop()
 
 
 def _seconds(what: str, value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.options import of_text
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_json_list
 from pipeline.datasets.values import BadRow, clip, exact_text, text, video_name
@@ -55,7 +56,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         video_id=video_id,
         question=exact_text("question", cells.get("question")),
         options=options,
-        answer_index=_answer_index(cells.get("answer"), options),
+        answer_index=of_text("answer", cells.get("answer"), options),
         question_type=kind if (kind := question_id.split("_")[0]) in TYPES else "",
         start_seconds=start_seconds,
         end_seconds=end_seconds,
@@ -69,15 +70,3 @@ def _options(choices: object) -> tuple[str, ...]:
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, dict) for choice in choices):
         raise BadRow('choices is no list of at least two {"choice_id": ..., "choice": ...}')
     return tuple(exact_text(f"choice {index}", choice.get("choice")) for index, choice in enumerate(choices))
-
-
-def _answer_index(answer: object, options: tuple[str, ...]) -> int | None:
-    """The option with the answer's text; None for no answer (test split). An answer that two options give is refused."""
-    if answer is None or answer == "":
-        return None
-    wanted = exact_text("answer", answer)
-    meanings = [index for index, option in enumerate(options) if option == wanted]
-    if len(meanings) != 1:
-        found = f"the options {meanings} at once" if meanings else "none of the options"
-        raise BadRow(f"answer is {wanted!r}, the text of {found}; that of one option was wanted")
-    return meanings[0]

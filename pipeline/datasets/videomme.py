@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.options import answer_index, options_of
+from pipeline.datasets.options import of_letter, options_of
 from pipeline.datasets.parquet_file import read_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split
@@ -62,7 +62,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         video_id=video_id,
         question=text("question", cells.get("question")),
         options=options,
-        answer_index=answer_index("answer", cells.get("answer"), options, by_position=False),
+        answer_index=of_letter("answer", cells.get("answer"), len(options)),
         question_type=", ".join(filter(None, (text(key, cells.get(key), "") for key in ("duration", "domain")))),
         start_seconds=None,
         end_seconds=None,

@@ -78,14 +78,30 @@ def test_options_that_are_none_reject_their_row(tmp_path: Path, given: Any, reas
     assert rejected.reason.startswith(f"object 1: {reason}")
 
 
-def test_the_letter_of_an_answer_counts_the_options_as_they_stand(tmp_path: Path) -> None:
-    answers = [with_options(tmp_path, ["A. 1", "B. 0"], answer).questions[0].answer_index for answer in ("A", "B", "0")]
-    assert answers == [0, 1, 1]  # "0" is the text of the second one, for letters do not count
+@pytest.mark.parametrize(("answer", "index"), [("A", 0), ("B", 1), ("b", 1), ("(B)", 1), ("B.", 1), ("", None)])
+def test_an_answer_that_is_a_letter_means_the_option_at_its_place(tmp_path: Path, answer: str, index: int) -> None:
+    # Whatever the options are: letters of their own here.
+    assert with_options(tmp_path, ["A. B", "B. A"], answer).questions[0].answer_index == index
 
 
-def test_an_answer_that_two_options_could_mean_rejects_its_row(tmp_path: Path) -> None:
-    (rejected,) = with_options(tmp_path, ["A. B", "B. so"], "B").rejected
-    assert "it could mean the options [0, 1]" in rejected.reason
+@pytest.mark.parametrize("answer", ["C", "AB", "A or B", "()", "0", 0, "yes", ["A"], 1.5, True])
+def test_an_answer_that_is_no_letter_of_an_option_rejects_its_row(tmp_path: Path, answer: Any) -> None:
+    (rejected,) = with_options(tmp_path, ["A. yes", "B. no"], answer).rejected
+    assert rejected.reason.startswith("object 1: answer is")
+
+
+def test_an_answer_of_the_mlvu_files_is_the_text_of_an_option(tmp_path: Path) -> None:
+    rows = [row | {"candidates": ["B", "A", "3", 2]} for row in MLVU_JSON.rows]
+    found = MLVU_JSON.read(tmp_path, [rows[0] | {"answer": "A"}, rows[1] | {"answer": 2}])
+    assert [question.answer_index for question in found.questions] == [1, 3]
+    (rejected,) = MLVU_JSON.read(tmp_path, [rows[0] | {"answer": "C"}, rows[1] | {"answer": None}]).rejected
+    assert "answer is 'C', the text of none of the options" in rejected.reason
+
+
+@pytest.mark.parametrize(("answer", "index"), [("0", 0), ("4", 4), ("B", 1), (None, None), ("", None)])
+def test_an_answer_of_egoschema_is_a_position_or_a_letter(tmp_path: Path, answer: str | None, index: int) -> None:
+    rows = [row | {"answer": answer} for row in EGOSCHEMA_PARQUET.rows]
+    assert [each.answer_index for each in EGOSCHEMA_PARQUET.read(tmp_path, rows).questions] == [index, index]
 
 
 def test_video_mme_is_reported_by_duration_and_by_domain(tmp_path: Path) -> None:
