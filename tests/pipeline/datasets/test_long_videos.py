@@ -1,26 +1,19 @@
-"""What only the data sets of long videos have: options with letters, true frames, several layouts side by side, Parquet."""
+"""What only the data sets of long videos have: options with letters, true frames, several layouts side by side."""
 
-import hashlib
-import io
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import MissingSourceError, SchemaError
 from cli import main
 from pipeline.datasets import egoschema, longvideobench, mlvu, videomme
 from pipeline.datasets.question import Annotations
-from pipeline.datasets.text_file import digests_of_what_is_read
 from tests.pipeline.datasets.layouts import Layout, Raw, parquet
 from tests.pipeline.datasets.long_layouts import (
     EGOSCHEMA_JSON,
     EGOSCHEMA_PARQUET,
-    LONG_VIDEOS,
     LONGVIDEOBENCH_JSON,
     LONGVIDEOBENCH_PARQUET,
     MLVU_JSON,
@@ -28,9 +21,6 @@ from tests.pipeline.datasets.long_layouts import (
     VIDEOMME_JSON,
     VIDEOMME_PARQUET,
 )
-
-PARQUET = [layout for layout in LONG_VIDEOS if layout.kind == "parquet"]
-every_parquet = pytest.mark.parametrize("layout", PARQUET, ids=lambda layout: layout.name)
 
 
 def with_options(folder: Path, options: Any, answer: Any = None) -> Annotations:
@@ -242,64 +232,6 @@ def test_public_answers_that_are_something_else_are_one_clear_error(tmp_path: Pa
         EGOSCHEMA_JSON.read(tmp_path, EGOSCHEMA_JSON.rows)
 
 
-@every_parquet
-def test_what_is_read_of_parquet_is_identified_by_its_bytes(layout: Layout, tmp_path: Path) -> None:
-    with digests_of_what_is_read() as read:
-        layout.read(tmp_path, layout.rows)
-    path = tmp_path / layout.file_name
-    assert read == {path: hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-@every_parquet
-def test_a_damaged_page_of_parquet_is_one_clear_error_or_changes_nothing(layout: Layout, tmp_path: Path) -> None:
-    whole = parquet(layout.rows)
-    expected = layout.read(tmp_path, whole)
-    n_refused = 0
-    for position in range(4, len(whole), max(len(whole) // 100, 1)):
-        damaged = bytearray(whole)
-        damaged[position] ^= 0xFF
-        try:
-            found = layout.read(tmp_path, bytes(damaged))
-        except SchemaError as error:
-            assert layout.file_name in str(error)
-            n_refused += 1
-            continue
-        assert len(found.questions) + len(found.rejected) == len(expected.questions)
-    assert n_refused
-
-
-@pytest.mark.parametrize(
-    "content", [b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\noid", b"\x1f\x8b"]
-)
-def test_a_file_in_the_place_of_parquet_is_named_for_what_it_is(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(SchemaError, match=r"an HTML page|a Git LFS pointer|packed by gzip"):
-        MLVU_PARQUET.read(tmp_path, content)
-
-
-def test_a_folder_in_the_place_of_parquet_is_said(tmp_path: Path) -> None:
-    (tmp_path / MLVU_PARQUET.file_name).mkdir()
-    with pytest.raises(MissingSourceError, match="it is a folder, a file was wanted"):
-        mlvu.read(tmp_path, "dev")
-
-
-def test_parquet_without_rows_or_without_a_column_is_one_clear_error(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    pq.write_table(pa.table({key: pa.array([], "string") for key in MLVU_PARQUET.rows[0]}), stream)
-    with pytest.raises(SchemaError, match="no rows; one question per row was wanted"):
-        MLVU_PARQUET.read(tmp_path, stream.getvalue())
-    with pytest.raises(SchemaError, match=r"no column candidates; found video_name, .*wanted question_id"):
-        rows = [{key: value for key, value in row.items() if key != "candidates"} for row in MLVU_PARQUET.rows]
-        MLVU_PARQUET.read(tmp_path, rows)
-
-
-def test_missing_values_as_pandas_writes_them_are_missing(tmp_path: Path) -> None:
-    first, second = LONGVIDEOBENCH_PARQUET.rows
-    rows = [first | {"correct_choice": 1.0, "duration_group": 600.0}, second | {"correct_choice": math.nan}]
-    found = LONGVIDEOBENCH_PARQUET.read(tmp_path, [rows[0], rows[1] | {"duration_group": math.nan}])
-    assert found.rejected == []
-    assert [(each.answer_index, each.question_type) for each in found.questions] == [(1, "600 s TOS"), (None, "S2E")]
-
-
 def test_the_listing_counts_the_questions_of_every_layout_in_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,8 +243,3 @@ def test_the_listing_counts_the_questions_of_every_layout_in_the_folder(
     text = capsys.readouterr().out
     assert "lvb_val.json: 2 questions, 2 with a known answer, 2 with moments, about 2 videos; 0 rows rejected" in text
     assert "validation-00000-of-00001.parquet: 2 questions, 2 with a known answer, 0 with moments" in text
-
-
-def test_a_column_that_nobody_asks_for_is_not_read(tmp_path: Path) -> None:
-    rows = [row | {"image": {"bytes": b"\xff" * 50, "path": "x"}} for row in MLVU_PARQUET.rows]
-    assert MLVU_PARQUET.read(tmp_path, rows) == MLVU_PARQUET.read(tmp_path, MLVU_PARQUET.rows)
