@@ -1,0 +1,25 @@
+"""Scores and vectors on a scale that does not depend on what gave them."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.selection.selector import Floats
+
+
+def min_max(scores: ArrayLike) -> Floats:
+    """`scores` [T] moved and stretched to 0 to 1; all 0 where they are equal, or none."""
+    values = np.asarray(scores, np.float64)
+    if not len(values) or values.min() == values.max():
+        return np.zeros(len(values))
+    if values.max() / 2 - values.min() / 2 > 8e307:
+        values = values / 4  # their span would be infinite
+    shifted: Floats = values - values.min()
+    return shifted / shifted.max()
+
+
+def unit_vectors(vectors: ArrayLike) -> Floats:
+    """`vectors` [T, D] with length 1; one of zeros stays so, and is like no other."""
+    values = np.asarray(vectors, np.float64)
+    values = values / np.maximum(np.abs(values).max(axis=1, keepdims=True, initial=0), np.finfo(float).tiny)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
