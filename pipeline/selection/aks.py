@@ -4,11 +4,11 @@ Tang et al., Adaptive Keyframe Sampling for Long Video Understanding, CVPR 2025,
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.selection.scaling import min_max
 from pipeline.selection.selector import Floats, Options, Positions, selector
-from pipeline.selection.top_k import top_k_positions
 
 ROUNDING = 1e-9  # far above that of a mean of scores from 0 to 1
 
@@ -36,24 +36,39 @@ def aks(scores: Floats, k: int, options: AksOptions) -> Positions:
         return np.arange(len(scores))
     depth = options.depth if options.official else min(options.depth, k.bit_length() - 1)
     values = min_max(scores)
-    chosen, parts = [], [(0, len(values))]
+    chosen, parts = [np.empty(0, np.int64)], np.array([[0, len(values)]])  # first frame, and the one after the last
     for level in range(depth + 1):
-        halves = []
-        for first, end in parts:
-            if level == depth or _stands_out(values[first:end], k, options):
-                share = k >> level
-                if share:
-                    chosen.append(first + top_k_positions(values[first:end], share))
-            else:
-                middle = first + (end - first) // 2
-                halves += [(first, middle), (middle, end)]
-        parts = halves
-    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+        whole = _stand_out(values, parts, k, options) if level < depth else np.ones(len(parts), bool)
+        if k >> level and whole.any():
+            chosen.append(_best(values, parts[whole], k >> level))
+        halved = parts[~whole]
+        middles = halved.sum(axis=1) // 2
+        parts = np.stack([halved[:, 0], middles, middles, halved[:, 1]], axis=1).reshape(-1, 2)
+    return np.sort(np.concatenate(chosen))
 
 
-def _stands_out(part: Floats, k: int, options: AksOptions) -> bool:
-    if not len(part) or part.max() - (mean := part.mean()) <= options.t1 - ROUNDING:
-        return False  # most parts: no mean of the best scores can exceed their highest
-    # Added up from the highest score on, as the official code does it: the sum's last bit may decide.
-    best = -np.sort(np.partition(-part, min(k, len(part)) - 1)[:k])
-    return bool(best.mean() - mean > options.t1 and part.std() > options.t2)
+def _stand_out(values: Floats, parts: Positions, k: int, options: AksOptions) -> NDArray[np.bool_]:
+    """Which of the parts [P, 2] are kept whole, [P]."""
+    if not len(parts):
+        return np.empty(0, bool)
+    ended = np.r_[values, 0.0]  # reduceat wants the end of the last part to be an index
+    lengths = np.maximum(parts[:, 1] - parts[:, 0], 1)
+    means = np.add.reduceat(ended, parts.ravel())[::2] / lengths
+    # No mean of the best scores exceeds the highest: most parts need no closer look.
+    maybe = np.maximum.reduceat(ended, parts.ravel())[::2] - means > options.t1 - ROUNDING
+    for number in np.flatnonzero(maybe):
+        part = values[slice(*parts[number])]
+        # Added up from the highest score on, as the official code does it: the sum's last bit may decide.
+        best = -np.sort(np.partition(-part, min(k, len(part)) - 1)[:k]) if len(part) else part
+        maybe[number] = len(part) and best.mean() - part.mean() > options.t1 and part.std() > options.t2
+    return maybe
+
+
+def _best(values: Floats, parts: Positions, share: int) -> Positions:
+    """The positions of the `share` highest values of each of the parts [P, 2], none of which is shorter."""
+    places = parts[:, :1] + np.arange((parts[:, 1] - parts[:, 0]).max())
+    rows = np.where(places < parts[:, 1:], values[np.minimum(places, len(values) - 1)], -np.inf)
+    lowest = np.partition(rows, -share, axis=1)[:, [-share]]  # of the chosen ones
+    higher, equal = rows > lowest, rows == lowest
+    wanted = share - higher.sum(axis=1, keepdims=True)
+    return places[higher | (equal & (equal.cumsum(axis=1) <= wanted))]

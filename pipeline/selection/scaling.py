@@ -20,6 +20,13 @@ def min_max(scores: ArrayLike) -> Floats:
 def unit_vectors(vectors: ArrayLike) -> Floats:
     """`vectors` [T, D] with length 1; one of zeros stays so, and is like no other."""
     values = np.asarray(vectors, np.float64)
-    values = values / np.maximum(np.abs(values).max(axis=1, keepdims=True, initial=0), np.finfo(float).tiny)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    lengths = _lengths(values)
+    if ((lengths < 1e-100) | (lengths > 1e100)).any():  # squares may be 0 or infinite
+        values = values / np.maximum(np.abs(values).max(axis=1, keepdims=True, initial=0), np.finfo(float).tiny)
+        lengths = _lengths(values)
     return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
+
+
+def _lengths(vectors: Floats) -> Floats:
+    with np.errstate(over="ignore", under="ignore"):
+        return np.sqrt(np.einsum("td,td->t", vectors, vectors))[:, None]
