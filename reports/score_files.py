@@ -93,7 +93,7 @@ def _frames(path: Path, number: int, entry: list[Any]) -> list[int]:
     before = 0
     for place, value in enumerate(entry):
         if type(value) is not int or value < before:
-            after = f" after {before}" if place else ""
+            after = f" after {before}" if place and type(value) is int else ""
             raise SchemaError(
                 f"{path}: entry {number} (from 0), frame {place} is {_shown(value)}{after}; ascending frame numbers from 0 "
                 "were wanted"

@@ -1,1 +1,1 @@
-"""Choosing: scores in, frame numbers or moments out; pure functions."""
+"""Choosing: scores, and vectors, of frames in, frame numbers or moments out; pure functions, one file a method (docs/selection.md)."""

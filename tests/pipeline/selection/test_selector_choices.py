@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
@@ -48,7 +48,7 @@ def test_bolt_takes_more_frames_where_scores_are_higher() -> None:
 
 
 def test_bolt_spreads_frames_evenly_over_constant_scores() -> None:
-    assert chosen("bolt", np.ones(100), 4) == [24, 49, 49, 74]  # steps from 1/4 to 3/4
+    assert chosen("bolt", np.ones(100), 4) == [24, 41, 58, 74]  # steps from 1/4 to 3/4
 
 
 def test_bolt_takes_the_middle_of_the_distribution_for_one_frame() -> None:
@@ -119,8 +119,10 @@ def greedy(n: int, k: int, value) -> list[int]:  # type: ignore[no-untyped-def]
 
 
 seeds = st.integers(0, 2**32)
+some_examples = settings(deadline=None, max_examples=30)
 
 
+@some_examples
 @given(seeds, st.integers(2, 25), st.integers(1, 6), st.sampled_from([0.0, 0.3, 0.9]))
 def test_dpp_raises_its_objective_greedily(seed: int, n: int, k: int, relevance: float) -> None:
     rng = np.random.default_rng(seed)
@@ -137,6 +139,7 @@ def test_dpp_raises_its_objective_greedily(seed: int, n: int, k: int, relevance:
         assert objective(chosen("dpp", scores, k, vectors, relevance=0.0)) <= 1e-9
 
 
+@some_examples
 @given(seeds, st.integers(2, 25), st.integers(1, 6))
 def test_mmr_takes_what_is_most_relevant_and_least_like_the_rest(seed: int, n: int, k: int) -> None:
     rng = np.random.default_rng(seed)
@@ -175,7 +178,7 @@ def mdp3_by_definition(scores: np.ndarray, vectors: np.ndarray, k: int, trade_of
 
             picked: list[int] = []
             for _ in range(inside):
-                picked.append(max((i for i in part if i not in picked), key=lambda i: value([*picked, i])))  # noqa: B023
+                picked.append(max((i for i in part if i not in picked), key=lambda i: value([*picked, i])))
             total = sums[before] + (value(picked) if picked else 0.0)
             if total > new_sums.get(before + inside, -np.inf):
                 new_sums[before + inside] = total
@@ -184,6 +187,7 @@ def mdp3_by_definition(scores: np.ndarray, vectors: np.ndarray, k: int, trade_of
     return traces[min(k, n)]
 
 
+@some_examples
 @given(seeds, st.integers(2, 18), st.integers(1, 6), st.sampled_from([4, 7, 32]), st.sampled_from([0.2, 2.0]))
 def test_mdp3_allots_frames_to_stretches_by_the_recursion_of_its_paper(
     seed: int, n: int, k: int, stretch: int, trade_off: float

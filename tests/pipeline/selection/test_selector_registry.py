@@ -56,7 +56,7 @@ def test_a_package_offers_a_selector_by_an_entry_point(package) -> None:  # type
 @pytest.mark.parametrize("positions", ["[2, 1]", "[1, 1]", "[-1]", "[9]", "[0, 1, 2]", "[0.5]", "[[0, 1]]", "[True]"])
 def test_a_selector_that_chooses_what_is_no_choice_is_stopped(package, positions: str) -> None:  # type: ignore[no-untyped-def]
     package("wrong", FILE.format(name="wrong", positions=positions))
-    with pytest.raises(SevilaError, match="selector wrong chose .* at most 2 positions were wanted, ascending"):
+    with pytest.raises(SevilaError, match=r"selector wrong chose .* at most 2 positions were wanted, ascending"):
         selector_named("wrong")(Candidates.of(n_frames=9), 2)
 
 
@@ -64,13 +64,13 @@ def test_a_selector_that_cannot_be_loaded_stops_nobody_who_does_not_ask_for_it(p
     package("broken", "import no_such_module_anywhere\n")
     assert "broken" in selector_names()
     assert selector_named("top_k").name == "top_k"
-    with pytest.raises(SevilaError, match="'broken' of theirs cannot be loaded: .*no_such_module_anywhere"):
+    with pytest.raises(SevilaError, match=r"'broken' of theirs cannot be loaded: .*no_such_module_anywhere"):
         selector_named("broken")
 
 
 def test_an_entry_point_that_is_no_selector_is_refused(package) -> None:  # type: ignore[no-untyped-def]
     package("plain", "def plain(scores, k):\n    return [0]\n")
-    with pytest.raises(SevilaError, match="entry point 'plain' of theirs is a function; .*declared by"):
+    with pytest.raises(SevilaError, match=r"entry point 'plain' of theirs is a function; .*declared by"):
         selector_named("plain")
 
 

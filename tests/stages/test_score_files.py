@@ -1,0 +1,106 @@
+"""Choosing from AKS's two lists, made elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.errors import MissingSourceError, RecipeError, SchemaError, SevilaError
+from reports.score_files import select_frames, write_frames
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "selection" / "aks.json"
+
+SCORES = [[0.1, 0.9, 0.3, 0.2], [], [5, 1.5]]
+FRAMES = [[0, 25, 50, 75], [], [0, 30]]
+
+
+def files(folder: Path, scores: Any = SCORES, frames: Any = FRAMES) -> tuple[Path, Path]:
+    paths = folder / "scores.json", folder / "frames.json"
+    for path, content in zip(paths, (scores, frames), strict=True):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return paths
+
+
+def test_a_published_score_file_gives_the_published_frame_file(tmp_path: Path) -> None:
+    published = json.loads(GOLDEN.read_text())
+    paths = files(tmp_path, published["scores"], published["frames"])
+    for k, selected in published["selected"].items():
+        output = tmp_path / "made" / f"selected_frames_{k}.json"
+        write_frames(output, select_frames(*paths, "aks", int(k), {"official": True}))
+        assert output.read_text() == json.dumps(selected)
+
+
+def test_each_entry_gives_its_own_frames_and_one_without_frames_none(tmp_path: Path) -> None:
+    assert select_frames(*files(tmp_path), "top_k", 2) == [[25, 50], [], [0, 30]]
+    assert select_frames(*files(tmp_path, [], []), "top_k", 2) == []
+
+
+def test_entries_of_equal_scores_have_draws_of_their_own(tmp_path: Path) -> None:
+    paths = files(tmp_path, [[0.5] * 400] * 2, [list(range(400))] * 2)
+    first, second = select_frames(*paths, "q_frame", 8)
+    assert first != second
+    assert select_frames(*paths, "q_frame", 8) == [first, second] != select_frames(*paths, "q_frame", 8, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("scores", "frames", "message"),
+    [
+        (SCORES[:2], FRAMES, r"scores.json has 2 entries, .*frames.json has 3"),
+        ([*SCORES[:2], [1]], FRAMES, r"entry 2 \(from 0\): 1 scores in .*, 2 frames in .*"),
+        ("[[1, NaN, 2, 3], [], [1, 2]]", FRAMES, r"scores.json: entry 0 \(from 0\), score 1 is NaN"),
+        ("[[1, 2, 2, 3], [], [1, -Infinity]]", FRAMES, r"entry 2 \(from 0\), score 1 is -Infinity"),
+        ("[[1, 2, 2, 1e999], [], [1, 2]]", FRAMES, r"entry 0 \(from 0\), score 3 is Infinity"),
+        ([[1, 2, None, 3], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 2 is null; a finite number"),
+        ([[1, 2, 3, "0.5"], [], [1, 2]], FRAMES, r'entry 0 \(from 0\), score 3 is "0.5"'),
+        ([[1, 2, True, 3], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 2 is true"),
+        ([[1, 2, [3], 3], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 2 is \[3\]"),
+        ([[1, 2, 10**400, 3], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 2 is 10{39}\.\.\.;"),
+        ([SCORES[0], {}, SCORES[2]], FRAMES, r"scores.json: entry 1 \(from 0\) is \{\}; a list"),
+        (SCORES, [FRAMES[0], [], [0, 1.0]], r"frames.json: entry 2 \(from 0\), frame 1 is 1.0; ascending"),
+        (SCORES, [FRAMES[0], [], [5, 4]], r"entry 2 \(from 0\), frame 1 is 4 after 5; ascending"),
+        (SCORES, [FRAMES[0], [], [-1, 4]], r"entry 2 \(from 0\), frame 0 is -1; ascending"),
+        (SCORES, [FRAMES[0], [], [False, 4]], r"entry 2 \(from 0\), frame 0 is false"),
+        ({"scores": SCORES}, FRAMES, r'scores.json: holds \{"scores": .*\.\.\.; a list with one list a question'),
+        ("[[1, 2", FRAMES, r"scores.json: is not JSON \(.*line 1 column 7.*\)"),
+        ("[" * 100_000, FRAMES, r"scores.json: is not JSON \(.*recursion"),
+        ("", FRAMES, r"scores.json: is not JSON"),
+        (SCORES, "<!doctype html><p>404", r"frames.json: an HTML page"),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_one_error_that_names_it(
+    tmp_path: Path, scores: Any, frames: Any, message: str
+) -> None:
+    with pytest.raises(SchemaError, match=message):
+        select_frames(*files(tmp_path, scores, frames), "top_k", 2)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    scores, _ = files(tmp_path)
+    with pytest.raises(MissingSourceError, match=r"nowhere.json: cannot be read"):
+        select_frames(scores, tmp_path / "nowhere.json", "top_k", 2)
+
+
+def test_a_selector_that_needs_more_than_scores_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SevilaError, match="mdp3 needs vectors of the frames, and score files have none"):
+        select_frames(*files(tmp_path), "mdp3", 2)
+    with pytest.raises(SevilaError, match="oracle needs moments and seconds"):
+        select_frames(*files(tmp_path), "oracle", 2)
+
+
+def test_an_unknown_selector_option_or_k_is_refused_before_the_files_are_read(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.json"
+    with pytest.raises(SevilaError, match="did you mean 'aks'"):
+        select_frames(nowhere, nowhere, "ask", 2)
+    with pytest.raises(RecipeError, match=r"bolt.official is True: .*options of bolt: power"):
+        select_frames(nowhere, nowhere, "bolt", 2, {"official": True})
+    with pytest.raises(SevilaError, match="k is 0"):
+        select_frames(nowhere, nowhere, "aks", 0)
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    write_frames(output, [[1, 2]])
+    write_frames(output, [[3]])
+    assert json.loads(output.read_text()) == [[3]]
+    assert list(tmp_path.iterdir()) == [output]
