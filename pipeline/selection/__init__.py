@@ -1,1 +1,1 @@
-"""Choosing: scores, and vectors, of frames in, frame numbers or moments out; pure functions, one file a method (docs/selection.md)."""
+"""Choosing: scores (and vectors) of frames in, frame numbers or moments out; pure functions, one file a method."""

@@ -75,9 +75,9 @@ def _greedy(
     rows[:, 0] = np.where(last[:, None] >= 0, _kernel(frames[last] @ inside.T), 0)
     left = np.maximum(1 - rows[:, 0] ** 2, LEAST)
     gains, order = np.zeros((len(last), most + 1)), np.zeros((len(last), most), np.int64)
-    open_ = np.zeros_like(left)  # minus infinity once a frame is chosen
+    taken = np.zeros_like(left)  # minus infinity once a frame is chosen
     for step in range(most):
-        values = relevance[part] + np.log(left) + open_
+        values = relevance[part] + np.log(left) + taken
         best = values.argmax(axis=1)
         order[:, step] = best
         gains[:, step + 1] = gains[:, step] + values[states, best]
@@ -85,7 +85,7 @@ def _greedy(
         if step + 1 < most:
             rows[:, step + 1] = (kernel[best] - known) / np.sqrt(left[states, best])[:, None]
             left = np.maximum(left - rows[:, step + 1] ** 2, LEAST)
-        open_[states, best] = -np.inf
+        taken[states, best] = -np.inf
     return gains, order
 
 

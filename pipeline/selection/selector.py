@@ -112,9 +112,9 @@ class Selector:
         for name, value in given.items():
             if value is None:
                 raise SevilaError(f"{self.name}: needs {NAMED.get(name, name)}, which is not known here")
-        if "rng" in self.needs:
+        if "rng" in self.needs and isinstance(options, SeededOptions):
             # Seeded by the question, so that another order or another set of questions changes nobody's frames.
-            given["rng"] = np.random.default_rng([options.model_dump()["seed"], *candidates.question_id.encode()])
+            given["rng"] = np.random.default_rng([options.seed, *candidates.question_id.encode()])
         if self.options is not Options:
             given["options"] = options
         return self._checked(np.asarray(self.function(k=k, **given)), candidates.n_frames, k)

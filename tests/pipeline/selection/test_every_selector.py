@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cache.errors import RecipeError, SevilaError
+from pipeline.selection.keyframes import random_positions
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Options
 
@@ -110,6 +111,12 @@ def test_a_draw_follows_from_its_seed_and_question(name: str) -> None:
 
     assert chosen(0, "a") == chosen(0, "a")
     assert len({tuple(chosen(*each)) for each in [(0, "a"), (1, "a"), (0, "b")]}) == 3
+
+
+def test_the_random_selector_draws_as_the_stage_does() -> None:
+    drawn = random_positions(50, 5, np.random.default_rng([7, *b"CW_1_2"]))
+    random = SELECTORS["random"]
+    assert random(Candidates.of(50, "CW_1_2"), 5, random.options_from({"seed": 7})).tolist() == drawn.tolist()
 
 
 @every_selector
