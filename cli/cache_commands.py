@@ -1,98 +1,158 @@
-"""What each command of `sevila cache` does with its options; `cli/__init__.py` says which options there are."""
+"""`sevila cache`: looking into the store, and keeping it tidy."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from typing import Annotated
 
-from cli.options import store_of
+from cyclopts import Parameter
+
+from cli.context import open_recipe
+from cli.options import AsJson, Chain, Count, Days, Execution, Places, Seed, Where
 from cli.terminal import print_json, print_text
 
+Id = Annotated[str, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
 
-def ls(options: argparse.Namespace) -> None:
-    """List the artifacts."""
+
+def ls(*, stage: Annotated[str, Parameter(metavar="NAME")] = "", as_json: AsJson = False, where: Where) -> None:
+    """List the artifacts.
+
+    Args:
+        stage: only artifacts of this stage
+    """
     from cache.show import artifact_lines, listing
     from reports.why import unusual
 
-    store = store_of(options)
-    lines = artifact_lines(store, options.stage, unusual)
-    if options.json:
+    store = where.open()
+    lines = artifact_lines(store, stage, unusual)
+    if as_json:
         print_json([line.as_dict() for line in lines])
     else:
         print_text(listing(store, lines))
 
 
-def show(options: argparse.Namespace) -> None:
-    """Show one artifact."""
+def show(id: str, /, *, rows: Count = 3, where: Where) -> None:
+    """Show one artifact: its record and the first rows of its tables.
+
+    Args:
+        id: artifact id, or the beginning of it or of its hexadecimal part, which takes the newest
+        rows: rows to show of each table
+    """
     from cache.show import description
 
-    print_text(description(store_of(options), options.id, options.rows))
+    print_text(description(where.open(), id, rows))
 
 
-def verify(options: argparse.Namespace) -> int:
-    """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
-    from cli.verify_command import verify
+def why(
+    recipe: str,
+    stage: str = "",
+    /,
+    *,
+    chain: Chain = Chain(),
+    seed: Seed = None,
+    than: Annotated[str, Parameter(metavar="NAME")] = "",
+    where: Where,
+) -> None:
+    """Say which change makes an artifact be rebuilt, followed to its root.
 
-    return verify(options)
-
-
-def usage(options: argparse.Namespace) -> None:
-    """Print what takes the space of a store."""
-    from cache.usage import usage, usage_text
-
-    found = usage(store_of(options))
-    if options.json:
-        print_json(found.as_dict())
-    else:
-        print_text(usage_text(found))
-
-
-def gc(options: argparse.Namespace) -> None:
-    """Print what nobody keeps, or remove it."""
-    from cache.gc import survey, survey_text, sweep
-
-    store, what = store_of(options), (options.keep, options.older_than)
-    found = sweep(store, *what, options.unnamed) if options.delete else survey(store, *what)
-    if options.json:
-        print_json(found.as_dict())
-    else:
-        print_text(survey_text(found, options.delete))
-
-
-def diff(options: argparse.Namespace) -> None:
-    """Print how two artifacts differ."""
-    from cache.diff import diff, diff_text
-
-    found = diff(store_of(options), options.a, options.b, options.rows)
-    if options.json:
-        print_json(found.as_dict())
-    else:
-        print_text(diff_text(found))
-
-
-def why(options: argparse.Namespace) -> None:
-    """Print which changes make artifacts be rebuilt."""
+    Args:
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file
+        stage: only steps of this stage; else every step that is not in the store
+        than: compare with this named run; else with the nearest artifact
+    """
     from cache.names import named_run
-    from cli.commands import context
     from pipeline.engine.places import KINDS
     from pipeline.engine.steps import Plan
     from reports.why import why_lines
     from stages.chain import chain_of
 
-    recipe, run, sources = context(options, download=False, remembered=KINDS)
-    if options.stage:
-        recipe.config_of(options.stage)  # an unknown stage is told before anything is walked
-    than = named_run(run.store, options.than) if options.than else None
-    plan = Plan(recipe, run)
-    plan.walk(chain_of(recipe), sources)
-    lines = why_lines(plan, run.store, options.stage, than)
+    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
+    if stage:
+        loaded.config_of(stage)  # an unknown stage is refused before anything is walked
+    other = named_run(context.store, than) if than else None
+    plan = Plan(loaded, context)
+    plan.walk(chain_of(loaded), sources)
+    lines = why_lines(plan, context.store, stage, other)
     print_text("\n".join(lines) or "everything is in the store")
 
 
-def ancestry(options: argparse.Namespace) -> None:
-    """Print all that an artifact was made from."""
-    from cache.lineage import ancestry, ancestry_dot, ancestry_mermaid, ancestry_text
+def diff(a: Id, b: Id, /, *, rows: Count = 5, as_json: AsJson = False, where: Where) -> None:
+    """Compare two artifacts: configs, inputs and rows.
+
+    Args:
+        rows: rows to show of each sort
+    """
+    from cache.diff import diff, diff_text
+
+    difference = diff(where.open(), a, b, rows)
+    if as_json:
+        print_json(difference.as_dict())
+    else:
+        print_text(diff_text(difference))
+
+
+def ancestry(id: Id, /, *, where: Where) -> None:
+    """Show all that an artifact was made from, to outside sources."""
+    from cache.lineage import ancestry, ancestry_text
     from reports.why import unusual
 
-    store = store_of(options)
-    write = {"text": ancestry_text, "dot": ancestry_dot, "mermaid": ancestry_mermaid}[options.format]
-    print_text(write(ancestry(store, store.find(options.id)), unusual))
+    store = where.open()
+    print_text(ancestry_text(ancestry(store, store.find(id)), unusual))
+
+
+def verify(
+    *ids: Annotated[str, Parameter(metavar="ID")],
+    everything: Annotated[bool, Parameter("--all")] = False,
+    repair: bool = False,
+    places: Places = Places(),
+    execution: Execution = Execution(),
+    where: Where,
+) -> int:
+    """Reread every byte of artifacts against their checksums; exit status 1 if anything is wrong.
+
+    Args:
+        ids: artifact, or the beginning of its id; or part of the pool
+        everything: the whole store, and parts of the pool that nobody uses
+        repair: make what is damaged again, and only that; no recipe is needed for it
+    """
+    from cli.verify_command import verify
+
+    return verify(where.open(), ids, everything, repair, places, execution)
+
+
+def du(*, as_json: AsJson = False, where: Where) -> None:
+    """Say what takes the store's space."""
+    from cache.usage import usage, usage_text
+
+    sizes = usage(where.open())
+    if as_json:
+        print_json(sizes.as_dict())
+    else:
+        print_text(usage_text(sizes))
+
+
+def gc(
+    *,
+    delete: bool = False,
+    keep: Annotated[Sequence[str], Parameter(metavar="ID")] = (),
+    older_than: Days = 7.0,
+    unnamed: bool = False,
+    as_json: AsJson = False,
+    where: Where,
+) -> None:
+    """Say what nobody keeps: neither a named run nor its age; or remove it.
+
+    Args:
+        delete: remove it; without this, nothing is changed
+        keep: keep this artifact too (repeatable)
+        older_than: keep what is younger: it may belong to a run that is to be resumed
+        unnamed: remove even though no run has a name
+    """
+    from cache.gc import survey, survey_text, sweep
+
+    store = where.open()
+    surveyed = sweep(store, keep, older_than, unnamed) if delete else survey(store, keep, older_than)
+    if as_json:
+        print_json(surveyed.as_dict())
+    else:
+        print_text(survey_text(surveyed, delete))

@@ -1,165 +1,180 @@
-"""Options that several commands of `sevila` share: recipe, places, execution, store."""
+"""Options that several commands of `sevila` share; the attributes' texts are what `--help` says of them."""
 
 from __future__ import annotations
 
-import argparse
-import math
-import os
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cache.store import Store, stores_below
+from cyclopts import Group, Parameter, Token
 
-DEFAULT_STORE = ".sevila"
+if TYPE_CHECKING:
+    from cache.store import Store
 
+DEFAULT_STORE = Path(".sevila")
 
-def command(commands: Any, name: str, function: Callable[..., int | None], help: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-    parser.set_defaults(command=function)
-    parser.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
-    return parser
-
-
-def chain_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="name of a recipe (`sevila recipes`) or path of a .toml file")
-    setting_option(parser)
-    place_options(parser, "annotations", "videos", "weights")
-    execution_options(parser)
+PLACES = Group.create_ordered("Places")
+EXECUTION = Group.create_ordered("Speed and place: never part of an artifact's identity")
+EVERYWHERE = Group.create_ordered("Every command")
 
 
-def setting_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one key of the recipe"
-    )
+@dataclass(frozen=True)
+class StorePlace:
+    """Where the artifacts lie: the store that is written, and the stores below it that are only read."""
+
+    root: Path
+    below: Sequence[Path]
+
+    def open(self) -> Store:
+        """Return the store, over the stores below it that the options and the environment name."""
+        from cache.store import Store, stores_below
+
+        return Store(self.root, [*self.below, *stores_below()])
 
 
-def seed_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--seed", type=count, metavar="N", help="seed of all that is random in the stages, and of the demo's world"
-    )
+def _whole(kind: Any, tokens: Sequence[Token]) -> int | list[int]:
+    numbers = []
+    for token in tokens:
+        try:
+            numbers.append(int(token.value))
+        except ValueError as error:
+            option = f"{token.keyword}: " if len(tokens) > 1 else ""  # of a single one, cyclopts says it
+            raise ValueError(f"{option}wanted a whole number, not {token.value!r}") from error
+    return numbers if kind is not int else numbers[0]
 
 
-def name_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--name",
-        type=_no_empty_name,
-        help="keep everything that the run makes or reuses under a name (`sevila runs` lists them)",
-    )
-    parser.add_argument(
-        "--replace", action="store_true", help="let NAME stand for this run, whatever it stood for before"
-    )
+def _numbers(value: Any) -> Iterable[float]:
+    return value if isinstance(value, Sequence) else [] if value is None else [value]
 
 
-def _no_empty_name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty; leave the option out for a run without a name")
-    return text
+def _positive(_: Any, value: Any) -> None:
+    if not all(number > 0 for number in _numbers(value)):
+        raise ValueError("Wanted a number above 0.")
 
 
-def place_options(parser: argparse.ArgumentParser, *kinds: str) -> None:
-    whats = {
-        "annotations": "annotation file, or folder of the files as downloaded",
-        "videos": "folder of the videos",
-        "weights": "weights by the name the recipe gives them: a folder or a file",
-    }
-    for kind in kinds:
-        parser.add_argument(
-            f"--{kind}",
-            action="append",
-            default=[],
-            metavar="[NAME=]PATH",
-            help=f"{whats[kind]}; else SEVILA_{kind.upper()}, sevila.toml",
-        )
+def _not_negative(_: Any, value: Any) -> None:
+    if not all(number >= 0 for number in _numbers(value)):
+        raise ValueError("Wanted a number from 0.")
 
 
-def model_options(parser: argparse.ArgumentParser) -> Any:
-    store_option(parser)
-    group = parser.add_argument_group("execution", "speed and place; never part of an artifact's identity")
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... [the first GPU, else cpu]")
-    group.add_argument(
-        "--batch-tokens", type=positive(int), default=16384, metavar="N", help="tokens in a forward pass [%(default)s]"
-    )
-    return group
+def _port(_: Any, value: int) -> None:
+    if not 0 < value < 65536:
+        raise ValueError("Wanted a number from 1 to 65535.")
 
 
-def execution_options(parser: argparse.ArgumentParser) -> None:
-    group = model_options(parser)
-    group.add_argument(
-        "--decode-workers", type=positive(int), default=2, metavar="N", help="processes that decode [%(default)s]"
-    )
-    group.add_argument(
-        "--shard-megabytes",
-        type=positive(float),
-        default=1024.0,
-        metavar="MB",
-        help="size at which a shard is cut [%(default)s]",
-    )
-    group.add_argument(
-        "--processes",
-        type=count,
-        default=0,
-        metavar="N",
-        help="processes of a training; 0: one for each GPU, one without GPU or where --device names one [0]",
-    )
-    group.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write training curves there as well")
+def _not_empty(_: Any, value: str) -> None:
+    if value == "":
+        raise ValueError("Leave the option out for a run without a name.")
 
 
-def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def number(text: str) -> Any:
-        value = kind(text)
-        if not value > 0:
-            raise ValueError(text)
-        return value
+# cyclopts' own numbers take 1.5 for 2.
+Count = Annotated[int, Parameter(converter=_whole, validator=_not_negative, metavar="N")]
+Positive = Annotated[int, Parameter(converter=_whole, validator=_positive, metavar="N")]
+Port = Annotated[int, Parameter(converter=_whole, validator=_port, metavar="N")]
+Days = Annotated[float, Parameter(validator=_not_negative, metavar="DAYS")]
+Seeds = Annotated[
+    Sequence[int], Parameter(converter=_whole, validator=_not_negative, metavar="N...", consume_multiple=(1, None))
+]
+Seed = Annotated[Count | None, Parameter(help="seed of all that is random in the stages, and of the demo's world")]
+Settings = Annotated[
+    Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
+]
+RunName = Annotated[str | None, Parameter(validator=_not_empty)]
+Output = Annotated[Path | None, Parameter(alias="-o", metavar="FILE")]
+Place = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
+AsJson = Annotated[bool, Parameter("--json", help="print JSON")]
 
-    number.__name__ = f"positive {kind.__name__}"  # argparse puts it into its message
-    return number
-
-
-def days(text: str) -> float:
-    number = float(text)
-    if math.isnan(number) or number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number of days from 0")
-    return number
-
-
-def count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative, a number from 0 was wanted")
-    return number
+# What the commands take from `sevila` itself: where the store is, and the command as it was typed.
+Where = Annotated[StorePlace, Parameter(parse=False)]
+CommandLine = Annotated[str, Parameter(parse=False)]
 
 
-def port(text: str) -> int:
-    number = int(text)
-    if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is no port, a number from 1 to 65535 was wanted")
-    return number
+@Parameter(name="*", group=PLACES)
+@dataclass(frozen=True, kw_only=True)
+class DataPlaces:
+    """Where the data are.
+
+    Attributes:
+        annotations: annotation file, or folder of the files as downloaded; else SEVILA_ANNOTATIONS, sevila.toml (repeatable)
+        videos: folder of the videos; else SEVILA_VIDEOS, sevila.toml (repeatable)
+    """
+
+    annotations: Place = ()
+    videos: Place = ()
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """Return what was given for each kind of place."""
+        return {"annotations": list(self.annotations), "videos": list(self.videos)}
 
 
-def store_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
-    """`inherited`: the command before it has the option too, and what that was given stays."""
-    store = Path(os.environ.get("SEVILA_STORE", DEFAULT_STORE))
-    default = argparse.SUPPRESS if inherited else store
-    parser.add_argument(
-        "--store", type=Path, default=default, metavar="FOLDER", help="the artifacts [SEVILA_STORE or .sevila]"
-    )
-    parser.add_argument(
-        "--below",
-        type=Path,
-        action="append",
-        default=argparse.SUPPRESS if inherited else [],
-        metavar="FOLDER",
-        help="a store that is read but never written, a colleague's for example; what it holds is not made again "
-        "[SEVILA_STORE_BELOW]",
-    )
+@Parameter(name="*", group=PLACES)
+@dataclass(frozen=True, kw_only=True)
+class Places(DataPlaces):
+    """Where data and weights are.
+
+    Attributes:
+        weights: weights by the name the recipe gives them: a folder or a file; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+    """
+
+    weights: Place = ()
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """Return what was given for each kind of place."""
+        return {**super().by_kind(), "weights": list(self.weights)}
 
 
-def json_option(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
-    default = argparse.SUPPRESS if inherited else False
-    parser.add_argument("--json", action="store_true", default=default, help="print JSON")
+@Parameter(name="*", group=EXECUTION)
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How to run models.
+
+    Attributes:
+        device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
+        batch_tokens: tokens in a forward pass
+    """
+
+    device: str = "auto"
+    batch_tokens: Positive = 16384
 
 
-def store_of(options: argparse.Namespace) -> Store:
-    """Return the store that the options name, over the stores below it."""
-    return Store(options.store, [*options.below, *stores_below()])
+@Parameter(name="*", group=EXECUTION)
+@dataclass(frozen=True, kw_only=True)
+class Execution(Inference):
+    """How to run a chain.
+
+    Attributes:
+        decode_workers: processes that decode
+        shard_megabytes: size at which a shard is cut
+        processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
+        tensorboard: write training curves there as well
+    """
+
+    decode_workers: Positive = 2
+    shard_megabytes: Annotated[float, Parameter(validator=_positive, metavar="MB")] = 1024.0
+    processes: Count = 0
+    tensorboard: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """Under which name a run is kept.
+
+    Attributes:
+        name: keep everything that the run makes or reuses under a name (`sevila runs` lists them)
+        replace: let the name stand for this run, whatever it stood for before
+    """
+
+    name: RunName = None
+    replace: bool = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A recipe's chain: what is changed in the recipe, where its data are, and how it is run."""
+
+    settings: Settings = ()
+    places: Places = Places()
+    execution: Execution = Execution()

@@ -1,56 +1,54 @@
-"""What each command of `sevila runs` does with its options; `cli/__init__.py` says which options there are."""
+"""`sevila runs`: the named runs."""
 
 from __future__ import annotations
 
-import argparse
-
 from cache.errors import CorruptArtifactError, StoreError
-from cli.options import store_of
+from cli.options import AsJson, Where
 from cli.terminal import print_json, print_text
 
 
-def ls(options: argparse.Namespace) -> None:
-    """List the named runs."""
+def ls(*, as_json: AsJson = False, where: Where) -> None:
+    """List named runs; or show or forget one.
+
+    Args:
+    """
     from reports.named_runs import run_lines, run_listing
 
-    store = store_of(options)
-    if options.json:
+    store = where.open()
+    if as_json:
         print_json([line.as_dict() for line in run_lines(store)])
     else:
         print_text(run_listing(store))
 
 
-def show(options: argparse.Namespace) -> None:
-    """Show one named run."""
+def show(name: str, /, *, as_json: AsJson = False, where: Where) -> None:
+    """Show one named run: its settings and artifacts.
+
+    Args:
+        name: name of a run
+    """
     from cache.names import named_run
     from reports.named_runs import run_description
 
-    store = store_of(options)
-    if options.json:
-        print_json(named_run(store, options.name).as_dict())
+    store = where.open()
+    if as_json:
+        print_json(named_run(store, name).as_dict())
     else:
-        print_text(run_description(store, options.name))
+        print_text(run_description(store, name))
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Print how two named runs differ."""
-    from reports.named_runs import compare_runs, run_comparison_text
+def remove(name: str, /, *, where: Where) -> None:
+    """Forget a name; its artifacts stay until `sevila cache gc`.
 
-    found = compare_runs(store_of(options), options.a, options.b)
-    if options.json:
-        print_json(found.as_dict())
-    else:
-        print_text(run_comparison_text(found))
-
-
-def remove(options: argparse.Namespace) -> None:
-    """Forget a name, and say what housekeeping would now remove."""
+    Args:
+        name: name of a run
+    """
     from cache.gc import OLDER_THAN_DAYS, survey
     from cache.names import remove_name
     from cache.show import human_size
 
-    store = store_of(options)
-    remove_name(store, options.name)
+    store = where.open()
+    remove_name(store, name)
     try:
         freed = survey(store).size_bytes
     except (CorruptArtifactError, StoreError) as error:

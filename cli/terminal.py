@@ -8,14 +8,55 @@ import logging
 import os
 import select
 import sys
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from cache.printable import is_unprintable, keep_logs_printable, printable_lines, traceback_text
+from cache.printable import is_unprintable, keep_logs_printable, printable, printable_lines, traceback_text
+from pipeline.text_table import aligned
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NO_WRAPPING = 10_000
 
 
 def print_text(text: str) -> None:
     """Print lines without what would steer a terminal, escaped: records may come from anybody."""
     print(printable_lines(text.split("\n")))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table under its head, wrapped as the terminal is wide; into a file or pipe, a line a row and no head."""
+    if not is_terminal():
+        print(aligned(rows, n_left=len(head)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
+    Console().print(table)
+
+
+def help_console() -> Console:
+    """Return where `--help` goes: as wide as the terminal, or a line an option into a file or pipe.
+
+    To it a reader that has read enough is the error that it is to `print`.
+    """
+    from rich.console import Console
+
+    class HelpConsole(Console):
+        def on_broken_pipe(self) -> NoReturn:
+            raise BrokenPipeError
+
+    return HelpConsole() if is_terminal() else HelpConsole(width=NO_WRAPPING)
+
+
+def is_terminal() -> bool:
+    """Whether people read what is printed as it is printed."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_json(content: Any) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
 from cache.errors import StoreError
@@ -13,26 +12,27 @@ from cache.printable import printable
 from cache.show import human_size
 from cache.store import Store
 from cache.verify import OF_A_RECIPE, Verification, size_bytes
-from cli.options import store_of
+from cli.options import Execution, Places
 from pipeline.engine.progress import bytes_bar
 
 ROUNDS = 4  # a repaired table may name parts of the pool that could not be looked at before
 
 
-def verify(options: argparse.Namespace) -> int:
+def verify(
+    store: Store, names: Sequence[str], everything: bool, mend: bool, places: Places, execution: Execution
+) -> int:
     """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
-    store = store_of(options)
     if not store.root.is_dir():  # a mount that is gone, for one
         raise StoreError(f"there is no store at {store.root}, so nothing of it was checked")
-    read_only = not options.repair and not os.access(store.root, os.W_OK)  # a colleague's
+    read_only = not mend and not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
-        ids, parts = _wanted(store, options.ids, options.all)
-        found = _verified(store, ids, parts, options.all)
+        ids, parts = _wanted(store, names, everything)
+        found = _verified(store, ids, parts, everything)
         failed: list[str] = []
-        if options.repair and found.problems:
+        if mend and found.problems:
             for problem in found.problems:
                 print(printable(str(problem)))
-            found, failed = _repaired(options, store, found, ids, parts)
+            found, failed = _repaired(places, execution, store, found, ids, parts, everything)
     for line in found.told:
         print(printable(line))
     for line in failed:
@@ -46,11 +46,11 @@ def verify(options: argparse.Namespace) -> int:
         print(f"checked {read}: all as written{but}")
         return 0
     n_problems = len(found.problems)
-    print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}" + _way_out(options, found))
+    print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}" + _way_out(found, everything, mend))
     return 1
 
 
-def _wanted(store: Store, names: list[str], everything: bool) -> tuple[list[str], list[PartId]]:
+def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[str], list[PartId]]:
     """Return the artifacts and parts of the pool to check: `space/key/part`, an id or the beginning of one, or all."""
     if everything == bool(names):
         raise StoreError("say which artifacts to verify, or --all; `sevila cache ls` lists them")
@@ -80,32 +80,37 @@ def _verified(store: Store, ids: list[str], parts: Iterable[PartId], everything:
 
 
 def _repaired(
-    options: argparse.Namespace, store: Store, found: Verification, ids: list[str], parts: Iterable[PartId]
+    places: Places,
+    execution: Execution,
+    store: Store,
+    found: Verification,
+    ids: list[str],
+    parts: Iterable[PartId],
+    everything: bool,
 ) -> tuple[Verification, list[str]]:
-    from cli.commands import run_context
+    from cli.context import run_context
     from pipeline.engine.rebuild import repair
     from pipeline.engine.sources import Sources
     from stages.chain import STAGES
 
-    places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
-    run = run_context(options, store, Sources(store.digests, places, download=False))
+    run = run_context(execution, store, Sources(store.digests, places.by_kind(), download=False))
     failed: list[str] = []
     for _ in range(ROUNDS):
         before = found.problems
         failed = repair(run, found, STAGES)
-        found = _verified(store, ids, parts, options.all)
+        found = _verified(store, ids, parts, everything)
         if not found.problems or found.problems == before:
             break
     return found, failed
 
 
-def _way_out(options: argparse.Namespace, found: Verification) -> str:
-    if options.repair:
+def _way_out(found: Verification, everything: bool, mend: bool) -> str:
+    if mend:
         return ""
     ways = []
     rebuilt = sorted({problem.id for problem in found.problems if problem.piece not in OF_A_RECIPE})
     if rebuilt:
-        names = "--all" if options.all else " ".join(rebuilt)
+        names = "--all" if everything else " ".join(rebuilt)
         ways.append(f"`sevila cache verify {names} --repair` rebuilds what is damaged")
     if any(problem.piece == "artifact" for problem in found.problems):
         ways.append("an artifact that is gone is made by its recipe, run again")

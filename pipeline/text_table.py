@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
+from rich.cells import cell_len
+
 from cache.printable import printable
 
 Cells = Sequence[Sequence[str]]
@@ -31,13 +33,16 @@ def code(text: str) -> Markup:
     return Markup(f"{fence}{space}{text}{space}{fence}")
 
 
-def aligned(lines: Cells) -> str:
-    """Cells as columns, the first to the left, the others to the right."""
+def aligned(lines: Cells, n_left: int = 1) -> str:
+    """Cells as columns, a line a row however wide; the first `n_left` columns to the left, the others to the right."""
     shown = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return "\n".join(
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in shown
-    )
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+
+    def padded(column: int, cell: str) -> str:
+        space = " " * (widths[column] - cell_len(cell))
+        return cell + space if column < n_left else space + cell
+
+    return "\n".join("  ".join(map(padded, range(len(line)), line)).rstrip() for line in shown)
 
 
 def markdown(lines: Cells, n_left: int = 1) -> str:

@@ -1,21 +1,18 @@
-"""What `sevila runs` tells of named runs: which there are, what each holds and found, and how two differ."""
+"""Named runs: which there are, what each holds, and the headline of its evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from cache.errors import ComparisonError, CorruptArtifactError
-from cache.names import NamedRun, Pin, every_name, named_run, pinning, recipe_differences
+from cache.errors import CorruptArtifactError
+from cache.names import NamedRun, every_name, named_run, pinning
 from cache.printable import printable, printable_lines
 from cache.store import Store
 from pipeline.engine.recipe import CHAIN, Recipe
-from pipeline.metrics.comparison import PairedRow, format_comparison_table
-from pipeline.metrics.resampling import BY_VIDEO, Resampling
 from pipeline.text_table import aligned
-from reports.compare import compare
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 
@@ -120,73 +117,3 @@ def _recall(store: Store, id: str) -> str:
     rows = MomentMetrics(store, id).rows("moment_metrics")
     row = next(row for row in rows if (row["window_length"], row["iou_threshold"]) == ("full", 0.5))
     return "no known moments" if row["n_queries"] == 0 else f"R1@0.5 {row['recall_at_one_percent']:.1f} %"
-
-
-@dataclass(frozen=True)
-class RunComparison:
-    """Two named runs: the settings that differ, and for each way to answer that both have, the test on the headline."""
-
-    a: str
-    b: str
-    differences: list[str]
-    only_a: list[str]
-    only_b: list[str]
-    rows: list[PairedRow]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return asdict(self)
-
-
-def compare_runs(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> RunComparison:
-    """Compare two named runs, answers of the same setting with each other.
-
-    Raises:
-        StoreError: there is no such name.
-        ComparisonError: no setting has answers in both.
-    """
-    run_a, run_b = named_run(store, a), named_run(store, b)
-    of_a, of_b = _answers(store, run_a), _answers(store, run_b)
-    shared = [setting for setting in of_a if setting in of_b]
-    if len(of_a) == len(of_b) == 1:  # however each calls it
-        shared = list(of_a)
-        of_b = dict(zip(shared, of_b.values(), strict=True))
-    if not shared:
-        raise ComparisonError(
-            f"runs {a!r} and {b!r} have no answers of the same setting: {a} has {_some(of_a)}; {b} has {_some(of_b)}"
-        )
-    rows = []
-    for setting in shared:
-        found = compare(store, of_a[setting], of_b[setting], resampling)
-        row = next(row for row in found.rows if row.is_headline)
-        rows.append(replace(row, scope="overall", name=setting or row.name))
-    only_a, only_b = [key for key in of_a if key not in of_b], [key for key in of_b if key not in of_a]
-    return RunComparison(a, b, recipe_differences(run_a, run_b), only_a, only_b, rows)
-
-
-def run_comparison_text(found: RunComparison) -> str:
-    """Return the comparison for a terminal."""
-    lines = [
-        f"A: {found.a}",
-        f"B: {found.b}",
-        *(f"  {line}" for line in found.differences or ["the same settings"]),
-        "",
-    ]
-    lines += [*format_comparison_table(found.rows, BY_VIDEO.by).split("\n"), ""]
-    lines += [
-        f"only in {name}: {', '.join(only)}"
-        for name, only in ((found.a, found.only_a), (found.b, found.only_b))
-        if only
-    ]
-    return printable_lines(
-        [*lines, "`sevila compare` on two of their answers (`sevila runs show`) says which questions changed"]
-    )
-
-
-def _answers(store: Store, run: NamedRun) -> dict[str, str]:
-    pins: list[Pin] = [pin for pin in run.artifacts if pin.stage == "answer_questions" and store.exists(pin.id)]
-    return {pin.setting: pin.id for pin in pins}
-
-
-def _some(answers: dict[str, str]) -> str:
-    return ", ".join(setting or "the recipe's own" for setting in answers) or "none in the store"

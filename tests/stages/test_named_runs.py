@@ -44,7 +44,7 @@ def test_the_store_may_be_named_before_the_subcommand(named: Path, capsys: pytes
 
 
 def test_two_runs_are_compared_by_settings_and_answers(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "runs", "compare", "baseline", "uniform", "--store", str(named))
+    found = told(capsys, "compare", "baseline", "uniform", "--store", str(named))
     assert found["differences"] == ["select_keyframes.method: localizer -> uniform"]
     assert [row["n_questions"] for row in found["rows"]] == [30]
 

@@ -1,0 +1,142 @@
+"""The tree of commands, the options that all of them have, and what becomes of arguments that fit none."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
+
+from cli import cache_commands, moments_commands, read_commands, run_commands, runs_commands
+from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, StorePlace
+from cli.terminal import help_console, is_terminal
+
+RUN = Group.create_ordered("Run")
+READ = Group.create_ordered("Read what runs left")
+KEEP = Group.create_ordered("Look after the store")
+KNOWN = Group.create_ordered("What there is to run")
+ABOUT = Group.create_ordered("About the command")
+
+Commands = dict[str, Callable[..., Any]]
+
+# The words after `sevila`; what `--help` says of each command is its docstring.
+COMMANDS: dict[Group, Commands] = {
+    RUN: {
+        "demo": run_commands.demo,
+        "run": run_commands.run,
+        "plan": run_commands.plan,
+        "stage": run_commands.stage,
+        "results": run_commands.results,
+        "benchmark": run_commands.benchmark,
+        "up": run_commands.up,
+    },
+    READ: {"answers": read_commands.answers, "compare": read_commands.compare},
+    KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
+}
+MOMENTS: Commands = {"evaluate": moments_commands.evaluate, "export": moments_commands.export}
+RUNS: Commands = {"show": runs_commands.show, "rm": runs_commands.remove}
+CACHE: Commands = {
+    "ls": cache_commands.ls,
+    "show": cache_commands.show,
+    "why": cache_commands.why,
+    "diff": cache_commands.diff,
+    "ancestry": cache_commands.ancestry,
+    "verify": cache_commands.verify,
+    "du": cache_commands.du,
+    "gc": cache_commands.gc,
+}
+
+
+class UsageError(Exception):
+    """The arguments fit no command; the message is for people."""
+
+
+def run_command(arguments: Sequence[str], command_line: str) -> int:
+    """Run what the arguments ask for and return its exit status; `command_line` is how it was typed.
+
+    Raises:
+        UsageError: no command takes these arguments.
+    """
+    try:
+        return int(_call(app.meta, arguments, command_line=command_line) or 0)
+    except CycloptsError as error:
+        raise UsageError(_usage_message(error)) from error
+
+
+def _call(tree: App, tokens: Sequence[str], **context: Any) -> Any:
+    """Call the command that the tokens name, with what it takes of `context`."""
+    command, bound, wanted = tree.parse_args(tokens, exit_on_error=False, print_error=False)
+    if getattr(command, "__func__", None) is App.help_print:
+        bound.arguments["console"] = help_console()
+    return command(*bound.args, **bound.kwargs, **{name: context[name] for name in wanted})
+
+
+def _usage_message(error: CycloptsError) -> str:
+    error.verbose = False
+    command, message = " ".join(["sevila", *(error.command_chain or ())]), str(error)
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.app is not None:
+        token = error.unused_tokens[0]
+        near = difflib.get_close_matches(token, [name for name in error.app if not name.startswith("-")], n=1)
+        message = f"`{command}` takes no {token!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`."
+
+
+def _default_worth_showing(value: Any) -> Any:
+    return None if value is None or value is False or value in ("", [], ()) else value
+
+
+def _add(parent: App, commands: Commands, group: Group | None = None) -> None:
+    for place, (name, command) in enumerate(commands.items()):
+        parent.command(command, name=name, sort_key=place, group=group or Group("Commands"))
+
+
+app = App(
+    "sevila",
+    help="""Video question answering with SeViLA as a staged pipeline: every step is a stored, reusable artifact.
+
+Start with `sevila demo`; then, on your own videos:
+sevila run plain --annotations questions.csv --videos FOLDER --weights Salesforce/blip2-flan-t5-xl=FOLDER""",
+    help_format="plaintext",
+    help_formatter="default" if is_terminal() else "plain",
+    version=lambda: version("sevila-pipeline"),
+    default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_default_worth_showing),
+)
+for group, commands in COMMANDS.items():
+    _add(app, commands, group)
+moments = App("moments", help="Moment retrieval in the files of its benchmark.", group=READ, sort_key=9)
+_add(moments, MOMENTS)
+runs = App("runs", help="List named runs; or show or forget one.", group=KEEP, sort_key=0)
+runs.default(runs_commands.ls)
+_add(runs, RUNS)
+cache = App("cache", help="Look into the store, and keep it tidy.", group=KEEP, sort_key=1)
+_add(cache, CACHE)
+for below in (moments, runs, cache):
+    app.command(below)
+app.register_install_completion_command(group=ABOUT)
+for flag in ("--help", "--version"):
+    app[flag].group = ABOUT
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    store: Annotated[Path, Parameter(env_var="SEVILA_STORE", metavar="FOLDER", group=EVERYWHERE)] = DEFAULT_STORE,
+    below: Annotated[Sequence[Path], Parameter(metavar="FOLDER", group=EVERYWHERE)] = (),
+    quiet: Annotated[bool, Parameter(alias="-q", group=EVERYWHERE)] = False,
+    command_line: CommandLine,
+) -> Any:
+    """Call the command that the tokens name.
+
+    Args:
+        store: the artifacts
+        below: a store that is only read, a colleague's for example; what it holds is not made again (repeatable)
+        quiet: say only what went wrong
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("sevila").setLevel(logging.WARNING if quiet else logging.INFO)
+    return _call(app, tokens, where=StorePlace(store, below), command_line=command_line)

@@ -1,0 +1,54 @@
+"""`sevila moments`: moment retrieval in the files of its benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cli.options import Output, Where
+from cli.terminal import print_data, print_text, printable_json
+
+
+def evaluate(
+    predictions: Path,
+    annotations: Path,
+    /,
+    *,
+    as_json: Annotated[bool, Parameter("--json")] = False,
+    allow_outside: bool = False,
+) -> None:
+    """Judge a predictions file by the benchmark's metrics.
+
+    Args:
+        predictions: a submission, .jsonl
+        annotations: the split's annotations as downloaded, .jsonl
+        as_json: print JSON in the layout of the benchmark's evaluator
+        allow_outside: evaluate windows outside their video as they are, not refuse them
+    """
+    from pipeline.metrics.moment_metrics import format_report
+    from reports.moment_submissions import evaluate_files
+
+    report = evaluate_files(predictions, annotations, allow_outside)
+    if as_json:
+        print_data(json.dumps(report, indent=4) + "\n")
+    else:
+        print_text(format_report(report))
+
+
+def export(id: str, /, *, output: Output = None, where: Where) -> None:
+    """Write retrieved moments as a submission file.
+
+    Args:
+        id: artifact id of retrieve_moments, or the beginning of it
+        output: the file; else standard output
+    """
+    from reports.moment_submissions import submission_text
+
+    text = submission_text(where.open(), id)
+    if output is None:
+        print_data(printable_json(text))
+    else:
+        output.write_text(text, encoding="utf-8")

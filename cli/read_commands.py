@@ -1,0 +1,104 @@
+"""The commands that print what there is and what runs left: `answers`, `compare`, `recipes`, `stages` and `datasets`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal, get_args
+
+from cyclopts import Parameter
+
+from cli.options import AsJson, Count, DataPlaces, Where
+from cli.terminal import print_data, print_json, print_table, print_text
+
+
+def answers(id: str, /, *, where: Where) -> None:
+    """Print the answers of a run in words, as CSV.
+
+    Args:
+        id: id of an answers artifact, or the beginning of it, which takes the newest
+    """
+    from reports.answer_table import answers_in_words, as_csv, newest_answers
+
+    store = where.open()
+    newest = newest_answers(store, id)
+    print(newest, file=sys.stderr)
+    print_data(as_csv(answers_in_words(store, newest)))
+
+
+def compare(
+    a: str,
+    b: str,
+    /,
+    *,
+    bootstrap: Literal["video", "question"] = "video",
+    changed: Count | None = None,
+    as_json: AsJson = False,
+    where: Where,
+) -> None:
+    """Test whether two runs over the same questions differ.
+
+    Two answers are compared question by question; two named runs by their settings, and setting by setting.
+
+    Args:
+        a: name of a run (`sevila runs`), or id of answers or metrics, or an unambiguous beginning of one
+        b: likewise
+        bootstrap: what is resampled: whole videos, as their questions are not independent, or questions
+        changed: changed questions to show; 10 if not given, with --json all of them
+    """
+    from pipeline.metrics.resampling import Resampling
+    from reports.compare import CHANGED_SHOWN, compare, comparison_text
+    from reports.compare_runs import compare_runs, is_run, run_comparison_text
+
+    store, shown = where.open(), CHANGED_SHOWN if changed is None else changed
+    if is_run(store, a) or is_run(store, b):
+        runs, pairs = compare_runs(store, a, b, Resampling(bootstrap))
+        content, text = runs.as_dict(), run_comparison_text(runs, pairs, shown)
+    else:
+        answers = compare(store, a, b, Resampling(bootstrap))
+        content, text = answers.as_dict(), comparison_text(answers, shown)
+        content["changed"] = content["changed"][:changed]
+    if as_json:
+        print_json(content)
+    else:
+        print_text(text)
+
+
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from pipeline.engine.recipe import available, load
+    from stages.chain import STAGES
+
+    print_table(["recipe", "about"], [[name, load(name, STAGES).description] for name in available()])
+
+
+def stages() -> None:
+    """List the stages and every key of their recipe sections."""
+    from pipeline.engine.recipe import section_configs
+    from stages.chain import STAGES
+
+    for section, config in section_configs(STAGES).items():
+        print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")
+        for key, field in config.model_fields.items():
+            choices = [repr(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+            values = f"{' | '.join(choices)}: " if choices else ""
+            print(f"    {key} = {field.default!r}  {values}{field.description or ''}")
+
+
+def datasets(
+    *names: Annotated[str, Parameter(metavar="NAME")], places: DataPlaces = DataPlaces(), where: Where
+) -> None:
+    """List the data sets: what is expected where, and what is here.
+
+    Args:
+        names: data sets to look into: read files, look for videos
+    """
+    from pipeline.datasets import ADAPTERS
+    from pipeline.datasets.listing import details, overview
+    from pipeline.engine.places import refuse_unused
+    from pipeline.engine.sources import Sources
+
+    given = places.by_kind()
+    refuse_unused(given, dict.fromkeys(given, ADAPTERS))
+    sources = Sources(where.open().digests, given, download=False)
+    place = sources.places.configured
+    print_text(details(names, place, sources.missing_videos) if names else overview(place))

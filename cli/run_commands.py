@@ -1,0 +1,206 @@
+"""The commands that make artifacts: `run`, `stage`, `plan`, `demo`, `results`, `benchmark` and `up`.
+
+Stages and models are imported by the commands that need them: decoder processes import this module again when they start, and
+`sevila cache ls` should not wait for torch.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from cache.errors import RecipeError
+from cli.context import open_recipe
+from cli.options import (
+    Chain,
+    CommandLine,
+    Count,
+    Execution,
+    Inference,
+    Naming,
+    Output,
+    Places,
+    Port,
+    Positive,
+    Seed,
+    Seeds,
+    Settings,
+    Where,
+)
+from cli.terminal import print_table, print_text
+
+
+def run(recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, naming: Naming = Naming(), where: Where) -> None:
+    """Run a recipe's chain; what the store holds is not made again.
+
+    Args:
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file
+    """
+    from pipeline.engine.steps import Run
+    from reports.named_runs import pinned
+    from reports.summary import summary
+    from stages.chain import chain_of
+
+    loaded, context, sources = open_recipe(recipe, chain, seed, where.open())
+    seeds = [] if seed is None else [seed]
+    with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
+        steps = Run(loaded, context, pin)
+        results = chain_of(loaded)(loaded, steps, sources)
+    print_text(summary(steps.made, results))
+
+
+def demo(
+    *,
+    settings: Settings = (),
+    seed: Seed = None,
+    execution: Execution = Execution(),
+    naming: Naming = Naming(),
+    where: Where,
+) -> None:
+    """Run the whole chain on a small world of its own, trainings included."""
+    from pipeline.shapes.demo import DEMO
+
+    run(DEMO, chain=Chain(settings=settings, execution=execution), seed=seed, naming=naming, where=where)
+
+
+def stage(
+    name: str, recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, again: bool = False, where: Where
+) -> None:
+    """Run one stage from what the store holds, each time it occurs in the chain, and print where its artifacts are.
+
+    Args:
+        name: a stage, as `sevila stages` lists them
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file
+        again: rebuild the artifact even if the store holds it
+    """
+    from pipeline.engine.steps import RunOnly
+    from reports.named_runs import pinned
+    from stages.chain import chain_of
+
+    # Scoring needs no videos: what was sampled from them is in the store.
+    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), remembered=["videos"])
+    loaded.config_of(name)  # an unknown stage is refused before anything is walked
+    seeds = [] if seed is None else [seed]
+    with context.store.in_use(), pinned(context.store, "", loaded, seeds) as pin:
+        for artifact in RunOnly(name, loaded, context, again, pin).walk(chain_of(loaded), sources):
+            print_text(str(artifact.path))
+
+
+def plan(recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, where: Where) -> None:
+    """Say what a run would build and why, without running.
+
+    Args:
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file
+    """
+    from pipeline.engine.places import KINDS
+    from pipeline.engine.steps import Plan
+    from stages.chain import chain_of
+
+    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
+    steps = Plan(loaded, context).walk(chain_of(loaded), sources)
+    print_table(
+        ["status", "stage", "id", "why"],
+        [
+            [step.status, step.stage, step.id or "-", f"{step.why} ({step.setting})" if step.setting else step.why]
+            for step in steps
+        ],
+    )
+    counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def results(
+    recipe: str,
+    /,
+    *,
+    chain: Chain = Chain(),
+    naming: Naming = Naming(),
+    seeds: Seeds = (0, 1, 2),
+    output: Output = None,
+    where: Where,
+    command_line: CommandLine,
+) -> None:
+    """Run a recipe's full chain for several seeds and write a report: mean and spread of every setting.
+
+    Args:
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file
+        seeds: seeds of all that is random
+        output: the report, in Markdown; else standard output
+    """
+    from pipeline.engine.recipe import load
+    from pipeline.engine.steps import Run
+    from reports.named_runs import pinned
+    from reports.seed_report import SeedRun, report
+    from stages.chain import STAGES, chain_of, full
+
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")
+    loaded, runs = load(recipe, STAGES, chain.settings), []
+    if chain_of(loaded) is not full:
+        raise RecipeError(
+            f"recipe {loaded.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
+        )
+    store = where.open()
+    with store.in_use(), pinned(store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
+        for seed in seeds:
+            loaded, context, sources = open_recipe(recipe, chain, seed, store)
+            steps = Run(loaded, context, partial(pin, of=f"seed {seed}"))
+            started = time.perf_counter()
+            runs.append(SeedRun(seed, full(loaded, steps, sources), steps.made, time.perf_counter() - started))
+    text = report(loaded, runs, command_line)
+    if output is None:
+        print_text(text)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+        print_text(str(output))
+
+
+def benchmark(
+    matrix: str,
+    /,
+    *,
+    history: bool = False,
+    nights: Positive = 14,
+    places: Places = Places(),
+    inference: Inference = Inference(),
+    where: Where,
+) -> int:
+    """Run a matrix of settings from cached features, and say what became worse since the nights before.
+
+    A matrix is a TOML file: `[recipes.NAME]` with lines `setting = ["stage.key=value", ...]`; alpha, keep_nights, since = DATE
+    (nights before it are not compared with), `[tolerance]` throughput_percent and peak_memory_percent.
+
+    Scores, keyframes and answers are made anew in a store of the night; what they read must be in the store. Exit status 1:
+    something became worse, or a setting failed.
+
+    Args:
+        matrix: demo, nextqa, or path of a .toml file; its name names the history
+        history: run nothing; print the trend of the last nights
+        nights: nights that --history shows
+    """
+    from pipeline.benchmarks.matrix import load_matrix
+    from reports.benchmark import folder_of, run_night
+    from reports.benchmark_history import History
+    from reports.benchmark_text import night_text, trend_text
+
+    loaded, store = load_matrix(matrix), where.open()
+    if history:
+        print_text(trend_text(loaded, History(folder_of(store, loaded)).read(), nights))
+        return 0
+    night = run_night(loaded, store, places.by_kind(), inference.device, inference.batch_tokens)
+    print_text(night_text(night))
+    return 1 if night.verdict else 0
+
+
+def up(*, port: Port = 4200, gpu_workers: Count = 0, runs: Positive = 4, where: Where) -> int:
+    """Start Prefect's server and workers on this machine, until Ctrl-C.
+
+    Args:
+        port: port of the server on 127.0.0.1
+        gpu_workers: workers of pool gpu; 0: one for each GPU, or one
+        runs: runs that pool cpu does at once
+    """
+    from workers.up import Server, up
+
+    return up(Server(port, where.root, where.below, gpu_workers, runs))
