@@ -92,7 +92,7 @@ def _default_worth_showing(value: Any) -> Any:
 
 def _add(parent: App, commands: Commands, group: Group | None = None) -> None:
     for place, (name, command) in enumerate(commands.items()):
-        parent.command(command, name=name, sort_key=place, group=group or Group("Commands"))
+        parent.command(command, name=name, sort_key=place, group=group)
 
 
 app = App(

@@ -49,6 +49,20 @@ def test_two_runs_are_compared_by_settings_and_answers(named: Path, capsys: pyte
     assert [row["n_questions"] for row in found["rows"]] == [30]
 
 
+def test_runs_of_one_setting_are_compared_question_by_question_and_a_name_with_an_id(
+    named: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["compare", "baseline", "uniform", "--store", str(named)]) == 0
+    text = capsys.readouterr().out
+    assert "select_keyframes.method: localizer -> uniform" in text and "questions changed" in text
+    ids = [pin.id for pin in named_run(Store(named), "uniform").artifacts if pin.stage == "answer_questions"]
+    mixed = told(capsys, "compare", "baseline", *ids, "--store", str(named))
+    assert [row["n_questions"] for row in mixed["rows"]] == [30]
+    assert main(["compare", "baseline", "nobody", "--store", str(named)]) == 1
+    assert "nobody" in capsys.readouterr().err
+
+
 def test_a_name_stands_for_one_recipe_until_it_is_replaced(
     named: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,85 @@
+"""The command line as users type it: what it is called, how it teaches, and what it says of slips."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from cli import main
+from cli.app import app
+
+ROOT = Path(__file__).parents[1]
+FROZEN = ROOT / "tests" / "golden" / "command_line.txt"
+
+
+def described(tree: App, words: tuple[str, ...] = ("sevila",)) -> Iterator[str]:
+    """Yield each command with its arguments and options, a line each."""
+    if tree.default_command is not None:
+        arguments = tree.assemble_argument_collection(parse_docstring=False)
+        names = [name for argument in arguments if argument.parse for name in sorted(argument.names)]
+        yield " ".join([*words, *sorted(names, key=lambda name: name.startswith("-"))])
+    for name in sorted(name for name in tree if not name.startswith("-")):
+        yield from described(tree[name], (*words, name))
+
+
+def test_commands_and_options_are_called_as_they_were() -> None:
+    """A change here is a change for everybody's scripts: make it on purpose, and say so in CHANGELOG.md."""
+    assert [*described(app.meta), *described(app)] == FROZEN.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("cahce ls", 'Did you mean "cache"?'),
+        ("cache lss", 'Did you mean "ls"?'),
+        ("runs shwo x", "Did you mean 'show'?"),
+        ("run plain --sed 1", "Did you mean --se"),
+        ("run", "RECIPE"),
+        ("run plain --seed 1.5", "--seed: wanted a whole number, not '1.5'"),
+        ("run plain --seed -1", "--seed. Wanted a number from 0."),
+        ("run plain --batch-tokens 0", "--batch-tokens. Wanted a number above 0."),
+        ("run plain --shard-megabytes nan", "--shard-megabytes. Wanted a number above 0."),
+        ("run plain --name=", "--name. Leave the option out for a run without a name."),
+        ("cache gc --older-than nan", "--older-than. Wanted a number from 0."),
+        ("compare a b --bootstrap videos", 'Choose from: "video", "question"'),
+        ("results plain --seeds", "--seeds requires at least 1"),
+        ("up --port 70000", "--port. Wanted a number from 1 to 65535."),
+    ],
+)
+def test_a_slip_is_one_line_that_names_the_help_and_status_two(
+    typed: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(typed.split())
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and printed.out == ""
+    assert message in printed.err and printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert "--help`." in printed.err
+
+
+def test_every_command_explains_itself_and_each_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in FROZEN.read_text().splitlines()[1:]:
+        words = [word for word in line.split()[1:] if word.islower() and not word.startswith("-")]
+        assert main([*words, "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[2].endswith(".") and "\x1b" not in "".join(lines)
+        assert not [line for line in lines if line.startswith("  ") and ": " not in line], words
+
+
+def test_the_last_of_two_values_counts_and_options_for_every_command_stand_anywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", f"{tmp_path / 'here'}"]
+    for words in (["cache", "ls", *store], [*store, "cache", "ls"], ["cache", *store, "ls", "-q"]):
+        assert main(["--store", "elsewhere", *words]) == 0
+        assert str(tmp_path / "here") in capsys.readouterr().out
+
+
+def test_looking_into_a_store_waits_for_no_library_that_computes(tmp_path: Path) -> None:
+    code = "import sys; from cli import main; assert main(sys.argv[1:]) == 0; print(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", code, "cache", "ls", "--store", f"{tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "prefect", "h5py", "pyarrow", "rich.console"} & set(done.stderr.split())
