@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 
 from cache.errors import RecipeError
 from cli.context import open_recipe
@@ -147,7 +148,10 @@ def results(
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"))
             started = time.perf_counter()
             runs.append(SeedRun(seed, full(loaded, steps, sources), steps.made, time.perf_counter() - started))
-    text = report(loaded, runs, command_line)
+    _write(report(loaded, runs, command_line), output)
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         print_text(text)
     else:
