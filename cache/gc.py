@@ -25,7 +25,7 @@ from cache.in_use import OWN_NAMES
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.pool_listing import PARTS, PartId, every_key, references
 from cache.printable import printable_lines
-from cache.record import RECORD, Record
+from cache.record import DROPPED, RECORD, Record, artifact_id
 from cache.show import human_size
 from cache.store import Store, remove_records
 from cache.tables import read_columns
@@ -180,12 +180,12 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
     kept, waiting = dict(reasons), list(reasons)
     while waiting:
         id = waiting.pop()
-        aside = store.root / "aside" / id / RECORD  # by a remake that was killed: it comes back
-        if not store.exists(id) and not aside.exists():  # a source, or a run's artifact not made yet
+        is_spare = any(map(Path.exists, _spare_records(store, id)))
+        if not store.exists(id) and not is_spare:  # a source, or a run's artifact not made yet
             _refuse_lost(store, id, kept[id])
             continue
         try:
-            record = records.get(id) or (store.record(id) if store.exists(id) else Record.load(aside))
+            record = records.get(id) or (store.record(id) if store.exists(id) else _spare_record(store, id))
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
                 f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
@@ -197,6 +197,25 @@ def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, 
     return kept
 
 
+def _spare_records(store: Store, id: str) -> tuple[Path, Path]:
+    """Return where the record lies of one set aside by a remake that was killed, and of one that was dropped as damaged."""
+    return store.root / "aside" / id / RECORD, store.root / "partial" / id / DROPPED
+
+
+def _spare_record(store: Store, id: str) -> Record:
+    """Return such a record; raises `CorruptArtifactError` if it does not say what is needed until the artifact is made again."""
+    aside, path = _spare_records(store, id)
+    if aside.exists():
+        return Record.load(aside)
+    with suppress(CorruptArtifactError):
+        record = Record.load(path)
+        is_own = artifact_id(record.stage, record.version, record.config, record.inputs) == id
+        tables = [name for name in record.files if record.pool and name.startswith("parts/")]
+        if is_own and all((path.parent / name).exists() for name in tables):
+            return record
+    raise CorruptArtifactError(f"{path.parent}: was dropped as damaged, with what it needs; run its recipe again first")
+
+
 def _refuse_lost(store: Store, id: str, why: str) -> None:
     if (store.root / "artifacts" / id).is_symlink():
         store.record(id)  # says so
@@ -204,8 +223,7 @@ def _refuse_lost(store: Store, id: str, why: str) -> None:
     if folder is not None:
         raise StoreError(
             f"{folder}: holds no record.json. It is kept ({why}), and only that says what it was made from and which parts of "
-            f"the pool it needs, so nothing can be removed; `sevila cache verify {id} --repair` puts it back from its copy, or "
-            "says that none is left: then delete the folder"
+            f"the pool it needs, so nothing can be removed; run its recipe again, after `sevila cache verify {id} --drop`"
         )
 
 

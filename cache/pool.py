@@ -219,7 +219,7 @@ class PoolReader:
         if sum(map(len, order)) < len(wanted):
             raise CorruptArtifactError(
                 f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
-                "`sevila cache verify --all --repair` rebuilds it"
+                "`sevila cache verify --all --drop` removes what is damaged, and the next run of its recipe makes it again"
             )
         if len(pieces) == 1:
             return pieces[0]

@@ -18,7 +18,9 @@ from cache.untrusted import record_problem
 
 RECORD_VERSION = 3
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
-RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
+PLAN = f"{PROGRESS}/plan.json"
+RECORD = "record.json"
+DROPPED = "dropped.json"  # what was the record, in the folder of an artifact that was dropped as damaged
 SINCE_3 = ("content", "input_contents")  # fields that a record of version 2 does not have
 MEASURED_BEFORE_3 = "curves"  # the one table of measured figures then; schemas say it since
 

@@ -27,8 +27,7 @@ from cache.untrusted import inside, is_name
 
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "arrays", "artifact", "stale", "name", "memory", "link"]
-OF_A_RECIPE: tuple[Piece, ...] = ("artifact", "stale", "name", "link")  # nothing here says how to make these again
+Piece = Literal["record", "file", "tables", "note", "part", "arrays", "gone", "stale", "name", "memory", "link"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,10 @@ class Problem:
 
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
-            of the pool, all arrays there together, an artifact that is gone as a whole or was made from what its inputs are no
-            more, the name of a run, which then is the id, what else is only remembered, or a link.
+        piece: what kind of thing it is: the record, a file that the record names, tables with other row counts than the record
+            says, a note or the plan in `progress/`, a part of the pool, all arrays there together, an artifact that is gone as
+            a whole or was made from what its inputs are no more, the name of a run, which then is the id, what else is only
+            remembered, or a link.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -64,6 +64,7 @@ class Verification:
         problems: what is not as it was written.
         told: what else a person may want to know: files that no record names, inputs that the store does not hold.
         missing: those inputs that no named run needs, which are no problem.
+        checked_parts: parts of the pool that were checked, or need not be; artifacts share them.
     """
 
     store: Store
@@ -73,8 +74,8 @@ class Verification:
     missing: set[str] = field(default_factory=set)
     n_files: int = 0
     n_bytes: int = 0
+    checked_parts: set[PartId] = field(default_factory=set)
     _ids: set[str] = field(default_factory=set)  # that were checked
-    _parts: set[PartId] = field(default_factory=set)  # likewise: artifacts share them
     _stale: dict[str, str] = field(default_factory=dict)
     _unmarked: set[str] = field(default_factory=set)  # spaces with parts that do not say whose they are
 
@@ -97,8 +98,8 @@ class Verification:
 
     def parts(self, parts: Iterable[PartId]) -> None:
         """Check parts of the pool, each once: note and array."""
-        for part in sorted(set(parts) - self._parts):
-            self._parts.add(part)
+        for part in sorted(set(parts) - self.checked_parts):
+            self.checked_parts.add(part)
             path, note = part_paths(holder(self.store, part), *part)
             self.n_files += 1
             wanted = None
@@ -216,7 +217,7 @@ class Verification:
             self.artifacts([id])
         elif id not in self._ids:
             self._ids.add(id)
-            self._problem(id, "artifact", id, path, "it is gone", f"the artifact {why}")
+            self._problem(id, "gone", id, path, "it is gone", f"the artifact {why}")
 
     def _files(self, record: Record, folder: Path) -> bool:
         """Check the files that the record names, and return whether they are all whole."""
@@ -239,7 +240,7 @@ class Verification:
             found = n_rows([folder / name for name in names])
             if not names or found != count:
                 problem = f"the table {table} has {found} rows" if names else f"names no file of the table {table}"
-                self._problem(record.id, "artifact", RECORD, folder / RECORD, problem, f"{count} rows of {table}")
+                self._problem(record.id, "tables", RECORD, folder / RECORD, problem, f"{count} rows of {table}")
 
     def _pooled(self, record: Record, folder: Path) -> None:
         n_before = len(self.problems)
@@ -254,12 +255,14 @@ class Verification:
             self.told.append(f"{record.id}: {error}")
 
     def _progress(self, record: Record, folder: Path) -> None:
-        """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
+        """Check the plan and the notes of the shards, by which those that are whole are known when one is dropped."""
         if (folder / PROGRESS).is_symlink():  # which is told
             return
         checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
         for path in sorted((folder / PROGRESS).glob("*.json")):
-            if not (path.stem.isdecimal() or path.name in (RECORD, "plan.json")):
+            if path.name == RECORD:  # a copy, as earlier versions kept one; nothing reads it
+                continue
+            if not (path.stem.isdecimal() or path.name == "plan.json"):
                 self.told.append(f"{path}: no note of a stage; nothing reads it")
                 continue
             self.n_files += 1
@@ -269,8 +272,7 @@ class Verification:
             except (CorruptArtifactError, OSError) as error:
                 found = message_of(error, path)
             if found:
-                piece: Piece = "plan" if path.name == "plan.json" else "note"
-                self._problem(record.id, piece, f"{PROGRESS}/{path.name}", path, found, "the note that was written")
+                self._problem(record.id, "note", f"{PROGRESS}/{path.name}", path, found, "the note that was written")
 
     def _others(self, record: Record, folder: Path) -> None:
         known = {*record.files, RECORD}

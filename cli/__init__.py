@@ -187,10 +187,11 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="the whole store, and parts of the pool that nobody uses")
     parser.add_argument(
-        "--repair", action="store_true", help="make what is damaged again, and only that; no recipe is needed for it"
+        "--drop",
+        action="store_true",
+        help="remove what is damaged, and only that, so that the next run of its recipe makes it again",
     )
-    place_options(parser, "annotations", "videos", "weights")
-    execution_options(parser)
+    store_option(parser)
 
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:

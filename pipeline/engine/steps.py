@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
-from cache.record import Record
+from cache.record import DROPPED, Record
 from cache.store import Store
 from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
 from pipeline.engine.recipe import Recipe
@@ -123,6 +123,8 @@ class Plan:
             return "blocked", problems[0]
         if stale:
             return "build", f"is stale: {stale}"
+        if (store.partial(id) / DROPPED).exists():
+            return "build", "was dropped as damaged; what is whole of it is kept"
         if store.partial(id).exists():
             return (
                 "build",
