@@ -30,7 +30,7 @@ from cache.verify import Piece, Problem, Verification, holder
 LEFT: dict[Piece, str] = {
     "gone": "run its recipe again, which makes it",
     "stale": "run its recipe again, which makes it anew",
-    "name": "only its run, repeated as `--name NAME --replace`, says what it named; `sevila runs rm NAME` gives it up",
+    "name": "only its run, repeated as `--name {id} --replace`, says what it named; `sevila runs rm {id}` gives it up",
     "link": "move that here, or delete the link",
 }
 
@@ -59,7 +59,7 @@ def drop(store: Store, verification: Verification, remove: bool) -> Drops:
     drops, parts, ids = Drops(), [], []
     for problem in verification.problems:
         if problem.piece in LEFT:
-            drops.left.append(f"{problem}; {LEFT[problem.piece]}")
+            drops.left.append(f"{problem}; {LEFT[problem.piece].format(id=problem.id)}")
         elif problem.piece == "memory":
             drops.gone.append(f"{problem.path}: goes; the next run learns anew what it remembered")
             if remove:
@@ -69,7 +69,9 @@ def drop(store: Store, verification: Verification, remove: bool) -> Drops:
                 parts.append(_own_part(store, problem))
         else:
             ids.append(problem.id)
-    for id in dict.fromkeys([*ids, *_pointing(store, "artifacts", parts)]):
+    ids = list(dict.fromkeys([*ids, *_pointing(store, "artifacts", parts)]))
+    ids.sort(key=lambda id: readable(store.root, id) is not None)  # those that stop `note_inputs` first
+    for id in ids:
         with drops.refusals(), store.lock(f"{id}/publish"):
             _drop_artifact(store, id, parts, verification, remove, drops)
     for id in _pointing(store, "partial", parts) if remove else ():
@@ -124,9 +126,12 @@ def _drop_artifact(
                 _remove(problem.path)
         return
     forged = any(problem.piece == "tables" for problem in problems)
-    shards = None if forged else _whole_shards(folder, readable(root, id), parts)
+    record = readable(root, id)
+    shards = None if forged else _whole_shards(folder, record, parts)
     drops.gone.append(f"{id}: {_message(shards)}")
     if remove:
+        if record is not None:
+            store.note_inputs(id)
         _unpublish(store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"})
 
 
@@ -143,10 +148,14 @@ def _message(shards: dict[int, bool] | None) -> str:
 def _whole_shards(folder: Path, record: Record | None, parts: list[PartId]) -> dict[int, bool] | None:
     """Return which shards of an artifact can stay; None where that is not known: it is not made in shards, or has no plan."""
     try:
-        n_shards = len(read_note(folder / PLAN)["shards"])
-    except (CorruptArtifactError, OSError, KeyError):
+        plan = read_note(folder / PLAN)
+    except (CorruptArtifactError, OSError):
         return None
-    return {number: _is_whole(folder, number, record, parts) for number in range(n_shards)}
+    if (
+        "artifact" not in plan
+    ):  # before record version 3, notes did not say whose they are, and no run goes on from them
+        return None
+    return {number: _is_whole(folder, number, record, parts) for number in range(len(plan["shards"]))}
 
 
 def _is_whole(folder: Path, number: int, record: Record | None, parts: list[PartId]) -> bool:
@@ -194,7 +203,6 @@ def _forget_shards(folder: Path, parts: list[PartId]) -> None:
 def _unpublish(store: Store, id: str, shards: dict[int, bool] | None, damaged: set[Path]) -> None:
     """Turn an artifact into an unfinished one; what stays of a shard that goes says which parts of the pool it will want."""
     folder, partial = store.path(id), store.partial(id)
-    store.note_inputs(id)
     with suppress(FileNotFoundError):
         os.replace(folder / RECORD, folder / DROPPED)  # first: without its record, it is no artifact
     (folder / PROGRESS / RECORD).unlink(missing_ok=True)  # a copy, as earlier versions kept one

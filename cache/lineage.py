@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -103,39 +102,7 @@ def ancestry_text(origins: Mapping[str, Origin], told: Callable[[Record], Mappin
     return printable_lines(lines)
 
 
-def ancestry_dot(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:
-    """Return an ancestry as a graph in the language of Graphviz."""
-    lines = ["digraph ancestry {", "  rankdir=BT; node [shape=box];"]
-    for origin in origins.values():
-        shape = "" if origin.record else ", style=dashed"
-        label = "\n".join(filter(None, [origin.id, _told(origin, told, "\n")]))
-        lines.append(f"  {_quoted(origin.id)} [label={_quoted(label)}{shape}];")
-        lines += [
-            f"  {_quoted(origin.id)} -> {_quoted(id)} [label={_quoted(name)}];" for name, id in origin.inputs.items()
-        ]
-    return "\n".join([*lines, "}"])
-
-
-def ancestry_mermaid(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:
-    """Return an ancestry as a graph in the language of Mermaid."""
-    numbers = {id: f"n{number}" for number, id in enumerate(origins)}
-    lines = ["graph BT"]
-    for origin in origins.values():
-        label = "<br/>".join(filter(None, [origin.id, _escaped(_told(origin, told, "\n"))]))
-        lines.append(f'  {numbers[origin.id]}["{label}"]')
-        lines += [f"  {numbers[origin.id]} -->|{name}| {numbers[id]}" for name, id in origin.inputs.items()]
-    return "\n".join(lines)
-
-
 def _told(origin: Origin, told: Callable[[Record], Mapping[str, Any]], separator: str) -> str:
     if origin.record is None:
         return "not in the store" if ARTIFACT_ID.fullmatch(origin.id) else ""
     return separator.join(f"{key}={value!r}" for key, value in told(origin.record).items())
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # Graphviz reads the same escapes
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("\n", "<br/>")

@@ -291,12 +291,10 @@ class Store:
             with self.lock(f"{name}/publish"):
                 record = self.record(name) if (self._own(name) / RECORD).exists() else None
                 if record is not None and record.record_version < 3:
-                    contents = {}
-                    for key, id in record.inputs.items():
-                        with suppress(CorruptArtifactError, StoreError):  # damaged, gone, or from outside
-                            contents[key] = self.record(id or "").content
+                    there = {key: id for key, id in record.inputs.items() if id is not None and self.exists(id)}
+                    content = record.upgraded({key: self.record(id).content for key, id in there.items()}).as_note()
                     refuse_links(self._own(name))
-                    write_note(self._own(name) / RECORD, record.upgraded(contents).as_note())
+                    write_note(self._own(name) / RECORD, content)
 
     def retire(self, artifact: str) -> None:
         """Remove an artifact that is stale; one of a store below is not looked at any more."""
@@ -350,11 +348,8 @@ class Store:
         return root != self.root and name in self._made_anew
 
     def made_from(self, artifact: str) -> list[str]:
-        """Return the artifacts that were made from this one, directly or through others; without damaged ones."""
-        records = []
-        for name in self:
-            with suppress(CorruptArtifactError):
-                records.append(self.record(name))
+        """Return the artifacts that were made from this one, directly or through others."""
+        records = [self.record(name) for name in self]
         reached = {artifact}
         while True:
             more = {record.id for record in records if reached & set(record.inputs.values())} - reached

@@ -158,12 +158,6 @@ def _cache_commands(commands: Any) -> None:
     _gc_options(
         command(cache, "gc", do_cache.gc, "say what nobody keeps: neither a named run nor its age; or remove it")
     )
-    diff = command(cache, "diff", do_cache.diff, "compare two artifacts: configs, inputs and rows")
-    for name in ("a", "b"):
-        diff.add_argument(name, metavar=name.upper(), help="artifact id, or an unambiguous beginning")
-    diff.add_argument("--rows", type=count, default=5, metavar="N", help="rows to show of each sort [%(default)s]")
-    json_option(diff)
-    store_option(diff)
     why = command(cache, "why", do_cache.why, "say which change makes an artifact be rebuilt, followed to its root")
     chain_options(why)
     why.add_argument(
@@ -175,9 +169,6 @@ def _cache_commands(commands: Any) -> None:
         cache, "ancestry", do_cache.ancestry, "show all that an artifact was made from, to outside sources"
     )
     ancestry.add_argument("id", help="artifact id, or an unambiguous beginning")
-    ancestry.add_argument(
-        "--format", choices=("text", "dot", "mermaid"), default="text", help="text, or a graph [%(default)s]"
-    )
     store_option(ancestry)
 
 

@@ -58,17 +58,6 @@ def gc(options: argparse.Namespace) -> None:
         print_text(survey_text(found, options.delete))
 
 
-def diff(options: argparse.Namespace) -> None:
-    """Print how two artifacts differ."""
-    from cache.diff import diff, diff_text
-
-    found = diff(store_of(options), options.a, options.b, options.rows)
-    if options.json:
-        print_json(found.as_dict())
-    else:
-        print_text(diff_text(found))
-
-
 def why(options: argparse.Namespace) -> None:
     """Print which changes make artifacts be rebuilt."""
     from cache.names import named_run
@@ -90,9 +79,8 @@ def why(options: argparse.Namespace) -> None:
 
 def ancestry(options: argparse.Namespace) -> None:
     """Print all that an artifact was made from."""
-    from cache.lineage import ancestry, ancestry_dot, ancestry_mermaid, ancestry_text
+    from cache.lineage import ancestry, ancestry_text
     from reports.why import unusual
 
     store = store_of(options)
-    write = {"text": ancestry_text, "dot": ancestry_dot, "mermaid": ancestry_mermaid}[options.format]
-    print_text(write(ancestry(store, store.find(options.id)), unusual))
+    print_text(ancestry_text(ancestry(store, store.find(options.id)), unusual))

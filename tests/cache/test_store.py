@@ -153,7 +153,7 @@ def test_half_written_files_of_a_killed_process_are_not_published(tmp_path: Path
     store.publish(
         Record(id, "make_things", 1, "things", {}, {}, files=describe_files(store.partial(id), ["things.bin"]))
     )
-    assert sorted(path.name for path in store.path(id).iterdir()) == ["progress", "record.json", "things.bin"]
+    assert sorted(path.name for path in store.path(id).iterdir()) == ["record.json", "things.bin"]
 
 
 def test_folder_without_a_record_does_not_stand_in_the_way(tmp_path: Path) -> None:

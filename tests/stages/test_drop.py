@@ -217,7 +217,7 @@ def test_a_damaged_name_is_not_dropped_but_the_way_out_is_said(store: Path, caps
     path = store / "names" / "x.json"
     path.write_text("{")
     assert verify(store, "--drop") == 1
-    assert "sevila runs rm NAME" in capsys.readouterr().out and path.exists()
+    assert "sevila runs rm x" in capsys.readouterr().out and path.exists()
 
 
 def test_what_a_dropped_artifact_was_made_from_is_kept_until_it_is_made_again(
