@@ -20,7 +20,6 @@ from cli.options import store_of
 from cli.terminal import print_data, print_json, print_text, printable_json
 
 if TYPE_CHECKING:
-    from cache.store import Store
     from pipeline.engine.recipe import Recipe
     from pipeline.engine.sources import Sources
     from pipeline.engine.stage import RunContext
@@ -207,33 +206,19 @@ def context(
     options: argparse.Namespace, download: bool = True, remembered: Collection[str] = ()
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
-    from pipeline.engine.recipe import load
-    from pipeline.engine.sources import Sources
-    from pipeline.recipes.checks import check_names
-    from pipeline.shapes.demo import DEMO, places_in
+    from pipeline.engine.stage import RunContext
+    from pipeline.recipes.opening import Request, open_recipe
     from stages.chain import STAGES
 
-    store = store_of(options)
-    recipe = load(options.recipe, STAGES, options.set, options.seed)  # before a world is rendered for it
     places = {"annotations": options.annotations, "videos": options.videos, "weights": options.weights}
-    check_names(recipe, places)
-    if options.recipe == DEMO and not any(places.values()):
-        places = places_in(store, options.seed or 0)
-    sources = Sources(store.digests, places, download, remembered)
-    return recipe, run_context(options, store, sources), sources
-
-
-def run_context(options: argparse.Namespace, store: Store, sources: Sources) -> RunContext:
-    """Return how and where the options say to run."""
-    from pipeline.engine.stage import RunContext
-
-    return RunContext(
-        store,
+    run = RunContext(
+        store_of(options),
         device=options.device,
         batch_tokens=options.batch_tokens,
         decode_workers=options.decode_workers,
         shard_bytes=int(options.shard_megabytes * 2**20),
-        sources=sources,
         processes=options.processes,
         tensorboard=options.tensorboard,
     )
+    request = Request(options.recipe, options.set, options.seed, places)
+    return open_recipe(request, STAGES, run, download, remembered)

@@ -221,8 +221,7 @@ def _hardware(stage: Stage, run: RunContext) -> dict[str, Any]:
     facts: dict[str, Any] = {"host": platform.node(), "device": "cpu", "peak_memory_bytes": peak_memory_bytes()}
     torch = sys.modules.get("torch")  # a stage that did not need torch must not pay for its import
     # Nor take memory of a GPU, in a process that only publishes what others have made on theirs.
-    is_initialized = stage.gpu and torch is not None and torch.cuda.is_initialized()
-    if is_initialized and run.torch_device().startswith("cuda"):
+    if torch is not None and stage.gpu and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
         facts["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
         facts["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
     return facts
