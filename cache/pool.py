@@ -68,7 +68,7 @@ class Pool:
         found: dict[str, Part] = {}
         for root in self._store.roots:
             for note in sorted(_folder(root, self.space, key).glob("*.json")):
-                part = None if self._store.hides(root, f"{key}-{note.stem}") else self._read(note, key)
+                part = self._read(note, key)
                 if part is not None:
                     found.setdefault(part.name, part)
         return list(found.values())

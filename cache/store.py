@@ -96,7 +96,7 @@ class Store:
                 status = os.lstat(f"{folder}/{RECORD}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if not self.hides(root, artifact) and not os.path.islink(folder):
+            if not (root != self.root and artifact in self._made_anew) and not os.path.islink(folder):
                 return root, (status.st_ino, status.st_mtime_ns, status.st_size)
         return self.root, ()
 
@@ -342,10 +342,6 @@ class Store:
             yield
         finally:
             self._made_anew -= more
-
-    def hides(self, root: Path, name: str) -> bool:
-        """Whether what the store of this root holds under a name does not count now."""
-        return root != self.root and name in self._made_anew
 
     def made_from(self, artifact: str) -> list[str]:
         """Return the artifacts that were made from this one, directly or through others."""

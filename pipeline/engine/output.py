@@ -98,8 +98,8 @@ class Shard(Output):
         self.of = of
 
     def notes(self) -> dict[str, Any]:
-        """Return the shard's note: also what the plan says of it, so that either can be mended from the other."""
-        return {**super().notes(), "items": self.items, "settings": self.settings}
+        """Return the shard's note: also what the plan says of it, as a note serves no other plan."""
+        return {**super().notes(), "items": self.items}
 
 
 class ShardedOutput(Output):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,27 +170,6 @@ class Sources:
 
     def _is_checked(self, kind: str, name: str) -> bool:
         return not self._remembered_kinds or self.places.given(kind, name)
-
-    def identified(self, id: str, artifact: Callable[[str], Any]) -> Annotations | Weights | VideoFiles:
-        """Return the source that has this id; `artifact` gives the questions that videos were looked for by.
-
-        Raises:
-            MissingSourceError: nobody remembers which source that was, or it is another one now.
-        """
-        source = self._digests.source_of(id)
-        kind, _, what = (source or "").partition(" ")
-        name, _, of = what.rpartition(" ")  # the split of annotations, the questions of videos
-        if kind not in KINDS:
-            raise MissingSourceError(f"this store does not remember which source {id} was")
-        if kind == "weights":
-            found: Annotations | Weights | VideoFiles = self.weights(what)
-        else:
-            found = self.annotations(name, of) if kind == "annotations" else self.videos(name, artifact(of))
-        if not found.problem and found.id != id:
-            raise MissingSourceError(
-                f"the {source} on this machine are {found.id} now, wanted {id}: put back what was there"
-            )
-        return found
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
         """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""
