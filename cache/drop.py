@@ -37,49 +37,104 @@ LEFT: dict[Piece, str] = {
 
 @dataclass
 class Drops:
-    """A sentence for each thing that goes, and one for each problem that stays, with the way out."""
+    """What goes of a store, if `remove`; else what would go.
 
+    Attributes:
+        gone: a sentence for each thing that goes.
+        left: one for each problem that stays, with the way out.
+    """
+
+    store: Store
+    remove: bool
     gone: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     @contextmanager
-    def refusals(self) -> Iterator[None]:
-        """Keep what an error of the block says as something that stays."""
+    def _refusals(self) -> Iterator[None]:
+        """Have what an error of the block says stay."""
         try:
             yield
         except SevilaError as error:
             self.left.append(str(error))
 
+    def of(self, verification: Verification) -> None:
+        """Drop what a verification has found damaged. What is whole is never removed.
 
-def drop(store: Store, verification: Verification, remove: bool) -> Drops:
-    """Return what goes of what a verification has found damaged; with `remove`, it is gone then. What is whole is never removed.
+        Each piece is verified once more before it goes, under its lock: somebody may have made it again meanwhile.
+        """
+        parts: list[PartId] = []
+        ids: list[str] = []
+        for problem in verification.problems:
+            if problem.piece in LEFT:
+                self.left.append(f"{problem}; {LEFT[problem.piece].format(id=problem.id)}")
+            elif problem.piece == "memory":
+                self._file(problem.path, "the next run learns anew what it remembered")
+            elif problem.piece == "part":
+                with self._refusals():
+                    parts.append(_own_part(self.store, problem))
+            else:
+                ids.append(problem.id)
+        ids = list(dict.fromkeys([*ids, *_pointing(self.store, "artifacts", parts)]))
+        ids.sort(key=lambda id: readable(self.store.root, id) is not None)  # those that stop `note_inputs` first
+        for id in ids:
+            with self._refusals(), self.store.lock(f"{id}/publish"):
+                self._artifact(id, parts, verification)
+        for id in _pointing(self.store, "partial", parts) if self.remove else ():
+            _forget_shards(self.store.partial(id), parts)
+        for part in parts:
+            with self.store.lock(f"pool/{part[0]}/{part[1]}"):
+                self._part(part)
 
-    Each piece is verified once more before it goes, under its lock: somebody may have made it again meanwhile.
-    """
-    drops, parts, ids = Drops(), [], []
-    for problem in verification.problems:
-        if problem.piece in LEFT:
-            drops.left.append(f"{problem}; {LEFT[problem.piece].format(id=problem.id)}")
-        elif problem.piece == "memory":
-            drops.gone.append(f"{problem.path}: goes; the next run learns anew what it remembered")
-            if remove:
-                problem.path.unlink(missing_ok=True)
-        elif problem.piece == "part":
-            with drops.refusals():
-                parts.append(_own_part(store, problem))
-        else:
-            ids.append(problem.id)
-    ids = list(dict.fromkeys([*ids, *_pointing(store, "artifacts", parts)]))
-    ids.sort(key=lambda id: readable(store.root, id) is not None)  # those that stop `note_inputs` first
-    for id in ids:
-        with drops.refusals(), store.lock(f"{id}/publish"):
-            _drop_artifact(store, id, parts, verification, remove, drops)
-    for id in _pointing(store, "partial", parts) if remove else ():
-        _forget_shards(store.partial(id), parts)
-    for part in parts:
-        with store.lock(f"pool/{part[0]}/{part[1]}"):
-            _drop_part(store, part, remove, drops)
-    return drops
+    def _file(self, path: Path, what_then: str) -> None:
+        self.gone.append(f"{path}: goes; {what_then}")
+        if self.remove:
+            _remove(path)
+
+    def _part(self, part: PartId) -> None:
+        again = Verification(self.store)
+        again.parts([part])
+        if again.problems:
+            path, note = part_paths(self.store.root, *part)
+            if self.remove:
+                note.unlink(missing_ok=True)  # first: without it, there is no part
+            self._file(path, "its note, too; the next run makes these frames again")
+
+    def _artifact(self, id: str, parts: list[PartId], verification: Verification) -> None:
+        again = Verification(self.store, checked_parts=set(verification.checked_parts))
+        again.artifacts([id])
+        problems = [problem for problem in again.problems if problem.id == id and problem.piece not in LEFT]
+        folder, root = self.store.path(id), self.store.layer(id)
+        points = bool(_points_to(folder, parts))
+        pieces = {problem.piece for problem in problems}
+        if not (problems or points):
+            return
+        if root != self.store.root:
+            raise StoreError(f"{problems[0] if problems else id}; {_way_below(root, id)}")
+        refuse_links(folder)
+        if pieces == {"note"} and not points:
+            for problem in problems:
+                self._file(problem.path, "nothing needs it while the artifact is whole")
+            return
+        record = None if "record" in pieces else readable(root, id)
+        shards = None if "tables" in pieces else _whole_shards(folder, record, parts)
+        if shards is None and record is not None and all(_is_measured(problem, record) for problem in problems):
+            way = f"`sevila stage {record.stage} RECIPE --again` makes it anew"
+            self.left += [
+                f"{problem}; only measured while {id} was made, whose content is whole: {way}" for problem in problems
+            ]
+            return
+        self.gone.append(f"{id}: {_message(shards)}")
+        if self.remove:
+            if record is not None:
+                self.store.note_inputs(id)
+            _unpublish(
+                self.store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"}
+            )
+
+
+def _is_measured(problem: Problem, record: Record) -> bool:
+    table = problem.name.split(".")[0].split("/")[0]
+    return problem.piece == "file" and bool(record.schemas.get(table, {}).get("measured"))
 
 
 def _own_part(store: Store, problem: Problem) -> PartId:
@@ -92,47 +147,6 @@ def _own_part(store: Store, problem: Problem) -> PartId:
 
 def _way_below(root: Path, name: str) -> str:
     return f"{root} is only read here: `sevila cache verify {name} --drop --store {root}` drops it there"
-
-
-def _drop_part(store: Store, part: PartId, remove: bool, drops: Drops) -> None:
-    again = Verification(store)
-    again.parts([part])
-    if not again.problems:
-        return
-    path, note = part_paths(store.root, *part)
-    drops.gone.append(f"{path}: goes, and its note; the next run makes these frames again")
-    if remove:
-        note.unlink(missing_ok=True)  # first: without it, there is no part
-        _remove(path)
-
-
-def _drop_artifact(
-    store: Store, id: str, parts: list[PartId], verification: Verification, remove: bool, drops: Drops
-) -> None:
-    again = Verification(store, checked_parts=set(verification.checked_parts))
-    again.artifacts([id])
-    problems = [problem for problem in again.problems if problem.id == id and problem.piece not in LEFT]
-    folder, root = store.path(id), store.layer(id)
-    pointed = _points_to(folder, parts)
-    if not problems and not pointed:
-        return
-    if root != store.root:
-        raise StoreError(f"{problems[0] if problems else id}; {_way_below(root, id)}")
-    refuse_links(folder)
-    if not pointed and all(problem.piece == "note" for problem in problems):
-        drops.gone += [f"{problem.path}: goes; nothing needs it while the artifact is whole" for problem in problems]
-        if remove:
-            for problem in problems:
-                _remove(problem.path)
-        return
-    forged = any(problem.piece == "tables" for problem in problems)
-    record = readable(root, id)
-    shards = None if forged else _whole_shards(folder, record, parts)
-    drops.gone.append(f"{id}: {_message(shards)}")
-    if remove:
-        if record is not None:
-            store.note_inputs(id)
-        _unpublish(store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"})
 
 
 def _message(shards: dict[int, bool] | None) -> str:

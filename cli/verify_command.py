@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 
-from cache.drop import Drops, drop
+from cache.drop import Drops
 from cache.errors import StoreError
 from cache.pool_listing import PartId, every_part
 from cache.printable import printable, printable_lines
@@ -26,7 +26,9 @@ def verify(options: argparse.Namespace) -> int:
     read_only = not options.drop and not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
         verification = _verified(store, *_wanted(store, options.ids, options.all), options.all)
-        drops = drop(store, verification, options.drop) if verification.problems and not read_only else Drops()
+        drops = Drops(store, remove=options.drop)
+        if not read_only:  # whose locks nobody could take
+            drops.of(verification)
     for line in verification.told:
         print(printable(line))
     for problem in verification.problems:

@@ -13,9 +13,9 @@ import pytest
 from cache.gc import survey
 from cache.names import pinning
 from cache.notes import read_note, write_note
-from cache.record import describe_files
+from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
-from cache.tables import write_rows
+from cache.tables import Schema, write_rows
 from cli import main
 from tests.stages.runs import artifact, sevila
 
@@ -266,6 +266,25 @@ def test_a_part_that_an_unfinished_artifact_points_to_is_made_again_too(demo: Pa
     assert verify(store, "--drop") == 0
     assert sevila("run", demo, store) == 0
     assert_made_again(store, before, [frames, part, part.with_suffix(".json")])
+
+
+def test_whole_weights_are_not_dropped_for_damage_of_what_was_only_measured(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = Schema(1, step="int64", seconds="float64")
+    id = artifact_id("train_things", 1, {}, {})
+    folder = Store(store).partial(id)
+    write_rows(folder / "curves.parquet", schema, [{"step": 1, "seconds": 0.5}])
+    (folder / "weights.bin").write_bytes(b"weights")
+    files = describe_files(folder, ["curves.parquet", "weights.bin"])
+    schemas = {"curves": schema.as_dict() | {"measured": True}}
+    Store(store).publish(Record(id, "train_things", 1, "x", {}, {}, files=files, rows={"curves": 1}, schemas=schemas))
+    flip(store / "artifacts" / id / "curves.parquet")
+    before = contents(store)
+    assert verify(store, id, "--drop") == 1
+    assert "sevila stage train_things RECIPE --again" in capsys.readouterr().out and contents(store) == before
+    flip(store / "artifacts" / id / "weights.bin")
+    assert verify(store, id, "--drop") == 0 and not Store(store).exists(id)
 
 
 def test_reader_names_the_file_and_the_command_that_drops_it(
