@@ -72,15 +72,15 @@ class DigestCache:
             MissingSourceError: it does not exist, cannot be read, is a pipe or a device, or was written to meanwhile.
         """
         try:
-            found = stamp(path)
+            stamped = stamp(path)
             known = self._known["files"].get(_text(path.absolute()))
-            if known is not None and known[0] == list(found):
-                return str(known[1]), found
-            digest, found = _identify_folder(path) if path.is_dir() else _identify_file(path)
+            if known is not None and known[0] == list(stamped):
+                return str(known[1]), stamped
+            digest, stamped = _identify_folder(path) if path.is_dir() else _identify_file(path)
         except (OSError, ValueError) as error:  # the latter of a name that no disk can have
             raise MissingSourceError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        self._learn("files", _text(path.absolute()), [list(found), digest])
-        return digest, found
+        self._learn("files", _text(path.absolute()), [list(stamped), digest])
+        return digest, stamped
 
     def saving(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items, saving now and then what was learned meanwhile, so that a kill costs little; and at the end."""
@@ -130,7 +130,7 @@ def _merged(first: dict[str, dict[str, Any]], over: dict[str, dict[str, Any]]) -
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what a file holds; what is damaged is told and forgotten."""
+    """Return what a file holds; what is damaged is warned of and forgotten."""
     nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
     try:
         content = read_json(path)

@@ -108,12 +108,12 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     reasons |= {id: days for id in young}
     kept = _with_upstream(store, records, reasons)
     kept |= {id: days for id in young if id not in kept}
-    found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
-    gone = {path for item in found for path in item.paths}
+    goes = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
+    gone = {path for item in goes for path in item.paths}
     remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # those of stores below, too
-    found += _parts(store, remaining, gone, before)
-    found += [*old_runs, *_left_overs(store.root, gone, before)]
-    return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named))
+    goes += _parts(store, remaining, gone, before)
+    goes += [*old_runs, *_left_overs(store.root, gone, before)]
+    return Survey({id: why for id, why in kept.items() if id in folders}, goes, bool(named))
 
 
 def sweep(
@@ -125,22 +125,22 @@ def sweep(
         StoreError: somebody uses the store; or no run has a name, and not `unnamed`.
     """
     with store.alone():
-        found = survey(store, keep, older_than_days)
-        if not (found.named or unnamed):
+        surveyed = survey(store, keep, older_than_days)
+        if not (surveyed.named or unnamed):
             raise StoreError(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
                 "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
             )
-        for item in found.goes:
+        for item in surveyed.goes:
             if item.kind in FOLDERS:
                 remove_records(
                     Path(item.paths[0])
                 )  # first, the last made first: without its record, the rest is no artifact
         with ThreadPoolExecutor(REMOVERS) as threads:
-            for _ in threads.map(_remove, found.goes):
+            for _ in threads.map(_remove, surveyed.goes):
                 pass
         _drop_empty(store.root)
-    return found
+    return surveyed
 
 
 def _remove(item: Item) -> None:
@@ -156,12 +156,12 @@ def _remove(item: Item) -> None:
             os.rmdir(os.path.dirname(item.paths[0]))
 
 
-def survey_text(found: Survey, deleted: bool = False) -> str:
+def survey_text(surveyed: Survey, deleted: bool = False) -> str:
     """Return what goes by stage, and what stays and why, for a terminal."""
-    hint = "" if deleted or not found.goes else " (--delete removes it)"
-    lines = [f"{'removed' if deleted else 'would go'}: {human_size(found.size_bytes)}{hint}"]
+    hint = "" if deleted or not surveyed.goes else " (--delete removes it)"
+    lines = [f"{'removed' if deleted else 'would go'}: {human_size(surveyed.size_bytes)}{hint}"]
     groups: dict[tuple[str, str], list[Item]] = {}
-    for item in found.goes:
+    for item in surveyed.goes:
         groups.setdefault((item.kind, item.stage), []).append(item)
     for (kind, stage), items in groups.items():
         size = human_size(sum(item.size_bytes for item in items))
@@ -170,8 +170,8 @@ def survey_text(found: Survey, deleted: bool = False) -> str:
         )
         if kind in FOLDERS:
             lines += [f"             {item.name}" for item in items]
-    lines.append(f"{'kept' if deleted else 'would stay'}: {len(found.kept)} artifacts")
-    lines += [f"  {count:9}  {why}" for why, count in Counter(found.kept.values()).most_common()]
+    lines.append(f"{'kept' if deleted else 'would stay'}: {len(surveyed.kept)} artifacts")
+    lines += [f"  {count:9}  {why}" for why, count in Counter(surveyed.kept.values()).most_common()]
     return printable_lines(lines)
 
 
@@ -264,8 +264,8 @@ def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: fl
             if (held.space, held.key, part) not in used and (held.key, part) not in begun:
                 paths = tuple(f"{held.folder}/{name}" for name in files)
                 stats = [os.lstat(path) for path in paths]
-                if all(found.st_mtime < before for found in stats):
-                    size_bytes = sum(found.st_size for found in stats)
+                if all(status.st_mtime < before for status in stats):
+                    size_bytes = sum(status.st_size for status in stats)
                     yield Item("pool part", f"{held.key}/{part}", held.space, size_bytes, paths)
         for name in held.names:
             if name.endswith(".part"):
@@ -294,9 +294,9 @@ def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
 
 
 def _left_over(root: Path, path: str, before: float) -> Iterator[Item]:
-    found = os.lstat(path)
-    if found.st_mtime < before:
-        yield Item("left-over", os.path.relpath(path, root), "", found.st_size, (path,))
+    status = os.lstat(path)
+    if status.st_mtime < before:
+        yield Item("left-over", os.path.relpath(path, root), "", status.st_size, (path,))
 
 
 def _drop_empty(root: Path) -> None:

@@ -154,20 +154,20 @@ class Store:
             StoreError: none does.
         """
         ids = [*self, *(name for name in self._folders() if lost and self._is_lost(name))]
-        found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
-        if not found:
+        ids = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+        if not ids:
             if is_name(prefix):
                 refuse_link(self._own(prefix))
             raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
-        of_stage = [name for name in found if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
-        return [prefix] if prefix in found else of_stage or found
+        of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
+        return [prefix] if prefix in ids else of_stage or ids
 
     def find(self, prefix: str) -> str:
         """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""
-        found = self.matching(prefix)
-        if len(found) > 1:
-            raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(found)}; give more of the id")
-        return found[0]
+        ids = self.matching(prefix)
+        if len(ids) > 1:
+            raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(ids)}; give more of the id")
+        return ids[0]
 
     def newest(self, prefix: str) -> list[Record]:
         """Return the records of what `matching` finds, the newest first."""
@@ -177,11 +177,11 @@ class Store:
 
     def of_stage(self, stage: str) -> list[Record]:
         """Return the records of a stage's artifacts, the newest first; without damaged ones, which are no reason to stop."""
-        found = []
+        records = []
         for name in self:
             with suppress(CorruptArtifactError):
-                found += [self.record(name)] if name.startswith(f"{stage}-v") else []
-        return sorted(found, key=lambda record: record.finished, reverse=True)
+                records += [self.record(name)] if name.startswith(f"{stage}-v") else []
+        return sorted(records, key=lambda record: record.finished, reverse=True)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._folders() if self.exists(name))

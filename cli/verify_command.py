@@ -29,7 +29,7 @@ def verify(options: argparse.Namespace) -> int:
         drops = Drops(store, remove=options.drop)
         if not read_only:  # whose locks nobody could take
             drops.of(verification)
-    for line in verification.told:
+    for line in verification.remarks:
         print(printable(line))
     for problem in verification.problems:
         print(printable(str(problem)))

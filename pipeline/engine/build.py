@@ -194,7 +194,7 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
             **_provenance(stage, run, started) | out.notes(),
         )
         run.store.publish(record.sealed(arrays_digest(run.store, record, out.folder)))
-    _tell(out, id, (datetime.now(UTC) - started).total_seconds())
+    _log_result(out, id, (datetime.now(UTC) - started).total_seconds())
 
 
 def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:
@@ -208,9 +208,9 @@ def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, A
     }
 
 
-def _tell(out: Output, id: str, seconds: float) -> None:
-    made = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
-    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, made, seconds)
+def _log_result(out: Output, id: str, seconds: float) -> None:
+    contents = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
+    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, contents, seconds)
     if out.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in out.dropped.most_common())
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)

@@ -27,7 +27,7 @@ from pipeline.video.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
 
-TELL_EVERY_SECONDS = 30.0
+LOG_EVERY_SECONDS = 30.0
 OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
 
 
@@ -124,15 +124,15 @@ class Sources:
             # The folder itself: a link to it may lead to another one by the time that it is loaded.
             path = path.resolve() if path.is_dir() else path
             links = {file: links_to(file) for file in checkpoint_files(path)}
-            found = {file: self._digests.identify(file) for file in links}
-            refuse_downloads_gone_wrong(found)
+            identified = {file: self._digests.identify(file) for file in links}
+            refuse_downloads_gone_wrong(identified)
         except (MissingSourceError, CheckpointError, OSError) as error:
             return Weights(self._remembered(source, "weights", name), str(error), name, source=source)
         self._digests.save()
-        digests = {file.name: digest for file, (digest, _) in found.items()}
+        digests = {file.name: digest for file, (digest, _) in identified.items()}
         # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
-        stamps = {file: (of_file, *links[file]) for file, (_, of_file) in found.items()}
+        stamps = {file: (of_file, *links[file]) for file, (_, of_file) in identified.items()}
         return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source)
 
     def weights_place(self, name: str) -> Path:
@@ -191,20 +191,20 @@ class Sources:
         wanted = sorted(questions.rows("videos"), key=lambda row: str(row["video_id"]))
         refuse_cut(questions, clips, questions, (row["video_id"] for row in wanted), "videos")
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
-        found: list[VideoFile] = []
-        told = time.monotonic()
+        videos: list[VideoFile] = []
+        logged = time.monotonic()
         for row in self._digests.saving(wanted):
-            if time.monotonic() - told > TELL_EVERY_SECONDS:
-                told = time.monotonic()
-                log.info("identified %d of %d videos", len(found), len(wanted))
+            if time.monotonic() - logged > LOG_EVERY_SECONDS:
+                logged = time.monotonic()
+                log.info("identified %d of %d videos", len(videos), len(wanted))
             path, reason = folder.find(_video(row))
             video_clips = tuple(sorted(clips[row["video_id"]], key=str))
-            found.append(self._video_file(row["video_id"], path, reason, video_clips))
-        problem = folder.all_missing((video.path, video.reason) for video in found)
+            videos.append(self._video_file(row["video_id"], path, reason, video_clips))
+        problem = folder.all_missing((video.path, video.reason) for video in videos)
         if problem:
             return VideoFiles(None, problem, source=source)
-        identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in found]
-        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(found), source)
+        identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in videos]
+        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(videos), source)
 
     def _is_of_hub(self, name: str) -> bool:
         return "/" in name and self.places.configured("weights", name) is None

@@ -40,7 +40,7 @@ def test_a_link_in_an_artifacts_place_is_told_and_not_read_though_the_stores_roo
             read(id)
     found = Verification(store)
     found.rest()
-    assert found.told == [f"{folder}: a link, not an artifact's folder; nothing of it is read"]
+    assert found.remarks == [f"{folder}: a link, not an artifact's folder; nothing of it is read"]
     with pinning(store, "x", "recipe", {}, []) as pins:
         pins.add(id, "make", "")
     with pytest.raises(StoreError, match="is a link"):

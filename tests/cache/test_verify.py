@@ -56,7 +56,7 @@ def test_whole_artifact_has_no_problem_and_all_of_it_is_read(tmp_path: Path) -> 
     read: list[int] = []
     found = Verification(store, read.append)
     found.artifacts([id])
-    assert (found.problems, found.told) == ([], [])
+    assert (found.problems, found.remarks) == ([], [])
     assert sum(read) == found.n_bytes == size_bytes(store, [id])
 
 
@@ -120,8 +120,8 @@ def test_file_that_no_record_names_and_missing_input_are_told_and_no_problem(tmp
     )
     (store.path(id) / "notes.txt").write_text("mine")
     found = verified(store, id)
-    assert not found.problems and len(found.told) == 2
-    assert "sample_frames-v1" in found.told[0] and "notes.txt" in found.told[1]
+    assert not found.problems and len(found.remarks) == 2
+    assert "sample_frames-v1" in found.remarks[0] and "notes.txt" in found.remarks[1]
 
 
 def test_record_edited_by_hand_with_a_checksum_that_fits_is_found_by_its_id(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> 
         path.write_bytes(b"\0\5\x16\7")
     found = verified(store, id)
     found.rest()
-    assert not found.problems and len(found.told) == len(strays)
-    assert all(any(line.startswith(f"{path}: ") for line in found.told) for path in strays)
+    assert not found.problems and len(found.remarks) == len(strays)
+    assert all(any(line.startswith(f"{path}: ") for line in found.remarks) for path in strays)
     assert names(tmp_path) == ["baseline"] and not survey(store).goes
 
 
