@@ -19,13 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
+from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
 from cache.in_use import OWN_NAMES
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
-from cache.pool_listing import PARTS, PartId, every_key, references
+from cache.needs import needed_parts, with_upstream
+from cache.pool_listing import PARTS, every_key
 from cache.printable import printable_lines
-from cache.record import DROPPED, RECORD, Record, artifact_id
+from cache.record import Record
 from cache.show import human_size
 from cache.store import Store, remove_records
 from cache.tables import read_columns
@@ -106,7 +107,7 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     young = [id for id in folders if id not in records and id not in reasons and changed_seconds(folders[id]) >= before]
     young = [id for id in young if not store.is_remains(id)]
     reasons |= {id: days for id in young}
-    kept = _with_upstream(store, records, reasons)
+    kept = with_upstream(store, records, reasons)
     kept |= {id: days for id in young if id not in kept}
     goes = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
     gone = {path for item in goes for path in item.paths}
@@ -175,71 +176,6 @@ def survey_text(surveyed: Survey, deleted: bool = False) -> str:
     return printable_lines(lines)
 
 
-def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, str]) -> dict[str, str]:
-    """Return the ids that are kept, with why: those with a reason of their own, and all that these were made from."""
-    kept, waiting = dict(reasons), list(reasons)
-    while waiting:
-        id = waiting.pop()
-        is_spare = any(map(Path.exists, _spare_records(store, id)))
-        if not store.exists(id) and not is_spare:  # a source, or a run's artifact not made yet
-            _refuse_lost(store, id, kept[id])
-            continue
-        try:
-            record = records.get(id) or (store.record(id) if store.exists(id) else _spare_record(store, id))
-        except CorruptArtifactError as error:
-            raise CorruptArtifactError(
-                f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
-            ) from error
-        for input in record.inputs.values():
-            if input is not None and input not in kept:
-                kept[input] = f"upstream of {kept[id]}" if not kept[id].startswith("upstream") else kept[id]
-                waiting.append(input)
-    return kept
-
-
-def _spare_records(store: Store, id: str) -> tuple[Path, Path]:
-    """Return where the record lies of one set aside by a remake that was killed, and of one that was dropped as damaged."""
-    return store.root / "aside" / id / RECORD, store.root / "partial" / id / DROPPED
-
-
-def _spare_record(store: Store, id: str) -> Record:
-    """Return such a record; raises `CorruptArtifactError` if it does not say what is needed until the artifact is made again."""
-    aside, path = _spare_records(store, id)
-    if aside.exists():
-        return Record.load(aside)
-    with suppress(CorruptArtifactError):
-        record = Record.load(path)
-        is_own = artifact_id(record.stage, record.version, record.config, record.inputs) == id
-        tables = [name for name in record.files if record.pool and name.startswith("parts/")]
-        if is_own and all((path.parent / name).exists() for name in tables):
-            return record
-    raise CorruptArtifactError(f"{path.parent}: was dropped as damaged, with what it needs; run its recipe again first")
-
-
-def _refuse_lost(store: Store, id: str, why: str) -> None:
-    if (store.root / "artifacts" / id).is_symlink():
-        store.record(id)  # says so
-    folder = next((root / "artifacts" / id for root in store.roots if (root / "artifacts" / id).is_dir()), None)
-    if folder is not None:
-        raise StoreError(
-            f"{folder}: holds no record.json. It is kept ({why}), and only that says what it was made from and which parts of "
-            f"the pool it needs, so nothing can be removed; run its recipe again, after `sevila cache verify {id} --drop`"
-        )
-
-
-def _needed_parts(store: Store, record: Record) -> set[PartId]:
-    """Return the parts of the pool of an artifact that stays; raises `CorruptArtifactError` if its table is not as written."""
-    tables = [name for name in record.files if record.pool and name.startswith("parts/")]
-    try:
-        for name in tables:
-            store.checked_file(record, name)
-        return references(store, record)
-    except (SevilaError, OSError) as error:
-        raise CorruptArtifactError(
-            f"{error}. {record.id} is kept, and only this table says which parts of the pool it needs, so nothing can be removed"
-        ) from error
-
-
 def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
     """Return the artifacts that go, what was made last first, so that what stays has what it was made from."""
     goes = [id for id in folders if id not in kept]
@@ -257,7 +193,7 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
 
 def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: float) -> Iterator[Item]:
     """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into, and left-overs."""
-    used = {part for record in remaining for part in _needed_parts(store, record)}
+    used = {part for record in remaining for part in needed_parts(store, record)}
     begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
     for held in every_key(store.root):
         for part, files in held.parts().items():
