@@ -29,7 +29,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
+    """Check artifacts, drop what is damaged if asked to, and return 1 if something is wrong after that."""
     from cli.verify_command import verify
 
     return verify(options)
