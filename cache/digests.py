@@ -47,14 +47,14 @@ def _files(folder: Path) -> list[str]:
 class DigestCache:
     """SHA-256 of files and folders of files, remembered by (size, mtime, ctime, inode) so that only changed ones are read again.
 
-    Also remembers the identities of named sources: the last one of each, and whose every one was. One small JSON file with a
-    checksum; losing it costs time, never correctness. What others have saved meanwhile is kept when it is saved.
+    Also remembers the last identity of each named source. One small JSON file with a checksum; losing it costs time, never
+    correctness. What others have saved meanwhile is kept when it is saved.
     """
 
     def __init__(self, path: Path, below: Iterable[Path] = ()) -> None:
         """`below` are the files of other stores, nearest first: what they remember is used and not written."""
         self._path = path
-        self._changed: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
+        self._changed: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
         self._saved_at = time.monotonic()
         self._below: dict[str, dict[str, Any]] = {part: {} for part in self._changed}
         for other in reversed(list(below)):
@@ -72,15 +72,15 @@ class DigestCache:
             MissingSourceError: it does not exist, cannot be read, is a pipe or a device, or was written to meanwhile.
         """
         try:
-            found = stamp(path)
+            stamped = stamp(path)
             known = self._known["files"].get(_text(path.absolute()))
-            if known is not None and known[0] == list(found):
-                return str(known[1]), found
-            digest, found = _identify_folder(path) if path.is_dir() else _identify_file(path)
+            if known is not None and known[0] == list(stamped):
+                return str(known[1]), stamped
+            digest, stamped = _identify_folder(path) if path.is_dir() else _identify_file(path)
         except (OSError, ValueError) as error:  # the latter of a name that no disk can have
             raise MissingSourceError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        self._learn("files", _text(path.absolute()), [list(found), digest])
-        return digest, found
+        self._learn("files", _text(path.absolute()), [list(stamped), digest])
+        return digest, stamped
 
     def saving(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items, saving now and then what was learned meanwhile, so that a kill costs little; and at the end."""
@@ -92,9 +92,8 @@ class DigestCache:
 
     def remember(self, source: str, id: str) -> None:
         """Keep the identity of a named source."""
-        if self._known["sources"].get(source) != id or self._known["names"].get(id) != source:
+        if self._known["sources"].get(source) != id:
             self._learn("sources", source, id)
-            self._learn("names", id, source)
             self.save()
 
     def remembered(self, source: str) -> str | None:
@@ -104,11 +103,6 @@ class DigestCache:
     def remembered_below(self, source: str) -> str | None:
         """Return the same as a store below remembers it."""
         return self._below["sources"].get(source)
-
-    def source_of(self, id: str) -> str | None:
-        """Return the named source that had this identity, last or earlier."""
-        earlier = self._known["names"].get(id)
-        return earlier or next((source for source, last in self._known["sources"].items() if last == id), None)
 
     def save(self) -> None:
         """Write what was learned; a store that cannot be written is no reason to fail here, a link in it is (`StoreError`)."""
@@ -136,12 +130,13 @@ def _merged(first: dict[str, dict[str, Any]], over: dict[str, dict[str, Any]]) -
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what a file holds; what is damaged is told and forgotten."""
-    nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}, "names": {}}
+    """Return what a file holds; what is damaged is warned of and forgotten."""
+    nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
     try:
         content = read_json(path)
         if content.keys() != {"files", "sources"}:  # else of version 1, which had no checksum
             content = read_note(path)
+            content.pop("names", None)  # which source each identity was of, as earlier versions kept it
         if content.keys() <= nothing.keys() and all(isinstance(part, dict) for part in content.values()):
             return {**nothing, **content}
         problem = f"{path}: not what was written there"

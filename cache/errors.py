@@ -90,7 +90,7 @@ class ComparisonError(SevilaError):
 
 
 def mend(path: Path | str) -> str:
-    """Return how to mend a damaged file of a store, by where it lies; to end the sentence that says what is wrong with it."""
+    """Return the way out of damage to a file of a store, by where it lies; ends the sentence that says what is wrong."""
     where = Path(path).with_suffix("").parts[-7:]
     if "artifacts" in where[:-1]:  # <root>/artifacts/<id>/...
         name = where[where.index("artifacts") + 1]
@@ -99,7 +99,7 @@ def mend(path: Path | str) -> str:
         name = f"{space}/{key}/{part}"
     else:
         return "delete it, then run the same command again"
-    return f"`sevila cache verify {name} --repair` rebuilds it"
+    return f"`sevila cache verify {name} --drop` removes just what is damaged, and the next run of its recipe makes it again"
 
 
 def sentence(error: OSError) -> str:

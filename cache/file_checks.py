@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from cache.arrays import ArrayFile
 from cache.errors import SevilaError
 from cache.files import open_file
-from cache.record import RECORD, Record
+from cache.record import Record
 from cache.tables import read_head
 
 PIECE_BYTES = 1 << 20  # read at once
@@ -35,12 +35,6 @@ def refusal(path: Path) -> str:
 
 def note_problem(path: Path, content: Mapping[str, Any], record: Record) -> str:
     """Return what of a whole note contradicts the record it belongs to."""
-    if path.name == RECORD:
-        written = record.as_note()
-        differing = sorted(key for key in written.keys() | content.keys() if written.get(key) != content.get(key))
-        return (
-            f"differs from the whole record {path.parents[1] / RECORD} in {', '.join(differing)}" if differing else ""
-        )
     known = all(record.files.get(name) == file for name, file in content.get("files", {}).items())
     if not known:
         return "names other files than the record"

@@ -109,9 +109,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     except SevilaError:
         raise
     except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        if told:
-            raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code:
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
         probe = path.with_name(f"{path.name}.{os.getpid()}.probe")
         try:
             create(probe)

@@ -22,7 +22,7 @@ def size_of(folder: Path | str, record: Record | None = None) -> int:
     """Return the size of an artifact in bytes: as its record has it, or by the files there are."""
     if record is not None:
         return sum(file["size_bytes"] for file in record.files.values())
-    return sum(found.st_size for found in stats_below(folder) if not stat.S_ISDIR(found.st_mode))
+    return sum(status.st_size for status in stats_below(folder) if not stat.S_ISDIR(status.st_mode))
 
 
 def stats_below(folder: Path | str) -> Iterator[os.stat_result]:
@@ -36,8 +36,8 @@ def stats_below(folder: Path | str) -> Iterator[os.stat_result]:
 def folders_in(folder: Path) -> dict[str, str]:
     """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
     entries = os.scandir(folder) if folder.is_dir() else ()
-    found = [entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False)]
-    return {name: f"{folder}/{name}" for name in sorted(found)}
+    names = [entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False)]
+    return {name: f"{folder}/{name}" for name in sorted(names)}
 
 
 def readable(root: Path, id: str) -> Record | None:
@@ -51,7 +51,7 @@ def readable(root: Path, id: str) -> Record | None:
 
 def changed_seconds(folder: Path | str) -> float:
     """Return when anything in a folder changed last."""
-    return max((found.st_mtime for found in stats_below(folder)), default=0.0)
+    return max((status.st_mtime for status in stats_below(folder)), default=0.0)
 
 
 def files_below(folder: str, suffix: str, gone: set[str]) -> Iterator[str]:

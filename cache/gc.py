@@ -19,13 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cache.errors import CorruptArtifactError, SchemaError, SevilaError, StoreError
+from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
 from cache.in_use import OWN_NAMES
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
-from cache.pool_listing import PARTS, PartId, every_key, references
+from cache.needs import needed_parts, with_upstream
+from cache.pool_listing import PARTS, every_key
 from cache.printable import printable_lines
-from cache.record import RECORD, Record
+from cache.record import Record
 from cache.show import human_size
 from cache.store import Store, remove_records
 from cache.tables import read_columns
@@ -106,14 +107,14 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     young = [id for id in folders if id not in records and id not in reasons and changed_seconds(folders[id]) >= before]
     young = [id for id in young if not store.is_remains(id)]
     reasons |= {id: days for id in young}
-    kept = _with_upstream(store, records, reasons)
+    kept = with_upstream(store, records, reasons)
     kept |= {id: days for id in young if id not in kept}
-    found = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
-    gone = {path for item in found for path in item.paths}
+    goes = [*_artifacts(folders, records, kept), *_unfinished(store, kept, before)]
+    gone = {path for item in goes for path in item.paths}
     remaining = [records.get(id) or store.record(id) for id in kept if store.exists(id)]  # those of stores below, too
-    found += _parts(store, remaining, gone, before)
-    found += [*old_runs, *_left_overs(store.root, gone, before)]
-    return Survey({id: why for id, why in kept.items() if id in folders}, found, bool(named))
+    goes += _parts(store, remaining, gone, before)
+    goes += [*old_runs, *_left_overs(store.root, gone, before)]
+    return Survey({id: why for id, why in kept.items() if id in folders}, goes, bool(named))
 
 
 def sweep(
@@ -125,22 +126,22 @@ def sweep(
         StoreError: somebody uses the store; or no run has a name, and not `unnamed`.
     """
     with store.alone():
-        found = survey(store, keep, older_than_days)
-        if not (found.named or unnamed):
+        surveyed = survey(store, keep, older_than_days)
+        if not (surveyed.named or unnamed):
             raise StoreError(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
                 "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
             )
-        for item in found.goes:
+        for item in surveyed.goes:
             if item.kind in FOLDERS:
                 remove_records(
                     Path(item.paths[0])
                 )  # first, the last made first: without its record, the rest is no artifact
         with ThreadPoolExecutor(REMOVERS) as threads:
-            for _ in threads.map(_remove, found.goes):
+            for _ in threads.map(_remove, surveyed.goes):
                 pass
         _drop_empty(store.root)
-    return found
+    return surveyed
 
 
 def _remove(item: Item) -> None:
@@ -156,12 +157,12 @@ def _remove(item: Item) -> None:
             os.rmdir(os.path.dirname(item.paths[0]))
 
 
-def survey_text(found: Survey, deleted: bool = False) -> str:
+def survey_text(surveyed: Survey, deleted: bool = False) -> str:
     """Return what goes by stage, and what stays and why, for a terminal."""
-    hint = "" if deleted or not found.goes else " (--delete removes it)"
-    lines = [f"{'removed' if deleted else 'would go'}: {human_size(found.size_bytes)}{hint}"]
+    hint = "" if deleted or not surveyed.goes else " (--delete removes it)"
+    lines = [f"{'removed' if deleted else 'would go'}: {human_size(surveyed.size_bytes)}{hint}"]
     groups: dict[tuple[str, str], list[Item]] = {}
-    for item in found.goes:
+    for item in surveyed.goes:
         groups.setdefault((item.kind, item.stage), []).append(item)
     for (kind, stage), items in groups.items():
         size = human_size(sum(item.size_bytes for item in items))
@@ -170,56 +171,9 @@ def survey_text(found: Survey, deleted: bool = False) -> str:
         )
         if kind in FOLDERS:
             lines += [f"             {item.name}" for item in items]
-    lines.append(f"{'kept' if deleted else 'would stay'}: {len(found.kept)} artifacts")
-    lines += [f"  {count:9}  {why}" for why, count in Counter(found.kept.values()).most_common()]
+    lines.append(f"{'kept' if deleted else 'would stay'}: {len(surveyed.kept)} artifacts")
+    lines += [f"  {count:9}  {why}" for why, count in Counter(surveyed.kept.values()).most_common()]
     return printable_lines(lines)
-
-
-def _with_upstream(store: Store, records: dict[str, Record], reasons: dict[str, str]) -> dict[str, str]:
-    """Return the ids that are kept, with why: those with a reason of their own, and all that these were made from."""
-    kept, waiting = dict(reasons), list(reasons)
-    while waiting:
-        id = waiting.pop()
-        aside = store.root / "aside" / id / RECORD  # by a remake that was killed: it comes back
-        if not store.exists(id) and not aside.exists():  # a source, or a run's artifact not made yet
-            _refuse_lost(store, id, kept[id])
-            continue
-        try:
-            record = records.get(id) or (store.record(id) if store.exists(id) else Record.load(aside))
-        except CorruptArtifactError as error:
-            raise CorruptArtifactError(
-                f"{error}. It is kept ({kept[id]}), and only it says what it was made from, so nothing can be removed"
-            ) from error
-        for input in record.inputs.values():
-            if input is not None and input not in kept:
-                kept[input] = f"upstream of {kept[id]}" if not kept[id].startswith("upstream") else kept[id]
-                waiting.append(input)
-    return kept
-
-
-def _refuse_lost(store: Store, id: str, why: str) -> None:
-    if (store.root / "artifacts" / id).is_symlink():
-        store.record(id)  # says so
-    folder = next((root / "artifacts" / id for root in store.roots if (root / "artifacts" / id).is_dir()), None)
-    if folder is not None:
-        raise StoreError(
-            f"{folder}: holds no record.json. It is kept ({why}), and only that says what it was made from and which parts of "
-            f"the pool it needs, so nothing can be removed; `sevila cache verify {id} --repair` puts it back from its copy, or "
-            "says that none is left: then delete the folder"
-        )
-
-
-def _needed_parts(store: Store, record: Record) -> set[PartId]:
-    """Return the parts of the pool of an artifact that stays; raises `CorruptArtifactError` if its table is not as written."""
-    tables = [name for name in record.files if record.pool and name.startswith("parts/")]
-    try:
-        for name in tables:
-            store.checked_file(record, name)
-        return references(store, record)
-    except (SevilaError, OSError) as error:
-        raise CorruptArtifactError(
-            f"{error}. {record.id} is kept, and only this table says which parts of the pool it needs, so nothing can be removed"
-        ) from error
 
 
 def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
@@ -239,15 +193,15 @@ def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[I
 
 def _parts(store: Store, remaining: Iterable[Record], gone: set[str], before: float) -> Iterator[Item]:
     """Yield the parts of the pool that neither a remaining artifact nor one that is being made points into, and left-overs."""
-    used = {part for record in remaining for part in _needed_parts(store, record)}
+    used = {part for record in remaining for part in needed_parts(store, record)}
     begun = {part for folder in ("partial", "aside") for part in _begun_with(store.root / folder, gone)}
     for held in every_key(store.root):
         for part, files in held.parts().items():
             if (held.space, held.key, part) not in used and (held.key, part) not in begun:
                 paths = tuple(f"{held.folder}/{name}" for name in files)
                 stats = [os.lstat(path) for path in paths]
-                if all(found.st_mtime < before for found in stats):
-                    size_bytes = sum(found.st_size for found in stats)
+                if all(status.st_mtime < before for status in stats):
+                    size_bytes = sum(status.st_size for status in stats)
                     yield Item("pool part", f"{held.key}/{part}", held.space, size_bytes, paths)
         for name in held.names:
             if name.endswith(".part"):
@@ -276,9 +230,9 @@ def _left_overs(root: Path, gone: set[str], before: float) -> Iterator[Item]:
 
 
 def _left_over(root: Path, path: str, before: float) -> Iterator[Item]:
-    found = os.lstat(path)
-    if found.st_mtime < before:
-        yield Item("left-over", os.path.relpath(path, root), "", found.st_size, (path,))
+    status = os.lstat(path)
+    if status.st_mtime < before:
+        yield Item("left-over", os.path.relpath(path, root), "", status.st_size, (path,))
 
 
 def _drop_empty(root: Path) -> None:

@@ -13,12 +13,12 @@ from cache.store import Store
 
 ARTIFACT_ID = re.compile(r"\w+-v\d+-[0-9a-f]{20}")
 
-# Says for people how an outside source differs, given the record on A's side, the input's name, and the ids in A and B.
-TellSource = Callable[[Record, str, str | None, str | None], str]
+# Says how an outside source differs, given the record on A's side, the input's name, and the ids in A and B.
+DescribeSource = Callable[[Record, str, str | None, str | None], str]
 
 
 def differences(
-    store: Store, a: str, b: str, planned: Mapping[str, Record] | None = None, tell: TellSource | None = None
+    store: Store, a: str, b: str, planned: Mapping[str, Record] | None = None, describe: DescribeSource | None = None
 ) -> list[str]:
     """Return one line per difference, upstream first, `stage.key: A's value -> B's`; empty for one and the same artifact.
 
@@ -26,7 +26,7 @@ def differences(
 
     Args:
         planned: what an artifact that is not made yet would be made of, by its id.
-        tell: says more of an outside source than its ids; "" where it cannot.
+        describe: says more of an outside source than its ids; "" where it cannot.
     """
     known = dict(planned or {})
     lines: list[str] = []
@@ -43,8 +43,8 @@ def differences(
         seen.add((id_a, id_b))
         of_a, of_b = record(id_a), record(id_b)
         if of_a is None or of_b is None or of_a.stage != of_b.stage:
-            told = tell(parent, name.split(".")[-1], id_a, id_b) if tell and parent else ""
-            lines.append(f"{name}: {told or ' -> '.join((id_a or 'none', id_b or 'none'))}")
+            difference = describe(parent, name.split(".")[-1], id_a, id_b) if describe and parent else ""
+            lines.append(f"{name}: {difference or ' -> '.join((id_a or 'none', id_b or 'none'))}")
             return
         for key in dict.fromkeys([*of_a.inputs, *of_b.inputs]):
             walk(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key), of_a)
@@ -72,20 +72,20 @@ class Origin:
 
 def ancestry(store: Store, id: str) -> dict[str, Origin]:
     """Return an artifact and all it was made from, to its outside sources, by id; each after something made from it."""
-    found: dict[str, Origin] = {}
+    origins: dict[str, Origin] = {}
     waiting = [id]
     while waiting:
         next = waiting.pop()
-        if next not in found:
-            found[next] = Origin(next, store.record(next) if store.exists(next) else None)
-            waiting += reversed(found[next].inputs.values())
-    return found
+        if next not in origins:
+            origins[next] = Origin(next, store.record(next) if store.exists(next) else None)
+            waiting += reversed(origins[next].inputs.values())
+    return origins
 
 
-def ancestry_text(origins: Mapping[str, Origin], told: Callable[[Record], Mapping[str, Any]]) -> str:
+def ancestry_text(origins: Mapping[str, Origin], shown: Callable[[Record], Mapping[str, Any]]) -> str:
     """Return an ancestry as an indented tree; what occurs a second time is named but not followed again.
 
-    `told`: which of a record's config keys to show.
+    `shown`: which of a record's config keys to show.
     """
     lines: list[str] = []
     seen: set[str] = set()
@@ -93,7 +93,7 @@ def ancestry_text(origins: Mapping[str, Origin], told: Callable[[Record], Mappin
     def write(name: str, origin: Origin, depth: int) -> None:
         again = origin.id in seen and bool(origin.inputs)
         seen.add(origin.id)
-        what = "see above" if again else _told(origin, told)
+        what = "see above" if again else _facts(origin, shown)
         lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({what})' if what else ''}")
         for input, id in () if again else origin.inputs.items():
             write(f"{input}: ", origins[id], depth + 1)
@@ -102,7 +102,7 @@ def ancestry_text(origins: Mapping[str, Origin], told: Callable[[Record], Mappin
     return printable_lines(lines)
 
 
-def _told(origin: Origin, told: Callable[[Record], Mapping[str, Any]]) -> str:
+def _facts(origin: Origin, shown: Callable[[Record], Mapping[str, Any]]) -> str:
     if origin.record is None:
         return "not in the store" if ARTIFACT_ID.fullmatch(origin.id) else ""
-    return ", ".join(f"{key}={value!r}" for key, value in told(origin.record).items())
+    return ", ".join(f"{key}={value!r}" for key, value in shown(origin.record).items())

@@ -6,8 +6,6 @@ import errno
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from cache.files import NOT_A_FILE, read_whole, write_atomically
 from cache.fingerprint import PLAIN, canonical
 
 CHECKSUM = "checksum"
-MOST_DIFFERENCES = 10  # between two copies; each doubles what is tried
 LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
 
 
@@ -34,26 +31,6 @@ def read_note(path: Path) -> dict[str, Any]:
         CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
     """
     return checked(read_json(path), path)
-
-
-def read_copies(one: Path, other: Path) -> dict[str, Any]:
-    """Return what two copies of a note say together: damaged both, each still knows what the other has lost.
-
-    Raises:
-        FileNotFoundError: one of them is gone.
-        CorruptArtifactError: too much of them is lost.
-    """
-    texts = _bytes(one), _bytes(other)
-    places = [place for place, (a, b) in enumerate(zip(*texts, strict=False)) if a != b]
-    if len(texts[0]) != len(texts[1]) or len(places) > MOST_DIFFERENCES:
-        raise CorruptArtifactError(f"{other}: damaged as well, and too unlike {one.name}")
-    for choice in product((0, 1), repeat=len(places)):
-        text = bytearray(texts[0])
-        for place, which in zip(places, choice, strict=True):
-            text[place] = texts[which][place]
-        with suppress(CorruptArtifactError):
-            return checked(_parsed(bytes(text), other), other)
-    raise CorruptArtifactError(f"{other}: damaged as well")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

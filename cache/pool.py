@@ -65,13 +65,13 @@ class Pool:
 
         Left out, with a warning, are damaged ones, those of another key, and those that do not say whose they are.
         """
-        found: dict[str, Part] = {}
+        parts: dict[str, Part] = {}
         for root in self._store.roots:
             for note in sorted(_folder(root, self.space, key).glob("*.json")):
-                part = None if self._store.hides(root, f"{key}-{note.stem}") else self._read(note, key)
+                part = self._read(note, key)
                 if part is not None:
-                    found.setdefault(part.name, part)
-        return list(found.values())
+                    parts.setdefault(part.name, part)
+        return list(parts.values())
 
     def _read(self, note: Path, key: str) -> Part | None:
         try:
@@ -219,7 +219,7 @@ class PoolReader:
         if sum(map(len, order)) < len(wanted):
             raise CorruptArtifactError(
                 f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
-                "`sevila cache verify --all --repair` rebuilds it"
+                "`sevila cache verify --all --drop` removes what is damaged, and the next run of its recipe makes it again"
             )
         if len(pieces) == 1:
             return pieces[0]
@@ -325,16 +325,16 @@ def arrays_digest(store: Store, record: Record, folder: Path) -> str:
 def part_rows(video_id: str, frame_indices: Sequence[int], parts: Iterable[Part]) -> list[dict[str, Any]]:
     """Return the rows of table `parts` for one video with these frames, ascending, each frame from the first part that has it."""
     row_of = {index: row for row, index in enumerate(frame_indices)}
-    found = []
+    rows_of_parts = []
     for part in parts:
         served = [(row_of.pop(index), place) for place, index in enumerate(part.frame_indices) if index in row_of]
         if served:
             rows = [row for row, _ in served]
-            found.append({"video_id": video_id, "key": part.key, "part": part.name, "rows": rows})
-            found[-1] |= {"frame_indices": [frame_indices[row] for row in rows]}
-            found[-1] |= {"part_rows": [place for _, place in served]}
+            rows_of_parts.append({"video_id": video_id, "key": part.key, "part": part.name, "rows": rows})
+            rows_of_parts[-1] |= {"frame_indices": [frame_indices[row] for row in rows]}
+            rows_of_parts[-1] |= {"part_rows": [place for _, place in served]}
     assert not row_of, f"{video_id}: frames {sorted(row_of)} are in no part"
-    return found
+    return rows_of_parts
 
 
 def part_paths(root: Path, space: str, key: str, part: str) -> tuple[Path, Path]:

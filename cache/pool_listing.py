@@ -41,12 +41,12 @@ class Held(NamedTuple):
 
     def parts(self) -> dict[str, list[str]]:
         """Return the files of each part, the note first: without it, there is no part."""
-        found: dict[str, list[str]] = {}
+        files: dict[str, list[str]] = {}
         for name in sorted(self.names, reverse=True):
             stem, _, end = name.rpartition(".")
             if end in ("h5", "json") and is_name(stem):
-                found.setdefault(stem, []).append(name)
-        return dict(sorted(found.items()))
+                files.setdefault(stem, []).append(name)
+        return dict(sorted(files.items()))
 
 
 def every_key(root: Path) -> Iterator[Held]:

@@ -18,7 +18,9 @@ from cache.untrusted import record_problem
 
 RECORD_VERSION = 3
 PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes; not part of its content
-RECORD = "record.json"  # its copy in the folder of progress is what a damaged one is mended from
+PLAN = f"{PROGRESS}/plan.json"
+RECORD = "record.json"
+DROPPED = "dropped.json"  # what was the record, in the folder of an artifact that was dropped as damaged
 SINCE_3 = ("content", "input_contents")  # fields that a record of version 2 does not have
 MEASURED_BEFORE_3 = "curves"  # the one table of measured figures then; schemas say it since
 
@@ -37,6 +39,9 @@ class Record:
         rows: number of rows per table.
         dropped: number of rows that carry a failure, by reason code (`truncated`, `missing`, ...).
         phase_seconds: wall seconds per phase, summed over the processes that took part.
+        device: a GPU where the stage runs a model on one, else `cpu`.
+        peak_memory_bytes: most memory that the process held while it made this; where the system cannot count anew for each
+            artifact (Linux can), since the process began. That of the GPU, if any, is torch's own.
         pool: the pool space that its `parts` table points into (see cache/pool.py); empty where it holds all its data.
         content: digest of its own content; of a record before version 3, without the arrays in the pool.
         input_contents: by name, the content of each input artifact when the stage read it; empty before version 3.

@@ -67,20 +67,20 @@ def artifact_lines(
                 lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
                 continue
             size_bytes = sum(file["size_bytes"] for file in record.files.values())
-            told = dict(unusual(record)) if unusual is not None else {}
+            config = dict(unusual(record)) if unusual is not None else {}
             failed = sum(record.dropped.values())
             uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
-            facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, told, *uses, layer)
+            facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, config, *uses, layer)
             lines.append(ArtifactLine(*facts, stale=store.why_stale(id, known)))
     return sorted(lines, key=lambda line: line.finished)
 
 
 def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
     """Return one line per artifact: id, when it was finished, size, rows and failures, setting, unusual config, runs, layer."""
-    told = []
+    lines_of_text = []
     for line in lines:
         if line.problem:
-            told.append(f"{line.id:42} cannot be read: {line.problem}")
+            lines_of_text.append(f"{line.id:42} cannot be read: {line.problem}")
             continue
         counts = [f"{count} {table}" for table, count in line.rows.items()]
         counts += [f"{line.failed} failed"] if line.failed else []
@@ -97,8 +97,8 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
             f"stale: {line.stale}" if line.stale else "",
         ]
         head = f"{line.id:42} {line.finished[:19]} {human_size(line.size_bytes):>9}"
-        told.append("  ".join(filter(None, (head, *parts))))
-    return printable_lines(told) or f"no artifacts in {store.root}"
+        lines_of_text.append("  ".join(filter(None, (head, *parts))))
+    return printable_lines(lines_of_text) or f"no artifacts in {store.root}"
 
 
 def description(store: Store, prefix: str, n_rows: int) -> str:

@@ -24,7 +24,7 @@ from cache.files import refuse_link, refuse_links, sync
 from cache.fingerprint import file_digest
 from cache.in_use import OWN_NAMES, alone, in_use
 from cache.notes import write_note
-from cache.record import PROGRESS, RECORD, Record
+from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record
 from cache.stale import why_record_stale, why_stale
 from cache.untrusted import inside, is_name
 
@@ -35,6 +35,7 @@ log = logging.getLogger("sevila")
 
 MOST_RECORDS = 1 << 14  # kept in memory: chains ask for the same ones again and again
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
+BESIDE_RECORD = (PLAN, DROPPED, f"{PROGRESS}/{RECORD}")  # the last is a copy that earlier versions kept
 
 
 class Store:
@@ -95,7 +96,7 @@ class Store:
                 status = os.lstat(f"{folder}/{RECORD}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if not self.hides(root, artifact) and not os.path.islink(folder):
+            if not (root != self.root and artifact in self._made_anew) and not os.path.islink(folder):
                 return root, (status.st_ino, status.st_mtime_ns, status.st_size)
         return self.root, ()
 
@@ -152,21 +153,21 @@ class Store:
         Raises:
             StoreError: none does.
         """
-        ids = [*self, *(self.lost(with_copy=False) if lost else ())]
-        found = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
-        if not found:
+        ids = [*self, *(name for name in self._folders() if lost and self._is_lost(name))]
+        ids = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+        if not ids:
             if is_name(prefix):
                 refuse_link(self._own(prefix))
             raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
-        of_stage = [name for name in found if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
-        return [prefix] if prefix in found else of_stage or found
+        of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
+        return [prefix] if prefix in ids else of_stage or ids
 
     def find(self, prefix: str) -> str:
         """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""
-        found = self.matching(prefix)
-        if len(found) > 1:
-            raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(found)}; give more of the id")
-        return found[0]
+        ids = self.matching(prefix)
+        if len(ids) > 1:
+            raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(ids)}; give more of the id")
+        return ids[0]
 
     def newest(self, prefix: str) -> list[Record]:
         """Return the records of what `matching` finds, the newest first."""
@@ -176,11 +177,11 @@ class Store:
 
     def of_stage(self, stage: str) -> list[Record]:
         """Return the records of a stage's artifacts, the newest first; without damaged ones, which are no reason to stop."""
-        found = []
+        records = []
         for name in self:
             with suppress(CorruptArtifactError):
-                found += [self.record(name)] if name.startswith(f"{stage}-v") else []
-        return sorted(found, key=lambda record: record.finished, reverse=True)
+                records += [self.record(name)] if name.startswith(f"{stage}-v") else []
+        return sorted(records, key=lambda record: record.finished, reverse=True)
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._folders() if self.exists(name))
@@ -190,19 +191,16 @@ class Store:
         names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
         return [name for name in sorted(names) if is_name(name)]  # desktops leave files of theirs
 
-    def lost(self, with_copy: bool = True) -> list[str]:
-        """Return the ids of the folders that hold no record, though its copy is there; any without a record if not `with_copy`.
-
-        What a removal that was killed leaves has neither.
-        """
-        return [name for name in self._folders() if self._is_lost(name) and not (with_copy and self.is_remains(name))]
+    def lost(self) -> list[str]:
+        """Return the ids of the folders whose record is lost; not of what a removal that was killed leaves."""
+        return [name for name in self._folders() if self._is_lost(name) and not self.is_remains(name)]
 
     def _is_lost(self, name: str) -> bool:
         return not self.exists(name) and self._own(name).is_dir() and not self._own(name).is_symlink()
 
     def is_remains(self, name: str) -> bool:
-        """Whether a folder is what a removal that was killed leaves: neither a record nor its copy, which need nothing."""
-        return self._is_lost(name) and not (self._own(name) / PROGRESS / RECORD).exists()
+        """Whether a folder is what a removal that was killed leaves: no record, nor anything to make one of."""
+        return self._is_lost(name) and not any((self._own(name) / path).exists() for path in BESIDE_RECORD)
 
     def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
@@ -243,10 +241,8 @@ class Store:
             left_over.unlink()
         for folder in [entry for entry in partial.rglob("*") if entry.is_dir()]:
             sync(folder)
-        (partial / PROGRESS).mkdir(exist_ok=True)
-        content = (record if record.content else record.sealed()).as_note()
-        write_note(partial / PROGRESS / RECORD, content)
-        write_note(partial / RECORD, content)
+        (partial / DROPPED).unlink(missing_ok=True)
+        write_note(partial / RECORD, (record if record.content else record.sealed()).as_note())
         self._move_in(record.id)
 
     def finish(self, artifact: str) -> bool:
@@ -298,9 +294,7 @@ class Store:
                     there = {key: id for key, id in record.inputs.items() if id is not None and self.exists(id)}
                     content = record.upgraded({key: self.record(id).content for key, id in there.items()}).as_note()
                     refuse_links(self._own(name))
-                    for path in (self._own(name) / PROGRESS / RECORD, self._own(name) / RECORD):
-                        path.parent.mkdir(exist_ok=True)
-                        write_note(path, content)
+                    write_note(self._own(name) / RECORD, content)
 
     def retire(self, artifact: str) -> None:
         """Remove an artifact that is stale; one of a store below is not looked at any more."""
@@ -349,10 +343,6 @@ class Store:
         finally:
             self._made_anew -= more
 
-    def hides(self, root: Path, name: str) -> bool:
-        """Whether what the store of this root holds under a name does not count now."""
-        return root != self.root and name in self._made_anew
-
     def made_from(self, artifact: str) -> list[str]:
         """Return the artifacts that were made from this one, directly or through others."""
         records = [self.record(name) for name in self]
@@ -374,10 +364,10 @@ class Store:
 
 
 def remove_records(folder: Path) -> None:
-    """Turn an artifact into a folder that goes: the record after its copy, from which it would be mended."""
-    if not (folder / PROGRESS).is_symlink():
-        (folder / PROGRESS / RECORD).unlink(missing_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+    """Turn an artifact into a folder that goes: the record last, so that what is left of it is no lost artifact."""
+    for path in (*BESIDE_RECORD, RECORD):
+        if not (folder / path).parent.is_symlink():
+            (folder / path).unlink(missing_ok=True)
 
 
 def stores_below() -> list[Path]:

@@ -103,10 +103,10 @@ def _is_within_bounds(path: Path) -> bool:
 
 def _array(values: Sequence[Any] | np.ndarray, wanted: pa.DataType) -> pa.Array:
     # Not pa.array(values, type=...), which cuts 1.5 to 1 in an integer column; a cast refuses that, but parses text.
-    found = pa.array(values)
-    if pa.types.is_string(found.type) and not pa.types.is_string(wanted):
+    array = pa.array(values)
+    if pa.types.is_string(array.type) and not pa.types.is_string(wanted):
         raise pa.ArrowTypeError("holds text")
-    return found.cast(wanted)
+    return array.cast(wanted)
 
 
 def read_rows(paths: Sequence[Path], schema: Schema, n_rows: int | None = None) -> list[dict[str, Any]]:

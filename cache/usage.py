@@ -49,45 +49,45 @@ class Usage:
 
 def usage(store: Store) -> Usage:
     """Return what takes the space of a store."""
-    found = Usage(total_bytes=size_of(store.root))
+    result = Usage(total_bytes=size_of(store.root))
     used: set[tuple[str, str, str]] = set()
     for id, folder in folders_in(store.root / "artifacts").items():
-        _count(found.stages.setdefault(stage_of(id), Share()), size_of(folder))
+        _count(result.stages.setdefault(stage_of(id), Share()), size_of(folder))
         record = readable(store.root, id)
         with suppress(CorruptArtifactError, SchemaError):  # housekeeping tells
             used |= references(store, record) if record is not None else set()
     for held in every_key(store.root):
-        share = found.pool.setdefault(held.space, Share())
+        share = result.pool.setdefault(held.space, Share())
         for part, names in held.parts().items():
             size_bytes = sum(os.lstat(f"{held.folder}/{name}").st_size for name in names)
             _count(share, size_bytes)
             if (held.space, held.key, part) in used:
                 share.n_referenced += 1
                 share.referenced_bytes += size_bytes
-    for share, name in ((found.unfinished, "partial"), (found.set_aside, "aside")):
+    for share, name in ((result.unfinished, "partial"), (result.set_aside, "aside")):
         for folder in folders_in(store.root / name).values():
             _count(share, size_of(folder))
-    shares = [*found.stages.values(), *found.pool.values(), found.unfinished, found.set_aside]
-    found.other_bytes = found.total_bytes - sum(share.size_bytes for share in shares)
+    shares = [*result.stages.values(), *result.pool.values(), result.unfinished, result.set_aside]
+    result.other_bytes = result.total_bytes - sum(share.size_bytes for share in shares)
     try:
-        found.freed_bytes = survey(store).size_bytes
+        result.freed_bytes = survey(store).size_bytes
     except SevilaError as error:
-        found.problem = str(error)
-    return found
+        result.problem = str(error)
+    return result
 
 
-def usage_text(found: Usage) -> str:
+def usage_text(usage: Usage) -> str:
     """Return the sizes for a terminal."""
-    lines = [_line(share.size_bytes, stage, _artifacts(share)) for stage, share in sorted(found.stages.items())]
-    for space, share in sorted(found.pool.items()):
-        told = f"{share.count} parts, of which artifacts here use {share.n_referenced} ({human_size(share.referenced_bytes)})"
-        lines.append(_line(share.size_bytes, f"pool {space}", told))
-    for name, share in (("unfinished", found.unfinished), ("set aside", found.set_aside)):
+    lines = [_line(share.size_bytes, stage, _artifacts(share)) for stage, share in sorted(usage.stages.items())]
+    for space, share in sorted(usage.pool.items()):
+        text = f"{share.count} parts, of which artifacts here use {share.n_referenced} ({human_size(share.referenced_bytes)})"
+        lines.append(_line(share.size_bytes, f"pool {space}", text))
+    for name, share in (("unfinished", usage.unfinished), ("set aside", usage.set_aside)):
         if share.count:
             lines.append(_line(share.size_bytes, name, _artifacts(share)))
-    lines += [_line(found.other_bytes, "other", "notes, locks, worlds of demos"), _line(found.total_bytes, "total", "")]
+    lines += [_line(usage.other_bytes, "other", "notes, locks, worlds of demos"), _line(usage.total_bytes, "total", "")]
     freed = (
-        found.problem if found.freed_bytes is None else f"`sevila cache gc` would free {human_size(found.freed_bytes)}"
+        usage.problem if usage.freed_bytes is None else f"`sevila cache gc` would free {human_size(usage.freed_bytes)}"
     )
     return printable_lines([*lines, freed])
 
@@ -96,8 +96,8 @@ def _artifacts(share: Share) -> str:
     return f"{share.count} artifact{'s' if share.count != 1 else ''}"
 
 
-def _line(size_bytes: int, what: str, told: str) -> str:
-    return f"{human_size(size_bytes):>9}  {what:21} {told}".rstrip()
+def _line(size_bytes: int, what: str, text: str) -> str:
+    return f"{human_size(size_bytes):>9}  {what:21} {text}".rstrip()
 
 
 def _count(share: Share, size_bytes: int) -> None:

@@ -27,8 +27,7 @@ from cache.untrusted import inside, is_name
 
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "note", "plan", "part", "arrays", "artifact", "stale", "name", "memory", "link"]
-OF_A_RECIPE: tuple[Piece, ...] = ("artifact", "stale", "name", "link")  # nothing here says how to make these again
+Piece = Literal["record", "file", "tables", "note", "part", "arrays", "gone", "stale", "name", "memory", "link"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,10 @@ class Problem:
 
     Attributes:
         id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, a note or the plan in `progress/`, a part
-            of the pool, all arrays there together, an artifact that is gone as a whole or was made from what its inputs are no
-            more, the name of a run, which then is the id, what else is only remembered, or a link.
+        piece: what kind of thing it is: the record, a file that the record names, tables with other row counts than the record
+            says, a note or the plan in `progress/`, a part of the pool, all arrays there together, an artifact that is gone as
+            a whole or was made from what its inputs are no more, the name of a run, which then is the id, what else is only
+            remembered, or a link.
         name: of the file, relative to the artifact, or of the part.
         path: the file.
     """
@@ -60,21 +60,22 @@ class Verification:
     """Checks artifacts, and gathers what it finds.
 
     Attributes:
-        read: is told the number of bytes of each piece that was read.
+        read: gets the number of bytes of each piece that was read.
         problems: what is not as it was written.
-        told: what else a person may want to know: files that no record names, inputs that the store does not hold.
+        remarks: what else a person may want to know: files that no record names, inputs that the store does not hold.
         missing: those inputs that no named run needs, which are no problem.
+        checked_parts: parts of the pool that were checked, or need not be; artifacts share them.
     """
 
     store: Store
     read: Callable[[int], object] = lambda n_bytes: None
     problems: list[Problem] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     n_files: int = 0
     n_bytes: int = 0
+    checked_parts: set[PartId] = field(default_factory=set)
     _ids: set[str] = field(default_factory=set)  # that were checked
-    _parts: set[PartId] = field(default_factory=set)  # likewise: artifacts share them
     _stale: dict[str, str] = field(default_factory=dict)
     _unmarked: set[str] = field(default_factory=set)  # spaces with parts that do not say whose they are
 
@@ -97,8 +98,8 @@ class Verification:
 
     def parts(self, parts: Iterable[PartId]) -> None:
         """Check parts of the pool, each once: note and array."""
-        for part in sorted(set(parts) - self._parts):
-            self._parts.add(part)
+        for part in sorted(set(parts) - self.checked_parts):
+            self.checked_parts.add(part)
             path, note = part_paths(holder(self.store, part), *part)
             self.n_files += 1
             wanted = None
@@ -106,32 +107,34 @@ class Verification:
                 content = read_note(note)
                 wanted = content["file"]
                 named = fingerprint(content["frame_indices"]) == part[2]
-                found = "" if named else "its note is of other frames than its name says"
-                found = found or self._differs(path, wanted) or self._owner(part, path, content)
+                problem = "" if named else "its note is of other frames than its name says"
+                problem = problem or self._differs(path, wanted) or self._owner(part, path, content)
             except FileNotFoundError:
-                found = f"its note {note.name} is gone"
+                problem = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
-                found = f"its note {note.name}: {message_of(error, note)}"
-            if found:
-                told = _as_written(wanted) if wanted else "what was written"
-                self._problem("/".join(part), "part", path.name, path, found, told)
+                problem = f"its note {note.name}: {message_of(error, note)}"
+            if problem:
+                written = _as_written(wanted) if wanted else "what was written"
+                self._problem("/".join(part), "part", path.name, path, problem, written)
 
     def _owner(self, part: PartId, path: Path, note: Mapping[str, Any]) -> str:
         """Return how a part contradicts where it lies; empty if it does not, or was written before parts said whose they are."""
         unmarked = "space" not in note
         try:
-            found = "" if unmarked else owner_problem(noted_owner(note), part)
+            problem = "" if unmarked else owner_problem(noted_owner(note), part)
             file = open_part(path, part, unmarked)
-            found = found or ("" if unmarked or file.digest() == note["array"] else "its array is not that of its note")
+            problem = problem or (
+                "" if unmarked or file.digest() == note["array"] else "its array is not that of its note"
+            )
             file.close()
         except CorruptArtifactError as error:
             return message_of(error, path)
         if unmarked and part[0] not in self._unmarked:
             self._unmarked.add(part[0])
-            self.told.append(
+            self.remarks.append(
                 f"{path.parents[2]}: holds parts that do not say whose they are, so that nobody knows if they moved"
             )
-        return found
+        return problem
 
     def _links(self, folder: Path, known: Iterable[str] = ()) -> None:
         for path in links_below(folder):
@@ -145,15 +148,15 @@ class Verification:
             self._links(self.store.root / place)
         for folder in sorted((self.store.root / "artifacts").glob("*/")):
             if folder.is_symlink():
-                self.told.append(f"{folder}: a link, not an artifact's folder; nothing of it is read")
+                self.remarks.append(f"{folder}: a link, not an artifact's folder; nothing of it is read")
             elif folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
-                self.told.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
+                self.remarks.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
         self._memory("memory", [root / "digests.json", *run_files(root, RECENT)])
         self._memory("name", run_files(root, NAMES))
         strays = {path for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")}
         strays -= {*run_files(root, NAMES), *run_files(root, RECENT)}
-        self.told += [f"{path}: no run can have this name; nothing reads the file" for path in sorted(strays)]
+        self.remarks += [f"{path}: no run can have this name; nothing reads the file" for path in sorted(strays)]
         for name in every_name(self.store):
             with suppress(SevilaError, OSError):  # which is a problem of its own
                 run = named_run(self.store, name)
@@ -180,14 +183,14 @@ class Verification:
         try:
             record = self.store.record(id) if path.exists() else Record.load(path)
             made = artifact_id(record.stage, record.version, record.config, record.inputs)
-            found = "" if made == id else f"its stage, config and inputs have the id {made}"
+            problem = "" if made == id else f"its stage, config and inputs have the id {made}"
         except FileNotFoundError:
-            found = "it is gone"
+            problem = "it is gone"
         except (SevilaError, OSError) as error:
-            found = message_of(error, path)
-        if not found:
+            problem = message_of(error, path)
+        if not problem:
             return record
-        self._problem(id, "record", RECORD, path, found, "the record that was written")
+        self._problem(id, "record", RECORD, path, problem, "the record that was written")
         return None
 
     def _inputs(self, record: Record) -> None:
@@ -203,7 +206,7 @@ class Verification:
                 if runs:
                     self._gone(input, f"from which {record.id} of the run {runs[0]} was made")
                 else:
-                    self.told.append(f"{record.id}: the store does not hold its {name} {input}")
+                    self.remarks.append(f"{record.id}: the store does not hold its {name} {input}")
                     self.missing.add(input)
 
     @cached_property
@@ -216,7 +219,7 @@ class Verification:
             self.artifacts([id])
         elif id not in self._ids:
             self._ids.add(id)
-            self._problem(id, "artifact", id, path, "it is gone", f"the artifact {why}")
+            self._problem(id, "gone", id, path, "it is gone", f"the artifact {why}")
 
     def _files(self, record: Record, folder: Path) -> bool:
         """Check the files that the record names, and return whether they are all whole."""
@@ -236,10 +239,10 @@ class Verification:
         for table, count in record.rows.items():
             names = [name for name in record.files if name.startswith((f"{table}.", f"{table}/"))]
             names = [name for name in names if name.endswith(".parquet")]
-            found = n_rows([folder / name for name in names])
-            if not names or found != count:
-                problem = f"the table {table} has {found} rows" if names else f"names no file of the table {table}"
-                self._problem(record.id, "artifact", RECORD, folder / RECORD, problem, f"{count} rows of {table}")
+            n_found = n_rows([folder / name for name in names])
+            if not names or n_found != count:
+                problem = f"the table {table} has {n_found} rows" if names else f"names no file of the table {table}"
+                self._problem(record.id, "tables", RECORD, folder / RECORD, problem, f"{count} rows of {table}")
 
     def _pooled(self, record: Record, folder: Path) -> None:
         n_before = len(self.problems)
@@ -251,32 +254,33 @@ class Verification:
                     record.id, "arrays", RECORD, folder / RECORD, "its arrays are others now", "those it was made of"
                 )
         except SevilaError as error:  # a table that is as its record says, but was not written by a stage
-            self.told.append(f"{record.id}: {error}")
+            self.remarks.append(f"{record.id}: {error}")
 
     def _progress(self, record: Record, folder: Path) -> None:
-        """Check the plan, the notes and the copy of the record, from which a damaged piece is repaired."""
-        if (folder / PROGRESS).is_symlink():  # which is told
+        """Check the plan and the notes of the shards, by which those that are whole are known when one is dropped."""
+        if (folder / PROGRESS).is_symlink():  # which is a problem
             return
         checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
         for path in sorted((folder / PROGRESS).glob("*.json")):
-            if not (path.stem.isdecimal() or path.name in (RECORD, "plan.json")):
-                self.told.append(f"{path}: no note of a stage; nothing reads it")
+            if path.name == RECORD:  # a copy, as earlier versions kept one; nothing reads it
+                continue
+            if not (path.stem.isdecimal() or path.name == "plan.json"):
+                self.remarks.append(f"{path}: no note of a stage; nothing reads it")
                 continue
             self.n_files += 1
             try:
                 content = read_note(path) if checked else read_json(path)
-                found = note_problem(path, content, record)
+                problem = note_problem(path, content, record)
             except (CorruptArtifactError, OSError) as error:
-                found = message_of(error, path)
-            if found:
-                piece: Piece = "plan" if path.name == "plan.json" else "note"
-                self._problem(record.id, piece, f"{PROGRESS}/{path.name}", path, found, "the note that was written")
+                problem = message_of(error, path)
+            if problem:
+                self._problem(record.id, "note", f"{PROGRESS}/{path.name}", path, problem, "the note that was written")
 
     def _others(self, record: Record, folder: Path) -> None:
         known = {*record.files, RECORD}
         for name in names_below(folder):
             if name not in known and not name.startswith(f"{PROGRESS}/"):
-                self.told.append(f"{folder / name}: no record names this file")
+                self.remarks.append(f"{folder / name}: no record names this file")
 
     def _differs(self, path: Path, wanted: Mapping[str, Any]) -> str:
         """Return how a file differs from its size and SHA-256, having read all of it; empty if it does not."""
@@ -285,16 +289,16 @@ class Verification:
             size_bytes = path.stat().st_size
             if size_bytes != wanted["size_bytes"]:
                 return f"{size_bytes} bytes"
-            found = hashlib.sha256()
+            digest = hashlib.sha256()
             for piece in pieces(path):
-                found.update(piece)
+                digest.update(piece)
                 self.n_bytes += len(piece)
                 self.read(len(piece))
         except FileNotFoundError:
             return "it is gone"
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
-        return "" if found.hexdigest() == wanted["sha256"] else f"SHA-256 {found.hexdigest()[:12]}..."
+        return "" if digest.hexdigest() == wanted["sha256"] else f"SHA-256 {digest.hexdigest()[:12]}..."
 
     def _problem(self, id: str, piece: Piece, name: str, path: Path, found: str, wanted: str) -> None:
         self.problems.append(Problem(id, piece, name, path, found, wanted))

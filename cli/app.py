@@ -44,7 +44,6 @@ CACHE: Commands = {
     "ls": cache_commands.ls,
     "show": cache_commands.show,
     "why": cache_commands.why,
-    "diff": cache_commands.diff,
     "ancestry": cache_commands.ancestry,
     "verify": cache_commands.verify,
     "du": cache_commands.du,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cli.context import open_recipe
-from cli.options import AsJson, Chain, Count, Days, Execution, Places, Seed, Where
+from cli.options import AsJson, Chain, Count, Days, Seed, Where
 from cli.terminal import print_json, print_text
 
 Id = Annotated[str, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
@@ -76,21 +76,6 @@ def why(
     print_text("\n".join(lines) or "everything is in the store")
 
 
-def diff(a: Id, b: Id, /, *, rows: Count = 5, as_json: AsJson = False, where: Where) -> None:
-    """Compare two artifacts: configs, inputs and rows.
-
-    Args:
-        rows: rows to show of each sort
-    """
-    from cache.diff import diff, diff_text
-
-    difference = diff(where.open(), a, b, rows)
-    if as_json:
-        print_json(difference.as_dict())
-    else:
-        print_text(diff_text(difference))
-
-
 def ancestry(id: Id, /, *, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
     from cache.lineage import ancestry, ancestry_text
@@ -103,9 +88,7 @@ def ancestry(id: Id, /, *, where: Where) -> None:
 def verify(
     *ids: Annotated[str, Parameter(metavar="ID")],
     everything: Annotated[bool, Parameter("--all")] = False,
-    repair: bool = False,
-    places: Places = Places(),
-    execution: Execution = Execution(),
+    drop: bool = False,
     where: Where,
 ) -> int:
     """Reread every byte of artifacts against their checksums; exit status 1 if anything is wrong.
@@ -113,11 +96,11 @@ def verify(
     Args:
         ids: artifact, or the beginning of its id; or part of the pool
         everything: the whole store, and parts of the pool that nobody uses
-        repair: make what is damaged again, and only that; no recipe is needed for it
+        drop: remove what is damaged, and only that, so that the next run of its recipe makes it again
     """
     from cli.verify_command import verify
 
-    return verify(where.open(), ids, everything, repair, places, execution)
+    return verify(where.open(), ids, everything, drop)
 
 
 def du(*, as_json: AsJson = False, where: Where) -> None:

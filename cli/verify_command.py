@@ -1,4 +1,4 @@
-"""`sevila cache verify`: every byte of the store against its checksums, and what is damaged made again."""
+"""`sevila cache verify`: every byte of the store against its checksums, and what is damaged dropped."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
+from cache.drop import Drops
 from cache.errors import StoreError
 from cache.pool_listing import PartId, every_part
-from cache.printable import printable
+from cache.printable import printable, printable_lines
 from cache.show import human_size
 from cache.store import Store
-from cache.verify import OF_A_RECIPE, Verification, size_bytes
-from cli.options import Execution, Places
+from cache.verify import Verification, size_bytes
 from pipeline.engine.progress import bytes_bar
 
-ROUNDS = 4  # a repaired table may name parts of the pool that could not be looked at before
 
-
-def verify(
-    store: Store, names: Sequence[str], everything: bool, mend: bool, places: Places, execution: Execution
-) -> int:
-    """Check artifacts, repair them if asked to, and return 1 if something is wrong after that."""
+def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> int:
+    """Check artifacts, drop what is damaged if asked to, and return 1 if something is wrong after that."""
     if not store.root.is_dir():  # a mount that is gone, for one
         raise StoreError(f"there is no store at {store.root}, so nothing of it was checked")
-    read_only = not mend and not os.access(store.root, os.W_OK)  # a colleague's
+    read_only = not drop and not os.access(store.root, os.W_OK)  # a colleague's
     with nullcontext() if read_only else store.in_use():
-        ids, parts = _wanted(store, names, everything)
-        found = _verified(store, ids, parts, everything)
-        failed: list[str] = []
-        if mend and found.problems:
-            for problem in found.problems:
-                print(printable(str(problem)))
-            found, failed = _repaired(places, execution, store, found, ids, parts, everything)
-    for line in found.told:
+        verification = _verified(store, *_wanted(store, names, everything), everything)
+        drops = Drops(store, remove=drop)
+        if not read_only:  # whose locks nobody could take
+            drops.of(verification)
+    for line in verification.remarks:
         print(printable(line))
-    for line in failed:
-        print(printable(f"not repaired: {line}"))
-    for problem in found.problems:
+    for problem in verification.problems:
         print(printable(str(problem)))
-    read = f"{found.n_files} files, {human_size(found.n_bytes)}"
-    if not found.problems:
-        n = len(found.missing)
+    _print_drops(drops, drop)
+    read = f"{verification.n_files} files, {human_size(verification.n_bytes)}"
+    if not verification.problems:
+        n = len(verification.missing)
         but = f" of what is here; not here: {n} artifact{'s' if n > 1 else ''} that no named run needs" if n else ""
         print(f"checked {read}: all as written{but}")
         return 0
-    n_problems = len(found.problems)
-    print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}" + _way_out(found, everything, mend))
-    return 1
+    n_problems = len(verification.problems)
+    print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}")
+    return 0 if drop and not drops.left else 1
+
+
+def _print_drops(drops: Drops, dropped: bool) -> None:
+    if drops.gone:
+        print("dropped:" if dropped else "`--drop` would drop (nothing is changed without it):")
+        print(printable_lines(f"  {line}" for line in drops.gone))
+    if drops.left:
+        print("not dropped:" if dropped else "and would not drop:")
+        print(printable_lines(f"  {line}" for line in drops.left))
 
 
 def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[str], list[PartId]]:
@@ -71,51 +72,9 @@ def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[
 
 def _verified(store: Store, ids: list[str], parts: Iterable[PartId], everything: bool) -> Verification:
     with bytes_bar("verify", size_bytes(store, ids, parts)) as read:
-        found = Verification(store, read)
-        found.artifacts(ids)
-        found.parts(parts)
+        verification = Verification(store, read)
+        verification.artifacts(ids)
+        verification.parts(parts)
         if everything:
-            found.rest()
-    return found
-
-
-def _repaired(
-    places: Places,
-    execution: Execution,
-    store: Store,
-    found: Verification,
-    ids: list[str],
-    parts: Iterable[PartId],
-    everything: bool,
-) -> tuple[Verification, list[str]]:
-    from cli.context import run_context
-    from pipeline.engine.rebuild import repair
-    from pipeline.engine.sources import Sources
-    from stages.chain import STAGES
-
-    run = run_context(execution, store, Sources(store.digests, places.by_kind(), download=False))
-    failed: list[str] = []
-    for _ in range(ROUNDS):
-        before = found.problems
-        failed = repair(run, found, STAGES)
-        found = _verified(store, ids, parts, everything)
-        if not found.problems or found.problems == before:
-            break
-    return found, failed
-
-
-def _way_out(found: Verification, everything: bool, mend: bool) -> str:
-    if mend:
-        return ""
-    ways = []
-    rebuilt = sorted({problem.id for problem in found.problems if problem.piece not in OF_A_RECIPE})
-    if rebuilt:
-        names = "--all" if everything else " ".join(rebuilt)
-        ways.append(f"`sevila cache verify {names} --repair` rebuilds what is damaged")
-    if any(problem.piece == "artifact" for problem in found.problems):
-        ways.append("an artifact that is gone is made by its recipe, run again")
-    if any(problem.piece == "name" for problem in found.problems):
-        ways.append(
-            "a name is given anew by its run, repeated as `--name NAME --replace`, or up by `sevila runs rm NAME`"
-        )
-    return "".join(f"; {way}" for way in ways)
+            verification.rest()
+    return verification

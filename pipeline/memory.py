@@ -1,12 +1,14 @@
-"""When memory does not suffice for what is computed at once: smaller batches, then a sentence that says what to change."""
+"""Memory: smaller batches where it does not suffice, then a sentence that says what to change; and how much was held."""
 
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.errors import MachineError
@@ -107,6 +109,22 @@ def memory_errors(name: str) -> Iterator[None]:
             raise
         problem = str(error).strip().split("\n")[0]
         raise MachineError(f"{name}: out of memory: {problem}; finished shards stay. {ADVICE}") from error
+
+
+def reset_peak_memory() -> None:
+    """Have `peak_memory_bytes` count from now on, where the system can (Linux); else it goes on counting."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held since `reset_peak_memory`; where that cannot be, since it began."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def _free() -> None:

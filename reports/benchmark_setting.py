@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from cache.record import Record
 from cache.store import Store
 from pipeline.benchmarks.matrix import FAILED, OK, Row
 from pipeline.engine.build import build
-from pipeline.engine.recipe import Recipe, load
-from pipeline.engine.sources import Sources
+from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.shapes.demo import DEMO, places_in
+from pipeline.recipes.opening import Request, open_recipe
 from pipeline.training.launch import apart
 from reports.named_runs import pinned
 from stages.chain import STAGES, chain_of
@@ -81,15 +80,12 @@ def measure(job: Job) -> list[Row]:
     """
     identity = ""
     try:
-        recipe = load(job.recipe, STAGES, job.changes)
-        identity = fingerprint({name: config.model_dump(mode="json") for name, config in _sections(recipe).items()})
         main = Store(job.main, job.below)
-        places = job.places
-        if job.recipe == DEMO and not any(places.values()):
-            places = places_in(main, 0)
-        sources = Sources(main.digests, places, remembered=["videos"])
-        night = Store(job.folder, main.roots)
-        run = RunContext(night, device=job.device, batch_tokens=job.batch_tokens, sources=sources, processes=1)
+        asked = Request(job.recipe, job.changes, places=job.places, shared=True)
+        run = RunContext(main, device=job.device, batch_tokens=job.batch_tokens, processes=1)
+        recipe, run, sources = open_recipe(asked, STAGES, run, remembered=["videos"])
+        run = replace(run, store=Store(job.folder, main.roots))
+        identity = fingerprint({name: config.model_dump(mode="json") for name, config in _sections(recipe).items()})
         with ExitStack() as anew, pinned(main, "", recipe, []) as pin:
             steps = _Measure(job, identity, recipe, run, anew, pin)
             chain_of(recipe)(recipe, steps, sources)

@@ -249,7 +249,6 @@ def commands(folder: Path) -> dict[str, list[str]]:
     store = ["--store", str(folder / "store")]
     small = [str(Path(__file__).with_name("small.toml")), "--set", "sample_frames.frames=32"]
     recipe = small + [part for kind, where in PLACES.items() for part in (f"--{kind}", str(folder / where))]
-    answers = [id for id in Store(folder / "store") if id.startswith("answer_questions")]
     return {
         "plan, everything made": ["plan", *recipe, *store],
         "plan, another k": ["plan", *recipe, "--set", "select_keyframes.k=3", *store],
@@ -258,7 +257,6 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "cache why, another k": ["cache", "why", *recipe, "--set", "select_keyframes.k=3", *store],
         "cache du": ["cache", "du", *store],
         "cache gc (dry run)": ["cache", "gc", *store],
-        "cache diff of two answers": ["cache", "diff", *answers[:2], *store],
         "runs": ["runs", *store],
         "cache verify --all": ["cache", "verify", "--all", *store],
     }

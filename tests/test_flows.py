@@ -350,7 +350,7 @@ def test_what_bad_input_fails_is_not_tried_again(prefect: PrefectServer, sampled
         frames.write_bytes(content[:-1] + bytes([content[-1] ^ 16]))
     id = prefect.start("sevila-stage/rerun", "damaged", **extraction(prefect, store, shard_megabytes=1))
     state = prefect.ended("damaged")
-    assert state["type"] == "FAILED" and "sample_frames-" in state["message"] and "--repair" in state["message"]
+    assert state["type"] == "FAILED" and "sample_frames-" in state["message"] and "--drop" in state["message"]
     assert [piece["state"]["name"] for piece in prefect.pieces(id)] == ["Failed"]
     (step,) = prefect.ended_steps("damaged")
     assert step["state_type"] == "FAILED" and step["run_count"] == 1

@@ -16,12 +16,11 @@ from cache.printable import printable
 from cache.store import Store, stores_below
 from pipeline.engine.places import KINDS
 from pipeline.engine.progress import shown_by
-from pipeline.engine.recipe import Recipe, load
+from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import RunPiece
-from pipeline.recipes.checks import check_names
-from pipeline.shapes.demo import DEMO, places_in
+from pipeline.recipes.opening import Request, open_recipe
 from stages.chain import STAGES, chain_of
 from workers.pages import logs_in_run_log, progress_artifacts
 
@@ -64,23 +63,17 @@ def opened(
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources, as this machine has them; `remembered` as for `Sources`."""
-    chosen = load(recipe, STAGES, settings, seed)
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-    where = {kind: split(places[kind]) for kind in ("annotations", "videos", "weights")}
-    check_names(chosen, where)
-    if recipe == DEMO and not any(where.values()):
-        where = places_in(store, seed or 0)
-    sources = Sources(store.digests, where, remembered=remembered)
     run = RunContext(
         store,
         device=execution["device"],
         batch_tokens=execution["batch_tokens"],
         decode_workers=execution["decode_workers"],
         shard_bytes=int(execution["shard_megabytes"] * 2**20),
-        sources=sources,
         processes=execution["processes"],
     )
-    return chosen, run, sources
+    request = Request(recipe, settings, seed, {kind: split(places[kind]) for kind in KINDS})
+    return open_recipe(request, STAGES, run, remembered=remembered)
 
 
 def split(places: str) -> list[str]:

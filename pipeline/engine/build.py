@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from cache.store import Store
 from pipeline.engine.output import Output, ShardedOutput
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.memory import peak_memory_bytes, reset_peak_memory
 
 log = logging.getLogger("sevila")
 
@@ -63,7 +63,8 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
             only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
             if only and not _is_made(run.store, id):
                 read = _begin(stage, run, inputs, id)
-                out = ShardedOutput(run.store, id, stage, only, lambda: _hardware(run), read)
+                _reset_peaks(run)
+                out = ShardedOutput(run.store, id, stage, only, lambda: _hardware(stage, run), read)
                 with read.checked():
                     stage.function(cfg, run, *inputs, out=out)
         return
@@ -117,7 +118,7 @@ def _remember(store: Store, inputs: Sequence[Any]) -> None:
 def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id: str) -> None:
     started, read = datetime.now(UTC), _begin(stage, run, inputs, id)
     if stage.sharded:
-        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(run), read=read)
+        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(stage, run), read=read)
         _run(stage, cfg, run, inputs, out, started)
         return
     with run.store.lock(f"{id}/build"):
@@ -170,7 +171,7 @@ def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
 def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, started: datetime) -> None:
     id = out.read.artifact
     with disk_errors(out.folder), out.read.checked():
-        _forget_peak(run)
+        _reset_peaks(run)
         stage.function(cfg, run, *inputs, out=out)
     with run.store.lock(f"{id}/publish"):
         out.read.check()
@@ -190,45 +191,45 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
                 name: schema.as_dict() | ({"measured": True} if name in stage.output.measured else {})
                 for name, schema in stage.output.tables.items()
             },
-            **provenance(run, started) | out.notes(),
+            **_provenance(stage, run, started) | out.notes(),
         )
         run.store.publish(record.sealed(arrays_digest(run.store, record, out.folder)))
-    _tell(out, id, (datetime.now(UTC) - started).total_seconds())
+    _log_result(out, id, (datetime.now(UTC) - started).total_seconds())
 
 
-def provenance(run: RunContext, started: datetime) -> dict[str, Any]:
+def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:
     """Return what a record says of where, when and with what something was made that is finished now."""
     return {
         "libraries": _library_versions(),
         "git_revision": _git_revision(),
         "started": started.isoformat(timespec="milliseconds"),
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        **_hardware(run),
+        **_hardware(stage, run),
     }
 
 
-def _tell(out: Output, id: str, seconds: float) -> None:
-    made = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
-    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, made, seconds)
+def _log_result(out: Output, id: str, seconds: float) -> None:
+    contents = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
+    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, contents, seconds)
     if out.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in out.dropped.most_common())
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
 
 
-def _hardware(run: RunContext) -> dict[str, Any]:
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    found: dict[str, Any] = {"host": platform.node(), "device": "cpu"}
-    found["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+def _hardware(stage: Stage, run: RunContext) -> dict[str, Any]:
+    """Return what a record says of the machine: host, device, and the peaks since `_reset_peaks`."""
+    facts: dict[str, Any] = {"host": platform.node(), "device": "cpu", "peak_memory_bytes": peak_memory_bytes()}
     torch = sys.modules.get("torch")  # a stage that did not need torch must not pay for its import
     # Nor take memory of a GPU, in a process that only publishes what others have made on theirs.
-    if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
-        found["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
-        found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
-    return found
+    if torch is not None and stage.gpu and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        facts["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
+        facts["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
+    return facts
 
 
-def _forget_peak(run: RunContext) -> None:
-    """Have the GPU's peak memory count from now on, and give back what the stage before held in cycles: whole models."""
+def _reset_peaks(run: RunContext) -> None:
+    """Have peak memory count from now on, and give back what the stage before held in cycles on a GPU: whole models."""
+    reset_peak_memory()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
         gc.collect()

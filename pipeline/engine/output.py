@@ -98,8 +98,8 @@ class Shard(Output):
         self.of = of
 
     def notes(self) -> dict[str, Any]:
-        """Return the shard's note: also what the plan says of it, so that either can be mended from the other."""
-        return {**super().notes(), "items": self.items, "settings": self.settings}
+        """Return the shard's note: also what the plan says of it, as a note serves no other plan."""
+        return {**super().notes(), "items": self.items}
 
 
 class ShardedOutput(Output):
@@ -128,7 +128,7 @@ class ShardedOutput(Output):
         self._id = id
         self._only = only
         self._hardware = hardware
-        self._made_on: list[dict[str, Any]] = []
+        self._hardware_of_shards: list[dict[str, Any]] = []
 
     def pool(self, **content: Any) -> Pool:
         """Return the pool space of all that this stage makes with this content: its config, an encoder's fingerprint.
@@ -205,12 +205,12 @@ class ShardedOutput(Output):
             self.dropped.update(note["dropped"])
             self.phase_seconds.update(note["phase_seconds"])
             with suppress(FileNotFoundError, CorruptArtifactError):
-                self._made_on.append(read_note(self._hardware_note(number)))
+                self._hardware_of_shards.append(read_note(self._hardware_note(number)))
             self._hardware_note(number).unlink(missing_ok=True)  # the record has it from now on
 
     def notes(self) -> dict[str, Any]:
         """Return also on what the shards were made, which need not be where the artifact is published."""
-        return super().notes() | _together(self._made_on)
+        return super().notes() | _merged(self._hardware_of_shards)
 
     def _plan(
         self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]]
@@ -266,17 +266,17 @@ class ShardedOutput(Output):
         return self.folder / PROGRESS / f"hardware-{number:05d}.json"
 
 
-def _together(made_on: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the fields of several processes as one: every name once, the most bytes."""
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(name for fields in made_on for name in fields):
-        values = [fields[name] for fields in made_on if name in fields]
-        found[name] = max(values) if isinstance(values[0], int) else ", ".join(sorted(set(values)))
-    return found
+    merged: dict[str, Any] = {}
+    for name in dict.fromkeys(name for fields in facts for name in fields):
+        values = [fields[name] for fields in facts if name in fields]
+        merged[name] = max(values) if isinstance(values[0], int) else ", ".join(sorted(set(values)))
+    return merged
 
 
 def _whole_note(path: Path) -> dict[str, Any] | None:
-    """Return a note, or None if there is none; a damaged one is told and removed: what it was of is made anew."""
+    """Return a note, or None if there is none; a damaged one is warned of and removed: what it was of is made anew."""
     try:
         return read_note(path)
     except FileNotFoundError:

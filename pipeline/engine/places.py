@@ -36,8 +36,8 @@ class Places:
 
     def configured(self, kind: str, name: str) -> Path | None:
         """Return where the named source is said to lie, or None if nobody said."""
-        found = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
-        return next((place for place in found if place is not None), None)
+        places = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
+        return next((place for place in places if place is not None), None)
 
     def given(self, kind: str, name: str) -> bool:
         """Whether the command line says where the named source lies."""

@@ -31,16 +31,18 @@ class ReadInputs:
         Raises:
             InputChangedError: an input is gone or stale: it is to be made anew before it is read.
         """
-        found = {name: value for name, value in zip(stage.inputs, inputs, strict=True) if isinstance(value, Artifact)}
+        artifacts = {
+            name: value for name, value in zip(stage.inputs, inputs, strict=True) if isinstance(value, Artifact)
+        }
         known: dict[str, str] = {}
-        for name, value in found.items():
+        for name, value in artifacts.items():
             value.forget()
             why = value.store.why_stale(value.record.id, known)
             if why:
                 raise InputChangedError(
                     f"{stage.name}: its input {name} {value.id} is stale: {why}; run its recipe again"
                 )
-        return cls(id, {name: value.record.content for name, value in found.items()}, found)
+        return cls(id, {name: value.record.content for name, value in artifacts.items()}, artifacts)
 
     @property
     def header(self) -> dict[str, Any]:

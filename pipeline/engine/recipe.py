@@ -120,6 +120,21 @@ def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), s
     Raises:
         RecipeError: names the file, the section or key at fault, and the nearest valid one.
     """
+    path, description, sections = _read(name, section_configs(stages))
+    changes = [(section, "seed", seed, f"seed {seed}") for section in (() if seed is None else _seeded(stages))]
+    changes += [(*_parse_setting(setting), f"--set {setting}") for setting in settings]
+    origins: dict[tuple[str, str], str] = {}  # who set a key last; of those that are not here, the file did
+    for section, key, value, origin in changes:
+        sections.setdefault(section, {})[key] = value
+        origins[section, key] = origins[section, ""] = origin
+    configs = _validate(sections, str(path), origins, section_configs(stages))
+    chain = configs.pop(CHAIN)
+    assert isinstance(chain, Chain)
+    return Recipe(path.stem, description, configs, chain)
+
+
+def _read(name: str, known: Iterable[str]) -> tuple[Path, str, dict[str, dict[str, Any]]]:
+    """Return path, description and sections of a recipe; raises `RecipeError`."""
     path = available().get(name, Path(name))
     if not path.is_file():
         if kind_of(path):
@@ -136,19 +151,7 @@ def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), s
     description = content.pop("description", "")
     if not isinstance(description, str):
         raise RecipeError(f"{path}: description is {description!r}, wanted text")
-    known = section_configs(stages)
-    sections = {section: _section(values, section, str(path), known) for section, values in content.items()}
-    configs = _validate(sections, str(path), known)
-    for section in () if seed is None else _seeded(stages):
-        sections.setdefault(section, {})["seed"] = seed
-        configs = _validate(sections, f"seed {seed}", known)
-    for setting in settings:
-        section, key, value = _parse_setting(setting)
-        sections.setdefault(section, {})[key] = value
-        configs = _validate(sections, f"--set {setting}", known)
-    chain = configs.pop(CHAIN)
-    assert isinstance(chain, Chain)
-    return Recipe(path.stem, description, configs, chain)
+    return path, description, {name: _section(values, name, str(path), known) for name, values in content.items()}
 
 
 def section_configs(stages: Mapping[str, Stage]) -> dict[str, type[Config]]:
@@ -180,20 +183,29 @@ def _parse_setting(setting: str) -> tuple[str, str, Any]:
 
 
 def _validate(
-    sections: Mapping[str, Mapping[str, Any]], where: str, known: Mapping[str, type[Config]]
+    sections: Mapping[str, Mapping[str, Any]],
+    path: str,
+    origins: Mapping[tuple[str, str], str],
+    known: Mapping[str, type[Config]],
 ) -> dict[str, Config]:
+    """Return the config of every section; raises `RecipeError` that says who set what is wrong: `path`, or its origin."""
     for section in sections:
         if section not in known:
+            origin = origins.get((section, ""), path)
             raise RecipeError(
-                f"{where}: [{section}] is not a stage{nearest(section, known)}; sections: {', '.join(known)}"
+                f"{origin}: [{section}] is not a stage{nearest(section, known)}; sections: {', '.join(known)}"
             )
     configs = {}
     for name, config in known.items():
         try:
             configs[name] = config(**sections.get(name, {}))
         except ValidationError as error:
-            problems = "; ".join(_explain(problem, name, config) for problem in error.errors())
-            raise RecipeError(f"{where}: {problems}") from error
+            problems: dict[str, list[str]] = {}
+            for problem in error.errors():
+                origin = origins.get((name, str(problem["loc"][0]) if problem["loc"] else ""), path)
+                problems.setdefault(origin, []).append(_explain(problem, name, config))
+            messages = (f"{origin}: {'; '.join(those)}" for origin, those in problems.items())
+            raise RecipeError("; ".join(messages)) from error
     return configs
 
 

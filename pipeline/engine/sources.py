@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.video.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
 
-TELL_EVERY_SECONDS = 30.0
+LOG_EVERY_SECONDS = 30.0
 OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
 
 
@@ -124,15 +124,15 @@ class Sources:
             # The folder itself: a link to it may lead to another one by the time that it is loaded.
             path = path.resolve() if path.is_dir() else path
             links = {file: links_to(file) for file in checkpoint_files(path)}
-            found = {file: self._digests.identify(file) for file in links}
-            refuse_downloads_gone_wrong(found)
+            identified = {file: self._digests.identify(file) for file in links}
+            refuse_downloads_gone_wrong(identified)
         except (MissingSourceError, CheckpointError, OSError) as error:
             return Weights(self._remembered(source, "weights", name), str(error), name, source=source)
         self._digests.save()
-        digests = {file.name: digest for file, (digest, _) in found.items()}
+        digests = {file.name: digest for file, (digest, _) in identified.items()}
         # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
-        stamps = {file: (of_file, *links[file]) for file, (_, of_file) in found.items()}
+        stamps = {file: (of_file, *links[file]) for file, (_, of_file) in identified.items()}
         return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source)
 
     def weights_place(self, name: str) -> Path:
@@ -171,27 +171,6 @@ class Sources:
     def _is_checked(self, kind: str, name: str) -> bool:
         return not self._remembered_kinds or self.places.given(kind, name)
 
-    def identified(self, id: str, artifact: Callable[[str], Any]) -> Annotations | Weights | VideoFiles:
-        """Return the source that has this id; `artifact` gives the questions that videos were looked for by.
-
-        Raises:
-            MissingSourceError: nobody remembers which source that was, or it is another one now.
-        """
-        source = self._digests.source_of(id)
-        kind, _, what = (source or "").partition(" ")
-        name, _, of = what.rpartition(" ")  # the split of annotations, the questions of videos
-        if kind not in KINDS:
-            raise MissingSourceError(f"this store does not remember which source {id} was")
-        if kind == "weights":
-            found: Annotations | Weights | VideoFiles = self.weights(what)
-        else:
-            found = self.annotations(name, of) if kind == "annotations" else self.videos(name, artifact(of))
-        if not found.problem and found.id != id:
-            raise MissingSourceError(
-                f"the {source} on this machine are {found.id} now, wanted {id}: put back what was there"
-            )
-        return found
-
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
         """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""
         folder = self._video_folder(name)
@@ -212,20 +191,20 @@ class Sources:
         wanted = sorted(questions.rows("videos"), key=lambda row: str(row["video_id"]))
         refuse_cut(questions, clips, questions, (row["video_id"] for row in wanted), "videos")
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
-        found: list[VideoFile] = []
-        told = time.monotonic()
+        videos: list[VideoFile] = []
+        logged = time.monotonic()
         for row in self._digests.saving(wanted):
-            if time.monotonic() - told > TELL_EVERY_SECONDS:
-                told = time.monotonic()
-                log.info("identified %d of %d videos", len(found), len(wanted))
+            if time.monotonic() - logged > LOG_EVERY_SECONDS:
+                logged = time.monotonic()
+                log.info("identified %d of %d videos", len(videos), len(wanted))
             path, reason = folder.find(_video(row))
             video_clips = tuple(sorted(clips[row["video_id"]], key=str))
-            found.append(self._video_file(row["video_id"], path, reason, video_clips))
-        problem = folder.all_missing((video.path, video.reason) for video in found)
+            videos.append(self._video_file(row["video_id"], path, reason, video_clips))
+        problem = folder.all_missing((video.path, video.reason) for video in videos)
         if problem:
             return VideoFiles(None, problem, source=source)
-        identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in found]
-        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(found), source)
+        identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in videos]
+        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(videos), source)
 
     def _is_of_hub(self, name: str) -> bool:
         return "/" in name and self.places.configured("weights", name) is None

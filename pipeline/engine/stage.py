@@ -74,10 +74,10 @@ class RunContext:
             return
         import torch
 
-        found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-        if self.device not in found and not (self.device == "cuda" and found):
-            devices = ", ".join(["auto", "cpu", *found])
-            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {devices} here")
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        if self.device not in devices and not (self.device == "cuda" and devices):
+            wanted = ", ".join(["auto", "cpu", *devices])
+            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {wanted} here")
 
     def torch_device(self) -> str:
         """Return the name of the torch device to use."""

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
-from cache.record import Record
+from cache.record import DROPPED, Record
 from cache.store import Store
 from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
 from pipeline.engine.recipe import Recipe
@@ -123,6 +123,8 @@ class Plan:
             return "blocked", problems[0]
         if stale:
             return "build", f"is stale: {stale}"
+        if (store.partial(id) / DROPPED).exists():
+            return "build", "was dropped as damaged; what is whole of it is kept"
         if store.partial(id).exists():
             return (
                 "build",
@@ -158,16 +160,16 @@ def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) 
     if not newest_first:
         return "never made before"
     ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
-    found = [_differences(stage, config, ids, record) for record in newest_first]
-    fewest = min(found, key=lambda differences: len(differences))
+    differences = [_differences(stage, config, ids, record) for record in newest_first]
+    fewest = min(differences, key=lambda differences: len(differences))
     return f"unlike the nearest one: {', '.join(fewest)}"
 
 
 def _differences(stage: Stage, now: dict[str, Any], ids: dict[str, str | None], record: Record) -> list[str]:
-    found = [f"version {record.version} -> {stage.version}"] if record.version != stage.version else []
+    differences = [f"version {record.version} -> {stage.version}"] if record.version != stage.version else []
     keys = [key for key in now.keys() | record.config.keys() if now.get(key) != record.config.get(key)]
-    found += [f"{key} {record.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
-    return found + [f"another {name}" for name, id in ids.items() if id != record.inputs.get(name)]
+    differences += [f"{key} {record.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
+    return differences + [f"another {name}" for name, id in ids.items() if id != record.inputs.get(name)]
 
 
 class _Reached(Exception):
@@ -200,8 +202,10 @@ class RunOnly:
         if not self.made and not self.waiting:
             raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
         if not self.made:
-            told = list(dict.fromkeys(self.waiting))
-            raise MissingSourceError(told[0] if len(told) == 1 else "no occurrence can be built: " + "; ".join(told))
+            reasons = list(dict.fromkeys(self.waiting))
+            raise MissingSourceError(
+                reasons[0] if len(reasons) == 1 else "no occurrence can be built: " + "; ".join(reasons)
+            )
         for waiting in self.waiting:
             log.warning("not built: %s", waiting)
         return self.made

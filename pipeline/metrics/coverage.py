@@ -1,6 +1,6 @@
 """How many of the questions could be asked at all, and which videos stood in the way of the others."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +9,10 @@ from cache.printable import printable
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """Questions and their videos that share a `reason`: "" for those that were answered, else the code of a failure."""
+    """Questions that share a `reason`, "" for those that were asked, else the code of a failure; and their videos.
+
+    A video counts once: as asked if any of its questions was, else under the reason that most of them share.
+    """
 
     reason: str
     n_questions: int
@@ -32,10 +35,13 @@ def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], l
     `questions` are (video_id, reason), one each; reason "" where the question's video could be read.
     """
     n_of_video = Counter(questions)
-    n_questions, n_videos = Counter({"": 0}), Counter({"": 0})
-    for (_, reason), n in n_of_video.items():
+    n_questions, of_video = Counter({"": 0}), defaultdict[str, Counter[str]](Counter)
+    for (video_id, reason), n in n_of_video.items():
         n_questions[reason.split(":")[0]] += n
-        n_videos[reason.split(":")[0]] += 1
+        of_video[video_id][reason.split(":")[0]] += n
+    n_videos = Counter(
+        "" if "" in codes else min(codes, key=lambda code: (-codes[code], code)) for codes in of_video.values()
+    )
     total = n_questions.total()
     rows = [
         CoverageRow(code, n, 100 * n / total if total else 0.0, n_videos[code])

@@ -1,1 +1,1 @@
-"""Recipes that come with the package, what is checked of one before hours of work, and what its chain returns."""
+"""Recipes that come with the package, how one is opened, what is checked before hours of work, and what its chain returns."""

@@ -8,6 +8,7 @@ import pytest
 from cache.digests import DigestCache, stamp
 from cache.errors import MissingSourceError
 from cache.files import open_file
+from cache.notes import write_note
 
 
 def test_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
@@ -93,13 +94,18 @@ def test_runs_at_once_keep_each_others_digests(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "digests.json").read_text())["files"]) == 2
 
 
-def test_source_is_found_by_an_identity_it_had_before(tmp_path: Path) -> None:
+def test_the_last_identity_of_a_source_is_remembered(tmp_path: Path) -> None:
     digests = DigestCache(tmp_path / "digests.json")
     for id in ("videos-1", "videos-2"):
         digests.remember("videos plain q", id)
     again = DigestCache(tmp_path / "digests.json")
     assert again.remembered("videos plain q") == "videos-2"
-    assert again.source_of("videos-1") == "videos plain q" and again.source_of("videos-3") is None
+
+
+def test_what_earlier_versions_kept_beside_is_no_damage(tmp_path: Path) -> None:
+    content = {"files": {}, "sources": {"weights tiny": "weights-1"}, "names": {"weights-1": "weights tiny"}}
+    write_note(tmp_path / "digests.json", content)
+    assert DigestCache(tmp_path / "digests.json").remembered("weights tiny") == "weights-1"
 
 
 def test_what_is_remembered_already_is_not_written_again_and_what_cannot_be_written_is_no_error(tmp_path: Path) -> None:
@@ -120,7 +126,7 @@ def test_what_is_remembered_already_is_not_written_again_and_what_cannot_be_writ
 def test_digests_of_the_first_version_are_still_known(tmp_path: Path) -> None:
     (tmp_path / "digests.json").write_text('{"files": {}, "sources": {"weights tiny": "weights-1"}}')
     digests = DigestCache(tmp_path / "digests.json")
-    assert digests.remembered("weights tiny") == "weights-1" and digests.source_of("weights-1") == "weights tiny"
+    assert digests.remembered("weights tiny") == "weights-1"
 
 
 def test_link_that_is_switched_while_its_file_is_read_and_back_again_keeps_no_wrong_digest(

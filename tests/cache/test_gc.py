@@ -126,7 +126,7 @@ def test_what_a_layer_holds_keeps_what_it_was_made_from_and_is_not_touched(tmp_p
     assert list(every_part(below.root))
 
 
-def test_a_part_that_was_repaired_here_for_an_artifact_of_a_layer_stays(tmp_path: Path) -> None:
+def test_a_part_that_was_made_again_here_for_an_artifact_of_a_layer_stays(tmp_path: Path) -> None:
     below = Store(tmp_path / "below")
     theirs = publish(below, 0, parts=[0])
     store = Store(tmp_path / "own", [below.root])
@@ -220,9 +220,9 @@ def test_a_damaged_name_or_record_on_the_way_stops_everything(tmp_path: Path) ->
     record = store.path(upper) / "record.json"
     whole = record.read_text()
     record.write_text(whole.replace("thing", "thinG"))
-    with pytest.raises(CorruptArtifactError, match="--repair"):
+    with pytest.raises(CorruptArtifactError, match="--drop"):
         sweep(store)
-    assert usage(store).problem.count("--repair") == 1
+    assert usage(store).problem.count("--drop") == 1
     record.write_text(whole)
     name = tmp_path / "names" / "x.json"
     name.write_text("{")
@@ -241,11 +241,11 @@ def test_nothing_goes_while_something_kept_has_lost_its_record(lost: str, tmp_pa
         add_part(tmp_path, number)
     pin(store, "x", upper)
     folder = store.path({"upper": upper, "lower": lower}[lost])
-    (folder / "record.json").unlink()
-    with pytest.raises(StoreError, match=f"{folder}: .*verify {folder.name} --repair"):
+    (folder / "record.json").rename(tmp_path / "lost")
+    with pytest.raises(StoreError, match=f"{folder}: .*verify {folder.name} --drop"):
         sweep(store, older_than_days=0)
-    assert "--repair" in usage(store).problem
-    shutil.copy(folder / "progress" / "record.json", folder)
+    assert "--drop" in usage(store).problem
+    (tmp_path / "lost").rename(folder / "record.json")
     sweep(store, older_than_days=0)
     assert set(store) == {lower, upper} and len(list(every_part(tmp_path))) == 2
 
@@ -263,7 +263,7 @@ def test_nothing_goes_while_something_kept_has_a_damaged_table_of_parts(damage: 
     else:
         table.write_bytes(whole.replace(key(0).encode(), key(9).encode()))  # still a readable table
         assert table.read_bytes() != whole
-    with pytest.raises(CorruptArtifactError, match=r"--repair.*nothing can be removed"):
+    with pytest.raises(CorruptArtifactError, match=r"--drop.*nothing can be removed"):
         sweep(store, older_than_days=0)
     assert len(list(every_part(tmp_path))) == 1
 

@@ -6,7 +6,7 @@ import pytest
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError
 from cache.hdf5 import open_arrays
-from cache.notes import read_copies, read_note
+from cache.notes import read_note
 from cache.parquet import bounded_parquet
 from cache.record import Record
 
@@ -24,7 +24,7 @@ def test_a_pipe_a_folder_or_a_link_in_place_of_a_file_is_damaged_and_nobody_wait
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name, kind in (("pipe", "a pipe"), ("folder", "a folder"), ("link", "a link")):
         path = tmp_path / name
-        for read in (read_note, Record.load, lambda path: read_copies(path, path)):
+        for read in (read_note, Record.load):
             with pytest.raises(CorruptArtifactError, match=f"{name}: it is {kind}"):
                 read(path)
     with pytest.raises(CorruptArtifactError, match="it is a pipe"):

@@ -103,7 +103,7 @@ def test_a_part_that_is_gone_is_an_error_that_says_what_to_do(tmp_path: Path) ->
     add(Pool(store, SPACE), KEY, [1, 2])
     read = reader(store, [1, 2])
     part_paths(tmp_path, *next(every_part(tmp_path)))[0].unlink()
-    with pytest.raises(CorruptArtifactError, match=r"gone from the pool.*--repair"):
+    with pytest.raises(CorruptArtifactError, match=r"gone from the pool.*--drop"):
         read.read("v", [0])
 
 

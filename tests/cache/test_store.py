@@ -40,7 +40,7 @@ def test_a_link_in_an_artifacts_place_is_told_and_not_read_though_the_stores_roo
             read(id)
     found = Verification(store)
     found.rest()
-    assert found.told == [f"{folder}: a link, not an artifact's folder; nothing of it is read"]
+    assert found.remarks == [f"{folder}: a link, not an artifact's folder; nothing of it is read"]
     with pinning(store, "x", "recipe", {}, []) as pins:
         pins.add(id, "make", "")
     with pytest.raises(StoreError, match="is a link"):
@@ -153,7 +153,7 @@ def test_half_written_files_of_a_killed_process_are_not_published(tmp_path: Path
     store.publish(
         Record(id, "make_things", 1, "things", {}, {}, files=describe_files(store.partial(id), ["things.bin"]))
     )
-    assert sorted(path.name for path in store.path(id).iterdir()) == ["progress", "record.json", "things.bin"]
+    assert sorted(path.name for path in store.path(id).iterdir()) == ["record.json", "things.bin"]
 
 
 def test_folder_without_a_record_does_not_stand_in_the_way(tmp_path: Path) -> None:

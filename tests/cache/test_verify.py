@@ -56,7 +56,7 @@ def test_whole_artifact_has_no_problem_and_all_of_it_is_read(tmp_path: Path) -> 
     read: list[int] = []
     found = Verification(store, read.append)
     found.artifacts([id])
-    assert (found.problems, found.told) == ([], [])
+    assert (found.problems, found.remarks) == ([], [])
     assert sum(read) == found.n_bytes == size_bytes(store, [id])
 
 
@@ -91,7 +91,7 @@ def test_file_cut_lengthened_or_replaced_is_found(name: str, damage: str, tmp_pa
     id = publish(store, {})
     DAMAGE[damage](store.path(id) / name)
     if name.startswith(PROGRESS) and damage == "gone":
-        assert not verified(store, id).problems  # what a repair needs less of is no damage
+        assert not verified(store, id).problems  # what only a later drop would miss is no damage
     else:
         assert [problem.name for problem in verified(store, id).problems] == [name]
 
@@ -99,11 +99,8 @@ def test_file_cut_lengthened_or_replaced_is_found(name: str, damage: str, tmp_pa
 def test_file_of_another_artifact_in_its_place_is_found(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id, other = publish(store, {}), publish(store, {"k": 1})
-    for name in ("record.json", "progress/record.json"):
-        whole = (store.path(id) / name).read_bytes()
-        (store.path(id) / name).write_bytes((store.path(other) / name).read_bytes())
-        assert [problem.name for problem in verified(store, id).problems] == [name]
-        (store.path(id) / name).write_bytes(whole)
+    (store.path(id) / "record.json").write_bytes((store.path(other) / "record.json").read_bytes())
+    assert [problem.name for problem in verified(store, id).problems] == ["record.json"]
 
 
 def test_link_that_leads_out_of_the_artifact_is_a_problem_even_to_equal_bytes(tmp_path: Path) -> None:
@@ -123,8 +120,8 @@ def test_file_that_no_record_names_and_missing_input_are_told_and_no_problem(tmp
     )
     (store.path(id) / "notes.txt").write_text("mine")
     found = verified(store, id)
-    assert not found.problems and len(found.told) == 2
-    assert "sample_frames-v1" in found.told[0] and "notes.txt" in found.told[1]
+    assert not found.problems and len(found.remarks) == 2
+    assert "sample_frames-v1" in found.remarks[0] and "notes.txt" in found.remarks[1]
 
 
 def test_record_edited_by_hand_with_a_checksum_that_fits_is_found_by_its_id(tmp_path: Path) -> None:
@@ -184,8 +181,8 @@ def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> 
         path.write_bytes(b"\0\5\x16\7")
     found = verified(store, id)
     found.rest()
-    assert not found.problems and len(found.told) == len(strays)
-    assert all(any(line.startswith(f"{path}: ") for line in found.told) for path in strays)
+    assert not found.problems and len(found.remarks) == len(strays)
+    assert all(any(line.startswith(f"{path}: ") for line in found.remarks) for path in strays)
     assert names(tmp_path) == ["baseline"] and not survey(store).goes
 
 
@@ -254,9 +251,8 @@ def test_file_that_its_reader_refuses_is_found_though_its_record_fits(name: str,
     id = publish(store, {})
     (store.path(id) / name).write_bytes(b"something else")
     record = store.record(id)
-    for place in ("record.json", "progress/record.json"):
-        files = record.files | describe_files(store.path(id), [name])
-        write_note(store.path(id) / place, replace(record, files=files).sealed().as_note())
+    files = record.files | describe_files(store.path(id), [name])
+    write_note(store.path(id) / "record.json", replace(record, files=files).sealed().as_note())
     assert name in [problem.name for problem in verified(store, id).problems if problem.piece == "file"]
 
 

@@ -1,4 +1,4 @@
-"""One flipped bit in a file of a finished store, or of one that a killed run left: found, never read as other numbers, mended."""
+"""One flipped bit in a finished store, or in one that a killed run left: found, never read as other numbers, made again."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from pathlib import Path
 from cache.errors import SevilaError
 from cache.store import Store
 from stages.chain import STAGES
-from tests.faults.judging import contents, finished
+from tests.faults.judging import Stamp, contents, finished
 from tests.faults.victims import KILLED, command, fork, last_words
 from tests.faults.world import Trial
-from tests.stages.moment_world import places
 
 NAME = "names"
-MEMORIES = ("digests.json", "recent")  # what is damaged there is told and forgotten; runs fill them again
+MEMORIES = ("digests.json", "recent")  # what is damaged there is said and forgotten; runs fill them again
 
 
 def finished_store(trial: Trial) -> None:
-    """Flip a bit of a finished store: verify must name the file, readers must refuse it or give the same, repair must mend it."""
+    """Flip a bit of a finished store: verify names the file, readers refuse it or give the same, drop and run make it again."""
     while not trial.is_done:
         shutil.copytree(trial.world.whole, trial.store)
         before, files = _readings(trial), by_type(trial.store)
         kind = trial.rng.choice(sorted(files))
         path = trial.rng.choice(files[kind])
         content, others = path.read_bytes(), finished(trial.store)
-        told = flip(trial, path)
+        text = flip(trial, path)
         trial.tally.tried += 1
         trial.tally.where[kind] += 1
-        _check_readers(trial, told, before)
+        _check_readers(trial, text, before)
         status = _verify(trial)
         named = path.with_suffix(".h5") if kind.startswith("pool") else path  # an array and its note are one thing
         if (not status and kind not in MEMORIES) or str(named) not in last_words(trial.beside, 10**6):
             if _same_meaning(path, content):
                 trial.tally.where["in text of the same meaning"] += 1
             else:
-                trial.fail("wrong", f"{told}: not found by verify, which ended with {status}")
-        _check_repaired(trial, told, kind, path, content, others)
+                trial.fail("wrong", f"{text}: not found by verify, which ended with {status}")
+        _check_made_again(trial, text, kind, path, content, others)
         trial.begin_anew()
 
 
 def work_in_progress(trial: Trial) -> None:
-    """Kill a run, flip a bit of what it left unfinished, and resume: the bytes of an uninterrupted run, if need be by repair."""
+    """Kill a run, flip a bit of what it left unfinished, and resume: the bytes of an uninterrupted run, if need be by a drop."""
     while not trial.is_done:
         victim = trial.start()
         status = victim.ended(trial.rng.uniform(0, trial.world.seconds))
@@ -52,18 +51,18 @@ def work_in_progress(trial: Trial) -> None:
         files = by_type(trial.store, "partial", "pool")
         if status == KILLED and files:
             kind = trial.rng.choice(sorted(files))
-            told = flip(trial, trial.rng.choice(files[kind]))
+            text = flip(trial, trial.rng.choice(files[kind]))
             trial.tally.tried += 1
             trial.tally.where[kind] += 1
             status = trial.start().finish()
             if status or contents(trial.store) != trial.world.contents:
                 found, words = _verify(trial), last_words(trial.beside, 2000)
                 if not status and not found:
-                    trial.fail("wrong", f"{told}: other bytes, and verify finds nothing: {words}")
-                _verify(trial, "--repair")
+                    trial.fail("wrong", f"{text}: other bytes, and verify finds nothing: {words}")
+                _verify(trial, "--drop")
                 status = trial.start().finish()
                 if status or contents(trial.store) != trial.world.contents:
-                    trial.fail("lost", f"{told}: not mended (status {status}): {last_words(trial.beside, 1000)}")
+                    trial.fail("lost", f"{text}: not mended (status {status}): {last_words(trial.beside, 1000)}")
         trial.begin_anew()
 
 
@@ -104,19 +103,20 @@ def _same_meaning(path: Path, content: bytes) -> bool:
 
 def _verify(trial: Trial, *more: str) -> int:
     """Run `sevila cache verify --all` and return its exit status."""
-    options = [*more, *places(trial.world.folder, trial.store)] if more else ["--store", str(trial.store)]
-    return fork(command(["cache", "verify", "--all", *options]), trial.store, trial.beside).finish()
+    options = ["cache", "verify", "--all", *more, "--store", str(trial.store)]
+    return fork(command(options), trial.store, trial.beside).finish()
 
 
-def _check_repaired(trial: Trial, told: str, kind: str, path: Path, content: bytes, others: dict) -> None:
-    status = _verify(trial, "--repair")
-    words = last_words(trial.beside, 1500)
+def _check_made_again(trial: Trial, text: str, kind: str, path: Path, content: bytes, others: dict[str, Stamp]) -> None:
+    """Drop what is damaged and run again: the bytes of before, nothing else made anew, and nothing for verify to find."""
+    dropped, words = _verify(trial, "--drop"), last_words(trial.beside, 1500)
+    status = trial.start(
+        more=("--replace",) if kind == NAME else ()
+    ).finish()  # only the run itself can say what it named
     if kind in MEMORIES:
         return
-    if kind == NAME:  # only the run itself can say what it named
-        trial.start(more=("--replace",)).finish()
-    elif path.read_bytes() != content and not _same_meaning(path, content):
-        trial.fail("lost", f"{told}: not mended by verify --repair, which ended with {status}: {words}")
+    if status or contents(trial.store) != trial.world.contents:
+        trial.fail("lost", f"{text}: not made again after a drop that ended with {dropped}, status {status}: {words}")
         return
     touched = {name for name, stamp in finished(trial.store).items() if others.get(name, stamp) != stamp}
     place = path.relative_to(trial.store).parts
@@ -125,18 +125,18 @@ def _check_repaired(trial: Trial, told: str, kind: str, path: Path, content: byt
         own = ["/".join(place[:-1]), place[1].rsplit("-", 1)[0]]
     others_touched = sorted(name for name in touched if not name.startswith(tuple(own)))
     if others_touched:
-        trial.fail("twice", f"{told}: repair has made {others_touched[:3]} anew, too")
+        trial.fail("twice", f"{text}: {others_touched[:3]} were made anew, too")
     if _verify(trial):
-        trial.fail("lost", f"{told}: verify finds more after the repair: {last_words(trial.beside, 1000)}")
+        trial.fail("lost", f"{text}: verify finds more after the run: {last_words(trial.beside, 1000)}")
 
 
-def _check_readers(trial: Trial, told: str, before: dict[str, str]) -> None:
+def _check_readers(trial: Trial, text: str, before: dict[str, str]) -> None:
     found = _readings(trial)
     for name, value in before.items():
         id = name.split("/")[0]
-        told_of = [found.get(key, "") for key in (name, id, f"{id}/videos")]  # itself, or what it is read by
-        if found.get(name) != value and not any(text.startswith("refused: ") for text in told_of):
-            trial.fail("wrong", f"{told}: {name} is read as another value: {told_of[0][:300] or 'nothing'}")
+        refusals = [found.get(key, "") for key in (name, id, f"{id}/videos")]  # itself, or what it is read by
+        if found.get(name) != value and not any(each.startswith("refused: ") for each in refusals):
+            trial.fail("wrong", f"{text}: {name} is read as another value: {refusals[0][:300] or 'nothing'}")
             return
 
 

@@ -91,7 +91,8 @@ KINDS = (
         "a flipped bit in a finished store",
         flips.finished_store,
         "One bit of one file, its type drawn first, is flipped. `cache verify --all` must name the file; every reader of the "
-        "store must give what it gave before or refuse; `--repair` must bring back the old bytes and touch nothing else. "
+        "store must give what it gave before or refuse; `--drop` and the same run must bring back the old bytes and make nothing "
+        "else anew. "
         "(Excepted: the name of a run, which only the run can give again; digests and recent runs, which are told and "
         "forgotten.)",
         "flips",
@@ -102,7 +103,8 @@ KINDS = (
         "a flipped bit in work in progress",
         flips.work_in_progress,
         "A run is killed, one bit of a file that it left in the partial folders or in the pool is flipped, and the same command "
-        "runs again. If it cannot, or ends with other bytes, verify must say so, and `--repair` must mend it.",
+        "runs again. If it cannot, or ends with other bytes, verify must say so, and after `--drop` the same command must mend "
+        "it.",
         "flips",
         0.2,
     ),
@@ -184,7 +186,7 @@ KINDS = (
         swaps.moved_pool_files,
         "In a finished store two folders or two arrays of the pool change places, or one is copied over another, its note "
         "included. `cache verify --all` must name one, every reader must give what it gave before or refuse, and "
-        "`--repair` and the same command must bring back the old bytes.",
+        "`--drop` and the same command must bring back the old bytes.",
         "troubles",
         options=(NAMED,),
     ),

@@ -24,7 +24,7 @@ with that of a run to which nothing happened.
 
 - *tried*: faults that really struck; a run that was over before its fault does not count.
 - *survived*: nothing was amiss after the trial.
-- *lost*: something could not be had again by running the same command (for flipped bits: with `cache verify --repair`).
+- *lost*: something could not be had again by running the same command (for flipped bits: after `cache verify --drop`).
 - *wrong*: a file, table or array with other bytes than those of the run without faults (tables of measured seconds excepted),
   an error without a clear line, a file left over (`*.part`, partial folders, training states), a fault that verify misses.
 - *built twice*: an artifact, a finished shard or a part of the pool that was made again: by the inode and time of every

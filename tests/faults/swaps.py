@@ -19,7 +19,7 @@ from tests.stages.moment_world import places
 
 
 def moved_pool_files(trial: Trial) -> None:
-    """Exchange files of a finished pool; verify must name one, readers must refuse or give the same, repair must undo it."""
+    """Exchange files of a finished pool; verify must name one, readers refuse or give the same, drop and run undo it."""
     while not trial.is_done:
         shutil.copytree(trial.world.whole, trial.store)
         before = _readings(trial)
@@ -30,7 +30,7 @@ def moved_pool_files(trial: Trial) -> None:
         _check_readers(trial, text, before)
         if not _verify(trial):
             trial.fail("wrong", f"{text}: not seen by verify")
-        _verify(trial, "--repair")
+        _verify(trial, "--drop")
         status = trial.start().finish()
         if status:
             trial.fail("lost", f"{text}: the same command ended with status {status}: {last_words(trial.beside)}")

@@ -22,6 +22,14 @@ def test_questions_and_videos_are_counted_by_reason() -> None:
     assert rows[0].questions_percent == 100 * 3 / 7
 
 
+def test_a_video_with_several_reasons_is_counted_once() -> None:
+    asked = [("a", ""), ("a", "empty: no options"), ("a", "not_finite: frame 3")]
+    lost = [("b", "empty: no options"), ("b", "missing: here"), ("b", "missing: there")]
+    rows, _ = coverage(asked + lost)
+    assert {row.reason: row.n_videos for row in rows} == {"": 1, "missing": 1, "empty": 0, "not_finite": 0}
+    assert format_coverage(rows).startswith("coverage: 1 of 6 questions (16.7 %), 1 of 2 videos;")
+
+
 def test_every_missing_video_is_listed_with_its_reason_and_its_questions() -> None:
     _, missing = coverage(READ + LOST)
     assert missing == [
@@ -44,7 +52,7 @@ def test_nothing_readable_is_a_coverage_of_zero() -> None:
     assert coverage([])[0][0].questions_percent == 0.0
 
 
-@given(st.lists(st.sampled_from(READ + LOST)))
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "missing: x", "missing: y", "empty: z"]))))
 def test_counts_add_up(questions: list[tuple[str, str]]) -> None:
     rows, missing = coverage(questions)
     assert sum(row.n_questions for row in rows) == len(questions)

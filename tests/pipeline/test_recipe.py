@@ -75,6 +75,25 @@ def test_wrong_setting_is_told_as_given(setting: str) -> None:
         load("plain", STAGES, [setting])
 
 
+def test_settings_are_checked_together_and_each_error_names_who_set_the_key() -> None:
+    assert (
+        load("plain", STAGES, ["select_keyframes.k=none", "select_keyframes.k=3"]).config_of("select_keyframes").k == 3
+    )
+    with pytest.raises(RecipeError) as error:
+        load("plain", STAGES, ["select_keyframes.k=none", "sample_frames.frames=16", "select_keyframes.method=best"])
+    assert "--set select_keyframes.k=none: [select_keyframes] k = 'none'" in str(error.value)
+    assert "--set select_keyframes.method=best: [select_keyframes] method = 'best'" in str(error.value)
+
+
+def test_every_section_is_validated_once_however_many_settings_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated: list[str] = []
+    config = STAGES["select_keyframes"].config
+    init = config.__init__
+    monkeypatch.setattr(config, "__init__", lambda self, **values: validated.append("x") or init(self, **values))
+    load("plain", STAGES, ["sample_frames.frames=16", "select_keyframes.k=3", "chain.kind=full"], seed=3)
+    assert len(validated) == 1
+
+
 def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'nextqa'"):
         load("nextq", STAGES)

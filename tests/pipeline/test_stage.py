@@ -8,9 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
@@ -217,6 +220,30 @@ def test_a_record_names_the_hosts_that_made_the_shards_not_the_one_that_publishe
     monkeypatch.setattr("platform.node", lambda: "c")
     record = build(toy_square, Square(), run, inputs).record
     assert record.host == "a, b" and record.device == "cpu" and record.peak_memory_bytes > 0
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this system counts for the whole process")
+def test_the_peak_memory_of_a_record_is_not_that_of_what_the_process_did_before(run: RunContext) -> None:
+    held = np.ones(400 << 20, "uint8")
+    before = build(toy_count, Count(), run, [None]).record.peak_memory_bytes
+    del held
+    squares = build(toy_square, Square(), run, [build(toy_count, Count(), run, [None])])
+    assert before > 400 << 20 and squares.record.peak_memory_bytes < before - (300 << 20)
+
+
+def test_the_device_of_a_record_is_the_cpu_where_only_another_stage_of_the_process_used_a_gpu(
+    run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(RunContext, "torch_device", lambda run: "cuda")
+    monkeypatch.setattr(
+        torch, "cuda", MagicMock(max_memory_allocated=lambda device: 7, get_device_name=lambda device: "X")
+    )
+    record = build(toy_count, Count(), run, [None]).record
+    assert (record.device, record.peak_gpu_memory_bytes) == ("cpu", 0)
+    record = build(replace(toy_square, gpu=True), Square(), run, [build(toy_count, Count(), run, [None])]).record
+    assert (record.device, record.peak_gpu_memory_bytes) == ("cuda X", 7)
 
 
 def test_a_piece_that_is_all_of_an_artifact_is_left_to_the_process_that_is_at_it(run: RunContext) -> None:

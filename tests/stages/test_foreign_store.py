@@ -88,7 +88,7 @@ def test_unfinished_work_that_holds_a_link_is_refused(
     assert content(outside) == before
 
 
-@pytest.mark.parametrize("place", ["videos", "progress", "record.json", "progress/record.json"])
+@pytest.mark.parametrize("place", ["videos", "progress", "record.json", "progress/plan.json"])
 def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
     place: str, store: Path, outside: Path
 ) -> None:
@@ -97,7 +97,7 @@ def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
     shutil.rmtree(link) if link.is_dir() else link.unlink()
     link.symlink_to(outside / "record.json" if link.suffix else outside)
     assert main(["cache", "verify", id, "--store", f"{store}"]) == 1
-    main(["cache", "verify", id, "--repair", "--store", f"{store}"])
+    main(["cache", "verify", id, "--drop", "--store", f"{store}"])
     Store(store).remove(id)
     assert main(["cache", "gc", "--delete", "--unnamed", "--older-than", "0", "--store", f"{store}"]) == 0
     assert content(outside) == before
@@ -145,18 +145,15 @@ def test_the_lock_of_what_is_remembered_is_opened_through_no_link(tmp_path: Path
     assert content(outside) == before
 
 
-def test_a_repair_goes_on_in_no_folder_that_holds_a_link(
-    store: Path, demo: Path, outside: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_dropped_through_a_link(store: Path, outside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     id = next(id for id in Store(store) if id.startswith("select_keyframes"))
     (store / "artifacts" / id / "keyframes.parquet").write_bytes(b"damaged")
-    before, link = content(outside), store / "partial" / f"{id}.repair" / "progress"
-    link.parent.mkdir(parents=True)
+    before, link = content(outside), store / "partial" / id
+    link.parent.mkdir(exist_ok=True)
     link.symlink_to(outside)
-    places = ["--annotations", f"{demo / 'questions.csv'}", "--videos", f"{demo / 'videos'}"]
-    assert main(["cache", "verify", id, "--repair", *places, "--store", f"{store}", "--device", "cpu"]) == 1
+    assert main(["cache", "verify", id, "--drop", "--store", f"{store}"]) == 1
     assert f"{link}: is a link to {outside}" in capsys.readouterr().out
-    assert content(outside) == before
+    assert content(outside) == before and Store(store).exists(id)
 
 
 def test_locks_and_parts_of_the_pool_behind_links_are_refused(tmp_path: Path, outside: Path) -> None:

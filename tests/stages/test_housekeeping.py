@@ -3,15 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cache.diff import diff
 from cache.names import named_run
-from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
-from cache.tables import Schema, write_rows
 from cli import main
 from stages.chain import STAGES
 from tests.stages.runs import UNIFORM, arguments, edited
@@ -80,7 +76,7 @@ def test_a_damaged_record_stops_neither_a_plan_nor_its_explanation_but_a_rebuild
     assert "select_keyframes.k: 4 -> 2" in why(capsys, demo, store, *wider, stage="select_keyframes")
     before = {path: path.stat().st_ino for path in (store / "artifacts").rglob("*")}
     assert main(arguments("stage", demo, store, "list_questions", "--again")) == 1
-    assert "--repair" in capsys.readouterr().err
+    assert "--drop" in capsys.readouterr().err
     assert {path: path.stat().st_ino for path in (store / "artifacts").rglob("*")} == before
 
 
@@ -98,57 +94,6 @@ def test_videos_that_came_changed_or_went_are_counted(
     told = why(capsys, world, named, stage="sample_frames")
     changed = f"sample_frames.videos: 1 added (new), 1 changed ({videos[2].stem}), 1 missing now ({videos[3].stem})"
     assert changed in told
-
-
-def test_changed_answers_are_named(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a, b = (id_of(named, run, "answer_questions") for run in ("baseline", "uniform"))
-    found = json.loads(printed(capsys, "cache", "diff", a, b, "--rows", "99", "--json", "--store", str(named)))
-    compared = json.loads(printed(capsys, "compare", a, b, "--json", "--store", str(named)))
-    changed = found["tables"]["answers"]["columns"]["prediction"]
-    assert [key for (key,), *_ in changed["first"]] == [row["question_id"] for row in compared["changed"]]
-    assert "select_keyframes.method: localizer -> uniform" in found["differences"]
-    told = printed(capsys, "cache", "diff", a, b, "--rows", "1", "--store", str(named))
-    assert f"prediction: differs in {changed['n_changed']} rows" in told and "--rows N shows more" in told
-    assert main(["cache", "diff", a, id_of(named, "uniform", "evaluate"), "--store", str(named)]) == 1
-    assert "of one kind" in capsys.readouterr().err
-
-
-def value(kind: str, number: int) -> Any:
-    if kind.startswith("list"):
-        return [value(kind[5:-1], number)]
-    return {"string": f"{number}", "bool": number in (0, 5)}.get(kind, number)
-
-
-def made(store: Store, kind: str, table: str, schema: Schema, rows: list[dict[str, Any]]) -> str:
-    id = artifact_id("make", 1, {"rows": repr(rows)}, {})
-    write_rows(store.partial(id) / f"{table}.parquet", schema, rows)
-    files = describe_files(store.partial(id), [f"{table}.parquet"])
-    told = {"schemas": {table: schema.as_dict()}, "rows": {table: len(rows)}, "files": files}
-    store.publish(Record(id, "make", 1, kind, {"n": len(rows)}, {}, **told))
-    return id
-
-
-@pytest.mark.parametrize(("kind", "table"), TABLES, ids=map("/".join, TABLES))
-def test_rows_of_every_table_are_matched(tmp_path: Path, kind: str, table: str) -> None:
-    schema, store = TABLES[kind, table], Store(tmp_path)
-    before = [{name: value(type, row) for name, type in schema.columns.items()} for row in range(4)]
-    last = list(schema.columns)[-1]
-    after = [*before[2:], {name: value(type, 7) for name, type in schema.columns.items()}]
-    after[0] = after[0] | {last: value(schema.columns[last], 5)}
-    a, b = (made(store, kind, table, schema, rows) for rows in (before, after))
-    found = diff(store, a, b, 9).tables[table]
-    assert (found.n_only_a, found.n_only_b, found.n_changed) == (
-        (2, 1, 1) if len(found.key) < len(schema.columns) else (3, 2, 0)
-    )
-    assert diff(store, a, a, 9).tables[table].is_empty
-
-
-def test_rows_that_nothing_tells_apart_are_counted_through(tmp_path: Path) -> None:
-    schema, store = Schema(1, name="string", value="int32"), Store(tmp_path)
-    row = {"name": "x", "value": 1}
-    a, b = (made(store, "k", "t", schema, [row] * n) for n in (2, 3))
-    found = diff(store, a, b, 9).tables["t"]
-    assert (found.n_both, found.n_only_a, found.n_only_b) == (2, 0, 1)
 
 
 def test_ancestry_names_each_ancestor_once(named: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from cache.record import RECORD
 from cache.store import Store
 from cache.verify import Verification
 from tests.stages.runs import artifact, files, records, sevila
-from tests.stages.test_repair import verify
+from tests.stages.test_drop import verify
 
 OTHER_SCORES = ("--set", "score_frames.instruction=information_needed")
 
@@ -76,7 +76,7 @@ MOVES: dict[str, Callable[[Path], list[Path]]] = {
 
 
 @pytest.mark.parametrize("move", list(MOVES))
-def test_moved_parts_are_an_error_that_names_the_file_and_come_back_by_repair(
+def test_moved_parts_are_an_error_that_names_the_file_and_are_made_again_where_they_were(
     move: str, store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(store)
@@ -84,16 +84,15 @@ def test_moved_parts_are_an_error_that_names_the_file_and_come_back_by_repair(
     assert sevila("run", demo, store, *OTHER_SCORES) == 1
     said = capsys.readouterr().err
     assert (
-        str(store / "pool") in said
-        and ("wanted those of" in said or "gone from the pool" in said)
-        and "--repair" in said
+        str(store / "pool") in said and ("wanted those of" in said or "gone from the pool" in said) and "--drop" in said
     )
-    assert verify(demo, store) == 1
+    assert verify(store) == 1
     said = capsys.readouterr().out
     assert all(str(folder) in said for folder in moved)
     others = store / "pool" / "extract_features-v2-00000000000000000000"
     shutil.rmtree(others, ignore_errors=True)
-    assert verify(demo, store, "--all", "--repair") == 0
+    assert verify(store, "--drop") == 0
+    assert sevila("run", demo, store) == 0 and verify(store) == 0
     assert {id: files(store)[id] for id in before} == before
 
 
@@ -119,7 +118,7 @@ def test_parts_of_before_serve_what_was_made_of_them_and_are_made_again_for_what
     finished = {record.stage: record.finished for record in records(store).values()}
     wanted = artifact(store, "answers").rows("answers")
     unmark(store)
-    assert verify(demo, store) == 0 and "do not say whose they are" in capsys.readouterr().out
+    assert verify(store) == 0 and "do not say whose they are" in capsys.readouterr().out
     assert sevila("run", demo, store, *OTHER_SCORES) == 0  # reads the features that are there
     assert {record.stage: record.finished for record in records(store).values()}["extract_features"] == finished[
         "extract_features"

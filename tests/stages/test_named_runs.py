@@ -117,8 +117,8 @@ def test_a_damaged_name_is_told_and_can_be_given_up(
     write_note(path, named_run(Store(named), "uniform").as_dict() | {"artifacts": [Pin("../x", "y", "")._asdict()]})
     assert main(["runs", "show", "uniform", "--store", str(store)]) == 1
     assert "'../x' is not an artifact id" in capsys.readouterr().err
-    assert main(["cache", "verify", "--all", "--repair", "--store", str(store)]) == 1
-    assert "repeated as --name uniform --replace" in capsys.readouterr().out
+    assert main(["cache", "verify", "--all", "--drop", "--store", str(store)]) == 1
+    assert "repeated as `--name uniform --replace" in capsys.readouterr().out
     assert main(["runs", "rm", "uniform", "--store", str(store)]) == 0
     assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
     assert not path.exists()

@@ -1,0 +1,238 @@
+"""Dropping what is damaged of a store, and only that, so that the next run of its recipe makes just that again.
+
+An artifact with a damaged piece is no longer published: its folder goes back among the unfinished ones, where the next run
+keeps the shards that are whole, as after a kill. One that is not made in shards goes as a whole. A damaged part of the pool goes,
+and the shards that point to it are made again from the parts that are left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache.errors import CorruptArtifactError, SevilaError, StoreError
+from cache.files import refuse_links, sync
+from cache.folders import folders_in, readable, stage_of
+from cache.notes import read_note
+from cache.pool import part_paths
+from cache.pool_listing import PARTS, PartId
+from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
+from cache.store import Store
+from cache.tables import read_columns
+from cache.untrusted import inside
+from cache.verify import Piece, Problem, Verification, holder
+
+# What nobody but a person can mend, and how.
+LEFT: dict[Piece, str] = {
+    "gone": "run its recipe again, which makes it",
+    "stale": "run its recipe again, which makes it anew",
+    "name": "only its run, repeated as `--name {id} --replace`, says what it named; `sevila runs rm {id}` gives it up",
+    "link": "move that here, or delete the link",
+}
+
+
+@dataclass
+class Drops:
+    """What goes of a store, if `remove`; else what would go.
+
+    Attributes:
+        gone: a sentence for each thing that goes.
+        left: one for each problem that stays, with the way out.
+    """
+
+    store: Store
+    remove: bool
+    gone: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Have what an error of the block says stay."""
+        try:
+            yield
+        except SevilaError as error:
+            self.left.append(str(error))
+
+    def of(self, verification: Verification) -> None:
+        """Drop what a verification has found damaged. What is whole is never removed.
+
+        Each piece is verified once more before it goes, under its lock: somebody may have made it again meanwhile.
+        """
+        parts: list[PartId] = []
+        ids: list[str] = []
+        for problem in verification.problems:
+            if problem.piece in LEFT:
+                self.left.append(f"{problem}; {LEFT[problem.piece].format(id=problem.id)}")
+            elif problem.piece == "memory":
+                self._file(problem.path, "the next run learns anew what it remembered")
+            elif problem.piece == "part":
+                with self._refusals():
+                    parts.append(_own_part(self.store, problem))
+            else:
+                ids.append(problem.id)
+        ids = list(dict.fromkeys([*ids, *_pointing(self.store, "artifacts", parts)]))
+        ids.sort(key=lambda id: readable(self.store.root, id) is not None)  # those that stop `note_inputs` first
+        for id in ids:
+            with self._refusals(), self.store.lock(f"{id}/publish"):
+                self._artifact(id, parts, verification)
+        for id in _pointing(self.store, "partial", parts) if self.remove else ():
+            _forget_shards(self.store.partial(id), parts)
+        for part in parts:
+            with self.store.lock(f"pool/{part[0]}/{part[1]}"):
+                self._part(part)
+
+    def _file(self, path: Path, what_then: str) -> None:
+        self.gone.append(f"{path}: goes; {what_then}")
+        if self.remove:
+            _remove(path)
+
+    def _part(self, part: PartId) -> None:
+        again = Verification(self.store)
+        again.parts([part])
+        if again.problems:
+            path, note = part_paths(self.store.root, *part)
+            if self.remove:
+                note.unlink(missing_ok=True)  # first: without it, there is no part
+            self._file(path, "its note, too; the next run makes these frames again")
+
+    def _artifact(self, id: str, parts: list[PartId], verification: Verification) -> None:
+        again = Verification(self.store, checked_parts=set(verification.checked_parts))
+        again.artifacts([id])
+        problems = [problem for problem in again.problems if problem.id == id and problem.piece not in LEFT]
+        folder, root = self.store.path(id), self.store.layer(id)
+        points = bool(_points_to(folder, parts))
+        pieces = {problem.piece for problem in problems}
+        if not (problems or points):
+            return
+        if root != self.store.root:
+            raise StoreError(f"{problems[0] if problems else id}; {_way_below(root, id)}")
+        refuse_links(folder)
+        if pieces == {"note"} and not points:
+            for problem in problems:
+                self._file(problem.path, "nothing needs it while the artifact is whole")
+            return
+        record = None if "record" in pieces else readable(root, id)
+        shards = None if "tables" in pieces else _whole_shards(folder, record, parts)
+        if shards is None and record is not None and all(_is_measured(problem, record) for problem in problems):
+            way = f"`sevila stage {record.stage} RECIPE --again` makes it anew"
+            self.left += [
+                f"{problem}; only measured while {id} was made, whose content is whole: {way}" for problem in problems
+            ]
+            return
+        self.gone.append(f"{id}: {_message(shards)}")
+        if self.remove:
+            if record is not None:
+                self.store.note_inputs(id)
+            _unpublish(
+                self.store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"}
+            )
+
+
+def _is_measured(problem: Problem, record: Record) -> bool:
+    table = problem.name.split(".")[0].split("/")[0]
+    return problem.piece == "file" and bool(record.schemas.get(table, {}).get("measured"))
+
+
+def _own_part(store: Store, problem: Problem) -> PartId:
+    space, key, name = problem.id.split("/")
+    root = holder(store, (space, key, name))
+    if root != store.root:
+        raise StoreError(f"{problem}; {_way_below(root, problem.id)}")
+    return space, key, name
+
+
+def _way_below(root: Path, name: str) -> str:
+    return f"{root} is only read here: `sevila cache verify {name} --drop --store {root}` drops it there"
+
+
+def _message(shards: dict[int, bool] | None) -> str:
+    if shards is None:
+        return "goes as a whole, as nothing tells its shards apart, if it has any; the next run of its recipe makes it again"
+    damaged = [str(number + 1) for number, is_whole in shards.items() if not is_whole]
+    if not damaged:
+        return "is no longer published; all its shards stay, and the next run of its recipe publishes it again"
+    what = f"shard{'s' if damaged[1:] else ''} {', '.join(damaged)} of {len(shards)}"
+    return f"{what} goes, the others stay; the next run of its recipe makes {'these' if damaged[1:] else 'this'} again"
+
+
+def _whole_shards(folder: Path, record: Record | None, parts: list[PartId]) -> dict[int, bool] | None:
+    """Return which shards of an artifact can stay; None where that is not known: it is not made in shards, or has no plan."""
+    try:
+        plan = read_note(folder / PLAN)
+    except (CorruptArtifactError, OSError):
+        return None
+    if (
+        "artifact" not in plan
+    ):  # before record version 3, notes did not say whose they are, and no run goes on from them
+        return None
+    return {number: _is_whole(folder, number, record, parts) for number in range(len(plan["shards"]))}
+
+
+def _is_whole(folder: Path, number: int, record: Record | None, parts: list[PartId]) -> bool:
+    try:
+        note = read_note(_note(folder, number))
+        files = note["files"]
+        for name in files:
+            inside(folder, name)
+        is_recorded = record is None or all(record.files.get(name) == file for name, file in files.items())
+        return is_recorded and describe_files(folder, list(files)) == files and number not in _points_to(folder, parts)
+    except (SevilaError, OSError, KeyError, TypeError):
+        return False
+
+
+def _pointing(store: Store, place: str, parts: list[PartId]) -> list[str]:
+    """Return the artifacts of one's own, published or `partial`, that point to any of these parts."""
+    stages = {stage_of(space) for space, _, _ in parts}
+    folders = folders_in(store.root / place) if parts else {}
+    return [id for id, folder in folders.items() if stage_of(id) in stages and _points_to(Path(folder), parts)]
+
+
+def _points_to(folder: Path, parts: list[PartId]) -> set[int]:
+    """Return the shards of an artifact's folder that point to any of these parts of the pool."""
+    wanted, shards = {part[1:] for part in parts}, set()
+    for table in sorted((folder / "parts").glob("*.parquet")) if parts else ():
+        with suppress(SevilaError, OSError):  # a damaged table is a problem of its own
+            note, columns = _note(folder, int(table.stem)), read_columns([table], PARTS, ("key", "part"))
+            space = read_note(note).get("pool") if note.exists() else None  # of the same stage, in any case
+            rows = zip(columns["key"], columns["part"], strict=True)
+            if any(row in wanted and (not space or (space, *row) in parts) for row in rows):
+                shards.add(int(table.stem))
+    return shards
+
+
+def _note(folder: Path, number: int) -> Path:
+    return folder / PROGRESS / f"{number:05d}.json"
+
+
+def _forget_shards(folder: Path, parts: list[PartId]) -> None:
+    """Have an unfinished artifact make again the shards that point to these parts."""
+    for number in _points_to(folder, parts):
+        _note(folder, number).unlink(missing_ok=True)
+
+
+def _unpublish(store: Store, id: str, shards: dict[int, bool] | None, damaged: set[Path]) -> None:
+    """Turn an artifact into an unfinished one; what stays of a shard that goes says which parts of the pool it will want."""
+    folder, partial = store.path(id), store.partial(id)
+    with suppress(FileNotFoundError):
+        os.replace(folder / RECORD, folder / DROPPED)  # first: without its record, it is no artifact
+    (folder / PROGRESS / RECORD).unlink(missing_ok=True)  # a copy, as earlier versions kept one
+    if shards is None:
+        damaged = {entry for entry in folder.iterdir() if entry.name != DROPPED}
+    for path in [*damaged, *(_note(folder, number) for number, is_whole in (shards or {}).items() if not is_whole)]:
+        _remove(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(exist_ok=True)
+    os.rename(folder, partial)
+    for parent in (folder.parent, partial.parent):
+        sync(parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""From what somebody asks for to what a chain is walked with: the recipe, how and where to run it, and its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipeline.engine.recipe import Recipe, load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext, Stage
+from pipeline.recipes.checks import check_names
+from pipeline.shapes.demo import DEMO, places_in
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for, on the command line or of a worker.
+
+    Attributes:
+        recipe: name of a recipe, or path of a `.toml` file.
+        settings: `stage.key=value`, over the recipe's.
+        seed: of all that is random, and of the demo's world.
+        places: of each kind, as `Places` takes them; the demo brings its own where none is given.
+        shared: the places serve other recipes, too: names that this one does not have are no slips.
+    """
+
+    recipe: str
+    settings: Sequence[str] = ()
+    seed: int | None = None
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shared: bool = False
+
+
+def open_recipe(
+    request: Request,
+    stages: Mapping[str, Stage],
+    run: RunContext,
+    download: bool = True,
+    remembered: Collection[str] = (),
+) -> tuple[Recipe, RunContext, Sources]:
+    """Return the recipe, `run` with the sources, and the sources; the demo's world is written if it is not there.
+
+    Args:
+        stages: those that a recipe may have sections of, by name.
+        download: the model hub may be asked for weights that nobody placed.
+        remembered: as for `Sources`.
+
+    Raises:
+        RecipeError: the recipe, a setting or a place is wrong.
+    """
+    recipe = load(request.recipe, stages, request.settings, request.seed)  # before a world is rendered for it
+    places = request.places
+    if not request.shared:
+        check_names(recipe, places)
+    if request.recipe == DEMO and not any(places.values()):
+        places = places_in(run.store, request.seed or 0)
+    sources = Sources(run.store.digests, places, download, remembered)
+    return recipe, replace(run, sources=sources), sources
