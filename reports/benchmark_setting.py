@@ -24,7 +24,7 @@ from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.shapes.demo import DEMO, places_in
-from pipeline.training.launch import apart
+from pipeline.training.launch import run_in_subprocess
 from reports.named_runs import pinned
 from stages.chain import STAGES, chain_of
 from stages.evaluate import Metrics
@@ -69,7 +69,7 @@ def run_apart(job: Job) -> list[Row]:
         MachineError: that process died, or the machine refused it something: another try may succeed.
         RuntimeError: it failed otherwise, with its traceback.
     """
-    rows: list[Row] = apart(measure, job)
+    rows: list[Row] = run_in_subprocess(measure, job)
     return rows
 
 

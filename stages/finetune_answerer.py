@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -147,9 +147,9 @@ class AnswererTask:
         """Return all held-out questions."""
         return self.cut(range(self.n_samples, len(self._questions)), 0)
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
-        """Yield the micro-batches with their features."""
-        return self._reader.stream(batches)
+    def load(self, micro_batch: MicroBatch) -> Data:
+        """Return the micro-batch with its features."""
+        return self._reader.load(micro_batch)
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's "Option X"."""
@@ -200,5 +200,5 @@ def load_answerer(cfg: FinetuneAnswerer, run: RunContext, backbone: Backbone, we
 
     language = backbone.language(run, cfg.precision)
     if cfg.gradient_checkpointing:
-        language.save_memory()
+        language = language.saving_memory()
     return Answerer(weights.load(run, backbone, cfg.precision), language)

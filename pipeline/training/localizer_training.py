@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,9 +132,9 @@ class LocalizerTask:
         """Return one draw of frames of every held-out question, the same in every epoch."""
         return self._cut(range(self.n_samples, len(self._clips)))
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
-        """Yield the micro-batches with their features."""
-        return self._reader.stream(batches)
+    def load(self, micro_batch: MicroBatch) -> Data:
+        """Return the micro-batch with its features."""
+        return self._reader.load(micro_batch)
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's yes and no."""
@@ -195,5 +195,5 @@ def load_localizer(
 
     language = backbone.language(run, cfg.precision)
     if cfg.gradient_checkpointing:
-        language.save_memory()
+        language = language.saving_memory()
     return Localizer(weights.load(run, backbone, cfg.precision), language)

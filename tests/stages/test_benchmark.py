@@ -15,7 +15,7 @@ from cache.store import Store
 from cli import main
 from pipeline.benchmarks.matrix import Measured, Row, available, holm, load_matrix
 from pipeline.engine.recipe import load
-from pipeline.training.launch import apart
+from pipeline.training.launch import run_in_subprocess
 from reports.benchmark import run_night
 from reports.benchmark_history import History
 from stages.chain import STAGES
@@ -130,7 +130,7 @@ def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other
 
 def test_a_setting_whose_process_dies_is_an_error_of_its_own() -> None:
     with pytest.raises(MachineError, match="its process was ended by SIGKILL"):
-        apart(die)
+        run_in_subprocess(die)
 
 
 def die() -> None:
