@@ -93,7 +93,7 @@ def matched(
 ) -> list[tuple[Prediction, Annotation]]:
     """Pair predictions with annotations by query, in the predictions' order, and hold windows against the video's length.
 
-    Windows that reach past the end of a video shorter than the benchmark's 150 s are told in a warning and kept as they are.
+    Windows that reach past the end of a video shorter than the benchmark's 150 s are kept as they are, with a warning.
 
     Raises:
         SchemaError: queries missing from either side, another video, windows outside the video unless `allow_outside`.
@@ -109,8 +109,13 @@ def matched(
             "wanted one prediction for each query of the same split"
         )
     pairs = [(prediction, by_qid[prediction.qid]) for prediction in predictions]
+    _check_windows(pairs, allow_outside)
+    return pairs
+
+
+def _check_windows(pairs: Sequence[tuple[Prediction, Annotation]], allow_outside: bool) -> None:
     problems = []
-    reach_seconds = []
+    seconds_beyond = []
     for prediction, annotation in pairs:
         if prediction.video_id is not None and annotation.video_id not in (None, prediction.video_id):
             problems.append(
@@ -124,15 +129,14 @@ def matched(
                     f"(0 to {annotation.duration_seconds:g} s); cut it, or pass --allow-outside to evaluate it as it is"
                 )
             elif beyond > ROUNDING_SECONDS:
-                reach_seconds.append(beyond)
+                seconds_beyond.append(beyond)
     _raise_if_any("predictions do not fit the annotations", problems)
-    if reach_seconds:
+    if seconds_beyond:
         log.warning(
             "%d predicted windows reach past the end of their video, by up to %g s; evaluated as they are",
-            len(reach_seconds),
-            max(reach_seconds),
+            len(seconds_beyond),
+            max(seconds_beyond),
         )
-    return pairs
 
 
 Record = TypeVar("Record", Annotation, Prediction)

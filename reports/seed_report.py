@@ -45,7 +45,7 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
         f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
         f"## Every setting\n\n{_asked(runs)} {spread}.",
-        _table(rows, {cell: _spread(found) for cell, found in _by_cell(values).items()}),
+        _table(rows, {cell: _spread(numbers) for cell, numbers in _by_cell(values).items()}),
         _seed_tables(rows, runs),
         f"## What follows\n\n{CLAIMS_TOLD}",
         "\n".join(f"- {claim}" for claim in claims(runs)),

@@ -75,13 +75,13 @@ class PrefectApi:
 
 def check_private(home: Path) -> None:
     """Raise `SevilaError` where others may change what lies in Prefect's folder: its database, and what a shell is to read."""
-    found = home.stat()
-    if found.st_uid != os.geteuid():
+    status = home.stat()
+    if status.st_uid != os.geteuid():
         raise SevilaError(
-            f"{home}: belongs to another user (id {found.st_uid}); set PREFECT_HOME to a folder of your own"
+            f"{home}: belongs to another user (id {status.st_uid}); set PREFECT_HOME to a folder of your own"
         )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        others = "every user of this machine" if found.st_mode & stat.S_IWOTH else "its group"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        others = "every user of this machine" if status.st_mode & stat.S_IWOTH else "its group"
         raise SevilaError(
             f"{home}: {others} may write there; `chmod go-w {shlex.quote(str(home))}`, or set PREFECT_HOME to one of your own"
         )

@@ -20,7 +20,7 @@ from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.not_finite import LOSS
 from pipeline.inference.visual_prompt_weights import FILE
 from pipeline.models.transfer import to_device
-from pipeline.training.task import MicroBatch, Task, Training, TrainingJob, train
+from pipeline.training.task import MicroBatch, Task, TrainingConfig, TrainingJob, train
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ log = logging.getLogger("sevila")
 HELD_BYTES = 1 << 30  # features that are kept in memory once they were read: all of a small data set's
 
 
-class Row(NamedTuple):
+class MicroBatchRow(NamedTuple):
     """One row of a micro-batch: a sample's number, and the stored rows of its video that are looked at together."""
 
     sample: int
@@ -44,20 +44,20 @@ class Row(NamedTuple):
 class Data(NamedTuple):
     """A micro-batch as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
 
-    rows: Sequence[Row]
+    rows: Sequence[MicroBatchRow]
     features: Any
     where: np.ndarray
 
 
 @dataclass(frozen=True)
-class Split:
+class HeldOutSplit:
     """Questions to train on and to validate with; no video is in both."""
 
     train: list[Any]
     held_out: list[Any]
 
 
-def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> Split:
+def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> HeldOutSplit:
     """Hold out `percent` of the videos, chosen by a hash of seed and video id, with all their questions."""
 
     def rank(video_id: str) -> bytes:
@@ -68,13 +68,13 @@ def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> 
     if percent and not n_held_out:
         log.info("%s: %d videos are too few to hold out %g %% of them: no validation", name, len(videos), percent)
     held_out = set(videos[:n_held_out])
-    return Split(
+    return HeldOutSplit(
         [sample for sample in samples if sample.video_id not in held_out],
         [sample for sample in samples if sample.video_id in held_out],
     )
 
 
-def train_prompt(out: Output, cfg: Training, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
+def train_prompt(out: Output, cfg: TrainingConfig, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
     """Train, and write weights and curves."""
     from pipeline.models.checkpoint import save_tensors
 

@@ -1,8 +1,8 @@
 """One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`loop.py`).
 
 A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
-in `Training` and in the task. How many processes share a batch's micro-batches and when states are saved is execution: the loss
-of a step is the sum of the token losses over the whole batch divided by its number of target tokens, and random draws
+in `TrainingConfig` and in the task. How many processes share a batch's micro-batches and when states are saved is execution:
+the loss of a step is the sum of the token losses over the whole batch divided by its number of target tokens, and random draws
 (dropout) are seeded by (seed, step, micro-batch), so that they are the same in any number of processes and after a kill.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sevila")
 
 
-class Training(Config):
+class TrainingConfig(Config):
     """How a module is trained; the defaults of learning rate, warm-up, epochs and batch are each stage's own."""
 
     learning_rate: float = Field(3e-5, gt=0, le=1, description="peak learning rate, after the warm-up")
@@ -122,7 +122,7 @@ class TrainingJob:
 
     name: str
     id: str
-    cfg: Training
+    cfg: TrainingConfig
     run: RunContext
     snapshots: Snapshots
     make_task: Callable[[RunContext], Task]

@@ -18,10 +18,10 @@ from torch.nn import functional
 from cache.store import Store
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import RunContext
-from pipeline.training.task import MicroBatch, Report, Training, TrainingJob
+from pipeline.training.task import MicroBatch, Report, TrainingConfig, TrainingJob
 
 N_SAMPLES, N_HELD_OUT = 23, 7
-TINY = Training(
+TINY = TrainingConfig(
     learning_rate=1e-2, warmup_steps=2, epochs=3, batch_size=5, micro_batch_size=2, held_out_percent=0, seed=1
 )  # 5 batches an epoch, the last of 3 samples
 
@@ -138,7 +138,7 @@ def silent(name: str, total: int, done: int) -> Iterator[Report]:
     yield lambda step, figures: None
 
 
-def job(folder: Path, make_task: Any = with_dropout, cfg: Training = TINY, **run: Any) -> TrainingJob:
+def job(folder: Path, make_task: Any = with_dropout, cfg: TrainingConfig = TINY, **run: Any) -> TrainingJob:
     context = RunContext(Store(folder / "store"), device="cpu", **run)
     return TrainingJob(
         "toy",

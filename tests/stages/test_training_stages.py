@@ -22,7 +22,7 @@ from cache.store import Store
 from cli import main
 from pipeline.engine.snapshots import Snapshots
 from pipeline.training.localizer_training import LabelledClip, LocalizerTask
-from pipeline.training.prompt_training import Split, split_by_video, visual_tokens
+from pipeline.training.prompt_training import HeldOutSplit, split_by_video, visual_tokens
 from pipeline.training.task import Task, TrainingJob, train
 from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
 from stages.pretrain_localizer import PretrainLocalizer
@@ -93,7 +93,7 @@ def localizer_task(world: World, **config: Any) -> LocalizerTask:
         samples.append(LabelledClip(row["question_id"], row["video_id"], row["question"], stored, labels))
     cfg = PretrainLocalizer(**{**FEW_STEPS, **config})
     inputs = [world.inputs[name] for name in ("features", "backbone", "localizer")]
-    return LocalizerTask(cfg, Split(samples, []), *inputs, world.run(world.folder / "store"))
+    return LocalizerTask(cfg, HeldOutSplit(samples, []), *inputs, world.run(world.folder / "store"))
 
 
 def gradients(task: Task, samples: list[int], n_micro_batches: int) -> tuple[float, dict[str, Tensor]]:
@@ -235,7 +235,7 @@ def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) ->
         cfg = FinetuneAnswerer(method=method)
         row = world.inputs["keyframes"].rows("keyframes")[0]
         question = world.answered(row)
-        task = AnswererTask(cfg, Split([question] * 2, []), *inputs, world.run(tmp_path))
+        task = AnswererTask(cfg, HeldOutSplit([question] * 2, []), *inputs, world.run(tmp_path))
         data = list(map(task.load, task.cut([0, 1], 0)))
         assert [batch.where.shape for batch in data] == shapes
 
