@@ -62,6 +62,7 @@ OWNERS = {
     "matplotlib": {"reports"},
     "argparse": {"cli"},
     "prefect": {"flows.py", "workers"},
+    "httpx": {"workers"},  # whose errors Prefect's client raises
     "ray": {"workers"},
     "prefect_ray": {"workers"},
 }

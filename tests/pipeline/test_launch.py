@@ -24,6 +24,16 @@ def test_full_disk_in_a_process_of_a_training_is_one_sentence_not_a_traceback() 
         launch(1, on_a_full_disk, (), "train")
 
 
+def refuse() -> None:
+    raise SevilaError("give other weights")
+
+
+def test_what_a_user_is_to_read_arrives_as_the_same_error_from_one_process_and_from_several() -> None:
+    for call in (lambda: run_in_subprocess(refuse), lambda: launch(2, refuse, (), "train")):
+        with pytest.raises(SevilaError, match=r"^give other weights$"):
+            call()
+
+
 def nothing(argument: bytes) -> None:
     """A part of a training that is over at once."""
 

@@ -17,6 +17,13 @@ from workers.prefect_api import PrefectApi
 from workers.up import gpus
 
 
+def test_the_help_of_sevila_up_does_not_wait_for_prefect() -> None:
+    lines = ["import contextlib, sys, cli", "with contextlib.suppress(SystemExit):", "    cli.main(['up', '--help'])"]
+    code = "\n".join([*lines, "assert 'prefect' not in sys.modules"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "--gpu-workers" in done.stdout, done.stderr
+
+
 @pytest.fixture
 def free_port() -> str:
     with socket.socket() as free:
