@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import Timeout
@@ -23,37 +23,13 @@ from cache.errors import CorruptArtifactError, SevilaError
 from cache.files import refuse_link, refuse_links
 from cache.notes import read_note, write_note
 from cache.store import Store
-from pipeline.benchmarks.matrix import (
-    FAILED,
-    OK,
-    Matrix,
-    Measured,
-    NightRow,
-    Paired,
-    best,
-    corrected,
-    earlier,
-    measured,
-    shown,
-)
+from pipeline.benchmarks.matrix import FAILED, OK, Matrix, NightRow, best
 from reports.benchmark_history import History
+from reports.benchmark_judging import Judged, judge, missed_nights, regressions_of
 from reports.benchmark_plot import plot
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
-from reports.compare import paired_test
 
 log = logging.getLogger("sevila")
-
-AGAINST = ("previous", "best")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A row of tonight, its tests against other nights, its speed against the usual, and notes for people."""
-
-    row: NightRow
-    tests: Mapping[str, Paired | None]  # by AGAINST; None where there is no such night
-    speeds: Sequence[Measured]
-    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -69,7 +45,7 @@ class Night:
     @property
     def regressions(self) -> list[str]:
         """What became worse, a sentence each: setting, metric and both numbers."""
-        return [text for judged in self.rows for text in _regressions(judged, self.matrix.alpha)]
+        return [text for judged in self.rows for text in regressions_of(judged, self.matrix.alpha)]
 
     @property
     def failures(self) -> list[str]:
@@ -129,9 +105,9 @@ def run_night(
             for row in rows:
                 on_row(row)
             tonight += rows
-        judged = _judged(matrix, main, folder, before, tonight)
+        judged = judge(matrix, main, folder, before, tonight)
         _forget_old_nights(folder, matrix, [*before, *tonight])
-        notes = [*([damage] if damage else []), *_missed(before, night)]
+        notes = [*([damage] if damage else []), *missed_nights(before, night)]
         return Night(matrix, night, judged, notes, plot([*before, *tonight], folder / "trend.png"))
 
 
@@ -157,111 +133,6 @@ def _rows_of(job: SettingJob, run_setting: Callable[[SettingJob], list[NightRow]
         return [job.failed(str(error))]
     except RuntimeError as error:
         return [job.failed(str(error).strip().splitlines()[-1])]
-
-
-def _missed(before: Sequence[NightRow], night: str) -> list[str]:
-    """Tell of nights without a run; the last one that has a run is the previous one all the same."""
-    last = max((row.night for row in before), default=night)
-    days = (date.fromisoformat(night[:10]) - date.fromisoformat(last[:10])).days
-    return (
-        [f"the last run was {days} days before, on {shown(last)}: the nights between were missed"] if days > 1 else []
-    )
-
-
-def _judged(
-    matrix: Matrix, main: Store, folder: Path, before: Sequence[NightRow], tonight: Sequence[NightRow]
-) -> list[Judged]:
-    lines = [earlier(before, row, matrix.since) for row in tonight]
-    others = {
-        "previous": [line[-1] if line else None for line in lines],
-        "best": [best(line) for line in lines],
-    }
-    tests = {
-        name: corrected([_test(main, folder, row, other) for row, other in zip(tonight, others[name], strict=True)])
-        for name in AGAINST
-    }
-    return [
-        Judged(
-            row,
-            {name: tests[name][place] for name in AGAINST},
-            measured(line, row, matrix.tolerance) if row.status == OK else [],
-            _notes(before, row, line),
-        )
-        for place, (row, line) in enumerate(zip(tonight, lines, strict=True))
-    ]
-
-
-def _test(main: Store, folder: Path, row: NightRow, other: NightRow | None) -> Paired | None:
-    if other is None or row.status != OK:
-        return None
-    if row.metric != "accuracy":
-        return Paired(other.night, problem=f"{row.metric} has no paired test")
-    try:
-        then, now = (_store(main, folder, night) for night in (other.night, row.night))
-        test = paired_test(then, other.answers, now, row.answers)
-    except SevilaError as error:
-        return Paired(other.night, problem=str(error))
-    return Paired(other.night, test.a_percent, test.b_percent, test.n_questions, test.p_value or 1.0)
-
-
-def _store(main: Store, folder: Path, night: str) -> Store:
-    root = folder / "nights" / night
-    if not root.is_dir():
-        raise SevilaError(f"the answers of night {shown(night)} are gone")
-    return Store(root, main.roots)
-
-
-def _notes(before: Sequence[NightRow], row: NightRow, line: Sequence[NightRow]) -> list[str]:
-    """Return what people should know of a row beside its numbers."""
-    if row.status != OK:
-        return []
-    same = [other for other in before if (other.recipe, other.setting, other.way) == (row.recipe, row.setting, row.way)]
-    known = [other for other in same if other.status == OK]
-    if not line:
-        if known and known[-1].recipe_fingerprint != row.recipe_fingerprint:
-            return [f"the recipe has changed since {shown(known[-1].night)}: a new line begins"]
-        return [f"nothing to compare with since {shown(known[-1].night)}" if known else "first night"]
-    notes = []
-    failed = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
-    failed = [other for other in failed if other.status == FAILED and other.night > line[-1].night]
-    if failed:
-        notes.append(f"failed on {shown(failed[-1].night)}, so the previous night is {shown(line[-1].night)}")
-    here = (row.host, row.device)
-    if all((other.host, other.device) != here for other in line):
-        notes.append(
-            f"first night on {row.host}, {row.device} (the previous: {line[-1].host}, {line[-1].device}): speed and memory are "
-            "not compared"
-        )
-    if row.libraries != line[-1].libraries:
-        other_libraries = sorted(set(row.libraries) ^ set(line[-1].libraries))
-        notes.append(f"other libraries than on the previous night: {', '.join(other_libraries)}")
-    return notes
-
-
-def _regressions(judged: Judged, alpha: float) -> list[str]:
-    sentences: list[str] = []
-    worse: dict[Paired, list[str]] = {}
-    for name, test in judged.tests.items():
-        if test is not None and not test.problem and test.is_worse(alpha):
-            worse.setdefault(test, []).append(name)  # the previous night may be the best
-    for test, names in worse.items():
-        sentences.append(
-            f"{judged.row.name}: accuracy {test.now_percent:.1f} %, {test.then_percent:.1f} % on the {' and '.join(names)} "
-            f"night, {shown(test.night)} ({test.n_questions} questions, p = {test.p_corrected:.2g} after Holm's correction)"
-        )
-    for speed in judged.speeds:
-        if speed.is_worse:
-            sentences.append(
-                f"{judged.row.name}: {speed.what} {figure(speed.what, speed.now)}, usually "
-                f"{figure(speed.what, speed.usual)} (median of {speed.n_nights} nights): {speed.change_percent:+.0f} %, "
-                f"{speed.tolerance_percent:g} % are tolerated"
-            )
-    return sentences
-
-
-def figure(what: str, value: float) -> str:
-    """Return a speed, or a peak of memory, with its unit where the name does not say it."""
-    return f"{value / 2**20:.0f} MiB" if "memory" in what else f"{value:.3g}"
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from cache.printable import printable
 from pipeline.benchmarks.matrix import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, NightRow, Paired, shown
 from pipeline.text_table import aligned, code, escaped, markdown
-from reports.benchmark import AGAINST, Judged, Night, figure
+from reports.benchmark import Night
+from reports.benchmark_judging import AGAINST, Judged, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by its path
