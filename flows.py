@@ -28,7 +28,7 @@ from prefect.states import Completed, Failed, State
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.benchmarks.matrix import Matrix, Row, load_matrix
+from pipeline.benchmarks.matrix import Matrix, NightRow, load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
@@ -36,7 +36,7 @@ from pipeline.engine.steps import Run, RunOnly, setting
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
-from reports.benchmark_setting import Job, run_apart
+from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
 from stages.chain import Step, chain_of
@@ -262,7 +262,7 @@ def sevila_benchmark(
     return ended(work)
 
 
-def _teller(matrix: Matrix) -> Callable[[Row], None]:
+def _teller(matrix: Matrix) -> Callable[[NightRow], None]:
     """Return what tells of each row as it comes, and shows how many of the settings are done."""
     show = progress_artifacts()
     left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
@@ -272,7 +272,7 @@ def _teller(matrix: Matrix) -> Callable[[Row], None]:
         n_done = n_settings - len(left)
         show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
 
-    def tell(row: Row) -> None:
+    def tell(row: NightRow) -> None:
         percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
         log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
         left.discard((row.recipe, row.setting))
@@ -282,7 +282,7 @@ def _teller(matrix: Matrix) -> Callable[[Row], None]:
     return tell
 
 
-def _setting_as_a_task(job: Job) -> list[Row]:
+def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
     """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
 
     @task(
@@ -294,7 +294,7 @@ def _setting_as_a_task(job: Job) -> list[Row]:
         retry_delay_seconds=BACK_OFF_SECONDS,
         retry_condition_fn=_is_of_the_machine,
     )
-    def run_setting() -> list[Row]:
-        return run_apart(job)
+    def run_setting() -> list[NightRow]:
+        return run_setting_in_subprocess(job)
 
     return run_setting()

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import Timeout
@@ -23,42 +23,18 @@ from cache.errors import CorruptArtifactError, SevilaError
 from cache.files import refuse_link, refuse_links
 from cache.notes import read_note, write_note
 from cache.store import Store
-from pipeline.benchmarks.matrix import (
-    FAILED,
-    OK,
-    Matrix,
-    Measured,
-    Paired,
-    Row,
-    best,
-    corrected,
-    earlier,
-    measured,
-    shown,
-)
+from pipeline.benchmarks.matrix import FAILED, OK, Matrix, NightRow, best
 from reports.benchmark_history import History
+from reports.benchmark_judging import Judged, judge, missed_nights, regressions_of
 from reports.benchmark_plot import plot
-from reports.benchmark_setting import Job, run_apart
-from reports.compare import paired_test
+from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 
 log = logging.getLogger("sevila")
-
-AGAINST = ("previous", "best")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A row of tonight, its tests against other nights, its speed against the usual, and what is to be told."""
-
-    row: Row
-    tests: Mapping[str, Paired | None]  # by AGAINST; None where there is no such night
-    speeds: Sequence[Measured]
-    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Night:
-    """What a night found. `plot` is where the plot lies, None without matplotlib."""
+    """The outcome of a night. `plot` is where the plot lies, None without matplotlib."""
 
     matrix: Matrix
     night: str
@@ -69,24 +45,24 @@ class Night:
     @property
     def regressions(self) -> list[str]:
         """What became worse, a sentence each: setting, metric and both numbers."""
-        return [told for judged in self.rows for told in _regressions(judged, self.matrix.alpha)]
+        return [text for judged in self.rows for text in regressions_of(judged, self.matrix.alpha)]
 
     @property
     def failures(self) -> list[str]:
         """The settings that have no numbers, and why; the ways of one setting that failed alike together."""
-        found: dict[tuple[str, str, str], list[Row]] = {}
+        by_reason: dict[tuple[str, str, str], list[NightRow]] = {}
         for row in [judged.row for judged in self.rows if judged.row.status == FAILED]:
-            found.setdefault((row.recipe, row.setting, row.reason), []).append(row)
+            by_reason.setdefault((row.recipe, row.setting, row.reason), []).append(row)
         return [
             f"{rows[0].name}{f' and {len(rows) - 1} more' if rows[1:] else ''}: {rows[0].reason}"
-            for rows in found.values()
+            for rows in by_reason.values()
         ]
 
     @property
     def verdict(self) -> str:
         """What is wrong, regressions first; empty where nothing is."""
-        regressions = [f"regression: {told}" for told in self.regressions]
-        return "; ".join([*regressions, *(f"failed: {told}" for told in self.failures)])
+        regressions = [f"regression: {text}" for text in self.regressions]
+        return "; ".join([*regressions, *(f"failed: {text}" for text in self.failures)])
 
 
 def folder_of(main: Store, matrix: Matrix) -> Path:
@@ -104,8 +80,8 @@ def run_night(
     places: Mapping[str, list[str]],
     device: str = "auto",
     batch_tokens: int = 16384,
-    tell: Callable[[Row], None] = lambda row: None,
-    run_setting: Callable[[Job], list[Row]] = run_apart,
+    on_row: Callable[[NightRow], None] = lambda row: None,
+    run_setting: Callable[[SettingJob], list[NightRow]] = run_setting_in_subprocess,
 ) -> Night:
     """Run every setting, append its rows to the history as they come, and compare them with the nights before.
 
@@ -117,135 +93,46 @@ def run_night(
     folder = folder_of(main, matrix)
     with _alone(main, matrix), main.in_use():
         night = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
-        (main.root / "artifacts").mkdir(
-            exist_ok=True
-        )  # of a store that holds nothing yet: each setting says what is missing
+        # A store may hold nothing yet: each setting says what is missing.
+        (main.root / "artifacts").mkdir(exist_ok=True)
         history = History(folder)
-        before, told = history.read_or_set_aside(night)
-        tonight: list[Row] = []
-        for recipe, settings in matrix.recipes.items():
-            for setting, changes in settings.items():
-                where = (main.root, main.roots[1:], folder / "nights" / night)
-                job = Job(night, recipe, setting, changes, *where, dict(places), device, batch_tokens)
-                log.info("%s %s", recipe, setting)
-                try:
-                    rows = run_setting(job)
-                except SevilaError as error:
-                    rows = [job.failed(str(error))]
-                except RuntimeError as error:
-                    rows = [job.failed(str(error).strip().splitlines()[-1])]
-                history.append(rows)  # at once: what a killed night has found stays
-                for row in rows:
-                    tell(row)
-                tonight += rows
-        judged = _judged(matrix, main, folder, before, tonight)
-        everything = [*before, *tonight]
-        _forget_old_nights(folder, matrix, everything)
-        notes = [*([told] if told else []), *_missed(before, night)]
-        return Night(matrix, night, judged, notes, plot(everything, folder / "trend.png"))
+        before, damage = history.read_or_set_aside(night)
+        tonight: list[NightRow] = []
+        for job in _jobs(matrix, main, folder, night, dict(places), device, batch_tokens):
+            log.info("%s %s", job.recipe, job.setting)
+            rows = _rows_of(job, run_setting)
+            history.append(rows)  # at once: what a killed night has measured stays
+            for row in rows:
+                on_row(row)
+            tonight += rows
+        judged = judge(matrix, main, folder, before, tonight)
+        _forget_old_nights(folder, matrix, [*before, *tonight])
+        notes = [*([damage] if damage else []), *missed_nights(before, night)]
+        return Night(matrix, night, judged, notes, plot([*before, *tonight], folder / "trend.png"))
 
 
-def _missed(before: Sequence[Row], night: str) -> list[str]:
-    """Tell of nights without a run; the last one that has a run is the previous one all the same."""
-    last = max((row.night for row in before), default=night)
-    days = (date.fromisoformat(night[:10]) - date.fromisoformat(last[:10])).days
-    return (
-        [f"the last run was {days} days before, on {shown(last)}: the nights between were missed"] if days > 1 else []
-    )
+def _jobs(
+    matrix: Matrix,
+    main: Store,
+    folder: Path,
+    night: str,
+    places: dict[str, list[str]],
+    device: str,
+    batch_tokens: int,
+) -> Iterator[SettingJob]:
+    where = (main.root, main.roots[1:], folder / "nights" / night)
+    for recipe, settings in matrix.recipes.items():
+        for setting, changes in settings.items():
+            yield SettingJob(night, recipe, setting, changes, *where, places, device, batch_tokens)
 
 
-def _judged(matrix: Matrix, main: Store, folder: Path, before: Sequence[Row], tonight: Sequence[Row]) -> list[Judged]:
-    lines = [earlier(before, row, matrix.since) for row in tonight]
-    others = {
-        "previous": [line[-1] if line else None for line in lines],
-        "best": [best(line) for line in lines],
-    }
-    tests = {
-        name: corrected([_test(main, folder, row, other) for row, other in zip(tonight, others[name], strict=True)])
-        for name in AGAINST
-    }
-    return [
-        Judged(
-            row,
-            {name: tests[name][place] for name in AGAINST},
-            measured(line, row, matrix.tolerance) if row.status == OK else [],
-            _notes(before, row, line),
-        )
-        for place, (row, line) in enumerate(zip(tonight, lines, strict=True))
-    ]
-
-
-def _test(main: Store, folder: Path, row: Row, other: Row | None) -> Paired | None:
-    if other is None or row.status != OK:
-        return None
-    if row.metric != "accuracy":
-        return Paired(other.night, problem=f"{row.metric} has no paired test")
+def _rows_of(job: SettingJob, run_setting: Callable[[SettingJob], list[NightRow]]) -> list[NightRow]:
     try:
-        then, now = (_store(main, folder, night) for night in (other.night, row.night))
-        found = paired_test(then, other.answers, now, row.answers)
+        return run_setting(job)
     except SevilaError as error:
-        return Paired(other.night, problem=str(error))
-    return Paired(other.night, found.a_percent, found.b_percent, found.n_questions, found.p_value or 1.0)
-
-
-def _store(main: Store, folder: Path, night: str) -> Store:
-    root = folder / "nights" / night
-    if not root.is_dir():
-        raise SevilaError(f"the answers of night {shown(night)} are gone")
-    return Store(root, main.roots)
-
-
-def _notes(before: Sequence[Row], row: Row, line: Sequence[Row]) -> list[str]:
-    """Return what people should know of a row beside its numbers."""
-    if row.status != OK:
-        return []
-    same = [other for other in before if (other.recipe, other.setting, other.way) == (row.recipe, row.setting, row.way)]
-    known = [other for other in same if other.status == OK]
-    if not line:
-        if known and known[-1].recipe_fingerprint != row.recipe_fingerprint:
-            return [f"the recipe has changed since {shown(known[-1].night)}: a new line begins"]
-        return [f"nothing to compare with since {shown(known[-1].night)}" if known else "first night"]
-    notes = []
-    failed = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
-    failed = [other for other in failed if other.status == FAILED and other.night > line[-1].night]
-    if failed:
-        notes.append(f"failed on {shown(failed[-1].night)}, so the previous night is {shown(line[-1].night)}")
-    here = (row.host, row.device)
-    if all((other.host, other.device) != here for other in line):
-        notes.append(
-            f"first night on {row.host}, {row.device} (the previous: {line[-1].host}, {line[-1].device}): speed and memory are "
-            "not compared"
-        )
-    if row.libraries != line[-1].libraries:
-        other_libraries = sorted(set(row.libraries) ^ set(line[-1].libraries))
-        notes.append(f"other libraries than on the previous night: {', '.join(other_libraries)}")
-    return notes
-
-
-def _regressions(judged: Judged, alpha: float) -> list[str]:
-    found: list[str] = []
-    worse: dict[Paired, list[str]] = {}
-    for name, test in judged.tests.items():
-        if test is not None and not test.problem and test.is_worse(alpha):
-            worse.setdefault(test, []).append(name)  # the previous night may be the best
-    for test, names in worse.items():
-        found.append(
-            f"{judged.row.name}: accuracy {test.now_percent:.1f} %, {test.then_percent:.1f} % on the {' and '.join(names)} "
-            f"night, {shown(test.night)} ({test.n_questions} questions, p = {test.p_corrected:.2g} after Holm's correction)"
-        )
-    for speed in judged.speeds:
-        if speed.is_worse:
-            found.append(
-                f"{judged.row.name}: {speed.what} {figure(speed.what, speed.now)}, usually "
-                f"{figure(speed.what, speed.usual)} (median of {speed.n_nights} nights): {speed.change_percent:+.0f} %, "
-                f"{speed.tolerance_percent:g} % are tolerated"
-            )
-    return found
-
-
-def figure(what: str, value: float) -> str:
-    """Return a speed, or a peak of memory, with its unit where the name does not say it."""
-    return f"{value / 2**20:.0f} MiB" if "memory" in what else f"{value:.3g}"
+        return [job.failed(str(error))]
+    except RuntimeError as error:
+        return [job.failed(str(error).strip().splitlines()[-1])]
 
 
 @contextmanager
@@ -275,11 +162,11 @@ def _alone(main: Store, matrix: Matrix) -> Iterator[None]:
         ) from error
 
 
-def _forget_old_nights(folder: Path, matrix: Matrix, rows: Sequence[Row]) -> None:
+def _forget_old_nights(folder: Path, matrix: Matrix, rows: Sequence[NightRow]) -> None:
     """Remove the nights' stores that no later comparison needs: all but the last, and the best and last one of each line."""
     nights = sorted({row.night for row in rows})
     keep = set(nights[-matrix.keep_nights :])
-    lines: dict[tuple[str, ...], list[Row]] = {}
+    lines: dict[tuple[str, ...], list[NightRow]] = {}
     for row in rows:
         if row.status == OK:
             lines.setdefault((row.recipe, row.setting, row.way, row.recipe_fingerprint), []).append(row)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cache.errors import CorruptArtifactError, SchemaError
 from cache.tables import Schema, read_rows, write_rows
-from pipeline.benchmarks.matrix import Row
+from pipeline.benchmarks.matrix import NightRow
 
 log = logging.getLogger("sevila")
 
-HISTORY = Schema(  # what they mean is said beside `pipeline.benchmarks.matrix.Row`
+HISTORY = Schema(  # what they mean is said beside `pipeline.benchmarks.matrix.NightRow`
     1,
     night="string",
     recipe="string",
@@ -47,11 +47,11 @@ class History:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "history.parquet"
 
-    def read(self) -> list[Row]:
+    def read(self) -> list[NightRow]:
         """Return all rows, in the order they came; raises `CorruptArtifactError` or `SchemaError` if the file is damaged."""
-        return [Row(**row) for row in read_rows([self.path], HISTORY)] if self.path.exists() else []
+        return [NightRow(**row) for row in read_rows([self.path], HISTORY)] if self.path.exists() else []
 
-    def read_or_set_aside(self, night: str) -> tuple[list[Row], str]:
+    def read_or_set_aside(self, night: str) -> tuple[list[NightRow], str]:
         """Return all rows, and what to tell people: a damaged file is set aside under another name, and a new one begins."""
         try:
             return self.read(), ""
@@ -59,13 +59,13 @@ class History:
             aside = self.path.with_name(f"history.damaged-{night}.parquet")
             os.replace(self.path, aside)
             reason = str(error).splitlines()[0].split("; ")[0]
-            told = f"the history was damaged and is set aside as {aside}; a new one begins tonight ({reason})"
-            log.warning("%s", told)
-            return [], told
+            message = f"the history was damaged and is set aside as {aside}; a new one begins tonight ({reason})"
+            log.warning("%s", message)
+            return [], message
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[NightRow]) -> None:
         """Add rows; the file is replaced as a whole."""
         write_rows(self.path, HISTORY, [vars(row) for row in [*self.read(), *rows]])
 
 
-assert tuple(HISTORY.columns) == tuple(field.name for field in dataclasses.fields(Row))
+assert tuple(HISTORY.columns) == tuple(field.name for field in dataclasses.fields(NightRow))

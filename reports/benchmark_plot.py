@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cache.files import published
-from pipeline.benchmarks.matrix import OK, Row
+from pipeline.benchmarks.matrix import OK, NightRow
 
 log = logging.getLogger("sevila")
 
@@ -17,13 +17,13 @@ NIGHTS_SHOWN = 90
 HALF_A_DAY = timedelta(hours=12)
 
 
-def plot(rows: Sequence[Row], path: Path) -> Path | None:
+def plot(rows: Sequence[NightRow], path: Path) -> Path | None:
     """Write the picture of the last nights and return its path; None without matplotlib, or without a number to show."""
     if find_spec("matplotlib") is None:
         log.info("no plot: matplotlib is not installed (pip install 'sevila-pipeline[benchmark]')")
         return None
     nights = sorted({row.night for row in rows})[-NIGHTS_SHOWN:]
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[NightRow]] = {}
     for row in rows:
         if row.status == OK and row.night in nights:
             lines.setdefault(row.name, []).append(row)

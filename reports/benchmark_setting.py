@@ -18,12 +18,12 @@ from cache.fingerprint import fingerprint
 from cache.printable import traceback_text
 from cache.record import Record
 from cache.store import Store
-from pipeline.benchmarks.matrix import FAILED, OK, Row
+from pipeline.benchmarks.matrix import FAILED, OK, NightRow
 from pipeline.engine.build import build
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.recipes.opening import Request, open_recipe
-from pipeline.training.launch import apart
+from pipeline.training.launch import run_in_subprocess
 from reports.named_runs import pinned
 from stages.chain import STAGES, chain_of
 from stages.evaluate import Metrics
@@ -35,7 +35,7 @@ NOT_WANTED = ("evaluate_localization",)
 
 
 @dataclass(frozen=True)
-class Job:
+class SettingJob:
     """One setting of one night; the stores `main` and `below` are read, the one in `folder` is written."""
 
     night: str
@@ -56,23 +56,23 @@ class Job:
         places = [word for kind, given in self.places.items() for place in given for word in (f"--{kind}", place)]
         return shlex.join(["sevila", "run", self.recipe, *sets, *places, "--store", str(self.main)])
 
-    def failed(self, reason: str, way: str = "", recipe_fingerprint: str = "") -> Row:
+    def failed(self, reason: str, way: str = "", recipe_fingerprint: str = "") -> NightRow:
         """Return the row that says why there are no numbers."""
-        return Row(self.night, Path(self.recipe).stem, self.setting, way, recipe_fingerprint, FAILED, reason)
+        return NightRow(self.night, Path(self.recipe).stem, self.setting, way, recipe_fingerprint, FAILED, reason)
 
 
-def run_apart(job: Job) -> list[Row]:
+def run_setting_in_subprocess(job: SettingJob) -> list[NightRow]:
     """Return the rows of one setting, measured in a process of its own.
 
     Raises:
         MachineError: that process died, or the machine refused it something: another try may succeed.
         RuntimeError: it failed otherwise, with its traceback.
     """
-    rows: list[Row] = apart(measure, job)
+    rows: list[NightRow] = run_in_subprocess(measure, job)
     return rows
 
 
-def measure(job: Job) -> list[Row]:
+def measure(job: SettingJob) -> list[NightRow]:
     """Run one setting; return a row for each evaluation of its chain, or one that says why there is none.
 
     Raises:
@@ -102,8 +102,10 @@ def measure(job: Job) -> list[Row]:
 class _Measure:
     """A chain's step that makes nothing until an evaluation asks for it, and then only what lies after the features."""
 
-    def __init__(self, job: Job, identity: str, recipe: Recipe, run: RunContext, anew: ExitStack, pin: Any) -> None:
-        self.rows: list[Row] = []
+    def __init__(
+        self, job: SettingJob, identity: str, recipe: Recipe, run: RunContext, anew: ExitStack, pin: Any
+    ) -> None:
+        self.rows: list[NightRow] = []
         self._job, self._identity, self._recipe, self._run = job, identity, recipe, run
         self._anew, self._pin = anew, pin
         self._asked: dict[str, tuple[Stage, Config, tuple[Any, ...]]] = {}
@@ -135,30 +137,32 @@ class _Measure:
         )
         return stage.output(store, id, before or missing)
 
-    def _row(self, id: str | None, problem: str, way: str) -> Row:
+    def _row(self, id: str | None, problem: str, way: str) -> NightRow:
         try:
             if id is None or problem:
                 raise MissingSourceError(problem)
-            self._make(id)
-            return self._measured(id, way)
+            needed = self._needed(id)
+            for each in needed:
+                stage, cfg, inputs = self._asked[each]
+                build(stage, cfg, self._run, inputs)
+            return self._measured(id, way, [self._run.store.record(each) for each in needed])
         except SevilaError as error:
             return self._job.failed(str(error), way, self._identity)
 
-    def _make(self, id: str) -> None:
-        stage, cfg, inputs = self._asked[id]
-        for value in inputs:
-            if value is not None and value.id in self._asked:
-                self._make(value.id)
-        build(stage, cfg, self._run, inputs)
+    def _needed(self, id: str) -> list[str]:
+        """Return what is made anew for an evaluation, it included, in the order of the chain."""
+        *_, inputs = self._asked[id]
+        ids = [value.id for value in inputs if value is not None and value.id in self._asked]
+        return list(dict.fromkeys([*(each for other in ids for each in self._needed(other)), id]))
 
-    def _measured(self, id: str, way: str) -> Row:
-        records = {record.stage: record for record in self._made_for(id)}
+    def _measured(self, id: str, way: str, made_anew: list[Record]) -> NightRow:
+        records = {record.stage: record for record in made_anew}
         working = [records[name] for name in MEASURED if name in records]
         last = working[-1]
         seconds = {name: _seconds(record) for name, record in records.items()}
         spent = sum(seconds[record.stage] for record in working)
         n_asked = last.rows["answers" if last.stage == "answer_questions" else "queries"]
-        return Row(
+        return NightRow(
             self._job.night,
             self._recipe.name,
             self._job.setting,
@@ -178,13 +182,6 @@ class _Measure:
             libraries=[f"{name} {version}" for name, version in last.libraries.items()],
             git_revision=last.git_revision or "",
         )
-
-    def _made_for(self, id: str) -> list[Record]:
-        """Return the records of what was made anew for an evaluation, it included, in the order they were made."""
-        *_, inputs = self._asked[id]
-        ids = [value.id for value in inputs if value is not None and value.id in self._asked]
-        before = [record for other in ids for record in self._made_for(other)]
-        return [*before, self._run.store.record(id)]
 
 
 def _sections(recipe: Recipe) -> dict[str, Config]:

@@ -6,9 +6,10 @@ import base64
 from collections.abc import Sequence
 
 from cache.printable import printable
-from pipeline.benchmarks.matrix import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, Paired, Row, shown
+from pipeline.benchmarks.matrix import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, NightRow, Paired, shown
 from pipeline.text_table import aligned, code, escaped, markdown
-from reports.benchmark import AGAINST, Judged, Night, figure
+from reports.benchmark import Night
+from reports.benchmark_judging import AGAINST, Judged, figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by its path
@@ -41,10 +42,10 @@ def night_markdown(night: Night) -> str:
     return "\n".join(parts)
 
 
-def trend_text(matrix: Matrix, rows: Sequence[Row], n_nights: int) -> str:
+def trend_text(matrix: Matrix, rows: Sequence[NightRow], n_nights: int) -> str:
     """Return the last nights of each setting, a line each, the newest at the end."""
     nights = sorted({row.night for row in rows})[-n_nights:]
-    settings: dict[str, list[Row]] = {}
+    settings: dict[str, list[NightRow]] = {}
     for row in rows:
         if row.night in nights:
             settings.setdefault(row.name, []).append(row)
@@ -59,7 +60,7 @@ def trend_text(matrix: Matrix, rows: Sequence[Row], n_nights: int) -> str:
     return "\n".join(parts).rstrip()
 
 
-def _trend_line(row: Row) -> list[str]:
+def _trend_line(row: NightRow) -> list[str]:
     if row.status == FAILED:
         return [f"  {shown(row.night)}", "failed", "", "", "", "", row.recipe_fingerprint[:6]]
     percent = row.metric_percent
@@ -93,8 +94,8 @@ def _heading(night: Night) -> str:
 
 
 def _wrong(night: Night) -> list[str]:
-    regressions = [f"regression: {told}" for told in night.regressions]
-    return [*regressions, *(f"failed: {told}" for told in night.failures)]
+    regressions = [f"regression: {text}" for text in night.regressions]
+    return [*regressions, *(f"failed: {text}" for text in night.failures)]
 
 
 def _cells(night: Night) -> list[list[str]]:

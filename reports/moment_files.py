@@ -5,7 +5,6 @@ They are other people's, so every number is looked at: an error says the line, w
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -17,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import SchemaError
+from pipeline.datasets.qvhighlights import clip_ratings, labelled_moments, shortened
 from pipeline.datasets.rows import Row, read_jsonl
-from pipeline.datasets.values import CLIP_SECONDS, ROUNDING_SECONDS, outside_video
+from pipeline.datasets.values import ROUNDING_SECONDS, BadRow, outside_video, seconds
 
 log = logging.getLogger("sevila")
 
-N_ANNOTATORS = 3
 PROBLEMS_SHOWN = 5
+RATED = {"relevant_clip_ids", "saliency_scores"}
 
 QueryId = int | str
 Floats = NDArray[np.float64]
@@ -48,10 +48,6 @@ class Prediction:
     video_id: str | None
     windows: Floats | None
     saliency: Floats | None
-
-
-class _Problem(Exception):
-    """What is wrong with one line."""
 
 
 def read_annotations(path: Path) -> list[Annotation]:
@@ -86,7 +82,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         without = [prediction.qid for prediction, value in zip(predictions, values, strict=True) if value is None]
         if 0 < len(without) < len(predictions):
             raise SchemaError(
-                f"{path}: {len(without)} of {len(predictions)} queries have no {name}: qid {_some(without)}; "
+                f"{path}: {len(without)} of {len(predictions)} queries have no {name}: qid {_first_qids(without)}; "
                 "wanted it for all queries, or for none"
             )
     return predictions
@@ -97,7 +93,7 @@ def matched(
 ) -> list[tuple[Prediction, Annotation]]:
     """Pair predictions with annotations by query, in the predictions' order, and hold windows against the video's length.
 
-    Windows that reach past the end of a video shorter than the benchmark's 150 s are told in a warning and kept as they are.
+    Windows that reach past the end of a video shorter than the benchmark's 150 s are kept as they are, with a warning.
 
     Raises:
         SchemaError: queries missing from either side, another video, windows outside the video unless `allow_outside`.
@@ -109,12 +105,17 @@ def matched(
     if missing or unknown:
         raise SchemaError(
             f"predictions and annotations have different queries: {len(missing)} of {len(by_qid)} are not predicted "
-            f"(qid {_some(missing)}), {len(unknown)} of {len(predicted)} are not annotated (qid {_some(unknown)}); "
+            f"(qid {_first_qids(missing)}), {len(unknown)} of {len(predicted)} are not annotated (qid {_first_qids(unknown)}); "
             "wanted one prediction for each query of the same split"
         )
     pairs = [(prediction, by_qid[prediction.qid]) for prediction in predictions]
+    _check_windows(pairs, allow_outside)
+    return pairs
+
+
+def _check_windows(pairs: Sequence[tuple[Prediction, Annotation]], allow_outside: bool) -> None:
     problems = []
-    reach_seconds = []
+    seconds_beyond = []
     for prediction, annotation in pairs:
         if prediction.video_id is not None and annotation.video_id not in (None, prediction.video_id):
             problems.append(
@@ -128,33 +129,32 @@ def matched(
                     f"(0 to {annotation.duration_seconds:g} s); cut it, or pass --allow-outside to evaluate it as it is"
                 )
             elif beyond > ROUNDING_SECONDS:
-                reach_seconds.append(beyond)
+                seconds_beyond.append(beyond)
     _raise_if_any("predictions do not fit the annotations", problems)
-    if reach_seconds:
+    if seconds_beyond:
         log.warning(
             "%d predicted windows reach past the end of their video, by up to %g s; evaluated as they are",
-            len(reach_seconds),
-            max(reach_seconds),
+            len(seconds_beyond),
+            max(seconds_beyond),
         )
-    return pairs
 
 
 Record = TypeVar("Record", Annotation, Prediction)
 
 
 def _each_line(path: Path, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
-    found = read_jsonl(path)
-    problems = [(bad.line, f"line {bad.line}: {bad.reason}") for bad in found.rejected]
+    table = read_jsonl(path)
+    problems = [(bad.line, f"line {bad.line}: {bad.reason}") for bad in table.rejected]
     records: list[Record] = []
     line_of: dict[QueryId, int] = {}
-    for row in found.rows:
+    for row in table.rows:
         try:
             record = parse(row.cells)
             first = line_of.setdefault(record.qid, row.line)
             if first != row.line:
-                raise _Problem(f"query {record.qid!r} is already on line {first}; one line per query wanted")
+                raise BadRow(f"query {record.qid!r} is already on line {first}; one line per query wanted")
             records.append(record)
-        except _Problem as problem:
+        except BadRow as problem:
             problems.append((row.line, f"line {row.line}{_about(row)}: {problem}"))
     _raise_if_any(str(path), [text for _, text in sorted(problems)])
     return records
@@ -171,38 +171,22 @@ def _raise_if_any(where: str, problems: Sequence[str]) -> None:
 
 
 def _annotation(cells: dict[str, Any]) -> Annotation:
-    duration_seconds = _number(_wanted(cells, "duration"), "duration")
-    if duration_seconds <= 0:
-        raise _Problem(f"duration is {duration_seconds:g}; seconds above 0 wanted")
-    windows = _table(_wanted(cells, "relevant_windows"), "relevant_windows", ("start", "end"))
-    if not len(windows):
-        raise _Problem("relevant_windows is empty; at least one window wanted")
-    for start, end in windows.tolist():
-        if end <= start:
-            raise _Problem(f"relevant window {start:g} to {end:g} s; a start before the end wanted")
-        if outside_video(start, end, duration_seconds):
-            raise _Problem(
-                f"relevant window {start:g} to {end:g} s lies outside the video (0 to {duration_seconds:g} s)"
-            )
-    return Annotation(_qid(cells), _video_id(cells), duration_seconds, windows, _ratings(cells, duration_seconds))
-
-
-def _ratings(cells: dict[str, Any], duration_seconds: float) -> Floats | None:
-    """Return the ratings of every clip of the video, [C, 3]; clips that are not listed have 0."""
-    if "relevant_clip_ids" not in cells or "saliency_scores" not in cells:
-        return None
-    numbers, n_clips = cells["relevant_clip_ids"], int(duration_seconds / CLIP_SECONDS)
-    given = _table(cells["saliency_scores"], "saliency_scores", tuple(f"rating {n + 1}" for n in range(N_ANNOTATORS)))
-    if not isinstance(numbers, list) or len(numbers) != len(given):
-        raise _Problem(
-            f"{len(given)} saliency_scores for relevant_clip_ids {_short(numbers)}; one for each clip wanted"
-        )
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < n_clips:
-            raise _Problem(f"relevant_clip_ids has {_short(number)}; numbers from 0 to {n_clips - 1} wanted")
-    ratings = np.zeros((n_clips, N_ANNOTATORS))
-    ratings[numbers] = given
-    return ratings
+    duration_seconds = seconds("duration", _wanted(cells, "duration"))
+    if not duration_seconds > 0:
+        raise BadRow(f"duration is {duration_seconds:g}; seconds above 0 wanted")
+    given = _wanted(cells, "relevant_windows")
+    moments, _ = labelled_moments(cells)
+    if not moments:
+        raise BadRow("relevant_windows is empty; at least one window wanted")
+    for moment, (start, end) in zip(moments, given, strict=True):
+        if (moment.start_seconds, moment.end_seconds) != (
+            float(start),
+            float(end),
+        ) or moment.start_seconds == moment.end_seconds:
+            raise BadRow(f"relevant window {start} to {end} s; a start before the end wanted")
+    windows = np.array([(moment.start_seconds, moment.end_seconds) for moment in moments], np.float64)
+    ratings = np.array(clip_ratings(cells), np.float64) if cells.keys() >= RATED else None
+    return Annotation(_qid(cells), _video_id(cells), duration_seconds, windows, ratings)
 
 
 def _prediction(cells: dict[str, Any]) -> Prediction:
@@ -211,64 +195,59 @@ def _prediction(cells: dict[str, Any]) -> Prediction:
         windows = _table(cells["pred_relevant_windows"], "pred_relevant_windows", ("start", "end", "score"))
         for start, end, _ in windows.tolist():
             if end < start:
-                raise _Problem(f"predicted window {start:g} to {end:g} s is reversed; start <= end wanted")
+                raise BadRow(f"predicted window {start:g} to {end:g} s is reversed; start <= end wanted")
     if "pred_saliency_scores" in cells:
         scores = cells["pred_saliency_scores"]
         if not isinstance(scores, list):
-            raise _Problem(f"pred_saliency_scores is {_short(scores)}; a list of one number per clip wanted")
+            raise BadRow(f"pred_saliency_scores is {shortened(scores)}; a list of one number per clip wanted")
         saliency = np.array([_number(score, "pred_saliency_scores") for score in scores])
     return Prediction(_qid(cells), _video_id(cells), windows, saliency)
 
 
 def _wanted(cells: dict[str, Any], name: str) -> Any:
     if name not in cells:
-        raise _Problem(f"no {name}; found {', '.join(cells) or 'nothing'}")
+        raise BadRow(f"no {name}; found {', '.join(cells) or 'nothing'}")
     return cells[name]
 
 
 def _qid(cells: dict[str, Any]) -> QueryId:
     qid = _wanted(cells, "qid")
     if isinstance(qid, bool) or not isinstance(qid, (int, str)) or qid == "":
-        raise _Problem(f"qid is {_short(qid)}; an integer or a text wanted")
+        raise BadRow(f"qid is {shortened(qid)}; an integer or a text wanted")
     return qid
 
 
 def _video_id(cells: dict[str, Any]) -> str | None:
     video_id = cells.get("vid")
     if video_id is not None and not isinstance(video_id, str):
-        raise _Problem(f"vid is {_short(video_id)}; a text wanted")
+        raise BadRow(f"vid is {shortened(video_id)}; a text wanted")
     return video_id
 
 
 def _table(value: Any, name: str, columns: tuple[str, ...]) -> Floats:
     """Return a list of lists of numbers as an array [n, columns]."""
     if not isinstance(value, list):
-        raise _Problem(f"{name} is {_short(value)}; a list of [{', '.join(columns)}] wanted")
+        raise BadRow(f"{name} is {shortened(value)}; a list of [{', '.join(columns)}] wanted")
     for row in value:
         if not isinstance(row, list) or len(row) != len(columns):
-            raise _Problem(f"{name} has {_short(row)}; [{', '.join(columns)}] wanted")
+            raise BadRow(f"{name} has {shortened(row)}; [{', '.join(columns)}] wanted")
     numbers = [[_number(cell, f"{name}, {column}") for cell, column in zip(row, columns, strict=True)] for row in value]
     return np.array(numbers, np.float64).reshape(-1, len(columns))
 
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _Problem(f"{name} is {_short(value)}; a number wanted")
+        raise BadRow(f"{name} is {shortened(value)}; a number wanted")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise _Problem(f"{name} is {_short(value)}; a finite number wanted")
+        raise BadRow(f"{name} is {shortened(value)}; a finite number wanted")
     return number
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _some(qids: Sequence[QueryId]) -> str:
+def _first_qids(qids: Sequence[QueryId]) -> str:
     return (
         ", ".join(map(repr, qids[:PROBLEMS_SHOWN])) + (", ..." if len(qids) > PROBLEMS_SHOWN else "") if qids else "-"
     )

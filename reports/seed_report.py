@@ -29,7 +29,7 @@ class SeedRun:
 
     seed: int
     results: Results
-    made: Sequence[Artifact]
+    artifacts: Sequence[Artifact]
     wall_seconds: float
 
 
@@ -45,9 +45,9 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
         f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
         f"## Every setting\n\n{_asked(runs)} {spread}.",
-        _table(rows, {cell: _spread(found) for cell, found in _by_cell(values).items()}),
+        _table(rows, {cell: _spread(numbers) for cell, numbers in _by_cell(values).items()}),
         _seed_tables(rows, runs),
-        f"## What follows\n\n{CLAIMS_TOLD}",
+        f"## What follows\n\n{HOW_TO_READ_CLAIMS}",
         "\n".join(f"- {claim}" for claim in claims(runs)),
         f"## By type of question\n\nZero-shot accuracy in percent, mean over seeds.\n\n{_types(rows, runs)}",
         f"## Pseudo-labels and trainings\n\n{_learned(runs)}",
@@ -56,7 +56,7 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-CLAIMS_TOLD = (
+HOW_TO_READ_CLAIMS = (
     "Counted from the numbers above; a difference is the mean over seeds (smallest to largest), in points. `sure` counts the "
     "seeds whose paired 95 % interval, by resampling the videos of the evaluated split, lies above 0."
 )
@@ -64,21 +64,21 @@ CLAIMS_TOLD = (
 
 def claims(runs: Sequence[SeedRun]) -> list[str]:
     """Return a sentence for each order that the paper found, with how far it holds here."""
-    found = []
+    sentences = []
     for column in ("zero-shot", "fine-tuned", "moment recall"):
         what = {"moment recall": "True moments with a keyframe inside"}.get(column, f"{column.capitalize()} accuracy")
         for worse, better in pairwise(_ordered(runs, column)):
-            found.append(_claim(runs, what, f"{better} above {worse}", (worse, column), (better, column)))
+            sentences.append(_claim(runs, what, f"{better} above {worse}", (worse, column), (better, column)))
     for row in _rows(runs):
-        found.append(
+        sentences.append(
             _claim(
                 runs, "Zero-shot", f"{row}, concatenation above voting", (row, "zero-shot, voting"), (row, "zero-shot")
             )
         )
-        found.append(
+        sentences.append(
             _claim(runs, "Accuracy", f"{row}, fine-tuned above zero-shot", (row, "zero-shot"), (row, "fine-tuned"))
         )
-    return [claim for claim in found if claim]
+    return [claim for claim in sentences if claim]
 
 
 def _rows(runs: Sequence[SeedRun]) -> list[str]:
@@ -93,16 +93,16 @@ def _ordered(runs: Sequence[SeedRun], column: Column) -> list[str]:
 
 def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: Cell) -> str:
     values = [run.results.values for run in runs]
-    if not all(worse in found and better in found for found in values):
+    if not all(worse in of_seed and better in of_seed for of_seed in values):
         return ""
-    differences = [found[better] - found[worse] for found in values]
+    differences = [of_seed[better] - of_seed[worse] for of_seed in values]
     n_held, n_sure = sum(difference > 0 for difference in differences), _n_sure(runs, worse, better)
     verdict = "holds" if n_held == len(runs) else "does not hold" if n_held == 0 else "holds in some seeds only"
-    told = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}" + (
+    seeds = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}" + (
         "" if n_sure is None else f", sure in {n_sure}"
     )
     span = f" ({min(differences):+.1f} to {max(differences):+.1f})" if len(runs) > 1 else ""
-    return f"{what}: {order}: **{verdict}**, in {told}; {mean(differences):+.1f} points{span}"
+    return f"{what}: {order}: **{verdict}**, in {seeds}; {mean(differences):+.1f} points{span}"
 
 
 def _n_sure(runs: Sequence[SeedRun], worse: Cell, better: Cell) -> int | None:
@@ -119,11 +119,11 @@ def _n_sure(runs: Sequence[SeedRun], worse: Cell, better: Cell) -> int | None:
 
 
 def _by_cell(values: Iterable[Mapping[Cell, float]]) -> dict[Cell, list[float]]:
-    found: dict[Cell, list[float]] = {}
+    numbers: dict[Cell, list[float]] = {}
     for of_seed in values:
         for cell, value in of_seed.items():
-            found.setdefault(cell, []).append(value)
-    return found
+            numbers.setdefault(cell, []).append(value)
+    return numbers
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -163,12 +163,12 @@ def _asked(runs: Sequence[SeedRun]) -> str:
 
 def _each(counts: Iterable[int | str]) -> str:
     """Return a count per seed, or the one that is every seed's."""
-    found = [str(count) for count in counts]
-    return found[0] if len(set(found)) == 1 else ", ".join(found)
+    texts = [str(count) for count in counts]
+    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
 def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
-    found: dict[tuple[str, str], list[float]] = {}
+    accuracies: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         for (row, column), setting in run.results.settings_by_cell().items():
             if column not in ("zero-shot", "zero-shot, voting"):
@@ -176,15 +176,15 @@ def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
             name = row if column == "zero-shot" else f"{row}, voting"
             for line in setting.metrics.rows("metrics"):
                 if line["scope"] == "type" and line["accuracy_percent"] is not None:
-                    found.setdefault((name, line["name"]), []).append(line["accuracy_percent"])
-    types = sorted({type for _, type in found})
+                    accuracies.setdefault((name, line["name"]), []).append(line["accuracy_percent"])
+    types = sorted({type for _, type in accuracies})
     if not types:
         return "The questions have no types."
     names = [name for row in rows for name in (row, f"{row}, voting")]
     lines = [
-        [name, *(f"{mean(found[name, type]):.1f}" if (name, type) in found else "-" for type in types)]
+        [name, *(f"{mean(accuracies[name, type]):.1f}" if (name, type) in accuracies else "-" for type in types)]
         for name in names
-        if any(name == other for other, _ in found)
+        if any(name == other for other, _ in accuracies)
     ]
     return markdown([["keyframes", *types], *lines])
 
@@ -218,13 +218,13 @@ def _in_order(results: Results) -> list[tuple[Cell, Setting]]:
 
 def _how(runs: Sequence[SeedRun], command: str) -> str:
     """The command, when and on what it ran, and how long the stages took."""
-    records = {artifact.record.id: artifact.record for run in runs for artifact in run.made}.values()
+    records = {artifact.record.id: artifact.record for run in runs for artifact in run.artifacts}.values()
     versions = sorted({f"{name} {version}" for record in records for name, version in record.libraries.items()})
     devices = sorted({record.device for record in records})
     revisions = sorted({record.git_revision for record in records if record.git_revision})
     lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}"]
     for run in runs:
-        ids = {artifact.record.id: artifact.record for artifact in run.made}.values()
+        ids = {artifact.record.id: artifact.record for artifact in run.artifacts}.values()
         seconds = sum(_seconds(record.started, record.finished) for record in ids)
         lines.append(
             f"- seed {run.seed}: {seconds:.0f} s of stages, by their records; {run.wall_seconds:.0f} s in this call, "

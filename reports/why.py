@@ -28,17 +28,17 @@ def why_lines(plan: Plan, store: Store, stage: str = "", than: NamedRun | None =
     fewest differences; of equals, the last one.
     """
     lines: list[str] = []
-    told: list[str] = []
+    shown: list[str] = []
     for step in plan.steps:
         if step.stage != stage if stage else step.status == "exists":
             continue
         setting = f" ({step.setting})" if step.setting else ""
         lines.append(f"{step.status:8} {step.stage:21} {step.id or '-'}{setting}".rstrip())
         reason, changes = _reason(step, plan, store, than)
-        same = bool(changes) and changes == told
-        lines += [f"    {reason}{' the changes just told' if same else ''}"] if reason else []
+        same = bool(changes) and changes == shown
+        lines += [f"    {reason}{' the changes just named' if same else ''}"] if reason else []
         lines += [] if same else [f"        {line}" for line in changes]
-        told = changes or told
+        shown = changes or shown
     return lines
 
 
@@ -51,9 +51,9 @@ def _reason(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) 
     others = _candidates(step, store, than)
     if not others:
         return f"run {than.name} has no {step.stage}" if than is not None else "never made before", []
-    found = [differences(store, other.id, step.id, plan.records, _source_teller(plan, store)) for other in others]
-    fewest = min(range(len(others)), key=lambda number: len(found[number]))
-    return f"unlike {others[fewest].id}:", found[fewest]
+    changes = [differences(store, other.id, step.id, plan.records, _describe_sources(plan, store)) for other in others]
+    fewest = min(range(len(others)), key=lambda number: len(changes[number]))
+    return f"unlike {others[fewest].id}:", changes[fewest]
 
 
 def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[Record]:
@@ -65,12 +65,12 @@ def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[
     return sorted((store.record(id) for id in ids), key=lambda record: record.finished, reverse=True)
 
 
-def _source_teller(plan: Plan, store: Store) -> Callable[[Record, str, str | None, str | None], str]:
-    def tell(parent: Record, name: str, id_a: str | None, id_b: str | None) -> str:
+def _describe_sources(plan: Plan, store: Store) -> Callable[[Record, str, str | None, str | None], str]:
+    def describe(parent: Record, name: str, id_a: str | None, id_b: str | None) -> str:
         source = plan.sources.get(id_b or "")
         return _videos_told(parent, store, source) if isinstance(source, VideoFiles) else ""
 
-    return tell
+    return describe
 
 
 def _videos_told(frames: Record, store: Store, now: VideoFiles) -> str:
@@ -94,11 +94,11 @@ def _videos_told(frames: Record, store: Store, now: VideoFiles) -> str:
         "missing now": [id for id in after if before.get(id) and not after[id]],
         "found now": [id for id in after if id in before and not before[id] and after[id]],
     }
-    told = [f"{len(ids)} {what} ({_some(ids)})" for what, ids in changes.items() if ids]
-    return ", ".join(told) or "the same files, asked of for other clips"
+    parts = [f"{len(ids)} {what} ({_first_ids(ids)})" for what, ids in changes.items() if ids]
+    return ", ".join(parts) or "the same files, asked of for other clips"
 
 
-def _some(ids: Sequence[str]) -> str:
+def _first_ids(ids: Sequence[str]) -> str:
     return ", ".join(ids[:VIDEOS_SHOWN]) + (", ..." if len(ids) > VIDEOS_SHOWN else "")
 
 

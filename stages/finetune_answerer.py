@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -20,15 +20,15 @@ from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, sing
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
-    Row,
-    Split,
+    HeldOutSplit,
+    MicroBatchRow,
     check_some,
     micro_batches,
     split_by_video,
     train_prompt,
     visual_tokens,
 )
-from pipeline.training.task import MicroBatch, Training
+from pipeline.training.task import MicroBatch, TrainingConfig
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
 
 
-class FinetuneAnswerer(Training):
+class FinetuneAnswerer(TrainingConfig):
     """How the Answerer is fine-tuned; defaults: paper table 11 for NExT-QA, 4 GPUs of 8 questions, accumulated twice."""
 
     micro_batch_size: int = Field(
@@ -113,7 +113,7 @@ class AnswererTask:
     def __init__(
         self,
         cfg: FinetuneAnswerer,
-        split: Split,
+        split: HeldOutSplit,
         features: Features,
         backbone: Backbone,
         weights: AnswererWeights,
@@ -147,9 +147,9 @@ class AnswererTask:
         """Return all held-out questions."""
         return self.cut(range(self.n_samples, len(self._questions)), 0)
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
-        """Yield the micro-batches with their features."""
-        return self._reader.stream(batches)
+    def load(self, micro_batch: MicroBatch) -> Data:
+        """Return the micro-batch with its features."""
+        return self._reader.load(micro_batch)
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's "Option X"."""
@@ -185,7 +185,7 @@ class AnswererTask:
         for number in chosen:
             question = self._questions[number]
             for stored in [(row,) for row in question.rows] if self._alone else [question.rows]:
-                rows.append(Row(number, stored, question.right))
+                rows.append(MicroBatchRow(number, stored, question.right))
         return MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), sum(len(row.stored) for row in rows))
 
 
@@ -200,5 +200,5 @@ def load_answerer(cfg: FinetuneAnswerer, run: RunContext, backbone: Backbone, we
 
     language = backbone.language(run, cfg.precision)
     if cfg.gradient_checkpointing:
-        language.save_memory()
+        language = language.saving_memory()
     return Answerer(weights.load(run, backbone, cfg.precision), language)

@@ -63,6 +63,7 @@ OWNERS = {
     "cyclopts": {"cli"},
     "rich": {"cli", "pipeline/text_table.py"},
     "prefect": {"flows.py", "workers"},
+    "httpx": {"workers"},  # whose errors Prefect's client raises
     "ray": {"workers"},
     "prefect_ray": {"workers"},
 }

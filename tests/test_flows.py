@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from cache.names import named_run
@@ -41,7 +40,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
     prefect = PrefectServer(folder)
     with prefect.up():
         yield prefect
-    with pytest.raises(OSError):
+    with pytest.raises(httpx.ConnectError):
         prefect.ask("health")
 
 
@@ -143,9 +142,9 @@ def first_run(first: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 def test_a_bad_parameter_is_refused_before_a_run_exists(
     prefect: PrefectServer, deployment: str, parameter: str, value: Any
 ) -> None:
-    with pytest.raises(urllib.error.HTTPError) as refused:  # which the pages, and `prefect deployment run`, show
+    with pytest.raises(httpx.HTTPStatusError) as refused:  # which the pages, and `prefect deployment run`, show
         prefect.start(deployment, "none", **{parameter: value})
-    assert refused.value.code == 409 and parameter in refused.value.read().decode()
+    assert refused.value.response.status_code == 409 and parameter in refused.value.response.text
     assert prefect.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": ["none"]}}}) == []
 
 

@@ -27,7 +27,7 @@ from prefect.states import Cancelling, State
 from pipeline.engine.build import WHOLE, Make, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
-from workers.piece import BACK_OFF_SECONDS, MakeAll, Tell, count_failure, piece_name
+from workers.piece import BACK_OFF_SECONDS, MakeAll, ReportLeft, count_failure, piece_name
 from workers.ray_cluster import ray_cluster
 
 log = logging.getLogger("sevila")
@@ -55,7 +55,7 @@ def make_by(request: dict[str, Any]) -> Make:
         left = pieces(stage, cfg, run, inputs) if stage.gpu or stage.sharded else []
         if left and stage.gpu:
             with others(request) as make_all:
-                _have_made(stage, cfg, run, inputs, left, make_all)
+                _dispatch_pieces(stage, cfg, run, inputs, left, make_all)
         elif len(left) > 1:
             with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, request):
                 return build(stage, cfg, run, inputs)
@@ -64,7 +64,7 @@ def make_by(request: dict[str, Any]) -> Make:
     return make
 
 
-def _have_made(
+def _dispatch_pieces(
     stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[int], make_all: MakeAll
 ) -> None:
     """Have others make the pieces of an artifact that nobody has made, and return when all are made.
@@ -96,7 +96,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
     """
     with get_client(sync_client=True) as client:
 
-        def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
+        def make_all(id: str, left: list[int], tries: Counter[int], report_left: ReportLeft) -> None:
             if not _n_online(client, "gpu"):
                 log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
             due = dict.fromkeys(left, 0.0)  # when each is to be handed out
@@ -113,7 +113,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
                             log.warning("piece %d: somebody has deleted its run, so it is handed out again", piece)
                             due[piece] = 0.0
                         elif state.is_completed():
-                            tell(len(due) + len(waiting))
+                            report_left(len(due) + len(waiting))
                         else:
                             count_failure(piece, state, tries, state.is_crashed())
                             due[piece] = time.monotonic() + BACK_OFF_SECONDS[tries[piece] - 1]

@@ -114,12 +114,16 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
 
 
 def show_summary(
-    title: str, key: str, made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None
+    title: str,
+    key: str,
+    artifacts: Sequence[Artifact],
+    settings: Sequence[str],
+    results: Artifact | Results | None = None,
 ) -> None:
     """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
-    page = f"# {title}\n\n{made_by(made[0].store)}\n\n{summary_markdown(made, settings, found)}"
+    page = f"# {title}\n\n{made_by(artifacts[0].store)}\n\n{summary_markdown(artifacts, settings, results)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
-    rows = [row for artifact in made if isinstance(artifact, Frames) for row in artifact.rows("videos")]
+    rows = [row for artifact in artifacts if isinstance(artifact, Frames) for row in artifact.rows("videos")]
     failed = dict.fromkeys(
         (printable(row["video_id"]), printable(row["reason"])) for row in rows if row["status"] != "ok"
     )

@@ -30,9 +30,9 @@ TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
 OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
-Tell = Callable[[int], Any]  # takes how many pieces are left
+ReportLeft = Callable[[int], Any]  # takes how many pieces are left
 # Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
-MakeAll = Callable[[str, list[int], Counter[int], Tell], None]
+MakeAll = Callable[[str, list[int], Counter[int], ReportLeft], None]
 
 
 def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None]:

@@ -1,50 +1,46 @@
-"""The door of Prefect's server on this machine: who may ask it, from where, and how `sevila up` itself does."""
+"""The door of Prefect's server on this machine: who may ask it and from where, and Prefect's own client of it."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import secrets
 import shlex
 import stat
-import urllib.request
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cache.errors import SevilaError
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 180.0
-# Anybody on this machine can connect to 127.0.0.1, and so can a proxy that the environment names, from elsewhere.
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class PrefectApi:
-    """The server's REST API, with a password that is another one at every start."""
+    """Where the server is, with a password that is another one at every start."""
 
     def __init__(self, port: int, password: str = "") -> None:
         self.page = f"http://{HOST}:{port}"
         self.url = f"{self.page}/api"
         self.password = password or f"sevila:{secrets.token_urlsafe(32)}"
 
-    def ask(self, path: str, question: Any = None, method: str | None = None) -> Any:
-        """Return the server's answer; a question makes it a POST.
+    @contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        """Yield Prefect's client of the server, whatever the environment and profiles say; its errors are httpx's."""
+        from prefect.client.orchestration import SyncPrefectClient
+        from prefect.settings import PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
-        Raises:
-            OSError: the server is not there, or refuses (`HTTPError`).
-        """
-        headers = {"Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"}
-        if question is not None:
-            client = str(uuid.uuid4())
-            token = self.ask(f"csrf-token?client={client}")["token"]
-            headers |= {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token, "Content-Type": "application/json"}
-        body = None if question is None else json.dumps(question).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", body, headers, method=method)
-        with _open(request, timeout=PATIENCE_SECONDS) as answer:
-            return json.loads(answer.read() or "null")
+        # Not through a proxy that the environment names: it would learn the password.
+        http = {"trust_env": False, "timeout": PATIENCE_SECONDS}
+        with (
+            temporary_settings({PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True}),
+            SyncPrefectClient(self.url, auth_string=self.password, httpx_settings=http) as client,
+        ):
+            yield client
 
     def of_clients(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the variables with which a process that has this environment may ask the server, past any proxy."""
@@ -79,13 +75,13 @@ class PrefectApi:
 
 def check_private(home: Path) -> None:
     """Raise `SevilaError` where others may change what lies in Prefect's folder: its database, and what a shell is to read."""
-    found = home.stat()
-    if found.st_uid != os.geteuid():
+    status = home.stat()
+    if status.st_uid != os.geteuid():
         raise SevilaError(
-            f"{home}: belongs to another user (id {found.st_uid}); set PREFECT_HOME to a folder of your own"
+            f"{home}: belongs to another user (id {status.st_uid}); set PREFECT_HOME to a folder of your own"
         )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        others = "every user of this machine" if found.st_mode & stat.S_IWOTH else "its group"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        others = "every user of this machine" if status.st_mode & stat.S_IWOTH else "its group"
         raise SevilaError(
             f"{home}: {others} may write there; `chmod go-w {shlex.quote(str(home))}`, or set PREFECT_HOME to one of your own"
         )

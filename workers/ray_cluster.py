@@ -17,7 +17,7 @@ from prefect.futures import as_completed
 from prefect.states import State
 
 from cache.errors import SevilaError
-from workers.piece import TRIES, MakeAll, Tell, count_failure, make_piece, piece_name
+from workers.piece import TRIES, MakeAll, ReportLeft, count_failure, make_piece, piece_name
 
 
 @contextmanager
@@ -41,9 +41,33 @@ def ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
     address, device = request["execution"]["ray_address"], request["execution"]["device"]
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
+    runner = _connected(RayTaskRunner, address)
+
+    def make_all(id: str, left: list[int], tries: Counter[int], report_left: ReportLeft) -> None:
+        n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
+        with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
+            futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
+        n_failed = 0
+        for n_done, future in enumerate(as_completed(list(futures)), 1):
+            future.wait()
+            if future.state.is_completed():
+                report_left(len(left) - n_done + n_failed)
+            else:
+                n_failed += 1
+                count_failure(futures[future], future.state, tries, died=False)
+
+    try:
+        yield make_all
+    finally:
+        runner.__exit__(None, None, None)  # ends what is still at work
+
+
+def _connected(runner_type: Any, address: str) -> Any:
+    """Return a task runner that is part of the cluster; raises `SevilaError` if there is no such cluster."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
     # Not as the runner's own `address`: for that, "auto" is a new cluster of this machine where there is none to be found.
-    runner: Any = RayTaskRunner(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
+    runner: Any = runner_type(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if address != "auto":  # Ray would try for a quarter of an hour
@@ -56,25 +80,7 @@ def ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
-
-    def make_all(id: str, left: list[int], tries: Counter[int], tell: Tell) -> None:
-        n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
-        with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
-            futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
-        n_failed = 0
-        for n_ended, future in enumerate(as_completed(list(futures)), 1):
-            future.wait()
-            if future.state.is_completed():
-                tell(len(left) - n_ended + n_failed)
-            else:
-                n_failed += 1
-                count_failure(futures[future], future.state, tries, died=False)
-
-    try:
-        yield make_all
-    finally:
-        runner.__exit__(None, None, None)  # ends what is still at work
+    return runner
 
 
 def _asked(id: str, piece: int, request: dict[str, Any]) -> dict[str, Any]:

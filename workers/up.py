@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from filelock import FileLock, Timeout
@@ -26,14 +26,17 @@ from cache.errors import SevilaError
 from cache.store import Store, stores_below
 from workers.prefect_api import HOST, PATIENCE_SECONDS, PrefectApi, check_private, write_for_shells
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 log = logging.getLogger("sevila")
 
 HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
-ASK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
 AUTOMATIONS = "automations.yaml"
-MOST_TOLD_BYTES = 500  # of an answer that refuses
+REASON_LETTERS = 500  # of an answer that refuses
 FOR_SHELLS = "sevila-up.env"  # in Prefect's folder
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -60,13 +63,17 @@ def up(options: Server) -> int:
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private(home)
+    from httpx import HTTPStatusError, TransportError
+
     try:
         with FileLock(home / "sevila-up.lock").acquire(timeout=0):
             return _up(options, home.absolute() / FOR_SHELLS)
-    except HTTPError as error:
-        with error:
-            told = error.read(MOST_TOLD_BYTES).decode("utf-8", "replace")
-        raise SevilaError(f"Prefect's server refused {error.url}: {error.code} {error.reason}: {told}") from error
+    except HTTPStatusError as error:
+        answer, asked = error.response, error.request
+        reason = f"{answer.status_code} {answer.reason_phrase}: {answer.text[:REASON_LETTERS]}"
+        raise SevilaError(f"Prefect's server refused {asked.method} {asked.url}: {reason}") from error
+    except TransportError as error:
+        raise SevilaError(f"Prefect's server on {HOST}:{options.port} does not answer: {error}") from error
     except Timeout:
         raise SevilaError(
             f"another `sevila up` keeps its runs in {home}: stop that one, or set PREFECT_HOME to a folder of this one's own"
@@ -89,63 +96,85 @@ def _up(options: Server, for_shells: Path) -> int:
     }
     for kind in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores the one, a service manager sends the other
         signal.signal(kind, _interrupt)
-    started: dict[str, subprocess.Popen[bytes]] = {}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        started["server"] = _start(
-            environment | api.of_server(), "server", "start", "--host", HOST, "--port", str(options.port)
-        )
-        _wait(started, "the server", lambda: api.ask("health") is True)
-        _mark_as_ended(api, "a former `sevila up` was killed")
-        _prepare(api, environment)
-        workers = {
-            name: lambda how=how: _start(environment | how[0], *how[1:]) for name, how in _workers(options).items()
-        }
-        begin = datetime.now(UTC)
-        for name, start in workers.items():
-            started[name] = start()
-        _wait(started, "the workers", lambda: set(workers) <= _online(api, begin))
+        server = ("server", "start", "--host", HOST, "--port", str(options.port))
+        processes["server"] = _start(environment | api.of_server(), *server)
+        workers = _start_all(options, api, environment, processes)
         write_for_shells(for_shells, clients)
         print(f"ready: {api.page} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
         print(f"in another terminal: source {shlex.quote(str(for_shells))}")
         print("the page asks for a password: `echo $PREFECT_API_AUTH_STRING` there", flush=True)
-        _keep_up(started, workers)
+        _keep_up(processes, workers)
     except KeyboardInterrupt:
         print("stopping; runs that were at work go on from their finished shards when they are run again", flush=True)
         return 130
     finally:
         for_shells.unlink(missing_ok=True)
-        server = started.pop("server", None)
-        _stop(list(started.values()))
-        if server is not None:
-            with suppress(OSError):  # it has ended by itself
-                _mark_as_ended(api, "`sevila up` was stopped")
-            _stop([server])
+        _stop_all(api, processes)
 
 
-def _mark_as_ended(api: PrefectApi, why: str) -> None:
+def _start_all(
+    options: Server, api: PrefectApi, environment: Mapping[str, str], processes: dict[str, subprocess.Popen[bytes]]
+) -> Mapping[str, Callable[[], Any]]:
+    """Wait for the server, tell it what this clone has, start the workers; return what starts each of them again."""
+    _wait(processes, "the server", lambda: _listens(options.port))
+    with api.client() as client:
+        _wait(processes, "the server", lambda: client.api_healthcheck() is None)
+        _mark_as_ended(client, "a former `sevila up` was killed")
+        _prepare(client, environment)
+        workers = {
+            name: partial(_start, environment | own, *command) for name, (own, *command) in _workers(options).items()
+        }
+        begin = datetime.now(UTC)
+        processes |= {name: start() for name, start in workers.items()}
+        _wait(processes, "the workers", lambda: set(workers) <= _online(client, begin))
+    return workers
+
+
+def _stop_all(api: PrefectApi, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Stop the workers, mark their runs, and stop the server."""
+    from httpx import HTTPError
+
+    server = processes.pop("server", None)
+    _stop(list(processes.values()))
+    if server is None:
+        return
+    if server.poll() is None:
+        with suppress(HTTPError), api.client() as client:
+            _mark_as_ended(client, "`sevila up` was stopped")
+    _stop([server])
+
+
+def _mark_as_ended(client: SyncPrefectClient, why: str) -> None:
     """Mark the runs of workers that are no more: they do not say so, and the automation forgets runs of another server's time.
 
     One that stays running for ever would keep the only slot of the nightly benchmark.
     """
-    at_work = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    while runs := api.ask("flow_runs/filter", at_work):  # the server names 200 at a time
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import State, StateType
+
+    at_work = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=at_work))
+    while runs := client.read_flow_runs(flow_run_filter=wanted):  # the server names 200 at a time
         for run in runs:
-            ended = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"
-            api.ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": ended, "message": why}, "force": True})
+            cancelled = run.state_type == StateType.CANCELLING
+            state = State[Any](type=StateType.CANCELLED if cancelled else StateType.CRASHED, message=why)
+            client.set_flow_run_state(run.id, state, force=True)
 
 
-def _keep_up(started: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
+def _keep_up(processes: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
     """Start workers again that end, for the runs that are due at night; without the server, or if they do not live, raise."""
     since = dict.fromkeys(workers, 0.0)
-    while (status := started["server"].poll()) is None:
+    while (status := processes["server"].poll()) is None:
         for name, start in workers.items():
-            if (status := started[name].poll()) is None:
+            if (status := processes[name].poll()) is None:
                 continue
             if time.monotonic() - since[name] < SHORT_LIFE_SECONDS:
                 raise SevilaError(f"worker {name} ends again and again (status {status}); the rest is stopped")
             log.warning("worker %s ended by itself (status %s) and is started again", name, status)
-            started[name], since[name] = start(), time.monotonic()
-        time.sleep(ASK_SECONDS)
+            processes[name], since[name] = start(), time.monotonic()
+        time.sleep(POLL_SECONDS)
     raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
 
 
@@ -156,9 +185,13 @@ def _check(port: int) -> None:
         raise SevilaError("Prefect is not installed here: pip install -e . in a clone of the project")
     if not (HOME / "prefect.yaml").exists():
         raise SevilaError(f"{HOME}: no prefect.yaml; `sevila up` runs from a clone of the project")
-    with socket.socket() as free:
-        if free.connect_ex((HOST, port)) == 0:
-            raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
+    if _listens(port):
+        raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex((HOST, port)) == 0
 
 
 def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
@@ -187,18 +220,21 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _prepare(api: PrefectApi, environment: Mapping[str, str]) -> None:
+def _prepare(client: SyncPrefectClient, environment: Mapping[str, str]) -> None:
     """Make sure of pools, automations and deployments; the latter two become what this clone says, pools stay as they are."""
-    pools = {pool["name"] for pool in api.ask("work_pools/filter", {})}
+    from prefect.events.schemas.automations import AutomationCore
+
+    pools = {pool.name for pool in client.read_work_pools()}
     for pool in ("cpu", "gpu"):
         if pool not in pools:
             _run(environment, "work-pool", "create", pool, "--type", "process")
-    there = {automation["name"]: automation["id"] for automation in api.ask("automations/filter", {})}
-    for automation in yaml.safe_load((HOME / AUTOMATIONS).read_text())["automations"]:
-        if automation["name"] in there:
-            api.ask(f"automations/{there[automation['name']]}", automation, "PUT")
+    ids = {automation.name: automation.id for automation in client.read_automations()}
+    for content in yaml.safe_load((HOME / AUTOMATIONS).read_text())["automations"]:
+        automation = AutomationCore.model_validate(content)
+        if automation.name in ids:
+            client.update_automation(ids[automation.name], automation)
         else:
-            api.ask("automations/", automation)
+            client.create_automation(automation)
     _run(environment, "deploy", "--all")
 
 
@@ -230,28 +266,25 @@ def _run(environment: Mapping[str, str], *arguments: str) -> None:
         raise SevilaError(f"`prefect {' '.join(arguments)}` failed: {done.stdout}{done.stderr}")
 
 
-def _wait(started: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Any) -> None:
+def _wait(processes: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Callable[[], bool]) -> None:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < give_up:
-        ended = [name for name, process in started.items() if process.poll() is not None]
+        ended = [name for name, process in processes.items() if process.poll() is not None]
         if ended:
             raise SevilaError(f"{', '.join(ended)} ended while {what} started; its last lines say why")
-        try:
-            if is_up():
-                return
-        except OSError:
-            pass
-        time.sleep(ASK_SECONDS)
+        if is_up():
+            return
+        time.sleep(POLL_SECONDS)
     raise SevilaError(f"{what} did not become healthy within {PATIENCE_SECONDS:g} s")
 
 
-def _online(api: PrefectApi, since: datetime) -> set[str]:
+def _online(client: SyncPrefectClient, since: datetime) -> set[str]:
     """Return the workers that the server has heard from; those of a former `sevila up` count as online for some minutes."""
     return {
-        worker["name"]
+        worker.name
         for pool in ("cpu", "gpu")
-        for worker in api.ask(f"work_pools/{pool}/workers/filter", {})
-        if datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
+        for worker in client.read_workers_for_work_pool(pool)
+        if worker.last_heartbeat_time is not None and worker.last_heartbeat_time >= since
     }
 
 

@@ -96,7 +96,7 @@ def _explain(problem: Mapping[str, object]) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class NightRow:
     """One evaluated way of one setting in one night, as the history keeps it; None and "" where it failed before.
 
     Attributes:
@@ -136,8 +136,8 @@ class Row:
     @property
     def name(self) -> str:
         """The row's name for people, and the same every night."""
-        told = f"{self.recipe} {self.setting}"
-        return f"{told}: {self.way}" if self.way else told
+        name = f"{self.recipe} {self.setting}"
+        return f"{name}: {self.way}" if self.way else name
 
 
 def shown(night: str) -> str:
@@ -145,20 +145,20 @@ def shown(night: str) -> str:
     return f"{night[:10]} {night[11:16].replace('-', ':')}"
 
 
-def earlier(history: Iterable[Row], row: Row, since: date | None = None) -> list[Row]:
+def earlier(history: Iterable[NightRow], row: NightRow, since: date | None = None) -> list[NightRow]:
     """Return the nights before this row's that it can be compared with, oldest first: the same way of the same recipe."""
     wanted = (row.recipe, row.setting, row.way, row.recipe_fingerprint, row.metric)
-    found = [
+    rows = [
         other
         for other in history
         if (other.recipe, other.setting, other.way, other.recipe_fingerprint, other.metric) == wanted
         and other.status == OK
         and (str(since) if since else "") <= other.night < row.night
     ]
-    return sorted(found, key=lambda other: other.night)
+    return sorted(rows, key=lambda other: other.night)
 
 
-def best(rows: Sequence[Row]) -> Row | None:
+def best(rows: Sequence[NightRow]) -> NightRow | None:
     """Return the best of these nights, of equals the last; None where none has a number."""
     known = [row for row in rows if row.metric_percent is not None]
     return max(known, key=lambda row: (row.metric_percent, row.night), default=None)
@@ -200,8 +200,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
     """Return the tests of one night against the same other one with Holm's correction over those that were made."""
-    made = [test for test in tests if test is not None and not test.problem]
-    values = iter(holm([test.p_value for test in made]))
+    done = [test for test in tests if test is not None and not test.problem]
+    values = iter(holm([test.p_value for test in done]))
     return [
         replace(test, p_corrected=next(values)) if test is not None and not test.problem else test for test in tests
     ]
@@ -230,10 +230,10 @@ class Measured:
         return self.n_nights >= ENOUGH_NIGHTS and loss > self.tolerance_percent
 
 
-def measured(before: Sequence[Row], row: Row, tolerance: Tolerance) -> list[Measured]:
+def measured(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) -> list[Measured]:
     """Return speed and memory against the last nights on this host and device; what either side lacks is left out."""
     same = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
-    found = []
+    figures = []
     for what, key, percent, more_is_better in (
         ("questions/s", "questions_per_second", tolerance.throughput_percent, True),
         ("peak memory", "peak_memory_bytes", tolerance.peak_memory_percent, False),
@@ -241,5 +241,5 @@ def measured(before: Sequence[Row], row: Row, tolerance: Tolerance) -> list[Meas
     ):
         now, usual = getattr(row, key), [value for other in same if (value := getattr(other, key))]
         if now and usual:
-            found.append(Measured(what, now, median(usual), len(usual), percent, more_is_better))
-    return found
+            figures.append(Measured(what, now, median(usual), len(usual), percent, more_is_better))
+    return figures

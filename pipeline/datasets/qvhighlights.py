@@ -1,11 +1,15 @@
 """QVHighlights, as downloaded: `highlight_{split}_release.jsonl`; queries for moments, without options."""
 
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
-from pipeline.datasets.question import Annotations, Question, Video
+from pipeline.datasets.question import Annotations, Moment, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
-from pipeline.datasets.values import clip_ratings, exact_text, moments, text, video_name
+from pipeline.datasets.values import CLIP_SECONDS, BadRow, exact_text, moments, seconds, text, video_name
 
 name = "qvhighlights"
 about = About(
@@ -21,6 +25,7 @@ about = About(
     prompt="moment",
 )
 headline: Headline = "overall"
+N_ANNOTATORS = 3
 pooled_types: dict[str, tuple[str, ...]] = {}
 
 
@@ -43,11 +48,60 @@ def group(question_type: str) -> str:
     return ""
 
 
+class BadRatings(BadRow):
+    """The ratings of this row cannot be used; its moments can."""
+
+
+def labelled_moments(cells: Mapping[str, Any]) -> tuple[tuple[Moment, ...], str]:
+    """The true moments of a line and a note, as `moments` says; none for a split without published answers."""
+    return moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
+
+
+def clip_ratings(cells: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    """Three annotators' ratings of every 2 s of a video, 0 for clips that are not listed.
+
+    None where one of the keys `duration`, `relevant_clip_ids` and `saliency_scores` is missing. Raises BadRatings where they
+    do not fit each other or the video.
+    """
+    numbers, given = cells.get("relevant_clip_ids"), cells.get("saliency_scores")
+    if numbers is None or given is None or cells.get("duration") is None:
+        return ()
+    duration = seconds("duration", cells["duration"])
+    n_clips = int(duration / CLIP_SECONDS) if math.isfinite(duration) else 0
+    for each in given if isinstance(given, list) else [given]:
+        if not (isinstance(each, list) and len(each) == N_ANNOTATORS and all(map(_is_rating, each))):
+            raise BadRatings(f"saliency_scores has {shortened(each)}; [rating 1, rating 2, rating 3] wanted")
+    if not isinstance(numbers, list) or len(numbers) != len(given):
+        raise BadRatings(
+            f"{len(given)} saliency_scores for relevant_clip_ids {shortened(numbers)}; one for each clip wanted"
+        )
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < n_clips:
+            raise BadRatings(f"relevant_clip_ids has {shortened(number)}; numbers from 0 to {n_clips - 1} wanted")
+    rated = dict(zip(numbers, given, strict=True))
+    return tuple(tuple(map(float, rated.get(number, (0,) * N_ANNOTATORS))) for number in range(n_clips))
+
+
+def shortened(value: Any) -> str:
+    """A JSON value for an error, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_rating(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9
+
+
 def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
     video_id = video_name("vid", cells.get("vid"))
-    found, note = moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
-    ratings, why_none = clip_ratings(cells)
+    windows, note = labelled_moments(cells)
+    ratings: tuple[tuple[float, ...], ...] = ()
+    why_none = ""
+    try:
+        ratings = clip_ratings(cells)
+    except BadRatings:  # only the highlight metrics need them
+        why_none = "ratings not used: saliency_scores are not three numbers for each of relevant_clip_ids in the video"
     question = Question(
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,
@@ -57,7 +111,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         question_type="",
         start_seconds=None,
         end_seconds=None,
-        moments=found,
+        moments=windows,
         note="; ".join(filter(None, [note, why_none])),
         ratings=ratings,
     )

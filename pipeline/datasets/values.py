@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -129,28 +128,6 @@ def _beyond(what: str, moment: Moment, duration: Any) -> str:
     if outside_video(start, end, last):
         raise BadRow(f"{what} holds {start:g} to {end:g} s, which lies outside the video (0 to {last:g} s)")
     return f"moment {start:g} to {end:g} s reaches past the video's {last:g} s" if end > last + ROUNDING_SECONDS else ""
-
-
-def clip_ratings(cells: Mapping[str, Any]) -> tuple[tuple[tuple[float, ...], ...], str]:
-    """Three annotators' ratings of every 2 s of a video, 0 for clips that are not listed; and a note.
-
-    None where one of the keys `duration`, `relevant_clip_ids` and `saliency_scores` is missing. Only the highlight metrics
-    need them, so that a row whose ratings cannot be used is kept without, and noted.
-    """
-    numbers, given = cells.get("relevant_clip_ids"), cells.get("saliency_scores")
-    if numbers is None or given is None or cells.get("duration") is None:
-        return (), ""
-    duration = seconds("duration", cells["duration"])
-    n_clips = int(duration / CLIP_SECONDS) if math.isfinite(duration) else 0
-    are_rated = isinstance(given, list) and all(isinstance(each, list) and len(each) == 3 for each in given)
-    are_numbers = are_rated and all(
-        type(rating) in (int, float) and abs(rating) < 1e9 for each in given for rating in each
-    )
-    are_clips = isinstance(numbers, list) and all(type(number) is int and 0 <= number < n_clips for number in numbers)
-    if not (are_numbers and are_clips and len(numbers) == len(given)):
-        return (), "ratings not used: saliency_scores are not three numbers for each of relevant_clip_ids in the video"
-    rated = dict(zip(numbers, given, strict=True))
-    return tuple(tuple(map(float, rated.get(clip_number, (0, 0, 0)))) for clip_number in range(n_clips)), ""
 
 
 def seconds(what: str, value: Any) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 sys.setswitchinterval(0.0005)
 
 
-def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
     """Yield the items of an iterable that is run by another thread, up to `depth` items ahead; its errors arrive here."""
     ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(maxsize=depth)
     stop = threading.Event()

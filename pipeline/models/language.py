@@ -6,8 +6,8 @@ N tokens of the longest text, S = K * (W + Q) + N, M decoder steps = tokens of t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm, T5Stack
 
 from cache.errors import CheckpointError
 from pipeline.models.transfer import to_device
@@ -57,6 +57,7 @@ class Language:
         if self.device.type != "cpu":
             _fuse_norms(self.model)
             self._multiple = MULTIPLE
+        self.encoder, self.decoder = self.model.encoder, self.model.decoder
         self.verbalizer = verbalizer
         start_id = model.config.decoder_start_token_id
         self.start_id: int = verbalizer.pad_id if start_id is None else start_id
@@ -101,20 +102,22 @@ class Language:
         Block by block, as transformers does, but for the attention's bias: it is the same in all blocks, and is put together
         with the mask once, [R, heads, S, S].
         """
-        encoder, n_tokens = self.model.encoder, inputs.mask.shape[1]
+        n_tokens = inputs.mask.shape[1]
         with self._as_loaded():
-            bias = encoder.block[0].layer[0].SelfAttention.compute_bias(n_tokens, n_tokens, device=self.device)
+            bias = (
+                self.model.encoder.block[0].layer[0].SelfAttention.compute_bias(n_tokens, n_tokens, device=self.device)
+            )
             bias = bias.masked_fill(inputs.mask[:, None, None] == 0, torch.finfo(bias.dtype).min).contiguous()
             hidden = inputs.embeddings
-            for block in encoder.block:
+            for block in self.encoder.block:
                 hidden = block(hidden, position_bias=bias)[0]
-            states: Tensor = encoder.final_layer_norm(hidden)
+            states: Tensor = self.encoder.final_layer_norm(hidden)
             return states
 
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
         """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
         with self._as_loaded():
-            states = self.model.decoder(
+            states = self.decoder(
                 input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
             ).last_hidden_state
             return functional.linear(states.float(), self.model.lm_head.weight)
@@ -137,16 +140,15 @@ class Language:
         of_targets = logits.log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
         return of_targets.masked_fill(target_mask == 0, 0.0).sum(dim=1)
 
-    def save_memory(self) -> None:
-        """From now on keep only what stands between T5's blocks for the backward pass, and compute the rest again there.
+    def saving_memory(self) -> Language:
+        """Return the same model, which keeps only what stands between T5's blocks for the backward pass and recomputes the rest.
 
         transformers' own switch acts on models in training mode only, in which dropout would be on. Block by block: around
         the encoder as a whole nothing would be saved, because its backward pass would hold all blocks at once.
         """
-        for stack in (self.model.encoder, self.model.decoder):
-            for block in stack.block:
-                # No dropout, hence no random state to preserve.
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        saving = copy.copy(self)
+        saving.encoder, saving.decoder = _recomputing(self.model.encoder), _recomputing(self.model.decoder)
+        return saving
 
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
         """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
@@ -173,6 +175,25 @@ class Language:
         return to_device(padded, device), to_device(mask.astype(np.int64), device)
 
 
+class _RecomputedBlock(nn.Module):
+    """A block of T5 whose activations are computed again in the backward pass."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._block = block
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        # No dropout, hence no random state to preserve.
+        return checkpoint(self._block, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
+
+
+def _recomputing(stack: T5Stack) -> T5Stack:
+    """Return a view of an encoder or decoder with each block wrapped; the stack itself and its weights stay as they are."""
+    view = copy.copy(stack)
+    view._modules = {**stack._modules, "block": nn.ModuleList(map(_RecomputedBlock, stack.block))}
+    return view
+
+
 def _fuse_norms(model: T5ForConditionalGeneration) -> None:
     """Put torch's own norm, one kernel, in the place of each T5LayerNorm, five; in float32 they differ in the last bits."""
     for module in list(model.modules()):
@@ -190,10 +211,10 @@ def _check_agreement(model: T5ForConditionalGeneration, verbalizer: Verbalizer) 
             f"{verbalizer.path}: {verbalizer.vocabulary_size} tokens, but the language model has {rows} embeddings; "
             "use the tokenizer.json that belongs to the weights"
         )
-    for name, found in (("pad_token_id", verbalizer.pad_id), ("eos_token_id", verbalizer.end_id)):
+    for name, token_id in (("pad_token_id", verbalizer.pad_id), ("eos_token_id", verbalizer.end_id)):
         wanted = getattr(model.config, name)
-        if found != wanted:
+        if token_id != wanted:
             raise CheckpointError(
-                f"{verbalizer.path}: its {name} is {found}, but the language model's is {wanted}; "
+                f"{verbalizer.path}: its {name} is {token_id}, but the language model's is {wanted}; "
                 "use the tokenizer.json that belongs to the weights"
             )

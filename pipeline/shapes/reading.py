@@ -69,11 +69,11 @@ def reading_figures(language: Language, seed: int, n: int = 400) -> dict[str, fl
         "letter, four frames": lambda: writer.question(4),
         "yes or no": writer.judgement,
     }
-    found = {}
+    shares = {}
     for name, draw in draws.items():
         _, right = _loss(language, [draw() for _ in range(n)], None)
-        found[name] = right.float().mean().item()
-    return found
+        shares[name] = right.float().mean().item()
+    return shares
 
 
 def _questions(writer: Writer, n: int, n_frames: int) -> list[Sample]:

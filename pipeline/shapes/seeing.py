@@ -112,7 +112,7 @@ def train_telling(
 
     def backward(step: int) -> float:
         rows = rng.integers(TELLING_IMAGES, size=batch)
-        loss = functional.mse_loss(tell(model, features[rows]), wanted[rows])
+        loss = functional.mse_loss(describe(model, features[rows]), wanted[rows])
         loss.backward()
         return loss.item()
 
@@ -126,12 +126,12 @@ def telling_figures(
     """Return, for held-out clean images, the share of words that are nearest to what the Q-Former tells."""
     rng = np.random.default_rng([seed, 4])
     seen = images(n, clean_look(n, rng), rng)
-    told = tell(model, encode(model, seen.pixels))
-    found = {}
+    described = describe(model, encode(model, seen.pixels))
+    shares = {}
     for number, (name, table) in enumerate(zip(NAMES, _tables(model, verbalizer), strict=True)):
-        nearest = torch.cdist(told[:, number], table).argmin(dim=-1).numpy()
-        found[name] = float((nearest == seen.words[:, number]).mean())
-    return found
+        nearest = torch.cdist(described[:, number], table).argmin(dim=-1).numpy()
+        shares[name] = float((nearest == seen.words[:, number]).mean())
+    return shares
 
 
 def encode(model: Blip2ForConditionalGeneration, values: np.ndarray) -> Tensor:
@@ -140,7 +140,7 @@ def encode(model: Blip2ForConditionalGeneration, values: np.ndarray) -> Tensor:
     return vision.encoder(inputs_embeds=vision.embeddings(pixels(torch.from_numpy(values)))).last_hidden_state
 
 
-def tell(model: Blip2ForConditionalGeneration, features: Tensor) -> Tensor:
+def describe(model: Blip2ForConditionalGeneration, features: Tensor) -> Tensor:
     """Return visual tokens [N, Q, D] of features [N, P, W]."""
     normed = model.vision_model.post_layernorm(features)
     queries = model.query_tokens.expand(len(features), -1, -1)

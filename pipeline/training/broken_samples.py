@@ -61,5 +61,5 @@ class BrokenSamples:
 
     def _is_finite(self, number: int, epoch: int) -> bool:
         with torch.no_grad(), self._autocast():
-            losses = [self._task.loss(data) for data in self._task.stream(self._task.cut([number], epoch))]
+            losses = [self._task.loss(self._task.load(micro)) for micro in self._task.cut([number], epoch)]
         return all(bool(loss.isfinite()) for loss in losses)

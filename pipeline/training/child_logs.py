@@ -1,4 +1,4 @@
-"""The log of a process that was started here arrives here, wherever this process' own goes: a terminal, the log of a run."""
+"""The log of a process that was started here goes wherever this process' own goes: a terminal, the log of a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cache.printable import keep_logs_printable
 log = logging.getLogger("sevila")
 
 
-def heard(context: Any) -> tuple[Connection, threading.Thread]:
-    """Return what to give to a new process, for `tell`, and to close here once that is started; and who listens to its end.
+def receive_logs(context: Any) -> tuple[Connection, threading.Thread]:
+    """Return the connection that a new process gives to `send_logs`, closed here once it is started, and the thread that listens.
 
     Its records are handled in the present context, which says whose they are.
     """
@@ -26,7 +26,7 @@ def heard(context: Any) -> tuple[Connection, threading.Thread]:
     return sender, listener
 
 
-def tell(sender: Connection, level: int) -> None:
+def send_logs(sender: Connection, level: int) -> None:
     """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
     keep_logs_printable()
     queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one

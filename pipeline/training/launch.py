@@ -1,4 +1,8 @@
-"""Several processes of one training on this machine, which find each other on 127.0.0.1 and end together; or one for one call."""
+"""Processes of this machine that work for this one: those of a training, which end together, or one for one call.
+
+torch's own launchers report whichever process fails first, which may be the one that lost its peer and not the one that died, and
+an error as its traceback; a user is to read the cause in a sentence.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,21 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
-from pipeline.training.child_logs import heard, tell
+from pipeline.training.child_logs import receive_logs, send_logs
 
 GRACE_SECONDS = 1.0
+TRACEBACK_LETTERS = 10_000  # a pipe holds more than this, so that nobody has to read before a process ends
 LONGEST_TMPDIR = 60  # bytes; the server that forks has a socket in it, whose path a system bounds at 104 or 108
 # What takes seconds to import. OpenBLAS starts its threads again after a fork, torch its own with the first work.
 PRELOADED = ["torch", "transformers.models.blip_2.modeling_blip_2", "scipy.stats"]
-DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to the cause first; or what it returns
+DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to the cause first; or that it has a result
+ERRORS = {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}
 
 
 def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
@@ -39,42 +44,27 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    level = logging.getLogger("sevila").getEffectiveLevel()
-    members: list[tuple[BaseProcess, Connection]] = []
-    listeners: list[threading.Thread] = []
-    try:
+    shared = {
+        "WORLD_SIZE": n_processes,
+        "LOCAL_WORLD_SIZE": n_processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    loopback = os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    with ExitStack() as at_the_end:
+        members = []
         for rank in range(n_processes):
-            ours, theirs = context.Pipe()
-            environment: dict[str, int | str] = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": n_processes,
-                "LOCAL_WORLD_SIZE": n_processes,
-            }
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            values = {key: str(value) for key, value in environment.items()}
-            logs, listener = heard(context)
-            listeners.append(listener)
-            process: BaseProcess = context.Process(target=_member, args=(theirs, logs, values, level), daemon=True)
-            process.start()
-            theirs.close()
-            logs.close()
-            members.append((process, ours))
-        for _, connection in members:
-            # Not as arguments of the process: one that dies before it has read them would leave us writing for ever.
-            with suppress(ConnectionError):  # whoever is dead already is told of below
-                connection.send((work, arguments))
+            own = {"RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": loopback}
+            environment = {key: str(value) for key, value in {**shared, **own}.items()}
+            member = _Child(context, environment, None if rank == 0 else logging.ERROR, daemon=True)
+            at_the_end.callback(member.end)
+            members.append(member)
+        for member in members:
+            member.give(work, arguments)
         _wait_for_all(members, name)
-    finally:
-        for process, connection in members:
-            process.kill()
-            process.join()
-            connection.close()
-        for listener in listeners:
-            listener.join(GRACE_SECONDS)  # what a process has started may still hold its end
 
 
-def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+def run_in_subprocess(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return what `work(*arguments)` returns, called in a process of its own: its peak memory is its own, and so is its death.
 
     Raises:
@@ -82,32 +72,79 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         MachineError: its process died, or the machine refused it something.
         RuntimeError: it failed otherwise, with its traceback.
     """
-    context = _context()
-    receiver, sender = context.Pipe(duplex=False)
-    level = logging.getLogger("sevila").getEffectiveLevel()
-    logs, listener = heard(context)
-    process = context.Process(target=_alone, args=(sender, logs, dict(os.environ), level, work, arguments))
-    process.start()
-    sender.close()
-    logs.close()
+    child = _Child(_clean_context(), os.environ, None, daemon=False)
     try:
-        kind, told = receiver.recv()
-    except (EOFError, OSError):  # the latter where it died in the middle of what it told
-        process.join()
-        code = process.exitcode or 0
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        kind, told = DEATH, f"its process {how}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        child.give(work, arguments)
+        kind, value = child.reply("its process {how}")
     finally:
-        process.kill()
-        process.join()
-        receiver.close()
-        listener.join(GRACE_SECONDS)
-    if kind == RESULT:
-        return told
-    raise _error(kind, told)
+        child.end()
+    if kind != RESULT:
+        raise ERRORS[kind](value)
+    return value
 
 
-def _context() -> Any:
+class _Child:
+    """A process started here: what it logs is logged here, its work goes to it through a pipe, and its reply comes back."""
+
+    def __init__(self, context: Any, environment: Mapping[str, str], level: int | None, daemon: bool) -> None:
+        """Start it; `level` is that of what it logs, None for this process' own."""
+        if level is None:
+            level = logging.getLogger("sevila").getEffectiveLevel()
+        self._connection, theirs = context.Pipe()
+        logs, self._listener = receive_logs(context)
+        arguments = (theirs, logs, dict(environment), level)
+        self.process = context.Process(target=_serve, args=arguments, daemon=daemon)
+        self.process.start()
+        theirs.close()
+        logs.close()
+
+    def give(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Send its work: not as arguments of the process, since one that dies before it reads them would block us for ever."""
+        with suppress(ConnectionError):  # it is dead, which its reply says
+            self._connection.send((work, arguments))
+
+    def reply(self, death: str) -> tuple[int, Any]:
+        """Wait for its reply, and return that; `death` with how it died in place of `{how}` where it died without one."""
+        wait([self._connection, self.process.sentinel])
+        try:
+            if self._connection.poll():
+                kind, value = self._connection.recv()
+                return kind, value
+        except (EOFError, OSError):  # the latter where it died in the middle of its reply
+            pass
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return DEATH, death.format(how=how + (" (out of memory?)" if code == -signal.SIGKILL else ""))
+
+    def end(self) -> None:
+        """Kill it if it still runs."""
+        self.process.kill()
+        self.process.join()
+        self._connection.close()
+        self._listener.join(GRACE_SECONDS)  # what a process has started may still hold its end
+
+
+def _wait_for_all(members: list[_Child], name: str) -> None:
+    running = {member.process.sentinel for member in members}
+    while running:
+        running -= set(wait(list(running)))
+        for member in members:
+            if member.process.sentinel not in running:
+                member.process.join()  # its pipe closes a moment before its status is known
+        if any(member.process.exitcode for member in members):
+            # Whoever lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
+            wait(list(running), timeout=GRACE_SECONDS)
+            then = "so the others were ended too; the last state is kept: the same command goes on from it"
+            kind, text = min(
+                member.reply(f"{name}: process {rank} of {len(members)} {{how}}, {then}")
+                for rank, member in enumerate(members, 1)
+                if member.process.exitcode
+            )
+            raise ERRORS[kind](text)
+
+
+def _clean_context() -> Any:
     """Return how to start a process as clean as a spawned one: from a server that has imported torch, where one can be had."""
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
         return multiprocessing.get_context("spawn")
@@ -116,94 +153,40 @@ def _context() -> Any:
     return context
 
 
-def _alone(
-    sender: Connection,
-    logs: Connection,
-    environment: dict[str, str],
-    level: int,
-    work: Callable[..., Any],
-    arguments: tuple[Any, ...],
-) -> None:
-    os.environ.update(environment)  # the server that forks this was started with an older one
-    tell(logs, level)
+def _serve(connection: Connection, logs: Connection, environment: dict[str, str], level: int) -> None:
+    """What a child does: its work, its reply, its end."""
+    os.environ.update(environment)  # a server that forks was started with an older one
+    send_logs(logs, level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        sender.send((RESULT, work(*arguments)))
-    except SevilaError as error:
-        sender.send((REFUSAL, str(error)))
-    except OSError as error:
-        sender.send(
-            (DEATH, sentence(error)) if error.errno in OF_THE_MACHINE else (BUG, traceback.format_exc()[-10000:])
-        )
-    except BaseException:
-        sender.send((BUG, traceback.format_exc()[-10000:]))
-
-
-def _wait_for_all(members: list[tuple[BaseProcess, Connection]], name: str) -> None:
-    running = {process.sentinel for process, _ in members}
-    while running:
-        running -= set(wait(list(running)))
-        for process, _ in members:
-            if process.sentinel not in running:
-                process.join()  # its pipe closes a moment before its status is known
-        if any(process.exitcode for process, _ in members if process.sentinel not in running):
-            # Whoever lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
-            wait(list(running), timeout=GRACE_SECONDS)
-            who = f"{name}: process {{}} of {len(members)}"
-            reasons = [_reason(*member, who.format(rank)) for rank, member in enumerate(members, 1)]
-            distance, text = min(reason for reason in reasons if reason)
-            raise _error(distance, text)
-
-
-def _error(kind: int, told: str) -> Exception:
-    return {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}[kind](told)
-
-
-def _reason(process: BaseProcess, connection: Connection, who: str) -> tuple[int, str] | None:
-    """Return why a process failed: it was killed, told the user why (a `SevilaError`), or left a traceback."""
-    code = process.exitcode
-    if not code:  # 0, or it still runs
-        return None
-    try:
-        told: tuple[int, str] | None = connection.recv() if connection.poll() else None
-    except (EOFError, ConnectionError):
-        told = None
-    if told is not None:
-        return told
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    return DEATH, f"{who} {how}, so the others were ended too; the last state is kept: the same command goes on from it"
-
-
-def _member(connection: Connection, logs: Connection, environment: dict[str, str], level: int) -> None:
-    os.environ.update(environment)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    tell(logs, level if environment["RANK"] == "0" else logging.ERROR)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
-    status = 0
+    status = 1
     try:
         work, arguments = connection.recv()
-        work(*arguments)
+        value = work(*arguments)
+        _leave_peers()
+        connection.send((RESULT, value))
+        status = 0
     except SevilaError as error:  # a sentence for the user, which the parent raises
         connection.send((REFUSAL, str(error)))
-        status = 1
     except OSError as error:  # a full disk, for one; but not a lost peer, whose own reason is wanted
         bug = isinstance(error, ConnectionError) or error.errno not in OF_THE_MACHINE
         connection.send((BUG, _traceback()) if bug else (DEATH, sentence(error)))
-        status = 1
     except BaseException:
         connection.send((BUG, _traceback()))
-        status = 1
-    if status == 0 and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # threads of the communication library would wait for peers that are gone
 
 
+def _leave_peers() -> None:
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def _traceback() -> str:
-    # A pipe holds more than this, so that nobody has to read before this process ends.
-    return f"a process of the training failed:\n{traceback.format_exc()[-10000:]}"
+    return f"a process failed:\n{traceback.format_exc()[-TRACEBACK_LETTERS:]}"
 
 
 def _end_with_parent() -> None:

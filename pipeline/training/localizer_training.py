@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,15 +21,15 @@ from pipeline.models.prompts import PROMPT_STYLES
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
-    Row,
-    Split,
+    HeldOutSplit,
+    MicroBatchRow,
     check_some,
     micro_batches,
     split_by_video,
     train_prompt,
     visual_tokens,
 )
-from pipeline.training.task import MicroBatch, Training
+from pipeline.training.task import MicroBatch, TrainingConfig
 from pipeline.video.frames import Clips, random_indices
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 
-class LocalizerTraining(Training):
+class LocalizerTraining(TrainingConfig):
     """How a Localizer is trained; each stage has the paper's numbers as defaults."""
 
     frames_per_question: int = Field(
@@ -107,7 +107,7 @@ class LocalizerTask:
     def __init__(
         self,
         cfg: LocalizerTraining,
-        split: Split,
+        split: HeldOutSplit,
         features: PooledArtifact,
         backbone: Backbone,
         weights: VisualPromptWeights,
@@ -132,9 +132,9 @@ class LocalizerTask:
         """Return one draw of frames of every held-out question, the same in every epoch."""
         return self._cut(range(self.n_samples, len(self._clips)))
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
-        """Yield the micro-batches with their features."""
-        return self._reader.stream(batches)
+    def load(self, micro_batch: MicroBatch) -> Data:
+        """Return the micro-batch with its features."""
+        return self._reader.load(micro_batch)
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's yes and no."""
@@ -171,20 +171,20 @@ class LocalizerTask:
         """Return the questions' ids."""
         return [self._clips[number].question_id for number in samples]
 
-    def _draw(self, number: int, *epoch: int) -> list[Row]:
+    def _draw(self, number: int, *epoch: int) -> list[MicroBatchRow]:
         clip = self._clips[number]
         # Seeded by the question, so that a draw depends on no other question and on no order.
         rng = np.random.default_rng([self._cfg.seed, *epoch, *clip.question_id.encode()])
         n_frames = len(clip.rows)
         positions = random_indices(n_frames, self._cfg.frames_per_question, 0, n_frames, rng)
-        return [Row(number, (int(clip.rows[at]),), int(clip.labels[at])) for at in positions]
+        return [MicroBatchRow(number, (int(clip.rows[at]),), int(clip.labels[at])) for at in positions]
 
     def _cut(self, samples: Sequence[int], *epoch: int) -> list[MicroBatch]:
-        found = []
+        cut = []
         for chosen in micro_batches(samples, self._lengths, self._cfg.micro_batch_size):
             rows = [row for number in chosen for row in self._draw(number, *epoch)]
-            found.append(MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), len(rows)))
-        return found
+            cut.append(MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), len(rows)))
+        return cut
 
 
 def load_localizer(
@@ -195,5 +195,5 @@ def load_localizer(
 
     language = backbone.language(run, cfg.precision)
     if cfg.gradient_checkpointing:
-        language.save_memory()
+        language = language.saving_memory()
     return Localizer(weights.load(run, backbone, cfg.precision), language)

@@ -5,64 +5,43 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
-from pipeline.engine.stage import RunContext
-from pipeline.memory import is_out_of_memory
+from pipeline.inference.streams import read_ahead
 from pipeline.training.broken_samples import BrokenSamples
-from pipeline.training.task import Job, MicroBatch, Report, Task
+from pipeline.training.states import read_state, write_state
+from pipeline.training.task import Report, Task, TrainingJob
+from pipeline.training.tensorboard import WriteEvents, events_writer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("sevila")
 
-NAMES_TOLD = 8  # of a batch that went wrong
-WriteEvents = Callable[[int, dict[str, float]], None]
+NAMES_SHOWN = 8  # of a batch that went wrong
 
 
-def work(job: Job) -> None:
-    """What every process of a training does."""
-    with _accelerator(job.run, job.cfg.precision) as accelerator:
-        device = accelerator.device
-        place = "cpu" if device.type == "cpu" else str(device)  # not cpu:0, as Accelerate calls it among several
-        task = job.make_task(replace(job.run, device=place))
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            try:
-                _Loop(job, task, accelerator).run()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise SevilaError(
-                    f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
-                    "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
-                ) from error
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The samples of one optimizer step, with the target tokens and frames of all its micro-batches."""
+
+    samples: list[int]
+    n_targets: int
+    n_frames: int
 
 
-@contextmanager
-def _accelerator(run: RunContext, precision: str) -> Iterator[Accelerator]:
-    """Yield Accelerate's view of this process: its device, its peers, its autocast."""
-    # It keeps device and precision for all of a process' life, and refuses others; a chain trains several modules in one.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    device = torch.device(run.torch_device())
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    try:
-        precision = "bf16" if precision == "bfloat16" else "no"
-        yield Accelerator(cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=1)
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+_Piece = tuple[_Batch, int, Any]  # the batch, and the number and data of one of its micro-batches
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -80,10 +59,10 @@ def batches_of(n_samples: int, batch_size: int, seed: int, epoch: int) -> list[l
     return [order[start : start + batch_size] for start in range(0, n_samples, batch_size)]
 
 
-class _Loop:
+class Loop:
     """The state of one training in one process, and the steps that change it."""
 
-    def __init__(self, job: Job, task: Task, accelerator: Accelerator) -> None:
+    def __init__(self, job: TrainingJob, task: Task, accelerator: Accelerator) -> None:
         self.job, self.cfg, self.task, self.accelerator = job, job.cfg, task, accelerator
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
@@ -105,9 +84,9 @@ class _Loop:
         state = self.job.snapshots.newest(read_state)
         if state is not None:
             self._restore(state)
-        self._tell_start()
+        self._log_start()
         self.task.module.train()
-        with self._report() as report, _events(self.job, self.step, self.rank) as write_events:
+        with self._report() as report, events_writer(self.job, self.step, self.rank) as write_events:
             while self.epoch < self.cfg.epochs:
                 while self.batch < self.steps_an_epoch:
                     self._train_epoch(report, write_events)
@@ -117,64 +96,81 @@ class _Loop:
         self.accelerator.wait_for_everyone()
 
     def _train_epoch(self, report: Report, write_events: WriteEvents) -> None:
-        """Train to the epoch's end, or to a batch of which something is left out: the stream does not know that yet."""
-        epoch = self.epoch
-        whole = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, epoch)
-        batches = [self.broken.without(batch) for batch in whole[self.batch :]]
-        own = (micro for batch in batches for micro in self._own(self.task.cut(batch, epoch)))
-        stream = self.task.stream(own)
+        """Train to the epoch's end, or to a batch of which something is left out: what is read ahead does not know that yet."""
+        batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)[self.batch :]
+        with closing(read_ahead(self._pieces(batches), depth=1)) as pieces:
+            not_finite = self._train_batches(pieces, report, write_events)
+        if not_finite is not None:
+            samples, loss, norm = not_finite
+            if not self.broken.look(samples, self.epoch, bool(self.curves)):
+                raise self._not_finite(samples, loss, norm)
+
+    def _pieces(self, batches: list[list[int]]) -> Iterator[_Piece]:
+        """Yield what this process computes of each batch, in order; a batch without a part for it is yielded without data."""
+        for whole in batches:
+            samples = self.broken.without(whole)
+            micro_batches = self.task.cut(samples, self.epoch)
+            batch = _Batch(
+                samples,
+                sum(micro_batch.n_targets for micro_batch in micro_batches),
+                sum(micro_batch.n_frames for micro_batch in micro_batches),
+            )
+            own = range(self.rank, len(micro_batches), self.world)
+            for number in own:
+                yield batch, number, self.task.load(micro_batches[number])
+            if not own:
+                yield batch, 0, None
+
+    def _train_batches(
+        self, pieces: Iterator[_Piece], report: Report, write_events: WriteEvents
+    ) -> tuple[list[int], float, float] | None:
+        """Make a step of each batch; return the samples, loss and gradient norm of the first one without finite ones."""
         last = time.perf_counter()
-        for batch in batches:
-            if not batch:
+        for batch, own in groupby(pieces, key=itemgetter(0)):
+            if not batch.samples:
                 self.optimizer.zero_grad()
                 self.optimizer.step()  # changes nothing without gradients, and a scheduler wants one before its own
                 self._next_step()
                 continue
-            loss, norm, n_frames = self._gradient(batch, stream)
+            loss, norm = self._gradient(batch, own)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                if not self.broken.look(batch, epoch, bool(self.curves)):
-                    raise self._not_finite(batch, loss, norm)
-                return
+                return batch.samples, loss, norm
             self.optimizer.step()
             now = time.perf_counter()
-            rate, last = n_frames / (now - last), now
+            rate, last = batch.n_frames / (now - last), now
             learning_rate = self.scheduler.get_last_lr()[0]
             self._next_step()
-            self.curves.append((self.step, epoch, loss, learning_rate, norm, rate))
+            self.curves.append((self.step, self.epoch, loss, learning_rate, norm, rate))
             figures = {"loss": loss, "frames_per_second": rate}
             report(self.step, figures)
             write_events(self.step, figures | {"learning_rate": learning_rate, "gradient_norm": norm})
-            if self.batch < len(whole) and time.monotonic() - self.saved_at >= self.job.run.checkpoint_minutes * 60:
+            is_due = time.monotonic() - self.saved_at >= self.job.run.checkpoint_minutes * 60
+            if self.batch < self.steps_an_epoch and is_due:
                 self._save()
+        return None
 
     def _next_step(self) -> None:
         self.scheduler.step()
         self.step, self.batch = self.step + 1, self.batch + 1
 
-    def _gradient(self, batch: list[int], stream: Iterator[Any]) -> tuple[float, float, int]:
-        """Compute the gradient of a batch and return its loss, the gradient's norm and the number of frames."""
-        micro_batches = self.task.cut(batch, self.epoch)
-        n_targets = sum(micro.n_targets for micro in micro_batches)
+    def _gradient(self, batch: _Batch, own: Iterable[_Piece]) -> tuple[float, float]:
+        """Compute the gradient of a batch, this process its own micro-batches; return its loss and the gradient's norm."""
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for number in range(self.rank, len(micro_batches), self.world):
+        for _, number, data in own:
+            if data is None:
+                continue
             torch.manual_seed(_seed(self.cfg.seed, self.step, number))
-            data = next(stream)
             with self.accelerator.autocast():
                 loss = self.task.loss(data)
-            self.accelerator.backward(loss / n_targets)
+            self.accelerator.backward(loss / batch.n_targets)
             total += loss.detach()
         if self.world > 1:
             total = self._shared(total)
-        loss_value = float(total) / n_targets
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_gradient_norm or math.inf, foreach=None)
-        )
-        return loss_value, norm, sum(micro.n_frames for micro in micro_batches)
-
-    def _own(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
-        return micro_batches[self.rank :: self.world]
+        max_norm = self.cfg.clip_gradient_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=None))
+        return float(total) / batch.n_targets, norm
 
     def _shared(self, total: Tensor) -> Tensor:
         """Add up the gradients of all processes in place, in one message; return the sum of `total`.
@@ -192,11 +188,11 @@ class _Loop:
         held_out = self.task.validation()
         if not held_out:
             return
-        own = self._own(held_out)
+        own = held_out[self.rank :: self.world]
         self.task.module.eval()
         # A process without a micro-batch still has to take part in the sum.
         with torch.no_grad(), self.accelerator.autocast():
-            counts = [self.task.judge(data).double() for data in self.task.stream(own)]
+            counts = [self.task.judge(data).double() for data in read_ahead(map(self.task.load, own), depth=1)]
         self.task.module.train()
         nothing = torch.zeros(self.task.n_counts, dtype=torch.float64, device=self.accelerator.device)
         total = sum(counts, nothing)
@@ -205,8 +201,8 @@ class _Loop:
         figures = self.task.figures(total.tolist())
         self.validation += [(self.step, self.epoch, name, value) for name, value in figures.items()]
         write_events(self.step, figures)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        log.info("%s: epoch %d of %d: %s", self.job.name, self.epoch + 1, self.cfg.epochs, told)
+        text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        log.info("%s: epoch %d of %d: %s", self.job.name, self.epoch + 1, self.cfg.epochs, text)
         judged = figures[self.task.judged_by]
         if self.cfg.keep == "best" and judged > self.best.get("figure", -math.inf):
             self.best = {"figure": judged, "weights": self._weights()}
@@ -230,7 +226,7 @@ class _Loop:
             "best": self.best,
             "left_out": sorted(self.broken.left_out),
         }
-        self.job.snapshots.save(self.step, lambda path: _write_state(state, path))
+        self.job.snapshots.save(self.step, lambda path: write_state(state, path))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.task.module.load_state_dict(state["weights"])
@@ -241,7 +237,7 @@ class _Loop:
         self.broken.left_out = set(state.get("left_out", ()))  # a state of before has none
         self.curves, self.validation, self.best = state["curves"], state["validation"], state["best"]
 
-    def _tell_start(self) -> None:
+    def _log_start(self) -> None:
         if self.rank != 0:
             return
         name, cfg = self.job.name, self.cfg
@@ -271,9 +267,9 @@ class _Loop:
         with self.job.report(self.job.name, self.n_steps, self.step) as report:
             yield report
 
-    def _not_finite(self, batch: list[int], loss: float, norm: float) -> SevilaError:
-        names = self.task.names(batch)
-        told = ", ".join(names[:NAMES_TOLD]) + (f" and {len(names) - NAMES_TOLD} more" * (len(names) > NAMES_TOLD))
+    def _not_finite(self, samples: list[int], loss: float, norm: float) -> SevilaError:
+        names = self.task.names(samples)
+        shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
         precision = "" if self.cfg.precision == "float32" else ", precision = 'float32'"
         kept = (
             f"The state of step {self.saved_step} is kept in {self.job.snapshots.folder}"
@@ -282,46 +278,10 @@ class _Loop:
         )
         return SevilaError(
             f"{self.job.name}: epoch {self.epoch + 1}, step {self.step + 1} of {self.n_steps}: loss {loss}, gradient norm "
-            f"{norm}, on the batch of {told}; wanted finite ones. {kept}. "
+            f"{norm}, on the batch of {shown}; wanted finite ones. {kept}. "
             f"Try a lower learning_rate, clip_gradient_norm{precision}: each makes another artifact, from the start"
         )
 
 
-@contextmanager
-def _events(job: Job, step: int, rank: int) -> Iterator[WriteEvents]:
-    """Yield what writes TensorBoard events, or nothing where nobody asked or the library is not installed."""
-    if job.run.tensorboard is None or rank != 0:
-        yield lambda step, figures: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        log.warning("%s: no TensorBoard events: pip install 'sevila-pipeline[tensorboard]'", job.name)
-        yield lambda step, figures: None
-        return
-    with SummaryWriter(str(job.run.tensorboard / job.id), purge_step=step + 1) as writer:
-
-        def write(at: int, figures: dict[str, float]) -> None:
-            for name, value in figures.items():
-                writer.add_scalar(name, value, at)
-
-        yield write
-
-
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _write_state(state: dict[str, Any], path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            torch.save(state, file)
-    except RuntimeError as error:  # torch's own word for whatever the file said, such as that the disk is full
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise

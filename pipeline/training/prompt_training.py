@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,9 @@ from pipeline.engine.output import Output
 from pipeline.engine.progress import steps_bar
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.not_finite import LOSS
-from pipeline.inference.streams import read_ahead
 from pipeline.inference.visual_prompt_weights import FILE
 from pipeline.models.transfer import to_device
-from pipeline.training.task import Job, MicroBatch, Task, Training, train
+from pipeline.training.task import MicroBatch, Task, TrainingConfig, TrainingJob, train
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ log = logging.getLogger("sevila")
 HELD_BYTES = 1 << 30  # features that are kept in memory once they were read: all of a small data set's
 
 
-class Row(NamedTuple):
+class MicroBatchRow(NamedTuple):
     """One row of a micro-batch: a sample's number, and the stored rows of its video that are looked at together."""
 
     sample: int
@@ -44,20 +44,20 @@ class Row(NamedTuple):
 class Data(NamedTuple):
     """A micro-batch as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
 
-    rows: Sequence[Row]
+    rows: Sequence[MicroBatchRow]
     features: Any
     where: np.ndarray
 
 
 @dataclass(frozen=True)
-class Split:
+class HeldOutSplit:
     """Questions to train on and to validate with; no video is in both."""
 
     train: list[Any]
     held_out: list[Any]
 
 
-def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> Split:
+def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> HeldOutSplit:
     """Hold out `percent` of the videos, chosen by a hash of seed and video id, with all their questions."""
 
     def rank(video_id: str) -> bytes:
@@ -68,19 +68,19 @@ def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> 
     if percent and not n_held_out:
         log.info("%s: %d videos are too few to hold out %g %% of them: no validation", name, len(videos), percent)
     held_out = set(videos[:n_held_out])
-    return Split(
+    return HeldOutSplit(
         [sample for sample in samples if sample.video_id not in held_out],
         [sample for sample in samples if sample.video_id in held_out],
     )
 
 
-def train_prompt(out: Output, cfg: Training, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
+def train_prompt(out: Output, cfg: TrainingConfig, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
     """Train, and write weights and curves."""
     from pipeline.models.checkpoint import save_tensors
 
     name = out.stage.name
     with out.phase("train"):
-        trained = train(Job(name, out.folder.name, cfg, run, out.snapshots, make_task, steps_bar))
+        trained = train(TrainingJob(name, out.folder.name, cfg, run, out.snapshots, make_task, steps_bar))
     if trained.n_left_out:
         out.dropped.update({LOSS: trained.n_left_out})
     save_tensors(trained.weights, out.folder / FILE)
@@ -104,7 +104,7 @@ def micro_batches(samples: Sequence[int], lengths: Sequence[int], size: int) -> 
 
 
 class FrameReader:
-    """Reads the features of micro-batches, each frame once in each, ahead of the model."""
+    """Reads the features of micro-batches, each frame once in each; one thread at a time."""
 
     def __init__(self, features: PooledArtifact, video_of: Callable[[int], str]) -> None:
         self._features = features
@@ -112,28 +112,27 @@ class FrameReader:
         self._held: dict[str, np.ndarray] = {}
         self._held_bytes = 0
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
-        """Yield the micro-batches' features, the next one being read meanwhile."""
-        return read_ahead(self._read(batches), depth=1)
+    def load(self, micro_batch: MicroBatch) -> Data:
+        """Return a micro-batch with the features of its frames."""
+        wanted: dict[str, set[int]] = {}
+        for row in micro_batch.rows:
+            wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
+        groups = [(video_id, sorted(stored)) for video_id, stored in sorted(wanted.items())]
+        features = np.concatenate([self._frames(video_id, stored) for video_id, stored in groups])
+        frames = [(video_id, stored) for video_id, rows in groups for stored in rows]
+        place = {frame: number for number, frame in enumerate(frames)}
+        where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in micro_batch.rows]
+        return Data(micro_batch.rows, features, np.array(where))
 
-    def _read(self, batches: Iterable[MicroBatch]) -> Iterator[Data]:
-        reader = self._features.open()
-        for batch in batches:
-            wanted: dict[str, set[int]] = {}
-            for row in batch.rows:
-                wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
-            groups = [(video_id, sorted(rows)) for video_id, rows in sorted(wanted.items())]
-            array = np.concatenate([self._frames(reader, video_id, rows) for video_id, rows in groups])
-            places = [(video_id, row) for video_id, rows in groups for row in rows]
-            place = {key: number for number, key in enumerate(places)}
-            where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in batch.rows]
-            yield Data(batch.rows, array, np.array(where))
+    @cached_property
+    def _pool(self) -> PoolReader:
+        return self._features.open()
 
-    def _frames(self, reader: PoolReader, video_id: str, rows: list[int]) -> np.ndarray:
+    def _frames(self, video_id: str, rows: list[int]) -> np.ndarray:
         if video_id not in self._held:
             if self._held_bytes >= HELD_BYTES:
-                return reader.read(video_id, rows)
-            self._held[video_id] = reader.read(video_id, slice(None))
+                return self._pool.read(video_id, rows)
+            self._held[video_id] = self._pool.read(video_id, slice(None))
             self._held_bytes += self._held[video_id].nbytes
         return self._held[video_id][rows]
 

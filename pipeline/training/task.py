@@ -1,15 +1,15 @@
 """One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`loop.py`).
 
 A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
-in `Training` and in the task. How many processes share a batch's micro-batches and when states are saved is execution: the loss
-of a step is the sum of the token losses over the whole batch divided by its number of target tokens, and random draws
+in `TrainingConfig` and in the task. How many processes share a batch's micro-batches and when states are saved is execution:
+the loss of a step is the sum of the token losses over the whole batch divided by its number of target tokens, and random draws
 (dropout) are seeded by (seed, step, micro-batch), so that they are the same in any number of processes and after a kill.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sevila")
 
 
-class Training(Config):
+class TrainingConfig(Config):
     """How a module is trained; the defaults of learning rate, warm-up, epochs and batch are each stage's own."""
 
     learning_rate: float = Field(3e-5, gt=0, le=1, description="peak learning rate, after the warm-up")
@@ -90,8 +90,8 @@ class Task(Protocol):
     def validation(self) -> list[MicroBatch]:
         """Return the held-out samples as micro-batches; none: there is no validation."""
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[Any]:
-        """Yield what `loss` and `judge` take, one by one, read ahead in a thread."""
+    def load(self, micro_batch: MicroBatch) -> Any:
+        """Return what `loss` and `judge` take; called in a thread that reads ahead, one call at a time."""
 
     def loss(self, data: Any) -> Tensor:
         """Return the summed cross-entropy of a micro-batch's target tokens, float32, differentiable."""
@@ -111,7 +111,7 @@ OpenReport = Callable[[str, int, int], AbstractContextManager[Report]]  # (stage
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training as every process of it gets it; all of it can be pickled, `make_task` and `report` included.
 
     Attributes:
@@ -122,7 +122,7 @@ class Job:
 
     name: str
     id: str
-    cfg: Training
+    cfg: TrainingConfig
     run: RunContext
     snapshots: Snapshots
     make_task: Callable[[RunContext], Task]
@@ -143,13 +143,14 @@ CURVES = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "frames_per
 VALIDATION = ("step", "epoch", "figure", "value")
 
 
-def train(job: Job) -> Trained:
+def train(job: TrainingJob) -> Trained:
     """Train, or go on training after a kill, in as many processes as the run says; return the kept weights and the curves.
 
     Raises:
         SevilaError: a loss or gradient that is not finite, a process that died. The last state is kept.
     """
-    from pipeline.training.loop import read_state, work
+    from pipeline.training.process import train_in_process
+    from pipeline.training.states import read_state
 
     n_processes = processes(job.run)
     clear_settings()  # Accelerate asks the environment for more than it is given, even for what it is given
@@ -157,9 +158,9 @@ def train(job: Job) -> Trained:
         from pipeline.training.launch import launch
 
         log.info("%s: %d processes", job.name, n_processes)
-        launch(n_processes, work, (job,), job.name)
+        launch(n_processes, train_in_process, (job,), job.name)
     else:
-        work(job)
+        train_in_process(job)
     state = job.snapshots.newest(read_state)
     if state is None or state["epoch"] < job.cfg.epochs:
         raise SevilaError(f"{job.name}: the final state in {job.snapshots.folder} cannot be read; run again")

@@ -29,7 +29,7 @@ PRELOADED = (
     "accelerate",
     "safetensors.torch",
     "pipeline.training.task",
-    "pipeline.training.loop",
+    "pipeline.training.process",
     "pipeline.models.answerer",
     "pipeline.models.localizer",
     "pipeline.models.vision",

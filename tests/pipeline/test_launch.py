@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import SevilaError
-from pipeline.training.launch import apart, launch
+from pipeline.training.launch import launch, run_in_subprocess
 
 
 def on_a_full_disk() -> None:
@@ -22,6 +22,16 @@ def on_a_full_disk() -> None:
 def test_full_disk_in_a_process_of_a_training_is_one_sentence_not_a_traceback() -> None:
     with pytest.raises(SevilaError, match=r"^/store/partial/x: No space left on device; when the cause is gone"):
         launch(1, on_a_full_disk, (), "train")
+
+
+def refuse() -> None:
+    raise SevilaError("give other weights")
+
+
+def test_what_a_user_is_to_read_arrives_as_the_same_error_from_one_process_and_from_several() -> None:
+    for call in (lambda: run_in_subprocess(refuse), lambda: launch(2, refuse, (), "train")):
+        with pytest.raises(SevilaError, match=r"^give other weights$"):
+            call()
 
 
 def nothing(argument: bytes) -> None:
@@ -41,7 +51,8 @@ def kill_the_first_child() -> None:
 def test_a_process_killed_before_it_has_read_its_arguments_ends_the_training() -> None:
     killer = threading.Thread(target=kill_the_first_child)
     killer.start()
-    with pytest.raises(SevilaError, match=r"process \d of 2 was ended by SIGKILL, so the others were ended too"):
+    wanted = r"process \d of 2 was ended by SIGKILL \(out of memory\?\), so the others were ended too"
+    with pytest.raises(SevilaError, match=wanted):
         launch(2, nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
     killer.join()
 
@@ -63,7 +74,7 @@ def say_something() -> str:
 
 def test_what_another_process_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sevila"):
-        assert apart(say_something) == "said"
+        assert run_in_subprocess(say_something) == "said"
         launch(2, say_something, (), "train")
     steps = [message for message in caplog.messages if message == "step 1"]
     assert len(steps) == 2  # of the one process, and of the first of two

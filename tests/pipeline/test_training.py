@@ -6,7 +6,10 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.engine.stage import RunContext
 from pipeline.training.loop import batches_of, decay_groups
-from pipeline.training.task import CURVES, Trained, processes, train
+from pipeline.training.task import CURVES, MicroBatch, Trained, processes, train
 from tests.pipeline.toy_training import (
     N_SAMPLES,
     TINY,
@@ -275,6 +278,27 @@ def test_long_gradients_are_clipped_if_asked_for(tmp_path: Path) -> None:
 def test_a_warm_up_longer_than_the_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(job(tmp_path, cfg=TINY.model_copy(update={"warmup_steps": 1000})))
     assert "warmup_steps = 1000, but there are 15 steps in all" in caplog.text
+
+
+class CountsCuts(ToyTask):
+    """Notes every call of `cut`."""
+
+    def __init__(self, cuts: list[Any]) -> None:
+        super().__init__(0.5)
+        self._cuts = cuts
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
+        self._cuts.append((epoch, tuple(samples)))
+        return super().cut(samples, epoch)
+
+
+def test_each_batch_is_cut_once_an_epoch(tmp_path: Path) -> None:
+    cuts: list[Any] = []
+    train(replace(job(tmp_path), make_task=lambda run: CountsCuts(cuts)))
+    trained_on = [cut for cut in cuts if cut[1][0] < N_SAMPLES]
+    assert trained_on == [
+        (epoch, tuple(batch)) for epoch in range(3) for batch in batches_of(N_SAMPLES, 5, TINY.seed, epoch)
+    ]
 
 
 @pytest.mark.slow

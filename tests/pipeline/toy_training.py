@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from torch.nn import functional
 from cache.store import Store
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import RunContext
-from pipeline.training.task import Job, MicroBatch, Report, Training
+from pipeline.training.task import MicroBatch, Report, TrainingConfig, TrainingJob
 
 N_SAMPLES, N_HELD_OUT = 23, 7
-TINY = Training(
+TINY = TrainingConfig(
     learning_rate=1e-2, warmup_steps=2, epochs=3, batch_size=5, micro_batch_size=2, held_out_percent=0, seed=1
 )  # 5 batches an epoch, the last of 3 samples
 
@@ -46,14 +46,14 @@ class ToyTask:
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
         cuts = range(0, len(samples), self._rows)
-        found = [samples[start : start + self._rows] for start in cuts]
-        return [MicroBatch(chosen, sum(number % 3 + 1 for number in chosen), len(chosen)) for chosen in found]
+        parts = [samples[start : start + self._rows] for start in cuts]
+        return [MicroBatch(part, sum(number % 3 + 1 for number in part), len(part)) for part in parts]
 
     def validation(self) -> list[MicroBatch]:
         return self.cut(range(N_SAMPLES, N_SAMPLES + N_HELD_OUT), 0)
 
-    def stream(self, batches: Iterable[MicroBatch]) -> Iterator[list[int]]:
-        return (list(batch.rows) for batch in batches)
+    def load(self, micro_batch: MicroBatch) -> list[int]:
+        return list(micro_batch.rows)
 
     def loss(self, data: list[int]) -> Tensor:
         losses = functional.cross_entropy(self.module(self._points[data]), self._words[data], reduction="none")
@@ -138,9 +138,9 @@ def silent(name: str, total: int, done: int) -> Iterator[Report]:
     yield lambda step, figures: None
 
 
-def job(folder: Path, make_task: Any = with_dropout, cfg: Training = TINY, **run: Any) -> Job:
+def job(folder: Path, make_task: Any = with_dropout, cfg: TrainingConfig = TINY, **run: Any) -> TrainingJob:
     context = RunContext(Store(folder / "store"), device="cpu", **run)
-    return Job(
+    return TrainingJob(
         "toy",
         "toy-v1-0",
         cfg,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cache.errors import MachineError, SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.benchmarks.matrix import Measured, Row, available, holm, load_matrix
+from pipeline.benchmarks.matrix import Measured, NightRow, available, holm, load_matrix
 from pipeline.engine.recipe import load
-from pipeline.training.launch import apart
+from pipeline.training.launch import run_in_subprocess
 from reports.benchmark import run_night
 from reports.benchmark_history import History
 from stages.chain import STAGES
@@ -43,7 +43,7 @@ def benchmark(matrix: Path, world: Path, store: Path, *more: str) -> int:
     return main(["benchmark", str(matrix), *places(world), "--store", str(store), "--device", "cpu", *more])
 
 
-def history(store: Path) -> list[Row]:
+def history(store: Path) -> list[NightRow]:
     return History(store / "benchmarks" / "small-nights").read()
 
 
@@ -130,7 +130,7 @@ def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other
 
 def test_a_setting_whose_process_dies_is_an_error_of_its_own() -> None:
     with pytest.raises(MachineError, match="its process was ended by SIGKILL"):
-        apart(die)
+        run_in_subprocess(die)
 
 
 def die() -> None:
@@ -144,7 +144,7 @@ def test_a_second_run_of_a_matrix_ends_at_once_and_says_who_is_at_work(
     given = {"annotations": [str(world / "questions.csv")], "videos": [str(world / "videos")], "weights": []}
     ended: list[int] = []
     run_night(
-        load_matrix(str(path)), Store(nights), given, tell=lambda row: ended.append(benchmark(path, world, nights))
+        load_matrix(str(path)), Store(nights), given, on_row=lambda row: ended.append(benchmark(path, world, nights))
     )
     assert ended == [1]
     assert f"is being run by process {os.getpid()} on " in capsys.readouterr().err

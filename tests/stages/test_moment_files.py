@@ -171,12 +171,13 @@ def test_a_wrong_prediction_is_told_by_line(files: Files, changes: dict[str, Any
     ("changes", "wanted"),
     [
         ({"duration": ...}, "no duration"),
-        ({"duration": "150"}, 'duration is "150"; a number wanted'),
+        ({"duration": "long"}, "duration is 'long', a number of seconds was wanted"),
         ({"duration": 0}, "duration is 0; seconds above 0 wanted"),
         ({"relevant_windows": ...}, "no relevant_windows"),
         ({"relevant_windows": []}, "relevant_windows is empty; at least one window wanted"),
         ({"relevant_windows": [[4, 4]]}, "relevant window 4 to 4 s; a start before the end wanted"),
-        ({"relevant_windows": [[30, 40]]}, "relevant window 30 to 40 s lies outside the video (0 to 20 s)"),
+        ({"relevant_windows": [[4, 3]]}, "relevant window 4 to 3 s; a start before the end wanted"),
+        ({"relevant_windows": [[30, 40]]}, "holds 30 to 40 s, which lies outside the video (0 to 20 s)"),
         (
             {"relevant_clip_ids": [0, 1, 5]},
             "4 saliency_scores for relevant_clip_ids [0, 1, 5]; one for each clip wanted",

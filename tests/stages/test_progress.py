@@ -9,7 +9,7 @@ from pipeline.engine import progress
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import shown_by, steps_bar, track
 from pipeline.inference.streams import read_ahead
-from pipeline.training.launch import apart
+from pipeline.training.launch import run_in_subprocess
 from stages.extract_features import extract_features
 
 
@@ -56,6 +56,6 @@ def train() -> None:
 
 def test_progress_of_another_process_arrives_with_its_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sevila"):
-        apart(train)
+        run_in_subprocess(train)
     told = [record.progress for record in caplog.records]  # type: ignore[attr-defined]
     assert told == [("train", 50.0, "step 1 of 2: loss 0.5"), ("train", 100.0, "step 2 of 2: loss 0.25")]

@@ -22,8 +22,8 @@ from cache.store import Store
 from cli import main
 from pipeline.engine.snapshots import Snapshots
 from pipeline.training.localizer_training import LabelledClip, LocalizerTask
-from pipeline.training.prompt_training import Split, split_by_video, visual_tokens
-from pipeline.training.task import Job, Task, train
+from pipeline.training.prompt_training import HeldOutSplit, split_by_video, visual_tokens
+from pipeline.training.task import Task, TrainingJob, train
 from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
 from stages.pretrain_localizer import PretrainLocalizer
 from tests.stages.training import FEW_STEPS, INPUTS, World, make_world, weights_of
@@ -93,7 +93,7 @@ def localizer_task(world: World, **config: Any) -> LocalizerTask:
         samples.append(LabelledClip(row["question_id"], row["video_id"], row["question"], stored, labels))
     cfg = PretrainLocalizer(**{**FEW_STEPS, **config})
     inputs = [world.inputs[name] for name in ("features", "backbone", "localizer")]
-    return LocalizerTask(cfg, Split(samples, []), *inputs, world.run(world.folder / "store"))
+    return LocalizerTask(cfg, HeldOutSplit(samples, []), *inputs, world.run(world.folder / "store"))
 
 
 def gradients(task: Task, samples: list[int], n_micro_batches: int) -> tuple[float, dict[str, Tensor]]:
@@ -102,8 +102,8 @@ def gradients(task: Task, samples: list[int], n_micro_batches: int) -> tuple[flo
     micro_batches = task.cut(samples, 0)
     assert len(micro_batches) == n_micro_batches
     total = 0.0
-    for data in task.stream(micro_batches):
-        loss = task.loss(data)
+    for micro_batch in micro_batches:
+        loss = task.loss(task.load(micro_batch))
         loss.backward()
         total += loss.item()
     return total, {name: parameter.grad.clone() for name, parameter in task.module.named_parameters()}
@@ -135,7 +135,7 @@ def test_a_training_changes_its_module_and_not_one_bit_of_anything_else(world: W
     own = {name: tensor.clone() for name, tensor in task.module.state_dict().items()}
     run = world.run(tmp_path)
     cfg = PretrainLocalizer(**FEW_STEPS)
-    train(Job("toy", "toy", cfg, run, Snapshots(tmp_path / "s"), lambda *arguments: task, silent))
+    train(TrainingJob("toy", "toy", cfg, run, Snapshots(tmp_path / "s"), lambda *arguments: task, silent))
     assert all(torch.equal(tensor, before[name]) for name, tensor in language.model.state_dict().items())
     assert all(not torch.equal(tensor, own[name]) for name, tensor in task.module.state_dict().items())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in language.model.parameters())
@@ -146,7 +146,7 @@ def test_a_training_changes_its_module_and_not_one_bit_of_anything_else(world: W
 
 def test_the_q_former_trains_with_its_dropout_and_t5_without(world: World) -> None:
     task = localizer_task(world)
-    (data,) = task.stream(task.cut([0, 1, 2], 0))
+    (data,) = map(task.load, task.cut([0, 1, 2], 0))
     losses = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -170,7 +170,7 @@ def test_micro_batches_add_up_to_the_loss_and_gradients_of_their_batch(world: Wo
 def test_a_frame_of_several_questions_passes_the_q_former_once(world: World) -> None:
     task = localizer_task(world, frames_per_question=8)
     samples = [0, 1, 2]  # of one video
-    (data,) = task.stream(task.cut(samples, 0))
+    (data,) = map(task.load, task.cut(samples, 0))
     assert len(data.rows) == 24 and len(data.features) == 8
 
 
@@ -191,7 +191,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(world: Worl
     def kept(checkpointing: bool) -> tuple[int, dict[str, Tensor]]:
         task = localizer_task(world, gradient_checkpointing=checkpointing)
         task.module.eval()
-        (data,) = task.stream(task.cut([0, 1, 2, 3], 0))
+        (data,) = map(task.load, task.cut([0, 1, 2, 3], 0))
         sizes = []
 
         def pack(tensor: Tensor) -> Tensor:
@@ -206,6 +206,14 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_gradient(world: Worl
     (plain_bytes, plain), (saving_bytes, saving) = kept(False), kept(True)
     assert saving_bytes < 0.7 * plain_bytes
     assert all(torch.equal(saving[name], gradient) for name, gradient in plain.items())
+
+
+def test_a_language_model_that_saves_memory_shares_the_weights_of_one_that_stays_as_it_was(world: World) -> None:
+    language = localizer_task(world).language
+    modules = list(language.model.modules())
+    saving = language.saving_memory()
+    assert saving.model is language.model and list(language.model.modules()) == modules
+    assert not any("forward" in vars(module) for module in modules)
 
 
 def test_held_out_videos_are_a_fixed_share_and_no_question_of_theirs_is_trained_on(world: World) -> None:
@@ -227,8 +235,8 @@ def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) ->
         cfg = FinetuneAnswerer(method=method)
         row = world.inputs["keyframes"].rows("keyframes")[0]
         question = world.answered(row)
-        task = AnswererTask(cfg, Split([question] * 2, []), *inputs, world.run(tmp_path))
-        data = list(task.stream(task.cut([0, 1], 0)))
+        task = AnswererTask(cfg, HeldOutSplit([question] * 2, []), *inputs, world.run(tmp_path))
+        data = list(map(task.load, task.cut([0, 1], 0)))
         assert [batch.where.shape for batch in data] == shapes
 
 

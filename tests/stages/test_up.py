@@ -1,15 +1,13 @@
 """`sevila up`, as far as it needs no server; what it starts is tried in test_flows.py."""
 
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import urllib.error
-from email.message import Message
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from filelock import FileLock
@@ -17,6 +15,13 @@ from filelock import FileLock
 from cli import main
 from workers.prefect_api import PrefectApi
 from workers.up import gpus
+
+
+def test_the_help_of_sevila_up_does_not_wait_for_prefect() -> None:
+    lines = ["import contextlib, sys, cli", "with contextlib.suppress(SystemExit):", "    cli.main(['up', '--help'])"]
+    code = "\n".join([*lines, "assert 'prefect' not in sys.modules"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "--gpu-workers" in done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -120,11 +125,11 @@ def test_a_server_that_refuses_is_told_with_its_reason(
     tmp_path: Path, free_port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise urllib.error.HTTPError("http://x/api/csrf", 422, "Unprocessable", Message(), io.BytesIO(b"not enabled"))
+        httpx.Response(422, text="not enabled", request=httpx.Request("GET", "http://x/api/csrf")).raise_for_status()
 
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.setattr("workers.up._up", refuse)
     assert main(["up", "--port", free_port]) == 1
     assert capsys.readouterr().err == (
-        "error: Prefect's server refused http://x/api/csrf: 422 Unprocessable: not enabled\n"
+        "error: Prefect's server refused GET http://x/api/csrf: 422 Unprocessable Entity: not enabled\n"
     )

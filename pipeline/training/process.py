@@ -1,0 +1,50 @@
+"""One process of a training: its device and its peers, and what a user can do when it runs out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from cache.errors import SevilaError
+from pipeline.engine.stage import RunContext
+from pipeline.memory import is_out_of_memory
+from pipeline.training.loop import Loop
+from pipeline.training.task import TrainingJob
+
+
+def train_in_process(job: TrainingJob) -> None:
+    """Train, as one of the processes that the environment names or alone."""
+    with _accelerator(job.run, job.cfg.precision) as accelerator:
+        device = accelerator.device
+        place = "cpu" if device.type == "cpu" else str(device)  # not cpu:0, as Accelerate calls it among several
+        task = job.make_task(replace(job.run, device=place))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            try:
+                Loop(job, task, accelerator).run()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise SevilaError(
+                    f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
+                    "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
+                ) from error
+
+
+@contextmanager
+def _accelerator(run: RunContext, precision: str) -> Iterator[Accelerator]:
+    """Yield Accelerate's view of this process: its device, its peers, its autocast."""
+    # It keeps device and precision for all of a process' life, and refuses others; a chain trains several modules in one.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    device = torch.device(run.torch_device())
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    try:
+        precision = "bf16" if precision == "bfloat16" else "no"
+        yield Accelerator(cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=1)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)

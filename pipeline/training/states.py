@@ -1,0 +1,23 @@
+"""The state of a training as a file, from which it goes on after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # torch's own word for whatever the file said, such as that the disk is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
