@@ -54,7 +54,7 @@ def test_a_changed_key_is_followed_upstream_and_told_once(
         *("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions", "evaluate")
     ]
     assert [line.strip() for line in told if line.startswith("        ")] == ["sample_frames.frames: 8 -> 4"]
-    assert sum(line.endswith(": the changes just told") for line in told) == 5
+    assert sum(line.endswith(": the changes just named") for line in told) == 5
 
 
 def test_a_named_run_can_be_the_reference(named: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
