@@ -20,6 +20,9 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
+# step(stage, *inputs, tell="", **changes) -> artifact: `tell` says to people which of several steps of a stage it is, `changes`
+# are config keys that the chain sets over the recipe's.
+Step = Callable[..., Any]
 Pin = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
 
 
