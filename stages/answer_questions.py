@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.batching import cut, token_batches
+from pipeline.batching import token_batches
 from pipeline.engine.joined import rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.frame_by_frame import plan_by_frames
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
@@ -80,7 +81,20 @@ class AnswerQuestions(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=Answers, sharded=True, gpu=True)
+def plan_questions(
+    cfg: AnswerQuestions,
+    run: RunContext,
+    questions: Questions,
+    keyframes: Keyframes,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+) -> Plan:
+    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
+    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
+
+
+@stage(version=1, output=Answers, plan=plan_questions, gpu=True)
 def answer_questions(
     cfg: AnswerQuestions,
     run: RunContext,
@@ -102,12 +116,6 @@ def answer_questions(
     windows = Windows(features, run.torch_device())
     asking = cache(lambda batch_tokens: _Asking(_load(cfg, run, backbone, answerer), cfg, windows, batch_tokens))
 
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        n_tokens, width = backbone.feature_shape()
-        sizes = [len(question["rows"]) * n_tokens * width * 2 for question in asked]
-        batch_frames = max(1, run.batch_tokens // n_tokens)
-        return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
-
     def work(shard: Shard) -> None:
         wanted = [asked[item] for item in shard.items]
         units = [unit for question in wanted if question["status"] == "ok" for unit in _units(question, cfg.method)]
@@ -124,7 +132,7 @@ def answer_questions(
         ]
         shard.write_rows("frame_answers", frame_rows)
 
-    out.each_shard(plan, work)
+    out.each_shard(work)
     out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
 
 

@@ -17,7 +17,7 @@ from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.not_finite import FEATURES, code_of
 from pipeline.inference.streams import read_ahead
@@ -58,7 +58,15 @@ class ExtractFeatures(Config):
     )
 
 
-@stage(version=2, output=Features, sharded=True, gpu=True)
+def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone) -> Plan:
+    """Cut the videos into shards by the size of their features."""
+    tokens, width = backbone.feature_shape()
+    bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize
+    sizes = [video["n_frames"] * bytes_a_frame for video in frames.rows("videos")]
+    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // tokens)})
+
+
+@stage(version=2, output=Features, plan=plan_frames, gpu=True)
 def extract_features(
     cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone, *, out: ShardedOutput
 ) -> None:
@@ -69,11 +77,6 @@ def extract_features(
     encode = _Encode(cfg.stored_as, shape, run, cache(lambda: backbone.vision_encoder(run, cfg.precision)))
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
     unfit = f"the ViT gave values that {cfg.stored_as} cannot hold"
-
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        bytes_a_frame = shape[0] * shape[1] * np.dtype(cfg.stored_as).itemsize
-        sizes = [video["n_frames"] * bytes_a_frame for video in videos]
-        return cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // shape[0])}
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
@@ -92,7 +95,7 @@ def extract_features(
         ]
         shard.write_rows("parts", [row for rows in found for row in rows])
 
-    out.each_shard(plan, work)
+    out.each_shard(work)
     n_videos = sum(video["status"] == "ok" for video in videos)
     out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; set precision or stored_as to float32")
 

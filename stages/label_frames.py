@@ -110,7 +110,7 @@ class LabelFrames(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=PseudoLabels, sharded=True, gpu=True)
+@stage(version=1, output=PseudoLabels, plan=plan_videos, gpu=True)
 def label_frames(
     cfg: LabelFrames,
     run: RunContext,
@@ -150,7 +150,7 @@ def label_frames(
         shard.dropped.update(row["reason"].split(":")[0] for row in verdicts if row["status"] != "ok")
         shard.write_rows("verdicts", verdicts)
 
-    out.each_shard(lambda: plan_videos(videos, backbone.feature_shape(), run), work)
+    out.each_shard(work)
     n_asked = sum(len(asked[video["video_id"]]) for video in videos)
     out.refuse_all(ANSWERS, n_asked, f"the Answerer gave no question finite values; {BROKEN}")
 

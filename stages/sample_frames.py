@@ -20,7 +20,7 @@ from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.sources import VideoFile, VideoFiles
-from pipeline.engine.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.video.attempts import Attempts
 from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
 from pipeline.video.frames import Clip, Clips, FixedRateSampling, RandomSampling, Sampling, UniformSampling
@@ -117,15 +117,17 @@ class SampleFrames(Config):
     fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
-@stage(version=4, output=Frames, sharded=True)
+def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
+    """Cut the videos into shards by the size of their clips' frames, as far as that is known before they are decoded."""
+    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
+    bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
+    return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
+
+
+@stage(version=4, output=Frames, plan=plan_clips)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
-    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
     pool = out.pool(config=cfg.model_dump())
-
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
-        return cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes), {}
 
     def work(shard: Shard) -> None:
         wanted = [videos.videos[item] for item in shard.items]
@@ -172,7 +174,7 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
         shard.write_rows("frames", positions)
         shard.write_rows("parts", parts)
 
-    out.each_shard(plan, work)
+    out.each_shard(work)
 
 
 def _key(video: VideoFile) -> str:

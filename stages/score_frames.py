@@ -103,7 +103,7 @@ class ScoreFrames(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=FrameScores, sharded=True, gpu=True)
+@stage(version=1, output=FrameScores, plan=plan_videos, gpu=True)
 def score_frames(
     cfg: ScoreFrames,
     run: RunContext,
@@ -134,7 +134,7 @@ def score_frames(
         shard.dropped.update(SCORES for _ in reasons)
         shard.write_rows("frame_scores", rows)
 
-    out.each_shard(lambda: plan_videos(videos, backbone.feature_shape(), run), work)
+    out.each_shard(work)
     n_asked = sum(len(asked[video["video_id"]]) for video in videos if video["status"] == "ok")
     out.refuse_all(SCORES, n_asked, f"the Localizer gave no question finite scores; {BROKEN}")
 

@@ -12,7 +12,8 @@ from pipeline.batching import cut, token_batches
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Artifact, PooledArtifact, RunContext
+from pipeline.engine.stage import Artifact, Config, Plan, PooledArtifact, RunContext
+from pipeline.inference.backbone import Backbone
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
@@ -55,14 +56,25 @@ def questions_of(features: Artifact, questions: Artifact) -> dict[str, list[dict
     return asked
 
 
-def plan_videos(
-    videos: Sequence[dict[str, Any]], feature_shape: tuple[int, int], run: RunContext
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """Return numbers of `videos`, rows of Features, by shard, and the batch sizes that decide bytes."""
-    n_tokens, width = feature_shape
-    sizes = [video["n_frames"] * n_tokens * width * 2 for video in videos]
+def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone) -> Plan:
+    """Cut items that read so many frames' features each into shards, and note the batch sizes that decide bytes."""
+    n_tokens, width = backbone.feature_shape()
     batch_frames = max(1, run.batch_tokens // n_tokens)
-    return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
+    sizes = [int(n) * n_tokens * width * 2 for n in n_frames]
+    return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames})
+
+
+def plan_videos(
+    cfg: Config,
+    run: RunContext,
+    questions: Artifact,
+    frames: Artifact,
+    features: Artifact,
+    backbone: Backbone,
+    weights: Artifact,
+) -> Plan:
+    """Cut the videos, rows of Features, into shards: of a stage that asks about every frame."""
+    return plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
 
 
 class FrameByFrame:
