@@ -145,10 +145,10 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
         lines = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
         what = f"{len(lines)} annotation rows rejected"
     if isinstance(artifact, Frames):
-        videos = artifact.rows("videos")
-        failed = [video for video in videos if video["status"] != "ok"]
-        lines = [f"{video['video_id']}: {video['reason']}" for video in failed]
-        reasons = Counter(video["reason"].split(":")[0] for video in failed)
+        videos = artifact.videos()
+        failed = [video for video in videos if video.status != "ok"]
+        lines = [f"{video.video_id}: {video.reason}" for video in failed]
+        reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         what = f"{len(lines)} of {len(videos)} videos failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []

@@ -118,19 +118,19 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
 
 
 def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *, out: ShardedOutput) -> None:
-    videos, indices = frames.rows("videos"), frames.frame_indices()
+    videos, indices = frames.videos(), frames.frame_indices()
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
         parts = []
         for video in wanted:
-            key, held = frames.pixel_key(video), indices[video["video_id"]].tolist()
+            key, held = frames.pixel_key(video), indices[video.video_id].tolist()
             if not pool.parts(key):
                 pool.add(key, held, (1, 4), "float16", _piece((len(held), 1, 4), "float16"), {})
-            parts += part_rows(video["video_id"], held, pool.parts(key))
+            parts += part_rows(video.video_id, held, pool.parts(key))
         columns = ("video_id", "status", "reason", "n_frames")
-        shard.write_rows("videos", [{name: video[name] for name in columns} for video in wanted])
+        shard.write_rows("videos", [{name: getattr(video, name) for name in columns} for video in wanted])
         shard.write_rows("parts", parts)
 
     out.each_shard(work)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from filelock import Timeout
 
 from cache.errors import CorruptArtifactError, InputChangedError, SevilaError
@@ -19,7 +20,7 @@ from cache.notes import read_note, write_note
 from cache.pool import Pool
 from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
-from cache.tables import write_rows
+from cache.tables import write_columns, write_rows
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Plan, Stage
@@ -42,10 +43,17 @@ class Output:
     pool_space: str = ""
     read: ReadInputs = field(default_factory=lambda: ReadInputs(""))
 
-    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any] | NamedTuple]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
         name = f"{table}{self.suffix}.parquet"
-        self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], rows)
+        as_dicts = [row._asdict() if isinstance(row, tuple) else row for row in rows]
+        self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], as_dicts)
+        self.add_file(name)
+
+    def write_columns(self, table: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+        """Write one of the output's declared tables column by column; in a shard, this shard's part of it."""
+        name = f"{table}{self.suffix}.parquet"
+        self.rows[table] += write_columns(self.folder / name, self.stage.output.tables[table], columns)
         self.add_file(name)
 
     @property

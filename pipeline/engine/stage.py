@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -21,9 +21,12 @@ from cache.pool import PoolReader
 from cache.pool_listing import PARTS
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
-from cache.tables import Schema, read_columns, read_rows
+from cache.tables import Schema, read_columns, read_lists, read_rows
 from cache.untrusted import inside
 from pipeline.engine.sources import Sources
+from pipeline.reasons import Reason
+
+Row = TypeVar("Row")
 
 
 class Config(BaseModel):
@@ -148,6 +151,16 @@ class Artifact:
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
         return read_rows(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
+
+    def typed_rows(self, table: str, kind: type[Row]) -> list[Row]:
+        """Return all rows of a table as `kind`, a NamedTuple or dataclass; its fields are columns, others have defaults."""
+        schema = self.tables[table]
+        hints = {name: hint for name, hint in get_type_hints(kind).items() if name in schema.columns}
+        columns = read_lists(self._table_files(table), schema, list(hints), self.record.rows.get(table, 0))
+        for number, hint in enumerate(hints.values()):
+            if hint is Reason or get_origin(hint) is tuple:
+                columns[number] = list(map(Reason if hint is Reason else tuple, columns[number]))
+        return [kind(**dict(zip(hints, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""
