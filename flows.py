@@ -137,7 +137,7 @@ def sevila_stage(
 @flow(name="sevila-piece")
 def sevila_piece(
     artifact: str,
-    piece: int,
+    piece: int | None,
     recipe: RecipeName,
     settings: Settings = (),
     seed: Seed = None,
@@ -148,7 +148,7 @@ def sevila_piece(
 
     Args:
         artifact: id of the artifact
-        piece: number of its shard; -1 for all that is left of it
+        piece: number of its shard; none for all that is left of it
         recipe: the recipe in whose chain it is; this and the rest as in the run that asks
         settings: changes to the recipe
         seed: seed of all that is random in the stages

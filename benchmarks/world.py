@@ -164,7 +164,7 @@ def draw_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: 
         for name, rows in tables.items():
             shard.write_rows(name, rows)
 
-    out.each_shard(lambda: ([list(range(len(videos.videos)))], {}), work)
+    out.each_shard(work)
 
 
 def _frames(cfg: SampleFrames, number: int) -> Iterator[np.ndarray]:

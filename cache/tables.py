@@ -77,11 +77,11 @@ def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any
     if columns.keys() != schema.columns.keys():
         raise SchemaError(f"{path.name}: has columns {sorted(columns)}, wanted {sorted(schema.columns)}")
     arrays = []
-    for name, values in columns.items():
+    for name, kind in schema.columns.items():
         try:
-            arrays.append(_array(values, _type(schema.columns[name])))
+            arrays.append(_array(columns[name], _type(kind)))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
-            raise SchemaError(f"{path.name}, column {name!r}: not {schema.columns[name]}: {error}") from error
+            raise SchemaError(f"{path.name}, column {name!r}: not {kind}: {error}") from error
     table = pa.Table.from_arrays(arrays, schema=schema.arrow())
     path.parent.mkdir(parents=True, exist_ok=True)
     with published(path) as part:
@@ -135,9 +135,17 @@ def read_columns(
     return {name: _numpy(table[name]) for name in names}
 
 
+def read_lists(
+    paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None
+) -> list[list[Any]]:
+    """Return the named columns of a table's files as Python values, None where null; raises like `read_columns`."""
+    table = _read(paths, schema, names, n_rows)
+    return [as_values(table[name]) for name in names]
+
+
 def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | None = None) -> list[Any]:
-    """Return one column of a table's files as Python values, None where null; raises like `read_columns`."""
-    return as_values(_read(paths, schema, [name], n_rows)[name])
+    """Return one column of a table's files like `read_lists`."""
+    return read_lists(paths, schema, [name], n_rows)[0]
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

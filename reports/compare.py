@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from cache.errors import ComparisonError
 from cache.lineage import differences
 from cache.printable import printable_lines
 from cache.store import Store
-from pipeline.engine.joined import rows_of_all
-from pipeline.metrics.accuracy import Outcome, Reporting
+from pipeline.datasets.question import Question
+from pipeline.engine.joined import typed_rows_of_all
+from pipeline.metrics.accuracy import Answered, Outcome, Reporting
 from pipeline.metrics.comparison import PairedRow, comparison_table, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
 from reports.stale import warn_if_stale
@@ -20,7 +22,7 @@ from stages.evaluate import Metrics, outcomes, reporting
 from stages.list_questions import Questions
 
 # What makes two questions of one id the same question. Its wording and its clip may differ: trying another is a comparison.
-SAME = ("video_id", "options", "answer_index")
+SAME = attrgetter("video_id", "options", "answer_index")
 
 CHANGED_SHOWN = 10
 
@@ -156,20 +158,20 @@ class _Side:
             )
         questions = Questions(store, record.inputs["questions"])
         self.id = record.id
-        answers = rows_of_all(Answers(store, record.id), "answers", questions)
-        self.answers = {row["question_id"]: row for row in answers}
-        self.questions = {row["question_id"]: row for row in questions.rows("questions")}
+        answers = typed_rows_of_all(Answers(store, record.id), "answers", questions, Answered)
+        self.answers = {answer.question_id: answer for answer in answers}
+        self.questions = {question.question_id: question for question in questions.questions()}
         self.reporting: Reporting = reporting(questions)
 
     def outcomes(self, ids: list[str]) -> list[Outcome]:
-        return outcomes((self.questions[id] for id in ids), (self.answers[id] for id in ids))
+        return outcomes(self.questions, (self.answers[id] for id in ids))
 
 
 def _shared(run_a: _Side, run_b: _Side) -> tuple[list[str], list[str], list[str]]:
     """Return the ids that both were asked, those of them that are the same questions, and of these those with known answers."""
     shared = [id for id in run_a.answers if id in run_b.answers]
-    same = [id for id in shared if all(run_a.questions[id][key] == run_b.questions[id][key] for key in SAME)]
-    labelled = [id for id in same if run_a.questions[id]["answer_index"] is not None]
+    same = [id for id in shared if SAME(run_a.questions[id]) == SAME(run_b.questions[id])]
+    labelled = [id for id in same if run_a.questions[id].answer_index is not None]
     _check(run_a, run_b, len(shared), len(same), len(labelled))
     return shared, same, labelled
 
@@ -188,14 +190,19 @@ def _check(run_a: _Side, run_b: _Side, n_shared: int, n_same: int, n_labelled: i
         )
 
 
-def _changed(question: dict[str, Any], a: Outcome, b: Outcome) -> ChangedQuestion:
+def _changed(question: Question, a: Outcome, b: Outcome) -> ChangedQuestion:
     def option(index: int | None) -> str | None:
-        return None if index is None else question["options"][index]
+        return None if index is None else question.options[index]
 
     change = "lost" if a.correct else "gained" if b.correct else "wrong"
-    named = {name: question[name] for name in ("question_id", "video_id", "question")}
     return ChangedQuestion(
-        **named, change=change, right=option(a.answer_index), a=option(a.prediction), b=option(b.prediction)
+        question.question_id,
+        question.video_id,
+        question.question,
+        change=change,
+        right=option(a.answer_index),
+        a=option(a.prediction),
+        b=option(b.prediction),
     )
 
 

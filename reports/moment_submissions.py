@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache.errors import SevilaError, StoreError
 from cache.store import Store
 from pipeline.metrics.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
+from pipeline.selection.moments import Query
 from reports.moment_files import matched, read_annotations, read_predictions
 from reports.stale import warn_if_stale
 from stages.list_questions import Questions
@@ -61,16 +62,16 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
             f"{id} holds {moments.record.kind}; wanted an artifact of retrieve_moments (`sevila cache ls`)"
         )
     questions = Questions(store, moments.record.inputs["questions"])
-    texts = {row["question_id"]: row["question"] for row in questions.rows("questions")}
+    texts = {question.question_id: question.question for question in questions.questions()}
     queries, windows = moments.queries_of(questions)
     _warn_of_empty(queries)
     for query in queries:
         yield {
-            "qid": _qid(query["question_id"]),
-            "query": texts[query["question_id"]],
-            "vid": query["video_id"],
-            "pred_relevant_windows": windows[query["question_id"]],
-            "pred_saliency_scores": query["clip_scores"],
+            "qid": _qid(query.question_id),
+            "query": texts[query.question_id],
+            "vid": query.video_id,
+            "pred_relevant_windows": windows[query.question_id],
+            "pred_saliency_scores": query.clip_scores,
         }
 
 
@@ -79,9 +80,9 @@ def submission_text(store: Store, prefix: str) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in submission(store, prefix))
 
 
-def _warn_of_empty(queries: list[dict[str, Any]]) -> None:
-    failed = sum(query["status"] != "ok" for query in queries)
-    without = sum(query["status"] == "ok" and query["n_moments"] == 0 for query in queries)
+def _warn_of_empty(queries: Sequence[Query]) -> None:
+    failed = sum(query.status != "ok" for query in queries)
+    without = sum(query.status == "ok" and query.n_moments == 0 for query in queries)
     if failed or without:
         log.warning(
             "%d queries have no window, at which the benchmark's own evaluator stops: %d whose video failed, %d without a yes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from pipeline.metrics.accuracy import AccuracyRow
-from pipeline.recipes.results import Column, Results, Setting, Training, keyframe_quality
+from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_quality
 from pipeline.text_table import Table, aligned
 
 
@@ -36,7 +36,7 @@ def training_lines(results: Results) -> list[str]:
     return [line for training in results.trainings if (line := training_line(training))]
 
 
-def training_line(training: Training) -> str:
+def training_line(training: TrainedWeights) -> str:
     """Return the course of one training in a line, or "" where its artifact holds no curve.
 
     Single steps are noisy: a loss is the mean of the first, or last, tenth of them.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cache.printable import printable
 from pipeline.engine.stage import Artifact
-from pipeline.recipes.results import Results, Training
+from pipeline.recipes.results import Results, TrainedWeights
 from pipeline.text_table import Markup, code, escaped, markdown
 from reports.answer_table import answers_in_words
 from reports.results import results_table, results_text, training_line, training_lines
@@ -89,7 +89,7 @@ def _figures(artifact: Artifact, which: str) -> list[str]:
         told = ["First answers", _code(lines)]
     elif isinstance(artifact, PseudoLabels):
         told = ["Pseudo-labels", "\n".join(f"- {escaped(line)}" for line in artifact.text().splitlines())]
-    elif "curves" in artifact.tables and (line := training_line(Training("Training", artifact))):
+    elif "curves" in artifact.tables and (line := training_line(TrainedWeights("Training", artifact))):
         told = ["Training", escaped(line)]
     return [f"## {told[0]}{f': {escaped(which)}' if which else ''}", *told[1:], code(str(artifact.id))] if told else []
 
@@ -145,10 +145,10 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
         lines = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
         what = f"{len(lines)} annotation rows rejected"
     if isinstance(artifact, Frames):
-        videos = artifact.rows("videos")
-        failed = [video for video in videos if video["status"] != "ok"]
-        lines = [f"{video['video_id']}: {video['reason']}" for video in failed]
-        reasons = Counter(video["reason"].split(":")[0] for video in failed)
+        videos = artifact.videos()
+        failed = [video for video in videos if video.status != "ok"]
+        lines = [f"{video.video_id}: {video.reason}" for video in failed]
+        reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         what = f"{len(lines)} of {len(videos)} videos failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.batching import cut, token_batches
-from pipeline.engine.joined import rows_of_all
+from pipeline.batching import token_batches
+from pipeline.datasets.question import Question
+from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
-from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
+from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
 from pipeline.models.transfer import to_device
-from pipeline.selection.keyframes import majority_vote
+from pipeline.reasons import Reason
+from pipeline.selection.keyframes import ChosenFrames, majority_vote
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
@@ -69,6 +73,9 @@ class Answers(Artifact):
     }
 
 
+NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
+
+
 class AnswerQuestions(Config):
     """How the Answerer is asked."""
 
@@ -80,7 +87,20 @@ class AnswerQuestions(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=Answers, sharded=True, gpu=True)
+def plan_questions(
+    cfg: AnswerQuestions,
+    run: RunContext,
+    questions: Questions,
+    keyframes: Keyframes,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+) -> Plan:
+    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
+    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
+
+
+@stage(version=1, output=Answers, plan=plan_questions, gpu=True)
 def answer_questions(
     cfg: AnswerQuestions,
     run: RunContext,
@@ -93,167 +113,199 @@ def answer_questions(
     out: ShardedOutput,
 ) -> None:
     """Answer every question from its keyframes."""
-    texts = {question["question_id"]: question for question in questions.rows("questions")}
-    without_features = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["reason"]}
-    asked = [
-        _answerable({**texts[row["question_id"]], **row}, without_features.get(row["video_id"], ""))
-        for row in rows_of_all(keyframes, "keyframes", questions)
-    ]
+    asked = _asked(questions, keyframes, features)
     windows = Windows(features, run.torch_device())
-    asking = cache(lambda batch_tokens: _Asking(_load(cfg, run, backbone, answerer), cfg, windows, batch_tokens))
-
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        n_tokens, width = backbone.feature_shape()
-        sizes = [len(question["rows"]) * n_tokens * width * 2 for question in asked]
-        batch_frames = max(1, run.batch_tokens // n_tokens)
-        return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
+    loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
         wanted = [asked[item] for item in shard.items]
-        units = [unit for question in wanted if question["status"] == "ok" for unit in _units(question, cfg.method)]
-        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        units = [unit for each in wanted if not each.reason for unit in _units(each, cfg.method)]
+        answers: dict[str, list[_Answer]] = {}
         if units:
             with shard.phase("answer"):
-                found |= asking(shard.settings["batch_tokens"]).answers(units, shard)
-        rows = [_row(question, found[question["question_id"]], cfg.method) for question in wanted]
-        shard.dropped.update(row["reason"].split(":")[0] for row in rows if row["status"] != "ok")
+                answers = _Asking(loaded.model, cfg, windows, shard).answers(units)
+        rows = [_row(each, answers.get(each.question.question_id, []), cfg.method) for each in wanted]
+        shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
         shard.write_rows("answers", rows)
-        alone = cfg.method == "vote"
-        frame_rows = [
-            row for question in wanted if alone for row in _frame_rows(question, found[question["question_id"]])
-        ]
+        alone = wanted if cfg.method == "vote" else []
+        frame_rows = [row for each in alone for row in _frame_rows(each, answers.get(each.question.question_id, []))]
         shard.write_rows("frame_answers", frame_rows)
 
-    out.each_shard(plan, work)
+    out.each_shard(work)
     out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
 
 
-def _answerable(question: dict[str, Any], without_features: str) -> dict[str, Any]:
-    """The question, failed if its video has no features, or if it asks for moments: there is nothing to choose from."""
-    if question["status"] == "ok" and without_features:
-        return question | {"status": "failed", "reason": without_features}
-    if question["status"] == "ok" and not question["options"]:
-        return question | {"status": "failed", "reason": "no_options: it asks for moments, not for an option"}
-    return question
+class _Asked(NamedTuple):
+    """A question with its keyframes, in time order; why it cannot be asked, if it cannot."""
+
+    question: Question
+    reason: Reason
+    rows: list[int]  # of the video's stored frames
+    frame_indices: list[int]
 
 
-Unit = tuple[dict[str, Any], list[int]]  # a question and the stored rows that it is answered from at once
+def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[_Asked]:
+    """Return every question in Keyframes' order, failed if its video has no features, or if there are no options."""
+    texts = {question.question_id: question for question in questions.questions()}
+    without_features = {video.video_id: video.reason for video in features.videos() if video.reason}
+    asked = []
+    for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames):
+        question = texts[row.question_id]
+        reason = row.reason or without_features.get(question.video_id, Reason())
+        asked.append(
+            _Asked(question, reason or (Reason() if question.options else NO_OPTIONS), row.rows, row.frame_indices)
+        )
+    return asked
 
 
-def _units(question: dict[str, Any], method: str) -> list[Unit]:
-    return [(question, [row]) for row in question["rows"]] if method == "vote" else [(question, question["rows"])]
+class _Unit(NamedTuple):
+    """A question and the stored rows that it is answered from at once."""
+
+    question: Question
+    rows: list[int]
 
 
-def _groups(units: list[Unit]) -> Iterator[list[Unit]]:
+def _units(asked: _Asked, method: str) -> list[_Unit]:
+    return [
+        _Unit(asked.question, rows) for rows in ([[row] for row in asked.rows] if method == "vote" else [asked.rows])
+    ]
+
+
+def _groups(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
     """Cut units into groups whose frames fit in a window; questions about one video share its frames."""
-    group: list[Unit] = []
+    group: list[_Unit] = []
     held: set[tuple[str, int]] = set()
-    for question, rows in units:
-        needed = {(question["video_id"], row) for row in rows}
+    for unit in units:
+        needed = {(unit.question.video_id, row) for row in unit.rows}
         if group and len(held | needed) > WINDOW_FRAMES:
             yield group
             group, held = [], set()
-        group.append((question, rows))
+        group.append(unit)
         held |= needed
     if group:
         yield group
 
 
-def _stored_rows(group: list[Unit]) -> Group:
+def _stored_rows(units: Iterable[_Unit]) -> Group:
     wanted: dict[str, set[int]] = {}
-    for question, rows in group:
-        wanted.setdefault(question["video_id"], set()).update(rows)
+    for unit in units:
+        wanted.setdefault(unit.question.video_id, set()).update(unit.rows)
     return [(video_id, sorted(rows)) for video_id, rows in wanted.items()]
 
 
-def _row(question: dict[str, Any], answers: list[dict[str, Any]], method: str) -> dict[str, Any]:
-    row = {name: question[name] for name in ("question_id", "video_id", "status", "reason")}
-    nothing: dict[str, Any] = {"prediction": None, "option_logits": [], "votes": [], "first_token_id": None}
-    row |= nothing | {"n_frames": len(answers and question["rows"]), "truncated": False}
-    if not answers:
+class _Answer(NamedTuple):
+    """What a unit gives: values of the options, [n_options] float32, or why there are none to choose by."""
+
+    reason: Reason
+    values: np.ndarray = np.empty(0, np.float32)
+    first_token_id: int | None = None
+    truncated: bool = False
+
+    @property
+    def prediction(self) -> int:
+        """Index of the option with the highest value."""
+        return int(self.values.argmax())
+
+
+class _AnswerRow(NamedTuple):
+    """A row of the table `answers`, which says what is what."""
+
+    question_id: str
+    video_id: str
+    status: str
+    reason: Reason
+    prediction: int | None = None
+    option_logits: Sequence[float] | np.ndarray = ()
+    votes: Sequence[int] = ()
+    first_token_id: int | None = None
+    n_frames: int = 0
+    truncated: bool = False
+
+
+def _row(asked: _Asked, answers: Sequence[_Answer], method: str) -> _AnswerRow:
+    question = asked.question
+    reason = asked.reason or _reason(answers)
+    row = _AnswerRow(question.question_id, question.video_id, "failed" if reason else "ok", reason)
+    if reason or not answers:
         return row
-    if reason := _reason(answers):
-        return row | {"status": "failed", "reason": reason, "n_frames": 0}
-    answer = answers[0] | (_vote(answers) if method == "vote" else {})
-    return row | {name: value for name, value in answer.items() if name in row and name != "reason"}
+    answer = answers[0]
+    row = row._replace(n_frames=len(asked.rows), truncated=answer.truncated)
+    if method != "vote":
+        return row._replace(
+            prediction=answer.prediction, option_logits=answer.values, first_token_id=answer.first_token_id
+        )
+    values = np.array([answer.values for answer in answers], dtype=np.float64)
+    winner, votes = majority_vote(values)
+    return row._replace(prediction=winner, option_logits=values.mean(axis=0), votes=votes.tolist())
 
 
-def _reason(answers: list[dict[str, Any]]) -> str:
+def _reason(answers: Sequence[_Answer]) -> Reason:
     """Return why a question has no answer: the first of its units' reasons."""
-    return next((answer["reason"] for answer in answers if answer["reason"]), "")
+    return next((answer.reason for answer in answers if answer.reason), Reason())
 
 
-def _load(cfg: AnswerQuestions, run: RunContext, backbone: Backbone, weights: AnswererWeights) -> Answerer:
-    from pipeline.models.answerer import Answerer
-
-    return Answerer(weights.load(run, backbone, cfg.precision), backbone.language(run, cfg.precision))
+def _frame_rows(asked: _Asked, answers: Sequence[_Answer]) -> list[dict[str, Any]]:
+    if _reason(answers):
+        return []
+    return [
+        {
+            "question_id": asked.question.question_id,
+            "frame_index": frame,
+            "prediction": answer.prediction,
+            "option_logits": answer.values,
+            "first_token_id": answer.first_token_id,
+        }
+        for frame, answer in zip(asked.frame_indices, answers, strict=bool(answers))
+    ]
 
 
 class _Asking:
-    """Puts units to the Answerer in batches of one number of frames and similar text length."""
+    """Puts units to the Answerer in batches of one number of frames and similar text length, for one shard."""
 
-    def __init__(self, answerer: Answerer, cfg: AnswerQuestions, windows: Windows, batch_tokens: int) -> None:
-        self._answerer, self._windows = answerer, windows
-        self._reader = OptionReader(answerer, cfg.prompt, cfg.readout, batch_tokens, forced=False)
-        self._batch_tokens = batch_tokens
+    def __init__(self, answerer: Answerer, cfg: AnswerQuestions, windows: Windows, shard: Shard) -> None:
+        self._answerer, self._windows, self._shard = answerer, windows, shard
+        self._batch_tokens = shard.settings["batch_tokens"]
+        self._reader = OptionReader(answerer, cfg.prompt, cfg.readout, self._batch_tokens, forced=False)
         self._halving = Halving("answer_questions")
 
-    def answers(self, units: list[Unit], shard: Shard) -> dict[str, list[dict[str, Any]]]:
+    def answers(self, units: Sequence[_Unit]) -> dict[str, list[_Answer]]:
         """Return the answers of units by question, one for each of its units."""
         groups = list(_groups(units))
-        stored = [_stored_rows(group) for group in groups]
-        read = self._windows.tokens(stored, self._answerer, shard.settings["batch_frames"])
-        answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for group, (place, visual) in zip(groups, track(read, shard, "window", len(groups)), strict=True):
-            for (question, _), answer in zip(group, self._ask(group, place, visual), strict=True):
-                answers[question["question_id"]].append(answer)
+        read = self._windows.tokens(map(_stored_rows, groups), self._answerer, self._shard.settings["batch_frames"])
+        answers: dict[str, list[_Answer]] = defaultdict(list)
+        for group, (place, visual) in zip(groups, track(read, self._shard, "window", len(groups)), strict=True):
+            for unit, answer in zip(group, self._ask(group, place, visual), strict=True):
+                answers[unit.question.question_id].append(answer)
         return answers
 
-    def _ask(self, units: list[Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[dict[str, Any]]:
+    def _ask(self, units: Sequence[_Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[_Answer]:
         """Return an answer per unit, or the reason why there is none."""
-        answers: list[dict[str, Any]] = [{"reason": self._reader.refusal(question)} for question, _ in units]
-        asked = self._reader.prepare([question for question, _ in units])
-        answerable = [number for number, answer in enumerate(answers) if not answer["reason"]]
-
-        def ask(prefixes: list[str], chosen: list[int]) -> tuple[list[int], Tensor]:
-            where = [[place[units[number][0]["video_id"], row] for row in units[number][1]] for number in chosen]
-            frames = visual[to_device(np.array(where), str(visual.device))]
-            return chosen, self._reader.ask(frames, [asked[number] for number in chosen], prefixes)
-
+        answers = [_Answer(self._reader.refusal(unit.question)) for unit in units]
+        asked = self._reader.prepare([unit.question for unit in units])
+        by_frames: dict[int, list[int]] = defaultdict(list)
+        for number, unit in enumerate(units):
+            if not answers[number].reason:
+                by_frames[len(unit.rows)].append(number)
         said: list[tuple[list[int], Tensor]] = []
-        for n_frames in sorted({len(units[number][1]) for number in answerable}):
-            same = [number for number in answerable if len(units[number][1]) == n_frames]
+        for n_frames, numbers in sorted(by_frames.items()):
             # The official code numbers frames only when there are several: one keyframe is read as when voting.
             prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-            verbalizer = self._answerer.language.verbalizer
-            prefix_tokens = max(len(ids) for ids in verbalizer.tokenize_prefixes(prefixes))
-            lengths = [len(asked[number].token_ids) for number in same]
-            for batch in token_batches(lengths, n_frames * (visual.shape[1] + prefix_tokens), self._batch_tokens):
-                said += self._halving(partial(ask, prefixes), [same[item] for item in batch])
+
+            def ask(chosen: list[int], prefixes: list[str] = prefixes) -> tuple[list[int], Tensor]:
+                where = [
+                    [place[units[number].question.video_id, row] for row in units[number].rows] for number in chosen
+                ]
+                frames = visual[to_device(np.array(where), str(visual.device))]
+                return chosen, self._reader.ask(frames, [asked[number] for number in chosen], prefixes)
+
+            prefix_ids = self._answerer.language.verbalizer.tokenize_prefixes(prefixes)
+            extra_tokens = n_frames * (visual.shape[1] + max(len(ids) for ids in prefix_ids))
+            lengths = [len(asked[number].token_ids) for number in numbers]
+            for batch in token_batches(lengths, extra_tokens, self._batch_tokens):
+                said += self._halving(ask, [numbers[item] for item in batch])
         for chosen, table in said:  # only now: until here nobody has waited for the device
             values = self._reader.values(table.cpu().numpy(), [asked[number] for number in chosen])
             for number, options in zip(chosen, values, strict=True):
-                answers[number] |= _answer(options) | {"truncated": asked[number].truncated}
+                truncated = asked[number].truncated
+                answers[number] = _Answer(options.problem, options.values, options.first_token_id, truncated)
         return answers
-
-
-def _answer(options: OptionValues) -> dict[str, Any]:
-    answer: dict[str, Any] = {"prediction": int(options.values.argmax()), "option_logits": options.values.tolist()}
-    answer["reason"] = options.problem
-    return answer | {"votes": [], "first_token_id": options.first_token_id}
-
-
-def _vote(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    logits = np.array([answer["option_logits"] for answer in answers], dtype=np.float64)
-    winner, votes = majority_vote(logits)
-    mean = logits.mean(axis=0).tolist()
-    return {"prediction": int(winner), "option_logits": mean, "votes": votes.tolist(), "first_token_id": None}
-
-
-def _frame_rows(question: dict[str, Any], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    names = ("prediction", "option_logits", "first_token_id")
-    return [
-        {"question_id": question["question_id"], "frame_index": frame} | {name: answer[name] for name in names}
-        for frame, answer in zip(question["frame_indices"], answers, strict=bool(answers))
-        if not _reason(answers)
-    ]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.datasets import adapter_named, headline_of
-from pipeline.engine.joined import rows_of_all
+from pipeline.datasets.question import Question
+from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
-from pipeline.metrics.accuracy import AccuracyRow, Outcome, Reporting, accuracy_table, format_accuracy_table
+from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome, Reporting, accuracy_table, format_accuracy_table
 from pipeline.metrics.coverage import CoverageRow, coverage, format_coverage
 from pipeline.metrics.resampling import Resampling
 from pipeline.text_table import Table, aligned
@@ -81,10 +82,11 @@ class Evaluate(Config):
 @stage(version=3, output=Metrics)
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
-    answered = rows_of_all(answers, "answers", questions)
-    table = accuracy_table(outcomes(questions.rows("questions"), answered), reporting(questions), cfg.resampling())
-    covered, missing = coverage((row["video_id"], row["reason"]) for row in answered)
-    missing = [video for video in missing if video.reason.split(":")[0] not in Answers.reasons_of_questions]
+    answered = typed_rows_of_all(answers, "answers", questions, Answered)
+    asked = {question.question_id: question for question in questions.questions()}
+    table = accuracy_table(outcomes(asked, answered), reporting(questions), cfg.resampling())
+    covered, missing = coverage((answer.video_id, answer.reason) for answer in answered)
+    missing = [video for video in missing if video.reason.code not in Answers.reasons_of_questions]
     content = {
         "metrics": [dataclasses.asdict(row) for row in table],
         "coverage": [dataclasses.asdict(row) for row in covered],
@@ -96,23 +98,19 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
     out.add_file("metrics.json")
 
 
-def outcomes(questions: Iterable[Mapping[str, Any]], answers: Iterable[Mapping[str, Any]]) -> list[Outcome]:
-    """Return what became of each row of `answers`, in its order, given the rows of `questions`."""
-    asked = {question["question_id"]: question for question in questions}
+def outcomes(questions: Mapping[str, Question], answers: Iterable[Answered]) -> list[Outcome]:
+    """Return what became of each answer, in their order, given all questions by id."""
+    asked = [(questions[answer.question_id], answer) for answer in answers]
     return [
         Outcome(
-            asked[row["question_id"]]["answer_index"],
-            row["prediction"],
-            row["video_id"],
-            asked[row["question_id"]]["question_type"],
-            asked[row["question_id"]]["question_group"],
+            question.answer_index, answer.prediction, answer.video_id, question.question_type, question.question_group
         )
-        for row in answers
+        for question, answer in asked
     ]
 
 
 def reporting(questions: Questions) -> Reporting:
     """Return how the data set of these questions reports its results, as its adapter declares."""
     adapter = adapter_named(questions.record.config["dataset"])
-    types = {str(row["question_type"]) for row in questions.rows("questions")}
+    types = set(questions.columns("questions", "question_type")["question_type"])
     return Reporting(headline_of(adapter, types), adapter.pooled_types)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.engine.joined import rows_of_all
+from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
-from pipeline.inference.not_finite import FEATURES, SCORES, code_of
+from pipeline.inference.not_finite import FEATURES, SCORES
 from pipeline.metrics.localization_metrics import (
     KeyframeQuality,
     LocalizationRow,
@@ -21,7 +21,7 @@ from pipeline.metrics.localization_metrics import (
     keyframe_quality,
     localization_row,
 )
-from pipeline.selection.keyframes import ranking_scores, top_k_positions
+from pipeline.selection.keyframes import ChosenFrames, top_k_positions
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -80,29 +80,28 @@ def evaluate_localization(
 ) -> None:
     """Judge keyframes, and the ranking behind them, by the true moments."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
-    known = [row for row in rows_of_all(keyframes, "keyframes", questions) if row["question_id"] in true]
-    answers, _ = scores.by_question() if scores is not None else ({}, {})
-    ranked = {
-        id: ranking_scores(**answer, rank_by=keyframes.record.config["rank_by"]) for id, answer in answers.items()
-    }
+    known = [
+        row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames) if row.question_id in true
+    ]
+    ranked = scores.by_question().ranking(keyframes.record.config["rank_by"]) if scores is not None else {}
 
-    def seconds(row: dict[str, Any]) -> np.ndarray:
-        return np.asarray(clips[row["video_id"], row["clip_id"]]["seconds"])
+    def seconds(row: ChosenFrames) -> np.ndarray:
+        return np.asarray(clips[row.video_id, row.clip_id]["seconds"])
 
-    def judged(row: dict[str, Any], k: int | None) -> KeyframeQuality | None:
-        if (row["video_id"], row["clip_id"]) not in clips or code_of(row["reason"]) in (FEATURES, SCORES):
+    def judged(row: ChosenFrames, k: int | None) -> KeyframeQuality | None:
+        if (row.video_id, row.clip_id) not in clips or row.reason.code in (FEATURES, SCORES):
             return None
-        if k is not None and row["question_id"] not in ranked:
+        if k is not None and row.question_id not in ranked:
             return None
-        positions = row["positions"] if k is None else top_k_positions(ranked[row["question_id"]], k)
-        return keyframe_quality(positions, seconds(row), true[row["question_id"]])
+        positions = row.positions if k is None else top_k_positions(ranked[row.question_id], k)
+        return keyframe_quality(positions, seconds(row), true[row.question_id])
 
     ranks = [
-        first_true_rank(ranked[row["question_id"]], seconds(row), true[row["question_id"]])
+        first_true_rank(ranked[row.question_id], seconds(row), true[row.question_id])
         for row in known
-        if row["question_id"] in ranked
+        if row.question_id in ranked
     ]
-    most = max((len(row["positions"]) for row in known), default=0)
+    most = max((len(row.positions) for row in known), default=0)
     rows = [localization_row("keyframes", most, [judged(row, None) for row in known], ranks)]
     for k in cfg.ks if scores is not None else ():
         rows.append(localization_row("ranking", k, [judged(row, k) for row in known], ranks))

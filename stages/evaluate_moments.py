@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from cache.tables import Schema
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
-from pipeline.inference.not_finite import SCORES, code_of
+from pipeline.inference.not_finite import SCORES
 from pipeline.metrics.coverage import coverage
 from pipeline.metrics.moment_metrics import (
     IOU_THRESHOLDS,
@@ -24,6 +25,7 @@ from pipeline.metrics.moment_metrics import (
     highlight_scores,
     retrieval_scores,
 )
+from pipeline.selection.moments import Query
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
@@ -84,40 +86,39 @@ def evaluate_moments(
     """Hold retrieved moments against the true ones."""
     true = questions.true_moments()
     queries, predicted = moments.queries_of(questions)
-    known = [query for query in queries if query["question_id"] in true]
-    found = retrieval_scores(
-        [np.array(predicted[query["question_id"]], np.float64).reshape(-1, 3) for query in known],
-        [true[query["question_id"]] for query in known],
+    known = [query for query in queries if query.question_id in true]
+    retrieval = retrieval_scores(
+        [np.array(predicted[query.question_id], np.float64).reshape(-1, 3) for query in known],
+        [true[query.question_id] for query in known],
     )
-    out.write_rows("moment_metrics", [row for length in LENGTH_RANGES_SECONDS for row in _rows(length, found[length])])
+    rows = [row for length in LENGTH_RANGES_SECONDS for row in _rows(length, retrieval[length])]
+    out.write_rows("moment_metrics", rows)
     highlights = _highlights(questions, queries)
     out.write_rows("highlights", [_highlight_row(level, scores) for level, scores in (highlights or {}).items()])
     counts = {
         "n_queries": len(known),
         "n_unlabelled": len(queries) - len(known),
-        "n_failed": sum(query["status"] != "ok" for query in known),
-        "n_without_moments": sum(query["status"] == "ok" and query["n_moments"] == 0 for query in known),
+        "n_failed": sum(query.status != "ok" for query in known),
+        "n_without_moments": sum(query.status == "ok" and query.n_moments == 0 for query in known),
     }
     out.write_rows("counts", [counts])
-    _, missing = coverage(
-        (query["video_id"], query["reason"]) for query in queries if code_of(query["reason"]) != SCORES
-    )
+    _, missing = coverage((query.video_id, query.reason) for query in queries if query.reason.code != SCORES)
     out.write_rows("missing_videos", [dataclasses.asdict(video) for video in missing])
-    (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(found, highlights), indent=1))
+    (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(retrieval, highlights), indent=1))
     out.add_file("metrics.json")
 
 
-def _highlights(questions: Questions, queries: list[dict[str, Any]]) -> dict[str, HighlightScores] | None:
+def _highlights(questions: Questions, queries: Sequence[Query]) -> dict[str, HighlightScores] | None:
     """Return the scores by level over the queries whose clips are rated; None if there is none."""
     rated: dict[str, list[list[float]]] = defaultdict(list)
     for row in questions.rows("ratings"):
         rated[row["question_id"]].append(row["ratings"])
-    judged = [query for query in queries if query["question_id"] in rated]
+    judged = [query for query in queries if query.question_id in rated]
     if not judged:
         return None
     return highlight_scores(
-        [np.array(query["clip_scores"], np.float64) for query in judged],
-        [np.array(rated[query["question_id"]], np.float64) for query in judged],
+        [np.array(query.clip_scores, np.float64) for query in judged],
+        [np.array(rated[query.question_id], np.float64) for query in judged],
     )
 
 

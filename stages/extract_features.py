@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,14 +15,21 @@ from cache.pool import Part, Pool, PoolReader, part_rows
 from cache.pool_listing import PARTS
 from cache.tables import Schema
 from pipeline.batching import cut
+from pipeline.datasets.question import Question
+from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.not_finite import FEATURES, code_of
+from pipeline.inference.load_models import OnDemand
+from pipeline.inference.not_finite import FEATURES
 from pipeline.inference.streams import read_ahead
+from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.memory import Halving
 from pipeline.models.transfer import to_device, to_host
+from pipeline.reasons import Reason
+from pipeline.video.frames import SampledVideo
+from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
 if TYPE_CHECKING:
@@ -46,6 +53,18 @@ class Features(PooledArtifact):
         ),
     }
 
+    def videos(self) -> list[VideoFeatures]:
+        """Return the videos, in the order of Frames."""
+        return self.typed_rows("videos", VideoFeatures)
+
+    def questions_by_video(self, questions: Questions) -> dict[str, list[Question]]:
+        """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
+        asked: dict[str, list[Question]] = defaultdict(list)
+        for question in questions.questions():
+            asked[question.video_id].append(question)
+        refuse_cut(self, [video.video_id for video in self.videos()], questions, asked, "videos")
+        return asked
+
 
 class ExtractFeatures(Config):
     """How to compute and store the features."""
@@ -58,22 +77,26 @@ class ExtractFeatures(Config):
     )
 
 
-@stage(version=2, output=Features, sharded=True, gpu=True)
+def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone) -> Plan:
+    """Cut the videos into shards by the size of their features."""
+    tokens, width = backbone.feature_shape()
+    bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize
+    sizes = [video.n_frames * bytes_a_frame for video in frames.videos()]
+    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // tokens)})
+
+
+@stage(version=2, output=Features, plan=plan_frames, gpu=True)
 def extract_features(
     cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone, *, out: ShardedOutput
 ) -> None:
     """Run the frozen ViT once over every stored frame."""
-    videos = frames.rows("videos")
+    videos = frames.videos()
     frame_indices = frames.frame_indices()
     shape = backbone.feature_shape()
-    encode = _Encode(cfg.stored_as, shape, run, cache(lambda: backbone.vision_encoder(run, cfg.precision)))
+    encoder = OnDemand(partial(backbone.vision_encoder, run, cfg.precision))
+    encode = _Encode(cfg.stored_as, shape, run, encoder)
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
     unfit = f"the ViT gave values that {cfg.stored_as} cannot hold"
-
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        bytes_a_frame = shape[0] * shape[1] * np.dtype(cfg.stored_as).itemsize
-        sizes = [video["n_frames"] * bytes_a_frame for video in videos]
-        return cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // shape[0])}
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
@@ -81,38 +104,37 @@ def extract_features(
         with shard.phase("encode"):
             keys = track(stored.places, shard, "video")
             pool.make(keys, lambda key: not stored.missing_of(pool, key), partial(encode.add, pool, stored))
-        rows = [_row(video, stored.bad_frames(video["video_id"]), unfit) for video in wanted]
-        shard.dropped.update(FEATURES for row in rows if code_of(row["reason"]) == FEATURES)
+        rows = [_row(video, stored.bad_frames(video.video_id), unfit) for video in wanted]
+        shard.dropped.update(FEATURES for row in rows if row.reason.code == FEATURES)
         shard.write_rows("videos", rows)
         parts = {key: stored.parts(pool, key) for key in stored.places}
-        found = [
-            part_rows(row["video_id"], frame_indices[row["video_id"]].tolist(), parts[stored.keys[row["video_id"]]])
+        of_videos = [
+            part_rows(row.video_id, frame_indices[row.video_id].tolist(), parts[stored.keys[row.video_id]])
             for row in rows
-            if row["status"] == "ok"
+            if row.status == "ok"
         ]
-        shard.write_rows("parts", [row for rows in found for row in rows])
+        shard.write_rows("parts", [part for of_video in of_videos for part in of_video])
 
-    out.each_shard(plan, work)
-    n_videos = sum(video["status"] == "ok" for video in videos)
+    out.each_shard(work)
+    n_videos = sum(video.status == "ok" for video in videos)
     out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; set precision or stored_as to float32")
 
 
-def _row(video: dict[str, Any], bad: list[int], unfit: str) -> dict[str, Any]:
-    row = {name: video[name] for name in ("video_id", "status", "reason", "n_frames")}
+def _row(video: SampledVideo, bad: list[int], unfit: str) -> VideoFeatures:
     if not bad:
-        return row
-    others = f" and {len(bad) - 1} others of {row['n_frames']}" if bad[1:] else ""
-    return row | {"status": "failed", "reason": f"{FEATURES}: frame {bad[0]}{others}: {unfit}", "n_frames": 0}
+        return VideoFeatures(video.video_id, video.status, video.reason, video.n_frames)
+    others = f" and {len(bad) - 1} others of {video.n_frames}" if bad[1:] else ""
+    return VideoFeatures(video.video_id, "failed", Reason(f"{FEATURES}: frame {bad[0]}{others}: {unfit}"), 0)
 
 
 class _Stored:
     """The frames of a shard's videos by key: what identifies their pixels, which several videos may share."""
 
     def __init__(
-        self, frames: Frames, indices: dict[str, np.ndarray], videos: list[dict[str, Any]], batch_frames: int
+        self, frames: Frames, indices: dict[str, np.ndarray], videos: list[SampledVideo], batch_frames: int
     ) -> None:
         self._frames, self._indices, self._batch_frames = frames, indices, batch_frames
-        self.keys = {video["video_id"]: frames.pixel_key(video) for video in videos if video["status"] == "ok"}
+        self.keys = {video.video_id: frames.pixel_key(video) for video in videos if video.status == "ok"}
         self.bad: dict[str, set[int]] = {}  # by key, the frames whose features are not finite
         self.places: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
         for video_id, key in self.keys.items():
@@ -195,9 +217,9 @@ class _Encode:
     """Pixels -> features."""
 
     def __init__(
-        self, stored_as: str, shape: tuple[int, int], run: RunContext, load: Callable[[], VisionEncoder]
+        self, stored_as: str, shape: tuple[int, int], run: RunContext, encoder: OnDemand[VisionEncoder]
     ) -> None:
-        self._stored_as, self._shape, self._run, self._load = stored_as, shape, run, load
+        self._stored_as, self._shape, self._run, self._encoder = stored_as, shape, run, encoder
         self._halving = Halving("extract_features")
 
     def add(self, pool: Pool, stored: _Stored, keys: Iterator[str]) -> Iterator[str]:
@@ -233,7 +255,7 @@ class _Encode:
 
     def _encoded(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[int], _Encoded]]:
         """Yield the features of batches as they arrive; the next batch is given to the device before one is waited for."""
-        encoder = self._load()
+        encoder = self._encoder.model
         on_the_way: deque[tuple[str, list[int], _Encoded]] = deque()
         for key, missing, batch in batches:
             for encoded in self._halving(partial(self._compute, encoder), batch):

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipeline.engine.joined import rows_of_all
+from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.not_finite import code_of, not_finite_figure
-from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.inference.not_finite import not_finite_figure
+from pipeline.models.prompts import answering_text, numbered_frame_prefixes, single_frame_prefixes
+from pipeline.selection.keyframes import ChosenFrames
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
@@ -80,25 +81,23 @@ def finetune_answerer(
     out: Output,
 ) -> None:
     """Train the Answerer to name the right option from the keyframes."""
-    asked = {question["question_id"]: question for question in questions.rows("questions")}
+    asked = {question.question_id: question for question in questions.questions()}
     n_letters = len(backbone.verbalizer(run).letter_ids)
     samples: list[AnsweredQuestion] = []
     skipped: Counter[str] = Counter()
-    failed = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["status"] != "ok"}
-    for row in rows_of_all(keyframes, "keyframes", questions):
-        question = asked[row["question_id"]]
-        options, right = question["options"], question["answer_index"]
-        if row["status"] != "ok" or row["video_id"] in failed:
-            skipped[code_of(row["reason"] or failed[row["video_id"]])] += 1
+    failed = {video.video_id: video.reason for video in features.videos() if video.reason}
+    for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames):
+        question = asked[row.question_id]
+        options, right = question.options, question.answer_index
+        if reason := row.reason or failed.get(row.video_id):
+            skipped[reason.code] += 1
         elif not options or len(options) > n_letters:
             skipped["too_many_options" if options else "no_options"] += 1
-        elif right is None or not row["rows"]:
+        elif right is None or not row.rows:
             skipped["no_answer" if right is None else "no_keyframes"] += 1
         else:
-            text = PROMPT_STYLES[cfg.prompt].answer(question["question"], options)
-            samples.append(
-                AnsweredQuestion(row["question_id"], row["video_id"], text, tuple(row["rows"]), len(options), right)
-            )
+            text = answering_text(cfg.prompt, question)
+            samples.append(AnsweredQuestion(row.question_id, row.video_id, text, tuple(row.rows), len(options), right))
     check_some(samples, skipped, out.stage.name, "questions with a known answer and keyframes", out)
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(out, cfg, run, partial(AnswererTask, cfg, split, features, backbone, answerer))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cache
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from cache.printable import printable
 from cache.tables import Schema
+from pipeline.batching import runs_of
+from pipeline.datasets.question import Question
+from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
+from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
-from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, OptionValues, Readout
+from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
+from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import single_frame_prefixes
+from pipeline.reasons import Reason
 from pipeline.selection.keyframes import majority_vote
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
@@ -28,7 +33,20 @@ from stages.sample_frames import Frames
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.models.answerer import Answerer
+
+class Verdict(NamedTuple):
+    """What the frames of a question say together; a row of the table `verdicts`, which says what is what."""
+
+    question_id: str
+    video_id: str
+    status: str
+    reason: Reason
+    n_frames: int = 0
+    n_yes: int = 0
+    vote_prediction: int | None = None
+    votes: Sequence[int] = ()
+    any_frame_right: bool | None = None
+    vote_right: bool | None = None
 
 
 class PseudoLabels(Artifact):
@@ -67,35 +85,47 @@ class PseudoLabels(Artifact):
         ),
     }
 
+    def by_question(self, questions: Questions) -> dict[str, np.ndarray]:
+        """Return the labels of each question's frames, [T] bool in time order; of those that have any.
+
+        Raises `CorruptArtifactError` unless each question has its verdict, and its labels if that says so.
+        """
+        table = self.columns("pseudo_labels", "question_id", "label")
+        labels = {id: table["label"][where] for id, where in runs_of(table["question_id"]).items()}
+        verdicts = typed_rows_of_all(self, "verdicts", questions, Verdict)
+        wanted = [(verdict.question_id, verdict.n_frames) for verdict in verdicts if verdict.n_frames]
+        refuse_cut(self, [(id, len(each)) for id, each in labels.items()], self, wanted, "questions with labels")
+        return labels
+
     def figures(self) -> dict[str, Any]:
         """Return counts, the share of yes labels, and how often voting and an oracle among the frames are right, in percent.
 
         Accuracies are over the questions whose right answer is known, `n_known`; one that failed counts as wrong.
         """
-        rows = self.rows("verdicts")
-        known = [row for row in rows if row["reason"].split(":")[0] not in NOTHING_TO_LEARN]
-        n_frames = sum(row["n_frames"] for row in rows)
+        verdicts = self.typed_rows("verdicts", Verdict)
+        known = [verdict for verdict in verdicts if verdict.reason.code not in NOTHING_TO_LEARN]
+        n_frames = sum(verdict.n_frames for verdict in verdicts)
         return {
-            "n_questions": len(rows),
+            "n_questions": len(verdicts),
             "n_known": len(known),
-            "n_labelled": sum(row["status"] == "ok" for row in rows),
+            "n_labelled": sum(verdict.status == "ok" for verdict in verdicts),
             "n_frames": n_frames,
-            "yes_percent": _percent(sum(row["n_yes"] for row in rows), n_frames),
-            "vote_percent": _percent(sum(row["vote_right"] is True for row in known), len(known)),
-            "oracle_percent": _percent(sum(row["any_frame_right"] is True for row in known), len(known)),
+            "yes_percent": _percent(sum(verdict.n_yes for verdict in verdicts), n_frames),
+            "vote_percent": _percent(sum(verdict.vote_right is True for verdict in known), len(known)),
+            "oracle_percent": _percent(sum(verdict.any_frame_right is True for verdict in known), len(known)),
         }
 
     def text(self) -> str:
         """Return the figures for a terminal."""
-        found = self.figures()
-        without = found["n_questions"] - found["n_labelled"]
-        share = _shown(_percent(without, found["n_questions"]))
+        of = self.figures()
+        without = of["n_questions"] - of["n_labelled"]
+        share = _shown(_percent(without, of["n_questions"]))
         why = ", ".join(f"{count} {printable(reason)}" for reason, count in sorted(self.record.dropped.items()))
         return (
-            f"{found['n_frames']} frames labelled, {_shown(found['yes_percent'])} of them yes, for {found['n_labelled']} of "
-            f"{found['n_questions']} questions; {share} without labels{f' ({why})' if why else ''}\n"
-            f"majority of the frames {_shown(found['vote_percent'])} right, any frame {_shown(found['oracle_percent'])} "
-            f"(of {found['n_known']} questions with a known answer; those without labels count as wrong)"
+            f"{of['n_frames']} frames labelled, {_shown(of['yes_percent'])} of them yes, for {of['n_labelled']} of "
+            f"{of['n_questions']} questions; {share} without labels{f' ({why})' if why else ''}\n"
+            f"majority of the frames {_shown(of['vote_percent'])} right, any frame {_shown(of['oracle_percent'])} "
+            f"(of {of['n_known']} questions with a known answer; those without labels count as wrong)"
         )
 
 
@@ -110,7 +140,7 @@ class LabelFrames(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=PseudoLabels, sharded=True, gpu=True)
+@stage(version=1, output=PseudoLabels, plan=plan_videos, gpu=True)
 def label_frames(
     cfg: LabelFrames,
     run: RunContext,
@@ -123,60 +153,46 @@ def label_frames(
     out: ShardedOutput,
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
-    videos, asked = features.rows("videos"), questions_of(features, questions)
+    videos, asked = features.videos(), features.questions_by_video(questions)
     frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames")
-    load = cache(lambda: _load(cfg, run, backbone, answerer))
+    loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
-        every = [
-            question | {"reason": _reason(question, video)} for video in wanted for question in asked[video["video_id"]]
-        ]
-        rows: list[dict[str, Any]] = []
-        if any(not question["reason"] for question in every):
+        every = [question for video in wanted for question in asked[video.video_id]]
+        reasons = [_reason(question, video) for video in wanted for question in asked[video.video_id]]
+        labels = Labels()
+        if not all(reasons):
             with shard.phase("label"):
-                reader = OptionReader(load(), cfg.prompt, cfg.readout, shard.settings["batch_tokens"], forced=True)
-                every = [question | {"reason": question["reason"] or reader.refusal(question)} for question in every]
-                labelled = [question for question in every if not question["reason"]]
-                needed = {question["video_id"] for question in labelled}
-                seen = [video for video in wanted if video["video_id"] in needed]
-                rows = list(frame_by_frame.rows(_Labeller(reader, labelled), labelled, seen, shard))
-        bad = _not_finite(rows)
-        every = [question | {"reason": bad.get(question["question_id"], question["reason"])} for question in every]
-        rows = [row for row in rows if row["question_id"] not in bad]
-        shard.write_rows("pseudo_labels", rows)
-        labels = {id: list(group) for id, group in groupby(rows, key=lambda row: row["question_id"])}
-        verdicts = [_verdict(question, labels.get(question["question_id"], [])) for question in every]
-        shard.dropped.update(row["reason"].split(":")[0] for row in verdicts if row["status"] != "ok")
+                reader = OptionReader(
+                    loaded.model, cfg.prompt, cfg.readout, shard.settings["batch_tokens"], forced=True
+                )
+                reasons = [reason or reader.refusal(question) for question, reason in zip(every, reasons, strict=True)]
+                labelled = [question for question, reason in zip(every, reasons, strict=True) if not reason]
+                needed = {question.video_id for question in labelled}
+                if labelled:
+                    seen = [video for video in wanted if video.video_id in needed]
+                    labels = _labels(frame_by_frame, _Labeller(reader, labelled), seen, shard)
+        shard.write_columns("pseudo_labels", labels.columns)
+        verdicts = [
+            _verdict(question, reason or labels.failed.get(question.question_id, Reason()), labels)
+            for question, reason in zip(every, reasons, strict=True)
+        ]
+        shard.dropped.update(verdict.reason.code for verdict in verdicts if verdict.status != "ok")
         shard.write_rows("verdicts", verdicts)
 
-    out.each_shard(lambda: plan_videos(videos, backbone.feature_shape(), run), work)
-    n_asked = sum(len(asked[video["video_id"]]) for video in videos)
+    out.each_shard(work)
+    n_asked = sum(len(asked[video.video_id]) for video in videos)
     out.refuse_all(ANSWERS, n_asked, f"the Answerer gave no question finite values; {BROKEN}")
 
 
-def _not_finite(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return why each question of these rows has no labels that has a frame without finite values, by its id."""
-    reasons: dict[str, str] = {}
-    for row in rows:
-        if problem := OptionValues(np.array(row["option_logits"]), None).problem:
-            reasons.setdefault(row["question_id"], problem.replace(":", f": frame {row['frame_index']}:", 1))
-    return reasons
-
-
-def _reason(question: dict[str, Any], video: dict[str, Any]) -> str:
+def _reason(question: Question, video: VideoFeatures) -> Reason:
     """Return why a question's frames cannot be labelled; nothing if they can."""
-    if not question["options"]:
-        return "no_options: it asks for moments, not for an option"
-    if question["answer_index"] is None:
-        return "no_answer: the annotations do not say which option is right"
-    return str(video["reason"])
-
-
-def _load(cfg: LabelFrames, run: RunContext, backbone: Backbone, weights: AnswererWeights) -> Answerer:
-    from pipeline.models.answerer import Answerer
-
-    return Answerer(weights.load(run, backbone, cfg.precision), backbone.language(run, cfg.precision))
+    if not question.options:
+        return Reason("no_options: it asks for moments, not for an option")
+    if question.answer_index is None:
+        return Reason("no_answer: the annotations do not say which option is right")
+    return video.reason
 
 
 class _Labeller:
@@ -186,36 +202,71 @@ class _Labeller:
     lets letters win that a question has no option for; neither is copied.
     """
 
-    def __init__(self, reader: OptionReader, questions: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, reader: OptionReader, questions: Sequence[Question]) -> None:
         self.model = reader.answerer
-        self._reader = reader
-        self._asked = reader.prepare(questions)
-        self.lengths = [len(each.token_ids) for each in self._asked]
+        self.reader = reader
+        self.asked = reader.prepare(questions)
+        self.lengths = [len(each.token_ids) for each in self.asked]
+        self.n_values = 1 + max(len(question.options) for question in questions)
 
-    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:
         """Return the options' values of R pairs; `visual` are their frames, [R, Q, L]."""
-        asked = [self._asked[number] for number, _ in pairs]
-        return self._reader.ask(visual.unsqueeze(1), asked, single_frame_prefixes())
-
-    def columns(self, said: np.ndarray, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
-        """Yield the columns of each pair's row, its label among them."""
-        asked = [self._asked[number] for number, _ in pairs]
-        for each, options in zip(asked, self._reader.values(said, asked), strict=True):
-            prediction = int(options.values.argmax())
-            row: dict[str, Any] = {"label": prediction == each.question["answer_index"], "prediction": prediction}
-            yield row | {"option_logits": options.values.tolist(), "truncated": each.truncated}
+        asked = [self.asked[number] for number in numbers]
+        return self.reader.ask(visual.unsqueeze(1), asked, single_frame_prefixes())
 
 
-def _verdict(question: dict[str, Any], labels: list[dict[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(PseudoLabels.tables["verdicts"].columns)
-    row |= {name: question[name] for name in ("question_id", "video_id", "reason")}
-    row |= {"status": "failed" if question["reason"] else "ok", "n_frames": len(labels), "votes": []}
-    row["n_yes"] = sum(label["label"] for label in labels)
-    if labels:
-        winner, votes = majority_vote(np.array([label["option_logits"] for label in labels], np.float64))
-        row |= {"vote_prediction": winner, "votes": votes.tolist(), "any_frame_right": row["n_yes"] > 0}
-        row["vote_right"] = winner == question["answer_index"]
-    return row
+class Labels(NamedTuple):
+    """The labels of the frames of questions as columns of `pseudo_labels`, and where each question's stand in them.
+
+    `failed` says why a question has none that has a frame without finite values.
+    """
+
+    columns: dict[str, Any] = dict.fromkeys(PseudoLabels.tables["pseudo_labels"].columns, ())
+    where: Mapping[str, slice] = {}
+    failed: Mapping[str, Reason] = {}
+
+
+def _labels(frame_by_frame: FrameByFrame, labeller: _Labeller, videos: Sequence[VideoFeatures], shard: Shard) -> Labels:
+    """Label every frame of the clips of the labeller's questions, which are about these videos."""
+    asked = labeller.asked
+    said = frame_by_frame.ask(labeller, [each.question for each in asked], videos, shard)
+    options = labeller.reader.values(said.values, [asked[number] for number in said.number])
+    failed: dict[str, Reason] = {}
+    for number, index, value in zip(said.number.tolist(), said.frame_index.tolist(), options, strict=True):
+        if problem := value.problem_of(f"frame {index}: "):
+            failed.setdefault(asked[number].question.question_id, problem)
+    kept = np.flatnonzero([asked[number].question.question_id not in failed for number in said.number])
+    numbers, predictions = said.number[kept], np.array([int(options[row].values.argmax()) for row in kept], np.int64)
+    right = np.array([each.question.answer_index for each in asked], np.int64)
+    places = {name: column[kept] for name, column in said.places().items()}
+    columns = {
+        **places,
+        "label": predictions == right[numbers],
+        "prediction": predictions,
+        "option_logits": [options[row].values for row in kept],
+        "truncated": np.array([each.truncated for each in asked], bool)[numbers],
+    }
+    return Labels(columns, runs_of(columns["question_id"]), failed)
+
+
+def _verdict(question: Question, reason: Reason, labels: Labels) -> Verdict:
+    where = labels.where.get(question.question_id)
+    if where is None:
+        return Verdict(question.question_id, question.video_id, "failed" if reason else "ok", reason)
+    is_yes = labels.columns["label"][where]
+    winner, votes = majority_vote(np.array(labels.columns["option_logits"][where], np.float64))
+    return Verdict(
+        question.question_id,
+        question.video_id,
+        "ok",
+        reason,
+        n_frames=len(is_yes),
+        n_yes=int(is_yes.sum()),
+        vote_prediction=winner,
+        votes=votes.tolist(),
+        any_frame_right=bool(is_yes.any()),
+        vote_right=winner == question.answer_index,
+    )
 
 
 def _percent(part: int, whole: int) -> float | None:

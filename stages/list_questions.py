@@ -45,11 +45,16 @@ class Questions(Artifact):
         "rejected": Schema(1, file="string", line="int32", reason="string"),
     }
 
+    def questions(self) -> list[Question]:
+        """Return the questions in the order of their file, without their moments and ratings."""
+        return self.typed_rows("questions", Question)
+
     def true_moments(self) -> dict[str, np.ndarray]:
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
         windows: dict[str, list[list[float]]] = defaultdict(list)
-        for row in self.rows("moments"):
-            windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"]])
+        table = self.columns("moments", "question_id", "start_seconds", "end_seconds")
+        for question_id, *window in zip(*table.values(), strict=True):
+            windows[question_id].append(window)
         return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
 
 
@@ -74,11 +79,11 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations
     source = adapter_named(cfg.dataset)
     assert annotations.path is not None
     with digests_of_what_is_read() as read:
-        found = source.read(annotations.path, cfg.split)
+        annotated = source.read(annotations.path, cfg.split)
     annotations.refuse_others(read)
-    questions = found.questions[: cfg.limit]
+    questions = annotated.questions[: cfg.limit]
     if not questions:
-        reasons = "; ".join(f"{bad.file} line {bad.line}: {bad.reason}" for bad in found.rejected[:3])
+        reasons = "; ".join(f"{bad.file} line {bad.line}: {bad.reason}" for bad in annotated.rejected[:3])
         raise SevilaError(
             f"{annotations.path}: no usable question for split {cfg.split!r}; {reasons or 'the file has no row'}"
         )
@@ -86,10 +91,10 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations
     out.write_rows("questions", [_row(question, source.group(question.question_type)) for question in questions])
     out.write_rows("moments", [_moment(question, moment) for question in questions for moment in question.moments])
     out.write_rows("ratings", [rating for question in questions for rating in _ratings(question)])
-    out.write_rows("videos", [vars(video) for video in found.videos if video.video_id in wanted])
-    out.write_rows("rejected", [vars(rejected) for rejected in found.rejected])
-    if found.rejected:
-        out.dropped["rejected annotation row"] += len(found.rejected)
+    out.write_rows("videos", [vars(video) for video in annotated.videos if video.video_id in wanted])
+    out.write_rows("rejected", [vars(rejected) for rejected in annotated.rejected])
+    if annotated.rejected:
+        out.dropped["rejected annotation row"] += len(annotated.rejected)
 
 
 def _row(question: Question, group: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
@@ -41,9 +42,9 @@ def pretrain_localizer(
     """Train the Localizer to say yes to frames inside a question's true moments, and no to the others."""
     true, clips = questions.true_moments(), frames.clips_of(questions)
 
-    def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-        for question in questions.rows("questions"):
-            moments, clip = true.get(question["question_id"]), clips.get((question["video_id"], question["clip_id"]))
+    def labelled() -> Iterator[tuple[Question, np.ndarray | None]]:
+        for question in questions.questions():
+            moments, clip = true.get(question.question_id), clips.get((question.video_id, question.clip_id))
             if moments is None or clip is None:
                 yield question, None
             else:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.batching import runs_of
-from pipeline.engine.joined import refuse_cut, rows_of_all
+from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
@@ -44,16 +43,12 @@ def refine_localizer(
     out: Output,
 ) -> None:
     """Train the Localizer to say yes to the frames from each of which alone the Answerer gives the right answer."""
-    table = labels.columns("pseudo_labels", "question_id", "label")  # in the order of positions
-    of_question = {id: table["label"][where] for id, where in runs_of(table["question_id"]).items()}
     frames.clips_of(questions)  # refuses frames of other questions
-    verdicts = rows_of_all(labels, "verdicts", questions)
-    wanted = [(row["question_id"], row["n_frames"]) for row in verdicts if row["n_frames"]]
-    refuse_cut(labels, [(id, len(each)) for id, each in of_question.items()], labels, wanted, "questions with labels")
+    of_question = labels.by_question(questions)
 
-    def labelled() -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-        for question in questions.rows("questions"):
-            yield question, of_question.get(question["question_id"])
+    def labelled() -> Iterator[tuple[Question, np.ndarray | None]]:
+        for question in questions.questions():
+            yield question, of_question.get(question.question_id)
 
     train_localizer(
         cfg, cfg.prompt, run, labelled(), "no_pseudo_labels", frames.clips(), features, backbone, localizer, out

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
+from pipeline.datasets.question import Question
 from pipeline.datasets.values import CLIP_SECONDS
-from pipeline.engine.joined import refuse_cut, rows_of_all
+from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import WITHOUT_FEATURES
-from pipeline.selection.keyframes import RankBy, ranking_scores
-from pipeline.selection.moments import clip_values, interval_edges, ranked_moments, yes_spans
-from pipeline.video.frames import clip_bounds
+from pipeline.reasons import Reason
+from pipeline.selection.keyframes import RankBy
+from pipeline.selection.moments import Query, RankedMoment, clip_values, interval_edges, ranked_moments, yes_spans
+from pipeline.video.frames import SampledVideo, clip_bounds
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
@@ -51,16 +53,16 @@ class Moments(Artifact):
         ),
     }
 
-    def queries_of(self, questions: Questions) -> tuple[list[dict[str, Any]], dict[str, list[list[float]]]]:
+    def queries_of(self, questions: Questions) -> tuple[list[Query], dict[str, list[list[float]]]]:
         """Return the rows of `queries`, and by question its moments, best first, as [start, end, score].
 
         Raises `CorruptArtifactError` unless each question has its row and each row its moments.
         """
-        queries = rows_of_all(self, "queries", questions)
+        queries = typed_rows_of_all(self, "queries", questions, Query)
         windows: dict[str, list[list[float]]] = defaultdict(list)
-        for row in self.rows("moments"):
-            windows[row["question_id"]].append([row["start_seconds"], row["end_seconds"], row["score"]])
-        wanted = [(row["question_id"], row["n_moments"]) for row in queries if row["n_moments"]]
+        for moment in self.typed_rows("moments", RankedMoment):
+            windows[moment.question_id].append([moment.start_seconds, moment.end_seconds, moment.score])
+        wanted = [(query.question_id, query.n_moments) for query in queries if query.n_moments]
         refuse_cut(self, [(id, len(each)) for id, each in windows.items()], self, wanted, "queries with their moments")
         return queries, windows
 
@@ -89,44 +91,51 @@ def retrieve_moments(
 ) -> None:
     """Join neighbouring frames that the Localizer says yes to into ranked moments."""
     frames.clips_of(questions)  # refuses frames of other questions
-    videos = {video["video_id"]: video for video in frames.rows("videos")}
-    answers, not_finite = scores.by_question()
-    queries, moments = [], []
-    for question in questions.rows("questions"):
-        id, video = question["question_id"], videos[question["video_id"]]
-        if video["status"] == "ok" and id not in answers:
-            video = video | {"status": "failed", "reason": not_finite.get(id, WITHOUT_FEATURES)}
-        query, found = _retrieve(cfg, question, video, answers.get(id))
+    videos = {video.video_id: video for video in frames.videos()}
+    by_question = scores.by_question()
+    values = by_question.ranking(cfg.rank_by)
+    queries: list[Query] = []
+    moments: list[RankedMoment] = []
+    for question in questions.questions():
+        id, video = question.question_id, videos[question.video_id]
+        reason = video.reason
+        if video.status == "ok" and id not in values:
+            reason = by_question.failed.get(id, WITHOUT_FEATURES)
+        if reason:
+            out.dropped[reason.code] += 1
+            queries.append(Query(id, question.video_id, "failed", reason))
+            continue
+        is_yes = by_question.margin(id) > cfg.yes_margin
+        query, windows = _retrieve(cfg, question, video, values[id], is_yes)
         queries.append(query)
-        for rank, (start_seconds, end_seconds, score) in enumerate(found.tolist(), start=1):
-            moments.append({"question_id": question["question_id"], "rank": rank, "start_seconds": start_seconds})
-            moments[-1] |= {"end_seconds": end_seconds, "score": score}
-        if query["status"] != "ok":
-            out.dropped[query["reason"].split(":")[0]] += 1
+        moments += [RankedMoment(id, rank, *window) for rank, window in enumerate(windows.tolist(), start=1)]
     out.write_rows("moments", moments)
     out.write_rows("queries", queries)
 
 
 def _retrieve(
-    cfg: RetrieveMoments, question: dict[str, Any], video: dict[str, Any], answers: dict[str, np.ndarray] | None
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Return a query's row and its moments, [S, 3]: start and end in seconds, score."""
-    row: dict[str, Any] = dict.fromkeys(Moments.tables["queries"].columns)
-    row |= {name: question[name] for name in ("question_id", "video_id")}
-    row |= {"status": video["status"], "reason": video["reason"], "n_frames": 0, "n_moments": 0, "clip_scores": []}
-    if video["status"] != "ok":
-        return row, np.empty((0, 3))
-    assert answers is not None, question["question_id"]
-    fps, bounds = video["frames_per_second"], (question["start_seconds"], question["end_seconds"])
-    start_frame, end_frame, _ = clip_bounds(video["n_frames_in_video"], fps, *bounds)
-    is_yes = np.float64(answers["logit_yes"]) - np.float64(answers["logit_no"]) > cfg.yes_margin
-    values = ranking_scores(**answers, rank_by=cfg.rank_by)
+    cfg: RetrieveMoments, question: Question, video: SampledVideo, values: np.ndarray, is_yes: np.ndarray
+) -> tuple[Query, np.ndarray]:
+    """Return a query's row and its moments, [S, 3]: start and end in seconds, score; `values` and `is_yes` are [T]."""
+    n_video_frames, fps, duration = video.n_frames_in_video, video.frames_per_second, video.duration_seconds
+    assert n_video_frames is not None and fps is not None and duration is not None, video
+    start_frame, end_frame, _ = clip_bounds(n_video_frames, fps, question.start_seconds, question.end_seconds)
     spans = yes_spans(is_yes, cfg.span_threshold)
     if not len(spans) and cfg.without_yes == "best_frame":
         spans = np.array([[values.argmax(), values.argmax()]])
     edges = interval_edges(start_frame / fps, end_frame / fps, len(values))
     moments = ranked_moments(spans, values, edges, cfg.score_by)
-    row |= {"duration_seconds": video["duration_seconds"], "n_yes_frames": int(is_yes.sum()), "n_frames": len(values)}
-    row["clip_scores"] = clip_values(values, edges, video["duration_seconds"], CLIP_SECONDS).tolist()
-    row |= {"clip_start_seconds": edges[0], "clip_end_seconds": edges[-1], "n_moments": len(moments)}
-    return row, moments
+    query = Query(
+        question.question_id,
+        question.video_id,
+        "ok",
+        Reason(),
+        duration_seconds=duration,
+        clip_start_seconds=edges[0],
+        clip_end_seconds=edges[-1],
+        n_yes_frames=int(is_yes.sum()),
+        n_frames=len(values),
+        n_moments=len(moments),
+        clip_scores=clip_values(values, edges, duration, CLIP_SECONDS).tolist(),
+    )
+    return query, moments

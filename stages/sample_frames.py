@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +20,20 @@ from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.sources import VideoFile, VideoFiles
-from pipeline.engine.stage import Config, PooledArtifact, RunContext, stage
+from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
+from pipeline.reasons import Reason
 from pipeline.video.attempts import Attempts
 from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
-from pipeline.video.frames import Clip, Clips, FixedRateSampling, RandomSampling, Sampling, UniformSampling
+from pipeline.video.frames import (
+    Clip,
+    Clips,
+    FixedRateSampling,
+    RandomSampling,
+    SampledFrame,
+    SampledVideo,
+    Sampling,
+    UniformSampling,
+)
 from stages.list_questions import Questions
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
@@ -64,6 +74,10 @@ class Frames(PooledArtifact):
         ),
     }
 
+    def videos(self) -> list[SampledVideo]:
+        """Return what became of each video, in the order of their ids."""
+        return self.typed_rows("videos", SampledVideo)
+
     def clips(self) -> Clips:
         """Return, per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
         table = self.columns("frames", "video_id", "clip_id", "frame_index", "seconds", "row")
@@ -71,16 +85,16 @@ class Frames(PooledArtifact):
         stored: dict[str, set[int]] = defaultdict(set)
         for (video_id, _), where in runs.items():
             stored[video_id].update(table["row"][where].tolist())
-        wanted = [(row["video_id"], row["n_frames"]) for row in self.rows("videos") if row["status"] == "ok"]
+        wanted = [(video.video_id, video.n_frames) for video in self.videos() if video.status == "ok"]
         refuse_cut(self, [(id, len(rows)) for id, rows in stored.items()], self, wanted, "videos with their frames")
         return {clip: {name: values[where] for name, values in table.items()} for clip, where in runs.items()}
 
     def clips_of(self, questions: Questions) -> Clips:
         """Return `clips` of these questions; raises `CorruptArtifactError` unless frames and questions are of the same videos."""
         clips, asked = self.clips(), questions.columns("questions", "video_id", "clip_id")
-        videos = self.rows("videos")
-        refuse_cut(self, [row["video_id"] for row in videos], questions, asked["video_id"], "videos")
-        failed = {row["video_id"] for row in videos if row["status"] != "ok"}
+        videos = self.videos()
+        refuse_cut(self, [video.video_id for video in videos], questions, asked["video_id"], "videos")
+        failed = {video.video_id for video in videos if video.status != "ok"}
         wanted = [clip for clip in zip(asked["video_id"], asked["clip_id"], strict=True) if clip[0] not in failed]
         refuse_cut(self, clips, questions, wanted, "clips")
         return clips
@@ -88,15 +102,15 @@ class Frames(PooledArtifact):
     def frame_indices(self) -> dict[str, np.ndarray]:
         """Return, per readable video, which of its frames are stored, in the order of the rows: int64 [rows], ascending."""
         table = self.columns("parts", "video_id", "frame_indices")  # every video's frames are in one part
-        wanted = [row["video_id"] for row in self.rows("videos") if row["status"] == "ok"]
+        wanted = [video.video_id for video in self.videos() if video.status == "ok"]
         refuse_cut(self, table["video_id"], self, wanted, "videos")
         return dict(zip(table["video_id"], table["frame_indices"], strict=True))
 
-    def pixel_key(self, video: Mapping[str, Any]) -> str:
-        """Return what identifies the pixels of any frame of a video (a row of `videos`): its bytes, decoder and size."""
+    def pixel_key(self, video: SampledVideo) -> str:
+        """Return what identifies the pixels of any frame of a video: its bytes, decoder and size."""
         config = self.record.config
-        decoder = [REVISED.get(video["decoder"], video["decoder"]), config["decoder"], config["fallback_decoder"]]
-        return fingerprint({"content": video["content_digest"], "decoder": decoder, "size": config["size"]})
+        decoder = [REVISED.get(str(video.decoder), video.decoder), config["decoder"], config["fallback_decoder"]]
+        return fingerprint({"content": video.content_digest, "decoder": decoder, "size": config["size"]})
 
 
 class SampleFrames(Config):
@@ -117,15 +131,17 @@ class SampleFrames(Config):
     fallback_decoder: str = Field("pyav-18.1.0", description="decoder for files that the first one misreads")
 
 
-@stage(version=4, output=Frames, sharded=True)
+def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
+    """Cut the videos into shards by the size of their clips' frames, as far as that is known before they are decoded."""
+    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
+    bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
+    return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
+
+
+@stage(version=4, output=Frames, plan=plan_clips)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
-    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
     pool = out.pool(config=cfg.model_dump())
-
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
-        return cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes), {}
 
     def work(shard: Shard) -> None:
         wanted = [videos.videos[item] for item in shard.items]
@@ -156,8 +172,8 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
             pool.make(track(readable, shard, "video"), is_made, decode)
             while left := [key for key in readable if not attempts.is_over(key) and not is_made(key)]:
                 pool.make(attempts.next_round(left), is_made, decode)
-        rows: list[dict[str, Any]] = []
-        positions: list[dict[str, Any]] = []
+        rows: list[SampledVideo] = []
+        positions: list[SampledFrame] = []
         parts: list[dict[str, Any]] = []
         for video in wanted:
             stored = pool.parts(_key(video)) if video.path is not None else []
@@ -167,12 +183,12 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
                 parts += part_rows(video.video_id, stored[0].frame_indices, stored[:1])
             else:
                 rows.append(_failed(video, video.reason or attempts.reasons[_key(video)]))
-                shard.dropped[rows[-1]["reason"].split(":")[0]] += 1
+                shard.dropped[rows[-1].reason.code] += 1
         shard.write_rows("videos", rows)
         shard.write_rows("frames", positions)
         shard.write_rows("parts", parts)
 
-    out.each_shard(plan, work)
+    out.each_shard(work)
 
 
 def _key(video: VideoFile) -> str:
@@ -217,38 +233,34 @@ def _store(
     return None
 
 
-def _row(video: VideoFile, stored: Part) -> dict[str, Any]:
+def _row(video: VideoFile, stored: Part) -> SampledVideo:
     probe = stored.facts["probe"]
     notes = [probe["note"], *(clip["note"] for clip in stored.facts["clips"])]
-    return _failed(video, "") | {
-        "status": "ok",
-        "note": "; ".join(filter(None, dict.fromkeys(notes))),
-        "decoder": probe["decoder"],
-        "codec": probe["codec"],
-        "n_frames_in_video": probe["n_frames"],
-        "frames_per_second": probe["fps"],
-        "duration_seconds": probe["duration_seconds"],
-        "width": probe["width"],
-        "height": probe["height"],
-        "n_frames": len(stored.frame_indices),
-    }
+    return SampledVideo(
+        video.video_id,
+        "ok",
+        Reason(),
+        "; ".join(filter(None, dict.fromkeys(notes))),
+        video.digest,
+        decoder=probe["decoder"],
+        codec=probe["codec"],
+        n_frames_in_video=probe["n_frames"],
+        frames_per_second=probe["fps"],
+        duration_seconds=probe["duration_seconds"],
+        width=probe["width"],
+        height=probe["height"],
+        n_frames=len(stored.frame_indices),
+    )
 
 
-def _positions(video: VideoFile, stored: Part) -> list[dict[str, Any]]:
+def _positions(video: VideoFile, stored: Part) -> Iterator[SampledFrame]:
     clips = dict(zip(_bounds(video), stored.facts["clips"], strict=True))
     row_of = {frame_index: row for row, frame_index in enumerate(stored.frame_indices)}
-    rows = []
     for clip_id, start_seconds, end_seconds in video.clips:
-        for position, frame_index in enumerate(clips[start_seconds, end_seconds]["frame_indices"]):
-            seconds = frame_index / stored.facts["probe"]["fps"]
-            rows.append(
-                {"clip_id": clip_id, "video_id": video.video_id, "position": position, "frame_index": frame_index}
-            )
-            rows[-1] |= {"seconds": seconds, "row": row_of[frame_index]}
-    return rows
+        for position, index in enumerate(clips[start_seconds, end_seconds]["frame_indices"]):
+            seconds = index / stored.facts["probe"]["fps"]
+            yield SampledFrame(clip_id, video.video_id, position, index, seconds, row_of[index])
 
 
-def _failed(video: VideoFile, reason: str) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(Frames.tables["videos"].columns)
-    row |= {"video_id": video.video_id, "status": "failed", "reason": reason, "note": ""}
-    return row | {"content_digest": video.digest, "n_frames": 0}
+def _failed(video: VideoFile, reason: str) -> SampledVideo:
+    return SampledVideo(video.video_id, "failed", Reason(reason), "", video.digest)

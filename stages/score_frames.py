@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.batching import runs_of
+from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import FrameByFrame, Pair, plan_videos, questions_of
+from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.not_finite import BROKEN, SCORES
-from pipeline.models.prompts import PROMPT_STYLES
+from pipeline.models.prompts import localizing_text
+from pipeline.reasons import Reason
+from pipeline.selection.frame_scores import ScoresByQuestion
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
@@ -52,18 +56,13 @@ class FrameScores(Artifact):
         )
     }
 
-    def by_question(self) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
-        """Return each question's `logit_yes`, `logit_no` and `probability_yes` over its clip's frames in time order, each [T].
-
-        And of those that failed here, which are not among them, why: by id, as `code: details`.
-        """
+    def by_question(self) -> ScoresByQuestion:
+        """Return the scores of all frames, and where those of each question stand."""
         table = self.columns("frame_scores", "question_id", "frame_index", *SCORE_COLUMNS)
-        reasons = _not_finite(table)
-        runs = runs_of(table["question_id"])
+        failed, runs = _not_finite(table), runs_of(table["question_id"])
         self._refuse_cut({id: where.stop - where.start for id, where in runs.items()})
-        values = {name: table[name] for name in SCORE_COLUMNS}
-        whole = {id: where for id, where in runs.items() if id not in reasons}
-        return {id: {name: column[where] for name, column in values.items()} for id, where in whole.items()}, reasons
+        where = {id: run for id, run in runs.items() if id not in failed}
+        return ScoresByQuestion(**{name: table[name] for name in SCORE_COLUMNS}, where=where, failed=failed)
 
     def _refuse_cut(self, n_frames: Mapping[str, int]) -> None:
         """Hold the number of each question's rows against what they were made from, as far as the store has that."""
@@ -71,23 +70,26 @@ class FrameScores(Artifact):
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             features = Features(self.store, ids[2])
-            clips, asked = frames.clips_of(questions), questions_of(features, questions)
-            ok = [video["video_id"] for video in features.rows("videos") if video["status"] == "ok"]
-            rows = [row for video_id in ok for row in asked[video_id]]
-            wanted = [(row["question_id"], len(clips[row["video_id"], row["clip_id"]]["row"])) for row in rows]
+            clips, asked = frames.clips_of(questions), features.questions_by_video(questions)
+            ok = [video.video_id for video in features.videos() if video.status == "ok"]
+            wanted = [
+                (question.question_id, len(clips[video_id, question.clip_id]["row"]))
+                for video_id in ok
+                for question in asked[video_id]
+            ]
             refuse_cut(self, n_frames.items(), features, wanted, "questions with their frames")
 
 
 SCORE_COLUMNS = ("logit_yes", "logit_no", "probability_yes")
 
 
-def _not_finite(table: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _not_finite(table: Mapping[str, np.ndarray]) -> dict[str, Reason]:
     """Return why each question of these columns failed that has a frame without finite scores, by its id."""
     values = np.stack([table[name] for name in SCORE_COLUMNS], axis=1)
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Reason] = {}
     for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
         reason = f"{SCORES}: frame {table['frame_index'][row]}: the Localizer gave {values[row].tolist()}"
-        reasons.setdefault(table["question_id"][row], reason)
+        reasons.setdefault(table["question_id"][row], Reason(reason))
     return reasons
 
 
@@ -103,7 +105,7 @@ class ScoreFrames(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-@stage(version=1, output=FrameScores, sharded=True, gpu=True)
+@stage(version=1, output=FrameScores, plan=plan_videos, gpu=True)
 def score_frames(
     cfg: ScoreFrames,
     run: RunContext,
@@ -116,52 +118,42 @@ def score_frames(
     out: ShardedOutput,
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
-    videos, asked = features.rows("videos"), questions_of(features, questions)
+    videos, asked = features.videos(), features.questions_by_video(questions)
     frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames")
-    load = cache(lambda: _load(cfg, run, backbone, localizer))
+    loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item]["status"] == "ok"]
-        wanted = [video for video in ok if asked[video["video_id"]]]
-        if not wanted:  # every video of the shard failed: nothing to load a model for
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        if not ok:  # every video of the shard failed: nothing to load a model for
             return shard.write_rows("frame_scores", [])
-        shard_questions = [question for video in wanted for question in asked[video["video_id"]]]
+        shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
-            scorer = _Scorer(load(), cfg, shard_questions)
-            rows = list(frame_by_frame.rows(scorer, shard_questions, wanted, shard))
-        table = {name: np.array([row[name] for row in rows]) for name in ("question_id", "frame_index", *SCORE_COLUMNS)}
-        reasons = _not_finite(table)
-        shard.dropped.update(SCORES for _ in reasons)
-        shard.write_rows("frame_scores", rows)
+            scorer = _Scorer(loaded.model, cfg, shard_questions)
+            said = frame_by_frame.ask(scorer, shard_questions, ok, shard)
+        scores = dict(zip(SCORE_COLUMNS, said.values.T.astype(np.float32), strict=True))
+        columns = {**said.places(), **scores, "truncated": scorer.truncated[said.number]}
+        shard.dropped.update(SCORES for _ in _not_finite(columns))
+        shard.write_columns("frame_scores", columns)
 
-    out.each_shard(lambda: plan_videos(videos, backbone.feature_shape(), run), work)
-    n_asked = sum(len(asked[video["video_id"]]) for video in videos if video["status"] == "ok")
+    out.each_shard(work)
+    n_asked = sum(len(asked[video.video_id]) for video in videos if video.status == "ok")
     out.refuse_all(SCORES, n_asked, f"the Localizer gave no question finite scores; {BROKEN}")
-
-
-def _load(cfg: ScoreFrames, run: RunContext, backbone: Backbone, weights: LocalizerWeights) -> Localizer:
-    from pipeline.models.localizer import Localizer
-
-    return Localizer(weights.load(run, backbone, cfg.precision), backbone.language(run, cfg.precision))
 
 
 class _Scorer:
     """Asks the Localizer about (question, frame) pairs."""
 
-    def __init__(self, localizer: Localizer, cfg: ScoreFrames, questions: list[dict[str, Any]]) -> None:
-        self.model = localizer
-        localize = PROMPT_STYLES[cfg.prompt].localize
-        texts = [localize(question["question"], question["options"], cfg.instruction) for question in questions]
-        self._ids, self._truncated = localizer.language.verbalizer.tokenize(texts)
-        self.lengths = [len(ids) for ids in self._ids]
+    n_values = len(SCORE_COLUMNS)
 
-    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    def __init__(self, localizer: Localizer, cfg: ScoreFrames, questions: Sequence[Question]) -> None:
+        self.model = localizer
+        texts = [localizing_text(cfg.prompt, question, cfg.instruction) for question in questions]
+        self._ids, truncated = localizer.language.verbalizer.tokenize(texts)
+        self.lengths = [len(ids) for ids in self._ids]
+        self.truncated = np.array(truncated)
+
+    def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:
         """Return the scores of R pairs, [R, 3] float32; `visual` are their frames, [R, Q, L]."""
         import torch
 
-        return torch.stack(self.model.score(visual, [self._ids[number] for number, _ in pairs]), dim=1).float()
-
-    def columns(self, said: np.ndarray, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
-        """Yield the columns of each pair's row."""
-        for (number, _), scores in zip(pairs, said.tolist(), strict=True):
-            yield {**dict(zip(SCORE_COLUMNS, scores, strict=True)), "truncated": self._truncated[number]}
+        return torch.stack(self.model.score(visual, [self._ids[number] for number in numbers]), dim=1).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -11,11 +11,11 @@ from cache.tables import Schema
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import WITHOUT_FEATURES
+from pipeline.reasons import Reason
 from pipeline.selection.keyframes import (
     RankBy,
     oracle_positions,
     random_positions,
-    ranking_scores,
     top_k_positions,
     uniform_positions,
 )
@@ -45,6 +45,9 @@ class Keyframes(Artifact):
     }
 
 
+NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
+
+
 class SelectKeyframes(Config):
     """Which sampled frames become keyframes."""
 
@@ -72,21 +75,43 @@ def select_keyframes(
     out: Output,
 ) -> None:
     """Choose k of each clip's sampled frames."""
-    clips = frames.clips_of(questions)
-    asked = {video["video_id"]: (order, video) for order, video in enumerate(frames.rows("videos"))}
+    clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
+    order = {video_id: number for number, video_id in enumerate(videos)}
     choose = _Choice(cfg, questions, scores)
-    rows = []
-    for question in sorted(questions.rows("questions"), key=lambda question: asked[question["video_id"]][0]):
-        video = asked[question["video_id"]][1]
-        row: dict[str, Any] = {name: question[name] for name in ("question_id", "video_id", "clip_id")}
-        row |= {"status": video["status"], "reason": video["reason"]}
-        row |= {"positions": [], "frame_indices": [], "seconds": [], "rows": [], "scores": []}
-        if video["status"] == "ok":
-            row |= choose(question["question_id"], clips[question["video_id"], question["clip_id"]])
-        if row["status"] != "ok":
-            out.dropped[row["reason"].split(":")[0]] += 1
-        rows.append(row)
-    out.write_rows("keyframes", rows)
+    columns: dict[str, list[Any]] = {name: [] for name in Keyframes.tables["keyframes"].columns}
+    for question in sorted(questions.questions(), key=lambda question: order[question.video_id]):
+        video, chosen = videos[question.video_id], NOTHING
+        if video.status == "ok":
+            chosen = choose(question.question_id, clips[question.video_id, question.clip_id])
+        reason = chosen.reason or video.reason
+        if reason:
+            out.dropped[reason.code] += 1
+        row = (
+            question.question_id,
+            question.video_id,
+            question.clip_id,
+            "failed" if reason else "ok",
+            reason,
+            *chosen[1:],
+        )
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    out.write_columns("keyframes", columns)
+
+
+class _Chosen(NamedTuple):
+    """A question's k keyframes, in time order, each [k]: the columns of its row; or why it has none."""
+
+    reason: Reason
+    positions: np.ndarray
+    frame_indices: np.ndarray
+    seconds: np.ndarray
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+NONE_INT, NONE_FLOAT = np.empty(0, np.int64), np.empty(0, np.float64)
+NOTHING = _Chosen(Reason(), NONE_INT, NONE_INT, NONE_FLOAT, NONE_INT, NONE_FLOAT)
 
 
 class _Choice:
@@ -94,29 +119,24 @@ class _Choice:
 
     def __init__(self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None) -> None:
         self._cfg = cfg
-        answers, self._not_finite = scores.by_question() if scores is not None else ({}, {})
-        self._values = {id: ranking_scores(**answer, rank_by=cfg.rank_by) for id, answer in answers.items()}
+        by_question = scores.by_question() if scores is not None else None
+        self._values = by_question.ranking(cfg.rank_by) if by_question else {}
+        self._failed = by_question.failed if by_question else {}
         self._moments = questions.true_moments() if cfg.method == "oracle" else {}
 
-    def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Return what the question's row says of its frames, or why it has none."""
+    def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> _Chosen:
+        """Return the question's frames, or why it has none."""
         values = self._values.get(question_id)
         if self._cfg.method == "localizer" and values is None:
-            return _failed(self._not_finite.get(question_id, WITHOUT_FEATURES))
+            return NOTHING._replace(reason=self._failed.get(question_id, WITHOUT_FEATURES))
         if self._cfg.method == "oracle" and question_id not in self._moments:
-            return _failed(
-                "no_moments: the oracle needs the true moments, and the annotations do not give this question's"
-            )
-        positions = self._positions(question_id, clip, values)
-        if not len(positions):
-            return _failed(f"no_true_frame: none of the {len(clip['row'])} sampled frames lies in a true moment")
-        return {
-            "positions": positions.tolist(),
-            "frame_indices": clip["frame_index"][positions].tolist(),
-            "seconds": clip["seconds"][positions].tolist(),
-            "rows": clip["row"][positions].tolist(),
-            "scores": [] if values is None else values[positions].tolist(),
-        }
+            return NOTHING._replace(reason=NO_MOMENTS)
+        at = self._positions(question_id, clip, values)
+        if not len(at):
+            reason = f"no_true_frame: none of the {len(clip['row'])} sampled frames lies in a true moment"
+            return NOTHING._replace(reason=Reason(reason))
+        ranked_by = NONE_FLOAT if values is None else values[at]
+        return _Chosen(Reason(), at, clip["frame_index"][at], clip["seconds"][at], clip["row"][at], ranked_by)
 
     def _positions(self, question_id: str, clip: dict[str, np.ndarray], values: np.ndarray | None) -> np.ndarray:
         cfg, n_frames = self._cfg, len(clip["row"])
@@ -129,7 +149,3 @@ class _Choice:
             return oracle_positions(clip["seconds"], self._moments[question_id], cfg.k)
         assert values is not None and len(values) == n_frames, question_id
         return top_k_positions(values, cfg.k)
-
-
-def _failed(reason: str) -> dict[str, str]:
-    return {"status": "failed", "reason": reason}

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
-from pipeline.engine.stage import Artifact, RunContext, Stage
+from pipeline.engine.stage import Artifact, Plan, RunContext, Stage
 from pipeline.engine.steps import Run
 from pipeline.models.tiny_blip2 import write_tiny_blip2
 from pipeline.video.frames import VideoProbe
@@ -90,13 +90,12 @@ class Simulated(Run):
     """Runs a chain with other bodies for the stages that decode videos or run a model."""
 
     def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
-        body = BODIES.get(stage.name, stage.function)
-        return super().__call__(dataclasses.replace(stage, function=body), *inputs, tell=tell, **changes)
+        body, plan = BODIES.get(stage.name, stage.function), PLANS.get(stage.name, stage.plan)
+        return super().__call__(dataclasses.replace(stage, function=body, plan=plan), *inputs, tell=tell, **changes)
 
 
 def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> None:
     pool = out.pool(config=cfg.model_dump())
-    frame_bytes = cfg.size * cfg.size * 3
     probe = dataclasses.asdict(VideoProbe(1200, 30.0, 40.0, 640, 360, "h264", "mp4", "decord"))
     indices = list(range(18, 1200, 37))[:N_FRAMES]
     facts = {"probe": probe, "clips": [{"frame_indices": indices, "note": ""}]}
@@ -115,26 +114,26 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
         for table, content in (("videos", rows), ("frames", positions), ("parts", parts)):
             shard.write_rows(table, content)
 
-    out.each_shard(lambda: (cut([N_FRAMES * frame_bytes] * len(videos.videos), run.shard_bytes), {}), work)
+    out.each_shard(work)
 
 
 def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *, out: ShardedOutput) -> None:
-    videos, indices = frames.rows("videos"), frames.frame_indices()
+    videos, indices = frames.videos(), frames.frame_indices()
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
         parts = []
         for video in wanted:
-            key, held = frames.pixel_key(video), indices[video["video_id"]].tolist()
+            key, held = frames.pixel_key(video), indices[video.video_id].tolist()
             if not pool.parts(key):
                 pool.add(key, held, (1, 4), "float16", _piece((len(held), 1, 4), "float16"), {})
-            parts += part_rows(video["video_id"], held, pool.parts(key))
+            parts += part_rows(video.video_id, held, pool.parts(key))
         columns = ("video_id", "status", "reason", "n_frames")
-        shard.write_rows("videos", [{name: video[name] for name in columns} for video in wanted])
+        shard.write_rows("videos", [{name: getattr(video, name) for name in columns} for video in wanted])
         shard.write_rows("parts", parts)
 
-    out.each_shard(lambda: (cut([FEATURE_BYTES] * len(videos), run.shard_bytes), {}), work)
+    out.each_shard(work)
 
 
 def _piece(shape: tuple[int, ...], dtype: str) -> Iterator[np.ndarray]:
@@ -157,7 +156,7 @@ def _scores(
                 rows.append(row | {"logit_yes": score, "logit_no": 0.5, "probability_yes": score})
         shard.write_rows("frame_scores", rows)
 
-    out.each_shard(lambda: (_thousands(len(asked)), {}), work)
+    out.each_shard(work)
 
 
 def _answers(
@@ -174,13 +173,20 @@ def _answers(
         shard.write_rows("answers", rows)
         shard.write_rows("frame_answers", [])
 
-    out.each_shard(lambda: (_thousands(len(chosen)), {}), work)
+    out.each_shard(work)
 
 
 def _thousands(n_items: int) -> list[list[int]]:
     return [list(range(start, min(start + 4000, n_items))) for start in range(0, n_items, 4000)]
 
 
+PLANS: dict[str, Callable[..., Plan]] = {
+    "extract_features": lambda cfg, run, frames, *_: Plan(
+        cut([FEATURE_BYTES] * len(frames.rows("videos")), run.shard_bytes)
+    ),
+    "score_frames": lambda cfg, run, questions, *_: Plan(_thousands(len(questions.rows("questions")))),
+    "answer_questions": lambda cfg, run, questions, keyframes, *_: Plan(_thousands(len(keyframes.rows("keyframes")))),
+}
 BODIES = {
     "sample_frames": _frames,
     "extract_features": _features,

@@ -24,7 +24,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
-from pipeline.engine.build import WHOLE, Make, build, pieces
+from pipeline.engine.build import Make, Piece, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
 from workers.piece import BACK_OFF_SECONDS, MakeAll, ReportLeft, count_failure, piece_name
@@ -52,7 +52,7 @@ def make_by(request: dict[str, Any]) -> Make:
     others = {"workers": _gpu_workers, "ray": ray_cluster}[request["execution"]["dispatch"]]
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        left = pieces(stage, cfg, run, inputs) if stage.gpu or stage.sharded else []
+        left = pieces(stage, cfg, run, inputs) if stage.gpu or stage.plan else []
         if left and stage.gpu:
             with others(request) as make_all:
                 _dispatch_pieces(stage, cfg, run, inputs, left, make_all)
@@ -65,7 +65,7 @@ def make_by(request: dict[str, Any]) -> Make:
 
 
 def _dispatch_pieces(
-    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[int], make_all: MakeAll
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[Piece], make_all: MakeAll
 ) -> None:
     """Have others make the pieces of an artifact that nobody has made, and return when all are made.
 
@@ -78,7 +78,7 @@ def _dispatch_pieces(
     id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
     log.info("%s: %s is handed out in pieces (%d)", stage.name, id, n_pieces)
     bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
-    tries: Counter[int] = Counter()
+    tries: Counter[Piece] = Counter()
     n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
     while left:
         make_all(id, left, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
@@ -96,11 +96,11 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
     """
     with get_client(sync_client=True) as client:
 
-        def make_all(id: str, left: list[int], tries: Counter[int], report_left: ReportLeft) -> None:
+        def make_all(id: str, left: list[Piece], tries: Counter[Piece], report_left: ReportLeft) -> None:
             if not _n_online(client, "gpu"):
                 log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
             due = dict.fromkeys(left, 0.0)  # when each is to be handed out
-            waiting: dict[int, UUID] = {}
+            waiting: dict[Piece, UUID] = {}
             try:
                 while due or waiting:
                     for piece in [piece for piece, when in due.items() if when <= time.monotonic()]:
@@ -110,7 +110,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
                     for piece, state in _ended(client, waiting):
                         del waiting[piece]
                         if state is None:
-                            log.warning("piece %d: somebody has deleted its run, so it is handed out again", piece)
+                            log.warning("piece %s: somebody has deleted its run, so it is handed out again", piece)
                             due[piece] = 0.0
                         elif state.is_completed():
                             report_left(len(due) + len(waiting))
@@ -139,7 +139,7 @@ def _helped(stage: Stage, id: str, at_most: int, request: dict[str, Any]) -> Ite
             if n_helpers:
                 log.info("%s: %s is offered to other workers of pool cpu (%d runs)", stage.name, id, n_helpers)
             for _ in range(n_helpers):
-                offered.append(_hand_out("cpu", id, WHOLE, request))
+                offered.append(_hand_out("cpu", id, None, request))
             yield
         finally:
             states = _states(client, offered)
@@ -150,7 +150,7 @@ def _n_online(client: SyncPrefectClient, pool: str) -> int:
     return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
 
 
-def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> UUID:
+def _hand_out(pool: str, artifact: str, piece: Piece, request: dict[str, Any]) -> UUID:
     asked: Any = run_deployment(
         PIECES[pool],
         parameters={**request, "artifact": artifact, "piece": piece},
@@ -161,7 +161,7 @@ def _hand_out(pool: str, artifact: str, piece: int, request: dict[str, Any]) -> 
     return UUID(str(asked.id))
 
 
-def _ended(client: SyncPrefectClient, waiting: dict[int, UUID]) -> list[tuple[int, State[Any] | None]]:
+def _ended(client: SyncPrefectClient, waiting: dict[Piece, UUID]) -> list[tuple[Piece, State[Any] | None]]:
     """Return the pieces whose runs have ended, with their states; None for a run that is no more."""
     states = _states(client, list(waiting.values()))
     found = [(piece, states.get(run_id)) for piece, run_id in waiting.items()]

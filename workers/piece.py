@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed, State
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.printable import printable
 from cache.store import Store, stores_below
+from pipeline.engine.build import Piece
 from pipeline.engine.places import KINDS
 from pipeline.engine.progress import shown_by
 from pipeline.engine.recipe import Recipe
@@ -32,15 +33,15 @@ OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another wo
 
 ReportLeft = Callable[[int], Any]  # takes how many pieces are left
 # Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
-MakeAll = Callable[[str, list[int], Counter[int], ReportLeft], None]
+MakeAll = Callable[[str, list[Piece], Counter[Piece], ReportLeft], None]
 
 
-def make_piece(artifact: str, piece: int, request: dict[str, Any]) -> State[None]:
+def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[None]:
     """Make one piece of an artifact here, and return the state that this ends in.
 
     Args:
         artifact: Id of the artifact.
-        piece: Number of its shard; -1 for all that is left of it.
+        piece: Number of its shard; None for all that is left of it.
         request: The parameters of the run that asks, which `opened` takes.
     """
 
@@ -95,18 +96,22 @@ def ended(work: Callable[[], State[Any]]) -> State[Any]:
             return Failed(message=printable(sentence(error)), name=OF_A_MACHINE)
 
 
-def piece_name(artifact: str, piece: int) -> str:
+def piece_name(artifact: str, piece: Piece) -> str:
     """Return what the run of a piece is called."""
-    return artifact if piece < 0 else f"{artifact} {piece}"
+    return artifact if piece is None else f"{artifact} {piece}"
 
 
-def count_failure(piece: int, state: State[Any], tries: Counter[int], died: bool) -> None:
+def count_failure(piece: Piece, state: State[Any], tries: Counter[Piece], died: bool) -> None:
     """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
 
     Args:
         died: its process was killed, or the like, and nobody else has tried it again.
     """
     tries[piece] += 1
-    log.warning("piece %d: %s: %s", piece, state.name, state.message)
+    log.warning("%s: %s: %s", _which(piece), state.name, state.message)
     if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
-        raise SevilaError(f"piece {piece} {str(state.name).lower()}: {state.message}")
+        raise SevilaError(f"{_which(piece)} {str(state.name).lower()}: {state.message}")
+
+
+def _which(piece: Piece) -> str:
+    return "the artifact" if piece is None else f"piece {piece}"

@@ -17,6 +17,7 @@ from prefect.futures import as_completed
 from prefect.states import State
 
 from cache.errors import SevilaError
+from pipeline.engine.build import Piece
 from workers.piece import TRIES, MakeAll, ReportLeft, count_failure, make_piece, piece_name
 
 
@@ -43,7 +44,7 @@ def ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
         address = os.environ.get("RAY_ADDRESS", address)
     runner = _connected(RayTaskRunner, address)
 
-    def make_all(id: str, left: list[int], tries: Counter[int], report_left: ReportLeft) -> None:
+    def make_all(id: str, left: list[Piece], tries: Counter[Piece], report_left: ReportLeft) -> None:
         n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
         # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
         with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
@@ -83,11 +84,11 @@ def _connected(runner_type: Any, address: str) -> Any:
     return runner
 
 
-def _asked(id: str, piece: int, request: dict[str, Any]) -> dict[str, Any]:
+def _asked(id: str, piece: Piece, request: dict[str, Any]) -> dict[str, Any]:
     return {"name": piece_name(id, piece), "artifact": id, "piece": piece, "request": request, "folder": os.getcwd()}
 
 
 @task(name="sevila-piece", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def _piece_on_ray(name: str, artifact: str, piece: int, request: dict[str, Any], folder: str) -> State[None]:
+def _piece_on_ray(name: str, artifact: str, piece: Piece, request: dict[str, Any], folder: str) -> State[None]:
     with chdir(folder):
         return make_piece(artifact, piece, request)

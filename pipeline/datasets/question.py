@@ -25,6 +25,7 @@ class Question:
     `moment_frames` are frames of the video, by their number from 0, that show it, where the data set gives these instead: when
     they are shown, only the video says.
     `ratings` say how well each 2 s of the video show it, by several annotators, from the video's beginning; empty likewise.
+    `question_group` is what results are reported under, as the data set's adapter says; "" until the questions are listed.
     `note` says what was made of odd values in the row (nan or reversed times), "" where nothing was odd.
     """
 
@@ -40,6 +41,7 @@ class Question:
     note: str = ""
     ratings: tuple[tuple[float, ...], ...] = ()
     moment_frames: tuple[int, ...] = ()
+    question_group: str = ""
 
     @property
     def clip_id(self) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "deco
 
 Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]  # `build`, or what has others do the work first
 TRIES = 3  # of an artifact whose inputs are replaced while they are read
-WHOLE = -1  # the number of the one piece of an artifact that is not made in shards; of one that is, all that is left
+Piece = int | None  # the number of a shard; None: the whole of an artifact that has none, or all that is left of one
 
 
-def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[int]:
-    """Return what is left to make of an artifact, as numbers for `build_piece`; a plan of its shards is stored first.
+def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[Piece]:
+    """Return what is left to make of an artifact, for `build_piece`; a plan of its shards is stored first.
 
     Once none is left, `build` only has to publish it. Raises like `build`.
     """
@@ -46,25 +47,23 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
     if _is_made(run.store, id):
         return []
     read = _begin(stage, run, inputs, id)
-    if not stage.sharded:
-        return [WHOLE]
-    out = ShardedOutput(run.store, id, stage, only=(), read=read)
+    if stage.plan is None:
+        return [None]
     with read.checked():
-        stage.function(cfg, run, *inputs, out=out)
-    return out.unfinished()
+        return [*_sharded(stage, cfg, run, inputs, read).unfinished()]
 
 
-def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: int) -> None:
+def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: Piece) -> None:
     """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
     id = _identity(stage, cfg, inputs)
-    if stage.sharded:
+    if stage.plan is not None:
         with disk_errors(run.store.partial(id)):
             # Whoever helps begins at the other end than whoever is helped.
-            only = pieces(stage, cfg, run, inputs)[::-1] if piece == WHOLE else [piece]
-            if only and not _is_made(run.store, id):
+            left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
+            if left and not _is_made(run.store, id):
                 read = _begin(stage, run, inputs, id)
                 _reset_peaks(run)
-                out = ShardedOutput(run.store, id, stage, only, lambda: _hardware(stage, run), read)
+                out = _sharded(stage, cfg, run, inputs, read, [number for number in left if number is not None])
                 with read.checked():
                     stage.function(cfg, run, *inputs, out=out)
         return
@@ -117,9 +116,8 @@ def _remember(store: Store, inputs: Sequence[Any]) -> None:
 
 def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id: str) -> None:
     started, read = datetime.now(UTC), _begin(stage, run, inputs, id)
-    if stage.sharded:
-        out = ShardedOutput(run.store, id, stage, hardware=lambda: _hardware(stage, run), read=read)
-        _run(stage, cfg, run, inputs, out, started)
+    if stage.plan is not None:
+        _run(stage, cfg, run, inputs, _sharded(stage, cfg, run, inputs, read), started)
         return
     with run.store.lock(f"{id}/build"):
         if not _is_made(run.store, id):
@@ -129,6 +127,19 @@ def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id:
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             _run(stage, cfg, run, inputs, Output(folder, stage, read=read), started)
+
+
+def _sharded(
+    stage: Stage,
+    cfg: Config,
+    run: RunContext,
+    inputs: Sequence[Any],
+    read: ReadInputs,
+    only: Sequence[int] | None = None,
+) -> ShardedOutput:
+    assert stage.plan is not None
+    plan, hardware = partial(stage.plan, cfg, run, *inputs), partial(_hardware, stage, run)
+    return ShardedOutput(run.store, read.artifact, stage, plan, only, hardware, read)
 
 
 def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cache.errors import CorruptArtifactError
 
@@ -31,9 +31,31 @@ def refuse_cut(a: Artifact, keys_a: Iterable[Hashable], b: Artifact, keys_b: Ite
             )
 
 
+class OfQuestion(Protocol):
+    """A row about one question."""
+
+    @property
+    def question_id(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=OfQuestion)
+
+
 def rows_of_all(artifact: Artifact, table: str, questions: Artifact) -> list[dict[str, Any]]:
     """Return the rows of a table that has one for each of the questions; raises `CorruptArtifactError` unless it has."""
     rows = artifact.rows(table)
-    wanted = questions.columns("questions", "question_id")["question_id"]
-    refuse_cut(artifact, (row["question_id"] for row in rows), questions, wanted, "questions")
+    refuse_without(artifact, (row["question_id"] for row in rows), questions)
     return rows
+
+
+def typed_rows_of_all(artifact: Artifact, table: str, questions: Artifact, kind: type[Row]) -> list[Row]:
+    """Return the same rows as `kind`."""
+    rows = artifact.typed_rows(table, kind)
+    refuse_without(artifact, (row.question_id for row in rows), questions)
+    return rows
+
+
+def refuse_without(artifact: Artifact, question_ids: Iterable[str], questions: Artifact) -> None:
+    """Raise `CorruptArtifactError` unless these ids, of rows of an artifact, are those of the questions."""
+    wanted = questions.columns("questions", "question_id")["question_id"]
+    refuse_cut(artifact, question_ids, questions, wanted, "questions")

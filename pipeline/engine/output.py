@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from filelock import Timeout
 
 from cache.errors import CorruptArtifactError, InputChangedError, SevilaError
@@ -19,10 +20,10 @@ from cache.notes import read_note, write_note
 from cache.pool import Pool
 from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
-from cache.tables import write_rows
+from cache.tables import write_columns, write_rows
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.snapshots import Snapshots
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import Plan, Stage
 from pipeline.memory import memory_errors
 
 log = logging.getLogger("sevila")
@@ -42,10 +43,17 @@ class Output:
     pool_space: str = ""
     read: ReadInputs = field(default_factory=lambda: ReadInputs(""))
 
-    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any] | NamedTuple]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
         name = f"{table}{self.suffix}.parquet"
-        self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], rows)
+        as_dicts = [row._asdict() if isinstance(row, tuple) else row for row in rows]
+        self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], as_dicts)
+        self.add_file(name)
+
+    def write_columns(self, table: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+        """Write one of the output's declared tables column by column; in a shard, this shard's part of it."""
+        name = f"{table}{self.suffix}.parquet"
+        self.rows[table] += write_columns(self.folder / name, self.stage.output.tables[table], columns)
         self.add_file(name)
 
     @property
@@ -110,6 +118,7 @@ class ShardedOutput(Output):
         store: Store,
         id: str,
         stage: Stage,
+        plan: Callable[[], Plan],
         only: Sequence[int] | None = None,
         hardware: Callable[[], dict[str, Any]] = dict,
         read: ReadInputs | None = None,
@@ -117,6 +126,8 @@ class ShardedOutput(Output):
         """Begin or go on with an output. Shards and plans of another artifact, or of other contents of its inputs, do not count.
 
         Args:
+            plan: called unless a plan of this artifact is stored. It is stored first and never changes, so that a resumed run
+                makes the same bytes.
             only: the shards to make, in this order, where somebody else sees to the others; those that others are making are
                 left to them.
             hardware: returns on what this process makes shards, as fields of a record.
@@ -126,6 +137,7 @@ class ShardedOutput(Output):
         refuse_links(self.folder)
         self._store = store
         self._id = id
+        self._plan = plan
         self._only = only
         self._hardware = hardware
         self._hardware_of_shards: list[dict[str, Any]] = []
@@ -138,17 +150,13 @@ class ShardedOutput(Output):
         self.pool_space = artifact_id(self.stage.name, self.stage.version, content, {})
         return Pool(self._store, self.pool_space)
 
-    def each_shard(
-        self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]], work: Callable[[Shard], None]
-    ) -> None:
+    def each_shard(self, work: Callable[[Shard], None]) -> None:
         """Do the shards that nobody has finished, then, unless only some are wanted, wait for those that others are doing.
 
         Args:
-            plan: called once per artifact: the items (JSON values) of each shard, and settings such as the batch size that
-                decide bytes. The plan is stored first and never changes, so that a resumed run makes the same bytes.
             work: makes one shard; it must write through the `Shard` it gets.
         """
-        shards, settings = self._plan(plan)
+        shards, settings = self._stored_plan()
         wanted = range(len(shards)) if self._only is None else [number for number in self._only if number < len(shards)]
         for wait in (False, True) if self._only is None else (False,):
             for place, number in enumerate(wanted):
@@ -184,12 +192,9 @@ class ShardedOutput(Output):
                 raise SevilaError(problem)
 
     def unfinished(self) -> list[int]:
-        """Return the shards of the stored plan that nobody has finished; none if the artifact is published."""
-        try:
-            shards = read_note(self._plan_note)["shards"]
-            missing = [number for number in range(len(shards)) if not self._is_done(number, shards[number])]
-        except FileNotFoundError:
-            missing = []
+        """Return the shards that nobody has finished; none if the artifact is published."""
+        shards = self._stored_plan().shards
+        missing = [number for number in range(len(shards)) if not self._is_done(number, shards[number])]
         return [] if self._store.is_current(self._id) else missing
 
     def collect(self) -> None:
@@ -212,25 +217,23 @@ class ShardedOutput(Output):
         """Return also on what the shards were made, which need not be where the artifact is published."""
         return super().notes() | _merged(self._hardware_of_shards)
 
-    def _plan(
-        self, plan: Callable[[], tuple[list[list[Any]], dict[str, Any]]]
-    ) -> tuple[list[list[Any]], dict[str, Any]]:
+    def _stored_plan(self) -> Plan:
         with self._store.lock(f"{self._id}/plan"):
             content = self._own_note(self._plan_note)
             if content is None and self._store.is_current(self._id):
-                return [], {}
+                return Plan([])
             if content is None:
                 self.read.check()
                 for note in self._plan_note.parent.glob("*.json"):  # of shards of a plan that was damaged
                     note.unlink()
-                shards, settings = plan()
+                planned = self._plan()._asdict()
                 self._plan_note.parent.mkdir(parents=True, exist_ok=True)
-                write_note(self._plan_note, {"shards": shards, "settings": settings, **self.read.header})
+                write_note(self._plan_note, {**planned, **self.read.header})
                 content = read_note(self._plan_note)
         n_done = sum(self._is_done(number, items) for number, items in enumerate(content["shards"]))
         if n_done:
             log.info("%s: %d of %d shards are done already", self.stage.name, n_done, len(content["shards"]))
-        return content["shards"], content["settings"]
+        return Plan(content["shards"], content["settings"])
 
     def _do(self, shard: Shard, work: Callable[[Shard], None], n_shards: int) -> None:
         for left_over in self.folder.glob(

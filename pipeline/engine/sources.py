@@ -23,6 +23,7 @@ from pipeline.datasets.question import Video
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, Places
 from pipeline.engine.weights import Weights, links_to, of_hub
+from pipeline.reasons import Reason
 from pipeline.video.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
@@ -203,7 +204,7 @@ class Sources:
         problem = folder.all_missing((video.path, video.reason) for video in videos)
         if problem:
             return VideoFiles(None, problem, source=source)
-        identity = [[video.video_id, video.digest, video.reason.split(":")[0], video.clips] for video in videos]
+        identity = [[video.video_id, video.digest, Reason(video.reason).code, video.clips] for video in videos]
         return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(videos), source)
 
     def _is_of_hub(self, name: str) -> bool:

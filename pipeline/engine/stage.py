@@ -1,7 +1,7 @@
 """The stage contract: a stage is a function plus a version, an output class and, read off its signature, a config and inputs.
 
-    @stage(version=1, output=Keyframes)
-    def select_keyframes(cfg: SelectKeyframes, run: RunContext, frames: Frames, scores: FrameScores | None, *, out: Output): ...
+    @stage(version=1, output=FrameScores, plan=plan_videos)
+    def score_frames(cfg: ScoreFrames, run: RunContext, questions: Questions, frames: Frames, *, out: ShardedOutput): ...
 
 What changes the result is in `cfg` and in the inputs, and makes the identity. What changes only speed or place is in `run`.
 """
@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -21,9 +21,12 @@ from cache.pool import PoolReader
 from cache.pool_listing import PARTS
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
-from cache.tables import Schema, read_columns, read_rows
+from cache.tables import Schema, read_columns, read_lists, read_rows
 from cache.untrusted import inside
 from pipeline.engine.sources import Sources
+from pipeline.reasons import Reason
+
+Row = TypeVar("Row")
 
 
 class Config(BaseModel):
@@ -149,6 +152,16 @@ class Artifact:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
         return read_rows(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
 
+    def typed_rows(self, table: str, kind: type[Row]) -> list[Row]:
+        """Return all rows of a table as `kind`, a NamedTuple or dataclass; its fields are columns, others have defaults."""
+        schema = self.tables[table]
+        hints = {name: hint for name, hint in get_type_hints(kind).items() if name in schema.columns}
+        columns = read_lists(self._table_files(table), schema, list(hints), self.record.rows.get(table, 0))
+        for number, hint in enumerate(hints.values()):
+            if hint is Reason or get_origin(hint) is tuple:
+                columns[number] = list(map(Reason if hint is Reason else tuple, columns[number]))
+        return [kind(**dict(zip(hints, row, strict=True))) for row in zip(*columns, strict=True)]
+
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""
         return read_columns(self._table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
@@ -175,12 +188,20 @@ class PooledArtifact(Artifact):
         return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns), unmarked)
 
 
+class Plan(NamedTuple):
+    """How an artifact is cut into shards: the items of each, and settings, such as a batch size, that decide bytes."""
+
+    shards: list[list[int]]
+    settings: dict[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage's declaration, made by `@stage`.
 
     Attributes:
-        sharded: made in shards, by any number of processes; the function gets a `ShardedOutput`.
+        plan: plan(cfg, run, *inputs) -> Plan, of a stage whose artifact is made in shards, by any number of processes; its
+            function gets a `ShardedOutput`. Called once per artifact: the plan is stored.
         resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
         gpu: runs a model, so that one wants it on a machine with a GPU.
         plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
@@ -191,8 +212,8 @@ class Stage:
     output: type[Artifact]
     config: type[Config]
     inputs: tuple[str, ...]
-    sharded: bool
     function: Callable[..., None]
+    plan: Callable[..., Plan] | None = None
     resumes: bool = False
     gpu: bool = False
     plan_needs_rows: bool = False
@@ -216,7 +237,7 @@ class Stage:
 def stage(
     version: int,
     output: type[Artifact],
-    sharded: bool = False,
+    plan: Callable[..., Plan] | None = None,
     resumes: bool = False,
     gpu: bool = False,
     plan_needs_rows: bool = False,
@@ -228,6 +249,8 @@ def stage(
         names = tuple(parameter.name for parameter in parameters)
         assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
         name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
-        return Stage(name, version, output, config, inputs, sharded, function, resumes, gpu, plan_needs_rows)
+        planned = list(inspect.signature(plan).parameters)[:2] if plan else ["cfg", "run"]
+        assert planned == ["cfg", "run"], f"{name}: a plan takes what its stage takes: cfg, run, inputs..."
+        return Stage(name, version, output, config, inputs, function, plan, resumes, gpu, plan_needs_rows)
 
     return declare

@@ -13,13 +13,16 @@ from typing import Any, Literal
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.record import DROPPED, Record
 from cache.store import Store
-from pipeline.engine.build import TRIES, Make, build, build_piece, rebuild
+from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
+# step(stage, *inputs, tell="", **changes) -> artifact: `tell` says to people which of several steps of a stage it is, `changes`
+# are config keys that the chain sets over the recipe's.
+Step = Callable[..., Any]
 Pin = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
 
 
@@ -241,9 +244,9 @@ class RunOnly:
 
 
 class RunPiece:
-    """Makes one piece of one artifact of a chain, as `pipeline.engine.build.pieces` numbers them, and nothing else."""
+    """Makes one piece of one artifact of a chain, as `pipeline.engine.build.pieces` lists them, and nothing else."""
 
-    def __init__(self, artifact: str, piece: int, recipe: Recipe, run: RunContext) -> None:
+    def __init__(self, artifact: str, piece: Piece, recipe: Recipe, run: RunContext) -> None:
         self._artifact = artifact
         self._piece = piece
         self._recipe = recipe

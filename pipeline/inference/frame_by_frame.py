@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pipeline.batching import cut, token_batches
-from pipeline.engine.joined import refuse_cut
+from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Artifact, PooledArtifact, RunContext
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
+from pipeline.engine.stage import Artifact, Config, Plan, PooledArtifact, RunContext
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.models.transfer import to_device
@@ -25,11 +27,9 @@ if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
 
-Pair = tuple[int, int]  # number of a question, stored row of a frame of its video
-
 
 class Asker(Protocol):
-    """What is asked of a pair."""
+    """What is asked of a (question, frame) pair."""
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -39,30 +39,68 @@ class Asker(Protocol):
     def model(self) -> Localizer | Answerer:
         """Who is asked."""
 
-    def ask(self, visual: Tensor, pairs: Sequence[Pair]) -> Tensor:
-        """Return what the model says about R pairs, [R, ...] on its device; `visual` are the pairs' frames, [R, Q, L]."""
+    @property
+    def n_values(self) -> int:
+        """How many values a pair has at most."""
 
-    def columns(self, said: np.ndarray, pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
-        """Return, for each of R pairs, columns of its row, by what `ask` returned for them."""
+    def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Return what the model says about R pairs, [R, at most n_values] on its device.
+
+        Args:
+            visual: the pairs' frames, [R, Q, L].
+            numbers: those of the pairs' questions.
+        """
 
 
-def questions_of(features: Artifact, questions: Artifact) -> dict[str, list[dict[str, Any]]]:
-    """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
-    asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for question in questions.rows("questions"):
-        asked[question["video_id"]].append(question)
-    refuse_cut(features, [row["video_id"] for row in features.rows("videos")], questions, asked, "videos")
-    return asked
+@dataclass(frozen=True)
+class FrameValues:
+    """What a model says of every frame of the clips of some questions: P rows, in the order of questions, then time.
+
+    Attributes:
+        number: [P] int64, of the row's question.
+        position: [P] int64, of the frame in the question's clip, as are `frame_index`, in the video, and `seconds`.
+        values: [P, n_values] float64, NaN beyond those of the row's question.
+    """
+
+    questions: Sequence[Question]
+    number: np.ndarray
+    position: np.ndarray
+    frame_index: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
+
+    def places(self) -> dict[str, np.ndarray]:
+        """Return the columns that say which frame of which question a row is of."""
+        ids = np.array([question.question_id for question in self.questions], dtype=object)
+        videos = np.array([question.video_id for question in self.questions], dtype=object)
+        return {
+            "question_id": ids[self.number],
+            "video_id": videos[self.number],
+            "position": self.position,
+            "frame_index": self.frame_index,
+            "seconds": self.seconds,
+        }
+
+
+def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone) -> Plan:
+    """Cut items that read so many frames' features each into shards, and note the batch sizes that decide bytes."""
+    n_tokens, width = backbone.feature_shape()
+    batch_frames = max(1, run.batch_tokens // n_tokens)
+    sizes = [int(n) * n_tokens * width * 2 for n in n_frames]
+    return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames})
 
 
 def plan_videos(
-    videos: Sequence[dict[str, Any]], feature_shape: tuple[int, int], run: RunContext
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """Return numbers of `videos`, rows of Features, by shard, and the batch sizes that decide bytes."""
-    n_tokens, width = feature_shape
-    sizes = [video["n_frames"] * n_tokens * width * 2 for video in videos]
-    batch_frames = max(1, run.batch_tokens // n_tokens)
-    return cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames}
+    cfg: Config,
+    run: RunContext,
+    questions: Artifact,
+    frames: Artifact,
+    features: Artifact,
+    backbone: Backbone,
+    weights: Artifact,
+) -> Plan:
+    """Cut the videos, rows of Features, into shards: of a stage that asks about every frame."""
+    return plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
 
 
 class FrameByFrame:
@@ -74,82 +112,74 @@ class FrameByFrame:
         self._windows = Windows(features, run.torch_device())
         self._halving = Halving(name)
 
-    def rows(
-        self, asker: Asker, questions: Sequence[dict[str, Any]], videos: Sequence[dict[str, Any]], shard: Shard
-    ) -> Iterator[dict[str, Any]]:
-        """Ask `questions` about every frame of their clips in `videos`; yield a row per question and position of its clip.
+    def ask(
+        self, asker: Asker, questions: Sequence[Question], videos: Sequence[VideoFeatures], shard: Shard
+    ) -> FrameValues:
+        """Ask at least one question about every frame of its clip, in these videos.
 
-        In the order of questions, then time; a frame that a short clip repeats is asked about once and repeats its row.
+        A frame that a short clip repeats is asked about once and repeats its values.
         """
+        clips = [self._clips[question.video_id, question.clip_id] for question in questions]
+        distinct = [np.unique(clip["row"], return_inverse=True) for clip in clips]
+        first = np.cumsum([0, *(len(rows) for rows, _ in distinct)])  # of each question's pairs
+        asks: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        for number, (question, (rows, _)) in enumerate(zip(questions, distinct, strict=True)):
+            for pair, row in enumerate(rows.tolist(), start=int(first[number])):
+                asks[question.video_id, row].append((number, pair))
+        values = np.full((int(first[-1]), asker.n_values), np.nan)
         groups = list(_groups(videos))
         read = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
-        asks = _asks(questions, self._clips)
-        found: dict[Pair, dict[str, Any]] = {}
         for place, visual in track(read, shard, "window", len(groups)):
-            found |= _ask(asker, asks, place, visual, shard.settings["batch_tokens"], self._halving)
-        for number, question in enumerate(questions):
-            clip = self._clips[question["video_id"], question["clip_id"]]
-            columns = (clip["frame_index"].tolist(), clip["seconds"].tolist(), clip["row"].tolist())
-            for position, (frame_index, seconds, row) in enumerate(zip(*columns, strict=True)):
-                yield {
-                    "question_id": question["question_id"],
-                    "video_id": question["video_id"],
-                    "position": position,
-                    "frame_index": frame_index,
-                    "seconds": seconds,
-                } | found[number, row]
+            pairs = [(number, pair, place[frame]) for frame in place for number, pair in asks.get(frame, ())]
+            if pairs:
+                self._ask(asker, np.array(pairs), visual, shard.settings["batch_tokens"], values)
+        lengths = [len(clip["row"]) for clip in clips]
+        return FrameValues(
+            questions,
+            np.repeat(np.arange(len(clips)), lengths),
+            np.concatenate([np.arange(length) for length in lengths]),
+            np.concatenate([clip["frame_index"] for clip in clips]),
+            np.concatenate([clip["seconds"] for clip in clips]),
+            values[np.concatenate([start + of for start, (_, of) in zip(first.tolist(), distinct, strict=False)])],
+        )
+
+    def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int, values: np.ndarray) -> None:
+        """Ask about the frames of one window.
+
+        Args:
+            pairs: [R, 3] int64: the number of a question, the row of `values` it goes to, the place of a frame in `visual`.
+            values: where what is said goes.
+        """
+        numbers, rows, places = pairs.T
+        device = str(visual.device)
+        (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
+
+        def ask(items: np.ndarray) -> tuple[np.ndarray, Tensor]:
+            tokens = visual.index_select(0, to_device(places[items], device))
+            return rows[items], asker.ask(tokens, numbers[items].tolist())
+
+        asked: list[tuple[np.ndarray, Tensor]] = []
+        lengths = [asker.lengths[number] for number in numbers.tolist()]
+        for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
+            asked += self._halving(ask, batch)
+        for (
+            chosen,
+            said,
+        ) in asked:  # only now: until here nobody has waited for the device, which is at the first batches
+            values[chosen, : said.shape[1]] = said.cpu().numpy()
 
 
-def _asks(questions: Sequence[dict[str, Any]], clips: Clips) -> dict[tuple[str, int], list[int]]:
-    """Return the numbers of the questions whose clips hold each stored frame."""
-    asks: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for number, question in enumerate(questions):
-        for row in np.unique(clips[question["video_id"], question["clip_id"]]["row"]).tolist():
-            asks[question["video_id"], row].append(number)
-    return asks
-
-
-def _ask(
-    asker: Asker,
-    asks: dict[tuple[str, int], list[int]],
-    place: dict[tuple[str, int], int],
-    visual: Tensor,
-    batch_tokens: int,
-    halving: Halving,
-) -> dict[Pair, dict[str, Any]]:
-    """Return what every question says about the frames of one window."""
-    pairs = [(number, frame) for frame in place for number in asks.get(frame, ())]
-    lengths = [asker.lengths[number] for number, _ in pairs]
-    device = str(visual.device)
-    (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
-
-    def ask(items: np.ndarray) -> tuple[list[Pair], Tensor]:
-        chosen = [(number, row) for number, (_, row) in (pairs[item] for item in items)]
-        tokens = visual.index_select(0, to_device(np.array([place[pairs[item][1]] for item in items]), device))
-        return chosen, asker.ask(tokens, chosen)
-
-    asked: list[tuple[list[Pair], Tensor]] = []
-    for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
-        asked += halving(ask, batch)
-    # Only now: until here nobody has waited for the device, which is at the first batches still.
-    return {
-        pair: columns
-        for chosen, said in asked
-        for pair, columns in zip(chosen, asker.columns(said.cpu().numpy(), chosen), strict=True)
-    }
-
-
-def _groups(videos: Sequence[dict[str, Any]]) -> Iterator[Group]:
+def _groups(videos: Sequence[VideoFeatures]) -> Iterator[Group]:
     """Cut the frames of all videos into groups that a window holds; a long video is spread over several."""
     group: Group = []
     count = 0
     for video in videos:
-        for start in range(0, video["n_frames"], WINDOW_FRAMES):
-            rows = list(range(start, min(start + WINDOW_FRAMES, video["n_frames"])))
+        for start in range(0, video.n_frames, WINDOW_FRAMES):
+            rows = list(range(start, min(start + WINDOW_FRAMES, video.n_frames)))
             if group and count + len(rows) > WINDOW_FRAMES:
                 yield group
                 group, count = [], 0
-            group.append((video["video_id"], rows))
+            group.append((video.video_id, rows))
             count += len(rows)
     if group:
         yield group

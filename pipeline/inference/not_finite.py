@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from pipeline.reasons import Reason
+
 FEATURES, SCORES, ANSWERS = "not_finite_features", "not_finite_scores", "not_finite_answers"
 LOSS = "not_finite_loss"  # of a question to train on
 # Of a question that was not asked about a video that could be read: the artifact with the features says what happened.
-WITHOUT_FEATURES = f"{FEATURES}: some frame of the video has no finite features"
+WITHOUT_FEATURES = Reason(f"{FEATURES}: some frame of the video has no finite features")
 BROKEN = "weights or features are broken, or the precision is too small"  # where all are
-
-
-def code_of(reason: str) -> str:
-    """Return the code of a reason, `code: details`."""
-    return reason.split(":")[0]
 
 
 def not_finite_figure(n_rows: float) -> dict[str, float]:

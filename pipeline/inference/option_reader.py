@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from pipeline.datasets.question import Question
 from pipeline.inference.not_finite import ANSWERS
-from pipeline.models.prompts import PROMPT_STYLES
+from pipeline.models.prompts import answering_text
+from pipeline.reasons import Reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +29,7 @@ READOUT_DESCRIPTION = (
 class Asked:
     """A question as the model reads it; `option_ids` are its options' texts, none where letters are read."""
 
-    question: dict[str, Any]
+    question: Question
     token_ids: list[int]
     truncated: bool
     option_ids: list[list[int]]
@@ -41,11 +43,15 @@ class OptionValues:
     first_token_id: int | None
 
     @property
-    def problem(self) -> str:
+    def problem(self) -> Reason:
         """Why there is no answer in them; empty if there is one."""
+        return self.problem_of("")
+
+    def problem_of(self, frame: str) -> Reason:
+        """The same, with which frame's they are: `frame 7: `."""
         if np.isfinite(self.values).all():
-            return ""
-        return f"{ANSWERS}: the Answerer gave {self.values.tolist()}"
+            return Reason()
+        return Reason(f"{ANSWERS}: {frame}the Answerer gave {self.values.tolist()}")
 
 
 class OptionReader:
@@ -55,26 +61,24 @@ class OptionReader:
         """Args: `forced`, read letters after the word "Option" whether or not the model begins with it (pseudo-labels)."""
         self.answerer = answerer
         self._words = answerer.language.verbalizer
-        self._prompt = PROMPT_STYLES[prompt].answer
+        self._prompt = prompt
         self._readout = readout
         self._batch_tokens = batch_tokens
         self._forced = forced
 
-    def refusal(self, question: dict[str, Any]) -> str:
+    def refusal(self, question: Question) -> Reason:
         """Return why the question cannot be asked, or nothing: there is no letter for each option, as a text has none."""
         n_letters = len(self._words.letter_ids)
-        if self._readout != "letter" or len(question["options"]) <= n_letters:
-            return ""
-        return f"too_many_options: the tokenizer has single tokens for {n_letters} letters only"
+        if self._readout != "letter" or len(question.options) <= n_letters:
+            return Reason()
+        return Reason(f"too_many_options: the tokenizer has single tokens for {n_letters} letters only")
 
-    def prepare(self, questions: Sequence[dict[str, Any]]) -> list[Asked]:
+    def prepare(self, questions: Sequence[Question]) -> list[Asked]:
         """Return the questions as ids."""
-        ids, cut = self._words.tokenize(
-            [self._prompt(question["question"], question["options"]) for question in questions]
-        )
+        ids, cut = self._words.tokenize([answering_text(self._prompt, question) for question in questions])
         options: list[list[list[int]]] = [[] for _ in questions]
         if self._readout != "letter":
-            options = [self._words.tokenize(question["options"]).token_ids for question in questions]
+            options = [self._words.tokenize(list(question.options)).token_ids for question in questions]
         return [Asked(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
 
     def ask(self, visual: Tensor, asked: Sequence[Asked], frame_prefixes: Sequence[str]) -> Tensor:
@@ -86,7 +90,7 @@ class OptionReader:
 
         token_ids = [each.token_ids for each in asked]
         if self._readout == "letter":
-            n_options = [len(each.question["options"]) for each in asked]
+            n_options = [len(each.question.options) for each in asked]
             out = self.answerer.answer(visual, token_ids, n_options, frame_prefixes)
             table = out.option_logits_forced if self._forced else out.option_logits
             first = out.first_token_id
@@ -104,7 +108,7 @@ class OptionReader:
         return values
 
     def _values(self, row: np.ndarray, asked: Asked) -> np.ndarray:
-        values = row[: len(asked.question["options"])]
+        values = row[: len(asked.question.options)]
         if self._readout == "text_per_token":
             return values / np.array([len(ids) for ids in asked.option_ids], np.float32)
         return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from pipeline.engine.stage import PooledArtifact
 from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving
 from pipeline.models.transfer import to_device
+from pipeline.reasons import Reason
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from pipeline.models.localizer import Localizer
 
 WINDOW_FRAMES = 256  # 185 MB of ViT-g features; up to four windows are in memory, the ones read ahead included
+
+
+class VideoFeatures(NamedTuple):
+    """A video and how many of its frames have features; why there are none, where there are none."""
+
+    video_id: str
+    status: str  # ok or failed
+    reason: Reason
+    n_frames: int
 
 
 Group = list[tuple[str, list[int]]]  # stored rows, ascending, of some videos

@@ -6,17 +6,27 @@ video could not be read, say) counts as wrong.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.adapter import Headline
 from pipeline.metrics.resampling import BY_VIDEO, CONFIDENCE, Resampling, percentile_interval, resampled_ratios
+from pipeline.reasons import Reason
 from pipeline.text_table import Table, aligned
 
 Scope = Literal["overall", "mean_of_groups", "group", "type", "pooled"]
 INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "type": "    "}
+
+
+class Answered(NamedTuple):
+    """What was answered to a question; `prediction` None: nothing, for a reason."""
+
+    question_id: str
+    video_id: str
+    reason: Reason
+    prediction: int | None
 
 
 @dataclass(frozen=True)

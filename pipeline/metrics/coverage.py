@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cache.printable import printable
+from pipeline.reasons import Reason
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,21 @@ class MissingVideo:
     """A video that could not be used, with `reason` as `code: details`, and how many questions it leaves unanswered."""
 
     video_id: str
-    reason: str
+    reason: Reason
     n_questions: int
 
 
 def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], list[MissingVideo]]:
     """The rows by reason, askable questions first and then by frequency, and every missing video by id.
 
-    `questions` are (video_id, reason), one each; reason "" where the question's video could be read.
+    `questions` are (video_id, reason), one each; its reason empty where the question's video could be read.
     """
     n_of_video = Counter(questions)
     n_questions, of_video = Counter({"": 0}), defaultdict[str, Counter[str]](Counter)
     for (video_id, reason), n in n_of_video.items():
-        n_questions[reason.split(":")[0]] += n
-        of_video[video_id][reason.split(":")[0]] += n
+        code = Reason(reason).code
+        n_questions[code] += n
+        of_video[video_id][code] += n
     n_videos = Counter(
         "" if "" in codes else min(codes, key=lambda code: (-codes[code], code)) for codes in of_video.values()
     )
@@ -47,7 +49,9 @@ def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], l
         CoverageRow(code, n, 100 * n / total if total else 0.0, n_videos[code])
         for code, n in sorted(n_questions.items(), key=lambda item: (item[0] != "", -item[1], item[0]))
     ]
-    missing = [MissingVideo(video_id, reason, n) for (video_id, reason), n in sorted(n_of_video.items()) if reason]
+    missing = [
+        MissingVideo(video_id, Reason(reason), n) for (video_id, reason), n in sorted(n_of_video.items()) if reason
+    ]
     return rows, missing
 
 

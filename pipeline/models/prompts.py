@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from pipeline.datasets.question import NEXT_EVENT_QUESTION
+from pipeline.datasets.question import NEXT_EVENT_QUESTION, Question
 
 # Official sevila.py: the prefix of each frame's visual tokens. Both end in a space, which the T5 tokenizer turns into a
 # token of its own ("▁"); the visual tokens follow it directly.
@@ -118,6 +118,16 @@ class PromptStyle:
 
     answer: Callable[[str, Sequence[str]], str]
     localize: Callable[[str, Sequence[str], str], str]
+
+
+def answering_text(style: str, question: Question) -> str:
+    """Return what the Answerer reads of a question; `style` is a key of `PROMPT_STYLES`."""
+    return PROMPT_STYLES[style].answer(question.question, question.options)
+
+
+def localizing_text(style: str, question: Question, instruction: str) -> str:
+    """Return what the Localizer reads of a question; `instruction` is a key of `LOCALIZE_INSTRUCTIONS`."""
+    return PROMPT_STYLES[style].localize(question.question, question.options, instruction)
 
 
 PROMPT_STYLES = {

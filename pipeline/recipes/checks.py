@@ -11,8 +11,10 @@ from pipeline.datasets import adapter_named
 from pipeline.engine.places import refuse_unused
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
-from pipeline.engine.stage import Artifact
+from pipeline.engine.stage import Artifact, Stage
+from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
+from pipeline.recipes.results import LOCALIZERS, Split
 
 log = logging.getLogger("sevila")
 
@@ -23,21 +25,83 @@ ASKING = {
 }
 
 
+def asks_for_moments(recipe: Recipe) -> bool:
+    """Whether the questions are queries for moments of the video: nobody is asked for an answer."""
+    return bool(recipe.config_of("score_frames").prompt == "moment")
+
+
+def uses_localizer(recipe: Recipe) -> bool:
+    """Whether the recipe's chain has a Localizer."""
+    if asks_for_moments(recipe):
+        return True
+    if recipe.chain.kind == "full":
+        return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
+    return bool(recipe.config_of("select_keyframes").method == "localizer")
+
+
+def uses_answerer(recipe: Recipe) -> bool:
+    """Whether the recipe's chain has an Answerer."""
+    return not asks_for_moments(recipe)
+
+
 def knows_moments(questions: Artifact) -> bool:
     """Whether keyframes can be judged by true moments; a plan may not have the questions."""
     return _exists(questions) and questions.record.rows["moments"] > 0
 
 
-def tell_odd_prompts(recipe: Recipe) -> None:
+def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:
+    """Return the weights that the recipe names for a stage, None where it names none."""
+    name = recipe.config_of(stage.name).weights
+    return sources.weights(name) if name else None
+
+
+def splits_of(recipe: Recipe) -> tuple[Split, Any, Any]:
+    """Return the splits that the recipe's chain evaluates, trains on, and pre-trains the Localizer on; None where it does not.
+
+    Raises:
+        RecipeError: the chain cannot come to anything.
+    """
+    chain, listing = recipe.chain, recipe.config_of("list_questions")
+    _warn_of_odd_prompts(recipe)
+    evaluation = Split(listing.dataset, listing.split, "evaluation split")
+    training = Split(listing.dataset, chain.training_split, "training split") if chain.kind == "full" else None
+    if chain.kind == "forward" or asks_for_moments(recipe):
+        return evaluation, training, None
+    _check_full(recipe)
+    if not chain.pretraining_dataset or not {"pretrained", "refined"} & set(chain.selectors):
+        return evaluation, training, None
+    pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split")
+    return evaluation, training, training if training and pretraining[:2] == training[:2] else pretraining
+
+
+def check_questions(
+    recipe: Recipe, sources: Sources, evaluated: Artifact, training: Artifact | None, moments: Artifact | None
+) -> None:
+    """Refuse what the questions of the splits show to be in vain; then find videos and weights that are not here.
+
+    Args:
+        evaluated: the questions that are evaluated.
+        training: those that Localizer and Answerer are trained on, if any.
+        moments: those that the Localizer is pre-trained on, if any.
+    """
+    if moments is not None:
+        _warn_of_second_pretraining(recipe)
+    if asks_for_moments(recipe) and moments is not None:
+        _check_moments(recipe, evaluated, moments)
+    elif training is not None:
+        _check_splits(recipe, evaluated, training, moments)
+    _check_sources(recipe, sources, [evaluated, training, moments])
+
+
+def _warn_of_odd_prompts(recipe: Recipe) -> None:
     """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
-    asks_for_moments = recipe.config_of("score_frames").prompt == "moment"  # then nobody is asked for an answer
-    asking = ("score_frames",) if asks_for_moments else ASKING[recipe.chain.kind]
-    _tell_odd(recipe, recipe.config_of("list_questions").dataset, *asking)
+    asking = ("score_frames",) if asks_for_moments(recipe) else ASKING[recipe.chain.kind]
+    _warn_of_odd_prompt(recipe, recipe.config_of("list_questions").dataset, *asking)
     if recipe.chain.kind == "full" and recipe.chain.pretraining_dataset:
-        _tell_odd(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
+        _warn_of_odd_prompt(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
 
 
-def tell_second_pretraining(recipe: Recipe) -> None:
+def _warn_of_second_pretraining(recipe: Recipe) -> None:
     """Warn where the Localizer's pre-training starts from a checkpoint, which may be pre-trained already."""
     weights = recipe.config_of("init_localizer").weights
     if weights:
@@ -48,7 +112,7 @@ def tell_second_pretraining(recipe: Recipe) -> None:
         )
 
 
-def _tell_odd(recipe: Recipe, dataset: str, *stages: str) -> None:
+def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
     wanted = adapter_named(dataset).about.prompt
     for name in stages:
         prompt = recipe.config_of(name).prompt
@@ -56,7 +120,7 @@ def _tell_odd(recipe: Recipe, dataset: str, *stages: str) -> None:
             log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
 
 
-def check_full(recipe: Recipe) -> None:
+def _check_full(recipe: Recipe) -> None:
     """Refuse a full chain that cannot come to anything."""
     chain, listing = recipe.chain, recipe.config_of("list_questions")
     splits = {"training_split": (listing.dataset, chain.training_split)}
@@ -72,7 +136,7 @@ def check_full(recipe: Recipe) -> None:
         )
 
 
-def check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> None:
+def _check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> None:
     """Refuse to pre-train on moments that are evaluated, or where there are none."""
     chain, listing = recipe.chain, recipe.config_of("list_questions")
     if chain.training_split == listing.split:
@@ -84,7 +148,7 @@ def check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> No
     _check_taught(training, "training_split")
 
 
-def check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretraining: Artifact | None) -> None:
+def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretraining: Artifact | None) -> None:
     """Refuse to learn from what is evaluated, and oracle keyframes where nobody knows the true moments."""
     for key, learned in (("training_split", training), ("pretraining_split", pretraining)):
         if learned is not None:
@@ -135,23 +199,23 @@ def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
     refuse_unused(given, {"annotations": datasets, "videos": datasets, "weights": weights}, {"weights": backbone})
 
 
-def check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None], parts: Iterable[str]) -> None:
+def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None]) -> None:
     """Find videos and weights that are not here before gigabytes of weights are asked for, read and loaded.
 
     Args:
         asked: the questions of every split whose videos are needed.
-        parts: the stages that read weights from outside, beside those of the backbone.
     """
     names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
-    weights = [recipe.config_of(name).weights for name in (*names, *parts)]
+    names += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
+    weights = [recipe.config_of(name).weights for name in names]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and _exists(known)]
     sources.check(datasets, filter(None, weights))
 
 
-def check_frame_size(backbone: Backbone, size: int) -> None:
+def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
     """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
     if _exists(backbone):
-        wanted = backbone.description()["image_size"]
+        wanted, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
         if size != wanted:
             mend = f"--set sample_frames.size={wanted}"
             raise RecipeError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from pipeline.engine.recipe import Selector
+from pipeline.engine.recipe import Chain, Selector
+from pipeline.engine.sources import Annotations, Sources
 from pipeline.engine.stage import Artifact
 from pipeline.metrics.accuracy import AccuracyRow
 
@@ -19,46 +20,112 @@ NAMES: dict[str, str] = {
     "refined": "refined Localizer",
     "oracle": "oracle",
 }
+LOCALIZERS = ("untrained", "pretrained", "refined")  # the selectors that need one
 Who = Literal["zero-shot", "fine-tuned"]
 Method = Literal["concatenate", "vote"]
 Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall", "hit"]
 
 
-def row_name(selector: Selector, iteration: int) -> str:
-    """The name of the table's row for a choice of keyframes."""
-    return NAMES[selector] + (f", round {iteration}" if iteration > 1 else "")
+@dataclass(frozen=True)
+class Choice:
+    """Who chooses keyframes: a selector and, of the refined Localizer, the round that it comes from, from 1; else 0."""
+
+    selector: Selector
+    iteration: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the table's row for these keyframes."""
+        return NAMES[self.selector] + (f", round {self.iteration}" if self.iteration > 1 else "")
+
+    @property
+    def round(self) -> str:
+        """The round of self-refinement, for people."""
+        return f"round {self.iteration}"
+
+    @property
+    def uses_localizer(self) -> bool:
+        """Whether the keyframes are those that a Localizer scores highest."""
+        return self.selector in LOCALIZERS
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Config keys of the selection."""
+        method = {"method": "localizer" if self.uses_localizer else self.selector}
+        # Where nothing is drawn, another seed of the recipe must not make the same keyframes again.
+        return method if self.selector == "random" else {**method, "seed": 0}
+
+    @property
+    def zero_shot(self) -> tuple[Way, Way]:
+        """The ways to answer that train nothing."""
+        return Way(self, "zero-shot", "concatenate"), Way(self, "zero-shot", "vote")
+
+    @property
+    def tuned(self) -> Way:
+        """The way to answer of the Answerer that was fine-tuned on such keyframes."""
+        return Way(self, "fine-tuned", "concatenate")
+
+
+def choices(chain: Chain) -> Iterator[Choice]:
+    """Return who chooses keyframes, in the order of work; `pretrained` also where it is only refined, not evaluated."""
+    chosen = chain.selectors
+    yield from (Choice(selector) for selector in chosen if selector not in LOCALIZERS)
+    if "untrained" in chosen:
+        yield Choice("untrained")
+    if "pretrained" in chosen or "refined" in chosen:
+        yield Choice("pretrained")
+    if "refined" in chosen:
+        yield from (Choice("refined", iteration) for iteration in range(1, chain.iterations + 1))
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to answer the questions.
+
+    Attributes:
+        choice: who chose the keyframes.
+        answerer: as it came, or trained on keyframes of the same choice.
+        method: keyframes read together, or each alone and the majority taken.
+    """
+
+    choice: Choice
+    answerer: Who
+    method: Method
+
+    @property
+    def name(self) -> str:
+        """What tells it from the chain's other ways, for people."""
+        return f"{self.choice.name}, {self.column}"
+
+    @property
+    def column(self) -> Column:
+        """The column of the table that shows its accuracy."""
+        if self.answerer == "fine-tuned":
+            return "fine-tuned"
+        return "zero-shot, voting" if self.method == "vote" else "zero-shot"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One evaluated way to answer the questions.
+    """A way to answer, evaluated.
 
     Attributes:
-        selector: who chose the keyframes.
-        iteration: round of self-refinement that the Localizer comes from, from 1; 0 where it is not a refined one.
-        answerer: as it came, or trained on keyframes of the same selector.
-        method: keyframes read together, or each alone and the majority taken.
-        localization: how well these keyframes hit the true moments; None where nobody knows them.
+        localization: how well its keyframes hit the true moments; None where nobody knows them.
     """
 
-    selector: Selector
-    iteration: int
-    answerer: Who
-    method: Method
+    way: Way
     metrics: Artifact
     localization: Artifact | None
 
     @property
     def row(self) -> str:
         """The name of the table's row that shows this setting's accuracy."""
-        return row_name(self.selector, self.iteration)
+        return self.way.choice.name
 
     @property
     def column(self) -> Column:
         """The column of the table that shows this setting's accuracy."""
-        if self.answerer == "fine-tuned":
-            return "fine-tuned"
-        return "zero-shot, voting" if self.method == "vote" else "zero-shot"
+        return self.way.column
 
     def accuracy(self) -> AccuracyRow:
         """Return the headline row of the metrics."""
@@ -66,11 +133,36 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Weights that the chain has trained; `what` tells them apart for people."""
+class TrainedWeights:
+    """Weights that the chain has trained; `what` says which, for people."""
 
     what: str
     weights: Artifact
+
+
+class Split(NamedTuple):
+    """A split of a data set, and what the chain uses it for."""
+
+    dataset: str
+    split: str
+    name: str
+
+    @property
+    def where(self) -> dict[str, str]:
+        """Config keys of the listing of its questions."""
+        return {"dataset": self.dataset, "split": self.split}
+
+    def annotations(self, sources: Sources) -> Annotations:
+        """Return its annotation files."""
+        return sources.annotations(self.dataset, self.split)
+
+
+class SplitArtifacts(NamedTuple):
+    """The questions of one split, the frames of their videos, and the ViT's features of those."""
+
+    questions: Artifact
+    frames: Artifact
+    features: Artifact
 
 
 class Labels(Protocol):
@@ -82,20 +174,33 @@ class Labels(Protocol):
         """Return what they hold, in words."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Results:
     """What a full chain returns; `labels` are those of each round of self-refinement."""
 
     questions: Artifact
-    settings: Sequence[Setting]
-    labels: Sequence[Labels]
-    trainings: Sequence[Training]
+    settings: list[Setting] = field(default_factory=list)
+    labels: list[Labels] = field(default_factory=list)
+    trainings: list[TrainedWeights] = field(default_factory=list)
+
+    def trained(self, what: str, weights: Artifact) -> None:
+        """Take weights in."""
+        self.trainings.append(TrainedWeights(what, weights))
+
+    def refined(self, choice: Choice, labels: Labels, weights: Artifact) -> None:
+        """Take a round of self-refinement in."""
+        self.labels.append(labels)
+        self.trained(f"Localizer, refined in {choice.round}", weights)
+
+    def add(self, way: Way, metrics: Artifact, localization: Artifact | None) -> None:
+        """Take an evaluation in."""
+        self.settings.append(Setting(way, metrics, localization))
 
     def rows(self) -> list[str]:
         """The names of the table's rows, in its order: who chose the keyframes."""
         order = list(get_args(Selector))
-        places = sorted({(order.index(setting.selector), setting.iteration) for setting in self.settings})
-        return [row_name(order[place], iteration) for place, iteration in places]
+        chosen = {setting.way.choice for setting in self.settings}
+        return [choice.name for choice in sorted(chosen, key=lambda each: (order.index(each.selector), each.iteration))]
 
     def settings_by_cell(self) -> dict[tuple[str, Column], Setting]:
         """Return each setting under its row and column."""

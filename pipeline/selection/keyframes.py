@@ -4,17 +4,20 @@ T sampled frames of one question, in time order; positions index them, 0 to T - 
 because keyframes are shown to the Answerer in time order.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.reasons import Reason
 from pipeline.selection.oracle import oracle_positions
 from pipeline.selection.random import random_positions
 from pipeline.selection.top_k import top_k_positions
 from pipeline.selection.uniform import uniform_positions
 
 __all__ = [
+    "ChosenFrames",
     "RankBy",
     "majority_vote",
     "oracle_positions",
@@ -25,6 +28,18 @@ __all__ = [
 ]
 
 RankBy = Literal["logit_yes", "probability_yes", "yes_versus_no"]
+
+
+class ChosenFrames(NamedTuple):
+    """A question's keyframes, in time order; none where there is a reason."""
+
+    question_id: str
+    video_id: str
+    clip_id: str
+    reason: Reason
+    positions: Sequence[int]  # in the clip's sampled frames
+    frame_indices: list[int]  # in the video
+    rows: list[int]  # of the video's stored frames
 
 
 def ranking_scores(

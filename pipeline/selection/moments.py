@@ -7,12 +7,41 @@ second plus and minus half the spacing, up to the rounding to whole frames. 75 f
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.reasons import Reason
+
 SpanScore = Literal["mean", "max"]
+
+
+class RankedMoment(NamedTuple):
+    """A moment of a query, `rank` from 1, best first."""
+
+    question_id: str
+    rank: int
+    start_seconds: float
+    end_seconds: float
+    score: float
+
+
+class Query(NamedTuple):
+    """What was found for a query, and in what; a row of the table `queries`, which says what is what."""
+
+    question_id: str
+    video_id: str
+    status: str
+    reason: Reason
+    duration_seconds: float | None = None
+    clip_start_seconds: float | None = None
+    clip_end_seconds: float | None = None
+    n_yes_frames: int | None = None
+    n_frames: int = 0
+    n_moments: int = 0
+    clip_scores: Sequence[float] = ()
 
 
 def interval_edges(start_seconds: float, end_seconds: float, n_frames: int) -> NDArray[np.float64]:

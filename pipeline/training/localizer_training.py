@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
+from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
-from pipeline.models.prompts import PROMPT_STYLES
+from pipeline.inference.visual_windows import VideoFeatures
+from pipeline.models.prompts import localizing_text
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
@@ -66,7 +68,7 @@ def train_localizer(
     cfg: LocalizerTraining,
     prompt: str,
     run: RunContext,
-    labelled: Iterable[tuple[dict[str, Any], np.ndarray | None]],
+    labelled: Iterable[tuple[Question, np.ndarray | None]],
     no_label: str,
     clips: Clips,
     features: PooledArtifact,
@@ -77,22 +79,22 @@ def train_localizer(
     """Train on questions with one label for each frame of their clip.
 
     Args:
-        labelled: rows of the table `questions`, each with labels [T], or None where nobody knows them.
+        labelled: questions, each with labels [T], or None where nobody knows them.
         no_label: reason code of questions without labels.
     """
-    failed = {video["video_id"]: video["reason"] for video in features.rows("videos") if video["status"] != "ok"}
+    failed = {video.video_id: video.reason for video in features.typed_rows("videos", VideoFeatures) if video.reason}
     samples: list[LabelledClip] = []
     skipped: Counter[str] = Counter()
     for question, labels in labelled:
-        if question["video_id"] in failed:
-            skipped[failed[question["video_id"]].split(":")[0]] += 1
+        if question.video_id in failed:
+            skipped[failed[question.video_id].code] += 1
         elif labels is None:
             skipped[no_label] += 1
         else:
-            text = PROMPT_STYLES[prompt].localize(question["question"], question["options"], cfg.instruction)
-            rows = clips[question["video_id"], question["clip_id"]]["row"]
-            assert len(rows) == len(labels), question["question_id"]
-            samples.append(LabelledClip(question["question_id"], question["video_id"], text, rows, labels))
+            text = localizing_text(prompt, question, cfg.instruction)
+            rows = clips[question.video_id, question.clip_id]["row"]
+            assert len(rows) == len(labels), question.question_id
+            samples.append(LabelledClip(question.question_id, question.video_id, text, rows, labels))
     check_some(samples, skipped, out.stage.name, "questions with labelled frames of a readable video", out)
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(out, cfg, run, partial(LocalizerTask, cfg, split, features, backbone, localizer))

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from cache.errors import DecodeError, DecoderDeathError, HalfwayError, MachineError, ReadingError
+from pipeline.reasons import Reason
 
 log = logging.getLogger("sevila")
 
@@ -64,7 +65,7 @@ class Attempts:
             self._read.add(key)
             self._n_pauses = 0
             return
-        kind, message = str(error).split(":")[0], str(error)
+        kind, message = Reason(error).code, str(error)
         self._failures[key].update({kind, message})
         needed = FAILURES
         if isinstance(error, DecoderDeathError):

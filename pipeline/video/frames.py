@@ -7,13 +7,46 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from pipeline.reasons import Reason
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # of folders of images, which are videos too
 
 # Per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T].
 Clips = dict[tuple[str, str], dict[str, np.ndarray]]
+
+
+class SampledVideo(NamedTuple):
+    """What became of a video when its frames were sampled; all that is not known of a failed one is None."""
+
+    video_id: str
+    status: str  # ok or failed
+    reason: Reason
+    note: str  # what was adjusted; empty when nothing was
+    content_digest: str | None
+    decoder: str | None = None
+    codec: str | None = None
+    n_frames_in_video: int | None = None
+    frames_per_second: float | None = None
+    duration_seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    n_frames: int = 0  # stored ones
+
+
+class SampledFrame(NamedTuple):
+    """A frame of a clip: its place in the clip, in the video, and among the video's stored frames."""
+
+    clip_id: str
+    video_id: str
+    position: int
+    frame_index: int
+    seconds: float
+    row: int
+
 
 # CLIP's normalisation, which BLIP-2's ViT-g was trained with; RGB order.
 PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)

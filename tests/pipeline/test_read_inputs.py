@@ -17,7 +17,7 @@ from cache.tables import Schema
 from pipeline.engine.build import build, build_piece, pieces, rebuild
 from pipeline.engine.output import Output, Shard, ShardedOutput
 from pipeline.engine.snapshots import Snapshots
-from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 
 
 class Value(Artifact):
@@ -48,7 +48,7 @@ def toy_source(cfg: Nothing, run: RunContext, *, out: Output) -> None:
     out.write_rows("value", [{"value": int(now("source"))}])
 
 
-@stage(version=1, output=Value, sharded=True)
+@stage(version=1, output=Value, plan=lambda cfg, run, source: Plan([[0], [1]]))
 def toy_double(cfg: Nothing, run: RunContext, source: Value, *, out: ShardedOutput) -> None:
     """Twice that, in two shards."""
     value = source.value()
@@ -59,7 +59,7 @@ def toy_double(cfg: Nothing, run: RunContext, source: Value, *, out: ShardedOutp
             time.sleep(0.01)
         shard.write_rows("value", [{"value": value}])
 
-    out.each_shard(lambda: ([[0], [1]], {}), work)
+    out.each_shard(work)
 
 
 @stage(version=1, output=Value)

@@ -1,5 +1,6 @@
 """The stage contract, on two small stages of its own that write real tables to a real store."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -10,7 +11,6 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -20,9 +20,9 @@ from pydantic import Field, ValidationError
 from cache.errors import MissingSourceError, SchemaError
 from cache.store import Store
 from cache.tables import Schema
-from pipeline.engine.build import WHOLE, build, build_piece, pieces
+from pipeline.engine.build import build, build_piece, pieces
 from pipeline.engine.output import Output, Shard, ShardedOutput
-from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.engine.weights import Weights
 
 
@@ -51,14 +51,15 @@ def toy_count(cfg: Count, run: RunContext, weights: Weights | None, *, out: Outp
     out.write_rows("numbers", [{"number": number} for number in range(cfg.n)])
 
 
-@stage(version=1, output=Squares, sharded=True)
+def plan_squares(cfg: Square, run: RunContext, numbers: Numbers) -> Plan:
+    n, size = len(numbers.rows("numbers")), run.shard_bytes
+    return Plan([list(range(start, min(start + size, n))) for start in range(0, n, size)])
+
+
+@stage(version=1, output=Squares, plan=plan_squares)
 def toy_square(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
     """Square numbers, two a shard; TOY_FAIL_AT makes one shard fail, TOY_LOG gets a line for each shard begun."""
     rows = numbers.rows("numbers")
-
-    def plan() -> tuple[list[list[int]], dict[str, Any]]:
-        size = run.shard_bytes
-        return [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)], {}
 
     def work(shard: Shard) -> None:
         with open(os.environ["TOY_LOG"], "a") as log:
@@ -68,7 +69,7 @@ def toy_square(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOu
             raise OSError("disk full")
         shard.write_rows("squares", [{"square": rows[item]["number"] ** 2} for item in shard.items])
 
-    out.each_shard(plan, work)
+    out.each_shard(work)
 
 
 @pytest.fixture
@@ -260,9 +261,9 @@ def test_who_helps_with_shards_begins_at_the_last_and_leaves_those_that_others_a
     id = toy_square.artifact_id(Square(), inputs)
     assert pieces(toy_square, Square(), run, inputs) == [0, 1, 2]
     with run.store.lock(f"{id}/00001"):
-        build_piece(toy_square, Square(), run, inputs, WHOLE)
+        build_piece(toy_square, Square(), run, inputs, None)
     assert begun(run) == [2, 0] and pieces(toy_square, Square(), run, inputs) == [1]
-    build_piece(toy_square, Square(), run, inputs, WHOLE)
+    build_piece(toy_square, Square(), run, inputs, None)
     assert begun(run) == [2, 0, 1] and pieces(toy_square, Square(), run, inputs) == []
 
 
@@ -270,3 +271,16 @@ def test_plan_is_kept_beside_the_data(run: RunContext) -> None:
     squares = build(toy_square, Square(), run, [build(toy_count, Count(), run, [None])])
     plan = json.loads((squares.path / "progress" / "plan.json").read_text())
     assert plan["shards"] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_planning_does_not_run_the_stage(run: RunContext) -> None:
+    def body(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
+        raise AssertionError("a plan was wanted")
+
+    inputs = [build(toy_count, Count(), run, [None])]
+    planned = dataclasses.replace(toy_square, function=body)
+    assert pieces(planned, Square(), run, inputs) == [0, 1, 2]
+    build_piece(toy_square, Square(), run, inputs, 1)
+    assert pieces(planned, Square(), run, inputs) == [0, 2] and begun(run) == [1]
+    build(toy_square, Square(), run, inputs)
+    assert pieces(planned, Square(), run, inputs) == []

@@ -1,9 +1,12 @@
 """Reading a value per option from the Answerer, by letter or by text."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.datasets.question import Question
 from pipeline.inference.option_reader import OptionReader, Readout
 from pipeline.models.answerer import Answerer
 from pipeline.models.checkpoint import load_language, load_visual_prompt
@@ -28,8 +31,12 @@ def reader(answerer: Answerer, readout: Readout) -> OptionReader:
     return OptionReader(answerer, "multiple_choice", readout, batch_tokens=500, forced=False)
 
 
+def asked_about(question_id: str, options: Sequence[str]) -> Question:
+    return Question(question_id, "video", "which?", tuple(options), None, "", None, None)
+
+
 def test_more_options_than_letters_are_refused_for_letters_only(answerer: Answerer) -> None:
-    question = {"question_id": "1", "question": "which?", "options": OPTIONS}
+    question = asked_about("1", OPTIONS)
     assert reader(answerer, "letter").refusal(question).startswith("too_many_options: ")
     texts = reader(answerer, "text_per_token")
     assert texts.refusal(question) == ""
@@ -43,7 +50,7 @@ def test_more_options_than_letters_are_refused_for_letters_only(answerer: Answer
 def test_values_that_are_not_finite_are_the_problem_of_their_question_alone(
     answerer: Answerer, readout: Readout
 ) -> None:
-    question = {"question_id": "dog#7", "question": "which?", "options": OPTIONS[:3]}
+    question = asked_about("dog#7", OPTIONS[:3])
     asking = reader(answerer, readout)
     visual = torch.zeros(2, 1, 4, 32)
     visual[1] = np.nan

@@ -1,0 +1,37 @@
+"""The Localizer's scores of the frames of many questions, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.reasons import Reason
+from pipeline.selection.keyframes import RankBy, ranking_scores
+
+
+@dataclass(frozen=True)
+class ScoresByQuestion:
+    """Scores of N frames, each [N] float32, those of a question's clip together and in time order.
+
+    Attributes:
+        where: where the frames of a question stand, by its id, where all its scores are finite.
+        failed: why a question has no scores to choose by, by its id.
+    """
+
+    logit_yes: np.ndarray
+    logit_no: np.ndarray
+    probability_yes: np.ndarray
+    where: Mapping[str, slice]
+    failed: Mapping[str, Reason]
+
+    def ranking(self, rank_by: RankBy) -> dict[str, np.ndarray]:
+        """Return by which values the frames of each question are ranked, [T] float64, by the question's id."""
+        values = ranking_scores(self.logit_yes, self.logit_no, self.probability_yes, rank_by)
+        return {id: values[where] for id, where in self.where.items()}
+
+    def margin(self, id: str) -> np.ndarray:
+        """Return by how much the logit of yes exceeds that of no in each frame of a question, [T] float64."""
+        where = self.where[id]
+        return self.logit_yes[where].astype(np.float64) - self.logit_no[where].astype(np.float64)

@@ -1,0 +1,43 @@
+"""Every stage, upstream first: those that recipes may set and that a store may hold artifacts of."""
+
+from pipeline.engine.stage import Stage
+from stages.answer_questions import answer_questions
+from stages.evaluate import evaluate
+from stages.evaluate_localization import evaluate_localization
+from stages.evaluate_moments import evaluate_moments
+from stages.extract_features import extract_features
+from stages.finetune_answerer import finetune_answerer
+from stages.import_backbone import import_backbone
+from stages.init_answerer import init_answerer
+from stages.init_localizer import init_localizer
+from stages.label_frames import label_frames
+from stages.list_questions import list_questions
+from stages.pretrain_localizer import pretrain_localizer
+from stages.refine_localizer import refine_localizer
+from stages.retrieve_moments import retrieve_moments
+from stages.sample_frames import sample_frames
+from stages.score_frames import score_frames
+from stages.select_keyframes import select_keyframes
+from stages.train_backbone import train_backbone
+
+ALL = (
+    import_backbone,
+    train_backbone,
+    list_questions,
+    sample_frames,
+    extract_features,
+    init_localizer,
+    init_answerer,
+    pretrain_localizer,
+    score_frames,
+    select_keyframes,
+    answer_questions,
+    label_frames,
+    refine_localizer,
+    finetune_answerer,
+    evaluate,
+    evaluate_localization,
+    retrieve_moments,
+    evaluate_moments,
+)
+STAGES: dict[str, Stage] = {stage.name: stage for stage in ALL}
