@@ -79,7 +79,7 @@ class Evaluate(Config):
         return Resampling(self.bootstrap, self.resamples, self.seed)
 
 
-@stage(version=3, output=Metrics)
+@stage(version=4, output=Metrics)
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = typed_rows_of_all(answers, "answers", questions, Answered)
