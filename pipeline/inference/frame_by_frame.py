@@ -162,10 +162,8 @@ class FrameByFrame:
         lengths = [asker.lengths[number] for number in numbers.tolist()]
         for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
             asked += self._halving(ask, batch)
-        for (
-            chosen,
-            said,
-        ) in asked:  # only now: until here nobody has waited for the device, which is at the first batches
+        # Only now: until here nobody has waited for the device, which is at the first batches still.
+        for chosen, said in asked:
             values[chosen, : said.shape[1]] = said.cpu().numpy()
 
 
