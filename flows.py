@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as prefect and cache may load numpy
 
@@ -24,6 +24,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
+from pydantic import Field
 
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
@@ -137,7 +138,7 @@ def sevila_stage(
 @flow(name="sevila-piece")
 def sevila_piece(
     artifact: str,
-    piece: int | None,
+    piece: Annotated[int, Field(ge=0)] | None,  # -1 was all that is left, for runs queued by former releases
     recipe: RecipeName,
     settings: Settings = (),
     seed: Seed = None,

@@ -8,10 +8,7 @@ from cli.terminal import print_json, print_text
 
 
 def ls(*, as_json: AsJson = False, where: Where) -> None:
-    """List named runs; or show or forget one.
-
-    Args:
-    """
+    """List named runs; or show or forget one."""
     from reports.named_runs import run_lines, run_listing
 
     store = where.open()

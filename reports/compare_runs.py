@@ -20,6 +20,7 @@ class RunComparison:
 
     a: str
     b: str
+    bootstrap: str  # what is resampled: video or question
     differences: list[str]
     only_a: list[str]
     only_b: list[str]
@@ -45,8 +46,10 @@ def compare_runs(
     """
     run_a, run_b = _named(store, a), _named(store, b)
     of_a, of_b = _answers(store, a, run_a), _answers(store, b, run_b)
-    if len(of_a) == len(of_b) == 1:  # however each calls it
-        of_b = dict(zip(of_a, of_b.values(), strict=True))
+    if len(of_b) == 1 and (len(of_a) == 1 or run_b is None):  # however each calls it; an id with each setting of a run
+        of_b = dict.fromkeys(of_a, *of_b.values())
+    elif run_a is None:
+        of_a = dict.fromkeys(of_b, *of_a.values())
     shared = [setting for setting in of_a if setting in of_b]
     if not shared:
         raise ComparisonError(
@@ -56,6 +59,7 @@ def compare_runs(
     comparison = RunComparison(
         a,
         b,
+        resampling.by,
         differences=recipe_differences(run_a, run_b) if run_a and run_b else pairs[0].differences,
         only_a=[setting for setting in of_a if setting not in of_b],
         only_b=[setting for setting in of_b if setting not in of_a],
@@ -75,7 +79,7 @@ def run_comparison_text(comparison: RunComparison, pairs: list[Comparison], n_ch
     lines += [f"  {line}" for line in comparison.differences or ["the same settings"]]
     if len(pairs) == 1:
         return f"{printable_lines(lines)}\n\n{comparison_text(pairs[0], n_changed)}"
-    lines += ["", *format_comparison_table(comparison.rows, BY_VIDEO.by).split("\n"), ""]
+    lines += ["", *format_comparison_table(comparison.rows, comparison.bootstrap).split("\n"), ""]
     for name, only in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)):
         lines += [f"only in {name}: {', '.join(only)}"] if only else []
     hint = "`sevila compare` of the ids of two of their answers (`sevila runs show`) says which questions changed"

@@ -31,7 +31,7 @@ class MissingVideo:
 
 
 def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], list[MissingVideo]]:
-    """The rows by reason, askable questions first and then by frequency, and every missing video by id.
+    """The rows by reason, askable questions first and then by frequency, and what is missing by video and reason.
 
     `questions` are (video_id, reason), one each; its reason empty where the question's video could be read.
     """

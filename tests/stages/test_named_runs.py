@@ -59,6 +59,8 @@ def test_runs_of_one_setting_are_compared_question_by_question_and_a_name_with_a
     ids = [pin.id for pin in named_run(Store(named), "uniform").artifacts if pin.stage == "answer_questions"]
     mixed = told(capsys, "compare", "baseline", *ids, "--store", str(named))
     assert [row["n_questions"] for row in mixed["rows"]] == [30]
+    by_question = told(capsys, "compare", "baseline", "uniform", "--bootstrap", "question", "--store", str(named))
+    assert by_question["bootstrap"] == "question" and mixed["bootstrap"] == "video"
     assert main(["compare", "baseline", "nobody", "--store", str(named)]) == 1
     assert "nobody" in capsys.readouterr().err
 
