@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError
-from cache.files import refuse_links, sync
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, sentence
+from cache.files import refuse_link, refuse_links, sync
 from cache.folders import folders_in, readable, stage_of
 from cache.notes import read_note
 from cache.pool import part_paths
@@ -56,6 +56,8 @@ class Drops:
             yield
         except SevilaError as error:
             self.left.append(str(error))
+        except OSError as error:
+            self.left.append(sentence(error))
 
     def of(self, verification: Verification) -> None:
         """Drop what a verification has found damaged. What is whole is never removed.
@@ -74,15 +76,15 @@ class Drops:
                     parts.append(_own_part(self.store, problem))
             else:
                 ids.append(problem.id)
-        ids = list(dict.fromkeys([*ids, *_pointing(self.store, "artifacts", parts)]))
+        ids = list(dict.fromkeys([*ids, *pointing(self.store, "artifacts", parts)]))
         ids.sort(key=lambda id: readable(self.store.root, id) is not None)  # those that stop `note_inputs` first
         for id in ids:
             with self._refusals(), self.store.lock(f"{id}/publish"):
                 self._artifact(id, parts, verification)
-        for id in _pointing(self.store, "partial", parts) if self.remove else ():
+        for id in pointing(self.store, "partial", parts) if self.remove else ():
             _forget_shards(self.store.partial(id), parts)
         for part in parts:
-            with self.store.lock(f"pool/{part[0]}/{part[1]}"):
+            with self._refusals(), self.store.lock(f"pool/{part[0]}/{part[1]}"):
                 self._part(part)
 
     def _file(self, path: Path, what_then: str) -> None:
@@ -96,7 +98,7 @@ class Drops:
         if again.problems:
             path, note = part_paths(self.store.root, *part)
             if self.remove:
-                note.unlink(missing_ok=True)  # first: without it, there is no part
+                _remove(note)  # first: without it, there is no part
             self._file(path, "its note, too; the next run makes these frames again")
 
     def _artifact(self, id: str, parts: list[PartId], verification: Verification) -> None:
@@ -142,6 +144,8 @@ def _own_part(store: Store, problem: Problem) -> PartId:
     root = holder(store, (space, key, name))
     if root != store.root:
         raise StoreError(f"{problem}; {_way_below(root, problem.id)}")
+    for path in part_paths(root, space, key, name):
+        refuse_link(path, root)
     return space, key, name
 
 
@@ -184,7 +188,7 @@ def _is_whole(folder: Path, number: int, record: Record | None, parts: list[Part
         return False
 
 
-def _pointing(store: Store, place: str, parts: list[PartId]) -> list[str]:
+def pointing(store: Store, place: str, parts: list[PartId]) -> list[str]:
     """Return the artifacts of one's own, published or `partial`, that point to any of these parts."""
     stages = {stage_of(space) for space, _, _ in parts}
     folders = folders_in(store.root / place) if parts else {}

@@ -137,6 +137,8 @@ def remove_name(store: Store, name: str) -> None:
         if not path.exists():
             named_run(store, name)  # raises where no store has it
             raise StoreError(f"the run {name!r} lies in a store below {store.root}, which is only read")
+        if path.is_dir() and not path.is_symlink():  # as nothing of ours is; damage, or somebody's slip
+            raise StoreError(f"{path}: is a folder, wanted a run's file; remove it by hand")
         path.unlink()
 
 

@@ -323,5 +323,10 @@ def holder(store: Store, part: PartId) -> Path:
     return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
 
 
+def is_there(store: Store, part: PartId) -> bool:
+    """Whether any file of a part lies in the pool of the store, or of one below it."""
+    return any(path.exists() or path.is_symlink() for root in store.roots for path in part_paths(root, *part))
+
+
 def _as_written(wanted: Mapping[str, Any]) -> str:
     return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."

@@ -7,13 +7,12 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from cli import cache_commands, moments_commands, read_commands, run_commands, runs_commands
-from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, StorePlace
+from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, Folder, Folders, StorePlace
 from cli.terminal import help_console, is_terminal
 
 RUN = Group.create_ordered("Run")
@@ -124,8 +123,8 @@ for flag in ("--help", "--version"):
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    store: Annotated[Path, Parameter(env_var="SEVILA_STORE", metavar="FOLDER", group=EVERYWHERE)] = DEFAULT_STORE,
-    below: Annotated[Sequence[Path], Parameter(metavar="FOLDER", group=EVERYWHERE)] = (),
+    store: Annotated[Folder, Parameter(env_var="SEVILA_STORE", group=EVERYWHERE)] = DEFAULT_STORE,
+    below: Annotated[Folders, Parameter(group=EVERYWHERE)] = (),
     quiet: Annotated[bool, Parameter(alias="-q", group=EVERYWHERE)] = False,
     command_line: CommandLine,
 ) -> Any:

@@ -44,6 +44,13 @@ def _whole(kind: Any, tokens: Sequence[Token]) -> int | list[int]:
     return numbers if kind is not int else numbers[0]
 
 
+def _folder(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
+    if not all(token.value for token in tokens):  # an unset variable, most likely; a Path would make "." of it
+        raise ValueError("wanted a folder, not an empty name")
+    folders = [Path(token.value) for token in tokens]
+    return folders if kind is not Path else folders[0]
+
+
 def _numbers(value: Any) -> Iterable[float]:
     return value if isinstance(value, Sequence) else [] if value is None else [value]
 
@@ -51,11 +58,18 @@ def _numbers(value: Any) -> Iterable[float]:
 def _positive(_: Any, value: Any) -> None:
     if not all(number > 0 for number in _numbers(value)):
         raise ValueError("Wanted a number above 0.")
+    _refuse_huge(value)
 
 
 def _not_negative(_: Any, value: Any) -> None:
     if not all(number >= 0 for number in _numbers(value)):
         raise ValueError("Wanted a number from 0.")
+    _refuse_huge(value)
+
+
+def _refuse_huge(value: Any) -> None:
+    if any(number >= MOST for number in _numbers(value)):
+        raise ValueError(f"Wanted a number below {MOST:g}.")
 
 
 def _port(_: Any, value: int) -> None:
@@ -67,6 +81,8 @@ def _not_empty(_: Any, value: str) -> None:
     if value == "":
         raise ValueError("Leave the option out for a run without a name.")
 
+
+MOST = 1e15  # of anything that is counted; what computes with it takes 64 bits
 
 # cyclopts' own numbers take 1.5 for 2.
 Count = Annotated[int, Parameter(converter=_whole, validator=_not_negative, metavar="N")]
@@ -83,6 +99,8 @@ Settings = Annotated[
 RunName = Annotated[str | None, Parameter(validator=_not_empty)]
 Output = Annotated[Path | None, Parameter(alias="-o", metavar="FILE")]
 Place = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
+Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
+Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]
 AsJson = Annotated[bool, Parameter("--json", help="print JSON")]
 
 # What the commands take from `sevila` itself: where the store is, and the command as it was typed.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NO_WRAPPING = 10_000
+LEAST_WIDTH = 20  # below some 3 letters, the help's tables would never end
 
 
 def print_text(text: str) -> None:
@@ -51,7 +52,10 @@ def help_console() -> Console:
         def on_broken_pipe(self) -> NoReturn:
             raise BrokenPipeError
 
-    return HelpConsole() if is_terminal() else HelpConsole(width=NO_WRAPPING)
+    if not is_terminal():
+        return HelpConsole(width=NO_WRAPPING)
+    console = HelpConsole()
+    return console if console.width >= LEAST_WIDTH else HelpConsole(width=LEAST_WIDTH)
 
 
 def is_terminal() -> bool:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
-from cache.drop import Drops
+from cache.drop import Drops, pointing
 from cache.errors import StoreError
 from cache.pool_listing import PartId, every_part
 from cache.printable import printable, printable_lines
 from cache.show import human_size
 from cache.store import Store
-from cache.verify import Verification, size_bytes
+from cache.verify import Verification, is_there, size_bytes
 from pipeline.engine.progress import bytes_bar
 
 
@@ -65,6 +65,8 @@ def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[
                 raise StoreError(f"{name!r} is neither an artifact id nor a part of the pool, space/key/part")
             space, key, part = name.split("/")
             parts.append((space, key, part))
+            if not (is_there(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):
+                raise StoreError(f"{name}: there is no such part of the pool, and no artifact that wants it")
         else:
             ids += store.matching(name, lost=True)
     return list(dict.fromkeys(ids)), parts

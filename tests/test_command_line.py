@@ -83,3 +83,25 @@ def test_looking_into_a_store_waits_for_no_library_that_computes(tmp_path: Path)
     command = [sys.executable, "-c", code, "cache", "ls", "--store", f"{tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "prefect", "h5py", "pyarrow", "rich.console"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--store", "", "cache", "ls"], "wanted a folder, not an empty name"),
+        (["cache", "show", "x", "--rows", "1" + 21 * "0"], "Wanted a number below"),
+        (["plan", "plain", "--shard-megabytes", "inf"], "Wanted a number below"),
+    ],
+)
+def test_a_value_that_nothing_can_be_done_with_is_a_usage_error(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_an_empty_place_is_refused_and_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "plain", "--annotations", "plain="]) == 1
+    assert "'plain=' names no place" in capsys.readouterr().err

@@ -124,6 +124,8 @@ def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
 def _split_place(place: str) -> tuple[str, Path]:
     """Split NAME=PATH; a path may hold the sign itself, so what exists, or looks like a path before the sign, is a bare one."""
     name, separator, path = place.partition("=")
+    if not (path if separator else place):  # an unset variable, most likely; a Path would make "." of it
+        raise RecipeError(f"{place!r} names no place; wanted NAME=PATH or a path")
     if not separator or name.startswith(("/", ".", "~")) or _exists(Path(place).expanduser()):
         return "", Path(place).expanduser()
     return name, Path(path).expanduser()

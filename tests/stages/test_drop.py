@@ -334,3 +334,40 @@ def test_damaged_plan_or_note_of_unfinished_work_is_told_and_made_anew(
     assert sevila("stage", demo, store, "score_frames") == 0
     assert f"progress/{name}" in caplog.text and "made anew" in caplog.text
     assert_made_again(store, before, [made])
+
+
+@pytest.mark.parametrize("suffix", [".json", ".h5"])
+def test_a_folder_where_a_part_of_the_pool_should_be_is_dropped_and_made_again(
+    finished: Path, demo: Path, tmp_path: Path, suffix: str
+) -> None:
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    path = one(store, f"pool/extract_features-*/*/*/*{suffix}")
+    wanted = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    assert verify(store, "--drop") == 0
+    assert sevila("run", demo, store) == 0
+    assert verify(store) == 0 and (suffix == ".json" or path.read_bytes() == wanted)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".h5"])
+def test_a_link_in_the_pool_is_told_of_and_stays(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    path = one(store, f"pool/extract_features-*/*/*/*{suffix}")
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    ids = set(Store(store))
+    assert verify(store, "--drop") == 1
+    out = capsys.readouterr().out
+    assert f"{path}: is a link" in out and "\ndropped:" not in out
+    assert path.is_symlink() and set(Store(store)) == ids
+    path.unlink()
+    (tmp_path / "elsewhere").rename(path)
+    assert verify(store) == 0
+
+
+def test_a_part_that_never_was_is_no_part(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(finished, "a/b/c", "--drop") == 1
+    assert "a/b/c: there is no such part of the pool" in capsys.readouterr().err
