@@ -22,8 +22,7 @@ def cut(store: Path, kind: str, table: str, share: float) -> str:
     files = whole.record.files | describe_files(whole.path, [name])
     counts = whole.record.rows | {table: len(rows)}
     record = replace(whole.record, files=files, rows=counts).sealed(whole.record.content.partition(".")[2])
-    for place in (RECORD, f"progress/{RECORD}"):
-        write_note(whole.path / place, record.as_note())
+    write_note(whole.path / RECORD, record.as_note())
     return str(whole.id)
 
 

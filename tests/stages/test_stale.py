@@ -28,8 +28,7 @@ def with_other_frames(store: Path) -> str:
     write_rows(frames.path / name, frames.tables["videos"], rows)
     files = frames.record.files | describe_files(frames.path, [name])
     record = replace(frames.record, files=files).sealed(frames.record.content.split(".")[1])
-    for place in (RECORD, f"progress/{RECORD}"):
-        write_note(frames.path / place, record.as_note())
+    write_note(frames.path / RECORD, record.as_note())
     return str(frames.id)
 
 
@@ -64,7 +63,7 @@ def test_all_that_was_made_from_other_content_is_stale_and_made_anew_down_to_the
     assert all(status == "exists" for status in planned(demo, store, capsys).values())
 
 
-@pytest.mark.parametrize("command", [["answers"], ["compare"], ["compare", "--json"], ["runs", "compare"]])
+@pytest.mark.parametrize("command", [["answers"], ["compare"], ["compare", "--json"], ["compare", "--changed=1"]])
 def test_commands_that_read_stale_artifacts_say_so_and_what_to_run(
     named: Path,
     demo: Path,
@@ -75,7 +74,7 @@ def test_commands_that_read_stale_artifacts_say_so_and_what_to_run(
 ) -> None:
     store = Path(shutil.copytree(named, tmp_path / "store"))
     ids = [id for id in Store(store) if id.startswith("answer_questions")]
-    read = {"answers": ids[:1], "compare": ids, "runs": ["baseline", "uniform"]}[command[0]]
+    read = ids[:1] if command == ["answers"] else ["baseline", "uniform"] if "--changed=1" in command else ids
     assert main([*command, *read, "--store", f"{store}"]) == 0
     assert "stale" not in caplog.text
     frames = with_other_frames(store)

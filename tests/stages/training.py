@@ -133,5 +133,5 @@ def _label_every_other_frame(cfg: Config, run: RunContext, questions: Any, frame
 
 # Not declared by @stage, so that recipes and commands do not know it.
 LABEL_EVERY_OTHER_FRAME = Stage(
-    "label_every_other_frame", 1, PseudoLabels, Config, ("questions", "frames"), False, _label_every_other_frame
+    "label_every_other_frame", 1, PseudoLabels, Config, ("questions", "frames"), _label_every_other_frame
 )
