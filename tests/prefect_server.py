@@ -160,8 +160,14 @@ class PrefectServer:
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
         """Ask the server's API; a question makes it a POST."""
-        with self.door.client() as client:
-            answer = client.request("GET" if question is None else "POST", f"/{path}", json=question)  # type: ignore[arg-type]
+        try:
+            with self.door.client() as client:
+                answer = client.request("GET" if question is None else "POST", f"/{path}", json=question)  # type: ignore[arg-type]
+        except KeyError as error:
+            if error.args != ("PYTEST_CURRENT_TEST",):
+                raise
+            # The client reads the whole environment; between two tests pytest takes this away from under threads that ask.
+            return self.ask(path, question)
         return answer.json() if answer.content else None
 
     def flow_runs(self, name: str) -> list[Any]:
