@@ -138,7 +138,7 @@ def sevila_stage(
 @flow(name="sevila-piece")
 def sevila_piece(
     artifact: str,
-    piece: Annotated[int, Field(ge=0)] | None,  # -1 was all that is left, for runs queued by former releases
+    piece: Annotated[int, Field(ge=0)] | None,
     recipe: RecipeName,
     settings: Settings = (),
     seed: Seed = None,

@@ -1,7 +1,7 @@
 """All that runs on a GPU, at the real sizes with random weights, in minutes: rates, utilisation, waiting, memory, equality.
 
     python -m benchmarks.gpu                                # on a GPU
-    python -m benchmarks.gpu --size tiny --device cpu       # the same code in seconds
+    python -m benchmarks.gpu --size tiny --device cpu       # the same code in a minute
 
 Writes `gpu.json` and `gpu.md` to the folder that the environment variable OUT names, else to the current one. Needs no network,
 no Prefect and no decoder: frames are drawn (benchmarks/world.py). Utilisation is of the card's own measured matrix product.
@@ -71,7 +71,12 @@ class Bench:
         start = time.perf_counter()
         size_bytes = write_checkpoint(folder / WEIGHTS, size, device, dtype)
         seconds = time.perf_counter() - start
-        report.add("world", "random weights written", gigabytes=size_bytes / 1e9, seconds=seconds)
+        report.add(
+            "world",
+            f"random weights of {folder.name}" if folder.name == "tiny" else "random weights",
+            gigabytes=size_bytes / 1e9,
+            seconds=seconds,
+        )
         write_data(folder, size)
         store = Store(folder / "store")
         places = {"annotations": [f"{folder / 'questions.csv'}"], "videos": [f"{folder / 'videos'}"]}
@@ -151,7 +156,8 @@ def run_stages(bench: Bench) -> None:
     given = (questions, keyframes, features, backbone, answerer)
     answers = bench.step(answer_questions, *given, rows=n_questions, operations=question, unit="questions")
     bench.step(evaluate, questions, answers)
-    labels = bench.step(label_frames, *read, answerer, rows=n_pairs, operations=pair, unit="pairs")
+    label = float(np.mean([flops.answer(config, seen + n, 2) for n in texts])) + of_visual
+    labels = bench.step(label_frames, *read, answerer, rows=n_pairs, operations=label, unit="pairs")
     # Backwards through the frozen T5 costs as much as forwards, through the trained Q-Former twice as much.
     per_question = bench.recipe.config(refine_localizer).frames_per_question
     trained = per_question * (2 * float(np.mean([flops.answer(config, seen + n, 2) for n in texts])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,3 @@ def parity(precision: str, device: str) -> dict[str, Any]:
 
 def _difference(values: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(values.reshape(wanted.shape) - wanted).max())
-
-
-if __name__ == "__main__":
-    print(json.dumps(parity("float32", "cpu"), indent=1))
