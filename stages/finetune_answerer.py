@@ -15,6 +15,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.load_models import load_answerer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.models.prompts import answering_text, numbered_frame_prefixes, single_frame_prefixes
 from pipeline.selection.keyframes import ChosenFrames
@@ -37,8 +38,6 @@ from stages.select_keyframes import Keyframes
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipeline.models.answerer import Answerer
 
 
 class FinetuneAnswerer(TrainingConfig):
@@ -118,7 +117,7 @@ class AnswererTask:
         weights: AnswererWeights,
         run: RunContext,
     ) -> None:
-        self._answerer = load_answerer(cfg, run, backbone, weights)
+        self._answerer = load_answerer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
         self.module = self._answerer.prompt
         self.n_samples = len(split.train)
         self._questions = [*split.train, *split.held_out]
@@ -191,13 +190,3 @@ class AnswererTask:
 def _prefixes(n_frames: int) -> list[str]:
     # The official code numbers frames only when there are several: one keyframe is read as when voting.
     return single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-
-
-def load_answerer(cfg: FinetuneAnswerer, run: RunContext, backbone: Backbone, weights: AnswererWeights) -> Answerer:
-    """Return the Answerer to train, its language model frozen and in evaluation mode."""
-    from pipeline.models.answerer import Answerer
-
-    language = backbone.language(run, cfg.precision)
-    if cfg.gradient_checkpointing:
-        language = language.saving_memory()
-    return Answerer(weights.load(run, backbone, cfg.precision), language)

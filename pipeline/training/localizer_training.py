@@ -16,6 +16,7 @@ from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.load_models import load_localizer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.inference.visual_windows import VideoFeatures
@@ -36,8 +37,6 @@ from pipeline.video.frames import Clips, random_indices
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipeline.models.localizer import Localizer
 
 
 class LocalizerTraining(TrainingConfig):
@@ -115,7 +114,7 @@ class LocalizerTask:
         weights: VisualPromptWeights,
         run: RunContext,
     ) -> None:
-        self._localizer = load_localizer(cfg, run, backbone, weights)
+        self._localizer = load_localizer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
         self.module, self.language = self._localizer.prompt, self._localizer.language
         self.n_samples = len(split.train)
         self._clips = [*split.train, *split.held_out]
@@ -187,15 +186,3 @@ class LocalizerTask:
             rows = [row for number in chosen for row in self._draw(number, *epoch)]
             cut.append(MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), len(rows)))
         return cut
-
-
-def load_localizer(
-    cfg: LocalizerTraining, run: RunContext, backbone: Backbone, weights: VisualPromptWeights
-) -> Localizer:
-    """Return the Localizer to train, its language model frozen and in evaluation mode."""
-    from pipeline.models.localizer import Localizer
-
-    language = backbone.language(run, cfg.precision)
-    if cfg.gradient_checkpointing:
-        language = language.saving_memory()
-    return Localizer(weights.load(run, backbone, cfg.precision), language)
