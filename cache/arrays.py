@@ -3,7 +3,7 @@
 `data` holds the frames and `checksum` the xxh3-64 of each frame's bytes, so that reading four frames of a video checks those
 four. Whose frames they are stands in the file, too: `frame_indices` in the video, and the attributes `space` and `key` of the
 pool (cache/pool.py). These need no checksum of their own: readers hold them against where the file lies, and its name is a
-digest of the indices. A file appears complete or not at all, and never changes.
+digest of the indices. A file never changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import xxhash
 
 from cache.errors import CorruptArtifactError, mend
-from cache.files import published
 from cache.fingerprint import fingerprint
 from cache.hdf5 import array, open_arrays, short_text
 from cache.lazy import Lazy
@@ -45,17 +44,17 @@ def write_array(
 ) -> str:
     """Write the owner's frames of one of `DTYPES`, which come as [<=n, *frame_shape] pieces, and return the array's digest.
 
-    If the pieces raise, no file appears.
+    Args:
+        path: of the file, which the caller syncs and removes on an error (cache/files.py, `written`).
 
     Raises:
         ValueError: the pieces hold another number of frames than the owner names, or another shape.
         OSError: the disk is full.
     """
     n_frames = len(owner.frame_indices)
-    path.parent.mkdir(parents=True, exist_ok=True)
     checksums = np.zeros(n_frames, "uint64")
     done = 0
-    with published(path) as part, h5py.File(part, "w") as file:
+    with h5py.File(path, "w") as file:
         data = file.create_dataset("data", (n_frames, *frame_shape), dtype, chunks=(1, *frame_shape))
         for piece in pieces:
             frames = np.ascontiguousarray(piece, dtype=dtype)

@@ -78,14 +78,32 @@ def _refuse_others(path: Path | str, status: os.stat_result) -> None:
 def published(path: Path) -> Iterator[Path]:
     """Yield `path` with `.part` appended to write to; on success it is synced to disk and renamed to `path`.
 
-    The part's name holds the process id, so that two writers never share one. On an error the part is removed and `path`
-    is untouched.
+    On an error the part is removed and `path` is untouched.
+    """
+    with written(path) as part:
+        yield part
+    publish(part, path)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """The first half of `published`: on success `publish` is to follow.
+
+    The part's name holds the process id, so that two writers never share one.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with disk_errors(path):
             create(part)
             yield part
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def publish(part: Path, path: Path) -> None:
+    """Sync what was written to disk and give it its name; on an error it is removed."""
+    try:
         sync(part)
         os.replace(part, path)
         sync(path.parent)

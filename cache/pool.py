@@ -25,7 +25,7 @@ import numpy as np
 
 from cache.arrays import ArrayFile, Owner, write_array
 from cache.errors import CorruptArtifactError, SevilaError, mend
-from cache.files import refuse_link, sync
+from cache.files import publish, refuse_link, sync, written
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
 from cache.pool_listing import PartId, references
@@ -109,16 +109,35 @@ class Pool:
         pieces: Iterable[np.ndarray],
         facts: Mapping[str, Any],
     ) -> None:
-        """Write a part from [<=n, *frame_shape] pieces; if they raise, there is none. The caller has claimed the key."""
+        """Publish a part of [<=n, *frame_shape] pieces; if they raise, there is none. The caller has claimed the key."""
+        self.write(key, frame_indices, frame_shape, dtype, pieces, facts)()
+
+    def write(
+        self,
+        key: str,
+        frame_indices: Sequence[int],
+        frame_shape: tuple[int, ...],
+        dtype: str,
+        pieces: Iterable[np.ndarray],
+        facts: Mapping[str, Any],
+    ) -> Callable[[], None]:
+        """The first half of `add`; return the other: to sync and digest takes longer than to write, and any thread may do it."""
         owner = Owner(self.space, key, list(frame_indices))
         path, note = part_paths(self._store.root, self.space, key, fingerprint(owner.frame_indices))
         for left_over in path.parent.glob("*.part"):  # of a process that was killed at this key
             left_over.unlink()
-        array = write_array(path, owner, frame_shape, dtype, pieces)
-        content = {"size_bytes": path.stat().st_size, "sha256": file_digest(path)}
-        write_note(note, {"file": content, "array": array, **owner._asdict(), "facts": dict(facts)})
-        for folder in note.parents[1:4]:  # which may be new themselves
-            sync(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written(path) as part:
+            array = write_array(part, owner, frame_shape, dtype, pieces)
+
+        def finish() -> None:
+            publish(part, path)
+            content = {"size_bytes": path.stat().st_size, "sha256": file_digest(path)}
+            write_note(note, {"file": content, "array": array, **owner._asdict(), "facts": dict(facts)})
+            for folder in note.parents[1:4]:  # which may be new themselves
+                sync(folder)
+
+        return finish
 
     def make(
         self, keys: Iterable[str], is_made: Callable[[str], bool], work: Callable[[Iterator[str]], Iterable[str]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stag
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import OnDemand
 from pipeline.inference.not_finite import FEATURES
-from pipeline.inference.streams import read_ahead
+from pipeline.inference.streams import behind, read_ahead
 from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.memory import Halving
 from pipeline.models.transfer import to_device, to_host
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.models.vision import VisionEncoder
+
+PUBLISHERS = 2  # threads: one digests slower than an H100 encodes
 
 
 class Features(PooledArtifact):
@@ -225,22 +228,37 @@ class _Encode:
     def add(self, pool: Pool, stored: _Stored, keys: Iterator[str]) -> Iterator[str]:
         """Add to the pool what it lacks of these keys, and yield each; `stored.bad` has what is not finite, which is left out.
 
-        One thread reads frames, one computes, and this one writes.
+        One thread reads frames, one computes, this one writes, and others sync and digest what is written.
         """
         encoded = read_ahead(self._encoded(read_ahead(stored.missing(pool, keys))), depth=4)
-        for (key, missing), group in groupby(encoded, key=lambda batch: batch[:2]):
-            try:
-                self._add(pool, stored, key, missing, (features for *_, features in group))
-            except _NotFiniteError as error:
-                stored.bad[key] = error.frames
-                if good := [index for index in missing if index not in error.frames]:
-                    again = self._encoded((key, good, pixels) for pixels in stored.batches(key, good))
-                    self._add(pool, stored, key, good, (features for *_, features in again))
-            yield key
+        groups = groupby(encoded, key=lambda batch: batch[:2])
+        with ThreadPoolExecutor(PUBLISHERS) as publishers:
+            written = (
+                (key, publishers.submit(self._write(pool, stored, key, missing, (features for *_, features in group))))
+                for (key, missing), group in groups
+            )
+            for key, published in behind(written, PUBLISHERS):
+                published.result()
+                yield key
 
-    def _add(self, pool: Pool, stored: _Stored, key: str, frames: list[int], encoded: Iterator[_Encoded]) -> None:
-        features = self._finite(encoded, frames)
-        pool.add(key, frames, self._shape, self._stored_as, features, stored.facts(key, frames))
+    def _write(
+        self, pool: Pool, stored: _Stored, key: str, missing: list[int], encoded: Iterator[_Encoded]
+    ) -> Callable[[], None]:
+        """Write the finite ones of a key's features, and return what publishes them."""
+
+        def write(frames: list[int], of_frames: Iterator[_Encoded]) -> Callable[[], None]:
+            features = self._finite(of_frames, frames)
+            return pool.write(key, frames, self._shape, self._stored_as, features, stored.facts(key, frames))
+
+        try:
+            return write(missing, encoded)
+        except _NotFiniteError as error:
+            stored.bad[key] = error.frames
+        good = [index for index in missing if index not in stored.bad[key]]
+        if not good:
+            return lambda: None
+        again = self._encoded((key, good, pixels) for pixels in stored.batches(key, good))
+        return write(good, (features for *_, features in again))
 
     def _finite(self, encoded: Iterator[_Encoded], frames: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the features of these frames, piece by piece; raises `_NotFiniteError` at the end."""
@@ -256,14 +274,12 @@ class _Encode:
     def _encoded(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[int], _Encoded]]:
         """Yield the features of batches as they arrive; the next batch is given to the device before one is waited for."""
         encoder = self._encoder.model
-        on_the_way: deque[tuple[str, list[int], _Encoded]] = deque()
-        for key, missing, batch in batches:
-            for encoded in self._halving(partial(self._compute, encoder), batch):
-                on_the_way.append((key, missing, encoded))
-            while len(on_the_way) > 1:
-                on_the_way[0][2].copied()
-                yield on_the_way.popleft()
-        for item in on_the_way:
+        computed = (
+            (key, missing, encoded)
+            for key, missing, batch in batches
+            for encoded in self._halving(partial(self._compute, encoder), batch)
+        )
+        for item in behind(computed):
             item[2].copied()
             yield item
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Artifact, Config, Plan, PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.streams import behind
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
-from pipeline.models.transfer import to_device
+from pipeline.models.transfer import to_device, to_host
 from pipeline.video.frames import Clips
 
 if TYPE_CHECKING:
@@ -103,6 +104,14 @@ def plan_videos(
     return plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
 
 
+class _BatchValues(NamedTuple):
+    """Values [B, at most n_values] of B rows, on their way from the device."""
+
+    rows: np.ndarray
+    values: Tensor
+    copied: Callable[[], None]  # waits until they are here
+
+
 class FrameByFrame:
     """Asks questions about frames of their clips, for one stage."""
 
@@ -129,10 +138,15 @@ class FrameByFrame:
         values = np.full((int(first[-1]), asker.n_values), np.nan)
         groups = list(_groups(videos))
         read = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
-        for place, visual in track(read, shard, "window", len(groups)):
+
+        def ask(place: dict[tuple[str, int], int], visual: Tensor) -> list[_BatchValues]:
             pairs = [(number, pair, place[frame]) for frame in place for number, pair in asks.get(frame, ())]
-            if pairs:
-                self._ask(asker, np.array(pairs), visual, shard.settings["batch_tokens"], values)
+            return self._ask(asker, np.array(pairs), visual, shard.settings["batch_tokens"]) if pairs else []
+
+        for of_window in behind(ask(*window) for window in track(read, shard, "window", len(groups))):
+            for batch in of_window:
+                batch.copied()
+                values[batch.rows, : batch.values.shape[1]] = batch.values.numpy()
         lengths = [len(clip["row"]) for clip in clips]
         return FrameValues(
             questions,
@@ -143,28 +157,24 @@ class FrameByFrame:
             values[np.concatenate([start + of for start, (_, of) in zip(first.tolist(), distinct, strict=False)])],
         )
 
-    def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int, values: np.ndarray) -> None:
-        """Ask about the frames of one window.
+    def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int) -> list[_BatchValues]:
+        """Ask about the frames of one window, without waiting for the device.
 
         Args:
-            pairs: [R, 3] int64: the number of a question, the row of `values` it goes to, the place of a frame in `visual`.
-            values: where what is said goes.
+            pairs: [R, 3] int64: the number of a question, the row of the values it goes to, the place of a frame in `visual`.
         """
         numbers, rows, places = pairs.T
         device = str(visual.device)
         (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
 
-        def ask(items: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        def ask(items: np.ndarray) -> _BatchValues:
             tokens = visual.index_select(0, to_device(places[items], device))
-            return rows[items], asker.ask(tokens, numbers[items].tolist())
+            (values,), copied = to_host(asker.ask(tokens, numbers[items].tolist()))
+            return _BatchValues(rows[items], values, copied)
 
-        asked: list[tuple[np.ndarray, Tensor]] = []
         lengths = [asker.lengths[number] for number in numbers.tolist()]
-        for batch in token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens):
-            asked += self._halving(ask, batch)
-        # Only now: until here nobody has waited for the device, which is at the first batches still.
-        for chosen, said in asked:
-            values[chosen, : said.shape[1]] = said.cpu().numpy()
+        batches = token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens)
+        return [part for batch in batches for part in self._halving(ask, batch)]
 
 
 def _groups(videos: Sequence[VideoFeatures]) -> Iterator[Group]:

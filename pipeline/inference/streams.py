@@ -1,11 +1,12 @@
-"""Reading ahead while the model computes."""
+"""Work that goes on beside a model's: reading ahead, and waiting for the device a little later."""
 
 from __future__ import annotations
 
 import queue
 import sys
 import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -51,3 +52,13 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
     finally:
         stop.set()
         thread.join()
+
+
+def behind(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+    """Yield each item when `depth` more have begun: what an item waits for goes on while they do."""
+    begun: deque[Item] = deque()
+    for item in items:
+        begun.append(item)
+        if len(begun) > depth:
+            yield begun.popleft()
+    yield from begun

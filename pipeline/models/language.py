@@ -57,6 +57,8 @@ class Language:
         if self.device.type != "cpu":
             _fuse_norms(self.model)
             self._multiple = MULTIPLE
+            # cuDNN builds a plan for every new shape, half a second for each direction, and most batches have one of their own.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.encoder, self.decoder = self.model.encoder, self.model.decoder
         self.verbalizer = verbalizer
         start_id = model.config.decoder_start_token_id
@@ -116,9 +118,11 @@ class Language:
 
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
         """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
+        # With four axes: to see whether a mask of two axes hides anything, transformers waits for the device.
+        seen = mask[:, None, None].bool()
         with self._as_loaded():
             states = self.decoder(
-                input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+                input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=seen, use_cache=False
             ).last_hidden_state
             return functional.linear(states.float(), self.model.lm_head.weight)
 

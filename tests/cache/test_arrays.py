@@ -6,6 +6,7 @@ import pytest
 
 from cache.arrays import ArrayFile, Owner, write_array
 from cache.errors import CorruptArtifactError
+from cache.files import written
 
 
 def owner(n_frames: int) -> Owner:
@@ -58,8 +59,8 @@ def test_frames_that_break_off_or_are_too_few_leave_no_file(tmp_path: Path) -> N
         yield random_video(2)
         raise OSError("stream ended")
 
-    with pytest.raises(OSError, match="stream ended"):
-        write_array(tmp_path / "0.h5", owner(4), (5, 3), "float16", broken())
-    with pytest.raises(ValueError, match="got 2 frames, wanted 3"):
-        write_array(tmp_path / "0.h5", owner(3), (5, 3), "float16", iter([random_video(2)]))
+    with pytest.raises(OSError, match="stream ended"), written(tmp_path / "0.h5") as part:
+        write_array(part, owner(4), (5, 3), "float16", broken())
+    with pytest.raises(ValueError, match="got 2 frames, wanted 3"), written(tmp_path / "0.h5") as part:
+        write_array(part, owner(3), (5, 3), "float16", iter([random_video(2)]))
     assert list(tmp_path.iterdir()) == []
