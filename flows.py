@@ -33,7 +33,7 @@ from pipeline.benchmarks.matrix import Matrix, NightRow, load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.engine.steps import Run, RunOnly, setting
+from pipeline.engine.steps import Run, RunOnly, setting_of
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
@@ -54,8 +54,8 @@ from workers.forms import (
     Settings,
     StageName,
 )
-from workers.pages import key_of, made_by, progress_artifacts, show_summary
-from workers.piece import BACK_OFF_SECONDS, TRIES, ended, make_piece, opened, split
+from workers.pages import key_of, progress_artifacts, show_summary, whose_page
+from workers.piece import BACK_OFF_SECONDS, TRIES, final_state, make_piece, open_request, split
 
 log = logging.getLogger("sevila")
 
@@ -88,15 +88,17 @@ def sevila(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = opened(**request)
+        chosen, run, sources = open_request(**request)
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request))
-            found = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        show_summary(f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}"), steps.made, steps.settings, found)
-        metrics = found.settings[-1].metrics if isinstance(found, Results) else found
+            results = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
+        show_summary(
+            f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}"), steps.artifacts, steps.settings, results
+        )
+        metrics = results.settings[-1].metrics if isinstance(results, Results) else results
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
-    return ended(work)
+    return final_state(work)
 
 
 @flow(name="sevila-stage", on_cancellation=[cancel_pieces])
@@ -123,16 +125,16 @@ def sevila_stage(
     request = _request(recipe, settings, seed, places, execution)
 
     def work() -> State[str]:
-        chosen, run, sources = opened(**request, remembered=["videos"])
+        chosen, run, sources = open_request(**request, remembered=["videos"])
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            steps = RunOnly(stage, chosen, run, again, pin, _made_as_tasks(make_by(request)))
-            made = steps.walk(chain_of(chosen), sources)
+            steps = RunOnly(stage, chosen, run, again, pin, _make_as_tasks(make_by(request)))
+            artifacts = steps.walk(chain_of(chosen), sources)
         title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
-        show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), made, steps.settings)
-        ids = " ".join(str(artifact.id) for artifact in made)
+        show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), artifacts, steps.settings)
+        ids = " ".join(str(artifact.id) for artifact in artifacts)
         return Completed(message=ids, data=ids)
 
-    return ended(work)
+    return final_state(work)
 
 
 @flow(name="sevila-piece")
@@ -175,18 +177,18 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
     """
 
-    def step(stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def step(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
-        name = f"{name} {setting(changes, tell)}".rstrip()
-        return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, tell=tell, **changes))
+        name = f"{name} {setting_of(changes, setting)}".rstrip()
+        return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, setting=setting, **changes))
 
     return step
 
 
-def _made_as_tasks(make: Make) -> Make:
+def _make_as_tasks(make: Make) -> Make:
     """Return what makes every artifact as a task likewise, once all that it is made from is there."""
 
-    def made(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+    def make_task(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         def work() -> Artifact:
             return make(stage, cfg, run, inputs)
 
@@ -194,7 +196,7 @@ def _made_as_tasks(make: Make) -> Make:
             return work()  # which says so: no step that has failed, but one that is not yet to be made
         return _as_a_task(str(stage.artifact_id(cfg, inputs)), stage, inputs, work)
 
-    return made
+    return make_task
 
 
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
@@ -251,8 +253,8 @@ def sevila_benchmark(
         chosen = load_matrix(matrix)
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, _teller(chosen), _setting_as_a_task)
-        page = f"{night_markdown(night)}\n\n{made_by(main)}"
+        night = run_night(chosen, main, given, device, batch_tokens, _row_shower(chosen), _setting_as_a_task)
+        page = f"{night_markdown(night)}\n\n{whose_page(main)}"
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
         )
@@ -260,10 +262,10 @@ def sevila_benchmark(
             return Failed(message=printable(night.verdict), name="Regression" if night.regressions else None)
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
-    return ended(work)
+    return final_state(work)
 
 
-def _teller(matrix: Matrix) -> Callable[[NightRow], None]:
+def _row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
     """Return what tells of each row as it comes, and shows how many of the settings are done."""
     show = progress_artifacts()
     left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
@@ -273,14 +275,14 @@ def _teller(matrix: Matrix) -> Callable[[NightRow], None]:
         n_done = n_settings - len(left)
         show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
 
-    def tell(row: NightRow) -> None:
+    def show_row(row: NightRow) -> None:
         percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
         log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
         left.discard((row.recipe, row.setting))
         show_done()
 
     show_done()
-    return tell
+    return show_row
 
 
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:

@@ -84,7 +84,7 @@ class Bench:
         self.sources = Sources(store.digests, places)
         self.run = RunContext(store, device=device, sources=self.sources)
         self.recipe: Recipe = load("plain", STAGES, self.settings())
-        self.made: dict[str, Any] = {}
+        self.artifacts: dict[str, Any] = {}
 
     def settings(self) -> list[str]:
         """Return the recipe's settings for this size."""
@@ -130,17 +130,17 @@ def _name(stage: Stage, changes: dict[str, Any]) -> str:
 
 def run_stages(bench: Bench) -> None:
     """Make every artifact of inference, labelling and both trainings, as a run does."""
-    size, made = bench.size, bench.made
-    questions = made["questions"] = bench.step(list_questions, bench.sources.annotations("plain", "train"))
-    backbone = made["backbone"] = bench.step(import_backbone, bench.sources.weights(WEIGHTS))
-    localizer = made["localizer"] = bench.step(init_localizer, backbone, None)
-    answerer = made["answerer"] = bench.step(init_answerer, backbone, None)
+    size, artifacts = bench.size, bench.artifacts
+    questions = artifacts["questions"] = bench.step(list_questions, bench.sources.annotations("plain", "train"))
+    backbone = artifacts["backbone"] = bench.step(import_backbone, bench.sources.weights(WEIGHTS))
+    localizer = artifacts["localizer"] = bench.step(init_localizer, backbone, None)
+    answerer = artifacts["answerer"] = bench.step(init_answerer, backbone, None)
     drawn = replace(sample_frames, function=draw_frames)
-    frames = made["frames"] = bench.step(drawn, bench.sources.videos("plain", questions))
-    config = made["config"] = backbone.config(bench.run)
+    frames = artifacts["frames"] = bench.step(drawn, bench.sources.videos("plain", questions))
+    config = artifacts["config"] = backbone.config(bench.run)
     n_frames = size.n_videos * size.n_frames
     step = partial(bench.step, extract_features, frames, backbone)
-    features = made["features"] = step(rows=n_frames, operations=flops.vit(config), unit="frames")
+    features = artifacts["features"] = step(rows=n_frames, operations=flops.vit(config), unit="frames")
     read = (questions, frames, features, backbone)
     n_questions = size.n_videos * size.questions_a_video
     n_pairs = n_questions * size.n_frames
@@ -150,7 +150,7 @@ def run_stages(bench: Bench) -> None:
     of_visual = flops.qformer(config) / size.questions_a_video
     pair = float(np.mean([flops.answer(config, seen + n, 1) for n in texts])) + of_visual
     scores = bench.step(score_frames, *read, localizer, rows=n_pairs, operations=pair, unit="pairs")
-    keyframes = made["keyframes"] = bench.step(select_keyframes, questions, frames, scores)
+    keyframes = artifacts["keyframes"] = bench.step(select_keyframes, questions, frames, scores)
     k = bench.recipe.config(select_keyframes).k
     question = float(np.mean([flops.answer(config, k * (seen + 2) + n, 2) for n in texts])) + k * flops.qformer(config)
     given = (questions, keyframes, features, backbone, answerer)
@@ -193,10 +193,10 @@ def run_out_of_memory(bench: Bench) -> None:
     """Score with batches that do not fit into what is left of the GPU: they must be halved, and the stage end well."""
     if bench.device == "cpu":
         return bench.report.add("memory", "out of memory", note="not tried: a CPU's memory cannot be bounded")
-    made, run = bench.made, bench.run
+    artifacts, run = bench.artifacts, bench.run
     gc.collect()
     torch.cuda.empty_cache()
-    language = made["backbone"].language(run, bench.recipe.config(score_frames).precision)
+    language = artifacts["backbone"].language(run, bench.recipe.config(score_frames).precision)
     needed = torch.cuda.memory_allocated() + (5 << 29)  # for the Q-Former and what is computed, not for all at once
     del language
     torch.cuda.empty_cache()
@@ -205,12 +205,20 @@ def run_out_of_memory(bench: Bench) -> None:
     logging.getLogger("sevila").addHandler(warnings)
     try:
         bench.run = replace(run, batch_tokens=1 << 19)
-        read = (made["questions"], made["frames"], made["features"], made["backbone"], made["localizer"])
+        read = (
+            artifacts["questions"],
+            artifacts["frames"],
+            artifacts["features"],
+            artifacts["backbone"],
+            artifacts["localizer"],
+        )
         scores = bench.step(score_frames, *read, instruction="information_needed")
         finite = bool(np.isfinite(scores.columns("frame_scores", "logit_yes")["logit_yes"]).all())
-        told = warnings.texts[-1] if warnings.texts else "no warning"
+        last_warning = warnings.texts[-1] if warnings.texts else "no warning"
         halved = sum("out of memory" in text for text in warnings.texts)
-        bench.report.add("memory", "score_frames, 524,288 tokens at once", halved=halved, finite=finite, last=told)
+        bench.report.add(
+            "memory", "score_frames, 524,288 tokens at once", halved=halved, finite=finite, last=last_warning
+        )
     finally:
         bench.run = run
         logging.getLogger("sevila").removeHandler(warnings)

@@ -63,10 +63,10 @@ def _report(bench: Bench, row: str, n_rows: int, operations: float, precision: s
 
 def vision_rates(bench: Bench, compiled: bool = False) -> None:
     """Report the ViT's frames per second at some batch sizes, as it is or with its blocks compiled."""
-    config, device = bench.made["config"], bench.device
+    config, device = bench.artifacts["config"], bench.device
     precision = bench.recipe.config_of("extract_features").precision
     start = time.perf_counter()
-    encoder = bench.made["backbone"].vision_encoder(bench.run, precision)
+    encoder = bench.artifacts["backbone"].vision_encoder(bench.run, precision)
     bench.report.add("model", "ViT loaded", seconds=time.perf_counter() - start)
     batches = (16, 63, 128, 256) if device != "cpu" else (4,)
     pixels = torch.randn(max(batches), 3, config.image_size, config.image_size, device=device)
@@ -90,12 +90,12 @@ def language_rates(bench: Bench, compiled: bool = False) -> None:
     """Report the Localizer's pairs per second at some batch sizes, and its parts; or with T5's blocks compiled."""
     from pipeline.models.localizer import Localizer
 
-    made, config, device = bench.made, bench.made["config"], bench.device
+    artifacts, config, device = bench.artifacts, bench.artifacts["config"], bench.device
     precision = bench.recipe.config_of("score_frames").precision
     start = time.perf_counter()
-    language = made["backbone"].language(bench.run, precision)
+    language = artifacts["backbone"].language(bench.run, precision)
     bench.report.add("model", "Flan-T5 loaded", seconds=time.perf_counter() - start)
-    localizer = Localizer(made["localizer"].load(bench.run, made["backbone"], precision), language)
+    localizer = Localizer(artifacts["localizer"].load(bench.run, artifacts["backbone"], precision), language)
     seen = config.num_query_tokens + 3 + N_TEXT
     budgets = (8192, 16384, 32768, 65536) if device != "cpu" else (1024,)
     if compiled:
@@ -123,7 +123,7 @@ def language_rates(bench: Bench, compiled: bool = False) -> None:
 
 @torch.no_grad()
 def _language_parts(bench: Bench, localizer: Localizer, visual: Tensor, ids: list[list[int]], precision: str) -> None:
-    language, config, n = localizer.language, bench.made["config"], len(ids)
+    language, config, n = localizer.language, bench.artifacts["config"], len(ids)
     seen = config.num_query_tokens + 3 + N_TEXT
     features = torch.randn(64, *config.feature_shape, device=bench.device, dtype=torch.float16)
     work = partial(localizer.visual, features)
@@ -174,20 +174,20 @@ def _keyframes_and_answers(
     from pipeline.models.vision import pixels
     from pipeline.selection.keyframes import top_k_positions
 
-    made, run, device = bench.made, bench.run, bench.device
-    reader = made["frames"].open()
-    videos = [row["video_id"] for row in made["frames"].rows("videos")][:n_videos]
-    encoder = made["backbone"].vision_encoder(run, of_vit)
+    artifacts, run, device = bench.artifacts, bench.run, bench.device
+    reader = artifacts["frames"].open()
+    videos = [row["video_id"] for row in artifacts["frames"].rows("videos")][:n_videos]
+    encoder = artifacts["backbone"].vision_encoder(run, of_vit)
     stored = []
     with torch.no_grad():
         for video in videos:
             frames = pixels(torch.from_numpy(reader.read(video, slice(None))).to(device))
             stored.append(torch.cat([encoder(batch).float() for batch in frames.split(16)]))
     del encoder
-    language = made["backbone"].language(run, of_t5)
-    localizer = Localizer(made["localizer"].load(run, made["backbone"], of_t5), language)
-    answerer = Answerer(made["answerer"].load(run, made["backbone"], of_t5), language)
-    questions = [row for row in made["questions"].rows("questions") if row["video_id"] in videos]
+    language = artifacts["backbone"].language(run, of_t5)
+    localizer = Localizer(artifacts["localizer"].load(run, artifacts["backbone"], of_t5), language)
+    answerer = Answerer(artifacts["answerer"].load(run, artifacts["backbone"], of_t5), language)
+    questions = [row for row in artifacts["questions"].rows("questions") if row["video_id"] in videos]
     style, words = PROMPT_STYLES["multiple_choice"], language.verbalizer
     of_localizer = [localizer.visual(features) for features in stored]
     of_answerer = [answerer.visual(features) for features in stored]

@@ -47,8 +47,8 @@ def alone(root: Path) -> Iterator[None]:
 def _refuse_foreign(root: Path) -> None:
     names = {name for name in os.listdir(root) if not name.startswith(".")} if root.is_dir() else set()
     if names - {"lost+found"} and not names & OWN_NAMES:
-        some = ", ".join(sorted(names)[:3])
-        raise StoreError(f"{root} holds other things ({some}) and no store: give a folder that is new or empty")
+        first_names = ", ".join(sorted(names)[:3])
+        raise StoreError(f"{root} holds other things ({first_names}) and no store: give a folder that is new or empty")
 
 
 @contextmanager

@@ -234,7 +234,7 @@ def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
     """Return one line per setting that differs, `section.key: A's value -> B's`."""
     lines = [f"recipe: {a.recipe} -> {b.recipe}"] if a.recipe != b.recipe else []
     if a.seeds != b.seeds:
-        lines.append(f"seeds: {_told(a.seeds)} -> {_told(b.seeds)}")
+        lines.append(f"seeds: {_seeds_text(a.seeds)} -> {_seeds_text(b.seeds)}")
     for section in dict.fromkeys([*a.settings, *b.settings]):
         of_a, of_b = a.settings.get(section, {}), b.settings.get(section, {})
         for key in dict.fromkeys([*of_a, *of_b]):
@@ -243,7 +243,7 @@ def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
     return lines
 
 
-def _told(seeds: list[int]) -> str:
+def _seeds_text(seeds: list[int]) -> str:
     return " ".join(map(str, seeds)) or "the recipe's"
 
 

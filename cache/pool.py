@@ -140,7 +140,7 @@ class Pool:
         return finish
 
     def make(
-        self, keys: Iterable[str], is_made: Callable[[str], bool], work: Callable[[Iterator[str]], Iterable[str]]
+        self, keys: Iterable[str], is_stored: Callable[[str], bool], work: Callable[[Iterator[str]], Iterable[str]]
     ) -> None:
         """Make what is missing, each key in one process at a time and once; returns when all are made or have failed.
 
@@ -160,7 +160,7 @@ class Pool:
             for key in keys:
                 if over:  # and a thread that reads ahead does not know yet
                     return
-                if is_made(key):
+                if is_stored(key):
                     continue
                 lock = self._lock(key)
                 try:
@@ -169,7 +169,7 @@ class Pool:
                     others.append(key)
                     continue
                 held[key] = lock
-                if over or is_made(key):  # by another process, since we looked
+                if over or is_stored(key):  # by another process, since we looked
                     held.pop(key).release()
                 else:
                     yield key
@@ -179,7 +179,7 @@ class Pool:
                 held.pop(key).release()
             for key in others:
                 with self._lock(key):  # until its maker has made it, has failed, or is dead
-                    if not is_made(key):
+                    if not is_stored(key):
                         for _ in work(iter([key])):
                             pass
         finally:

@@ -56,7 +56,7 @@ class Store:
         self.digests = DigestCache(own, others)
         self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
         self._looks: dict[str, tuple[Path, tuple[int, ...]]] | None = None  # within `one_look`: what `_place` has seen
-        self._made_anew: set[str] = set()  # what the stores below hold of these does not count
+        self._hidden_below: set[str] = set()  # what the stores below hold of these does not count
 
     def path(self, artifact: str) -> Path:
         """Return the folder of a published artifact, whether or not it exists."""
@@ -96,7 +96,7 @@ class Store:
                 status = os.lstat(f"{folder}/{RECORD}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if not (root != self.root and artifact in self._made_anew) and not os.path.islink(folder):
+            if not (root != self.root and artifact in self._hidden_below) and not os.path.islink(folder):
                 return root, (status.st_ino, status.st_mtime_ns, status.st_size)
         return self.root, ()
 
@@ -287,7 +287,7 @@ class Store:
 
         To be called before the artifact's content changes.
         """
-        for name in self.made_from(artifact):
+        for name in self.descendants(artifact):
             with self.lock(f"{name}/publish"):
                 record = self.record(name) if (self._own(name) / RECORD).exists() else None
                 if record is not None and record.record_version < 3:
@@ -304,7 +304,7 @@ class Store:
                 log.warning("%s: made anew, as %s", artifact, why)
                 if self.layer(artifact) == self.root:
                     self._remove(artifact)
-                self._made_anew.add(artifact)
+                self._hidden_below.add(artifact)
 
     def aside(self, artifact: str) -> Path:
         """Return the folder in which an artifact lies while it is rebuilt; raises `StoreError` if a link has its place."""
@@ -326,7 +326,7 @@ class Store:
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(own, aside)
         try:
-            with self.made_anew([artifact]):
+            with self.hiding_below([artifact]):
                 yield
         finally:
             if aside.exists() and not (own / RECORD).exists():
@@ -334,16 +334,16 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
 
     @contextmanager
-    def made_anew(self, names: Iterable[str]) -> Iterator[None]:
+    def hiding_below(self, names: Iterable[str]) -> Iterator[None]:
         """Look away, while the block makes these anew, from what the stores below hold of them."""
-        more = set(names) - self._made_anew
-        self._made_anew |= more
+        more = set(names) - self._hidden_below
+        self._hidden_below |= more
         try:
             yield
         finally:
-            self._made_anew -= more
+            self._hidden_below -= more
 
-    def made_from(self, artifact: str) -> list[str]:
+    def descendants(self, artifact: str) -> list[str]:
         """Return the artifacts that were made from this one, directly or through others."""
         records = [self.record(name) for name in self]
         reached = {artifact}

@@ -182,8 +182,8 @@ class Verification:
         self.n_files += 1
         try:
             record = self.store.record(id) if path.exists() else Record.load(path)
-            made = artifact_id(record.stage, record.version, record.config, record.inputs)
-            problem = "" if made == id else f"its stage, config and inputs have the id {made}"
+            id_of_content = artifact_id(record.stage, record.version, record.config, record.inputs)
+            problem = "" if id_of_content == id else f"its stage, config and inputs have the id {id_of_content}"
         except FileNotFoundError:
             problem = "it is gone"
         except (SevilaError, OSError) as error:
@@ -239,9 +239,11 @@ class Verification:
         for table, count in record.rows.items():
             names = [name for name in record.files if name.startswith((f"{table}.", f"{table}/"))]
             names = [name for name in names if name.endswith(".parquet")]
-            n_found = n_rows([folder / name for name in names])
-            if not names or n_found != count:
-                problem = f"the table {table} has {n_found} rows" if names else f"names no file of the table {table}"
+            n_rows_read = n_rows([folder / name for name in names])
+            if not names or n_rows_read != count:
+                problem = (
+                    f"the table {table} has {n_rows_read} rows" if names else f"names no file of the table {table}"
+                )
                 self._problem(record.id, "tables", RECORD, folder / RECORD, problem, f"{count} rows of {table}")
 
     def _pooled(self, record: Record, folder: Path) -> None:

@@ -47,7 +47,7 @@ def run(recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, naming: Na
     with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
         steps = Run(loaded, context, pin)
         results = chain_of(loaded)(loaded, steps, sources)
-    print_text(summary(steps.made, results))
+    print_text(summary(steps.artifacts, results))
 
 
 def demo(
@@ -147,7 +147,7 @@ def results(
             loaded, context, sources = open_recipe(recipe, chain, seed, store)
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"))
             started = time.perf_counter()
-            runs.append(SeedRun(seed, full(loaded, steps, sources), steps.made, time.perf_counter() - started))
+            runs.append(SeedRun(seed, full(loaded, steps, sources), steps.artifacts, time.perf_counter() - started))
     _write(report(loaded, runs, command_line), output)
 
 

@@ -110,7 +110,7 @@ class _Measure:
         self._anew, self._pin = anew, pin
         self._asked: dict[str, tuple[Stage, Config, tuple[Any, ...]]] = {}
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         """Return a handle on the artifact of this step; of an evaluation, after it and what it needs was made."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
@@ -118,10 +118,10 @@ class _Measure:
             return self._read(stage, id, inputs)
         problem = next((value.problem for value in inputs if value is not None and value.problem), "")
         if id is not None and not problem:
-            self._anew.enter_context(store.made_anew([id]))
+            self._anew.enter_context(store.hiding_below([id]))
             self._asked[id] = (stage, cfg, inputs)
         if stage.name in EVALUATIONS:
-            self.rows.append(self._row(id, problem, tell))
+            self.rows.append(self._row(id, problem, setting))
         return stage.output(store, id, problem)
 
     def _read(self, stage: Stage, id: str | None, inputs: tuple[Any, ...]) -> Artifact:
@@ -155,8 +155,8 @@ class _Measure:
         ids = [value.id for value in inputs if value is not None and value.id in self._asked]
         return list(dict.fromkeys([*(each for other in ids for each in self._needed(other)), id]))
 
-    def _measured(self, id: str, way: str, made_anew: list[Record]) -> NightRow:
-        records = {record.stage: record for record in made_anew}
+    def _measured(self, id: str, way: str, remade: list[Record]) -> NightRow:
+        records = {record.stage: record for record in remade}
         working = [records[name] for name in MEASURED if name in records]
         last = working[-1]
         seconds = {name: _seconds(record) for name, record in records.items()}

@@ -112,34 +112,36 @@ def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
     return next(row for row in rows if row.scope == "overall")
 
 
-def comparison_text(found: Comparison, n_changed: int = CHANGED_SHOWN) -> str:
+def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN) -> str:
     """Return the comparison for a terminal, with the first `n_changed` of the changed questions."""
-    lines = [f"A: {found.a}", f"B: {found.b}", *(f"  {line}" for line in found.differences), ""]
-    lines.append(f"{found.n_compared} questions compared")
+    lines = [f"A: {comparison.a}", f"B: {comparison.b}", *(f"  {line}" for line in comparison.differences), ""]
+    lines.append(f"{comparison.n_compared} questions compared")
     left_out = {
-        "only in A": found.n_only_a,
-        "only in B": found.n_only_b,
-        "with other options, video or right option": found.n_differing,
-        "without a known answer": found.n_unlabelled,
+        "only in A": comparison.n_only_a,
+        "only in B": comparison.n_only_b,
+        "with other options, video or right option": comparison.n_differing,
+        "without a known answer": comparison.n_unlabelled,
     }
-    told = [f"{n} {what}" for what, n in left_out.items() if n]
-    lines[-1] += f"; left out: {', '.join(told)}" if told else ""
-    if found.n_unanswered_a or found.n_unanswered_b:
-        lines.append(f"unanswered, counted as wrong: {found.n_unanswered_a} by A, {found.n_unanswered_b} by B")
-    by = found.bootstrap.by
-    lines += ["", *format_comparison_table(found.rows, by).split("\n"), ""]
+    parts = [f"{n} {what}" for what, n in left_out.items() if n]
+    lines[-1] += f"; left out: {', '.join(parts)}" if parts else ""
+    if comparison.n_unanswered_a or comparison.n_unanswered_b:
+        lines.append(
+            f"unanswered, counted as wrong: {comparison.n_unanswered_a} by A, {comparison.n_unanswered_b} by B"
+        )
+    by = comparison.bootstrap.by
+    lines += ["", *format_comparison_table(comparison.rows, by).split("\n"), ""]
     lines += [
-        f"95 % by {by}: paired percentile bootstrap, {found.bootstrap.resamples:,} resamples of {by}s",
+        f"95 % by {by}: paired percentile bootstrap, {comparison.bootstrap.resamples:,} resamples of {by}s",
         "p: McNemar's exact test, which takes questions for independent; not corrected for the number of rows",
     ]
-    counts = [sum(entry.change == change for entry in found.changed) for change in ("gained", "lost", "wrong")]
-    told_of = "{} gained by B, {} lost, {} from one wrong option to another".format(*counts)
-    lines += ["", f"{len(found.changed)} questions changed: {told_of}"]
-    for entry in found.changed[:n_changed]:
+    counts = [sum(entry.change == change for entry in comparison.changed) for change in ("gained", "lost", "wrong")]
+    changes_text = "{} gained by B, {} lost, {} from one wrong option to another".format(*counts)
+    lines += ["", f"{len(comparison.changed)} questions changed: {changes_text}"]
+    for entry in comparison.changed[:n_changed]:
         lines += [f"  {entry.change:6} {entry.question_id}: {entry.question}"]
         lines += [f"         right: {_text(entry.right)} | A: {_text(entry.a)} | B: {_text(entry.b)}"]
-    if len(found.changed) > n_changed:
-        lines.append(f"  ... and {len(found.changed) - n_changed} more (--changed N shows more, --json all)")
+    if len(comparison.changed) > n_changed:
+        lines.append(f"  ... and {len(comparison.changed) - n_changed} more (--changed N shows more, --json all)")
     return printable_lines(lines)
 
 

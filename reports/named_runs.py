@@ -82,9 +82,9 @@ def run_listing(store: Store) -> str:
 def run_description(store: Store, name: str) -> str:
     """Return everything a name stands for: when and what was run, and its artifacts."""
     run, known = named_run(store, name), dict[str, str]()
-    ended = f", ended {run.finished[:19]}" if run.finished else ""
+    finished = f", ended {run.finished[:19]}" if run.finished else ""
     seeds = f", seeds {' '.join(map(str, run.seeds))}" if run.seeds else ""
-    lines = [f"{run.name}: recipe {run.recipe}{seeds}, begun {run.started[:19]}{ended}, {run.status}"]
+    lines = [f"{run.name}: recipe {run.recipe}{seeds}, begun {run.started[:19]}{finished}, {run.status}"]
     lines += [f"  {section}.{key} = {value!r}" for section, keys in run.settings.items() for key, value in keys.items()]
     for pin in run.artifacts:
         stale = store.why_stale(pin.id, known) if store.exists(pin.id) else ""

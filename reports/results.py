@@ -47,14 +47,14 @@ def training_line(training: TrainedWeights) -> str:
     losses = [row["loss"] for row in sorted(steps, key=lambda row: row["step"])]
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    told = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
+    parts = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
     figures: dict[str, list[float]] = {}
     for row in (
         sorted(training.weights.rows("validation"), key=lambda row: row["step"]) if "validation" in tables else ()
     ):
         figures.setdefault(row["figure"], []).append(row["value"])
-    told += [f"{name} on held-out videos {found[0]:.3f} -> {found[-1]:.3f}" for name, found in figures.items()]
-    return "; ".join(told)
+    parts += [f"{name} on held-out videos {values[0]:.3f} -> {values[-1]:.3f}" for name, values in figures.items()]
+    return "; ".join(parts)
 
 
 def unanswered_text(results: Results) -> str:
@@ -83,7 +83,7 @@ def _heading(results: Results) -> str:
     config = results.questions.record.config
     split = f", split {config['split']}" if config["split"] else ""
     row = results.settings[0].accuracy()
-    unanswered = f" ({told} unanswered, which counts as wrong)" if (told := unanswered_text(results)) else ""
+    unanswered = f" ({text} unanswered, which counts as wrong)" if (text := unanswered_text(results)) else ""
     lines = [
         f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval."
     ]

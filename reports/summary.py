@@ -24,13 +24,13 @@ ANSWERS_SHOWN = 3
 SETTINGS_SHOWN = 3
 
 
-def summary(made: Sequence[Artifact], found: Artifact | Results) -> str:
-    """Return the text that ends a run; `found` is what its chain returned."""
-    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in made)]
-    for artifact in made:
+def summary(artifacts: Sequence[Artifact], results: Artifact | Results) -> str:
+    """Return the text that ends a run; `results` is what its chain returned."""
+    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts)]
+    for artifact in artifacts:
         what, lines = _failures(artifact)
         parts += ["", f"{what}:", *(f"  {line}" for line in lines)] if lines else []
-        if isinstance(found, Results):
+        if isinstance(results, Results):
             continue  # dozens of answers and metrics: one table says it
         if isinstance(artifact, Answers) and (shown := _first_answers(artifact)):
             parts += ["", f"first answers (all: `sevila answers {artifact.id}`):", *(f"  {line}" for line in shown)]
@@ -38,29 +38,31 @@ def summary(made: Sequence[Artifact], found: Artifact | Results) -> str:
             parts += ["", artifact.text()]
         if isinstance(artifact, (Metrics, MomentMetrics)):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
-    if isinstance(found, Results):
-        parts += ["", results_text(found)]
+    if isinstance(results, Results):
+        parts += ["", results_text(results)]
     return "\n".join(parts)
 
 
-def summary_markdown(made: Sequence[Artifact], settings: Sequence[str], found: Artifact | Results | None = None) -> str:
+def summary_markdown(
+    steps: Sequence[Artifact], settings: Sequence[str], results: Artifact | Results | None = None
+) -> str:
     """Return the same as a page in Markdown, to be put below a heading.
 
     Args:
-        made: the artifacts of the steps, in their order.
-        settings: which of the chain's steps each of `made` is.
-        found: what the chain returned; None: one stage was run, so that everything made is what was asked for.
+        steps: the artifacts of the steps, in their order.
+        settings: which of the chain's steps each of `steps` is.
+        results: what the chain returned; None: one stage was run, so that everything made is what was asked for.
     """
-    artifacts = {artifact.record.id: artifact for artifact in made}.values()
-    which = _which(made, settings)
-    if isinstance(found, Results):
-        parts = _results(found)
+    artifacts = {artifact.record.id: artifact for artifact in steps}.values()
+    which = _which(steps, settings)
+    if isinstance(results, Results):
+        parts = _results(results)
     else:  # a forward chain, or one stage in all its occurrences
         metrics_first = sorted(artifacts, key=lambda artifact: not isinstance(artifact, (Metrics, MomentMetrics)))
         parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
     failures = [f"{escaped(what)}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
     parts += ["## What failed", *failures] if failures else []
-    parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), found)]
+    parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), results)]
     return "\n\n".join(parts)
 
 
@@ -81,28 +83,32 @@ def _results(results: Results) -> list[str]:
 
 def _figures(artifact: Artifact, which: str) -> list[str]:
     """Return what is to be told of one artifact beside its counts, as paragraphs."""
-    told: list[str] = []
+    parts: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
         what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"
-        told = [what, artifact.text(markdown)]
+        parts = [what, artifact.text(markdown)]
     elif isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
-        told = ["First answers", _code(lines)]
+        parts = ["First answers", _code(lines)]
     elif isinstance(artifact, PseudoLabels):
-        told = ["Pseudo-labels", "\n".join(f"- {escaped(line)}" for line in artifact.text().splitlines())]
+        parts = ["Pseudo-labels", "\n".join(f"- {escaped(line)}" for line in artifact.text().splitlines())]
     elif "curves" in artifact.tables and (line := training_line(TrainedWeights("Training", artifact))):
-        told = ["Training", escaped(line)]
-    return [f"## {told[0]}{f': {escaped(which)}' if which else ''}", *told[1:], code(str(artifact.id))] if told else []
+        parts = ["Training", escaped(line)]
+    return (
+        [f"## {parts[0]}{f': {escaped(which)}' if which else ''}", *parts[1:], code(str(artifact.id))] if parts else []
+    )
 
 
-def _which(made: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
+def _which(steps: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
     """Return by artifact which of the chain's steps it is; some are several."""
-    found: dict[str, list[str]] = {}
-    for artifact, setting in zip(made, settings, strict=True):
-        known = found.setdefault(artifact.record.id, [])
+    settings_of: dict[str, list[str]] = {}
+    for artifact, setting in zip(steps, settings, strict=True):
+        known = settings_of.setdefault(artifact.record.id, [])
         if setting and setting not in known:
             known.append(setting)
-    more = {id: [f"{len(known) - SETTINGS_SHOWN} more"] for id, known in found.items() if len(known) > SETTINGS_SHOWN}
-    return {id: "; ".join([*known[:SETTINGS_SHOWN], *more.get(id, [])]) for id, known in found.items()}
+    more = {
+        id: [f"{len(known) - SETTINGS_SHOWN} more"] for id, known in settings_of.items() if len(known) > SETTINGS_SHOWN
+    }
+    return {id: "; ".join([*known[:SETTINGS_SHOWN], *more.get(id, [])]) for id, known in settings_of.items()}
 
 
 def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
@@ -115,11 +121,11 @@ def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
     return markdown([["artifact", "which", "holds", "made (UTC)"], *lines], n_left=4)
 
 
-def _next(artifacts: Sequence[Artifact], found: Artifact | Results | None) -> str:
+def _next(artifacts: Sequence[Artifact], results: Artifact | Results | None) -> str:
     """Return commands to look further, ready to paste."""
     lines = [f"export SEVILA_STORE={artifacts[0].store.root.absolute()}"]
-    if isinstance(found, Results) and len(found.settings) > 1:
-        a, b = found.settings[0].metrics.id, found.settings[-1].metrics.id
+    if isinstance(results, Results) and len(results.settings) > 1:
+        a, b = results.settings[0].metrics.id, results.settings[-1].metrics.id
         lines.append(f"sevila compare {a} {b}   # is the difference real? Any two of the settings")
     answers = [artifact.id for artifact in artifacts if isinstance(artifact, Answers)]
     lines += [f"sevila answers {answers[-1]} > answers.csv   # every question, in words"] if answers else []

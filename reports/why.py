@@ -68,12 +68,12 @@ def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[
 def _describe_sources(plan: Plan, store: Store) -> Callable[[Record, str, str | None, str | None], str]:
     def describe(parent: Record, name: str, id_a: str | None, id_b: str | None) -> str:
         source = plan.sources.get(id_b or "")
-        return _videos_told(parent, store, source) if isinstance(source, VideoFiles) else ""
+        return _video_differences(parent, store, source) if isinstance(source, VideoFiles) else ""
 
     return describe
 
 
-def _videos_told(frames: Record, store: Store, now: VideoFiles) -> str:
+def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
     """Say how the videos differ from those that `frames` were sampled from; "" where its table cannot be read any more."""
     schema = frames.schemas.get("videos", {"version": 1, "columns": {}})
     files = [name for name in sorted(frames.files) if name.startswith("videos") and name.endswith(".parquet")]

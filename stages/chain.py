@@ -72,21 +72,23 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
             localizer = step(pretrain_localizer, *clips, backbone, localizer)
             results.trained("Localizer, pre-trained", localizer)
         elif choice.selector == "refined":
-            labels = step(label_frames, *learned, backbone, newest, tell=choice.round)
-            localizer = step(refine_localizer, *learned, backbone, localizer, labels, tell=choice.round)
+            labels = step(label_frames, *learned, backbone, newest, setting=choice.round)
+            localizer = step(refine_localizer, *learned, backbone, localizer, labels, setting=choice.round)
             results.refined(choice, labels, localizer)
         scorer = localizer if choice.uses_localizer else None
         if choice.selector == "untrained" and recipe.config(init_localizer).weights:
-            scorer = step(init_localizer, backbone, None, tell="untrained", weights="")
+            scorer = step(init_localizer, backbone, None, setting="untrained", weights="")
         if choice.selector in recipe.chain.selectors:  # else pre-trained only to be refined
             scores, keyframes = _keyframes(step, evaluated, backbone, scorer, choice, choice.name)
             localization = None
             if checks.knows_moments(asked):
-                localization = step(evaluate_localization, asked, evaluated.frames, scores, keyframes, tell=choice.name)
+                localization = step(
+                    evaluate_localization, asked, evaluated.frames, scores, keyframes, setting=choice.name
+                )
             for way in choice.zero_shot:
                 results.add(way, _metrics(step, way, evaluated, keyframes, backbone, answerer), localization)
             _, lessons = _keyframes(step, learned, backbone, scorer, choice, f"{choice.name}, training split")
-            tuned = step(finetune_answerer, known, lessons, learned.features, backbone, newest, tell=choice.name)
+            tuned = step(finetune_answerer, known, lessons, learned.features, backbone, newest, setting=choice.name)
             results.trained(f"Answerer, {choice.name}", tuned)
             results.add(choice.tuned, _metrics(step, choice.tuned, evaluated, keyframes, backbone, tuned), localization)
             newest = tuned if choice.selector == "refined" else newest
@@ -105,16 +107,16 @@ def _released(recipe: Recipe, step: Step, sources: Sources) -> tuple[Any, Any, A
 
 
 def _features(step: Step, sources: Sources, split: Split, questions: Any, backbone: Any) -> SplitArtifacts:
-    frames = step(sample_frames, sources.videos(split.dataset, questions), tell=split.name)
-    return SplitArtifacts(questions, frames, step(extract_features, frames, backbone, tell=split.name))
+    frames = step(sample_frames, sources.videos(split.dataset, questions), setting=split.name)
+    return SplitArtifacts(questions, frames, step(extract_features, frames, backbone, setting=split.name))
 
 
-def _keyframes(step: Step, split: SplitArtifacts, backbone: Any, localizer: Any, choice: Choice, tell: str) -> Any:
-    scores = step(score_frames, *split, backbone, localizer, tell=tell) if localizer else None
-    return scores, step(select_keyframes, split.questions, split.frames, scores, tell=tell, **choice.changes)
+def _keyframes(step: Step, split: SplitArtifacts, backbone: Any, localizer: Any, choice: Choice, setting: str) -> Any:
+    scores = step(score_frames, *split, backbone, localizer, setting=setting) if localizer else None
+    return scores, step(select_keyframes, split.questions, split.frames, scores, setting=setting, **choice.changes)
 
 
 def _metrics(step: Step, way: Way, split: SplitArtifacts, keyframes: Any, backbone: Any, answerer: Any) -> Any:
     read = (split.questions, keyframes, split.features, backbone, answerer)
-    answers = step(answer_questions, *read, tell=way.name, method=way.method)
-    return step(evaluate, split.questions, answers, tell=way.name)
+    answers = step(answer_questions, *read, setting=way.name, method=way.method)
+    return step(evaluate, split.questions, answers, setting=way.name)

@@ -24,8 +24,8 @@ from pipeline.training.prompt_training import (
     FrameReader,
     HeldOutSplit,
     MicroBatchRow,
-    check_some,
     micro_batches,
+    refuse_no_samples,
     split_by_video,
     train_prompt,
     visual_tokens,
@@ -97,7 +97,7 @@ def finetune_answerer(
         else:
             text = answering_text(cfg.prompt, question)
             samples.append(AnsweredQuestion(row.question_id, row.video_id, text, tuple(row.rows), len(options), right))
-    check_some(samples, skipped, out.stage.name, "questions with a known answer and keyframes", out)
+    refuse_no_samples(samples, skipped, out.stage.name, "questions with a known answer and keyframes", out)
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(out, cfg, run, partial(AnswererTask, cfg, split, features, backbone, answerer))
 
@@ -163,10 +163,10 @@ class AnswererTask:
         visual = visual_tokens(self._answerer, data)
         token_ids = [self._ids[row.sample] for row in data.rows]
         n_options = [self._questions[row.sample].n_options for row in data.rows]
-        found = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1]))
-        logits = found.option_logits
+        answers = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1]))
+        logits = answers.option_logits
         is_finite = ~(logits.isnan() | logits.isposinf()).any(dim=1)  # -inf: no such option
-        right = found.prediction == torch.tensor([row.target for row in data.rows], device=logits.device)
+        right = answers.prediction == torch.tensor([row.target for row in data.rows], device=logits.device)
         return torch.stack([is_finite.sum(), (right & is_finite).sum(), (~is_finite).sum()])
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:

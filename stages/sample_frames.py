@@ -165,13 +165,13 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
                     attempts.note(key, _store(readable[key], key, result, pool, cfg.size))
                     yield key
 
-        def is_made(key: str) -> bool:
+        def is_stored(key: str) -> bool:
             return bool(pool.parts(key))
 
         with shard.phase("decode"):
-            pool.make(track(readable, shard, "video"), is_made, decode)
-            while left := [key for key in readable if not attempts.is_over(key) and not is_made(key)]:
-                pool.make(attempts.next_round(left), is_made, decode)
+            pool.make(track(readable, shard, "video"), is_stored, decode)
+            while left := [key for key in readable if not attempts.is_over(key) and not is_stored(key)]:
+                pool.make(attempts.next_round(left), is_stored, decode)
         rows: list[SampledVideo] = []
         positions: list[SampledFrame] = []
         parts: list[dict[str, Any]] = []

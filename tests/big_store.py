@@ -89,9 +89,11 @@ PLACES = {"annotations": "questions.csv", "videos": "videos", "weights": "tiny-b
 class Simulated(Run):
     """Runs a chain with other bodies for the stages that decode videos or run a model."""
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         body, plan = BODIES.get(stage.name, stage.function), PLANS.get(stage.name, stage.plan)
-        return super().__call__(dataclasses.replace(stage, function=body, plan=plan), *inputs, tell=tell, **changes)
+        return super().__call__(
+            dataclasses.replace(stage, function=body, plan=plan), *inputs, setting=setting, **changes
+        )
 
 
 def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> None:

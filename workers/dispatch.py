@@ -107,7 +107,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
                         waiting[piece] = _hand_out("gpu", id, piece, request)
                         del due[piece]
                     time.sleep(ASK_SECONDS)
-                    for piece, state in _ended(client, waiting):
+                    for piece, state in _final_states(client, waiting):
                         del waiting[piece]
                         if state is None:
                             log.warning("piece %s: somebody has deleted its run, so it is handed out again", piece)
@@ -161,21 +161,21 @@ def _hand_out(pool: str, artifact: str, piece: Piece, request: dict[str, Any]) -
     return UUID(str(asked.id))
 
 
-def _ended(client: SyncPrefectClient, waiting: dict[Piece, UUID]) -> list[tuple[Piece, State[Any] | None]]:
+def _final_states(client: SyncPrefectClient, waiting: dict[Piece, UUID]) -> list[tuple[Piece, State[Any] | None]]:
     """Return the pieces whose runs have ended, with their states; None for a run that is no more."""
     states = _states(client, list(waiting.values()))
-    found = [(piece, states.get(run_id)) for piece, run_id in waiting.items()]
-    return [(piece, state) for piece, state in found if state is None or state.is_final()]
+    by_piece = [(piece, states.get(run_id)) for piece, run_id in waiting.items()]
+    return [(piece, state) for piece, state in by_piece if state is None or state.is_final()]
 
 
 def _states(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> dict[UUID, State[Any]]:
     """Return the states of those runs that exist; asked for by the hundred, as each question takes the server some 20 ms."""
-    found: dict[UUID, State[Any]] = {}
+    states: dict[UUID, State[Any]] = {}
     for start in range(0, len(run_ids), RUNS_AT_A_TIME):
         wanted = FlowRunFilter.model_validate({"id": {"any_": run_ids[start : start + RUNS_AT_A_TIME]}})
         runs = client.read_flow_runs(flow_run_filter=wanted)
-        found |= {run.id: run.state for run in runs if run.state is not None}
-    return found
+        states |= {run.id: run.state for run in runs if run.state is not None}
+    return states
 
 
 def _pieces_tag(run_id: Any) -> str:

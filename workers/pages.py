@@ -121,7 +121,7 @@ def show_summary(
     results: Artifact | Results | None = None,
 ) -> None:
     """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
-    page = f"# {title}\n\n{made_by(artifacts[0].store)}\n\n{summary_markdown(artifacts, settings, results)}"
+    page = f"# {title}\n\n{whose_page(artifacts[0].store)}\n\n{summary_markdown(artifacts, settings, results)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     rows = [row for artifact in artifacts if isinstance(artifact, Frames) for row in artifact.rows("videos")]
     failed = dict.fromkeys(
@@ -132,7 +132,7 @@ def show_summary(
         create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
 
 
-def made_by(store: Store) -> str:
+def whose_page(store: Store) -> str:
     """Return which run made a page, and where, as Markdown."""
     return (
         f"Made by run [{escaped(str(this_run.name))}]({url_for('flow-run', obj_id=this_run.id)}), in store "

@@ -42,20 +42,20 @@ def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[No
     Args:
         artifact: Id of the artifact.
         piece: Number of its shard; None for all that is left of it.
-        request: The parameters of the run that asks, which `opened` takes.
+        request: The parameters of the run that asks, which `open_request` takes.
     """
 
     def work() -> State[None]:
         # Whatever the store remembers is right here, as the artifact's id says what it is made from.
-        chosen, run, sources = opened(**request, remembered=KINDS)
+        chosen, run, sources = open_request(**request, remembered=KINDS)
         with run.store.in_use():
             RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
         return Completed(message=piece_name(artifact, piece))
 
-    return ended(work)
+    return final_state(work)
 
 
-def opened(
+def open_request(
     recipe: str,
     settings: Sequence[str],
     seed: int | None,
@@ -82,8 +82,8 @@ def split(places: str) -> list[str]:
     return [place for place in places.split(os.pathsep) if place]
 
 
-def ended(work: Callable[[], State[Any]]) -> State[Any]:
-    """Return the state that a flow's work ends in; what people can mend is the state's message, without a traceback."""
+def final_state(work: Callable[[], State[Any]]) -> State[Any]:
+    """Return the state that a flow's work ends in; an error a user can fix is its message, without a traceback."""
     show = progress_artifacts()
     with logs_in_run_log(show), shown_by(show):
         try:

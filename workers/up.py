@@ -121,7 +121,7 @@ def _start_all(
     _wait(processes, "the server", lambda: _listens(options.port))
     with api.client() as client:
         _wait(processes, "the server", lambda: client.api_healthcheck() is None)
-        _mark_as_ended(client, "a former `sevila up` was killed")
+        _mark_runs_over(client, "a former `sevila up` was killed")
         _prepare(client, environment)
         workers = {
             name: partial(_start, environment | own, *command) for name, (own, *command) in _workers(options).items()
@@ -142,11 +142,11 @@ def _stop_all(api: PrefectApi, processes: dict[str, subprocess.Popen[bytes]]) ->
         return
     if server.poll() is None:
         with suppress(HTTPError), api.client() as client:
-            _mark_as_ended(client, "`sevila up` was stopped")
+            _mark_runs_over(client, "`sevila up` was stopped")
     _stop([server])
 
 
-def _mark_as_ended(client: SyncPrefectClient, why: str) -> None:
+def _mark_runs_over(client: SyncPrefectClient, why: str) -> None:
     """Mark the runs of workers that are no more: they do not say so, and the automation forgets runs of another server's time.
 
     One that stays running for ever would keep the only slot of the nightly benchmark.
@@ -269,9 +269,9 @@ def _run(environment: Mapping[str, str], *arguments: str) -> None:
 def _wait(processes: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Callable[[], bool]) -> None:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < give_up:
-        ended = [name for name, process in processes.items() if process.poll() is not None]
-        if ended:
-            raise SevilaError(f"{', '.join(ended)} ended while {what} started; its last lines say why")
+        stopped = [name for name, process in processes.items() if process.poll() is not None]
+        if stopped:
+            raise SevilaError(f"{', '.join(stopped)} ended while {what} started; its last lines say why")
         if is_up():
             return
         time.sleep(POLL_SECONDS)

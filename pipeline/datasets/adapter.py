@@ -107,9 +107,9 @@ def find_files(about: About, path: Path, split: str) -> list[Path]:
     beside = [folder / name for name in about.beside]
     for other in beside:
         if not other.is_file():
-            found = f"is {kind_of(other)}" if kind_of(other) else "missing"
+            state = f"is {kind_of(other)}" if kind_of(other) else "missing"
             raise MissingSourceError(
-                f"{other}: {found}; {about.title} needs that file beside {file.name}, as downloaded"
+                f"{other}: {state}; {about.title} needs that file beside {file.name}, as downloaded"
             )
     return [file, *beside]
 
@@ -128,8 +128,8 @@ def _file_of_split(about: About, folder: Path, split: str) -> Path:
         refuse_others(folder, names)
         wanted = " or ".join(names)
         known = sorted(file.name for file in about.split_files() if (folder / file.name).is_file())
-        found = (", ".join(known) or "no file of this data set") if folder.is_dir() else "no such folder"
-        raise MissingSourceError(f"{folder / wanted}: missing (found: {found}); {about.title} is read as downloaded")
+        content = (", ".join(known) or "no file of this data set") if folder.is_dir() else "no such folder"
+        raise MissingSourceError(f"{folder / wanted}: missing (found: {content}); {about.title} is read as downloaded")
     return present[0]
 
 

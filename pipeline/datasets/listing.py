@@ -82,19 +82,19 @@ def _contents(adapter: Adapter, place: Place, missing_videos: MissingVideos) -> 
 
 def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> list[str]:
     try:
-        found = adapter.read(file, "")  # of a file that is named the split need not be
+        table = adapter.read(file, "")  # of a file that is named the split need not be
     except SevilaError as error:
         return [f"  {error}"]
-    n_known = sum(question.answer_index is not None for question in found.questions)
-    n_moments = sum(bool(question.moments or question.moment_frames) for question in found.questions)
+    n_known = sum(question.answer_index is not None for question in table.questions)
+    n_moments = sum(bool(question.moments or question.moment_frames) for question in table.questions)
     lines = [
-        f"  {file.name}: {len(found.questions):,} questions, {n_known:,} with a known answer, {n_moments:,} with moments, "
-        f"about {len(found.videos):,} videos; {len(found.rejected):,} rows rejected"
+        f"  {file.name}: {len(table.questions):,} questions, {n_known:,} with a known answer, {n_moments:,} with moments, "
+        f"about {len(table.videos):,} videos; {len(table.rejected):,} rows rejected"
     ]
-    lines += [f"    line {rejected.line}: {rejected.reason}" for rejected in found.rejected[:SHOWN]]
+    lines += [f"    line {rejected.line}: {rejected.reason}" for rejected in table.rejected[:SHOWN]]
     try:
-        gone = missing_videos(adapter.name, found.videos)
+        gone = missing_videos(adapter.name, table.videos)
     except MissingSourceError:
         return lines
     names = f": {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}" if gone else ""
-    return [*lines, f"    {len(found.videos) - len(gone):,} videos found, {len(gone):,} missing{names}"]
+    return [*lines, f"    {len(table.videos) - len(gone):,} videos found, {len(gone):,} missing{names}"]

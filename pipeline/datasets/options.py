@@ -17,8 +17,8 @@ def options_of(what: str, values: Any) -> tuple[str, ...]:
     also for options that carry each other's letters, by which nobody knows which one is right.
     """
     if not isinstance(values, list) or not 2 <= len(values) <= len(LETTERS):
-        found = f"{len(values)} options" if isinstance(values, list) else "no list of options"
-        raise BadRow(f"{what}: {found}, 2 to {len(LETTERS)} were wanted")
+        count = f"{len(values)} options" if isinstance(values, list) else "no list of options"
+        raise BadRow(f"{what}: {count}, 2 to {len(LETTERS)} were wanted")
     texts = tuple(text(f"{what} {position}", value) for position, value in enumerate(values))
     labels = [label for label in map(LABEL.match, texts) if label]
     letters, wanted = [label[1].upper() for label in labels], list(LETTERS[: len(texts)])
@@ -47,8 +47,8 @@ def of_text(what: str, value: Any, options: Sequence[str]) -> int | None:
     wanted = exact_text(what, value)
     meanings = [index for index, option in enumerate(options) if option.strip() == wanted.strip()]
     if len(meanings) != 1:
-        found = f"the options {meanings} at once" if meanings else "none of the options"
-        raise BadRow(f"{what} is {wanted!r}, the text of {found}; that of one option was wanted")
+        matches = f"the options {meanings} at once" if meanings else "none of the options"
+        raise BadRow(f"{what} is {wanted!r}, the text of {matches}; that of one option was wanted")
     return meanings[0]
 
 

@@ -60,13 +60,13 @@ def files(path: Path, split: str) -> list[Path]:
         if path.suffix.lower() not in (".csv", ".jsonl"):
             raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; .csv or .jsonl was wanted")
         return [path]
-    found = [path / file_name for file_name in FILE_NAMES if (path / file_name).is_file()]
-    if not found:
+    files = [path / file_name for file_name in FILE_NAMES if (path / file_name).is_file()]
+    if not files:
         refuse_others(path, FILE_NAMES)
-    if len(found) != 1:
-        what = "holds both questions.csv and questions.jsonl" if found else "holds no questions.csv or questions.jsonl"
+    if len(files) != 1:
+        what = "holds both questions.csv and questions.jsonl" if files else "holds no questions.csv or questions.jsonl"
         raise MissingSourceError(f"{path}: {what if path.is_dir() else 'no such file or folder'}; name one file")
-    return found
+    return files
 
 
 def read(path: Path, split: str) -> Annotations:
@@ -123,8 +123,8 @@ def _rows_of_split(file: Path, table: Rows, split: str) -> list[Row]:
     for row in table.rows:
         rows_of.setdefault(str(row.cells.get("split") or "").strip(), []).append(row)
     if split not in rows_of:
-        found = ", ".join(sorted(map(repr, rows_of))) or "only rows that cannot be read"
-        raise MissingSourceError(f"{file}: no row of split {split!r}; found {found}; name one of them, or all")
+        splits = ", ".join(sorted(map(repr, rows_of))) or "only rows that cannot be read"
+        raise MissingSourceError(f"{file}: no row of split {split!r}; found {splits}; name one of them, or all")
     return rows_of[split]
 
 
@@ -135,7 +135,7 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
     start_seconds, end_seconds = (_seconds(key, cells.get(key)) for key in ("start_seconds", "end_seconds"))
     if end_seconds is not None and end_seconds < (start_seconds or 0.0):
         raise BadRow(f"end_seconds {end_seconds} is before start_seconds {start_seconds}")
-    found, note = moments("moments", cells.get("moments") or None)
+    spans, note = moments("moments", cells.get("moments") or None)
     question = Question(
         question_id=text("question_id", cells.get("question_id"), default_id),
         video_id=video_id,
@@ -145,7 +145,7 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
         question_type=text("type", cells.get("type"), ""),
         start_seconds=start_seconds,
         end_seconds=end_seconds,
-        moments=found,
+        moments=spans,
         note=note,
     )
     return question, Video(video_id, video_id)
@@ -153,8 +153,8 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
 
 def _options(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not 2 <= len(values) <= len(LETTERS):
-        found = f"{len(values)} options" if isinstance(values, list) else "no list of options"
-        raise BadRow(f"{found}, 2 to {len(LETTERS)} were wanted")
+        count = f"{len(values)} options" if isinstance(values, list) else "no list of options"
+        raise BadRow(f"{count}, 2 to {len(LETTERS)} were wanted")
     return tuple(text(f"option {position}", value) for position, value in enumerate(values))
 
 

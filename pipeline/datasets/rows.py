@@ -179,8 +179,8 @@ def _json_items(path: Path, content: str) -> Iterator[tuple[int, int, Any]]:
     decode = json.JSONDecoder().raw_decode
     position = skip_blanks(0)
     if content[position : position + 1] != "[":
-        found = repr(content[position : position + 20]) if content[position:] else "nothing"
-        raise SchemaError(f"{path}: begins with {found}; a JSON list of questions, [...], was wanted")
+        start = repr(content[position : position + 20]) if content[position:] else "nothing"
+        raise SchemaError(f"{path}: begins with {start}; a JSON list of questions, [...], was wanted")
     position = skip_blanks(position + 1)
     number, line, counted = 0, 1, 0
     after = content[position : position + 1]
@@ -248,11 +248,11 @@ def collect(
 
 def collect_split(about: About, table: Rows, parse: Callable[[Row], tuple[Question, Video]]) -> Annotations:
     """`collect`, with a warning where the file has another number of questions than its owners say, or odd values."""
-    n_found = len(table.rows) + len(table.rejected)
+    n_rows = len(table.rows) + len(table.rejected)
     for file in about.split_files():
-        if file.name == table.file and file.n_questions not in (None, n_found):
+        if file.name == table.file and file.n_questions not in (None, n_rows):
             logger.warning(
-                "%s has %d questions; %s's has %d as published", file.name, n_found, about.title, file.n_questions
+                "%s has %d questions; %s's has %d as published", file.name, n_rows, about.title, file.n_questions
             )
     annotations = collect(table.file, table.rows, table.rejected, parse)
     odd = [question for question in annotations.questions if question.note]

@@ -44,7 +44,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
     video_id = video_name("video", cells.get("video"))
     options = cells.get("options") or []
-    found, note = moments("moments", cells.get("moments"))
+    spans, note = moments("moments", cells.get("moments"))
     question = Question(
         question_id=text("question_id", cells.get("question_id")),
         video_id=video_id,
@@ -54,7 +54,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         question_type=text("type", cells.get("type"), ""),
         start_seconds=None,
         end_seconds=None,
-        moments=found,
+        moments=spans,
         note=note,
     )
     return question, Video(video_id, f"{video_id}.mp4")

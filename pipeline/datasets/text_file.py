@@ -54,8 +54,8 @@ def read_text(path: Path) -> str:
         # Not "utf-8-sig": it counts the offset of a bad byte from behind the mark.
         return data.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
-        raise SchemaError(f"{path}: {found}; save the file as UTF-8") from error
+        problem = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
+        raise SchemaError(f"{path}: {problem}; save the file as UTF-8") from error
 
 
 def warn_if_cut(path: Path, content: str) -> None:

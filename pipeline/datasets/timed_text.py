@@ -78,10 +78,10 @@ def files(path: Path, split: str) -> list[Path]:
         there = f"subfolders there: {', '.join(below) or 'none'}" if path.is_dir() else "no such folder"
         raise MissingSourceError(f"{folder}: missing ({there}); a split is a subfolder, leave it empty for all files")
     named = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    found = [file for file in named if file.is_file()]
-    if not found:
+    files = [file for file in named if file.is_file()]
+    if not files:
         raise MissingSourceError(f"{folder}: holds no subtitles ({' or '.join(SUFFIXES)}), one file a video was wanted")
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
 def read(path: Path, split: str) -> Annotations:
@@ -105,13 +105,13 @@ def read(path: Path, split: str) -> Annotations:
             )
             continue
         try:
-            found = _queries(file, file_name, video_id)
+            queries = _queries(file, file_name, video_id)
         except (SchemaError, MissingSourceError) as error:
             rejected.append(Rejected(file_name, 1, str(error).removeprefix(f"{file}: ")))
             continue
         videos[video_id] = Video(video_id, video_id, tuple(video_without_language(video_id)))
-        questions += found.questions
-        rejected += found.rejected
+        questions += queries.questions
+        rejected += queries.rejected
     return Annotations(questions, list(videos.values()), rejected)
 
 

@@ -107,14 +107,14 @@ def moments(what: str, value: Any, duration: Any = None) -> tuple[tuple[Moment, 
         return (), ""
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise BadRow(f"{what} is {value!r}, a list of [start, end] in seconds was wanted")
-    found, notes = [], []
+    spans, notes = [], []
     for pair in value:
         start, end, note = clip(*pair)
         if start is None or end is None:
             raise BadRow(f"{what} holds {pair}, finite numbers of seconds were wanted")
-        found.append(Moment(start, end))
-        notes += [note, _beyond(what, found[-1], duration)]
-    return tuple(found), "; ".join(filter(None, notes))
+        spans.append(Moment(start, end))
+        notes += [note, _beyond(what, spans[-1], duration)]
+    return tuple(spans), "; ".join(filter(None, notes))
 
 
 def _beyond(what: str, moment: Moment, duration: Any) -> str:

@@ -44,7 +44,7 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
     Once none is left, `build` only has to publish it. Raises like `build`.
     """
     id = _identity(stage, cfg, inputs)
-    if _is_made(run.store, id):
+    if _is_finished(run.store, id):
         return []
     read = _begin(stage, run, inputs, id)
     if stage.plan is None:
@@ -60,7 +60,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
         with disk_errors(run.store.partial(id)):
             # Whoever helps begins at the other end than whoever is helped.
             left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
-            if left and not _is_made(run.store, id):
+            if left and not _is_finished(run.store, id):
                 read = _begin(stage, run, inputs, id)
                 _reset_peaks(run)
                 out = _sharded(stage, cfg, run, inputs, read, [number for number in left if number is not None])
@@ -85,7 +85,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
         InputChangedError: an input is stale, or was replaced while it was read, again and again.
     """
     id = stage.artifact_id(cfg, inputs)
-    if id is not None and _is_made(run.store, id):
+    if id is not None and _is_finished(run.store, id):
         shutil.rmtree(run.store.aside(id), ignore_errors=True)  # of a `rebuild` that was killed at its end
         log.info("%s: reused %s", stage.name, id)
         _remember(run.store, inputs)
@@ -120,7 +120,7 @@ def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id:
         _run(stage, cfg, run, inputs, _sharded(stage, cfg, run, inputs, read), started)
         return
     with run.store.lock(f"{id}/build"):
-        if not _is_made(run.store, id):
+        if not _is_finished(run.store, id):
             folder = run.store.partial(id)
             refuse_links(folder)
             if not stage.resumes:
@@ -149,7 +149,7 @@ def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> Rea
     return read
 
 
-def _is_made(store: Store, id: str) -> bool:
+def _is_finished(store: Store, id: str) -> bool:
     """Whether an artifact is there and current, perhaps only now that what a killed process left is moved into place."""
     return store.is_current(id) or store.finish(id)
 

@@ -68,12 +68,12 @@ def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]
         return
     course, done = _Course(description), 0
 
-    def tell(n_bytes: int) -> None:
+    def log_bytes(n_bytes: int) -> None:
         nonlocal done
         done += n_bytes
         course.at(done / max(total, 1), lambda: f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
-    yield tell
+    yield log_bytes
 
 
 @contextmanager
@@ -90,10 +90,10 @@ def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int
         return
     course = _Course(description)
 
-    def tell(step: int, figures: dict[str, float]) -> None:
+    def log_step(step: int, figures: dict[str, float]) -> None:
         course.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
 
-    yield tell
+    yield log_step
 
 
 class _Course:
@@ -110,12 +110,12 @@ class _Course:
     def at(self, share: float, words: Callable[[], str]) -> None:
         """Tell that this share of it, from 0 to 1, is done, if it is time to."""
         now = time.monotonic()
-        ends_what_was_told = share >= 1 and self._last_line > self._started
-        if ends_what_was_told or now - self._last_line > LOG_EVERY_SECONDS:
+        ends_what_was_logged = share >= 1 and self._last_line > self._started
+        if ends_what_was_logged or now - self._last_line > LOG_EVERY_SECONDS:
             self._last_line = now
-            told = words()
+            text = words()
             # A process that others have started shows nothing; its lines arrive where they can be shown.
-            log.info("%s: %s", self._what, told, extra={"progress": (self._what, 100 * share, told)})
+            log.info("%s: %s", self._what, text, extra={"progress": (self._what, 100 * share, text)})
         if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
             self._last_show = now
             self._show(self._what, 100 * share, words())

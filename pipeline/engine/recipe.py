@@ -67,7 +67,7 @@ class Chain(Config):
 
     @field_validator("selectors")
     @classmethod
-    def _some_once(cls, names: tuple[Selector, ...]) -> tuple[Selector, ...]:
+    def _each_once(cls, names: tuple[Selector, ...]) -> tuple[Selector, ...]:
         if not names or len(set(names)) < len(names):
             raise ValueError("each once, and at least one, was wanted")
         return names

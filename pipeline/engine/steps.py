@@ -20,8 +20,8 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
-# step(stage, *inputs, tell="", **changes) -> artifact: `tell` says to people which of several steps of a stage it is, `changes`
-# are config keys that the chain sets over the recipe's.
+# step(stage, *inputs, setting="", **changes) -> artifact: `setting` says to people which of several steps of a stage it is,
+# `changes` are config keys that the chain sets over the recipe's.
 Step = Callable[..., Any]
 Pin = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
 
@@ -30,24 +30,24 @@ class Run:
     """Builds every step that is not in the store, and pins each (see cache/names.py)."""
 
     def __init__(self, recipe: Recipe, run: RunContext, pin: Pin, make: Make = build) -> None:
-        self.made: list[Artifact] = []
-        self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
+        self.artifacts: list[Artifact] = []
+        self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
         self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
         self._recipe = recipe
         self._run = run
         self._pin = pin
         self._make = make
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
-        self._pin(stage.artifact_id(cfg, inputs), stage.name, setting(changes, tell))
-        self.made.append(self._made(stage, cfg, inputs))
+        self._pin(stage.artifact_id(cfg, inputs), stage.name, setting_of(changes, setting))
+        self.artifacts.append(self._make_step(stage, cfg, inputs))
         self._calls.append((stage, cfg, inputs))
-        self.settings.append(setting(changes, tell))
-        return self.made[-1]
+        self.settings.append(setting_of(changes, setting))
+        return self.artifacts[-1]
 
-    def _made(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
+    def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
         for left in range(TRIES - 1, -1, -1):
             try:
                 return self._make(stage, cfg, self._run, inputs)
@@ -99,7 +99,7 @@ class Plan:
             chain(self._recipe, self, sources)
         return self.steps
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         """Return a handle that has an id as far as one can be known."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
@@ -108,7 +108,7 @@ class Plan:
         if id is not None:
             ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
             self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
-        self.steps.append(PlannedStep(stage.name, id, status, why, setting(changes, tell)))
+        self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
         if stage.plan_needs_rows and status == "build":
             with _quiet():  # "made ..." would not be true of the store
                 return build(stage, cfg, self._scratch, inputs)
@@ -139,12 +139,12 @@ class Plan:
         return "build", _difference(stage, cfg, inputs, store)
 
 
-def setting(changes: Mapping[str, Any], tell: str = "") -> str:
+def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
     """Return what tells a step from the chain's others of its stage, for people.
 
     What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
     """
-    return tell or ", ".join(f"{key}={value!r}" for key, value in changes.items())
+    return setting or ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
 @contextmanager
@@ -183,8 +183,8 @@ class RunOnly:
     """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
 
     def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin, make: Make = build) -> None:
-        self.made: list[Artifact] = []
-        self.settings: list[str] = []  # of each of `made`, which of the chain's steps it is
+        self.artifacts: list[Artifact] = []
+        self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
         self.waiting: list[str] = []  # why the other occurrences could not be built
         self._name = name
         self._recipe = recipe
@@ -202,45 +202,45 @@ class RunOnly:
         """
         with suppress(_Reached):
             chain(self._recipe, self, sources)
-        if not self.made and not self.waiting:
+        if not self.artifacts and not self.waiting:
             raise SevilaError(f"the chain of recipe {self._recipe.name!r} does not use {self._name}")
-        if not self.made:
+        if not self.artifacts:
             reasons = list(dict.fromkeys(self.waiting))
             raise MissingSourceError(
                 reasons[0] if len(reasons) == 1 else "no occurrence can be built: " + "; ".join(reasons)
             )
         for waiting in self.waiting:
             log.warning("not built: %s", waiting)
-        return self.made
+        return self.artifacts
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
-        self._pin(id, stage.name, setting(changes, tell))
+        self._pin(id, stage.name, setting_of(changes, setting))
         if stage.name == self._name:
-            return self._wanted(stage, cfg, inputs, id, setting(changes, tell))
+            return self._wanted(stage, cfg, inputs, id, setting_of(changes, setting))
         return _stored(stage, id, inputs, store)
 
     def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
         store = self._run.store
-        done = next((artifact for artifact in self.made if artifact.id == id), None)
+        done = next((artifact for artifact in self.artifacts if artifact.id == id), None)
         if done is not None:  # the same step of two settings
             return done
         try:
             if self._again and id is not None:
-                made = rebuild(stage, cfg, self._run, inputs, self._make)
+                artifact = rebuild(stage, cfg, self._run, inputs, self._make)
             else:
-                made = self._make(stage, cfg, self._run, inputs)
+                artifact = self._make(stage, cfg, self._run, inputs)
         except MissingSourceError as error:
             self.waiting.append(f"{error} ({setting})" if setting else str(error))
-            made = stage.output(store, id, str(error))
+            artifact = stage.output(store, id, str(error))
         else:
-            self.made.append(made)
+            self.artifacts.append(artifact)
             self.settings.append(setting)
         if self._occurs_once:
             raise _Reached
-        return made
+        return artifact
 
 
 class RunPiece:
@@ -267,7 +267,7 @@ class RunPiece:
             f"weights than where it was planned, or another store than {self._run.store.root}"
         )
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         """Return a handle on the artifact of this step; of the wanted one, make the piece and walk no further."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)

@@ -96,11 +96,11 @@ def subsets(outcomes: Sequence[Outcome], pooled_types: Mapping[str, Collection[s
     """
     types = np.array([outcome.question_type for outcome in outcomes], dtype=str)
     groups = np.array([outcome.group for outcome in outcomes], dtype=str)
-    found = [Subset("overall", "overall", np.ones(len(outcomes), bool))]
-    found += [Subset("group", str(name), groups == name) for name in np.unique(groups) if name]
-    found += [Subset("type", str(name), types == name) for name in np.unique(types) if name]
+    subsets = [Subset("overall", "overall", np.ones(len(outcomes), bool))]
+    subsets += [Subset("group", str(name), groups == name) for name in np.unique(groups) if name]
+    subsets += [Subset("type", str(name), types == name) for name in np.unique(types) if name]
     declared = [Subset("pooled", name, np.isin(types, list(members))) for name, members in pooled_types.items()]
-    return found + [subset for subset in declared if subset.members.any()]
+    return subsets + [subset for subset in declared if subset.members.any()]
 
 
 def accuracy_table(

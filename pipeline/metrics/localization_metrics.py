@@ -35,8 +35,8 @@ class KeyframeQuality:
 def inside(seconds: ArrayLike, moments: ArrayLike) -> NDArray[np.bool_]:
     """Which of the frames at `seconds` [T] lie in which of the `moments` [G, 2], start <= frame <= end: [T, G]."""
     at, bounds = np.asarray(seconds, np.float64), np.asarray(moments, np.float64).reshape(-1, 2)
-    found: NDArray[np.bool_] = (at[:, None] >= bounds[:, 0]) & (at[:, None] <= bounds[:, 1])
-    return found
+    is_inside: NDArray[np.bool_] = (at[:, None] >= bounds[:, 0]) & (at[:, None] <= bounds[:, 1])
+    return is_inside
 
 
 def keyframe_quality(positions: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -> KeyframeQuality:
@@ -65,8 +65,8 @@ def first_true_rank(scores: ArrayLike, seconds: ArrayLike, moments: ArrayLike) -
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     is_true = np.asarray(inside(seconds, moments).any(axis=1))
-    found = np.flatnonzero(is_true[order])
-    return int(found[0]) + 1 if len(found) else None
+    ranks = np.flatnonzero(is_true[order])
+    return int(ranks[0]) + 1 if len(ranks) else None
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class LocalizationRow:
 
 
 def localization_row(
-    source: str, k: int, found: Sequence[KeyframeQuality | None], ranks: Sequence[int | None]
+    source: str, k: int, keyframes: Sequence[KeyframeQuality | None], ranks: Sequence[int | None]
 ) -> LocalizationRow:
-    """Average questions; in `found` None is a question without frames, in `ranks` one without a true frame or a ranking."""
-    qualities = [quality for quality in found if quality is not None]
+    """Average questions; in `keyframes` None is a question without frames, in `ranks` one without a true frame or a ranking."""
+    qualities = [quality for quality in keyframes if quality is not None]
     recalls = [quality.frame_recall for quality in qualities if quality.frame_recall is not None]
     known = [rank for rank in ranks if rank is not None]
-    n_failed = len(found) - len(qualities)
+    n_failed = len(keyframes) - len(qualities)
 
     def percent(values: list[float], n_zero: int) -> float | None:
         return 100 * sum(values) / (len(values) + n_zero) if values or n_zero else None
@@ -104,7 +104,7 @@ def localization_row(
     return LocalizationRow(
         source=source,
         k=k,
-        n_questions=len(found),
+        n_questions=len(keyframes),
         n_failed=n_failed,
         n_without_true_frame=len(qualities) - len(recalls),
         precision_percent=percent([quality.precision for quality in qualities], n_failed),

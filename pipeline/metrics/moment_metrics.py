@@ -74,15 +74,15 @@ def retrieval_scores(predicted: Sequence[Floats], true: Sequence[Floats]) -> dic
     first_iou = _iou(_padded([windows[:1] for windows in kept], 3), targets, by_hull=True)[:, 0]
     iou = _iou(_padded([windows[np.argsort(-windows[:, 2], kind="stable")] for windows in kept], 3), targets)
     seconds = targets[..., 1] - targets[..., 0]
-    found = {}
+    scores = {}
     for name, (low, high) in LENGTH_RANGES_SECONDS.items():
         counts = (seconds > low) & (seconds <= high)  # nan, the padding, is neither
         queries = counts.any(axis=1)
         best = np.where(counts, first_iou, -1)[queries].max(axis=1, initial=-1)
         precision = _average_precision(np.where(counts[:, None], iou, -1)[queries], counts[queries].sum(axis=1))
         recalled = best[:, None] >= np.array(IOU_THRESHOLDS)
-        found[name] = RetrievalScores(int(queries.sum()), _mean_percent(recalled), _mean_percent(precision))
-    return found
+        scores[name] = RetrievalScores(int(queries.sum()), _mean_percent(recalled), _mean_percent(precision))
+    return scores
 
 
 def _iou(windows: Floats, targets: Floats, by_hull: bool = False) -> Floats:
@@ -197,10 +197,10 @@ def benchmark_report(
         mean, hit = _rounded(scores.mean_average_precision), _rounded(scores.hit_at_one)
         report[f"HL-min-{level}"] = {"HL-mAP": mean, "HL-Hit1": hit}
     names = [str(threshold) for threshold in IOU_THRESHOLDS]
-    for length, found in (retrieval or {}).items():
-        precision = found.mean_average_precision
+    for length, retrieved in (retrieval or {}).items():
+        precision = retrieved.mean_average_precision
         precisions = dict(zip([*names, "average"], map(_rounded, [*precision, precision.mean()]), strict=True))
-        recalls = dict(zip(names, map(_rounded, found.recall_at_one), strict=True))
+        recalls = dict(zip(names, map(_rounded, retrieved.recall_at_one), strict=True))
         report[length] = {"MR-mAP": precisions, "MR-R1": recalls}
     if retrieval is not None:
         full = report["full"]

@@ -204,7 +204,7 @@ def _fill(
             continue
         state[own] = tensor.to(device, torch.float32 if own in float32 else dtype, copy=True)
     if misshapen:
-        raise CheckpointError(f"{path}: {what} of another size than config.json says: {_some(misshapen, '; ')}")
+        raise CheckpointError(f"{path}: {what} of another size than config.json says: {_listed(misshapen, '; ')}")
     module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
     assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a buffer was not loaded"
 
@@ -224,8 +224,8 @@ def _sources(
     if missing or unexpected:
         raise CheckpointError(
             f"{path}: does not hold exactly the {what} of this model: "
-            f"{len(missing)} missing, by our names ({_some(missing, ', ')}), "
-            f"{len(unexpected)} unexpected ({_some(unexpected, ', ')}); check that the file and config.json belong together"
+            f"{len(missing)} missing, by our names ({_listed(missing, ', ')}), "
+            f"{len(unexpected)} unexpected ({_listed(unexpected, ', ')}); check that the file and config.json belong together"
         )
     return sources
 
@@ -247,7 +247,7 @@ def _read(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
     return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
 
 
-def _some(names: Sequence[str], separator: str, most: int = 32) -> str:
+def _listed(names: Sequence[str], separator: str, most: int = 32) -> str:
     return separator.join(names[:most]) + (f"{separator}and {len(names) - most} more" if len(names) > most else "")
 
 

@@ -222,16 +222,16 @@ def _short(value: Any) -> str:
 
 
 def _check_architecture(path: Path, model_type: Any, text: dict[str, Any], qformer: dict[str, Any]) -> None:
-    found_wanted = {
+    actual_and_wanted = {
         "model_type": (model_type, "blip-2"),
         "text_config.model_type": (text.get("model_type"), "t5"),
         "text_config.feed_forward_proj": (text.get("feed_forward_proj"), "gated-gelu"),
         "qformer_config.use_qformer_text_input": (qformer.get("use_qformer_text_input", False), False),
     }
     wrong = [
-        f"{key} is {_short(found)}, wanted {wanted!r}"
-        for key, (found, wanted) in found_wanted.items()
-        if found != wanted
+        f"{key} is {_short(value)}, wanted {wanted!r}"
+        for key, (value, wanted) in actual_and_wanted.items()
+        if value != wanted
     ]
     if wrong:
         raise CheckpointError(

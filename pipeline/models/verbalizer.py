@@ -116,10 +116,10 @@ class Verbalizer:
         return encoding.ids
 
     def _special_id(self, token: str) -> int:
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
             raise self._error(f"it has no {token} token")
-        return found
+        return token_id
 
     def _check_ends(self) -> None:
         last = self._tokens(SINGLE_FRAME_PREFIX)[-1:]

@@ -209,14 +209,14 @@ class Results:
     @cached_property
     def values(self) -> dict[tuple[str, Column], float]:
         """Return every number of the table, in percent, by row and column; without those that have nothing behind them."""
-        found: dict[tuple[str, Column], float | None] = {}
+        cells: dict[tuple[str, Column], float | None] = {}
         for setting in self.settings:
-            found[setting.row, setting.column] = setting.accuracy().accuracy_percent
+            cells[setting.row, setting.column] = setting.accuracy().accuracy_percent
             if setting.localization is not None:
                 keyframes = keyframe_quality(setting.localization)
-                found[setting.row, "moment recall"] = keyframes["moment_recall_percent"]
-                found[setting.row, "hit"] = keyframes["hit_percent"]
-        return {cell: value for cell, value in found.items() if value is not None}
+                cells[setting.row, "moment recall"] = keyframes["moment_recall_percent"]
+                cells[setting.row, "hit"] = keyframes["hit_percent"]
+        return {cell: value for cell, value in cells.items() if value is not None}
 
 
 def keyframe_quality(localization: Artifact) -> dict[str, Any]:

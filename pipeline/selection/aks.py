@@ -51,11 +51,11 @@ def _stand_out(values: Floats, parts: Positions, k: int, options: AksOptions) ->
     """Which of the parts [P, 2] are kept whole, [P]."""
     if not len(parts):
         return np.empty(0, bool)
-    ended = np.r_[values, 0.0]  # reduceat wants the end of the last part to be an index
+    padded = np.r_[values, 0.0]  # reduceat wants the end of the last part to be an index
     lengths = np.maximum(parts[:, 1] - parts[:, 0], 1)
-    means = np.add.reduceat(ended, parts.ravel())[::2] / lengths
+    means = np.add.reduceat(padded, parts.ravel())[::2] / lengths
     # No mean of the best scores exceeds the highest: most parts need no closer look.
-    maybe = np.maximum.reduceat(ended, parts.ravel())[::2] - means > options.t1 - ROUNDING
+    maybe = np.maximum.reduceat(padded, parts.ravel())[::2] - means > options.t1 - ROUNDING
     for number in np.flatnonzero(maybe):
         part = values[slice(*parts[number])]
         # Added up from the highest score on, as the official code does it: the sum's last bit may decide.

@@ -71,8 +71,8 @@ class Candidates:
         counts = {name: len(array) for name, array in given.items() if name != "moments"}
         counts |= {} if n_frames is None else {"n_frames": n_frames}
         if len(set(counts.values())) != 1:
-            found = ", ".join(f"{count} by {name}" for name, count in counts.items()) or "no number"
-            raise SevilaError(f"candidate frames: {found}; one number of frames was wanted")
+            numbers = ", ".join(f"{count} by {name}" for name, count in counts.items()) or "no number"
+            raise SevilaError(f"candidate frames: {numbers}; one number of frames was wanted")
         return cls(next(iter(counts.values())), **given, question_id=question_id)
 
 

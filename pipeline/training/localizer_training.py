@@ -26,8 +26,8 @@ from pipeline.training.prompt_training import (
     FrameReader,
     HeldOutSplit,
     MicroBatchRow,
-    check_some,
     micro_batches,
+    refuse_no_samples,
     split_by_video,
     train_prompt,
     visual_tokens,
@@ -94,7 +94,7 @@ def train_localizer(
             rows = clips[question.video_id, question.clip_id]["row"]
             assert len(rows) == len(labels), question.question_id
             samples.append(LabelledClip(question.question_id, question.video_id, text, rows, labels))
-    check_some(samples, skipped, out.stage.name, "questions with labelled frames of a readable video", out)
+    refuse_no_samples(samples, skipped, out.stage.name, "questions with labelled frames of a readable video", out)
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(out, cfg, run, partial(LocalizerTask, cfg, split, features, backbone, localizer))
 

@@ -89,7 +89,7 @@ def train_prompt(out: Output, cfg: TrainingConfig, run: RunContext, make_task: C
     out.write_rows("validation", trained.validation)
 
 
-def check_some(samples: list[Any], skipped: Counter[str], name: str, wanted: str, out: Output) -> None:
+def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, wanted: str, out: Output) -> None:
     """Note what was skipped and why; raise `SevilaError` if nothing is left."""
     out.dropped.update(skipped)
     if not samples:

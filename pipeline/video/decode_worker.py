@@ -171,7 +171,7 @@ def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_
     """Answers one request. `Failed` is sent only of bytes that can be read and are those that were identified."""
     source = VideoBytes(request.path, request.digest, request.stamp, on_progress)
     try:
-        with source.opened(check_first=request.is_repeated) as path:
+        with source.checked_path(check_first=request.is_repeated) as path:
             if request.is_repeated:
                 send(BytesRead())
             answer: Finished | Failed | Trouble = _decode(request, path, source, size, send, on_progress)

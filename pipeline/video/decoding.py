@@ -51,10 +51,10 @@ def _version(package: str) -> str:
 
 def check_decoders(wanted: Sequence[str]) -> None:
     """Raises DecodeError unless exactly the decoders that an identity names are installed: others would give other pixels."""
-    found = installed_decoders()
-    if tuple(wanted) != found:
+    installed = installed_decoders()
+    if tuple(wanted) != installed:
         raise DecodeError(
-            f"Decoders: installed are {', '.join(found)}, the configuration asks for {', '.join(wanted) or 'none'}. "
+            f"Decoders: installed are {', '.join(installed)}, the configuration asks for {', '.join(wanted) or 'none'}. "
             "Install those versions, or name the installed ones in the configuration (frames are then sampled anew)."
         )
 

@@ -34,7 +34,7 @@ class VideoBytes:
         self._on_progress = on_progress
 
     @contextmanager
-    def opened(self, check_first: bool) -> Iterator[Path]:
+    def checked_path(self, check_first: bool) -> Iterator[Path]:
         """Yield a path of what was opened, whatever the name stands for meanwhile.
 
         Bytes of another time or place are read to see whether they are others: `chmod` changes none.
@@ -93,12 +93,12 @@ def _check_resources() -> None:
 @contextmanager
 def _pinned(path: Path) -> Iterator[Path]:
     """Yield a path that stands for the open file or folder itself, where the system has such paths."""
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # the latter for pipes, which would wait for a writer
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # the latter for pipes, which would wait for a writer
     try:
-        pinned = Path(f"/proc/self/fd/{opened}")
+        pinned = Path(f"/proc/self/fd/{descriptor}")
         yield pinned if pinned.exists() else path
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 @contextmanager

@@ -74,17 +74,17 @@ class VideoFolder:
                 problem = _problem(candidates[0], name)
                 return (None, problem) if problem else (candidates[0], "")
             if candidates:
-                found = ", ".join(sorted(str(candidate.relative_to(self.root)) for candidate in candidates))
-                return None, f"ambiguous: {_shown(name)} could be {found}"
+                meanings = ", ".join(sorted(str(candidate.relative_to(self.root)) for candidate in candidates))
+                return None, f"ambiguous: {_shown(name)} could be {meanings}"
         if to_nothing:
             return None, f"missing: {_shown(to_nothing)} is a link to nothing; {FETCH}"
         closed = f"; not looked into: {', '.join(self._index.closed[:CLOSED_SHOWN])}" if self._index.closed else ""
         return None, f"missing: no file {' or '.join(map(_shown, names))} in the videos folder{closed}"
 
-    def all_missing(self, found: Iterable[tuple[Path | None, str]]) -> str:
+    def all_missing(self, lookups: Iterable[tuple[Path | None, str]]) -> str:
         """Return what is wrong where each of the things that `find` returned is missing, else ""; takes no more than it needs."""
         reasons = []
-        for path, reason in found:
+        for path, reason in lookups:
             if path is not None or not reason.startswith("missing:"):
                 return ""
             reasons.append(reason)
@@ -103,9 +103,9 @@ class VideoFolder:
             images = [folder for folder in _of_form(index.folders, name) if _holds_images(folder)]
             sorts = [_of_form(index.stems, name), images]
             sorts.insert(0 if Path(name).suffix else 2, named)
-        found = next(filter(None, [_of_form(index.paths, os.path.normpath(path)), *sorts]), [])
+        files = next(filter(None, [_of_form(index.paths, os.path.normpath(path)), *sorts]), [])
         # A file that is reached twice, through links, is one.
-        return found if len(found) < 2 else list({os.path.realpath(each): each for each in reversed(found)}.values())
+        return files if len(files) < 2 else list({os.path.realpath(each): each for each in reversed(files)}.values())
 
     @cached_property
     def _index(self) -> _Index:
@@ -132,10 +132,10 @@ class VideoFolder:
 
 def _of_form(index: dict[str, list[Path]], name: str) -> list[Path]:
     """Return the files of a name in any Unicode form; those in exactly this form where there are some."""
-    found = index.get(normalize("NFC", name), [])
-    if len(found) < 2:
-        return found
-    return [path for path in found if f"/{name}" in f"/{path}"] or found
+    paths = index.get(normalize("NFC", name), [])
+    if len(paths) < 2:
+        return paths
+    return [path for path in paths if f"/{name}" in f"/{path}"] or paths
 
 
 def _problem(path: Path, name: str) -> str | None:

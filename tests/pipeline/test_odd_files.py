@@ -105,7 +105,7 @@ def test_a_file_that_is_replaced_while_it_is_read_gives_one_files_frames(tmp_pat
     path = videos.make_video(tmp_path / "video.mp4", n_frames=20)
     source = VideoBytes(path, None, (), lambda: None)
     # Of which nothing is kept: one that is put in another's place cannot be told from one that was written to.
-    with pytest.raises(ReadingError, match="while it was read"), source.opened(check_first=False) as same:
+    with pytest.raises(ReadingError, match="while it was read"), source.checked_path(check_first=False) as same:
         videos.make_video(tmp_path / "new.mp4", n_frames=10).replace(path)
         assert (probe(same).n_frames, probe(path).n_frames) == (20, 10)
 

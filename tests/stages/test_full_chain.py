@@ -99,7 +99,7 @@ def test_the_page_of_a_run_has_the_table_every_artifact_what_failed_and_what_to_
     sources = Sources(store.digests, where | {"weights": [f"tiny-blip2={world / 'tiny-blip2'}"]})
     recipe, run = load(str(world / "full.toml"), STAGES), RunContext(store, device="cpu", sources=sources)
     steps = Run(recipe, run, lambda id, stage, setting: None)
-    page = summary_markdown(steps.made, steps.settings, full(recipe, steps, sources))
+    page = summary_markdown(steps.artifacts, steps.settings, full(recipe, steps, sources))
     assert "| keyframes | zero-shot | zero-shot, voting | fine-tuned | moment recall | hit |" in page
     assert all(f"| `{id}` |" in page for id in records(whole))
     assert page.count("1 of 3 videos failed (1 empty):\n\n```\ntest2.mp4: empty") == 1
@@ -208,7 +208,7 @@ def test_occurrences_of_a_stage_that_wait_are_told(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     refined = next(id for id, record in records(store).items() if record.stage == "refine_localizer")
-    for id in Store(store).made_from(refined):
+    for id in Store(store).descendants(refined):
         Store(store).remove(id)
     Store(store).remove(refined)
     assert sevila("stage score_frames", world, store, "--again") == 0
