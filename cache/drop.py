@@ -24,10 +24,10 @@ from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
 from cache.store import Store
 from cache.tables import read_columns
 from cache.untrusted import inside
-from cache.verify import Piece, Problem, Verification, holder
+from cache.verify import Problem, ProblemKind, Verification, holder
 
 # What nobody but a person can mend, and how.
-LEFT: dict[Piece, str] = {
+LEFT: dict[ProblemKind, str] = {
     "gone": "run its recipe again, which makes it",
     "stale": "run its recipe again, which makes it anew",
     "name": "only its run, repeated as `--name {id} --replace`, says what it named; `sevila runs rm {id}` gives it up",

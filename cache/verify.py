@@ -27,7 +27,7 @@ from cache.untrusted import inside, is_name
 
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
-Piece = Literal["record", "file", "tables", "note", "part", "arrays", "gone", "stale", "name", "memory", "link"]
+ProblemKind = Literal["record", "file", "tables", "note", "part", "arrays", "gone", "stale", "name", "memory", "link"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Problem:
     """
 
     id: str
-    piece: Piece
+    piece: ProblemKind
     name: str
     path: Path
     found: str
@@ -164,7 +164,7 @@ class Verification:
                     if not self.store.exists(pin.id):
                         self._gone(pin.id, f"which the run {name} has")
 
-    def _memory(self, piece: Piece, paths: Iterable[Path]) -> None:
+    def _memory(self, piece: ProblemKind, paths: Iterable[Path]) -> None:
         for path in paths:
             try:
                 if path.parent.name in (NAMES, RECENT):
@@ -302,7 +302,7 @@ class Verification:
             return f"cannot be read: {error.strerror or error}"
         return "" if digest.hexdigest() == wanted["sha256"] else f"SHA-256 {digest.hexdigest()[:12]}..."
 
-    def _problem(self, id: str, piece: Piece, name: str, path: Path, found: str, wanted: str) -> None:
+    def _problem(self, id: str, piece: ProblemKind, name: str, path: Path, found: str, wanted: str) -> None:
         self.problems.append(Problem(id, piece, name, path, found, wanted))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cli.context import open_recipe
-from cli.options import AsJson, Chain, Count, Days, Seed, Where
+from cli.options import AsJson, ChainOptions, Count, Days, Seed, Where
 from cli.terminal import print_json, print_text
 
 Id = Annotated[str, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
@@ -48,7 +48,7 @@ def why(
     stage: str = "",
     /,
     *,
-    chain: Chain = Chain(),
+    chain: ChainOptions = ChainOptions(),
     seed: Seed = None,
     than: Annotated[str, Parameter(metavar="NAME")] = "",
     where: Where,
@@ -62,7 +62,7 @@ def why(
     """
     from cache.names import named_run
     from pipeline.engine.places import KINDS
-    from pipeline.engine.steps import Plan
+    from pipeline.engine.steps import DryRun
     from reports.why import why_lines
     from stages.chain import chain_of
 
@@ -70,7 +70,7 @@ def why(
     if stage:
         loaded.config_of(stage)  # an unknown stage is refused before anything is walked
     other = named_run(context.store, than) if than else None
-    plan = Plan(loaded, context)
+    plan = DryRun(loaded, context)
     plan.walk(chain_of(loaded), sources)
     lines = why_lines(plan, context.store, stage, other)
     print_text("\n".join(lines) or "everything is in the store")

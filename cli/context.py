@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from cli.options import Chain
+from cli.options import ChainOptions
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def open_recipe(
-    name: str, chain: Chain, seed: int | None, store: Store, download: bool = True, remembered: Collection[str] = ()
+    name: str,
+    chain: ChainOptions,
+    seed: int | None,
+    store: Store,
+    download: bool = True,
+    remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
     from pipeline.engine.stage import RunContext

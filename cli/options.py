@@ -97,8 +97,8 @@ Settings = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
 RunName = Annotated[str | None, Parameter(validator=_not_empty)]
-Output = Annotated[Path | None, Parameter(alias="-o", metavar="FILE")]
-Place = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
+OutputFile = Annotated[Path | None, Parameter(alias="-o", metavar="FILE")]
+PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
 Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
 Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]
 AsJson = Annotated[bool, Parameter("--json", help="print JSON")]
@@ -118,8 +118,8 @@ class DataPlaces:
         videos: folder of the videos; else SEVILA_VIDEOS, sevila.toml (repeatable)
     """
 
-    annotations: Place = ()
-    videos: Place = ()
+    annotations: PlaceOption = ()
+    videos: PlaceOption = ()
 
     def by_kind(self) -> dict[str, list[str]]:
         """Return what was given for each kind of place."""
@@ -128,14 +128,14 @@ class DataPlaces:
 
 @Parameter(name="*", group=PLACES)
 @dataclass(frozen=True, kw_only=True)
-class Places(DataPlaces):
+class PlaceOptions(DataPlaces):
     """Where data and weights are.
 
     Attributes:
         weights: weights by the name the recipe gives them: a folder or a file; else SEVILA_WEIGHTS, sevila.toml (repeatable)
     """
 
-    weights: Place = ()
+    weights: PlaceOption = ()
 
     def by_kind(self) -> dict[str, list[str]]:
         """Return what was given for each kind of place."""
@@ -158,7 +158,7 @@ class Inference:
 
 @Parameter(name="*", group=EXECUTION)
 @dataclass(frozen=True, kw_only=True)
-class Execution(Inference):
+class ExecutionOptions(Inference):
     """How to run a chain.
 
     Attributes:
@@ -190,9 +190,9 @@ class Naming:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Chain:
+class ChainOptions:
     """A recipe's chain: what is changed in the recipe, where its data are, and how it is run."""
 
     settings: Settings = ()
-    places: Places = Places()
-    execution: Execution = Execution()
+    places: PlaceOptions = PlaceOptions()
+    execution: ExecutionOptions = ExecutionOptions()

@@ -13,14 +13,14 @@ from pathlib import Path
 from cache.errors import RecipeError
 from cli.context import open_recipe
 from cli.options import (
-    Chain,
+    ChainOptions,
     CommandLine,
     Count,
-    Execution,
+    ExecutionOptions,
     Inference,
     Naming,
     Output,
-    Places,
+    PlaceOptions,
     Port,
     Positive,
     Seed,
@@ -31,7 +31,9 @@ from cli.options import (
 from cli.terminal import print_table, print_text
 
 
-def run(recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, naming: Naming = Naming(), where: Where) -> None:
+def run(
+    recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: Seed = None, naming: Naming = Naming(), where: Where
+) -> None:
     """Run a recipe's chain; what the store holds is not made again.
 
     Args:
@@ -54,18 +56,25 @@ def demo(
     *,
     settings: Settings = (),
     seed: Seed = None,
-    execution: Execution = Execution(),
+    execution: ExecutionOptions = ExecutionOptions(),
     naming: Naming = Naming(),
     where: Where,
 ) -> None:
     """Run the whole chain on a small world of its own, trainings included."""
     from pipeline.shapes.demo import DEMO
 
-    run(DEMO, chain=Chain(settings=settings, execution=execution), seed=seed, naming=naming, where=where)
+    run(DEMO, chain=ChainOptions(settings=settings, execution=execution), seed=seed, naming=naming, where=where)
 
 
 def stage(
-    name: str, recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, again: bool = False, where: Where
+    name: str,
+    recipe: str,
+    /,
+    *,
+    chain: ChainOptions = ChainOptions(),
+    seed: Seed = None,
+    again: bool = False,
+    where: Where,
 ) -> None:
     """Run one stage from what the store holds, each time it occurs in the chain, and print where its artifacts are.
 
@@ -87,18 +96,18 @@ def stage(
             print_text(str(artifact.path))
 
 
-def plan(recipe: str, /, *, chain: Chain = Chain(), seed: Seed = None, where: Where) -> None:
+def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: Seed = None, where: Where) -> None:
     """Say what a run would build and why, without running.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
     """
     from pipeline.engine.places import KINDS
-    from pipeline.engine.steps import Plan
+    from pipeline.engine.steps import DryRun
     from stages.chain import chain_of
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
-    steps = Plan(loaded, context).walk(chain_of(loaded), sources)
+    steps = DryRun(loaded, context).walk(chain_of(loaded), sources)
     print_table(
         ["status", "stage", "id", "why"],
         [
@@ -114,7 +123,7 @@ def results(
     recipe: str,
     /,
     *,
-    chain: Chain = Chain(),
+    chain: ChainOptions = ChainOptions(),
     naming: Naming = Naming(),
     seeds: Seeds = (0, 1, 2),
     output: Output = None,
@@ -166,7 +175,7 @@ def benchmark(
     *,
     history: bool = False,
     nights: Positive = 14,
-    places: Places = Places(),
+    places: PlaceOptions = PlaceOptions(),
     inference: Inference = Inference(),
     where: Where,
 ) -> int:

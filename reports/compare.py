@@ -77,7 +77,7 @@ def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> 
         StoreError: no artifact, or several, begin so.
         ComparisonError: an id is of another kind, the runs share no question, or none that they share has a known answer.
     """
-    run_a, run_b = _Side(store, a), _Side(store, b)
+    run_a, run_b = _RunSide(store, a), _RunSide(store, b)
     shared, same, labelled = _shared(run_a, run_b)
     of_a, of_b = run_a.outcomes(labelled), run_b.outcomes(labelled)
     return Comparison(
@@ -106,7 +106,7 @@ def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
 
     Raises like `compare`.
     """
-    run_a, run_b = _Side(store_a, a), _Side(store_b, b)
+    run_a, run_b = _RunSide(store_a, a), _RunSide(store_b, b)
     *_, labelled = _shared(run_a, run_b)
     rows = comparison_table(run_a.outcomes(labelled), run_b.outcomes(labelled), run_a.reporting)
     return next(row for row in rows if row.scope == "overall")
@@ -145,7 +145,7 @@ def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN) -> s
     return printable_lines(lines)
 
 
-class _Side:
+class _RunSide:
     """One of the two runs: its answers and questions by question id, and how its data set reports."""
 
     def __init__(self, store: Store, given: str) -> None:
@@ -169,7 +169,7 @@ class _Side:
         return outcomes(self.questions, (self.answers[id] for id in ids))
 
 
-def _shared(run_a: _Side, run_b: _Side) -> tuple[list[str], list[str], list[str]]:
+def _shared(run_a: _RunSide, run_b: _RunSide) -> tuple[list[str], list[str], list[str]]:
     """Return the ids that both were asked, those of them that are the same questions, and of these those with known answers."""
     shared = [id for id in run_a.answers if id in run_b.answers]
     same = [id for id in shared if SAME(run_a.questions[id]) == SAME(run_b.questions[id])]
@@ -178,7 +178,7 @@ def _shared(run_a: _Side, run_b: _Side) -> tuple[list[str], list[str], list[str]
     return shared, same, labelled
 
 
-def _check(run_a: _Side, run_b: _Side, n_shared: int, n_same: int, n_labelled: int) -> None:
+def _check(run_a: _RunSide, run_b: _RunSide, n_shared: int, n_same: int, n_labelled: int) -> None:
     if not n_same:
         raise ComparisonError(
             f"{run_a.id} and {run_b.id} share no question: {len(run_a.answers)} and {len(run_b.answers)} questions, "

@@ -139,13 +139,13 @@ def _check_windows(pairs: Sequence[tuple[Prediction, Annotation]], allow_outside
         )
 
 
-Record = TypeVar("Record", Annotation, Prediction)
+Line = TypeVar("Line", Annotation, Prediction)
 
 
-def _each_line(path: Path, parse: Callable[[dict[str, Any]], Record]) -> list[Record]:
+def _each_line(path: Path, parse: Callable[[dict[str, Any]], Line]) -> list[Line]:
     table = read_jsonl(path)
     problems = [(bad.line, f"line {bad.line}: {bad.reason}") for bad in table.rejected]
-    records: list[Record] = []
+    records: list[Line] = []
     line_of: dict[QueryId, int] = {}
     for row in table.rows:
         try:

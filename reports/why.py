@@ -15,13 +15,13 @@ from cache.store import Store
 from cache.tables import Schema, read_values
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Config
-from pipeline.engine.steps import Plan, PlannedStep
+from pipeline.engine.steps import DryRun, PlannedStep
 from stages.chain import STAGES
 
 VIDEOS_SHOWN = 3
 
 
-def why_lines(plan: Plan, store: Store, stage: str = "", than: NamedRun | None = None) -> list[str]:
+def why_lines(plan: DryRun, store: Store, stage: str = "", than: NamedRun | None = None) -> list[str]:
     """Return, for each planned step that is not in the store (or each of `stage`), what has changed and where.
 
     A step is held against the artifact of its stage, or of its stage and setting in the named run `than`, to which it has the
@@ -42,7 +42,7 @@ def why_lines(plan: Plan, store: Store, stage: str = "", than: NamedRun | None =
     return lines
 
 
-def _reason(step: PlannedStep, plan: Plan, store: Store, than: NamedRun | None) -> tuple[str, list[str]]:
+def _reason(step: PlannedStep, plan: DryRun, store: Store, than: NamedRun | None) -> tuple[str, list[str]]:
     """Return what a step is held against, or why against nothing, and the changes."""
     if step.status == "exists":
         return "", []
@@ -65,7 +65,7 @@ def _candidates(step: PlannedStep, store: Store, than: NamedRun | None) -> list[
     return sorted((store.record(id) for id in ids), key=lambda record: record.finished, reverse=True)
 
 
-def _describe_sources(plan: Plan, store: Store) -> Callable[[Record, str, str | None, str | None], str]:
+def _describe_sources(plan: DryRun, store: Store) -> Callable[[Record, str, str | None, str | None], str]:
     def describe(parent: Record, name: str, id_a: str | None, id_b: str | None) -> str:
         source = plan.sources.get(id_b or "")
         return _video_differences(parent, store, source) if isinstance(source, VideoFiles) else ""

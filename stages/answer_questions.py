@@ -135,7 +135,7 @@ def answer_questions(
     out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
 
 
-class _Asked(NamedTuple):
+class _QuestionWithKeyframes(NamedTuple):
     """A question with its keyframes, in time order; why it cannot be asked, if it cannot."""
 
     question: Question
@@ -144,7 +144,7 @@ class _Asked(NamedTuple):
     frame_indices: list[int]
 
 
-def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[_Asked]:
+def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[_QuestionWithKeyframes]:
     """Return every question in Keyframes' order, failed if its video has no features, or if there are no options."""
     texts = {question.question_id: question for question in questions.questions()}
     without_features = {video.video_id: video.reason for video in features.videos() if video.reason}
@@ -153,7 +153,9 @@ def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> li
         question = texts[row.question_id]
         reason = row.reason or without_features.get(question.video_id, Reason())
         asked.append(
-            _Asked(question, reason or (Reason() if question.options else NO_OPTIONS), row.rows, row.frame_indices)
+            _QuestionWithKeyframes(
+                question, reason or (Reason() if question.options else NO_OPTIONS), row.rows, row.frame_indices
+            )
         )
     return asked
 
@@ -165,7 +167,7 @@ class _Unit(NamedTuple):
     rows: list[int]
 
 
-def _units(asked: _Asked, method: str) -> list[_Unit]:
+def _units(asked: _QuestionWithKeyframes, method: str) -> list[_Unit]:
     return [
         _Unit(asked.question, rows) for rows in ([[row] for row in asked.rows] if method == "vote" else [asked.rows])
     ]
@@ -222,7 +224,7 @@ class _AnswerRow(NamedTuple):
     truncated: bool = False
 
 
-def _row(asked: _Asked, answers: Sequence[_Answer], method: str) -> _AnswerRow:
+def _row(asked: _QuestionWithKeyframes, answers: Sequence[_Answer], method: str) -> _AnswerRow:
     question = asked.question
     reason = asked.reason or _reason(answers)
     row = _AnswerRow(question.question_id, question.video_id, "failed" if reason else "ok", reason)
@@ -244,7 +246,7 @@ def _reason(answers: Sequence[_Answer]) -> Reason:
     return next((answer.reason for answer in answers if answer.reason), Reason())
 
 
-def _frame_rows(asked: _Asked, answers: Sequence[_Answer]) -> list[dict[str, Any]]:
+def _frame_rows(asked: _QuestionWithKeyframes, answers: Sequence[_Answer]) -> list[dict[str, Any]]:
     if _reason(answers):
         return []
     return [

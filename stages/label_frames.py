@@ -161,7 +161,7 @@ def label_frames(
         wanted = [videos[item] for item in shard.items]
         every = [question for video in wanted for question in asked[video.video_id]]
         reasons = [_reason(question, video) for video in wanted for question in asked[video.video_id]]
-        labels = Labels()
+        labels = LabelColumns()
         if not all(reasons):
             with shard.phase("label"):
                 reader = OptionReader(
@@ -215,7 +215,7 @@ class _Labeller:
         return self.reader.ask(visual.unsqueeze(1), asked, single_frame_prefixes())
 
 
-class Labels(NamedTuple):
+class LabelColumns(NamedTuple):
     """The labels of the frames of questions as columns of `pseudo_labels`, and where each question's stand in them.
 
     `failed` says why a question has none that has a frame without finite values.
@@ -226,7 +226,9 @@ class Labels(NamedTuple):
     failed: Mapping[str, Reason] = {}
 
 
-def _labels(frame_by_frame: FrameByFrame, labeller: _Labeller, videos: Sequence[VideoFeatures], shard: Shard) -> Labels:
+def _labels(
+    frame_by_frame: FrameByFrame, labeller: _Labeller, videos: Sequence[VideoFeatures], shard: Shard
+) -> LabelColumns:
     """Label every frame of the clips of the labeller's questions, which are about these videos."""
     asked = labeller.asked
     said = frame_by_frame.ask(labeller, [each.question for each in asked], videos, shard)
@@ -246,10 +248,10 @@ def _labels(frame_by_frame: FrameByFrame, labeller: _Labeller, videos: Sequence[
         "option_logits": [options[row].values for row in kept],
         "truncated": np.array([each.truncated for each in asked], bool)[numbers],
     }
-    return Labels(columns, runs_of(columns["question_id"]), failed)
+    return LabelColumns(columns, runs_of(columns["question_id"]), failed)
 
 
-def _verdict(question: Question, reason: Reason, labels: Labels) -> Verdict:
+def _verdict(question: Question, reason: Reason, labels: LabelColumns) -> Verdict:
     where = labels.where.get(question.question_id)
     if where is None:
         return Verdict(question.question_id, question.video_id, "failed" if reason else "ok", reason)

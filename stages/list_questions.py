@@ -14,7 +14,7 @@ from pipeline.datasets import adapter_named
 from pipeline.datasets.question import Moment, Question
 from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
-from pipeline.engine.sources import Annotations
+from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 
 
@@ -74,7 +74,7 @@ class ListQuestions(Config):
 
 
 @stage(version=3, output=Questions, plan_needs_rows=True)
-def list_questions(cfg: ListQuestions, run: RunContext, annotations: Annotations, *, out: Output) -> None:
+def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationFiles, *, out: Output) -> None:
     """List the questions of one split, with their videos, and report every annotation row that cannot be used."""
     source = adapter_named(cfg.dataset)
     assert annotations.path is not None

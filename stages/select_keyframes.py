@@ -77,7 +77,7 @@ def select_keyframes(
     """Choose k of each clip's sampled frames."""
     clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
     order = {video_id: number for number, video_id in enumerate(videos)}
-    choose = _Choice(cfg, questions, scores)
+    choose = _ChooseFrames(cfg, questions, scores)
     columns: dict[str, list[Any]] = {name: [] for name in Keyframes.tables["keyframes"].columns}
     for question in sorted(questions.questions(), key=lambda question: order[question.video_id]):
         video, chosen = videos[question.video_id], NOTHING
@@ -114,7 +114,7 @@ NONE_INT, NONE_FLOAT = np.empty(0, np.int64), np.empty(0, np.float64)
 NOTHING = _Chosen(Reason(), NONE_INT, NONE_INT, NONE_FLOAT, NONE_INT, NONE_FLOAT)
 
 
-class _Choice:
+class _ChooseFrames:
     """Chooses the frames of one question after the other."""
 
     def __init__(self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None) -> None:

@@ -9,7 +9,7 @@ from pipeline.datasets import ADAPTERS, adapter_named
 from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.question import Video
 
-Place = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: nobody said
+FindPlace = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: nobody said
 MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here
 
 HOW_TO_PLACE = """\
@@ -18,7 +18,7 @@ SEVILA_VIDEOS (NAME=FOLDER), or in sevila.toml under [annotations] and [videos].
 SHOWN = 3
 
 
-def overview(place: Place) -> str:
+def overview(place: FindPlace) -> str:
     """Every data set; nothing is read but the names of files."""
     parts = [_described(adapter, place) for adapter in ADAPTERS.values()]
     return "\n\n".join(
@@ -26,7 +26,7 @@ def overview(place: Place) -> str:
     )
 
 
-def details(names: Iterable[str], place: Place, missing_videos: MissingVideos) -> str:
+def details(names: Iterable[str], place: FindPlace, missing_videos: MissingVideos) -> str:
     """The named data sets, and what every file that is here holds: questions, rejected rows, videos found.
 
     Raises RecipeError for an unknown name.
@@ -39,7 +39,7 @@ def details(names: Iterable[str], place: Place, missing_videos: MissingVideos) -
     return "\n\n".join([*parts, HOW_TO_PLACE])
 
 
-def _described(adapter: Adapter, place: Place) -> str:
+def _described(adapter: Adapter, place: FindPlace) -> str:
     about = adapter.about
     lines = [
         f"{adapter.name}: {about.title}",
@@ -56,21 +56,21 @@ def _described(adapter: Adapter, place: Place) -> str:
     return "\n".join([*lines, f"  videos       {_placed(place, 'videos', adapter.name)}", f"    {about.videos}"])
 
 
-def _placed(place: Place, kind: str, name: str) -> str:
+def _placed(place: FindPlace, kind: str, name: str) -> str:
     path = place(kind, name)
     if path is None:
         return "not configured"
     return str(path) if path.exists() else f"{path}: nothing is there"
 
 
-def _presence(adapter: Adapter, place: Place, file_name: str) -> str:
+def _presence(adapter: Adapter, place: FindPlace, file_name: str) -> str:
     path = place("annotations", adapter.name)
     if path is None:
         return ""
     return "present" if ((path.parent if path.is_file() else path) / file_name).is_file() else "missing"
 
 
-def _contents(adapter: Adapter, place: Place, missing_videos: MissingVideos) -> list[str]:
+def _contents(adapter: Adapter, place: FindPlace, missing_videos: MissingVideos) -> list[str]:
     path = place("annotations", adapter.name)
     if path is None or not path.exists():
         return []

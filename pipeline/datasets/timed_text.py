@@ -121,7 +121,7 @@ def group(question_type: str) -> str:
 
 
 @dataclass
-class _Query:
+class _CueText:
     """The cues of one text: the number of the first one, and when each is shown."""
 
     number: int
@@ -131,7 +131,7 @@ class _Query:
 
 def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
     lines = LINE_END.split(read_text(file))
-    of_text: dict[str, _Query] = {}
+    of_text: dict[str, _CueText] = {}
     rejected: list[Rejected] = []
     is_vtt = file.suffix.lower() == ".vtt"
     if is_vtt and not lines[0].startswith("WEBVTT"):
@@ -142,7 +142,7 @@ def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
         except BadRow as bad:
             rejected.append(Rejected(file_name, line, str(bad)))
             continue
-        query = of_text.setdefault(text, _Query(number))
+        query = of_text.setdefault(text, _CueText(number))
         query.moments.append(moment)
         query.notes += filter(None, [note])
     if not of_text and not rejected:

@@ -38,7 +38,7 @@ class OfQuestion(Protocol):
     def question_id(self) -> str: ...
 
 
-Row = TypeVar("Row", bound=OfQuestion)
+QuestionRow = TypeVar("QuestionRow", bound=OfQuestion)
 
 
 def rows_of_all(artifact: Artifact, table: str, questions: Artifact) -> list[dict[str, Any]]:
@@ -48,7 +48,9 @@ def rows_of_all(artifact: Artifact, table: str, questions: Artifact) -> list[dic
     return rows
 
 
-def typed_rows_of_all(artifact: Artifact, table: str, questions: Artifact, kind: type[Row]) -> list[Row]:
+def typed_rows_of_all(
+    artifact: Artifact, table: str, questions: Artifact, kind: type[QuestionRow]
+) -> list[QuestionRow]:
     """Return the same rows as `kind`."""
     rows = artifact.typed_rows(table, kind)
     refuse_without(artifact, (row.question_id for row in rows), questions)

@@ -16,7 +16,7 @@ log = logging.getLogger("sevila")
 KINDS = ("annotations", "videos", "weights")
 
 
-class Places:
+class PlaceLookup:
     """The places that were given, nearest first: on the command line, in `SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS` and
     `SEVILA_WEIGHTS`, in `sevila.toml` (or the file named by `SEVILA_CONFIG`).
 
@@ -78,7 +78,7 @@ def refuse_unused(
     """Refuse places on the command line for names that nothing asks for: a slip would leave the right name without a place.
 
     Args:
-        given: the places of each kind, as `Places` takes them.
+        given: the places of each kind, as `PlaceLookup` takes them.
         used: the names of each kind that are asked for.
         idle: names of each kind that are known, but not asked for this time: a place for one is only warned of.
 

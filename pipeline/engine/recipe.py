@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # Stages whose seed is no part of the experiment: frames are sampled once, and intervals are resampled alike.
 KEEP_THEIR_SEED = ("sample_frames", "evaluate", "evaluate_moments")
 
-Selector = Literal["uniform", "random", "untrained", "pretrained", "refined", "oracle"]
+SelectorName = Literal["uniform", "random", "untrained", "pretrained", "refined", "oracle"]
 
 
 class Chain(Config):
@@ -51,7 +51,7 @@ class Chain(Config):
         ge=1,
         description="rounds of self-refinement: label with the newest Answerer, refine the newest Localizer, rescore, tune on",
     )
-    selectors: tuple[Selector, ...] = Field(
+    selectors: tuple[SelectorName, ...] = Field(
         ("uniform", "pretrained", "refined"),
         strict=False,
         description="keyframes to evaluate, zero-shot and fine-tuned: uniform, random, oracle (the true moments), or chosen "
@@ -67,7 +67,7 @@ class Chain(Config):
 
     @field_validator("selectors")
     @classmethod
-    def _each_once(cls, names: tuple[Selector, ...]) -> tuple[Selector, ...]:
+    def _each_once(cls, names: tuple[SelectorName, ...]) -> tuple[SelectorName, ...]:
         if not names or len(set(names)) < len(names):
             raise ValueError("each once, and at least one, was wanted")
         return names

@@ -21,7 +21,7 @@ from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wr
 from pipeline.datasets import adapter_named
 from pipeline.datasets.question import Video
 from pipeline.engine.joined import refuse_cut
-from pipeline.engine.places import KINDS, Places
+from pipeline.engine.places import KINDS, PlaceLookup
 from pipeline.engine.weights import Weights, links_to, of_hub
 from pipeline.reasons import Reason
 from pipeline.video.video_folder import VideoFolder
@@ -33,7 +33,7 @@ OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to bl
 
 
 @dataclass(frozen=True)
-class Annotations:
+class AnnotationFiles:
     """The annotation files of one split of a data set: `path` is the folder or file given for the data set's name.
 
     `digests` are the files' SHA-256; `source` is what the store remembers the id by, here and below.
@@ -93,12 +93,12 @@ class Sources:
         download: bool = True,
         remembered: Collection[str] = (),
     ) -> None:
-        self.places = Places(places)
+        self.places = PlaceLookup(places)
         self._digests = digests
         self._download = download
         self._remembered_kinds = remembered
 
-    def annotations(self, name: str, split: str) -> Annotations:
+    def annotations(self, name: str, split: str) -> AnnotationFiles:
         """Return the annotation files of one split of a data set, as its adapter names them."""
         source = f"annotations {name} {split}"
         adapter = adapter_named(name)
@@ -106,7 +106,7 @@ class Sources:
             path = self.places.place("annotations", name)
             digests = {file: self._digests.digest(file) for file in adapter.files(path, split)}
         except MissingSourceError as error:
-            return Annotations(self._remembered(source, "annotations", name), str(error), source=source)
+            return AnnotationFiles(self._remembered(source, "annotations", name), str(error), source=source)
         self._digests.save()
         identity: list[Any] = list(digests.values())
         if adapter.about.name_says is not None:
@@ -115,7 +115,7 @@ class Sources:
             identity = [
                 [names[file], digest, *adapter.about.name_says(names[file])] for file, digest in digests.items()
             ]
-        return Annotations(f"annotations-{fingerprint(identity)}", "", path, digests, source)
+        return AnnotationFiles(f"annotations-{fingerprint(identity)}", "", path, digests, source)
 
     def weights(self, name: str) -> Weights:
         """Return a set of weights: a file, or those of a folder's files that loading opens."""

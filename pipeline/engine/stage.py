@@ -26,7 +26,7 @@ from cache.untrusted import inside
 from pipeline.engine.sources import Sources
 from pipeline.reasons import Reason
 
-Row = TypeVar("Row")
+TypedRow = TypeVar("TypedRow")
 
 
 class Config(BaseModel):
@@ -152,7 +152,7 @@ class Artifact:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
         return read_rows(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
 
-    def typed_rows(self, table: str, kind: type[Row]) -> list[Row]:
+    def typed_rows(self, table: str, kind: type[TypedRow]) -> list[TypedRow]:
         """Return all rows of a table as `kind`, a NamedTuple or dataclass; its fields are columns, others have defaults."""
         schema = self.tables[table]
         hints = {name: hint for name, hint in get_type_hints(kind).items() if name in schema.columns}

@@ -23,13 +23,13 @@ log = logging.getLogger("sevila")
 # step(stage, *inputs, setting="", **changes) -> artifact: `setting` says to people which of several steps of a stage it is,
 # `changes` are config keys that the chain sets over the recipe's.
 Step = Callable[..., Any]
-Pin = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
+PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
 
 
 class Run:
     """Builds every step that is not in the store, and pins each (see cache/names.py)."""
 
-    def __init__(self, recipe: Recipe, run: RunContext, pin: Pin, make: Make = build) -> None:
+    def __init__(self, recipe: Recipe, run: RunContext, pin: PinStep, make: Make = build) -> None:
         self.artifacts: list[Artifact] = []
         self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
         self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
@@ -74,7 +74,7 @@ class PlannedStep:
     setting: str
 
 
-class Plan:
+class DryRun:
     """Runs nothing; notes for each step whether its artifact exists and why it would be built.
 
     Only the questions are listed, to a temporary store: the identity of everything after them depends on which videos they
@@ -182,7 +182,9 @@ class _Reached(Exception):
 class RunOnly:
     """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
 
-    def __init__(self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: Pin, make: Make = build) -> None:
+    def __init__(
+        self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: PinStep, make: Make = build
+    ) -> None:
         self.artifacts: list[Artifact] = []
         self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
         self.waiting: list[str] = []  # why the other occurrences could not be built

@@ -26,7 +26,7 @@ READOUT_DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreparedQuestion:
     """A question as the model reads it; `option_ids` are its options' texts, none where letters are read."""
 
     question: Question
@@ -73,15 +73,15 @@ class OptionReader:
             return Reason()
         return Reason(f"too_many_options: the tokenizer has single tokens for {n_letters} letters only")
 
-    def prepare(self, questions: Sequence[Question]) -> list[Asked]:
+    def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]:
         """Return the questions as ids."""
         ids, cut = self._words.tokenize([answering_text(self._prompt, question) for question in questions])
         options: list[list[list[int]]] = [[] for _ in questions]
         if self._readout != "letter":
             options = [self._words.tokenize(list(question.options)).token_ids for question in questions]
-        return [Asked(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
+        return [PreparedQuestion(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
 
-    def ask(self, visual: Tensor, asked: Sequence[Asked], frame_prefixes: Sequence[str]) -> Tensor:
+    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
         """Return what `values` reads, on the device: of R questions about K frames each, `visual` [R, K, Q, L].
 
         Float64 [R, 1 + most options]: the first token's id, of which there is none where texts are read, and a value an option.
@@ -100,14 +100,14 @@ class OptionReader:
             first = torch.full((len(asked),), -1, device=table.device)
         return torch.cat([first.double()[:, None], table.double()], dim=1)
 
-    def values(self, said: np.ndarray, asked: Sequence[Asked]) -> list[OptionValues]:
+    def values(self, said: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
         """Return the options' values of R questions by what `ask` returned."""
         values = []
         for first, row, each in zip(said[:, 0].tolist(), said[:, 1:].astype(np.float32), asked, strict=True):
             values.append(OptionValues(self._values(row, each), int(first) if first >= 0 else None))
         return values
 
-    def _values(self, row: np.ndarray, asked: Asked) -> np.ndarray:
+    def _values(self, row: np.ndarray, asked: PreparedQuestion) -> np.ndarray:
         values = row[: len(asked.question.options)]
         if self._readout == "text_per_token":
             return values / np.array([len(ids) for ids in asked.option_ids], np.float32)

@@ -20,7 +20,7 @@ ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next relea
 
 Count = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
 Layers = Annotated[int, Field(ge=1, le=256)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Epsilon = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Spread = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
@@ -36,10 +36,10 @@ def _side(size: Any) -> Any:
     return size
 
 
-Side = Annotated[int, Field(ge=1, le=4096), BeforeValidator(_side)]
+Pixels = Annotated[int, Field(ge=1, le=4096), BeforeValidator(_side)]
 
 
-class _Part(BaseModel):
+class _ConfigPart(BaseModel):
     """Keys of one part, all optional; null is as good as absent."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -50,7 +50,7 @@ class _Part(BaseModel):
         return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
 
 
-class _Attending(_Part):
+class _Attending(_ConfigPart):
     hidden_size: Count
     num_attention_heads: Count
     num_hidden_layers: Layers
@@ -77,9 +77,9 @@ class _Vision(_Attending):
     hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-6
     initializer_range: Spread = 1e-10
-    image_size: Side = 224
-    patch_size: Side = 14
-    attention_dropout: Share = 0.0
+    image_size: Pixels = 224
+    patch_size: Pixels = 14
+    attention_dropout: Fraction = 0.0
     qkv_bias: bool = True
 
     @model_validator(mode="after")
@@ -97,12 +97,12 @@ class _QFormer(_Attending):
     hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
     initializer_range: Spread = 0.02
-    hidden_dropout_prob: Share = 0.1
-    attention_probs_dropout_prob: Share = 0.1
+    hidden_dropout_prob: Fraction = 0.1
+    attention_probs_dropout_prob: Fraction = 0.1
     cross_attention_frequency: Layers = 2
 
 
-class _Text(_Part):
+class _Text(_ConfigPart):
     vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] = 32128
     d_model: Count = 512
     d_kv: Count = 64
@@ -112,7 +112,7 @@ class _Text(_Part):
     num_heads: Count = 8
     relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1 << 16)] = 32
     relative_attention_max_distance: Annotated[int, Field(ge=4, le=1 << 24)] = 128
-    dropout_rate: Share = 0.1
+    dropout_rate: Fraction = 0.1
     layer_norm_epsilon: Epsilon = 1e-6
     feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
     pad_token_id: TokenId = 0
@@ -120,7 +120,7 @@ class _Text(_Part):
     decoder_start_token_id: TokenId | None = None  # the padding token
 
 
-class _Model(_Part):
+class _Model(_ConfigPart):
     vision_config: _Vision = _Vision()
     qformer_config: _QFormer = _QFormer()
     text_config: _Text = _Text()
@@ -175,7 +175,7 @@ def model_config(
 Built = TypeVar("Built", bound=PretrainedConfig)
 
 
-def _built(kind: type[Built], part: _Part) -> Built:
+def _built(kind: type[Built], part: _ConfigPart) -> Built:
     config = kind(**part.model_dump())
     config._attn_implementation = ATTENTION
     return config

@@ -20,7 +20,7 @@ class Request:
         recipe: name of a recipe, or path of a `.toml` file.
         settings: `stage.key=value`, over the recipe's.
         seed: of all that is random, and of the demo's world.
-        places: of each kind, as `Places` takes them; the demo brings its own where none is given.
+        places: of each kind, as `PlaceLookup` takes them; the demo brings its own where none is given.
         shared: the places serve other recipes, too: names that this one does not have are no slips.
     """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from pipeline.engine.recipe import Chain, Selector
-from pipeline.engine.sources import Annotations, Sources
+from pipeline.engine.recipe import Chain, SelectorName
+from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact
 from pipeline.metrics.accuracy import AccuracyRow
 
@@ -30,7 +30,7 @@ Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall"
 class Choice:
     """Who chooses keyframes: a selector and, of the refined Localizer, the round that it comes from, from 1; else 0."""
 
-    selector: Selector
+    selector: SelectorName
     iteration: int = 0
 
     @property
@@ -152,7 +152,7 @@ class Split(NamedTuple):
         """Config keys of the listing of its questions."""
         return {"dataset": self.dataset, "split": self.split}
 
-    def annotations(self, sources: Sources) -> Annotations:
+    def annotations(self, sources: Sources) -> AnnotationFiles:
         """Return its annotation files."""
         return sources.annotations(self.dataset, self.split)
 
@@ -165,7 +165,7 @@ class SplitArtifacts(NamedTuple):
     features: Artifact
 
 
-class Labels(Protocol):
+class RoundLabels(Protocol):
     """Pseudo-labels as an artifact."""
 
     id: str | None
@@ -180,14 +180,14 @@ class Results:
 
     questions: Artifact
     settings: list[Setting] = field(default_factory=list)
-    labels: list[Labels] = field(default_factory=list)
+    labels: list[RoundLabels] = field(default_factory=list)
     trainings: list[TrainedWeights] = field(default_factory=list)
 
     def trained(self, what: str, weights: Artifact) -> None:
         """Take weights in."""
         self.trainings.append(TrainedWeights(what, weights))
 
-    def refined(self, choice: Choice, labels: Labels, weights: Artifact) -> None:
+    def refined(self, choice: Choice, labels: RoundLabels, weights: Artifact) -> None:
         """Take a round of self-refinement in."""
         self.labels.append(labels)
         self.trained(f"Localizer, refined in {choice.round}", weights)
@@ -198,7 +198,7 @@ class Results:
 
     def rows(self) -> list[str]:
         """The names of the table's rows, in its order: who chose the keyframes."""
-        order = list(get_args(Selector))
+        order = list(get_args(SelectorName))
         chosen = {setting.way.choice for setting in self.settings}
         return [choice.name for choice in sorted(chosen, key=lambda each: (order.index(each.selector), each.iteration))]
 

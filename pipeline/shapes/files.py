@@ -14,8 +14,8 @@ from pipeline.shapes.world import (
     FRAMES,
     FRAMES_PER_SECOND,
     SIZE,
-    Asked,
     Event,
+    WorldQuestion,
     events_of_video,
     queries_about,
     questions_about,
@@ -56,7 +56,7 @@ def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS
         part.replace(folder / f"shapes_{split}.jsonl")
 
 
-def _row(video: str, number: int, asked: Asked) -> dict[str, Any]:
+def _row(video: str, number: int, asked: WorldQuestion) -> dict[str, Any]:
     row: dict[str, Any] = {"question_id": f"{video}_{number}", "video": video, "question": asked.question}
     if asked.options:
         row |= {"options": asked.options, "answer": asked.answer, "type": asked.type}

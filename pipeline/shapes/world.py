@@ -53,7 +53,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Asked:
+class WorldQuestion:
     """One question, or a query for a moment, which has no options."""
 
     type: str
@@ -81,7 +81,7 @@ def events_of_video(rng: np.random.Generator) -> list[Event]:
     return events
 
 
-def questions_about(events: list[Event], rng: np.random.Generator) -> list[Asked]:
+def questions_about(events: list[Event], rng: np.random.Generator) -> list[WorldQuestion]:
     """Return six questions: two colours, two shapes, a motion, and what comes after."""
     order = rng.permutation(len(events))
     first, second, third, fourth, moving = (events[number] for number in order)
@@ -94,9 +94,9 @@ def questions_about(events: list[Event], rng: np.random.Generator) -> list[Asked
     ]
 
 
-def queries_about(events: list[Event]) -> list[Asked]:
+def queries_about(events: list[Event]) -> list[WorldQuestion]:
     """Return one statement for every event: "A red ring moves left."."""
-    return [Asked("", statement(event.thing, event.motion), [], None, [event.window]) for event in events]
+    return [WorldQuestion("", statement(event.thing, event.motion), [], None, [event.window]) for event in events]
 
 
 def statement(thing: str, motion: str) -> str:
@@ -104,33 +104,33 @@ def statement(thing: str, motion: str) -> str:
     return f"A {thing} {STATEMENTS[motion]}"
 
 
-def _ask_colour(event: Event, events: list[Event], rng: np.random.Generator) -> Asked:
+def _ask_colour(event: Event, events: list[Event], rng: np.random.Generator) -> WorldQuestion:
     others = [other.colour for other in events if other is not event]
     return _asked("colour", f"What colour is the {event.shape}?", event.colour, others, [event], rng)
 
 
-def _ask_shape(event: Event, events: list[Event], rng: np.random.Generator) -> Asked:
+def _ask_shape(event: Event, events: list[Event], rng: np.random.Generator) -> WorldQuestion:
     others = [other.shape for other in events if other is not event]
     return _asked("shape", f"What shape is the {event.colour} thing?", event.shape, others, [event], rng)
 
 
-def _ask_motion(event: Event, rng: np.random.Generator) -> Asked:
+def _ask_motion(event: Event, rng: np.random.Generator) -> WorldQuestion:
     others = [motion for motion in MOTIONS if motion != event.motion]
     return _asked("motion", f"Where does the {event.thing} go?", event.motion, others, [event], rng)
 
 
-def _ask_after(event: Event, after: Event, events: list[Event], rng: np.random.Generator) -> Asked:
+def _ask_after(event: Event, after: Event, events: list[Event], rng: np.random.Generator) -> WorldQuestion:
     others = [f"a {other.thing}" for other in events if other not in (event, after)]
     return _asked("after", f"What comes after the {event.thing}?", f"a {after.thing}", others, [event, after], rng)
 
 
 def _asked(
     kind: str, question: str, right: str, others: list[str], shown: list[Event], rng: np.random.Generator
-) -> Asked:
+) -> WorldQuestion:
     """Return a question whose wrong options are true of other parts of the video: who looks at those is misled."""
     wrong = [str(option) for option in rng.permutation(others)[: N_OPTIONS - 2]]
     options = [str(option) for option in rng.permutation([right, *wrong, UNSEEN])]
-    return Asked(kind, question, options, options.index(right), [event.moment for event in shown])
+    return WorldQuestion(kind, question, options, options.index(right), [event.moment for event in shown])
 
 
 def things_of(events: list[Event], rng: np.random.Generator) -> Things:

@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class _Event:
+class _WrittenEvent:
     colour: str
     shape: str
     motion: str
@@ -127,25 +127,25 @@ class Writer:
         text = [token for segment in segments for token in self._ids(segment)] + [self._verbalizer.end_id]
         return Sample([frame], text, [*self._ids(verdict), self._verbalizer.end_id], 0)
 
-    def _events(self) -> list[_Event]:
+    def _events(self) -> list[_WrittenEvent]:
         random = self._random
         colours, shapes = random.sample(tuple(COLOURS), EVENTS), random.sample(SHAPES, EVENTS)
         motions = random.choices(tuple(MOTIONS), k=EVENTS)
         return [
-            _Event(colour, shape, motion, (random.uniform(0.45, 0.55), random.uniform(0.45, 0.55)))
+            _WrittenEvent(colour, shape, motion, (random.uniform(0.45, 0.55), random.uniform(0.45, 0.55)))
             for colour, shape, motion in zip(colours, shapes, motions, strict=True)
         ]
 
-    def _near_misses(self, event: _Event) -> list[_Event]:
+    def _near_misses(self, event: _WrittenEvent) -> list[_WrittenEvent]:
         """The event with another colour, and with another shape."""
         colour = self._random.choice([name for name in COLOURS if name != event.colour])
         shape = self._random.choice([name for name in SHAPES if name != event.shape])
         return [
-            _Event(colour, event.shape, event.motion, event.start),
-            _Event(event.colour, shape, event.motion, event.start),
+            _WrittenEvent(colour, event.shape, event.motion, event.start),
+            _WrittenEvent(event.colour, shape, event.motion, event.start),
         ]
 
-    def _ask(self, kind: str, events: list[_Event], asked: int) -> tuple[str, str, list[str]]:
+    def _ask(self, kind: str, events: list[_WrittenEvent], asked: int) -> tuple[str, str, list[str]]:
         """Return a question, its right answer, and wrong ones: what is true of the other events, or anything."""
         event = events[asked]
         others = [other for other in events if other is not event]
@@ -161,12 +161,12 @@ class Writer:
         wrong = [f"a {other.thing}" for other in others if other.thing != after.thing]
         return f"What comes after the {event.thing}?", f"a {after.thing}", wrong
 
-    def _others(self, event: _Event) -> list[_Event]:
+    def _others(self, event: _WrittenEvent) -> list[_WrittenEvent]:
         """Things that need not be in the video; of other colours and shapes than the event's."""
         random = self._random
         colours = random.sample([colour for colour in COLOURS if colour != event.colour], EVENTS - 1)
         shapes = random.sample([shape for shape in SHAPES if shape != event.shape], EVENTS - 1)
-        return [_Event(*pair, "nowhere", (0.5, 0.5)) for pair in zip(colours, shapes, strict=True)]
+        return [_WrittenEvent(*pair, "nowhere", (0.5, 0.5)) for pair in zip(colours, shapes, strict=True)]
 
     def _options(self, right: str, wrong: Sequence[str]) -> list[str]:
         return self._shuffled([right, *self._shuffled(wrong)[: N_OPTIONS - 2], UNSEEN])
@@ -174,7 +174,7 @@ class Writer:
     def _shuffled(self, values: Sequence[str]) -> list[str]:
         return self._random.sample(values, len(values))
 
-    def _frames(self, events: list[_Event], shown: list[int], n_frames: int) -> list[Written]:
+    def _frames(self, events: list[_WrittenEvent], shown: list[int], n_frames: int) -> list[Written]:
         """Return frames in time order; where there are enough, every shown event is among them in colour."""
         random = self._random
         times = [(number, random.uniform(TURN, 1)) for number in shown]
@@ -194,7 +194,7 @@ class Writer:
             frames.insert(random.randint(0, len(frames)), NOTHING)
         return frames
 
-    def _other_frames(self, events: list[_Event], shown: list[int], kind: str, n_frames: int) -> list[Written]:
+    def _other_frames(self, events: list[_WrittenEvent], shown: list[int], kind: str, n_frames: int) -> list[Written]:
         """Return frames in time order that show nothing of what is asked: other events, grey things, nothing at all."""
         random = self._random
         times = []
@@ -206,7 +206,7 @@ class Writer:
         frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
         return [NOTHING if random.random() < EMPTY_SHARE else frame for frame in frames]
 
-    def _frame(self, event: _Event, phase: float) -> Written:
+    def _frame(self, event: _WrittenEvent, phase: float) -> Written:
         dx, dy = MOTIONS[event.motion]
         along = SETS_OFF + (REACH - SETS_OFF) * (phase - TURN) / (1 - TURN) if phase >= TURN else 0.0
         colour = event.colour if phase >= TURN else UNTOLD

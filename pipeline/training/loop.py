@@ -21,7 +21,7 @@ from cache.errors import SevilaError
 from pipeline.inference.streams import read_ahead
 from pipeline.training.broken_samples import BrokenSamples
 from pipeline.training.states import read_state, write_state
-from pipeline.training.task import Report, Task, TrainingJob
+from pipeline.training.task import ReportStep, Task, TrainingJob
 from pipeline.training.tensorboard import WriteEvents, events_writer
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Batch:
     n_frames: int
 
 
-_Piece = tuple[_Batch, int, Any]  # the batch, and the number and data of one of its micro-batches
+_LoadedMicroBatch = tuple[_Batch, int, Any]  # the batch, and the number and data of one of its micro-batches
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Loop:
                 self._save()
         self.accelerator.wait_for_everyone()
 
-    def _train_epoch(self, report: Report, write_events: WriteEvents) -> None:
+    def _train_epoch(self, report: ReportStep, write_events: WriteEvents) -> None:
         """Train to the epoch's end, or to a batch of which something is left out: what is read ahead does not know that yet."""
         batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)[self.batch :]
         with closing(read_ahead(self._pieces(batches), depth=1)) as pieces:
@@ -105,7 +105,7 @@ class Loop:
             if not self.broken.look(samples, self.epoch, bool(self.curves)):
                 raise self._not_finite(samples, loss, norm)
 
-    def _pieces(self, batches: list[list[int]]) -> Iterator[_Piece]:
+    def _pieces(self, batches: list[list[int]]) -> Iterator[_LoadedMicroBatch]:
         """Yield what this process computes of each batch, in order; a batch without a part for it is yielded without data."""
         for whole in batches:
             samples = self.broken.without(whole)
@@ -122,7 +122,7 @@ class Loop:
                 yield batch, 0, None
 
     def _train_batches(
-        self, pieces: Iterator[_Piece], report: Report, write_events: WriteEvents
+        self, pieces: Iterator[_LoadedMicroBatch], report: ReportStep, write_events: WriteEvents
     ) -> tuple[list[int], float, float] | None:
         """Make a step of each batch; return the samples, loss and gradient norm of the first one without finite ones."""
         last = time.perf_counter()
@@ -153,7 +153,7 @@ class Loop:
         self.scheduler.step()
         self.step, self.batch = self.step + 1, self.batch + 1
 
-    def _gradient(self, batch: _Batch, own: Iterable[_Piece]) -> tuple[float, float]:
+    def _gradient(self, batch: _Batch, own: Iterable[_LoadedMicroBatch]) -> tuple[float, float]:
         """Compute the gradient of a batch, this process its own micro-batches; return its loss and the gradient's norm."""
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -260,7 +260,7 @@ class Loop:
             )
 
     @contextmanager
-    def _report(self) -> Iterator[Report]:
+    def _report(self) -> Iterator[ReportStep]:
         if self.rank != 0:
             yield lambda step, figures: None
             return

@@ -106,8 +106,8 @@ class Task(Protocol):
         """Return what people call these samples."""
 
 
-Report = Callable[[int, dict[str, float]], None]  # (optimizer steps done, figures of the last one)
-OpenReport = Callable[[str, int, int], AbstractContextManager[Report]]  # (stage, steps in all, steps done already)
+ReportStep = Callable[[int, dict[str, float]], None]  # (optimizer steps done, figures of the last one)
+OpenReport = Callable[[str, int, int], AbstractContextManager[ReportStep]]  # (stage, steps in all, steps done already)
 
 
 @dataclass(frozen=True)

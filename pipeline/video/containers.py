@@ -30,7 +30,7 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
         _refuse_playlist(file.read(4096))
         file.seek(0)
         # Without its name: FFmpeg would take some suffixes for a kind of file, and a % in a .jpg's name for a pattern.
-        reader = _Reader(file)
+        reader = _ReadUntilError(file)
         nameless = SimpleNamespace(read=reader.read, seek=file.seek, tell=file.tell, seekable=file.seekable)
         options |= {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
         try:
@@ -45,7 +45,7 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
             raise reader.error
 
 
-class _Reader:
+class _ReadUntilError:
     """Reads a file until that fails, and is at its end from then on: PyAV prints a second error instead of raising it."""
 
     def __init__(self, file: FileIO) -> None:

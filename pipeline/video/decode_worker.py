@@ -40,7 +40,7 @@ from pipeline.video.video_bytes import VideoBytes
 Progress = Callable[[], None]
 SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
 
-Reader = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
+ReadFrames = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
 
 
 def read_with_decord(
@@ -159,7 +159,7 @@ class Scaler:
         return graph
 
 
-READERS: dict[str, tuple[tuple[str, Reader], ...]] = {
+READERS: dict[str, tuple[tuple[str, ReadFrames], ...]] = {
     # decord twice: what fails only in passing must not leave the video to another decoder.
     "decord": (("decord", read_with_decord), ("decord", read_with_decord), ("pyav", read_with_pyav)),
     "pyav": (("pyav", read_with_pyav),),
