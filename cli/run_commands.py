@@ -19,7 +19,7 @@ from cli.options import (
     ExecutionOptions,
     Inference,
     Naming,
-    Output,
+    OutputFile,
     PlaceOptions,
     Port,
     Positive,
@@ -126,7 +126,7 @@ def results(
     chain: ChainOptions = ChainOptions(),
     naming: Naming = Naming(),
     seeds: Seeds = (0, 1, 2),
-    output: Output = None,
+    output: OutputFile = None,
     where: Where,
     command_line: CommandLine,
 ) -> None:
