@@ -21,6 +21,7 @@ from cache.notes import read_note
 from cache.pool import part_paths
 from cache.pool_listing import PARTS, PartId
 from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
+from cache.remaking import note_inputs
 from cache.store import Store
 from cache.tables import read_columns
 from cache.untrusted import inside
@@ -128,7 +129,7 @@ class Drops:
         self.gone.append(f"{id}: {_message(shards)}")
         if self.remove:
             if record is not None:
-                self.store.note_inputs(id)
+                note_inputs(self.store, id)
             _unpublish(
                 self.store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"}
             )

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from cache.errors import CorruptArtifactError, SchemaError, StoreError
 from cache.folders import changed_seconds, files_below, folders_in, readable, size_of, stage_of
 from cache.in_use import OWN_NAMES
+from cache.matching import find
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.needs import needed_parts, with_upstream
 from cache.pool_listing import PARTS, every_key
@@ -90,7 +91,7 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     folders = folders_in(store.root / "artifacts")
     records = {id: record for id in folders if (record := readable(store.root, id)) is not None}
     reasons: dict[str, str] = {}
-    asked = [store.find(prefix) for prefix in keep]
+    asked = [find(store, prefix) for prefix in keep]
     named = names(store.root)
     for name in named:
         reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}

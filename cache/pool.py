@@ -15,7 +15,6 @@ tell whether they lie where they were written.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.arrays import ArrayFile, Owner, write_array
-from cache.errors import CorruptArtifactError, SevilaError, mend
+from cache.arrays import Owner, write_array
+from cache.errors import CorruptArtifactError, SevilaError
 from cache.files import publish, refuse_link, sync, written
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
-from cache.pool_listing import PartId, references
-from cache.record import Record
+from cache.pool_listing import PartId
 from cache.store import Store
 from cache.untrusted import is_name
 
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 log = logging.getLogger("sevila")
-
-OPEN_FILES = 128  # of one reader; a process may usually have 1024
 
 
 @dataclass(frozen=True)
@@ -192,115 +188,6 @@ class Pool:
         return self._store.lock(f"pool/{self.space}/{key}", thread_local=False)
 
 
-class PoolReader:
-    """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
-
-    def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray], unmarked: bool = False) -> None:
-        """Begin to read.
-
-        Args:
-            parts: the columns of the table.
-            unmarked: the artifact was made when parts did not say whose they are; that they then do not is no error.
-
-        Raises:
-            CorruptArtifactError: no stage can have written the table.
-        """
-        self._store, self._space, self._unmarked = store, space, unmarked
-        self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]]] = {}
-        names = ("video_id", "key", "part", "rows", "part_rows", "frame_indices")
-        for video_id, *place in zip(*(parts[name] for name in names), strict=True):
-            _, _, held, in_part, indices = place
-            if not len(held) == len(in_part) == len(indices) or min(in_part, default=0) < 0:
-                raise CorruptArtifactError(
-                    f"video {video_id!r}: rows {in_part} of a part of {space} cannot be rows {held} of the artifact; it was not "
-                    "written by a stage: run its recipe again"
-                )
-            self._places.setdefault(video_id, []).append(tuple(place))
-        self._open: OrderedDict[tuple[str, str], ArrayFile] = OrderedDict()
-
-    def read(self, video_id: str, rows: Sequence[int] | slice) -> np.ndarray:
-        """Return the given frames (ascending rows of the artifact, or a slice) of one video: [rows, ...] in the stored dtype.
-
-        Raises:
-            CorruptArtifactError: a frame does not match its checksum, or its part is gone.
-        """
-        places = self._places[video_id]
-        n_rows = sum(len(held) for _, _, held, *_ in places)
-        wanted = np.arange(n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
-        pieces, order = [], []
-        for key, part, held, part_rows, indices in places:
-            positions = np.flatnonzero(np.isin(wanted, held))
-            if len(positions):
-                file, chosen = self._file(key, part), np.searchsorted(held, wanted[positions])
-                file.check(part_rows[chosen], indices[chosen])
-                pieces.append(file.read(part_rows[chosen]))
-                order.append(positions)
-        if sum(map(len, order)) < len(wanted):
-            raise CorruptArtifactError(
-                f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
-                "`sevila cache verify --all --drop` removes what is damaged, and the next run of its recipe makes it again"
-            )
-        if len(pieces) == 1:
-            return pieces[0]
-        frames = np.empty((len(wanted), *pieces[0].shape[1:]), pieces[0].dtype)
-        for positions, piece in zip(order, pieces, strict=True):
-            frames[positions] = piece
-        return frames
-
-    @property
-    def videos(self) -> list[str]:
-        """The ids of the videos that have frames here."""
-        return list(self._places)
-
-    def checksums(self, video_id: str) -> np.ndarray:
-        """Return the checksum of each stored frame of one video, in the order of the artifact's rows: uint64 [rows].
-
-        Raises:
-            CorruptArtifactError: a part is gone.
-        """
-        places = self._places[video_id]
-        checksums = np.zeros(sum(len(held) for _, _, held, *_ in places), "uint64")
-        for key, part, held, part_rows, _ in places:
-            checksums[held] = self._file(key, part).checksums[part_rows]
-        return checksums
-
-    def _file(self, key: str, part: str) -> ArrayFile:
-        file = self._open.pop((key, part), None)
-        if file is None:
-            paths = [part_paths(root, self._space, key, part)[0] for root in self._store.roots]
-            path = next((path for path in paths if path.exists()), None)
-            if path is None:
-                raise CorruptArtifactError(f"{paths[0]}: gone from the pool; {mend(paths[0])}")
-            file = open_part(path, (self._space, key, part), self._unmarked)
-        self._open[key, part] = file
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        return file
-
-
-def open_part(path: Path, part: PartId, unmarked: bool = False) -> ArrayFile:
-    """Open the array of a part.
-
-    Args:
-        unmarked: that it does not say whose it is, as it was written before arrays did, is no error.
-
-    Raises:
-        CorruptArtifactError: it is none of ours, or another part's.
-    """
-    file = ArrayFile(path)
-    try:
-        owner = file.owner()
-        problem = (
-            ("" if unmarked else "does not say whose frames it holds") if owner is None else owner_problem(owner, part)
-        )
-        if problem:
-            raise CorruptArtifactError(f"{path}: {problem}; {mend(path)}")
-    except CorruptArtifactError:
-        file.close()
-        raise
-    return file
-
-
 def noted_owner(note: Mapping[str, Any]) -> Owner:
     """Return whose frames a part holds by its note; raises `KeyError` for a note of before notes said so."""
     return Owner(*(note[name] for name in Owner._fields))
@@ -310,35 +197,6 @@ def owner_problem(owner: Owner, part: PartId) -> str:
     """Return how whose frames they are contradicts where they lie; empty if it does not."""
     is_at = "/".join((owner.space, owner.key, fingerprint(owner.frame_indices)))
     return "" if is_at == "/".join(part) else f"holds the frames of {is_at}, wanted those of {'/'.join(part)}"
-
-
-def arrays_digest(store: Store, record: Record, folder: Path) -> str:
-    """Return the digest of all arrays that an artifact, which lies in `folder`, points to; empty for one without any.
-
-    Only notes are read, but where one was written before notes knew it the array's checksums.
-
-    Raises:
-        CorruptArtifactError: a part is damaged, or gone.
-    """
-    if not record.pool:
-        return ""
-    digests = []
-    for part in sorted(references(store, record, folder)):
-        path, note = next(
-            (paths for root in store.roots if (paths := part_paths(root, *part))[1].exists()),
-            part_paths(store.root, *part),
-        )
-        try:
-            content = read_note(note)
-        except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{note}: gone from the pool; {mend(note)}") from error
-        digest = content.get("array")
-        if digest is None:
-            file = open_part(path, part, unmarked=True)
-            digest = file.digest()
-            file.close()
-        digests.append([*part[1:], digest])
-    return fingerprint(digests)
 
 
 def part_rows(video_id: str, frame_indices: Sequence[int], parts: Iterable[Part]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
+from cache.matching import newest
 from cache.names import known_uses
 from cache.printable import printable_lines
 from cache.record import Record
@@ -105,7 +106,7 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
     """Return the record and the first rows of the newest artifact that `Store.matching` finds."""
     from cache.tables import read_head  # here: a listing does not wait for pyarrow
 
-    records = store.newest(prefix)[::-1]
+    records = newest(store, prefix)[::-1]
     record = records[-1]
     folder = store.path(record.id)
     parts = (

@@ -103,11 +103,12 @@ class Store:
     def partial(self, artifact: str) -> Path:
         """Return the folder in which an artifact is being made; raises `StoreError` if a link has its place or the artifact's."""
         folder = self.root / "partial" / self.path(artifact).name
-        refuse_link(self._own(artifact))
+        refuse_link(self.own(artifact))
         refuse_link(folder)
         return folder
 
-    def _own(self, artifact: str) -> Path:
+    def own(self, artifact: str) -> Path:
+        """Return the folder that an artifact has, or would have, in this store and in none below it."""
         return self.root / "artifacts" / self.path(artifact).name
 
     def exists(self, artifact: str) -> bool:
@@ -118,7 +119,7 @@ class Store:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
         root, stamp = self._place(artifact) if is_name(artifact) else (self.root, ())
         if not stamp:
-            refuse_link(self._own(artifact))
+            refuse_link(self.own(artifact))
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")
         known = self._records.get((root, artifact))
         if known is not None and known[0] == stamp:
@@ -145,36 +146,6 @@ class Store:
             raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
         return path
 
-    def matching(self, prefix: str, lost: bool = False) -> list[str]:
-        """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
-
-        With `lost`, also those of which only the folder is left.
-
-        Raises:
-            StoreError: none does.
-        """
-        ids = [*self, *(name for name in self._folders() if lost and self._is_lost(name))]
-        ids = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
-        if not ids:
-            if is_name(prefix):
-                refuse_link(self._own(prefix))
-            raise StoreError(f"no artifact starts with {prefix!r} in {self.root}; `sevila cache ls` lists all")
-        of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
-        return [prefix] if prefix in ids else of_stage or ids
-
-    def find(self, prefix: str) -> str:
-        """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""
-        ids = self.matching(prefix)
-        if len(ids) > 1:
-            raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(ids)}; give more of the id")
-        return ids[0]
-
-    def newest(self, prefix: str) -> list[Record]:
-        """Return the records of what `matching` finds, the newest first."""
-        return sorted(
-            (self.record(id) for id in self.matching(prefix)), key=lambda record: record.finished, reverse=True
-        )
-
     def of_stage(self, stage: str) -> list[Record]:
         """Return the records of a stage's artifacts, the newest first; without damaged ones, which are no reason to stop."""
         records = []
@@ -184,23 +155,25 @@ class Store:
         return sorted(records, key=lambda record: record.finished, reverse=True)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._folders() if self.exists(name))
+        return (name for name in self.folders() if self.exists(name))
 
-    def _folders(self) -> list[str]:
+    def folders(self) -> list[str]:
+        """Return the names of all artifacts' folders, with or without a record, here and below."""
         folders = [root / "artifacts" for root in self.roots]
         names = {entry.name for folder in folders if folder.is_dir() for entry in os.scandir(folder)}
         return [name for name in sorted(names) if is_name(name)]  # desktops leave files of theirs
 
     def lost(self) -> list[str]:
         """Return the ids of the folders whose record is lost; not of what a removal that was killed leaves."""
-        return [name for name in self._folders() if self._is_lost(name) and not self.is_remains(name)]
+        return [name for name in self.folders() if self.is_lost(name) and not self.is_remains(name)]
 
-    def _is_lost(self, name: str) -> bool:
-        return not self.exists(name) and self._own(name).is_dir() and not self._own(name).is_symlink()
+    def is_lost(self, name: str) -> bool:
+        """Whether only the folder of an artifact is left, without its record."""
+        return not self.exists(name) and self.own(name).is_dir() and not self.own(name).is_symlink()
 
     def is_remains(self, name: str) -> bool:
         """Whether a folder is what a removal that was killed leaves: no record, nor anything to make one of."""
-        return self._is_lost(name) and not any((self._own(name) / path).exists() for path in BESIDE_RECORD)
+        return self.is_lost(name) and not any((self.own(name) / path).exists() for path in BESIDE_RECORD)
 
     def lock(self, name: str, thread_local: bool = True) -> FileLock:
         """Return a lock shared by all processes that use this store; it is freed when its holder dies.
@@ -263,7 +236,7 @@ class Store:
         return self.is_current(artifact)
 
     def _move_in(self, artifact: str) -> None:
-        partial, final = self.partial(artifact), self._own(artifact)
+        partial, final = self.partial(artifact), self.own(artifact)
         shutil.rmtree(partial / PROGRESS / SNAPSHOTS, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
@@ -282,56 +255,9 @@ class Store:
         """
         return why_stale(self, artifact, {} if known is None else known)
 
-    def note_inputs(self, artifact: str) -> None:
-        """Have all that was made from an artifact note what it was made from, where its record is too old to say so.
-
-        To be called before the artifact's content changes.
-        """
-        for name in self.descendants(artifact):
-            with self.lock(f"{name}/publish"):
-                record = self.record(name) if (self._own(name) / RECORD).exists() else None
-                if record is not None and record.record_version < 3:
-                    there = {key: id for key, id in record.inputs.items() if id is not None and self.exists(id)}
-                    content = record.upgraded({key: self.record(id).content for key, id in there.items()}).as_note()
-                    refuse_links(self._own(name))
-                    write_note(self._own(name) / RECORD, content)
-
-    def retire(self, artifact: str) -> None:
-        """Remove an artifact that is stale; one of a store below is not looked at any more."""
-        with self.lock(f"{artifact}/publish"):
-            why = self.why_stale(artifact)
-            if self.exists(artifact) and why:
-                log.warning("%s: made anew, as %s", artifact, why)
-                if self.layer(artifact) == self.root:
-                    self._remove(artifact)
-                self._hidden_below.add(artifact)
-
-    def aside(self, artifact: str) -> Path:
-        """Return the folder in which an artifact lies while it is rebuilt; raises `StoreError` if a link has its place."""
-        folder = self.root / "aside" / self._own(artifact).name
-        refuse_link(folder)
-        return folder
-
-    @contextmanager
-    def set_aside(self, artifact: str) -> Iterator[None]:
-        """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill.
-
-        One of a store below stays there; the rebuilt one is found before it.
-        """
-        own, aside = self._own(artifact), self.aside(artifact)
-        with self.lock(f"{artifact}/publish"):
-            shutil.rmtree(self.partial(artifact), ignore_errors=True)
-            if own.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(own, aside)
-        try:
-            with self.hiding_below([artifact]):
-                yield
-        finally:
-            if aside.exists() and not (own / RECORD).exists():
-                os.rename(aside, own)
-            shutil.rmtree(aside, ignore_errors=True)
+    def hide_below(self, artifact: str) -> None:
+        """Look away from what the stores below hold of an artifact."""
+        self._hidden_below.add(artifact)
 
     @contextmanager
     def hiding_below(self, names: Iterable[str]) -> Iterator[None]:
@@ -343,24 +269,16 @@ class Store:
         finally:
             self._hidden_below -= more
 
-    def descendants(self, artifact: str) -> list[str]:
-        """Return the artifacts that were made from this one, directly or through others."""
-        records = [self.record(name) for name in self]
-        reached = {artifact}
-        while True:
-            more = {record.id for record in records if reached & set(record.inputs.values())} - reached
-            if not more:
-                return sorted(reached - {artifact})
-            reached |= more
-
     def remove(self, artifact: str) -> None:
         """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
         with self.lock(f"{artifact}/publish"):
-            self._remove(artifact)
+            remove_folder(self.own(artifact))
 
-    def _remove(self, artifact: str) -> None:
-        remove_records(self._own(artifact))
-        shutil.rmtree(self._own(artifact), ignore_errors=True)
+
+def remove_folder(folder: Path) -> None:
+    """Delete an artifact's folder, whose `publish` lock the caller holds; its record first."""
+    remove_records(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_records(folder: Path) -> None:

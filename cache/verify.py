@@ -18,8 +18,9 @@ from cache.files import links_below
 from cache.fingerprint import fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
-from cache.pool import arrays_digest, noted_owner, open_part, owner_problem, part_paths
+from cache.pool import noted_owner, owner_problem, part_paths
 from cache.pool_listing import PartId, references
+from cache.pool_reader import arrays_digest, open_part
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import n_rows

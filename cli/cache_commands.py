@@ -79,10 +79,11 @@ def why(
 def ancestry(id: Id, /, *, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
     from cache.lineage import ancestry, ancestry_text
+    from cache.matching import find
     from reports.why import unusual
 
     store = where.open()
-    print_text(ancestry_text(ancestry(store, store.find(id)), unusual))
+    print_text(ancestry_text(ancestry(store, find(store, id)), unusual))
 
 
 def verify(

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 from cache.drop import Drops, pointing
 from cache.errors import StoreError
+from cache.matching import matching
 from cache.pool_listing import PartId, every_part
 from cache.printable import printable, printable_lines
 from cache.show import human_size
@@ -68,7 +69,7 @@ def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[
             if not (is_there(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):
                 raise StoreError(f"{name}: there is no such part of the pool, and no artifact that wants it")
         else:
-            ids += store.matching(name, lost=True)
+            ids += matching(store, name, lost=True)
     return list(dict.fromkeys(ids)), parts
 
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from cache.errors import StoreError
+from cache.matching import newest
 from cache.printable import printable
 from cache.store import Store
 from pipeline.engine.joined import rows_of_all
@@ -27,7 +28,7 @@ def newest_answers(store: Store, prefix: str) -> str:
     Raises:
         StoreError: there is none, or it holds no answers.
     """
-    record = store.newest(prefix)[0]
+    record = newest(store, prefix)[0]
     if record.kind != Answers.kind:
         raise StoreError(
             f"{record.id} holds {record.kind}; wanted an artifact of answer_questions "

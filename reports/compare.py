@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.errors import ComparisonError
 from cache.lineage import differences
+from cache.matching import find
 from cache.printable import printable_lines
 from cache.store import Store
 from pipeline.datasets.question import Question
@@ -149,7 +150,7 @@ class _RunSide:
     """One of the two runs: its answers and questions by question id, and how its data set reports."""
 
     def __init__(self, store: Store, given: str) -> None:
-        id = warn_if_stale(store, store.find(given))
+        id = warn_if_stale(store, find(store, given))
         record = store.record(id)
         if record.kind == Metrics.kind:
             record = store.record(record.inputs["answers"] or "")

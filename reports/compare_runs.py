@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cache.errors import ComparisonError
+from cache.matching import find
 from cache.names import NamedRun, every_name, named_run, recipe_differences
 from cache.printable import printable_lines
 from cache.store import Store
@@ -93,7 +94,7 @@ def _named(store: Store, name: str) -> NamedRun | None:
 def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
     """Return the ids of answers by the setting they are of: all of a run, or the one given."""
     if run is None:
-        return {"": store.find(given)}
+        return {"": find(store, given)}
     pins = [pin for pin in run.artifacts if pin.stage == "answer_questions" and store.exists(pin.id)]
     return {pin.setting: pin.id for pin in pins}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import SevilaError, StoreError
+from cache.matching import find
 from cache.store import Store
 from pipeline.metrics.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
 from pipeline.selection.moments import Query
@@ -55,7 +56,7 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     Raises:
         StoreError: the artifact is of another kind, or the store no longer holds what it was made from.
     """
-    id = warn_if_stale(store, store.find(prefix))
+    id = warn_if_stale(store, find(store, prefix))
     moments = Moments(store, id)
     if moments.record.kind != Moments.kind:
         raise StoreError(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from cache.pool import Part, Pool, PoolReader, part_rows
+from cache.pool import Part, Pool, part_rows
 from cache.pool_listing import PARTS
+from cache.pool_reader import PoolReader
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.datasets.question import Question

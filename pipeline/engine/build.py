@@ -20,8 +20,9 @@ from filelock import Timeout
 
 from cache.errors import InputChangedError, MissingSourceError
 from cache.files import disk_errors, refuse_links
-from cache.pool import arrays_digest
+from cache.pool_reader import arrays_digest
 from cache.record import Record
+from cache.remaking import aside, note_inputs, retire, set_aside
 from cache.store import Store
 from pipeline.engine.output import Output, ShardedOutput
 from pipeline.engine.read_inputs import ReadInputs
@@ -86,7 +87,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     """
     id = stage.artifact_id(cfg, inputs)
     if id is not None and _is_finished(run.store, id):
-        shutil.rmtree(run.store.aside(id), ignore_errors=True)  # of a `rebuild` that was killed at its end
+        shutil.rmtree(aside(run.store, id), ignore_errors=True)  # of a `rebuild` that was killed at its end
         log.info("%s: reused %s", stage.name, id)
         _remember(run.store, inputs)
         return stage.output(run.store, id)
@@ -145,7 +146,7 @@ def _sharded(
 def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:
     """Return what is read to make an artifact; a former one that is stale goes, now that all it needs is there."""
     read = ReadInputs.of(id, stage, inputs)
-    run.store.retire(id)
+    retire(run.store, id)
     return read
 
 
@@ -164,8 +165,8 @@ def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], m
     If its content is another now, what was made from it is stale: it is made anew by the next run, and never served.
     """
     id, store = _identity(stage, cfg, inputs), run.store
-    store.note_inputs(id)
-    with store.set_aside(id):
+    note_inputs(store, id)
+    with set_aside(store, id):
         return make(stage, cfg, run, inputs)
 
 

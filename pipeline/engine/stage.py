@@ -17,8 +17,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_origin, get
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
-from cache.pool import PoolReader
 from cache.pool_listing import PARTS
+from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import Schema, read_columns, read_lists, read_rows

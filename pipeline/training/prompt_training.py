@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cache.errors import SevilaError
-from cache.pool import PoolReader
+from cache.pool_reader import PoolReader
 from pipeline.engine.output import Output
 from pipeline.engine.progress import steps_bar
 from pipeline.engine.stage import PooledArtifact, RunContext

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorruptArtifactError
-from cache.pool import Pool, PoolReader, part_paths, part_rows
+from cache.pool import Pool, part_paths, part_rows
 from cache.pool_listing import PARTS, every_part
+from cache.pool_reader import PoolReader
 from cache.store import Store
 from cache.tables import read_columns, write_rows
 

@@ -7,9 +7,11 @@ import pytest
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.gc import survey
+from cache.matching import find, matching
 from cache.names import named_run, pinning
 from cache.notes import read_note, write_note
 from cache.record import Record, artifact_id, describe_files
+from cache.remaking import set_aside
 from cache.store import Store
 from cache.verify import Problem, Verification
 
@@ -90,12 +92,12 @@ def test_ids_cannot_leave_the_store(tmp_path: Path, id: str) -> None:
 def test_artifact_is_found_by_the_beginning_of_its_hexadecimal_part(tmp_path: Path) -> None:
     store = Store(tmp_path)
     ids = [publish(store, {"k": k}) for k in range(2)]
-    assert store.find(ids[0].rsplit("-", 1)[1][:8]) == ids[0]
-    assert store.matching("make_things") == sorted(ids)
+    assert find(store, ids[0].rsplit("-", 1)[1][:8]) == ids[0]
+    assert matching(store, "make_things") == sorted(ids)
     with pytest.raises(StoreError, match="several"):
-        store.find("make_things")
+        find(store, "make_things")
     with pytest.raises(StoreError, match="no artifact"):
-        store.find("nothing")
+        find(store, "nothing")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"record_version": 99})])
@@ -124,11 +126,11 @@ def test_record_of_values_that_no_stage_writes_is_refused_by_the_field(
 def test_artifact_set_aside_comes_back_when_its_rebuild_fails(tmp_path: Path) -> None:
     store = Store(tmp_path)
     id = publish(store, {})
-    with pytest.raises(OSError), store.set_aside(id):
+    with pytest.raises(OSError), set_aside(store, id):
         assert not store.exists(id)
         raise OSError("disk full")
     assert (store.path(id) / "things.bin").read_bytes() == b"content"
-    with store.set_aside(id):
+    with set_aside(store, id):
         publish(store, {}, b"other")
     assert (store.path(id) / "things.bin").read_bytes() == b"other"
     assert not list((tmp_path / "aside").iterdir())
@@ -169,11 +171,11 @@ def test_artifact_set_aside_by_a_killed_process_comes_back_at_the_next_try(tmp_p
     id = publish(store, {})
     child = os.fork()
     if child == 0:
-        with store.set_aside(id):
+        with set_aside(store, id):
             os._exit(9)
     os.waitpid(child, 0)
     assert not store.exists(id)
-    with pytest.raises(OSError), store.set_aside(id):
+    with pytest.raises(OSError), set_aside(store, id):
         raise OSError("disk full again")
     assert (store.path(id) / "things.bin").read_bytes() == b"content"
 

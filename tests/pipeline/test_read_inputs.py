@@ -133,7 +133,8 @@ def test_again_that_gives_the_same_content_leaves_everything_below_as_it_is(run:
 def test_what_is_below_a_remake_that_was_killed_is_made_anew_from_what_the_next_run_makes(run: RunContext) -> None:
     assert chain(run).value() == 3
     say("source", "5")
-    killed = start(run, "with run.store.set_aside(toy_source.artifact_id(Nothing(), [])):\n    os.kill(os.getpid(), 9)")
+    code = "from cache.remaking import set_aside\nwith set_aside(run.store, toy_source.artifact_id(Nothing(), [])):\n"
+    killed = start(run, code + "    os.kill(os.getpid(), 9)")
     assert killed.wait(60) == -signal.SIGKILL
     assert chain(run).value() == 11
     assert not [id for id in run.store if run.store.why_stale(id)]

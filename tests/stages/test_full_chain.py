@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.remaking import descendants
 from cache.store import Store
 from cli import main
 from pipeline.engine.recipe import load
@@ -208,7 +209,7 @@ def test_occurrences_of_a_stage_that_wait_are_told(
     store: Path, world: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     refined = next(id for id, record in records(store).items() if record.stage == "refine_localizer")
-    for id in Store(store).descendants(refined):
+    for id in descendants(Store(store), refined):
         Store(store).remove(id)
     Store(store).remove(refined)
     assert sevila("stage score_frames", world, store, "--again") == 0

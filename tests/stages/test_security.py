@@ -18,7 +18,7 @@ import torch
 
 from cache.errors import CheckpointError, CorruptArtifactError, RecipeError, StoreError
 from cache.notes import read_note, write_note
-from cache.pool import PoolReader
+from cache.pool_reader import PoolReader
 from cache.record import Record, artifact_id, describe_files
 from cache.show import description
 from cache.store import Store

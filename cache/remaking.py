@@ -1,0 +1,83 @@
+"""Making an artifact anew: what is noted, put aside or removed, so that what was made from the former one is known as stale."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.files import refuse_link, refuse_links
+from cache.notes import write_note
+from cache.record import RECORD
+from cache.store import Store, remove_folder
+
+log = logging.getLogger("sevila")
+
+
+def descendants(store: Store, artifact: str) -> list[str]:
+    """Return the artifacts that were made from this one, directly or through others."""
+    records = [store.record(name) for name in store]
+    reached = {artifact}
+    while True:
+        more = {record.id for record in records if reached & set(record.inputs.values())} - reached
+        if not more:
+            return sorted(reached - {artifact})
+        reached |= more
+
+
+def note_inputs(store: Store, artifact: str) -> None:
+    """Have all that was made from an artifact note what it was made from, where its record is too old to say so.
+
+    To be called before the artifact's content changes.
+    """
+    for name in descendants(store, artifact):
+        with store.lock(f"{name}/publish"):
+            record = store.record(name) if (store.own(name) / RECORD).exists() else None
+            if record is not None and record.record_version < 3:
+                there = {key: id for key, id in record.inputs.items() if id is not None and store.exists(id)}
+                content = record.upgraded({key: store.record(id).content for key, id in there.items()}).as_note()
+                refuse_links(store.own(name))
+                write_note(store.own(name) / RECORD, content)
+
+
+def retire(store: Store, artifact: str) -> None:
+    """Remove an artifact that is stale; one of a store below is not looked at any more."""
+    with store.lock(f"{artifact}/publish"):
+        why = store.why_stale(artifact)
+        if store.exists(artifact) and why:
+            log.warning("%s: made anew, as %s", artifact, why)
+            if store.layer(artifact) == store.root:
+                remove_folder(store.own(artifact))
+            store.hide_below(artifact)
+
+
+def aside(store: Store, artifact: str) -> Path:
+    """Return the folder in which an artifact lies while it is rebuilt; raises `StoreError` if a link has its place."""
+    folder = store.root / "aside" / store.own(artifact).name
+    refuse_link(folder)
+    return folder
+
+
+@contextmanager
+def set_aside(store: Store, artifact: str) -> Iterator[None]:
+    """Unpublish an artifact while the block rebuilds it; it comes back if that fails, or at the next try after a kill.
+
+    One of a store below stays there; the rebuilt one is found before it.
+    """
+    own, kept = store.own(artifact), aside(store, artifact)
+    with store.lock(f"{artifact}/publish"):
+        shutil.rmtree(store.partial(artifact), ignore_errors=True)
+        if own.exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(own, kept)
+    try:
+        with store.hiding_below([artifact]):
+            yield
+    finally:
+        if kept.exists() and not (own / RECORD).exists():
+            os.rename(kept, own)
+        shutil.rmtree(kept, ignore_errors=True)
