@@ -20,12 +20,14 @@ from cache.folders import folders_in, readable, stage_of
 from cache.notes import read_note
 from cache.pool import part_paths
 from cache.pool_listing import PARTS, PartId
+from cache.pool_reader import holder
+from cache.problem import Problem, ProblemKind
 from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
 from cache.remaking import note_inputs
 from cache.store import Store
 from cache.tables import read_columns
 from cache.untrusted import inside
-from cache.verify import Problem, ProblemKind, Verification, holder
+from cache.verify import Verification
 
 # What nobody but a person can mend, and how.
 LEFT: dict[ProblemKind, str] = {

@@ -95,10 +95,9 @@ class PoolReader:
     def _file(self, key: str, part: str) -> ArrayFile:
         file = self._open.pop((key, part), None)
         if file is None:
-            paths = [part_paths(root, self._space, key, part)[0] for root in self._store.roots]
-            path = next((path for path in paths if path.exists()), None)
-            if path is None:
-                raise CorruptArtifactError(f"{paths[0]}: gone from the pool; {mend(paths[0])}")
+            path = part_paths(holder(self._store, (self._space, key, part)), self._space, key, part)[0]
+            if not path.exists():
+                raise CorruptArtifactError(f"{path}: gone from the pool; {mend(path)}")
             file = open_part(path, (self._space, key, part), self._unmarked)
         self._open[key, part] = file
         if len(self._open) > OPEN_FILES:
@@ -156,3 +155,13 @@ def arrays_digest(store: Store, record: Record, folder: Path) -> str:
             file.close()
         digests.append([*part[1:], digest])
     return fingerprint(digests)
+
+
+def holder(store: Store, part: PartId) -> Path:
+    """Return the root of the store that a part of the pool is read from; one's own where none has it."""
+    return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
+
+
+def is_there(store: Store, part: PartId) -> bool:
+    """Whether any file of a part lies in the pool of the store, or of one below it."""
+    return any(path.exists() or path.is_symlink() for root in store.roots for path in part_paths(root, *part))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.file_checks import message_of, names_below, note_problem, pieces, refusal
@@ -20,40 +20,14 @@ from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_n
 from cache.notes import read_json, read_note
 from cache.pool import noted_owner, owner_problem, part_paths
 from cache.pool_listing import PartId, references
-from cache.pool_reader import arrays_digest, open_part
+from cache.pool_reader import arrays_digest, holder, open_part
+from cache.problem import Problem, ProblemKind
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import n_rows
 from cache.untrusted import inside, is_name
 
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
-
-ProblemKind = Literal["record", "file", "tables", "note", "part", "arrays", "gone", "stale", "name", "memory", "link"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is not as it was written.
-
-    Attributes:
-        id: the artifact it belongs to; of a part of the pool, `space/key/part`.
-        piece: what kind of thing it is: the record, a file that the record names, tables with other row counts than the record
-            says, a note or the plan in `progress/`, a part of the pool, all arrays there together, an artifact that is gone as
-            a whole or was made from what its inputs are no more, the name of a run, which then is the id, what else is only
-            remembered, or a link.
-        name: of the file, relative to the artifact, or of the part.
-        path: the file.
-    """
-
-    id: str
-    piece: ProblemKind
-    name: str
-    path: Path
-    found: str
-    wanted: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.found}; wanted {self.wanted}"
 
 
 @dataclass
@@ -303,8 +277,8 @@ class Verification:
             return f"cannot be read: {error.strerror or error}"
         return "" if digest.hexdigest() == wanted["sha256"] else f"SHA-256 {digest.hexdigest()[:12]}..."
 
-    def _problem(self, id: str, piece: ProblemKind, name: str, path: Path, found: str, wanted: str) -> None:
-        self.problems.append(Problem(id, piece, name, path, found, wanted))
+    def _problem(self, id: str, piece: ProblemKind, name: str, path: Path, actual: str, wanted: str) -> None:
+        self.problems.append(Problem(id, piece, name, path, actual, wanted))
 
 
 def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
@@ -319,16 +293,6 @@ def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -
         with suppress(SevilaError, OSError):
             total += part_paths(holder(store, part), *part)[0].stat().st_size
     return total
-
-
-def holder(store: Store, part: PartId) -> Path:
-    """Return the root of the store that a part of the pool is read from; one's own where none has it."""
-    return next((root for root in store.roots if part_paths(root, *part)[0].exists()), store.root)
-
-
-def is_there(store: Store, part: PartId) -> bool:
-    """Whether any file of a part lies in the pool of the store, or of one below it."""
-    return any(path.exists() or path.is_symlink() for root in store.roots for path in part_paths(root, *part))
 
 
 def _as_written(wanted: Mapping[str, Any]) -> str:

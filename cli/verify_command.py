@@ -10,10 +10,11 @@ from cache.drop import Drops, pointing
 from cache.errors import StoreError
 from cache.matching import matching
 from cache.pool_listing import PartId, every_part
+from cache.pool_reader import is_there
 from cache.printable import printable, printable_lines
 from cache.show import human_size
 from cache.store import Store
-from cache.verify import Verification, is_there, size_bytes
+from cache.verify import Verification, size_bytes
 from pipeline.engine.progress import bytes_bar
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,21 +10,17 @@ import numpy as np
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.batching import token_batches
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.progress import track
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.keyframe_reader import FramesAnswer, KeyframeReader, QuestionFrames
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
-from pipeline.memory import Halving
-from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
-from pipeline.models.transfer import to_device
+from pipeline.inference.visual_windows import Windows
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, majority_vote
 from stages.extract_features import Features
@@ -34,9 +29,7 @@ from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.models.answerer import Answerer
+    pass
 
 
 class Answers(Artifact):
@@ -120,10 +113,13 @@ def answer_questions(
     def work(shard: Shard) -> None:
         wanted = [asked[item] for item in shard.items]
         units = [unit for each in wanted if not each.reason for unit in _units(each, cfg.method)]
-        answers: dict[str, list[_Answer]] = {}
+        answers: dict[str, list[FramesAnswer]] = {}
         if units:
             with shard.phase("answer"):
-                answers = _Asking(loaded.model, cfg, windows, shard).answers(units)
+                reader = OptionReader(
+                    loaded.model, cfg.prompt, cfg.readout, shard.settings["batch_tokens"], forced=False
+                )
+                answers = KeyframeReader(reader, windows, shard).answers(units)
         rows = [_row(each, answers.get(each.question.question_id, []), cfg.method) for each in wanted]
         shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
         shard.write_rows("answers", rows)
@@ -160,53 +156,11 @@ def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> li
     return asked
 
 
-class _Unit(NamedTuple):
-    """A question and the stored rows that it is answered from at once."""
-
-    question: Question
-    rows: list[int]
-
-
-def _units(asked: _QuestionWithKeyframes, method: str) -> list[_Unit]:
+def _units(asked: _QuestionWithKeyframes, method: str) -> list[QuestionFrames]:
     return [
-        _Unit(asked.question, rows) for rows in ([[row] for row in asked.rows] if method == "vote" else [asked.rows])
+        QuestionFrames(asked.question, rows)
+        for rows in ([[row] for row in asked.rows] if method == "vote" else [asked.rows])
     ]
-
-
-def _groups(units: Iterable[_Unit]) -> Iterator[list[_Unit]]:
-    """Cut units into groups whose frames fit in a window; questions about one video share its frames."""
-    group: list[_Unit] = []
-    held: set[tuple[str, int]] = set()
-    for unit in units:
-        needed = {(unit.question.video_id, row) for row in unit.rows}
-        if group and len(held | needed) > WINDOW_FRAMES:
-            yield group
-            group, held = [], set()
-        group.append(unit)
-        held |= needed
-    if group:
-        yield group
-
-
-def _stored_rows(units: Iterable[_Unit]) -> Group:
-    wanted: dict[str, set[int]] = {}
-    for unit in units:
-        wanted.setdefault(unit.question.video_id, set()).update(unit.rows)
-    return [(video_id, sorted(rows)) for video_id, rows in wanted.items()]
-
-
-class _Answer(NamedTuple):
-    """What a unit gives: values of the options, [n_options] float32, or why there are none to choose by."""
-
-    reason: Reason
-    values: np.ndarray = np.empty(0, np.float32)
-    first_token_id: int | None = None
-    truncated: bool = False
-
-    @property
-    def prediction(self) -> int:
-        """Index of the option with the highest value."""
-        return int(self.values.argmax())
 
 
 class _AnswerRow(NamedTuple):
@@ -224,7 +178,7 @@ class _AnswerRow(NamedTuple):
     truncated: bool = False
 
 
-def _row(asked: _QuestionWithKeyframes, answers: Sequence[_Answer], method: str) -> _AnswerRow:
+def _row(asked: _QuestionWithKeyframes, answers: Sequence[FramesAnswer], method: str) -> _AnswerRow:
     question = asked.question
     reason = asked.reason or _reason(answers)
     row = _AnswerRow(question.question_id, question.video_id, "failed" if reason else "ok", reason)
@@ -241,12 +195,12 @@ def _row(asked: _QuestionWithKeyframes, answers: Sequence[_Answer], method: str)
     return row._replace(prediction=winner, option_logits=values.mean(axis=0), votes=votes.tolist())
 
 
-def _reason(answers: Sequence[_Answer]) -> Reason:
+def _reason(answers: Sequence[FramesAnswer]) -> Reason:
     """Return why a question has no answer: the first of its units' reasons."""
     return next((answer.reason for answer in answers if answer.reason), Reason())
 
 
-def _frame_rows(asked: _QuestionWithKeyframes, answers: Sequence[_Answer]) -> list[dict[str, Any]]:
+def _frame_rows(asked: _QuestionWithKeyframes, answers: Sequence[FramesAnswer]) -> list[dict[str, Any]]:
     if _reason(answers):
         return []
     return [
@@ -259,55 +213,3 @@ def _frame_rows(asked: _QuestionWithKeyframes, answers: Sequence[_Answer]) -> li
         }
         for frame, answer in zip(asked.frame_indices, answers, strict=bool(answers))
     ]
-
-
-class _Asking:
-    """Puts units to the Answerer in batches of one number of frames and similar text length, for one shard."""
-
-    def __init__(self, answerer: Answerer, cfg: AnswerQuestions, windows: Windows, shard: Shard) -> None:
-        self._answerer, self._windows, self._shard = answerer, windows, shard
-        self._batch_tokens = shard.settings["batch_tokens"]
-        self._reader = OptionReader(answerer, cfg.prompt, cfg.readout, self._batch_tokens, forced=False)
-        self._halving = Halving("answer_questions")
-
-    def answers(self, units: Sequence[_Unit]) -> dict[str, list[_Answer]]:
-        """Return the answers of units by question, one for each of its units."""
-        groups = list(_groups(units))
-        read = self._windows.tokens(map(_stored_rows, groups), self._answerer, self._shard.settings["batch_frames"])
-        answers: dict[str, list[_Answer]] = defaultdict(list)
-        for group, (place, visual) in zip(groups, track(read, self._shard, "window", len(groups)), strict=True):
-            for unit, answer in zip(group, self._ask(group, place, visual), strict=True):
-                answers[unit.question.question_id].append(answer)
-        return answers
-
-    def _ask(self, units: Sequence[_Unit], place: dict[tuple[str, int], int], visual: Tensor) -> list[_Answer]:
-        """Return an answer per unit, or the reason why there is none."""
-        answers = [_Answer(self._reader.refusal(unit.question)) for unit in units]
-        asked = self._reader.prepare([unit.question for unit in units])
-        by_frames: dict[int, list[int]] = defaultdict(list)
-        for number, unit in enumerate(units):
-            if not answers[number].reason:
-                by_frames[len(unit.rows)].append(number)
-        said: list[tuple[list[int], Tensor]] = []
-        for n_frames, numbers in sorted(by_frames.items()):
-            # The official code numbers frames only when there are several: one keyframe is read as when voting.
-            prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-
-            def ask(chosen: list[int], prefixes: list[str] = prefixes) -> tuple[list[int], Tensor]:
-                where = [
-                    [place[units[number].question.video_id, row] for row in units[number].rows] for number in chosen
-                ]
-                frames = visual[to_device(np.array(where), str(visual.device))]
-                return chosen, self._reader.ask(frames, [asked[number] for number in chosen], prefixes)
-
-            prefix_ids = self._answerer.language.verbalizer.tokenize_prefixes(prefixes)
-            extra_tokens = n_frames * (visual.shape[1] + max(len(ids) for ids in prefix_ids))
-            lengths = [len(asked[number].token_ids) for number in numbers]
-            for batch in token_batches(lengths, extra_tokens, self._batch_tokens):
-                said += self._halving(ask, [numbers[item] for item in batch])
-        for chosen, table in said:  # only now: until here nobody has waited for the device
-            values = self._reader.values(table.cpu().numpy(), [asked[number] for number in chosen])
-            for number, options in zip(chosen, values, strict=True):
-                truncated = asked[number].truncated
-                answers[number] = _Answer(options.problem, options.values, options.first_token_id, truncated)
-        return answers

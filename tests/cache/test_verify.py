@@ -110,7 +110,7 @@ def test_link_that_leads_out_of_the_artifact_is_a_problem_even_to_equal_bytes(tm
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     (problem,) = verified(store, id).problems
-    assert problem.name == "weights.bin" and "leads out" in problem.found
+    assert problem.name == "weights.bin" and "leads out" in problem.actual
 
 
 def test_file_that_no_record_names_and_missing_input_are_told_and_no_problem(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_record_edited_by_hand_with_a_checksum_that_fits_is_found_by_its_id(tmp_
     content = store.record(id).__dict__ | {"config": {"k": 5}}
     write_note(store.path(id) / "record.json", content)
     (problem,) = verified(store, id).problems
-    assert problem.piece == "record" and artifact_id("make_things", 1, {"k": 5}, {}) in problem.found
+    assert problem.piece == "record" and artifact_id("make_things", 1, {"k": 5}, {}) in problem.actual
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_part_that_its_reader_refuses_is_found_though_its_note_fits(
     found = Verification(Store(tmp_path))
     found.parts([("space", "key", part)])
     (problem,) = found.problems
-    assert problem.piece == "part" and "data" in problem.found
+    assert problem.piece == "part" and "data" in problem.actual
 
 
 @pytest.mark.parametrize("name", ["things/00000.parquet", "weights.safetensors"])

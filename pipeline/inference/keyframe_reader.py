@@ -1,0 +1,120 @@
+"""The Answerer reads the keyframes of questions: a question and its frames in, values of its options out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pipeline.batching import token_batches
+from pipeline.datasets.question import Question
+from pipeline.engine.output import Shard
+from pipeline.engine.progress import track
+from pipeline.inference.option_reader import OptionReader
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
+from pipeline.memory import Halving
+from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.models.transfer import to_device
+from pipeline.reasons import Reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class QuestionFrames(NamedTuple):
+    """A question and the stored rows that it is answered from at once."""
+
+    question: Question
+    rows: list[int]
+
+
+class FramesAnswer(NamedTuple):
+    """What one set of frames gives: values of the options, [n_options] float32, or why there are none to choose by."""
+
+    reason: Reason
+    values: np.ndarray = np.empty(0, np.float32)
+    first_token_id: int | None = None
+    truncated: bool = False
+
+    @property
+    def prediction(self) -> int:
+        """Index of the option with the highest value."""
+        return int(self.values.argmax())
+
+
+class KeyframeReader:
+    """Asks questions in batches of one number of frames and similar text length, for one shard."""
+
+    def __init__(self, reader: OptionReader, windows: Windows, shard: Shard) -> None:
+        self._reader, self._windows, self._shard = reader, windows, shard
+        self._halving = Halving("answer_questions")
+
+    def answers(self, units: Sequence[QuestionFrames]) -> dict[str, list[FramesAnswer]]:
+        """Return the answers by question, one for each set of its frames."""
+        groups = list(_groups(units))
+        read = self._windows.tokens(
+            map(_stored_rows, groups), self._reader.answerer, self._shard.settings["batch_frames"]
+        )
+        answers: dict[str, list[FramesAnswer]] = defaultdict(list)
+        for group, (place, visual) in zip(groups, track(read, self._shard, "window", len(groups)), strict=True):
+            for unit, answer in zip(group, self._ask(group, place, visual), strict=True):
+                answers[unit.question.question_id].append(answer)
+        return answers
+
+    def _ask(
+        self, units: Sequence[QuestionFrames], place: dict[tuple[str, int], int], visual: Tensor
+    ) -> list[FramesAnswer]:
+        """Return an answer for each, or the reason why there is none."""
+        answers = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
+        asked = self._reader.prepare([unit.question for unit in units])
+        by_frames: dict[int, list[int]] = defaultdict(list)
+        for number, unit in enumerate(units):
+            if not answers[number].reason:
+                by_frames[len(unit.rows)].append(number)
+        said: list[tuple[list[int], Tensor]] = []
+        for n_frames, numbers in sorted(by_frames.items()):
+            # The official code numbers frames only when there are several: one keyframe is read as when voting.
+            prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
+
+            def ask(chosen: list[int], prefixes: list[str] = prefixes) -> tuple[list[int], Tensor]:
+                where = [
+                    [place[units[number].question.video_id, row] for row in units[number].rows] for number in chosen
+                ]
+                frames = visual[to_device(np.array(where), str(visual.device))]
+                return chosen, self._reader.ask(frames, [asked[number] for number in chosen], prefixes)
+
+            prefix_ids = self._reader.answerer.language.verbalizer.tokenize_prefixes(prefixes)
+            extra_tokens = n_frames * (visual.shape[1] + max(len(ids) for ids in prefix_ids))
+            lengths = [len(asked[number].token_ids) for number in numbers]
+            for batch in token_batches(lengths, extra_tokens, self._shard.settings["batch_tokens"]):
+                said += self._halving(ask, [numbers[item] for item in batch])
+        for chosen, table in said:  # only now: until here nobody has waited for the device
+            values = self._reader.values(table.cpu().numpy(), [asked[number] for number in chosen])
+            for number, options in zip(chosen, values, strict=True):
+                truncated = asked[number].truncated
+                answers[number] = FramesAnswer(options.problem, options.values, options.first_token_id, truncated)
+        return answers
+
+
+def _groups(units: Iterable[QuestionFrames]) -> Iterator[list[QuestionFrames]]:
+    """Cut them into groups whose frames fit in a window; questions about one video share its frames."""
+    group: list[QuestionFrames] = []
+    held: set[tuple[str, int]] = set()
+    for unit in units:
+        needed = {(unit.question.video_id, row) for row in unit.rows}
+        if group and len(held | needed) > WINDOW_FRAMES:
+            yield group
+            group, held = [], set()
+        group.append(unit)
+        held |= needed
+    if group:
+        yield group
+
+
+def _stored_rows(units: Iterable[QuestionFrames]) -> Group:
+    wanted: dict[str, set[int]] = {}
+    for unit in units:
+        wanted.setdefault(unit.question.video_id, set()).update(unit.rows)
+    return [(video_id, sorted(rows)) for video_id, rows in wanted.items()]
