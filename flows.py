@@ -11,7 +11,6 @@ larger than ids and recipe names passes through Prefect. Without a server, use `
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from pydantic import Field
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.benchmarks.matrix import Matrix, NightRow, load_matrix
+from pipeline.benchmarks.matrix import NightRow, load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
@@ -54,10 +53,8 @@ from workers.forms import (
     Settings,
     StageName,
 )
-from workers.pages import key_of, progress_artifacts, show_summary, whose_page
+from workers.pages import key_of, row_shower, show_summary, whose_page
 from workers.piece import BACK_OFF_SECONDS, TRIES, final_state, make_piece, open_request, split
-
-log = logging.getLogger("sevila")
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -253,7 +250,7 @@ def sevila_benchmark(
         chosen = load_matrix(matrix)
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, _row_shower(chosen), _setting_as_a_task)
+        night = run_night(chosen, main, given, device, batch_tokens, row_shower(chosen), _setting_as_a_task)
         page = f"{night_markdown(night)}\n\n{whose_page(main)}"
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
@@ -263,26 +260,6 @@ def sevila_benchmark(
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
     return final_state(work)
-
-
-def _row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
-    """Return what tells of each row as it comes, and shows how many of the settings are done."""
-    show = progress_artifacts()
-    left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
-    n_settings = len(left)
-
-    def show_done() -> None:
-        n_done = n_settings - len(left)
-        show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
-
-    def show_row(row: NightRow) -> None:
-        percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
-        log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
-        left.discard((row.recipe, row.setting))
-        show_done()
-
-    show_done()
-    return show_row
 
 
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:

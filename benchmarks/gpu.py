@@ -205,13 +205,7 @@ def run_out_of_memory(bench: Bench) -> None:
     logging.getLogger("sevila").addHandler(warnings)
     try:
         bench.run = replace(run, batch_tokens=1 << 19)
-        read = (
-            artifacts["questions"],
-            artifacts["frames"],
-            artifacts["features"],
-            artifacts["backbone"],
-            artifacts["localizer"],
-        )
+        read = [artifacts[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
         scores = bench.step(score_frames, *read, instruction="information_needed")
         finite = bool(np.isfinite(scores.columns("frame_scores", "logit_yes")["logit_yes"]).all())
         last_warning = warnings.texts[-1] if warnings.texts else "no warning"

@@ -169,10 +169,7 @@ def label_frames(
                 )
                 reasons = [reason or reader.refusal(question) for question, reason in zip(every, reasons, strict=True)]
                 labelled = [question for question, reason in zip(every, reasons, strict=True) if not reason]
-                needed = {question.video_id for question in labelled}
-                if labelled:
-                    seen = [video for video in wanted if video.video_id in needed]
-                    labels = _labels(frame_by_frame, _Labeller(reader, labelled), seen, shard)
+                labels = _labels(frame_by_frame, reader, labelled, wanted, shard)
         shard.write_columns("pseudo_labels", labels.columns)
         verdicts = [
             _verdict(question, reason or labels.failed.get(question.question_id, Reason()), labels)
@@ -227,12 +224,19 @@ class LabelColumns(NamedTuple):
 
 
 def _labels(
-    frame_by_frame: FrameByFrame, labeller: _Labeller, videos: Sequence[VideoFeatures], shard: Shard
+    frame_by_frame: FrameByFrame,
+    reader: OptionReader,
+    questions: Sequence[Question],
+    videos: Sequence[VideoFeatures],
+    shard: Shard,
 ) -> LabelColumns:
-    """Label every frame of the clips of the labeller's questions, which are about these videos."""
+    """Label every frame of the clips of the questions, which are about some of these videos."""
+    if not questions:
+        return LabelColumns()
+    labeller, needed = _Labeller(reader, questions), {question.video_id for question in questions}
     asked = labeller.asked
-    said = frame_by_frame.ask(labeller, [each.question for each in asked], videos, shard)
-    options = labeller.reader.values(said.values, [asked[number] for number in said.number])
+    said = frame_by_frame.ask(labeller, questions, [video for video in videos if video.video_id in needed], shard)
+    options = reader.values(said.values, [asked[number] for number in said.number])
     failed: dict[str, Reason] = {}
     for number, index, value in zip(said.number.tolist(), said.frame_index.tolist(), options, strict=True):
         if problem := value.problem_of(f"frame {index}: "):

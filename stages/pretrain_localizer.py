@@ -13,7 +13,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.metrics.localization_metrics import inside
-from pipeline.training.localizer_training import LocalizerTraining, train_localizer
+from pipeline.training.localizer_training import LocalizerTraining, labelled_clips, train_localizer
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
@@ -50,4 +50,5 @@ def pretrain_localizer(
             else:
                 yield question, np.asarray(inside(clip["seconds"], moments).any(axis=1))
 
-    train_localizer(cfg, cfg.prompt, run, labelled(), "no_moments", frames.clips(), features, backbone, localizer, out)
+    samples = labelled_clips(cfg, cfg.prompt, labelled(), "no_moments", clips, features, out)
+    train_localizer(cfg, run, samples, features, backbone, localizer, out)

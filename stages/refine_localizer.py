@@ -12,7 +12,7 @@ from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.training.localizer_training import LocalizerTraining, train_localizer
+from pipeline.training.localizer_training import LocalizerTraining, labelled_clips, train_localizer
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
 from stages.label_frames import PseudoLabels
@@ -43,13 +43,12 @@ def refine_localizer(
     out: Output,
 ) -> None:
     """Train the Localizer to say yes to the frames from each of which alone the Answerer gives the right answer."""
-    frames.clips_of(questions)  # refuses frames of other questions
+    clips = frames.clips_of(questions)
     of_question = labels.by_question(questions)
 
     def labelled() -> Iterator[tuple[Question, np.ndarray | None]]:
         for question in questions.questions():
             yield question, of_question.get(question.question_id)
 
-    train_localizer(
-        cfg, cfg.prompt, run, labelled(), "no_pseudo_labels", frames.clips(), features, backbone, localizer, out
-    )
+    samples = labelled_clips(cfg, cfg.prompt, labelled(), "no_pseudo_labels", clips, features, out)
+    train_localizer(cfg, run, samples, features, backbone, localizer, out)

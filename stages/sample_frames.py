@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -145,50 +145,63 @@ def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out
 
     def work(shard: Shard) -> None:
         wanted = [videos.videos[item] for item in shard.items]
-        readable = {_key(video): video for video in wanted if video.path is not None}
-        attempts = Attempts()
-
-        def decode(keys: Iterator[str]) -> Iterator[str]:
-            check_decoders((cfg.decoder, cfg.fallback_decoder))
-            asked: deque[str] = deque()
-
-            def requests() -> Iterator[DecodeRequest]:
-                while not attempts.is_hopeless and (key := next(keys, None)) is not None:
-                    asked.append(key)
-                    request = _request(readable[key], cfg)
-                    again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
-                    yield dataclasses.replace(request, is_repeated=again, decord_failure=failure)
-
-            with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
-                for result in decoders.decode(requests()):
-                    key = asked.popleft()
-                    attempts.note(key, _store(readable[key], key, result, pool, cfg.size))
-                    yield key
-
-        def is_stored(key: str) -> bool:
-            return bool(pool.parts(key))
-
-        with shard.phase("decode"):
-            pool.make(track(readable, shard, "video"), is_stored, decode)
-            while left := [key for key in readable if not attempts.is_over(key) and not is_stored(key)]:
-                pool.make(attempts.next_round(left), is_stored, decode)
-        rows: list[SampledVideo] = []
-        positions: list[SampledFrame] = []
-        parts: list[dict[str, Any]] = []
-        for video in wanted:
-            stored = pool.parts(_key(video)) if video.path is not None else []
-            if stored:
-                rows.append(_row(video, stored[0]))
-                positions += _positions(video, stored[0])
-                parts += part_rows(video.video_id, stored[0].frame_indices, stored[:1])
-            else:
-                rows.append(_failed(video, video.reason or attempts.reasons[_key(video)]))
-                shard.dropped[rows[-1].reason.code] += 1
-        shard.write_rows("videos", rows)
-        shard.write_rows("frames", positions)
-        shard.write_rows("parts", parts)
+        attempts = _decode_missing(
+            cfg, run, {_key(video): video for video in wanted if video.path is not None}, pool, shard
+        )
+        _write_tables(wanted, pool, attempts, shard)
 
     out.each_shard(work)
+
+
+def _decode_missing(
+    cfg: SampleFrames, run: RunContext, readable: Mapping[str, VideoFile], pool: Pool, shard: Shard
+) -> Attempts:
+    """Decode the videos, by key, whose frames the pool lacks, and return how often each was tried and why it failed."""
+    attempts = Attempts()
+
+    def is_stored(key: str) -> bool:
+        return bool(pool.parts(key))
+
+    def decode(keys: Iterator[str]) -> Iterator[str]:
+        check_decoders((cfg.decoder, cfg.fallback_decoder))
+        asked: deque[str] = deque()
+
+        def requests() -> Iterator[DecodeRequest]:
+            while not attempts.is_hopeless and (key := next(keys, None)) is not None:
+                asked.append(key)
+                request = _request(readable[key], cfg)
+                again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
+                yield dataclasses.replace(request, is_repeated=again, decord_failure=failure)
+
+        with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
+            for result in decoders.decode(requests()):
+                key = asked.popleft()
+                attempts.note(key, _store(readable[key], key, result, pool, cfg.size))
+                yield key
+
+    with shard.phase("decode"):
+        pool.make(track(readable, shard, "video"), is_stored, decode)
+        while left := [key for key in readable if not attempts.is_over(key) and not is_stored(key)]:
+            pool.make(attempts.next_round(left), is_stored, decode)
+    return attempts
+
+
+def _write_tables(wanted: Sequence[VideoFile], pool: Pool, attempts: Attempts, shard: Shard) -> None:
+    rows: list[SampledVideo] = []
+    positions: list[SampledFrame] = []
+    parts: list[dict[str, Any]] = []
+    for video in wanted:
+        stored = pool.parts(_key(video)) if video.path is not None else []
+        if stored:
+            rows.append(_row(video, stored[0]))
+            positions += _positions(video, stored[0])
+            parts += part_rows(video.video_id, stored[0].frame_indices, stored[:1])
+        else:
+            rows.append(_failed(video, video.reason or attempts.reasons[_key(video)]))
+            shard.dropped[rows[-1].reason.code] += 1
+    shard.write_rows("videos", rows)
+    shard.write_rows("frames", positions)
+    shard.write_rows("parts", parts)
 
 
 def _key(video: VideoFile) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,14 @@ WITHOUT_TORCH = ("cache", "pipeline/datasets", "pipeline/video", "pipeline/metri
 
 # Named in their own files only.
 DATA_SETS = {"nextqa", "star", "how2qa", "tvqa", "vlep", "longvideobench", "videomme", "mlvu", "egoschema"}
+
+EVERYWHERE = (*ROOMS, "benchmarks")  # but in tests/
+MOST_FILE_LINES = 300
+MOST_FUNCTION_LINES = 40
+MOST_PARAMETERS = 9
+# Names of whatever a function has at hand: rows, a message, an artifact have names of their own.
+SAY_NOTHING = {"tell", "told", "found", "made", "apart", "heard", "opened", "ended", "together", "some", "have_made"}
+OF_LIBRARIES = {("pipeline/video/containers.py", "tell")}  # a file's method
 
 # What the files of pipeline/ that do not know what a store is may see of cache/: errors, names, how a file is opened and
 # text made printable.
@@ -213,6 +222,41 @@ def test_each_folder_says_in_one_sentence_what_belongs_there() -> None:
         assert about, f"{folder}: wanted a sentence in its __init__.py"
         sentence = about.split("\n\n")[0]
         assert sentence.endswith(".") and ". " not in sentence, f"{folder}: wanted one sentence, not {sentence!r}"
+
+
+def nodes(path: Path, *kinds: type[ast.AST]) -> Iterator[Any]:
+    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+
+
+def test_files_functions_and_signatures_are_short() -> None:
+    for path in sources(*EVERYWHERE):
+        n_lines = len(path.read_text().splitlines())
+        assert n_lines <= MOST_FILE_LINES, f"{path}: {n_lines} lines; it has more than one subject: split it by meaning"
+        for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
+            where = f"{path}:{function.lineno}: {function.name}"
+            is_documented = ast.get_docstring(function) is not None
+            of_docstring = function.body[0].end_lineno - function.body[0].lineno + 1 if is_documented else 0
+            n_lines = function.end_lineno - function.lineno + 1 - of_docstring
+            assert n_lines <= MOST_FUNCTION_LINES, f"{where} has {n_lines} lines without its docstring"
+            given = function.args
+            n_parameters = len([*given.posonlyargs, *given.args, *given.kwonlyargs])
+            assert n_parameters <= MOST_PARAMETERS, f"{where} takes {n_parameters} parameters"
+
+
+def test_a_word_has_one_meaning_as_a_class_has_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sources(*EVERYWHERE):
+        for node in nodes(path, ast.ClassDef):
+            places.setdefault(node.name.lstrip("_"), []).append(f"{path}:{node.lineno}")
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_names_say_what_a_thing_is() -> None:
+    for path in sources(*EVERYWHERE):
+        for node in nodes(path, ast.Name, ast.arg, ast.Attribute, ast.FunctionDef, ast.AsyncFunctionDef, ast.keyword):
+            name = next(filter(None, (getattr(node, field, None) for field in ("id", "arg", "attr", "name"))), "")
+            where = (name_of(path), name.strip("_"))
+            assert where in OF_LIBRARIES or where[1] not in SAY_NOTHING, f"{path}:{node.lineno}: {name}: name the thing"
 
 
 def test_data_sets_are_named_in_their_own_files_only() -> None:

@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
@@ -26,6 +27,7 @@ from prefect.utilities.urls import url_for
 from cache.errors import OF_THE_MACHINE, SevilaError
 from cache.printable import PrintableRecord, printable
 from cache.store import Store
+from pipeline.benchmarks.matrix import Matrix, NightRow
 from pipeline.engine.progress import Show
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results
@@ -130,6 +132,26 @@ def show_summary(
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]
         create_table_artifact(table, f"{key}-failed-videos", "Videos that could not be read, and why")
+
+
+def row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
+    """Return what logs each row of a benchmark as it comes, and shows how many of the settings are done."""
+    show = progress_artifacts()
+    left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
+    n_settings = len(left)
+
+    def show_done() -> None:
+        n_done = n_settings - len(left)
+        show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
+
+    def show_row(row: NightRow) -> None:
+        percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
+        log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
+        left.discard((row.recipe, row.setting))
+        show_done()
+
+    show_done()
+    return show_row
 
 
 def whose_page(store: Store) -> str:

@@ -63,23 +63,23 @@ class LabelledClip:
     labels: np.ndarray  # [T] bool
 
 
-def train_localizer(
+def labelled_clips(
     cfg: LocalizerTraining,
     prompt: str,
-    run: RunContext,
     labelled: Iterable[tuple[Question, np.ndarray | None]],
     no_label: str,
     clips: Clips,
     features: PooledArtifact,
-    backbone: Backbone,
-    localizer: VisualPromptWeights,
     out: Output,
-) -> None:
-    """Train on questions with one label for each frame of their clip.
+) -> list[LabelledClip]:
+    """Return the questions that can be learned from; the others are counted by reason.
 
     Args:
-        labelled: questions, each with labels [T], or None where nobody knows them.
+        labelled: questions, each with a label for each frame of its clip, [T], or None where nobody knows them.
         no_label: reason code of questions without labels.
+
+    Raises:
+        SevilaError: nothing is left.
     """
     failed = {video.video_id: video.reason for video in features.typed_rows("videos", VideoFeatures) if video.reason}
     samples: list[LabelledClip] = []
@@ -95,6 +95,19 @@ def train_localizer(
             assert len(rows) == len(labels), question.question_id
             samples.append(LabelledClip(question.question_id, question.video_id, text, rows, labels))
     refuse_no_samples(samples, skipped, out.stage.name, "questions with labelled frames of a readable video", out)
+    return samples
+
+
+def train_localizer(
+    cfg: LocalizerTraining,
+    run: RunContext,
+    samples: list[LabelledClip],
+    features: PooledArtifact,
+    backbone: Backbone,
+    localizer: VisualPromptWeights,
+    out: Output,
+) -> None:
+    """Train on questions with one label for each frame of their clip, and write weights and curves."""
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(out, cfg, run, partial(LocalizerTask, cfg, split, features, backbone, localizer))
 

@@ -207,13 +207,9 @@ def _decode(
             clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
             note = "; ".join(filter(None, [video.note, *failures.values()]))
             started = Started(replace(video, decoder=decoder, note=note), clips)
-            for chunk in in_chunks(read(path, video, union_of_frames(clips), size, on_progress)):
-                if not has_started:
-                    send(started)
-                    has_started = True
-                send(chunk)
-            if not has_started:
-                send(started)  # no clip, no frames
+            for message in _messages(started, read(path, video, union_of_frames(clips), size, on_progress)):
+                send(message)
+                has_started = True
             return Finished()
         except ConnectionError:
             raise
@@ -225,6 +221,16 @@ def _decode(
             if has_started:
                 break
     return Failed("corrupt: " + "; ".join(failures.values()))
+
+
+def _messages(started: Started, frames: Iterator[np.ndarray]) -> Iterator[object]:
+    """Yield `started`, once the first frames are there or if there are none, and the frames in chunks."""
+    chunks = in_chunks(frames)
+    chunk = next(chunks, None)
+    yield started
+    while chunk is not None:
+        yield chunk
+        chunk = next(chunks, None)
 
 
 def _first_line(error: Exception, path: Path, name: str) -> str:

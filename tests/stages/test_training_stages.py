@@ -21,10 +21,11 @@ from cache.errors import SevilaError
 from cache.store import Store
 from cli import main
 from pipeline.engine.snapshots import Snapshots
+from pipeline.training.answerer_training import AnswererTask
 from pipeline.training.localizer_training import LabelledClip, LocalizerTask
 from pipeline.training.prompt_training import HeldOutSplit, split_by_video, visual_tokens
 from pipeline.training.task import Task, TrainingJob, train
-from stages.finetune_answerer import AnswererTask, FinetuneAnswerer
+from stages.finetune_answerer import FinetuneAnswerer
 from stages.pretrain_localizer import PretrainLocalizer
 from tests.stages.training import FEW_STEPS, INPUTS, World, make_world, weights_of
 

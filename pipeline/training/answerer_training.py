@@ -1,0 +1,147 @@
+"""Training an Answerer to name the right option from keyframes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipeline.engine.stage import PooledArtifact, RunContext
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.load_models import load_answerer
+from pipeline.inference.not_finite import not_finite_figure
+from pipeline.inference.visual_prompt_weights import VisualPromptWeights
+from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.training.prompt_training import (
+    Data,
+    FrameReader,
+    HeldOutSplit,
+    MicroBatchRow,
+    micro_batches,
+    visual_tokens,
+)
+from pipeline.training.task import MicroBatch, TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AnswererTraining(TrainingConfig):
+    """How an Answerer is trained."""
+
+    micro_batch_size: int = Field(
+        8,
+        ge=1,
+        description="questions computed at once: bounds memory; processes share the micro-batches of a batch. Part of the "
+        "identity, because each draws its own dropout",
+    )
+    method: Literal["concatenate", "vote"] = Field(
+        "concatenate", description="learn to answer from all keyframes together, or from each alone"
+    )
+    prompt: Literal["multiple_choice", "next_event"] = Field("multiple_choice", description="kind of question")
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question with its keyframes and its right option."""
+
+    question_id: str
+    video_id: str
+    text: str
+    rows: tuple[int, ...]  # of the video's stored frames, in time order
+    n_options: int
+    right: int
+
+
+class AnswererTask:
+    """The right option from keyframes (a `Task` of the training loop); a row is a question, or one of its frames."""
+
+    judged_by = "accuracy"
+    n_counts = 3
+
+    def __init__(
+        self,
+        cfg: AnswererTraining,
+        split: HeldOutSplit,
+        features: PooledArtifact,
+        backbone: Backbone,
+        weights: VisualPromptWeights,
+        run: RunContext,
+    ) -> None:
+        self._answerer = load_answerer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
+        self.module = self._answerer.prompt
+        self.n_samples = len(split.train)
+        self._questions = [*split.train, *split.held_out]
+        self._alone = cfg.method == "vote"
+        words = self._answerer.language.verbalizer
+        self._ids = words.tokenize([question.text for question in self._questions]).token_ids
+        self._lengths = [len(ids) for ids in self._ids]
+        n_options = max(question.n_options for question in self._questions)
+        self._n_targets = [len(ids) for ids in self._answerer.target_ids(range(n_options))]
+        self._micro_batch_size = cfg.micro_batch_size
+        self._reader = FrameReader(features, lambda number: self._questions[number].video_id)
+
+    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
+        """Cut a batch into micro-batches of one number of frames, by length of text."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for number in samples:
+            groups[1 if self._alone else len(self._questions[number].rows)].append(number)
+        return [
+            self._micro_batch(chosen)
+            for _, group in sorted(groups.items())
+            for chosen in micro_batches(group, self._lengths, self._micro_batch_size)
+        ]
+
+    def validation(self) -> list[MicroBatch]:
+        """Return all held-out questions."""
+        return self.cut(range(self.n_samples, len(self._questions)), 0)
+
+    def load(self, micro_batch: MicroBatch) -> Data:
+        """Return the micro-batch with its features."""
+        return self._reader.load(micro_batch)
+
+    def loss(self, data: Data) -> Tensor:
+        """Return the summed cross-entropy of the micro-batch's "Option X"."""
+        visual = visual_tokens(self._answerer, data)
+        token_ids = [self._ids[row.sample] for row in data.rows]
+        right = [row.target for row in data.rows]
+        return self._answerer.loss(visual, token_ids, right, _prefixes(visual.shape[1]))
+
+    def judge(self, data: Data) -> Tensor:
+        """Return the number of rows with finite logits, how many of them were answered right, and the number of other rows."""
+        import torch
+
+        visual = visual_tokens(self._answerer, data)
+        token_ids = [self._ids[row.sample] for row in data.rows]
+        n_options = [self._questions[row.sample].n_options for row in data.rows]
+        answers = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1]))
+        logits = answers.option_logits
+        is_finite = ~(logits.isnan() | logits.isposinf()).any(dim=1)  # -inf: no such option
+        right = answers.prediction == torch.tensor([row.target for row in data.rows], device=logits.device)
+        return torch.stack([is_finite.sum(), (right & is_finite).sum(), (~is_finite).sum()])
+
+    def figures(self, counts: Sequence[float]) -> dict[str, float]:
+        """Return the share of right answers; when voting, of single frames. Rows without finite logits are counted apart."""
+        n_rows, n_right, n_not_finite = counts
+        return {"accuracy": n_right / n_rows if n_rows else math.nan, **not_finite_figure(n_not_finite)}
+
+    def names(self, samples: Sequence[int]) -> list[str]:
+        """Return the questions' ids."""
+        return [self._questions[number].question_id for number in samples]
+
+    def _micro_batch(self, chosen: Sequence[int]) -> MicroBatch:
+        rows = []
+        for number in chosen:
+            question = self._questions[number]
+            for stored in [(row,) for row in question.rows] if self._alone else [question.rows]:
+                rows.append(MicroBatchRow(number, stored, question.right))
+        return MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), sum(len(row.stored) for row in rows))
+
+
+def _prefixes(n_frames: int) -> list[str]:
+    # The official code numbers frames only when there are several: one keyframe is read as when voting.
+    return single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
