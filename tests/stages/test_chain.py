@@ -42,10 +42,10 @@ class Drawing:
         self._recipe, self._store = load(recipe, STAGES, settings), Store(folder)
         chain_of(self._recipe)(self._recipe, self, Outside())  # type: ignore[arg-type]
 
-    def __call__(self, stage: Stage, /, *inputs: Any, tell: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         self._recipe.config(stage, **changes)
         assert len(inputs) == len(stage.inputs), stage.name
-        which = tell or changes.get("split", "")
+        which = setting or changes.get("split", "")
         name = f"{stage.name} ({which})" if which else stage.name
         self.stages.append(stage.name)
         self.arrows += [(self._names.get(id(value), value), name) for value in inputs if value is not None]
