@@ -174,7 +174,7 @@ def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
     """
 
-    def step(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def step(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
         name = f"{name} {setting_of(changes, setting)}".rstrip()
         return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, setting=setting, **changes))

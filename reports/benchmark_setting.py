@@ -110,7 +110,7 @@ class _Measure:
         self._anew, self._pin = anew, pin
         self._asked: dict[str, tuple[Stage, Config, tuple[Any, ...]]] = {}
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return a handle on the artifact of this step; of an evaluation, after it and what it needs was made."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)

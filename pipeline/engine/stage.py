@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
@@ -195,8 +195,11 @@ class Plan(NamedTuple):
     settings: dict[str, Any] = {}
 
 
+Produced = TypeVar("Produced", bound=Artifact, covariant=True)
+
+
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[Produced]):
     """A stage's declaration, made by `@stage`.
 
     Attributes:
@@ -209,7 +212,7 @@ class Stage:
 
     name: str
     version: int
-    output: type[Artifact]
+    output: type[Produced]
     config: type[Config]
     inputs: tuple[str, ...]
     function: Callable[..., None]
@@ -236,15 +239,15 @@ class Stage:
 
 def stage(
     version: int,
-    output: type[Artifact],
+    output: type[Produced],
     plan: Callable[..., Plan] | None = None,
     resumes: bool = False,
     gpu: bool = False,
     plan_needs_rows: bool = False,
-) -> Callable[[Callable[..., None]], Stage]:
+) -> Callable[[Callable[..., None]], Stage[Produced]]:
     """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
 
-    def declare(function: Callable[..., None]) -> Stage:
+    def declare(function: Callable[..., None]) -> Stage[Produced]:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
         names = tuple(parameter.name for parameter in parameters)
         assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"

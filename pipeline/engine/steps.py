@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.record import DROPPED, Record
@@ -16,13 +16,23 @@ from cache.store import Store
 from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
 
 log = logging.getLogger("sevila")
 
-# step(stage, *inputs, setting="", **changes) -> artifact: `setting` says to people which of several steps of a stage it is,
-# `changes` are config keys that the chain sets over the recipe's.
-Step = Callable[..., Any]
+
+class Step(Protocol):
+    """What a chain is walked with."""
+
+    def __call__(self, stage: Stage[Produced], /, *inputs: Any, setting: str = "", **changes: Any) -> Produced:
+        """Return the artifact of a step.
+
+        Args:
+            setting: says to people which of several steps of a stage it is.
+            changes: config keys that the chain sets over the recipe's.
+        """
+
+
 PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
 
 
@@ -38,7 +48,7 @@ class Run:
         self._pin = pin
         self._make = make
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, setting_of(changes, setting))
@@ -99,7 +109,7 @@ class DryRun:
             chain(self._recipe, self, sources)
         return self.steps
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return a handle that has an id as far as one can be known."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
@@ -215,7 +225,7 @@ class RunOnly:
             log.warning("not built: %s", waiting)
         return self.artifacts
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
@@ -269,7 +279,7 @@ class RunPiece:
             f"weights than where it was planned, or another store than {self._run.store.root}"
         )
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return a handle on the artifact of this step; of the wanted one, make the piece and walk no further."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cache.errors import RecipeError
@@ -49,10 +49,14 @@ def knows_moments(questions: Artifact) -> bool:
     return _exists(questions) and questions.record.rows["moments"] > 0
 
 
-def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:
-    """Return the weights that the recipe names for a stage, None where it names none."""
-    name = recipe.config_of(stage.name).weights
-    return sources.weights(name) if name else None
+def weights_of(recipe: Recipe, sources: Sources) -> Callable[[Stage], Weights | None]:
+    """Return what gives the weights that the recipe names for a stage, None where it names none."""
+
+    def weights(stage: Stage) -> Weights | None:
+        name = recipe.config_of(stage.name).weights
+        return sources.weights(name) if name else None
+
+    return weights
 
 
 def splits_of(recipe: Recipe) -> tuple[Split, Any, Any]:

@@ -158,11 +158,12 @@ class Split(NamedTuple):
 
 
 class SplitArtifacts(NamedTuple):
-    """The questions of one split, the frames of their videos, and the ViT's features of those."""
+    """The questions of one split, the frames of their videos, the ViT's features of those, and the ViT."""
 
     questions: Artifact
     frames: Artifact
     features: Artifact
+    backbone: Artifact
 
 
 class RoundLabels(Protocol):
@@ -191,6 +192,11 @@ class Results:
         """Take a round of self-refinement in."""
         self.labels.append(labels)
         self.trained(f"Localizer, refined in {choice.round}", weights)
+
+    def tuned(self, choice: Choice, weights: Artifact, metrics: Artifact, localization: Artifact | None) -> None:
+        """Take an Answerer that was fine-tuned on a choice of keyframes in, and its evaluation."""
+        self.trained(f"Answerer, {choice.name}", weights)
+        self.add(choice.tuned, metrics, localization)
 
     def add(self, way: Way, metrics: Artifact, localization: Artifact | None) -> None:
         """Take an evaluation in."""
