@@ -208,11 +208,9 @@ def run_out_of_memory(bench: Bench) -> None:
         read = [artifacts[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
         scores = bench.step(score_frames, *read, instruction="information_needed")
         finite = bool(np.isfinite(scores.columns("frame_scores", "logit_yes")["logit_yes"]).all())
-        last_warning = warnings.texts[-1] if warnings.texts else "no warning"
+        last = warnings.texts[-1] if warnings.texts else "no warning"
         halved = sum("out of memory" in text for text in warnings.texts)
-        bench.report.add(
-            "memory", "score_frames, 524,288 tokens at once", halved=halved, finite=finite, last=last_warning
-        )
+        bench.report.add("memory", "score_frames, 524,288 tokens at once", halved=halved, finite=finite, last=last)
     finally:
         bench.run = run
         logging.getLogger("sevila").removeHandler(warnings)

@@ -61,8 +61,8 @@ def why(
         than: compare with this named run; else with the nearest artifact
     """
     from cache.names import named_run
+    from pipeline.engine.dry_run import DryRun
     from pipeline.engine.places import KINDS
-    from pipeline.engine.steps import DryRun
     from reports.why import why_lines
     from stages.chain import chain_of
 

@@ -102,8 +102,8 @@ def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: Seed = N
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
     """
+    from pipeline.engine.dry_run import DryRun
     from pipeline.engine.places import KINDS
-    from pipeline.engine.steps import DryRun
     from stages.chain import chain_of
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)

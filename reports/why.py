@@ -13,9 +13,9 @@ from cache.names import NamedRun
 from cache.record import Record
 from cache.store import Store
 from cache.tables import Schema, read_values
+from pipeline.engine.dry_run import DryRun, PlannedStep
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Config
-from pipeline.engine.steps import DryRun, PlannedStep
 from stages.chain import STAGES
 
 VIDEOS_SHOWN = 3

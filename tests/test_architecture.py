@@ -79,6 +79,7 @@ DATA_SETS = {"nextqa", "star", "how2qa", "tvqa", "vlep", "longvideobench", "vide
 
 EVERYWHERE = (*ROOMS, "benchmarks")  # but in tests/
 MOST_FILE_LINES = 300
+MOST_CHAIN_LINES = 120  # of the paper's two figures
 MOST_FUNCTION_LINES = 40
 MOST_PARAMETERS = 9
 # Names of whatever a function has at hand: rows, a message, an artifact have names of their own.
@@ -231,7 +232,8 @@ def nodes(path: Path, *kinds: type[ast.AST]) -> Iterator[Any]:
 def test_files_functions_and_signatures_are_short() -> None:
     for path in sources(*EVERYWHERE):
         n_lines = len(path.read_text().splitlines())
-        assert n_lines <= MOST_FILE_LINES, f"{path}: {n_lines} lines; it has more than one subject: split it by meaning"
+        most = MOST_FILE_LINES if path != ROOT / "stages" / "chain.py" else MOST_CHAIN_LINES
+        assert n_lines <= most, f"{path}: {n_lines} lines; it has more than one subject: split it by meaning"
         for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
             where = f"{path}:{function.lineno}: {function.name}"
             is_documented = ast.get_docstring(function) is not None

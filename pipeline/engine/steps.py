@@ -1,17 +1,13 @@
-"""The ways to walk a chain: run it, run one stage of it, or only say what would be run."""
+"""The ways to walk a chain: run it, run one stage of it, or make one piece of one artifact."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
-from cache.record import DROPPED, Record
 from cache.store import Store
 from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
 from pipeline.engine.recipe import Recipe
@@ -70,119 +66,12 @@ class Run:
         raise AssertionError("returned or raised")
 
 
-@dataclass(frozen=True)
-class PlannedStep:
-    """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine.
-
-    `setting` says which of the chain's steps of this stage it is; empty where it has one.
-    """
-
-    stage: str
-    id: str | None
-    status: Literal["exists", "build", "blocked"]
-    why: str
-    setting: str
-
-
-class DryRun:
-    """Runs nothing; notes for each step whether its artifact exists and why it would be built.
-
-    Only the questions are listed, to a temporary store: the identity of everything after them depends on which videos they
-    ask about.
-    """
-
-    def __init__(self, recipe: Recipe, run: RunContext) -> None:
-        self.steps: list[PlannedStep] = []
-        self.records: dict[
-            str, Record
-        ] = {}  # of what every step makes or would make, as far as known before it is made
-        self.sources: dict[str, Any] = {}  # what comes from outside, by its id
-        self._recipe = recipe
-        self._run = run
-        self._scratch = run
-        self._stale: dict[str, str] = {}
-
-    def walk(self, chain: Callable[..., Any], sources: Sources) -> list[PlannedStep]:
-        """Walk a chain and return what it would do, step by step."""
-        with TemporaryDirectory() as folder:
-            self._scratch = replace(self._run, store=Store(Path(folder)))
-            chain(self._recipe, self, sources)
-        return self.steps
-
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle that has an id as far as one can be known."""
-        cfg = self._recipe.config(stage, **changes)
-        id = stage.artifact_id(cfg, inputs)
-        status, why = self._status(stage, cfg, id, inputs)
-        self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
-        if id is not None:
-            ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
-            self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
-        self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
-        if stage.plan_needs_rows and status == "build":
-            with _quiet():  # "made ..." would not be true of the store
-                return build(stage, cfg, self._scratch, inputs)
-        return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
-
-    def _status(
-        self, stage: Stage, cfg: Config, id: str | None, inputs: Sequence[Any]
-    ) -> tuple[Literal["exists", "build", "blocked"], str]:
-        store = self._run.store
-        stale = store.why_stale(id, self._stale) if id is not None and store.exists(id) else ""
-        if id is not None and store.exists(id) and not stale:
-            return "exists", ""
-        problems = [value.problem for value in inputs if value is not None and value.problem]
-        if problems or id is None:
-            return "blocked", problems[0]
-        if stale:
-            return "build", f"is stale: {stale}"
-        if (store.partial(id) / DROPPED).exists():
-            return "build", "was dropped as damaged; what is whole of it is kept"
-        if store.partial(id).exists():
-            return (
-                "build",
-                "was begun; it goes on from its last state" if stage.resumes else "was begun; finished shards are kept",
-            )
-        built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.is_current(value.id or "")]
-        if built:
-            return "build", f"its input {built[0]} is not built yet"
-        return "build", _difference(stage, cfg, inputs, store)
-
-
 def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
     """Return what tells a step from the chain's others of its stage, for people.
 
     What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
     """
     return setting or ", ".join(f"{key}={value!r}" for key, value in changes.items())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
-    """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
-    newest_first = store.of_stage(stage.name)
-    if not newest_first:
-        return "never made before"
-    ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
-    differences = [_differences(stage, config, ids, record) for record in newest_first]
-    fewest = min(differences, key=lambda differences: len(differences))
-    return f"unlike the nearest one: {', '.join(fewest)}"
-
-
-def _differences(stage: Stage, now: dict[str, Any], ids: dict[str, str | None], record: Record) -> list[str]:
-    differences = [f"version {record.version} -> {stage.version}"] if record.version != stage.version else []
-    keys = [key for key in now.keys() | record.config.keys() if now.get(key) != record.config.get(key)]
-    differences += [f"{key} {record.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
-    return differences + [f"another {name}" for name, id in ids.items() if id != record.inputs.get(name)]
 
 
 class _Reached(Exception):
