@@ -245,7 +245,7 @@ def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) ->
 def test_held_out_rows_without_finite_logits_are_left_out_of_the_figures_and_counted(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    module = "stages.finetune_answerer" if stage == "finetune_answerer" else "pipeline.training.localizer_training"
+    module = f"pipeline.training.{'answerer' if stage == 'finetune_answerer' else 'localizer'}_training"
     right = visual_tokens
 
     def first_is_broken(model: Any, data: Any) -> Tensor:
