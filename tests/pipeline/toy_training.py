@@ -18,7 +18,7 @@ from torch.nn import functional
 from cache.store import Store
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import RunContext
-from pipeline.training.task import MicroBatch, Report, TrainingConfig, TrainingJob
+from pipeline.training.task import MicroBatch, ReportStep, TrainingConfig, TrainingJob
 
 N_SAMPLES, N_HELD_OUT = 23, 7
 TINY = TrainingConfig(
@@ -134,7 +134,7 @@ class DiesOnceIn:
 
 
 @contextmanager
-def silent(name: str, total: int, done: int) -> Iterator[Report]:
+def silent(name: str, total: int, done: int) -> Iterator[ReportStep]:
     yield lambda step, figures: None
 
 
