@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 from pathlib import Path
 
 # What a machine does to a run, as opposed to a file that somebody forgot or a mistake of ours.
@@ -106,3 +108,9 @@ def sentence(error: OSError) -> str:
     """Return what the machine refused, in one sentence for the user, and what to do then."""
     what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     return f"{what}; when the cause is gone, the same command goes on from the last finished shard or state"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" with the known word that is most like this one, or "" where none is."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

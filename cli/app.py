@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
+from cache.errors import did_you_mean
 from cli import cache_commands, moments_commands, read_commands, run_commands, runs_commands
 from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, Folder, Folders, StorePlace
 from cli.terminal import help_console, is_terminal
@@ -79,8 +79,7 @@ def _usage_message(error: CycloptsError) -> str:
     command, message = " ".join(["sevila", *(error.command_chain or ())]), str(error)
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.app is not None:
         token = error.unused_tokens[0]
-        near = difflib.get_close_matches(token, [name for name in error.app if not name.startswith("-")], n=1)
-        message = f"`{command}` takes no {token!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+        message = f"`{command}` takes no {token!r}{did_you_mean(token, (n for n in error.app if n[0] != '-'))}."
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 

@@ -35,7 +35,7 @@ def test_commands_and_options_are_called_as_they_were() -> None:
     [
         ("cahce ls", 'Did you mean "cache"?'),
         ("cache lss", 'Did you mean "ls"?'),
-        ("runs shwo x", "Did you mean 'show'?"),
+        ("runs shwo x", "(did you mean 'show'?)"),
         ("run plain --sed 1", "Did you mean --se"),
         ("run", "RECIPE"),
         ("run plain --seed 1.5", "--seed: wanted a whole number, not '1.5'"),

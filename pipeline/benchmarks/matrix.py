@@ -15,9 +15,8 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cache.errors import RecipeError
+from cache.errors import RecipeError, did_you_mean
 from pipeline.engine.recipe import available as recipes
-from pipeline.engine.recipe import nearest
 from pipeline.engine.toml_file import read_toml
 
 MATRICES = Path(__file__).parent
@@ -63,7 +62,7 @@ def load_matrix(name: str) -> Matrix:
     path = available().get(name, Path(name))
     if not path.is_file():
         raise RecipeError(
-            f"no matrix {name!r}: neither a file nor one of {', '.join(available())}{nearest(name, available())}"
+            f"no matrix {name!r}: neither a file nor one of {', '.join(available())}{did_you_mean(name, available())}"
         )
     try:
         content = read_toml(path)
@@ -91,7 +90,7 @@ def _explain(problem: Mapping[str, object]) -> str:
     if problem["type"] == "extra_forbidden":
         known = Tolerance.model_fields if location[0] == "tolerance" else Matrix.model_fields
         keys = [key for key in known if key != "name"]
-        return f"no key {'.'.join(location)!r}{nearest(location[-1], keys)}; keys: {', '.join(keys)}"
+        return f"no key {'.'.join(location)!r}{did_you_mean(location[-1], keys)}; keys: {', '.join(keys)}"
     return f"{'.'.join(location)} = {problem['input']!r}: {problem['msg']}"
 
 

@@ -1,8 +1,6 @@
 """The question records, and one module per data set, which is named nowhere else: its files as downloaded -> Annotations."""
 
-import difflib
-
-from cache.errors import RecipeError
+from cache.errors import RecipeError, did_you_mean
 from pipeline.datasets import (
     egoschema,
     how2qa,
@@ -45,6 +43,5 @@ def adapter_named(name: str) -> Adapter:
     """The adapter called `name`. Raises RecipeError that names the nearest one there is."""
     if name in ADAPTERS:
         return ADAPTERS[name]
-    nearest = difflib.get_close_matches(name, ADAPTERS, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise RecipeError(f"no data set is called {name!r}; {hint}There are: {', '.join(sorted(ADAPTERS))}")
+    known = ", ".join(sorted(ADAPTERS))
+    raise RecipeError(f"no data set is called {name!r}{did_you_mean(name, ADAPTERS)}; there are: {known}")

@@ -5,7 +5,6 @@ One section is no stage's: `[chain]` says which chain is walked, and with which 
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from cache.errors import RecipeError
+from cache.errors import RecipeError, did_you_mean
 from cache.files import kind_of
 from pipeline.datasets import adapter_named
 from pipeline.engine.stage import Config, Stage
@@ -100,7 +99,7 @@ class Recipe:
         """Return the config of the stage of this name; raises `RecipeError` with the nearest one if there is none."""
         if name not in self.configs:
             raise RecipeError(
-                f"{name!r} is not a stage{nearest(name, self.configs)}; stages: {', '.join(self.configs)}"
+                f"{name!r} is not a stage{did_you_mean(name, self.configs)}; stages: {', '.join(self.configs)}"
             )
         return self.configs[name]
 
@@ -142,7 +141,7 @@ def _read(name: str, known: Iterable[str]) -> tuple[Path, str, dict[str, dict[st
                 f"{path}: it is {kind_of(path)}, a recipe is a file or a name; names: {', '.join(available())}"
             )
         raise RecipeError(
-            f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{nearest(name, available())}"
+            f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{did_you_mean(name, available())}"
         )
     try:
         content = read_toml(path)
@@ -167,7 +166,7 @@ def _seeded(stages: Mapping[str, Stage]) -> list[str]:
 
 def _section(values: Any, section: str, where: str, known: Iterable[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise RecipeError(f"{where}: {section!r} stands outside any [section]{nearest(section, known)}")
+        raise RecipeError(f"{where}: {section!r} stands outside any [section]{did_you_mean(section, known)}")
     return dict(values)
 
 
@@ -193,7 +192,7 @@ def _validate(
         if section not in known:
             origin = origins.get((section, ""), path)
             raise RecipeError(
-                f"{origin}: [{section}] is not a stage{nearest(section, known)}; sections: {', '.join(known)}"
+                f"{origin}: [{section}] is not a stage{did_you_mean(section, known)}; sections: {', '.join(known)}"
             )
     configs = {}
     for name, config in known.items():
@@ -213,12 +212,6 @@ def _explain(problem: Any, section: str, config: type[Config]) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "the section as a whole"
     fields = config.model_fields
     if problem["type"] == "extra_forbidden":
-        return f"[{section}] has no key {key!r}{nearest(key, fields)}; keys: {', '.join(fields) or 'none'}"
+        return f"[{section}] has no key {key!r}{did_you_mean(key, fields)}; keys: {', '.join(fields) or 'none'}"
     reason = problem["msg"].removeprefix("Value error, ")
     return f"[{section}] {key} = {problem['input']!r}: {reason[0].lower() + reason[1:]}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" with the known word that is most like this one, or "" where none is."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 
 import pipeline.selection
-from cache.errors import SevilaError
+from cache.errors import SevilaError, did_you_mean
 from pipeline.selection.selector import Selector
 
 GROUP = "sevila.selectors"
@@ -34,9 +33,8 @@ def selector_named(name: str) -> Selector:
         return built_in
     if points:
         return _loaded(points[0])
-    nearest = difflib.get_close_matches(name, selector_names(), n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise SevilaError(f"no selector is called {name!r}; {hint}There are: {', '.join(selector_names())}")
+    known = selector_names()
+    raise SevilaError(f"no selector is called {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
 
 
 def _built_in() -> dict[str, Selector]:

@@ -10,7 +10,7 @@ def test_an_adapter_is_found_by_its_own_name(name: str) -> None:
 
 
 def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(RecipeError, match=r"'next-qa'; did you mean 'nextqa'\? There are: egoschema, how2qa, "):
+    with pytest.raises(RecipeError, match=r"'next-qa' \(did you mean 'nextqa'\?\); there are: egoschema, how2qa, "):
         adapter_named("next-qa")
-    with pytest.raises(RecipeError, match="'zzz'; There are"):
+    with pytest.raises(RecipeError, match="'zzz'; there are"):
         adapter_named("zzz")

@@ -81,5 +81,5 @@ def test_two_selectors_of_one_name_are_refused_with_their_packages(package) -> N
 
 
 def test_an_unknown_selector_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(SevilaError, match=r"'topk'; did you mean 'top_k'\? There are: aks, bolt, "):
+    with pytest.raises(SevilaError, match=r"'topk' \(did you mean 'top_k'\?\); there are: aks, bolt, "):
         selector_named("topk")
