@@ -15,7 +15,7 @@ from typing import get_args
 from cache.printable import printable
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact
-from pipeline.recipes.results import NAMES, Column, Results, Setting
+from pipeline.recipes.results import Column, Results, Setting
 from pipeline.text_table import code, escaped, markdown
 from reports.compare import compare
 from reports.results import training_lines, unanswered_text
@@ -87,7 +87,7 @@ def _rows(runs: Sequence[SeedRun]) -> list[str]:
 
 def _ordered(runs: Sequence[SeedRun], column: Column) -> list[str]:
     """The rows that have a number in this column, from the one the paper found worst to the best."""
-    rows = [row for row in _rows(runs) if row != NAMES["random"]]  # the paper orders uniform, not random, frames
+    rows = [row for row in _rows(runs) if row != "random"]  # the paper orders uniform, not random, frames
     return [row for row in rows if all((row, column) in run.results.values for run in runs)]
 
 

@@ -37,7 +37,15 @@ class Answers(Artifact):
 
     kind = "answers"
     # Codes of failures that are not the video's.
-    reasons_of_questions = ("no_options", "too_many_options", "no_moments", "no_true_frame", SCORES, ANSWERS)
+    reasons_of_questions = (
+        "no_options",
+        "too_many_options",
+        "no_moments",
+        "no_true_frame",
+        "no_frame_chosen",
+        SCORES,
+        ANSWERS,
+    )
     tables = {
         "answers": Schema(
             1,

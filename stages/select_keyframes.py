@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from cache.errors import did_you_mean
 from cache.tables import Schema
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.reasons import Reason
-from pipeline.selection.keyframes import (
-    RankBy,
-    oracle_positions,
-    random_positions,
-    top_k_positions,
-    uniform_positions,
-)
+from pipeline.selection.keyframes import RankBy
+from pipeline.selection.registry import selector_named, selector_names
+from pipeline.selection.selector import Candidates, Options, Selector
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
@@ -46,22 +50,95 @@ class Keyframes(Artifact):
 
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
+LOCALIZER, TOP_K = "localizer", "top_k"
+# Keys that came after the first artifacts were made, at values that say nothing new: left out of identities.
+LATER_KEYS = {"selector": TOP_K, "options": {}, "selector_version": 1}
 
 
 class SelectKeyframes(Config):
-    """Which sampled frames become keyframes."""
+    """Which sampled frames become keyframes: by one of the selectors of `pipeline/selection/`, or of another package."""
 
-    method: Literal["localizer", "uniform", "random", "oracle"] = Field(
-        "localizer",
-        description="highest scores; evenly spread over the sampled frames; a seeded draw; or evenly spread over the frames "
-        "that lie in a true moment (where the data set knows them: the most that any choice of frames could give)",
+    method: str = Field(
+        LOCALIZER,
+        description="localizer: by the Localizer's scores, as `selector` says; or a selector that looks at no score, such as "
+        "uniform (evenly spread over the sampled frames), random (a seeded draw), oracle (evenly spread over the frames that "
+        "lie in a true moment, where the data set knows them: the most that any choice of frames could give)",
     )
     k: int = Field(4, ge=1, description="keyframes per question; a clip with fewer frames gives all it has")
     rank_by: RankBy = Field(
         "logit_yes",
         description="score of the localizer method: the official code's, the paper's, or yes against no alone",
     )
-    seed: int = Field(0, ge=0, description="seed of the random method")
+    seed: int = Field(0, ge=0, description="seed of a selector that draws, such as random")
+    selector: str = Field(
+        TOP_K,
+        description="how frames are chosen by their scores: top_k, aks, bolt, q_frame, peaks (docs/selection.md), or another "
+        "package's; naming one that looks at no score sets the method",
+    )
+    options: dict[str, Any] = Field(
+        {}, validate_default=True, description="the selector's own, such as {t1 = 0.9} for aks; else its defaults"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_without_scores_is_the_method(cls, values: dict[str, Any]) -> dict[str, Any]:
+        name = values.get("selector")
+        if "method" in values or name not in selector_names() or "scores" in selector_named(name).needs:
+            return values
+        return {key: value for key, value in values.items() if key != "selector"} | {"method": name}
+
+    @field_validator("method")
+    @classmethod
+    def _looks_at_no_score(cls, name: str) -> str:
+        known = [LOCALIZER, *selector_names()]
+        if name not in known:
+            raise ValueError(f"is no method{did_you_mean(name, known)}; there are: {', '.join(known)}")
+        if name != LOCALIZER and "scores" in selector_named(name).needs:
+            raise ValueError(f"chooses by scores; selector = {name!r} was wanted")
+        return name
+
+    @field_validator("selector")
+    @classmethod
+    def _looks_at_scores(cls, name: str, info: ValidationInfo) -> str:
+        needs = selector_named(name).needs
+        if "vectors" in needs:
+            raise ValueError(
+                "compares vectors of frames, which this stage does not have; one by scores alone was wanted"
+            )
+        if "scores" not in needs:
+            raise ValueError(f"looks at no score; method = {name!r} was wanted")
+        if name != TOP_K and info.data.get("method", LOCALIZER) != LOCALIZER:
+            raise ValueError(
+                f"chooses by scores, and method = {info.data['method']!r} looks at none; one of them was wanted"
+            )
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Return the options with the selector's defaults, so that an identity does not depend on what those are one day."""
+        if not {"method", "seed", "selector"} <= info.data.keys():  # one of them is at fault
+            return options
+        is_method = info.data["method"] != LOCALIZER
+        complete = _options(info.data["method" if is_method else "selector"], info.data["seed"], options).model_dump()
+        if is_method and complete.get("seed") == info.data["seed"]:
+            del complete["seed"]
+        return complete
+
+    @property
+    def chosen_by(self) -> Selector:
+        """The selector."""
+        return selector_named(self.selector if self.method == LOCALIZER else self.method)
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = fields(self) | {"selector_version": self.chosen_by.version}
+        return {key: value for key, value in values.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
+
+
+def _options(selector: str, seed: int, options: dict[str, Any]) -> Options:
+    chosen_by = selector_named(selector)
+    return chosen_by.options_from(({"seed": seed} if "rng" in chosen_by.needs else {}) | options)
 
 
 @stage(version=1, output=Keyframes)
@@ -118,34 +195,29 @@ class _ChooseFrames:
     """Chooses the frames of one question after the other."""
 
     def __init__(self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None) -> None:
-        self._cfg = cfg
+        self._k, self._select = cfg.k, cfg.chosen_by
+        self._options = _options(self._select.name, cfg.seed, cfg.options)
         by_question = scores.by_question() if scores is not None else None
         self._values = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
-        self._moments = questions.true_moments() if cfg.method == "oracle" else {}
+        self._moments = questions.true_moments() if "moments" in self._select.needs else {}
 
     def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> _Chosen:
         """Return the question's frames, or why it has none."""
-        values = self._values.get(question_id)
-        if self._cfg.method == "localizer" and values is None:
+        values, moments, needs = self._values.get(question_id), self._moments.get(question_id), self._select.needs
+        if "scores" in needs and values is None:
             return NOTHING._replace(reason=self._failed.get(question_id, WITHOUT_FEATURES))
-        if self._cfg.method == "oracle" and question_id not in self._moments:
+        if "moments" in needs and moments is None:
             return NOTHING._replace(reason=NO_MOMENTS)
-        at = self._positions(question_id, clip, values)
+        known = {"scores": values, "seconds": clip["seconds"], "moments": moments}
+        seen = {name: value for name, value in known.items() if name in needs}
+        at = self._select(Candidates.of(len(clip["row"]), question_id, **seen), self._k, self._options)
         if not len(at):
-            reason = f"no_true_frame: none of the {len(clip['row'])} sampled frames lies in a true moment"
-            return NOTHING._replace(reason=Reason(reason))
+            return NOTHING._replace(reason=self._none_of(len(clip["row"])))
         ranked_by = NONE_FLOAT if values is None else values[at]
         return _Chosen(Reason(), at, clip["frame_index"][at], clip["seconds"][at], clip["row"][at], ranked_by)
 
-    def _positions(self, question_id: str, clip: dict[str, np.ndarray], values: np.ndarray | None) -> np.ndarray:
-        cfg, n_frames = self._cfg, len(clip["row"])
-        if cfg.method == "uniform":
-            return uniform_positions(n_frames, cfg.k)
-        if cfg.method == "random":
-            # Seeded by the question, so that another order or another set of questions changes nobody's frames.
-            return random_positions(n_frames, cfg.k, np.random.default_rng([cfg.seed, *question_id.encode()]))
-        if cfg.method == "oracle":
-            return oracle_positions(clip["seconds"], self._moments[question_id], cfg.k)
-        assert values is not None and len(values) == n_frames, question_id
-        return top_k_positions(values, cfg.k)
+    def _none_of(self, n_frames: int) -> Reason:
+        if "moments" in self._select.needs:
+            return Reason(f"no_true_frame: none of the {n_frames} sampled frames lies in a true moment")
+        return Reason(f"no_frame_chosen: {self._select.name} chose none of the {n_frames} sampled frames")

@@ -44,7 +44,8 @@ PIPELINE = {
 }
 EXCEPTIONS = {
     # `[chain]` names the data set to pre-train on, and a slip is an error when the recipe is read.
-    "pipeline/engine/recipe.py": {"pipeline.datasets"},
+    # And the selectors to compare.
+    "pipeline/engine/recipe.py": {"pipeline.datasets", "pipeline.selection.registry"},
     # What enters an identity of what lies outside: which files of a data set are read, and which file is which video.
     "pipeline/engine/sources.py": {"pipeline.datasets", "pipeline.datasets.question", "pipeline.video.video_folder"},
 }

@@ -18,13 +18,15 @@ from cache.files import kind_of
 from pipeline.datasets import adapter_named
 from pipeline.engine.stage import Config, Stage
 from pipeline.engine.toml_file import read_toml
+from pipeline.selection.registry import selector_named
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 # Stages whose seed is no part of the experiment: frames are sampled once, and intervals are resampled alike.
 KEEP_THEIR_SEED = ("sample_frames", "evaluate", "evaluate_moments")
 
-SelectorName = Literal["uniform", "random", "untrained", "pretrained", "refined", "oracle"]
+# Who chooses keyframes by the scores of a Localizer, and what their results are called.
+LOCALIZERS = {"untrained": "untrained Localizer", "pretrained": "pre-trained Localizer", "refined": "refined Localizer"}
 
 
 class Chain(Config):
@@ -50,11 +52,11 @@ class Chain(Config):
         ge=1,
         description="rounds of self-refinement: label with the newest Answerer, refine the newest Localizer, rescore, tune on",
     )
-    selectors: tuple[SelectorName, ...] = Field(
+    selectors: tuple[str, ...] = Field(
         ("uniform", "pretrained", "refined"),
         strict=False,
-        description="keyframes to evaluate, zero-shot and fine-tuned: uniform, random, oracle (the true moments), or chosen "
-        "by the untrained, the pretrained, the refined Localizer",
+        description="keyframes to evaluate, zero-shot and fine-tuned: chosen by the untrained, the pretrained, the refined "
+        "Localizer, or by a selector that looks at no score: uniform, random, oracle (the true moments)",
     )
 
     @field_validator("pretraining_dataset")
@@ -66,7 +68,12 @@ class Chain(Config):
 
     @field_validator("selectors")
     @classmethod
-    def _each_once(cls, names: tuple[SelectorName, ...]) -> tuple[SelectorName, ...]:
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in LOCALIZERS and "scores" in selector_named(name, also=LOCALIZERS).needs:
+                raise ValueError(
+                    f"{name} chooses by scores; [select_keyframes] selector = {name!r} says how Localizers choose"
+                )
         if not names or len(set(names)) < len(names):
             raise ValueError("each once, and at least one, was wanted")
         return names
@@ -90,7 +97,7 @@ class Recipe:
         if not changes:
             return cfg
         try:
-            return stage.config(**{**cfg.model_dump(), **changes})
+            return stage.config(**{**dict(cfg), **changes})
         except ValidationError as error:
             problems = "; ".join(_explain(problem, stage.name, stage.config) for problem in error.errors())
             raise RecipeError(f"the {self.chain.kind} chain of recipe {self.name!r} sets {problems}") from error

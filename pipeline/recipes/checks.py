@@ -9,12 +9,12 @@ from typing import Any
 from cache.errors import RecipeError
 from pipeline.datasets import adapter_named
 from pipeline.engine.places import refuse_unused
-from pipeline.engine.recipe import Recipe
+from pipeline.engine.recipe import LOCALIZERS, Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
-from pipeline.recipes.results import LOCALIZERS, Split
+from pipeline.recipes.results import Split
 
 log = logging.getLogger("sevila")
 

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
-from pipeline.engine.recipe import Chain, SelectorName
+from pipeline.engine.recipe import LOCALIZERS, Chain
 from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact
 from pipeline.metrics.accuracy import AccuracyRow
+from pipeline.selection.registry import selector_named
 
-NAMES: dict[str, str] = {
-    "uniform": "uniform",
-    "random": "random",
-    "untrained": "untrained Localizer",
-    "pretrained": "pre-trained Localizer",
-    "refined": "refined Localizer",
-    "oracle": "oracle",
-}
-LOCALIZERS = ("untrained", "pretrained", "refined")  # the selectors that need one
 Who = Literal["zero-shot", "fine-tuned"]
 Method = Literal["concatenate", "vote"]
 Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall", "hit"]
@@ -30,13 +22,15 @@ Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall"
 class Choice:
     """Who chooses keyframes: a selector and, of the refined Localizer, the round that it comes from, from 1; else 0."""
 
-    selector: SelectorName
+    selector: str
     iteration: int = 0
 
     @property
     def name(self) -> str:
         """The name of the table's row for these keyframes."""
-        return NAMES[self.selector] + (f", round {self.iteration}" if self.iteration > 1 else "")
+        return LOCALIZERS.get(self.selector, self.selector) + (
+            f", round {self.iteration}" if self.iteration > 1 else ""
+        )
 
     @property
     def round(self) -> str:
@@ -51,9 +45,11 @@ class Choice:
     @property
     def changes(self) -> dict[str, Any]:
         """Config keys of the selection."""
-        method = {"method": "localizer" if self.uses_localizer else self.selector}
         # Where nothing is drawn, another seed of the recipe must not make the same keyframes again.
-        return method if self.selector == "random" else {**method, "seed": 0}
+        if self.uses_localizer:
+            return {"method": "localizer", "seed": 0}
+        seed = {} if "rng" in selector_named(self.selector).needs else {"seed": 0}
+        return {"method": self.selector, "selector": "top_k", "options": {}, **seed}
 
     @property
     def zero_shot(self) -> tuple[Way, Way]:
@@ -204,9 +200,7 @@ class Results:
 
     def rows(self) -> list[str]:
         """The names of the table's rows, in its order: who chose the keyframes."""
-        order = list(get_args(SelectorName))
-        chosen = {setting.way.choice for setting in self.settings}
-        return [choice.name for choice in sorted(chosen, key=lambda each: (order.index(each.selector), each.iteration))]
+        return [choice.name for choice in sorted({setting.way.choice: None for setting in self.settings}, key=_place)]
 
     def settings_by_cell(self) -> dict[tuple[str, Column], Setting]:
         """Return each setting under its row and column."""
@@ -223,6 +217,13 @@ class Results:
                 cells[setting.row, "moment recall"] = keyframes["moment_recall_percent"]
                 cells[setting.row, "hit"] = keyframes["hit_percent"]
         return {cell: value for cell, value in cells.items() if value is not None}
+
+
+def _place(choice: Choice) -> tuple[int, int]:
+    """Where the row of a choice stands: selectors as they came, then Localizers, then upper bounds."""
+    if choice.uses_localizer:
+        return 1 + list(LOCALIZERS).index(choice.selector), choice.iteration
+    return (1 + len(LOCALIZERS) if "moments" in selector_named(choice.selector).needs else 0), 0
 
 
 def keyframe_quality(localization: Artifact) -> dict[str, Any]:

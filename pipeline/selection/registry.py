@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
@@ -15,17 +17,17 @@ GROUP = "sevila.selectors"
 
 def selector_names() -> list[str]:
     """The names of all selectors, ascending; other people's code is not loaded for that."""
-    return sorted({*_built_in(), *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_built_in(), *(point.name for point in entry_points_of_others())})
 
 
-def selector_named(name: str) -> Selector:
-    """The selector called `name`.
+def selector_named(name: str, also: Iterable[str] = ()) -> Selector:
+    """The selector called `name`; `also` are further names that could have been meant.
 
     Raises:
         SevilaError: there is none, with the nearest one there is; two have the name; or other people's cannot be loaded.
     """
     built_in = _built_in().get(name)
-    points = list(entry_points(group=GROUP, name=name))
+    points = [point for point in entry_points_of_others() if point.name == name]
     if len(points) + (built_in is not None) > 1:
         owners = [*(["this package"] if built_in else []), *map(_owner, points)]
         raise SevilaError(f"selector {name!r} is offered by {' and '.join(owners)}; uninstall all but one of them")
@@ -33,8 +35,14 @@ def selector_named(name: str) -> Selector:
         return built_in
     if points:
         return _loaded(points[0])
-    known = selector_names()
+    known = sorted({*selector_names(), *also})
     raise SevilaError(f"no selector is called {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+
+
+@cache
+def entry_points_of_others() -> tuple[EntryPoint, ...]:
+    """The entry points of installed packages, read once a process: it takes longer than a plan's step."""
+    return tuple(entry_points(group=GROUP))
 
 
 def _built_in() -> dict[str, Selector]:

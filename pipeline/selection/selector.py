@@ -16,8 +16,9 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from cache.errors import RecipeError, SevilaError
+from cache.errors import RecipeError, SevilaError, did_you_mean
 
 Positions = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -125,11 +126,15 @@ class Selector:
             return self.options(**values)
         except ValidationError as error:
             names = ", ".join(self.options.model_fields) or "none"
-            problems = "; ".join(
-                f"{self.name}.{'.'.join(map(str, each['loc']))} is {each['input']!r}: {each['msg']}"
-                for each in error.errors()
-            )
-            raise RecipeError(f"{problems} (options of {self.name}: {names})") from None
+            raise RecipeError(
+                f"{'; '.join(map(self._problem, error.errors()))} (options of {self.name}: {names})"
+            ) from None
+
+    def _problem(self, error: ErrorDetails) -> str:
+        option = ".".join(map(str, error["loc"]))
+        if error["type"] == "extra_forbidden":
+            return f"{self.name} has no option {option!r}{did_you_mean(option, self.options.model_fields)}"
+        return f"{self.name}.{option} is {error['input']!r}: {error['msg']}"
 
     def _checked(self, positions: NDArray[Any], n_frames: int, k: int) -> Positions:
         step = 0 if self.repeats else 1

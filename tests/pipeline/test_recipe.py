@@ -33,7 +33,7 @@ def test_unmentioned_stages_have_their_defaults(tmp_path: Path) -> None:
         ("[sample_frames]\nframes = true", r"frames = True: input should be a valid integer"),
         (
             "[select_keyframes]\nmethod = 'topk'",
-            r"method = 'topk': input should be 'localizer', 'uniform', 'random' or 'oracle'",
+            r"method = 'topk': is no method \(did you mean 'top_k'\?\); there are: localizer, aks, ",
         ),
         ("[import_backbone]\nweights = '/data/blip2'", r"weights = '/data/blip2': '/data/blip2' is a path"),
         ("frames = 3", r"'frames' stands outside any \[section\]"),

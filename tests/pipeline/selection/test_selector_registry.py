@@ -9,6 +9,7 @@ import pipeline.selection
 from cache.errors import SevilaError
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates
+from tests.conftest import Package
 
 FILE = """
 from pipeline.selection.selector import selector
@@ -17,24 +18,6 @@ from pipeline.selection.selector import selector
 def {name}(n_frames, k):
     return {positions}
 """
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Return a function that installs a package of one module, and a selector named `name` by its entry point."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def install(name: str, code: str, distribution: str = "theirs", target: str = "") -> None:
-        module = f"{distribution}_selectors"
-        (tmp_path / f"{module}.py").write_text(code)
-        folder = tmp_path / f"{distribution}-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[sevila.selectors]\n{name} = {module}:{target or name}\n")
-
-    yield install
-    for module in [module for module in sys.modules if module.endswith("_selectors")]:
-        del sys.modules[module]
 
 
 def test_a_file_in_the_folder_is_a_selector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,20 +30,20 @@ def test_a_file_in_the_folder_is_a_selector(tmp_path: Path, monkeypatch: pytest.
         sys.modules.pop("pipeline.selection.first_frames", None)
 
 
-def test_a_package_offers_a_selector_by_an_entry_point(package) -> None:  # type: ignore[no-untyped-def]
+def test_a_package_offers_a_selector_by_an_entry_point(package: Package) -> None:
     package("last_frame", FILE.format(name="last_frame", positions="[n_frames - 1]"))
     assert "last_frame" in selector_names()
     assert selector_named("last_frame")(Candidates.of(scores=[3.0, 1.0]), 1).tolist() == [1]
 
 
 @pytest.mark.parametrize("positions", ["[2, 1]", "[1, 1]", "[-1]", "[9]", "[0, 1, 2]", "[0.5]", "[[0, 1]]", "[True]"])
-def test_a_selector_that_chooses_what_is_no_choice_is_stopped(package, positions: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_selector_that_chooses_what_is_no_choice_is_stopped(package: Package, positions: str) -> None:
     package("wrong", FILE.format(name="wrong", positions=positions))
     with pytest.raises(SevilaError, match=r"selector wrong chose .* at most 2 positions were wanted, ascending"):
         selector_named("wrong")(Candidates.of(n_frames=9), 2)
 
 
-def test_a_selector_that_cannot_be_loaded_stops_nobody_who_does_not_ask_for_it(package) -> None:  # type: ignore[no-untyped-def]
+def test_a_selector_that_cannot_be_loaded_stops_nobody_who_does_not_ask_for_it(package: Package) -> None:
     package("broken", "import no_such_module_anywhere\n")
     assert "broken" in selector_names()
     assert selector_named("top_k").name == "top_k"
@@ -68,13 +51,13 @@ def test_a_selector_that_cannot_be_loaded_stops_nobody_who_does_not_ask_for_it(p
         selector_named("broken")
 
 
-def test_an_entry_point_that_is_no_selector_is_refused(package) -> None:  # type: ignore[no-untyped-def]
+def test_an_entry_point_that_is_no_selector_is_refused(package: Package) -> None:
     package("plain", "def plain(scores, k):\n    return [0]\n")
     with pytest.raises(SevilaError, match=r"entry point 'plain' of theirs is a function; .*declared by"):
         selector_named("plain")
 
 
-def test_two_selectors_of_one_name_are_refused_with_their_packages(package) -> None:  # type: ignore[no-untyped-def]
+def test_two_selectors_of_one_name_are_refused_with_their_packages(package: Package) -> None:
     package("aks", FILE.format(name="aks", positions="[0]"))
     with pytest.raises(SevilaError, match="'aks' is offered by this package and theirs"):
         selector_named("aks")
