@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from cache.errors import did_you_mean
-from cli import cache_commands, moments_commands, read_commands, run_commands, runs_commands
+from cli import cache_commands, keyframes_commands, moments_commands, read_commands, run_commands, runs_commands
 from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, Folder, Folders, StorePlace
 from cli.terminal import help_console, is_terminal
 
@@ -38,6 +38,7 @@ COMMANDS: dict[Group, Commands] = {
     KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
 }
 MOMENTS: Commands = {"evaluate": moments_commands.evaluate, "export": moments_commands.export}
+KEYFRAMES: Commands = {"select": keyframes_commands.select}
 RUNS: Commands = {"show": runs_commands.show, "rm": runs_commands.remove}
 CACHE: Commands = {
     "ls": cache_commands.ls,
@@ -107,12 +108,14 @@ for group, commands in COMMANDS.items():
     _add(app, commands, group)
 moments = App("moments", help="Moment retrieval in the files of its benchmark.", group=READ, sort_key=9)
 _add(moments, MOMENTS)
+keyframes = App("keyframes", help="Keyframes by scores made elsewhere.", group=READ, sort_key=8)
+_add(keyframes, KEYFRAMES)
 runs = App("runs", help="List named runs; or show or forget one.", group=KEEP, sort_key=0)
 runs.default(runs_commands.ls)
 _add(runs, RUNS)
 cache = App("cache", help="Look into the store, and keep it tidy.", group=KEEP, sort_key=1)
 _add(cache, CACHE)
-for below in (moments, runs, cache):
+for below in (keyframes, moments, runs, cache):
     app.command(below)
 app.register_install_completion_command(group=ABOUT)
 for flag in ("--help", "--version"):

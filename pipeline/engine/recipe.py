@@ -5,7 +5,6 @@ One section is no stage's: `[chain]` says which chain is walked, and with which 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from cache.errors import RecipeError, did_you_mean
 from cache.files import kind_of
 from pipeline.datasets import adapter_named
 from pipeline.engine.stage import Config, Stage
-from pipeline.engine.toml_file import read_toml
+from pipeline.engine.toml_file import read_toml, typed_value
 from pipeline.selection.registry import selector_named
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -182,10 +181,7 @@ def _parse_setting(setting: str) -> tuple[str, str, Any]:
     section, dot, key = name.strip().partition(".")
     if not separator or not dot or not key:
         raise RecipeError(f"--set {setting}: wanted stage.key=value, as in sample_frames.frames=16")
-    try:
-        return section, key, tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return section, key, text  # a word needs no quotes on the command line
+    return section, key, typed_value(text)
 
 
 def _validate(

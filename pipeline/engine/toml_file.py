@@ -26,3 +26,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode("utf-8").lstrip("\ufeff"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def typed_value(text: str) -> Any:
+    """Return what the text means as a TOML value, else the text: a word needs no quotes on the command line."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cache.errors import MissingSourceError, RecipeError, SchemaError, SevilaError
+from cli import main
 from reports.score_files import select_frames, write_frames
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection" / "aks.json"
@@ -29,6 +30,44 @@ def test_a_published_score_file_gives_the_published_frame_file(tmp_path: Path) -
         output = tmp_path / "made" / f"selected_frames_{k}.json"
         write_frames(output, select_frames(*paths, "aks", int(k), {"official": True}))
         assert output.read_text() == json.dumps(selected)
+
+
+def test_the_command_gives_the_published_frame_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published = json.loads(GOLDEN.read_text())
+    paths = [str(path) for path in files(tmp_path, published["scores"], published["frames"])]
+    k, selected = next(iter(published["selected"].items()))
+    output = tmp_path / "made" / "selected_frames.json"
+    words = ["keyframes", "select", *paths, "--selector", "aks", "--official", "--k", k]
+    assert main([*words, "-o", str(output)]) == 0
+    assert output.read_text() == json.dumps(selected) and capsys.readouterr().out == ""
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out) == selected
+
+
+def test_the_command_takes_a_selectors_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(path) for path in files(tmp_path, [[0.5] * 400], [list(range(400))])]
+    drawn = []
+    for seed in (1, 2, 1):
+        assert main(["keyframes", "select", *paths, "--selector", "q_frame", "--k", "8", "--set", f"seed={seed}"]) == 0
+        drawn.append(json.loads(capsys.readouterr().out))
+    assert drawn[0] == drawn[2] == select_frames(Path(paths[0]), Path(paths[1]), "q_frame", 8, {"seed": 1}) != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--selector", "ask"], "no selector is called 'ask' (did you mean 'aks'?)"),
+        (["--selector", "bolt", "--official"], "bolt has no option 'official'"),
+        (["--set", "t1"], "--set t1: wanted option=value"),
+        (["--selector", "mdp3"], "mdp3 needs vectors of the frames, and score files have none"),
+    ],
+)
+def test_a_slip_in_the_command_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["keyframes", "select", *map(str, files(tmp_path)), *words]) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
 
 
 def test_each_entry_gives_its_own_frames_and_one_without_frames_none(tmp_path: Path) -> None:
@@ -92,7 +131,7 @@ def test_an_unknown_selector_option_or_k_is_refused_before_the_files_are_read(tm
     nowhere = tmp_path / "nowhere.json"
     with pytest.raises(SevilaError, match="did you mean 'aks'"):
         select_frames(nowhere, nowhere, "ask", 2)
-    with pytest.raises(RecipeError, match=r"bolt.official is True: .*options of bolt: power"):
+    with pytest.raises(RecipeError, match=r"bolt has no option .official. .options of bolt: power"):
         select_frames(nowhere, nowhere, "bolt", 2, {"official": True})
     with pytest.raises(SevilaError, match="k is 0"):
         select_frames(nowhere, nowhere, "aks", 0)
