@@ -17,9 +17,9 @@ from pipeline.datasets import (
     videomme,
     vlep,
 )
-from pipeline.datasets.adapter import About, Adapter, Headline, headline_of
+from pipeline.datasets.adapter import About, Adapter, Headline, files_of, headline_of
 
-__all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named", "headline_of"]
+__all__ = ["ADAPTERS", "About", "Adapter", "Headline", "adapter_named", "files_of", "headline_of"]
 
 ADAPTERS: dict[str, Adapter] = {
     "nextqa": nextqa,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -55,6 +56,8 @@ class About:
 class Adapter(Protocol):
     """What a data set's module offers. `path` is the data set's folder, or one annotation file of it.
 
+    One that reads more files than `find_files` finds has a function `files(path, split)` too.
+
     Attributes:
         headline: which figure stands for the whole data set: the accuracy over all questions, or the unweighted mean of
             the groups' accuracies; a function of the types of its questions where files of several data sets are read.
@@ -68,14 +71,17 @@ class Adapter(Protocol):
     @property
     def headline(self) -> Headline | Callable[[Collection[str]], Headline]: ...
 
-    def files(self, path: Path, split: str) -> list[Path]:
-        """Every annotation file that `read` reads, so that its digest can enter an identity."""
-
     def read(self, path: Path, split: str) -> Annotations:
         """The split's questions, their videos, and the rows that could not be used."""
 
     def group(self, question_type: str) -> str:
         """The group under which results of this question type are reported; "" for none."""
+
+
+def files_of(adapter: Adapter, path: Path, split: str) -> list[Path]:
+    """Every annotation file that `adapter.read` reads, so that its digest can enter an identity."""
+    files: list[Path] = getattr(adapter, "files", partial(find_files, adapter.about))(path, split)
+    return files
 
 
 def headline_of(adapter: Adapter, question_types: Collection[str]) -> Headline:

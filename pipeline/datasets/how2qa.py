@@ -34,18 +34,13 @@ COLUMNS = ("vid_name", "ts", "wrong1", "wrong2", "wrong3", "q", "right")
 OPTIONS = ("a0", "a1", "a2", "a3")
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if none, or one of each layout, is there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError.
 
     A row of a CSV file has no id: it is called "{video}{[start:end]}", followed by "#2", "#3", ... for further rows about
     the same part of the same video.
     """
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     if file.suffix.lower() == ".csv":
         table = _with_ids_and_options(read_csv(file, COLUMNS, COLUMNS))
     else:

@@ -53,14 +53,9 @@ KEYS = (
 )
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split, with the true frames where the file has them. Raises MissingSourceError or SchemaError."""
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     options = "option0" if file.suffix.lower() == ".parquet" else "candidates"
     withheld = file.name in {each.name for each in about.splits["test"]}
     return collect_split(about, read_table(file, (*REQUIRED, options), KEYS), lambda row: _parse(row, withheld))

@@ -42,17 +42,12 @@ GROUP_OF_TYPE = {kind: GROUPS[kind[0]] for kind in ("CW", "CH", "TN", "TC", "TP"
 logger = logging.getLogger(__name__)
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file and the map of videos that `read` reads. Raises MissingSourceError if one is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split, five options each; a video that the map lacks is expected at `{video}.mp4`.
 
     Raises MissingSourceError or SchemaError if a file is missing or is not what its name promises.
     """
-    csv_file, map_file = files(path, split)
+    csv_file, map_file = find_files(about, path, split)
     paths = _video_paths(map_file)
     annotations = collect_split(about, read_csv(csv_file, REQUIRED), lambda row: _parse(row, paths))
     n_unmapped = sum(video.video_id not in paths for video in annotations.videos)

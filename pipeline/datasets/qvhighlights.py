@@ -29,17 +29,12 @@ N_ANNOTATORS = 3
 pooled_types: dict[str, tuple[str, ...]] = {}
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The queries of one split with their moments and ratings, none in the test split.
 
     Raises MissingSourceError or SchemaError.
     """
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("qid", "query", "vid")), _parse)
 
 

@@ -34,14 +34,9 @@ def headline(question_types: Collection[str]) -> Headline:
     return star.headline if is_star else "overall"
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one file. Raises MissingSourceError or SchemaError."""
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_json_list(file, ("video", "qid")), _parse)
 
 

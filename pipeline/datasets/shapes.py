@@ -24,14 +24,9 @@ headline: Headline = "overall"
 pooled_types: dict[str, tuple[str, ...]] = {}
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions or queries of one split, with their moments. Raises MissingSourceError or SchemaError."""
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("question_id", "video", "question")), _parse)
 
 

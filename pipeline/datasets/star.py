@@ -29,14 +29,9 @@ TYPES = ("Interaction", "Sequence", "Prediction", "Feasibility")
 KEYS = ("question_id", "question", "video_id", "start", "end", "choices", "answer")
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split, each about a part of a video. Raises MissingSourceError or SchemaError."""
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_json_list(file, KEYS[:-1], KEYS), _parse)
 
 

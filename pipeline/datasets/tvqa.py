@@ -37,14 +37,9 @@ SHOWS = {
 }
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split, each about a part of a clip. Raises MissingSourceError or SchemaError."""
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("vid_name", "ts", "q", *OPTIONS, "qid")), _parse)
 
 

@@ -36,14 +36,9 @@ pooled_types = {domain: tuple(f"{duration}, {domain}" for duration in DURATIONS)
 REQUIRED = ("videoID", "question_id", "question", "options")
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split. Raises MissingSourceError or SchemaError."""
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_table(file, REQUIRED, (*REQUIRED, "answer", "duration", "domain")), _parse)
 
 

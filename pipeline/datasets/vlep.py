@@ -28,17 +28,12 @@ N_EVENTS = 2
 TELEVISION, YOUTUBE = "TV show", "YouTube"
 
 
-def files(path: Path, split: str) -> list[Path]:
-    """The annotation file that `read` reads. Raises MissingSourceError if it is not there."""
-    return find_files(about, path, split)
-
-
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split. Raises MissingSourceError or SchemaError.
 
     The question is the same for all, the one of the official prompt.
     """
-    (file,) = files(path, split)
+    (file,) = find_files(about, path, split)
     return collect_split(about, read_jsonl(file, ("example_id", "vid_name", "ts", "events")), _parse)
 
 

@@ -18,7 +18,7 @@ from cache.digests import DigestCache
 from cache.errors import CheckpointError, MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
-from pipeline.datasets import adapter_named
+from pipeline.datasets import adapter_named, files_of
 from pipeline.datasets.question import Video
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup
@@ -104,7 +104,7 @@ class Sources:
         adapter = adapter_named(name)
         try:
             path = self.places.place("annotations", name)
-            digests = {file: self._digests.digest(file) for file in adapter.files(path, split)}
+            digests = {file: self._digests.digest(file) for file in files_of(adapter, path, split)}
         except MissingSourceError as error:
             return AnnotationFiles(self._remembered(source, "annotations", name), str(error), source=source)
         self._digests.save()

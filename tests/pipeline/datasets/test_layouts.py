@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets import ADAPTERS, how2qa, longvideobench, mlvu
+from pipeline.datasets import ADAPTERS, files_of, how2qa, longvideobench, mlvu
 from tests.pipeline.datasets.layouts import LAYOUTS as SHORT_VIDEOS
 from tests.pipeline.datasets.layouts import Layout
 from tests.pipeline.datasets.long_layouts import LONG_VIDEOS
@@ -298,8 +298,8 @@ def test_a_number_of_questions_other_than_published_is_a_warning(
 def test_the_files_are_named_for_the_identity(layout: Layout, tmp_path: Path) -> None:
     layout.read(tmp_path, layout.rows)
     names = [layout.file_name, *layout.beside]
-    assert [file.name for file in layout.adapter.files(tmp_path, layout.split)] == names
-    assert layout.adapter.files(tmp_path / layout.file_name, "any") == [tmp_path / name for name in names]
+    assert [file.name for file in files_of(layout.adapter, tmp_path, layout.split)] == names
+    assert files_of(layout.adapter, tmp_path / layout.file_name, "any") == [tmp_path / name for name in names]
 
 
 @every_layout
@@ -406,7 +406,7 @@ def test_whatever_a_csv_row_holds_it_becomes_a_question_or_a_reason(
 def test_file_of_another_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tvqa_test_public.jsonl").write_text("{}\n")
     with pytest.raises(MissingSourceError, match=r"is split 'test_public' of TVQA, but split 'val' is asked for"):
-        ADAPTERS["tvqa"].files(tmp_path / "tvqa_test_public.jsonl", "val")
+        files_of(ADAPTERS["tvqa"], tmp_path / "tvqa_test_public.jsonl", "val")
 
 
 def test_csv_cut_inside_its_last_cell_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

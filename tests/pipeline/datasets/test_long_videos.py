@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import MissingSourceError, SchemaError
 from cli import main
-from pipeline.datasets import egoschema, longvideobench, mlvu, videomme
+from pipeline.datasets import egoschema, files_of, longvideobench, mlvu, videomme
 from pipeline.datasets.question import Annotations
 from tests.pipeline.datasets.layouts import Layout, Raw, parquet
 from tests.pipeline.datasets.long_layouts import (
@@ -178,7 +178,7 @@ def test_one_video_at_two_paths_rejects_the_later_row(tmp_path: Path) -> None:
 def test_of_two_layouts_in_one_folder_the_owners_is_read(tmp_path: Path, preferred: Layout, other: Layout) -> None:
     alone = preferred.read(tmp_path, preferred.rows)
     (tmp_path / other.file_name).write_bytes(parquet(other.rows))
-    assert preferred.adapter.files(tmp_path, preferred.split) == [tmp_path / preferred.file_name]
+    assert files_of(preferred.adapter, tmp_path, preferred.split) == [tmp_path / preferred.file_name]
     assert preferred.adapter.read(tmp_path, preferred.split) == alone
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets import nextqa
+from pipeline.datasets import files_of, nextqa
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
 
 HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"
@@ -156,9 +156,9 @@ def test_text_that_is_not_utf8_is_refused_with_its_byte_offset(tmp_path: Path) -
 def test_a_missing_file_is_named_with_what_was_found(tmp_path: Path) -> None:
     read(tmp_path, lines(MEN))
     with pytest.raises(MissingSourceError, match="no split 'valid'; there are: train, val, test"):
-        nextqa.files(tmp_path, "valid")
+        files_of(nextqa, tmp_path, "valid")
     with pytest.raises(MissingSourceError, match=r"test\.csv: missing \(found: val\.csv\)"):
-        nextqa.files(tmp_path, "test")
+        files_of(nextqa, tmp_path, "test")
     (tmp_path / "map_vid_vidorID.json").unlink()
     with pytest.raises(MissingSourceError, match=r"map_vid_vidorID\.json: missing"):
         nextqa.read(tmp_path, "val")
@@ -176,7 +176,7 @@ def test_a_video_map_that_is_none_is_refused(tmp_path: Path, content: str) -> No
 
 def test_both_annotation_files_are_named_for_the_identity(tmp_path: Path) -> None:
     read(tmp_path, lines(MEN))
-    assert [file.name for file in nextqa.files(tmp_path, "val")] == ["val.csv", "map_vid_vidorID.json"]
+    assert [file.name for file in files_of(nextqa, tmp_path, "val")] == ["val.csv", "map_vid_vidorID.json"]
 
 
 def test_a_split_of_another_size_than_published_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
