@@ -195,12 +195,14 @@ def _seconds(record: Record) -> float:
 def _figures(store: Store, id: str) -> dict[str, Any]:
     """Return the headline of an evaluation."""
     if store.record(id).stage == "evaluate":
-        row = next(row for row in Metrics(store, id).rows("metrics") if row["is_headline"])
-        return {"metric": "accuracy", "metric_percent": row["accuracy_percent"]} | {
-            key: row[key] for key in ("n_questions", "unanswered_percent")
+        accuracy = Metrics(store, id).headline()
+        return {
+            "metric": "accuracy",
+            "metric_percent": accuracy.accuracy_percent,
+            "n_questions": accuracy.n_questions,
+            "unanswered_percent": accuracy.unanswered_percent,
         }
-    rows = MomentMetrics(store, id).rows("moment_metrics")
-    row = next(row for row in rows if (row["window_length"], row["iou_threshold"]) == ("full", 0.5))
+    row = MomentMetrics(store, id).headline()
     return {
         "metric": "R1@0.5",
         "metric_percent": row["recall_at_one_percent"],

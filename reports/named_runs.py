@@ -109,11 +109,10 @@ def headline(store: Store, run: NamedRun) -> str:
 
 
 def _accuracy(store: Store, id: str) -> str:
-    row = next(row for row in Metrics(store, id).rows("metrics") if row["is_headline"])
-    return "no known answers" if row["accuracy_percent"] is None else f"{row['accuracy_percent']:.1f} % right"
+    percent = Metrics(store, id).headline().accuracy_percent
+    return "no known answers" if percent is None else f"{percent:.1f} % right"
 
 
 def _recall(store: Store, id: str) -> str:
-    rows = MomentMetrics(store, id).rows("moment_metrics")
-    row = next(row for row in rows if (row["window_length"], row["iou_threshold"]) == ("full", 0.5))
+    row = MomentMetrics(store, id).headline()
     return "no known moments" if row["n_queries"] == 0 else f"R1@0.5 {row['recall_at_one_percent']:.1f} %"

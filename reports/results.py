@@ -62,7 +62,7 @@ def unanswered_text(results: Results) -> str:
 
     Oracle keyframes leave questions without an answer that others do not: those with no sampled frame in a true moment.
     """
-    of_row = {setting.row: setting.accuracy().n_unanswered for setting in results.settings}
+    of_row = {setting.row: setting.metrics.headline().n_unanswered for setting in results.settings}
     least = min(of_row.values())
     others = [f"{row} {of_row[row]}" for row in results.rows() if of_row[row] > least]
     return "; ".join([str(least), *others]) if least or others else ""
@@ -82,7 +82,7 @@ def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
 def _heading(results: Results) -> str:
     config = results.questions.record.config
     split = f", split {config['split']}" if config["split"] else ""
-    row = results.settings[0].accuracy()
+    row = results.settings[0].metrics.headline()
     unanswered = f" ({text} unanswered, which counts as wrong)" if (text := unanswered_text(results)) else ""
     lines = [
         f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval."
@@ -100,7 +100,7 @@ def _heading(results: Results) -> str:
 def _cell(value: float | None, setting: Setting | None) -> str:
     if value is None:
         return "-"
-    interval = headline_interval(setting.accuracy()) if setting is not None else None
+    interval = headline_interval(setting.metrics.headline()) if setting is not None else None
     return f"{value:.1f}" + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval is not None else "")
 
 

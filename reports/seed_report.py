@@ -150,7 +150,7 @@ def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
 
 def _asked(runs: Sequence[SeedRun]) -> str:
     config = runs[0].results.questions.record.config
-    rows = [run.results.settings[0].accuracy() for run in runs]
+    rows = [run.results.settings[0].metrics.headline() for run in runs]
     split = f", split {code(config['split'])}" if config["split"] else ""
     message = (
         f"{code(config['dataset'])}{split}: {_each(row.n_questions for row in rows)} questions with a known answer"

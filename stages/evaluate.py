@@ -54,6 +54,10 @@ class Metrics(Artifact):
         "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
+    def headline(self) -> AccuracyRow:
+        """Return the row of the one number by which the data set is compared."""
+        return next(AccuracyRow(**row) for row in self.rows("metrics") if row["is_headline"])
+
     def text(self, table: Table = aligned) -> str:
         """Return the accuracy table and the coverage."""
         config = self.record.config
@@ -62,7 +66,9 @@ class Metrics(Artifact):
         by = config["bootstrap"]
         how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
         listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
-        return "\n\n".join([format_accuracy_table(rows, by, table), how, format_coverage(covered) + listed])
+        return "\n\n".join(
+            [format_accuracy_table(rows, by, table), how, format_coverage(covered) + listed]
+        )
 
 
 class Evaluate(Config):

@@ -61,6 +61,11 @@ class MomentMetrics(Artifact):
         "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
+    def headline(self) -> dict[str, Any]:
+        """Return the row by which retrieval is compared: all lengths of windows, IoU 0.5."""
+        rows = self.rows("moment_metrics")
+        return next(row for row in rows if (row["window_length"], row["iou_threshold"]) == ("full", 0.5))
+
     def text(self, table: Table = aligned) -> str:
         """Return the tables, and what was counted."""
         (counts,) = self.rows("counts")

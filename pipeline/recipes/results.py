@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pipeline.engine.recipe import LOCALIZERS, Chain
 from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact
-from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.selection.registry import selector_named
 
 Who = Literal["zero-shot", "fine-tuned"]
@@ -106,11 +105,12 @@ class Setting:
     """A way to answer, evaluated.
 
     Attributes:
+        metrics: the artifact of stage evaluate, whose class is not known down here.
         localization: how well its keyframes hit the true moments; None where nobody knows them.
     """
 
     way: Way
-    metrics: Artifact
+    metrics: Any
     localization: Artifact | None
 
     @property
@@ -122,10 +122,6 @@ class Setting:
     def column(self) -> Column:
         """The column of the table that shows this setting's accuracy."""
         return self.way.column
-
-    def accuracy(self) -> AccuracyRow:
-        """Return the headline row of the metrics."""
-        return next(AccuracyRow(**row) for row in self.metrics.rows("metrics") if row["is_headline"])
 
 
 @dataclass(frozen=True)
@@ -189,12 +185,12 @@ class Results:
         self.labels.append(labels)
         self.trained(f"Localizer, refined in {choice.round}", weights)
 
-    def tuned(self, choice: Choice, weights: Artifact, metrics: Artifact, localization: Artifact | None) -> None:
+    def tuned(self, choice: Choice, weights: Artifact, metrics: Any, localization: Artifact | None) -> None:
         """Take an Answerer that was fine-tuned on a choice of keyframes in, and its evaluation."""
         self.trained(f"Answerer, {choice.name}", weights)
         self.add(choice.tuned, metrics, localization)
 
-    def add(self, way: Way, metrics: Artifact, localization: Artifact | None) -> None:
+    def add(self, way: Way, metrics: Any, localization: Artifact | None) -> None:
         """Take an evaluation in."""
         self.settings.append(Setting(way, metrics, localization))
 
@@ -211,7 +207,7 @@ class Results:
         """Return every number of the table, in percent, by row and column; without those that have nothing behind them."""
         cells: dict[tuple[str, Column], float | None] = {}
         for setting in self.settings:
-            cells[setting.row, setting.column] = setting.accuracy().accuracy_percent
+            cells[setting.row, setting.column] = setting.metrics.headline().accuracy_percent
             if setting.localization is not None:
                 keyframes = keyframe_quality(setting.localization)
                 cells[setting.row, "moment recall"] = keyframes["moment_recall_percent"]
