@@ -27,15 +27,5 @@ def open_recipe(
     from pipeline.recipes import opening
     from stages.chain import STAGES
 
-    execution = chain.execution
-    run = RunContext(
-        store,
-        device=execution.device,
-        batch_tokens=execution.batch_tokens,
-        decode_workers=execution.decode_workers,
-        shard_bytes=int(execution.shard_megabytes * 2**20),
-        processes=execution.processes,
-        tensorboard=execution.tensorboard,
-    )
     request = opening.Request(name, chain.settings, seed, chain.places.by_kind())
-    return opening.open_recipe(request, STAGES, run, download, remembered)
+    return opening.open_recipe(request, STAGES, RunContext.of(store, vars(chain.execution)), download, remembered)

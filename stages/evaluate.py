@@ -66,9 +66,7 @@ class Metrics(Artifact):
         by = config["bootstrap"]
         how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
         listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
-        return "\n\n".join(
-            [format_accuracy_table(rows, by, table), how, format_coverage(covered) + listed]
-        )
+        return "\n\n".join([format_accuracy_table(rows, by, table), how, format_coverage(covered) + listed])
 
 
 class Evaluate(Config):

@@ -65,16 +65,8 @@ def open_request(
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources, as this machine has them; `remembered` as for `Sources`."""
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-    run = RunContext(
-        store,
-        device=execution["device"],
-        batch_tokens=execution["batch_tokens"],
-        decode_workers=execution["decode_workers"],
-        shard_bytes=int(execution["shard_megabytes"] * 2**20),
-        processes=execution["processes"],
-    )
     request = Request(recipe, settings, seed, {kind: split(places[kind]) for kind in KINDS})
-    return open_recipe(request, STAGES, run, remembered=remembered)
+    return open_recipe(request, STAGES, RunContext.of(store, execution), remembered=remembered)
 
 
 def split(places: str) -> list[str]:

@@ -9,8 +9,8 @@ What changes the result is in `cfg` and in the inputs, and makes the identity. W
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
@@ -81,6 +81,12 @@ class RunContext:
         if self.device not in devices and not (self.device == "cuda" and devices):
             wanted = ", ".join(["auto", "cpu", *devices])
             raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {wanted} here")
+
+    @classmethod
+    def of(cls, store: Store, options: Mapping[str, Any]) -> RunContext:
+        """Return the context that options of a command or a deployment's form ask for; those of others are left alone."""
+        own = {each.name: options[each.name] for each in fields(cls) if each.name in options}
+        return cls(store, shard_bytes=int(options["shard_megabytes"] * 2**20), **own)
 
     def torch_device(self) -> str:
         """Return the name of the torch device to use."""
