@@ -48,13 +48,17 @@ def differences(
             return
         for key in dict.fromkeys([*of_a.inputs, *of_b.inputs]):
             walk(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key), of_a)
-        settings_a, settings_b = ({"version": record.version} | record.config for record in (of_a, of_b))
-        for key in dict.fromkeys([*settings_a, *settings_b]):
-            if settings_a.get(key) != settings_b.get(key):
-                lines.append(f"{of_a.stage}.{key}: {settings_a.get(key)} -> {settings_b.get(key)}")
+        lines.extend(f"{of_a.stage}.{line}" for line in own_differences(of_a, of_b))
 
     walk("artifact", a, b, None)
     return lines
+
+
+def own_differences(a: Record, b: Record) -> list[str]:
+    """Return one line per difference of version and config, `key: A's value -> B's`; inputs are not compared."""
+    of_a, of_b = ({"version": record.version} | record.config for record in (a, b))
+    keys = [key for key in dict.fromkeys([*of_a, *of_b]) if of_a.get(key) != of_b.get(key)]
+    return [f"{key}: {of_a.get(key)} -> {of_b.get(key)}" for key in keys]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from cache.lineage import own_differences
 from cache.record import DROPPED, Record
 from cache.store import Store
 from pipeline.engine.build import build
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.stage import Artifact, RunContext, Stage
 from pipeline.engine.steps import setting_of
 
 log = logging.getLogger("sevila")
@@ -64,11 +65,11 @@ class DryRun:
         """Return a handle that has an id as far as one can be known."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
-        status, why = self._status(stage, cfg, id, inputs)
         self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
         if id is not None:
             ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
             self.records[id] = Record(id, stage.name, stage.version, stage.output.kind, config, ids)
+        status, why = self._status(stage, id, inputs)
         self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
         if stage.plan_needs_rows and status == "build":
             with _quiet():  # "made ..." would not be true of the store
@@ -76,7 +77,7 @@ class DryRun:
         return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
     def _status(
-        self, stage: Stage, cfg: Config, id: str | None, inputs: Sequence[Any]
+        self, stage: Stage, id: str | None, inputs: Sequence[Any]
     ) -> tuple[Literal["exists", "build", "blocked"], str]:
         store = self._run.store
         stale = store.why_stale(id, self._stale) if id is not None and store.exists(id) else ""
@@ -97,7 +98,7 @@ class DryRun:
         built = [value.kind for value in inputs if isinstance(value, Artifact) and not store.is_current(value.id or "")]
         if built:
             return "build", f"its input {built[0]} is not built yet"
-        return "build", _difference(stage, cfg, inputs, store)
+        return "build", _difference(self.records[id], store)
 
 
 @contextmanager
@@ -110,19 +111,15 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _difference(stage: Stage, cfg: Config, inputs: Sequence[Any], store: Store) -> str:
+def _difference(planned: Record, store: Store) -> str:
     """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
-    newest_first = store.of_stage(stage.name)
-    if not newest_first:
+    differences = [_differences(record, planned) for record in store.of_stage(planned.stage)]  # of the newest first
+    if not differences:
         return "never made before"
-    ids, config = stage.input_ids(inputs), cfg.model_dump(mode="json")
-    differences = [_differences(stage, config, ids, record) for record in newest_first]
-    fewest = min(differences, key=lambda differences: len(differences))
+    fewest = min(differences, key=len)
     return f"unlike the nearest one: {', '.join(fewest)}"
 
 
-def _differences(stage: Stage, now: dict[str, Any], ids: dict[str, str | None], record: Record) -> list[str]:
-    differences = [f"version {record.version} -> {stage.version}"] if record.version != stage.version else []
-    keys = [key for key in now.keys() | record.config.keys() if now.get(key) != record.config.get(key)]
-    differences += [f"{key} {record.config.get(key)!r} -> {now.get(key)!r}" for key in sorted(keys)]
-    return differences + [f"another {name}" for name, id in ids.items() if id != record.inputs.get(name)]
+def _differences(record: Record, planned: Record) -> list[str]:
+    inputs = [f"another {name}" for name, id in planned.inputs.items() if id != record.inputs.get(name)]
+    return own_differences(record, planned) + inputs

@@ -212,7 +212,7 @@ def test_plan_of_a_changed_key_says_what_is_built_and_why(
     assert sevila("plan", demo, finished, "--set", "select_keyframes.k=2") == 0
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()[:-1]}
     assert lines["score_frames"].startswith("exists")
-    assert lines["select_keyframes"].startswith("build") and "k 4 -> 2" in lines["select_keyframes"]
+    assert lines["select_keyframes"].startswith("build") and "k: 4 -> 2" in lines["select_keyframes"]
     assert lines["answer_questions"].startswith("build") and "keyframes" in lines["answer_questions"]
 
 

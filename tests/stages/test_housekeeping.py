@@ -72,7 +72,7 @@ def test_a_damaged_record_stops_neither_a_plan_nor_its_explanation_but_a_rebuild
     record = store / "artifacts" / id_of(named, "uniform", "select_keyframes") / "record.json"
     record.write_text(record.read_text().replace("keyframes", "keyframeZ", 1))
     wider = ("--set", "select_keyframes.k=2")
-    assert "k 4 -> 2" in printed(capsys, *arguments("plan", demo, store, *wider))
+    assert "k: 4 -> 2" in printed(capsys, *arguments("plan", demo, store, *wider))
     assert "select_keyframes.k: 4 -> 2" in why(capsys, demo, store, *wider, stage="select_keyframes")
     before = {path: path.stat().st_ino for path in (store / "artifacts").rglob("*")}
     assert main(arguments("stage", demo, store, "list_questions", "--again")) == 1
