@@ -172,7 +172,7 @@ def _keyframes_and_answers(
     from pipeline.models.localizer import Localizer
     from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes
     from pipeline.models.vision import pixels
-    from pipeline.selection.keyframes import top_k_positions
+    from pipeline.selection.top_k import top_k_positions
 
     artifacts, run, device = bench.artifacts, bench.run, bench.device
     reader = artifacts["frames"].open()

@@ -12,7 +12,7 @@ from pipeline.models.answerer import Answerer
 from pipeline.models.checkpoint import load_language, load_vision_encoder, load_visual_prompt
 from pipeline.models.localizer import Localizer
 from pipeline.models.prompts import numbered_frame_prefixes
-from pipeline.selection.keyframes import top_k_positions
+from pipeline.selection.top_k import top_k_positions
 from tests.reference import Reference
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "parity"

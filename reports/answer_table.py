@@ -11,7 +11,9 @@ from cache.errors import StoreError
 from cache.matching import newest
 from cache.printable import printable
 from cache.store import Store
-from pipeline.engine.joined import rows_of_all
+from pipeline.engine.joined import typed_rows_of_all
+from pipeline.metrics.accuracy import Answered
+from pipeline.selection.keyframes import ChosenFrames
 from reports.stale import warn_if_stale
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
@@ -43,9 +45,10 @@ def answers_in_words(store: Store, answers_id: str) -> list[dict[str, Any]]:
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
     asked = {row["question_id"]: row for row in questions.rows("questions")}
-    seconds = {row["question_id"]: row["seconds"] for row in rows_of_all(keyframes, "keyframes", questions)}
-    rows = rows_of_all(answers, "answers", questions)
-    return [_in_words(row, asked[row["question_id"]], seconds[row["question_id"]]) for row in rows]
+    chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    seconds = {row.question_id: row.seconds for row in chosen}
+    rows = typed_rows_of_all(answers, "answers", questions, Answered)
+    return [_in_words(row, asked[row.question_id], seconds[row.question_id]) for row in rows]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -64,18 +67,18 @@ def _as_cell(value: Any) -> Any:
     return ("'" if is_formula else "") + printable(value)
 
 
-def _in_words(answer: dict[str, Any], question: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+def _in_words(answer: Answered, question: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
     def text(index: int | None) -> str:
         return "" if index is None else question["options"][index]
 
-    known = question["answer_index"] is not None and answer["prediction"] is not None
+    known = question["answer_index"] is not None and answer.prediction is not None
     return {
         "question_id": question["question_id"],
         "video_id": question["video_id"],
         "question": question["question"],
-        "answer": text(answer["prediction"]),
+        "answer": text(answer.prediction),
         "right_answer": text(question["answer_index"]),
-        "correct": answer["prediction"] == question["answer_index"] if known else "",
+        "correct": answer.prediction == question["answer_index"] if known else "",
         "keyframe_seconds": " ".join(f"{second:.2f}" for second in seconds),
-        "reason": answer["reason"],
+        "reason": str(answer.reason),
     }

@@ -21,7 +21,8 @@ from pipeline.metrics.localization_metrics import (
     keyframe_quality,
     localization_row,
 )
-from pipeline.selection.keyframes import ChosenFrames, top_k_positions
+from pipeline.selection.keyframes import ChosenFrames
+from pipeline.selection.top_k import top_k_positions
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
 from stages.sample_frames import Frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cache.errors import CorruptArtifactError
 
@@ -41,23 +41,10 @@ class OfQuestion(Protocol):
 QuestionRow = TypeVar("QuestionRow", bound=OfQuestion)
 
 
-def rows_of_all(artifact: Artifact, table: str, questions: Artifact) -> list[dict[str, Any]]:
-    """Return the rows of a table that has one for each of the questions; raises `CorruptArtifactError` unless it has."""
-    rows = artifact.rows(table)
-    refuse_without(artifact, (row["question_id"] for row in rows), questions)
-    return rows
-
-
 def typed_rows_of_all(
     artifact: Artifact, table: str, questions: Artifact, kind: type[QuestionRow]
 ) -> list[QuestionRow]:
-    """Return the same rows as `kind`."""
-    rows = artifact.typed_rows(table, kind)
-    refuse_without(artifact, (row.question_id for row in rows), questions)
+    """Return a table's rows, one for each of the questions, as `kind`; raises `CorruptArtifactError` unless it has those."""
+    rows, wanted = artifact.typed_rows(table, kind), questions.columns("questions", "question_id")["question_id"]
+    refuse_cut(artifact, (row.question_id for row in rows), questions, wanted, "questions")
     return rows
-
-
-def refuse_without(artifact: Artifact, question_ids: Iterable[str], questions: Artifact) -> None:
-    """Raise `CorruptArtifactError` unless these ids, of rows of an artifact, are those of the questions."""
-    wanted = questions.columns("questions", "question_id")["question_id"]
-    refuse_cut(artifact, question_ids, questions, wanted, "questions")

@@ -1,8 +1,4 @@
-"""From scores to decisions: which sampled frames of a question are its keyframes, and what several frames vote for.
-
-T sampled frames of one question, in time order; positions index them, 0 to T - 1, and always come back ascending,
-because keyframes are shown to the Answerer in time order.
-"""
+"""Before and after a selector: by which score frames are ranked, the frames that were chosen, and what they vote for."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -11,21 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.reasons import Reason
-from pipeline.selection.oracle import oracle_positions
-from pipeline.selection.random import random_positions
-from pipeline.selection.top_k import top_k_positions
-from pipeline.selection.uniform import uniform_positions
-
-__all__ = [
-    "ChosenFrames",
-    "RankBy",
-    "majority_vote",
-    "oracle_positions",
-    "random_positions",
-    "ranking_scores",
-    "top_k_positions",
-    "uniform_positions",
-]
 
 RankBy = Literal["logit_yes", "probability_yes", "yes_versus_no"]
 
@@ -40,6 +21,7 @@ class ChosenFrames(NamedTuple):
     positions: Sequence[int]  # in the clip's sampled frames
     frame_indices: list[int]  # in the video
     rows: list[int]  # of the video's stored frames
+    seconds: list[float]
 
 
 def ranking_scores(

@@ -8,11 +8,8 @@ from pipeline.selection.selector import Positions, selector
 def uniform_positions(n: int, k: int) -> Positions:
     """Ascending midpoints of `k` equal intervals over `n` sampled frames; all if k >= n.
 
-    The same arithmetic as uniform sampling from the video: interval edges truncated to integers, midpoints rounded
-    down. Raises ValueError for n < 0 or k < 1.
+    The same arithmetic as uniform sampling from the video: interval edges truncated to integers, midpoints rounded down.
     """
-    if n < 0 or k < 1:
-        raise ValueError(f"{k} of {n} frames: at least 1 of at least 0 was wanted")
     edges = np.linspace(0, n, min(n, k) + 1).astype(np.int64)
     return (edges[:-1] + edges[1:]) // 2
 

@@ -11,7 +11,7 @@ from pipeline.metrics.localization_metrics import (
     keyframe_quality,
     localization_row,
 )
-from pipeline.selection.keyframes import top_k_positions
+from pipeline.selection.top_k import top_k_positions
 
 SECONDS = [1.0, 3.0, 5.0, 7.0, 9.0]
 instants = st.integers(0, 40).map(float)

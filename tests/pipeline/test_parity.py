@@ -16,7 +16,7 @@ from pipeline.models.answerer import Answerer, AnswererOutput
 from pipeline.models.language import EncoderInput
 from pipeline.models.localizer import Localizer, LocalizerScores
 from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
-from pipeline.selection.keyframes import top_k_positions
+from pipeline.selection.top_k import top_k_positions
 from pipeline.video.frames import Clip, UniformSampling, sample_clip
 from tests.official_names import official_name
 from tests.reference import Reference

@@ -6,14 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.selection.keyframes import (
-    majority_vote,
-    oracle_positions,
-    random_positions,
-    ranking_scores,
-    top_k_positions,
-    uniform_positions,
-)
+from pipeline.selection.keyframes import majority_vote, ranking_scores
+from pipeline.selection.registry import selector_named
+from pipeline.selection.selector import Candidates
+from pipeline.selection.top_k import top_k_positions
 
 finite = st.floats(-1e6, 1e6)
 counts = st.integers(min_value=1, max_value=400)
@@ -30,17 +26,6 @@ def test_of_equal_scores_the_earlier_frame_is_taken() -> None:
     assert top_k_positions([1.0, 2.0, 2.0, 2.0, 1.0], 2).tolist() == [1, 2]
 
 
-def test_a_video_with_fewer_frames_than_keyframes_gives_all_of_them() -> None:
-    assert top_k_positions([3.0, 1.0], 4).tolist() == [0, 1]
-    assert uniform_positions(2, 4).tolist() == [0, 1]
-    assert random_positions(2, 4, np.random.default_rng(0)).tolist() == [0, 1]
-
-
-def test_no_frames_give_no_keyframes() -> None:
-    assert top_k_positions([], 4).tolist() == uniform_positions(0, 4).tolist() == []
-    assert random_positions(0, 4, np.random.default_rng(0)).tolist() == []
-
-
 def test_a_nan_score_is_refused() -> None:
     with pytest.raises(ValueError, match="1 nan"):
         top_k_positions([1.0, float("nan")], 1)
@@ -50,8 +35,6 @@ def test_a_nan_score_is_refused() -> None:
 def test_less_than_one_keyframe_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         top_k_positions([1.0], k)
-    with pytest.raises(ValueError, match="at least 1"):
-        uniform_positions(4, k)
 
 
 @given(scores_with_ties, counts)
@@ -66,32 +49,13 @@ def test_no_frame_left_out_scores_higher_than_a_keyframe(scores: np.ndarray, k: 
 
 
 def test_uniform_positions_are_midpoints_of_equal_intervals() -> None:
-    assert uniform_positions(32, 4).tolist() == [4, 12, 20, 28]  # intervals 0-8, 8-16, 16-24, 24-32
-    assert uniform_positions(10, 4).tolist() == [1, 3, 6, 8]  # edges 0, 2.5, 5, 7.5, 10, truncated
-
-
-@given(counts, counts)
-def test_uniform_positions_ascend_inside_the_video(n: int, k: int) -> None:
-    positions = uniform_positions(n, k)
-    assert positions.dtype == np.int64
-    assert len(positions) == min(n, k)
-    assert positions[0] >= 0 and positions[-1] < n
-    assert (np.diff(positions) > 0).all()
-
-
-@given(counts, counts, st.integers(0, 2**32))
-def test_random_positions_ascend_without_repetition_and_repeat_with_their_seed(n: int, k: int, seed: int) -> None:
-    positions = random_positions(n, k, np.random.default_rng(seed))
-    assert positions.dtype == np.int64
-    assert len(positions) == min(n, k)
-    assert positions[0] >= 0 and positions[-1] < n
-    assert (np.diff(positions) > 0).all()
-    assert positions.tolist() == random_positions(n, k, np.random.default_rng(seed)).tolist()
+    assert selector_named("uniform")(Candidates(32), 4).tolist() == [4, 12, 20, 28]  # intervals 0-8, 8-16, 16-24, 24-32
+    assert selector_named("uniform")(Candidates(10), 4).tolist() == [1, 3, 6, 8]  # edges 0, 2.5, 5, 7.5, 10, truncated
 
 
 def test_random_positions_reach_every_pair_of_frames() -> None:
-    rng = np.random.default_rng(0)
-    drawn = {tuple(random_positions(4, 2, rng).tolist()) for _ in range(200)}
+    random = selector_named("random")
+    drawn = {tuple(random(Candidates.of(4, f"question {number}"), 2).tolist()) for number in range(200)}
     assert drawn == {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
 
 
@@ -162,13 +126,15 @@ def test_oracle_frames_lie_in_the_moment_and_are_as_many_as_there_are(
     n: int, k: int, start: float, lasts: float
 ) -> None:
     seconds = np.arange(n) * 0.5
-    found = oracle_positions(seconds, [[start, start + lasts]], k)
+    found = selector_named("oracle")(Candidates.of(seconds=seconds, moments=[[start, start + lasts]]), k)
     true = np.flatnonzero((seconds >= start) & (seconds <= start + lasts))
     assert len(found) == min(k, len(true)) and set(found) <= set(true)
     assert found.tolist() == sorted(set(found.tolist()))
 
 
 def test_oracle_frames_are_spread_over_all_moments() -> None:
-    seconds = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    assert oracle_positions(seconds, [[5.0, 7.5], [0.5, 2.0]], 2).tolist() == [2, 6]
-    assert oracle_positions(seconds, [[2.2, 2.8]], 4).tolist() == []
+    def chosen(moments: list[list[float]], k: int) -> list[int]:
+        return selector_named("oracle")(Candidates.of(seconds=np.arange(8.0), moments=moments), k).tolist()
+
+    assert chosen([[5.0, 7.5], [0.5, 2.0]], 2) == [2, 6]
+    assert chosen([[2.2, 2.8]], 4) == []
