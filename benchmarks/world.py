@@ -21,8 +21,8 @@ from cache.pool import part_rows
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import RunContext
-from pipeline.models.tiny_blip2 import initial_value, write_tokenizer
 from stages.sample_frames import Frames, SampleFrames
+from tests.tiny_blip2 import initial_value, write_tokenizer
 
 WEIGHTS = "random-blip2"
 WORDS = [

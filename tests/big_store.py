@@ -40,11 +40,11 @@ from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Plan, RunContext, Stage
 from pipeline.engine.steps import Run
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from pipeline.video.frames import VideoProbe
 from reports.named_runs import pinned
 from stages import sample_frames as sampling
 from stages.chain import STAGES, chain_of
+from tests.tiny_blip2 import write_tiny_blip2
 
 N_VIDEOS, N_QUESTIONS, N_FRAMES = 5440, 52_000, 32
 FEATURE_BYTES = N_FRAMES * 257 * 1408 * 2  # of one video in a true store: what shards are cut by

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.models.tiny_blip2 import write_tiny_blip2
+from tests.tiny_blip2 import write_tiny_blip2
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
 SHAPES = ("square", "circle", "triangle")

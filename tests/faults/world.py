@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cache.record import Record
 from cache.store import Store
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from tests.faults.judging import Stamp, Tally, contents, finished, judge
 from tests.faults.victims import Victim, command, forget, fork, last_words, n_operations
 from tests.stages.moment_world import WORDS, places, write_world
+from tests.tiny_blip2 import write_tiny_blip2
 from tests.videos import make_video
 
 OTHER = "other"  # folder of a world with other videos, annotations and weights under the same names

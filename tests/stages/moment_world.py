@@ -6,7 +6,7 @@ Two videos are broken: their questions count as wrong where they are evaluated, 
 import json
 from pathlib import Path
 
-from pipeline.models.tiny_blip2 import write_tiny_blip2
+from tests.tiny_blip2 import write_tiny_blip2
 from tests.videos import make_video
 
 SPLITS = {"train": 4, "test": 3, "moments": 2}  # videos of each

@@ -9,7 +9,6 @@ from cache.record import Record
 from cache.store import Store
 from cli import main
 from pipeline.inference.backbone import Backbone
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from reports.answer_table import answers_in_words
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics
@@ -20,6 +19,7 @@ from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.select_keyframes import Keyframes
 from tests.small_world import SMALL
+from tests.tiny_blip2 import write_tiny_blip2
 
 UNIFORM = ("--set", "select_keyframes.method=uniform")
 

@@ -9,7 +9,6 @@ import pytest
 from cache.store import Store
 from cli import main
 from pipeline.datasets.question import Video
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
@@ -18,6 +17,7 @@ from stages.score_frames import FrameScores
 from tests import videos as made
 from tests.pipeline.datasets.layouts import LAYOUTS, QVHIGHLIGHTS, Layout
 from tests.small_world import SMALL
+from tests.tiny_blip2 import write_tiny_blip2
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "videos" / "nasa_13013.mp4"
 

@@ -12,8 +12,8 @@ from pipeline.models.answerer import Answerer
 from pipeline.models.checkpoint import load_language, load_visual_prompt
 from pipeline.models.config import read_blip2_config
 from pipeline.models.prompts import single_frame_prefixes
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from pipeline.models.verbalizer import Verbalizer
+from tests.tiny_blip2 import write_tiny_blip2
 
 OPTIONS = [f"thing {number}" for number in range(28)]
 

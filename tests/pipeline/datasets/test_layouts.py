@@ -169,7 +169,7 @@ def test_an_answer_that_the_file_does_not_give_is_absent(layout: Layout, tmp_pat
 @pytest.mark.parametrize(
     "layout", [each for each in LAYOUTS if each.answer_key and each.kind != "parquet"], ids=lambda layout: layout.name
 )
-@pytest.mark.parametrize("answer", [5, -1, "one of them", 1.5, True, "٣", [0]])
+@pytest.mark.parametrize("answer", [5, -1, "one of them", 1.5, True, "٣", "1_0", [0]])
 def test_an_answer_that_is_no_option_rejects_its_row(layout: Layout, tmp_path: Path, answer: Any) -> None:
     assert layout.answer_key is not None
     reason = only_rejection(layout, tmp_path, changed(layout, **{layout.answer_key: answer}))

@@ -9,9 +9,9 @@ from pipeline.models.checkpoint import load_language, load_visual_prompt
 from pipeline.models.config import read_blip2_config
 from pipeline.models.language import Language
 from pipeline.models.localizer import Localizer
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from pipeline.models.verbalizer import Verbalizer
 from tests.reference import PARITY, Reference
+from tests.tiny_blip2 import write_tiny_blip2
 
 
 @pytest.fixture(scope="session")

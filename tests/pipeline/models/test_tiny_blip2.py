@@ -16,8 +16,8 @@ from pipeline.models.checkpoint import load_vision_encoder
 from pipeline.models.config import read_blip2_config
 from pipeline.models.localizer import Localizer
 from pipeline.models.prompts import answer_prompt, localize_prompt, numbered_frame_prefixes, single_frame_prefixes
-from pipeline.models.tiny_blip2 import write_tiny_blip2
 from pipeline.models.verbalizer import Verbalizer
+from tests.tiny_blip2 import write_tiny_blip2
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 

@@ -1,4 +1,4 @@
-"""A complete BLIP-2 Flan-T5 of about 100,000 random parameters, for the demo and the tests, which download nothing.
+"""A complete BLIP-2 Flan-T5 of about 100,000 random parameters, for the tests, which download nothing.
 
 The real classes and the real directory layout; only the sizes and the values are made up. What it scores and answers
 means nothing, but differs from frame to frame and from question to question.
