@@ -15,6 +15,7 @@ from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
 from pipeline.recipes.results import Split
+from pipeline.selection.registry import selector_named
 
 log = logging.getLogger("sevila")
 
@@ -159,11 +160,13 @@ def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretr
             _check_unseen(evaluated, learned, key)
     if pretraining is not None:
         _check_taught(pretraining, "pretraining_split")
+    selectors = [name for name in recipe.chain.selectors if name not in LOCALIZERS]
+    upper_bounds = ", ".join(name for name in selectors if "moments" in selector_named(name).needs)
     for questions in (evaluated, training):
-        if "oracle" in recipe.chain.selectors and _exists(questions) and not knows_moments(questions):
+        if upper_bounds and _exists(questions) and not knows_moments(questions):
             split = questions.record.config["split"]
             raise RecipeError(
-                f"[chain] selectors: oracle keyframes lie in the true moments, but split {split!r} knows none; leave oracle out"
+                f"[chain] selectors: {upper_bounds} needs true moments, but split {split!r} knows none; leave {upper_bounds} out"
             )
 
 

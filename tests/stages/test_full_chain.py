@@ -234,7 +234,7 @@ def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
         ("chain.pretraining_dataset=nextq", "did you mean 'nextqa'"),
         ("chain.iterations=0", "[chain] iterations = 0"),
         ('chain.selectors=["uniform", "uniform"]', "each once, and at least one, was wanted"),
-        ('chain.selectors=["best"]', "[chain] selectors.0 = 'best'"),
+        ('chain.selectors=["best"]', "[chain] selectors = ['best']: no selector is called 'best'"),
         ("chain.kinds=full", "[chain] has no key 'kinds' (did you mean 'kind'?)"),
     ],
 )
