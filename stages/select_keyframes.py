@@ -93,19 +93,14 @@ class SelectKeyframes(Config):
         known = [LOCALIZER, *selector_names()]
         if name not in known:
             raise ValueError(f"is no method{did_you_mean(name, known)}; there are: {', '.join(known)}")
-        if name != LOCALIZER and "scores" in selector_named(name).needs:
+        if name != LOCALIZER and "scores" in _needs(name):
             raise ValueError(f"chooses by scores; selector = {name!r} was wanted")
         return name
 
     @field_validator("selector")
     @classmethod
     def _looks_at_scores(cls, name: str, info: ValidationInfo) -> str:
-        needs = selector_named(name).needs
-        if "vectors" in needs:
-            raise ValueError(
-                "compares vectors of frames, which this stage does not have; one by scores alone was wanted"
-            )
-        if "scores" not in needs:
+        if "scores" not in _needs(name):
             raise ValueError(f"looks at no score; method = {name!r} was wanted")
         if name != TOP_K and info.data.get("method", LOCALIZER) != LOCALIZER:
             raise ValueError(
@@ -134,6 +129,13 @@ class SelectKeyframes(Config):
     def _without_later_keys(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = fields(self) | {"selector_version": self.chosen_by.version}
         return {key: value for key, value in values.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
+
+
+def _needs(name: str) -> tuple[str, ...]:
+    needs = selector_named(name).needs
+    if "vectors" in needs:
+        raise ValueError("compares vectors of frames, which this stage does not have; one that needs none was wanted")
+    return needs
 
 
 def _options(selector: str, seed: int, options: dict[str, Any]) -> Options:

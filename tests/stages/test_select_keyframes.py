@@ -159,3 +159,10 @@ def test_a_full_chain_compares_another_packages_selector(package: Package) -> No
         load("plain", STAGES, ["chain.selectors=['aks']"])
     with pytest.raises(RecipeError, match=r"no selector is called 'refind' \(did you mean 'refined'\?\)"):
         load("plain", STAGES, ["chain.selectors=['refind']"])
+
+
+def test_another_packages_selector_of_vectors_is_refused_before_a_run(package: Package) -> None:
+    package("every_nth", EVERY_NTH.format(version=1, parameters="vectors", length="len(vectors)"))
+    for key in ("selector", "method"):
+        with pytest.raises(RecipeError, match="compares vectors of frames, which this stage does not have"):
+            config(f"{key}=every_nth")
