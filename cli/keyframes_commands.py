@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cli.options import Output, Positive
+from cli.options import OutputFile, Positive
 from cli.terminal import print_data
 
 
@@ -22,7 +22,7 @@ def select(
     k: Positive = 32,
     official: bool = False,
     settings: Annotated[Sequence[str], Parameter("--set", metavar="OPTION=VALUE")] = (),
-    output: Output = None,
+    output: OutputFile = None,
 ) -> None:
     """Choose frames by scores made elsewhere: two JSON lists in, matched by position, a list of frame lists out.
 
