@@ -31,12 +31,7 @@ def canonical(value: Any, where: str = "value") -> str:
 
 def fingerprint(value: Any) -> str:
     """Return 20 hexadecimal digits that identify `value`; see `canonical` for what is allowed in it."""
-    return plain_fingerprint(_plain(value, "value"))
-
-
-def plain_fingerprint(value: Any) -> str:
-    """Return the fingerprint of a value that is known to hold exact plain types only, such as what JSON was read into."""
-    return hashlib.sha256(PLAIN.encode(value).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def _plain(value: Any, where: str) -> Any:

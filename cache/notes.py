@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from cache.errors import CorruptArtifactError
 from cache.files import NOT_A_FILE, read_whole, write_atomically
 from cache.fingerprint import PLAIN, canonical
@@ -30,15 +32,31 @@ def read_note(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
     """
-    return checked(read_json(path), path)
+    text = read_text(path)
+    return whole(text) or checked(parsed(text, path), path)
+
+
+def whole(text: bytes) -> dict[str, Any] | None:
+    """Return what a note holds, without its checksum, if the quick library can say that it matches; None is no verdict.
+
+    It rounds whole numbers above 64 bits, and writes some small numbers in another way than `canonical`.
+    """
+    try:
+        content: dict[str, Any] = orjson.loads(text)
+        wanted = content.pop(CHECKSUM)
+        is_whole = wanted == hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return content if is_whole else None
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
     """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
-    return _parsed(_bytes(path), path)
+    return parsed(read_text(path), path)
 
 
-def _bytes(path: Path | str) -> bytes:
+def read_text(path: Path | str) -> bytes:
+    """Return the bytes of a note, whatever they are; raises like `read_note`."""
     try:
         return read_whole(path, LIMIT_BYTES)
     except OSError as error:
@@ -49,7 +67,8 @@ def _bytes(path: Path | str) -> bytes:
         raise
 
 
-def _parsed(text: bytes, path: Path | str) -> dict[str, Any]:
+def parsed(text: bytes, path: Path | str) -> dict[str, Any]:
+    """Return the mapping that the text of a file holds, unchecked; raises like `read_note`."""
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:

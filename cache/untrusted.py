@@ -81,8 +81,8 @@ def record_problem(content: Mapping[str, Any]) -> str:
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is an integer from 0."""
-    return type(value) is int and value >= 0
+    """Whether it is an integer from 0, of 63 bits as everything that counts has."""
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def is_digest(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import signal
 import sys
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _status(sys.argv[1:] if arguments is None else arguments)
         finally:
             flush_output()
+            if arguments is None:  # at its end Python would look through all that there is once more
+                gc.freeze()
     except OSError as error:
         if drop_output() and isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
@@ -34,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status(arguments: Sequence[str]) -> int:
-    from cli.app import UsageError, run_command
+    from cli.app import run_command
+    from cli.options import UsageError
 
     try:
         if sys.flags.optimize:

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from cli.context import open_recipe
-from cli.options import AsJson, ChainOptions, Count, Days, Seed, Where
+from cli.options import AsJson, ChainOptions, Count, Days, Seed, Text, Texts, Where
 from cli.terminal import print_json, print_text
 
-Id = Annotated[str, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
+Id = Annotated[Text, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
 
 
-def ls(*, stage: Annotated[str, Parameter(metavar="NAME")] = "", as_json: AsJson = False, where: Where) -> None:
+def ls(
+    *, stage: Annotated[Text | None, Parameter(metavar="NAME")] = None, as_json: AsJson = False, where: Where
+) -> None:
     """List the artifacts.
 
     Args:
         stage: only artifacts of this stage
     """
     from cache.show import artifact_lines, listing
-    from reports.why import unusual
+    from reports.unusual import unusual
 
     store = where.open()
-    lines = artifact_lines(store, stage, unusual)
+    lines = artifact_lines(store, stage or "", unusual)
     if as_json:
         print_json([line.as_dict() for line in lines])
     else:
         print_text(listing(store, lines))
 
 
-def show(id: str, /, *, rows: Count = 3, where: Where) -> None:
+def show(id: Text, /, *, rows: Count = 3, where: Where) -> None:
     """Show one artifact: its record and the first rows of its tables.
 
     Args:
@@ -45,12 +46,12 @@ def show(id: str, /, *, rows: Count = 3, where: Where) -> None:
 
 def why(
     recipe: str,
-    stage: str = "",
+    stage: Text | None = None,
     /,
     *,
     chain: ChainOptions = ChainOptions(),
     seed: Seed = None,
-    than: Annotated[str, Parameter(metavar="NAME")] = "",
+    than: Annotated[Text | None, Parameter(metavar="NAME")] = None,
     where: Where,
 ) -> None:
     """Say which change makes an artifact be rebuilt, followed to its root.
@@ -72,7 +73,7 @@ def why(
     other = named_run(context.store, than) if than else None
     plan = DryRun(loaded, context)
     plan.walk(chain_of(loaded), sources)
-    lines = why_lines(plan, context.store, stage, other)
+    lines = why_lines(plan, context.store, stage or "", other)
     print_text("\n".join(lines) or "everything is in the store")
 
 
@@ -80,14 +81,14 @@ def ancestry(id: Id, /, *, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
     from cache.lineage import ancestry, ancestry_text
     from cache.matching import find
-    from reports.why import unusual
+    from reports.unusual import unusual
 
     store = where.open()
     print_text(ancestry_text(ancestry(store, find(store, id)), unusual))
 
 
 def verify(
-    *ids: Annotated[str, Parameter(metavar="ID")],
+    *ids: Annotated[Text, Parameter(metavar="ID")],
     everything: Annotated[bool, Parameter("--all")] = False,
     drop: bool = False,
     where: Where,
@@ -118,7 +119,7 @@ def du(*, as_json: AsJson = False, where: Where) -> None:
 def gc(
     *,
     delete: bool = False,
-    keep: Annotated[Sequence[str], Parameter(metavar="ID")] = (),
+    keep: Annotated[Texts, Parameter(metavar="ID")] = (),
     older_than: Days = 7.0,
     unnamed: bool = False,
     as_json: AsJson = False,

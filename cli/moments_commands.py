@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cli.options import OutputFile, Where
+from cli.options import OutputFile, Text, Where
 from cli.terminal import print_data, print_text, printable_json
 
 
@@ -38,7 +38,7 @@ def evaluate(
         print_text(format_report(report))
 
 
-def export(id: str, /, *, output: OutputFile = None, where: Where) -> None:
+def export(id: Text, /, *, output: OutputFile = None, where: Where) -> None:
     """Write retrieved moments as a submission file.
 
     Args:

@@ -12,6 +12,11 @@ from cyclopts import Group, Parameter, Token
 if TYPE_CHECKING:
     from cache.store import Store
 
+
+class UsageError(Exception):
+    """The arguments fit no command; the message is for people."""
+
+
 DEFAULT_STORE = Path(".sevila")
 
 PLACES = Group.create_ordered("Places")
@@ -82,6 +87,11 @@ def _not_empty(_: Any, value: str) -> None:
         raise ValueError("Leave the option out for a run without a name.")
 
 
+def _no_empty_text(_: Any, value: str | Sequence[str] | None) -> None:
+    if value == "" or not all(value or ()):  # an unset variable, most likely; every id begins with it
+        raise ValueError("Wanted a name, not an empty one.")
+
+
 MOST = 1e15  # of anything that is counted; what computes with it takes 64 bits
 
 # cyclopts' own numbers take 1.5 for 2.
@@ -96,6 +106,8 @@ Seed = Annotated[Count | None, Parameter(help="seed of all that is random in the
 Settings = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
+Text = Annotated[str, Parameter(validator=_no_empty_text)]
+Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
 RunName = Annotated[str | None, Parameter(validator=_not_empty)]
 OutputFile = Annotated[Path | None, Parameter(alias="-o", metavar="FILE")]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]

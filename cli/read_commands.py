@@ -7,11 +7,11 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from cli.options import AsJson, Count, DataPlaces, Where
+from cli.options import AsJson, Count, DataPlaces, Text, Where
 from cli.terminal import print_data, print_json, print_table, print_text
 
 
-def answers(id: str, /, *, where: Where) -> None:
+def answers(id: Text, /, *, where: Where) -> None:
     """Print the answers of a run in words, as CSV.
 
     Args:
@@ -26,8 +26,8 @@ def answers(id: str, /, *, where: Where) -> None:
 
 
 def compare(
-    a: str,
-    b: str,
+    a: Text,
+    b: Text,
     /,
     *,
     bootstrap: Literal["video", "question"] = "video",
@@ -85,7 +85,7 @@ def stages() -> None:
 
 
 def datasets(
-    *names: Annotated[str, Parameter(metavar="NAME")], places: DataPlaces = DataPlaces(), where: Where
+    *names: Annotated[Text, Parameter(metavar="NAME")], places: DataPlaces = DataPlaces(), where: Where
 ) -> None:
     """List the data sets: what is expected where, and what is here.
 

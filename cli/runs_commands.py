@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cache.errors import CorruptArtifactError, StoreError
-from cli.options import AsJson, Where
+from cli.options import AsJson, Text, Where
 from cli.terminal import print_json, print_text
 
 
@@ -18,7 +18,7 @@ def ls(*, as_json: AsJson = False, where: Where) -> None:
         print_text(run_listing(store))
 
 
-def show(name: str, /, *, as_json: AsJson = False, where: Where) -> None:
+def show(name: Text, /, *, as_json: AsJson = False, where: Where) -> None:
     """Show one named run: its settings and artifacts.
 
     Args:
@@ -34,7 +34,7 @@ def show(name: str, /, *, as_json: AsJson = False, where: Where) -> None:
         print_text(run_description(store, name))
 
 
-def remove(name: str, /, *, where: Where) -> None:
+def remove(name: Text, /, *, where: Where) -> None:
     """Forget a name; its artifacts stay until `sevila cache gc`.
 
     Args:

@@ -15,6 +15,7 @@ from cache.printable import printable, printable_lines
 from cache.show import human_size
 from cache.store import Store
 from cache.verify import Verification, size_bytes
+from cli.options import UsageError
 from pipeline.engine.progress import bytes_bar
 
 
@@ -56,7 +57,7 @@ def _print_drops(drops: Drops, dropped: bool) -> None:
 def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[str], list[PartId]]:
     """Return the artifacts and parts of the pool to check: `space/key/part`, an id or the beginning of one, or all."""
     if everything == bool(names):
-        raise StoreError("say which artifacts to verify, or --all; `sevila cache ls` lists them")
+        raise UsageError("Say which artifacts to verify, or --all, not both. See `sevila cache verify --help`.")
     if everything:
         return [*store, *store.lost()], [part for root in store.roots for part in every_part(root)]
     parts: list[PartId] = []
@@ -64,7 +65,10 @@ def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[
     for name in names:
         if "/" in name:
             if name.count("/") != 2:
-                raise StoreError(f"{name!r} is neither an artifact id nor a part of the pool, space/key/part")
+                raise UsageError(
+                    f"{name!r} is neither an artifact id nor a part of the pool, space/key/part. "
+                    "See `sevila cache verify --help`."
+                )
             space, key, part = name.split("/")
             parts.append((space, key, part))
             if not (is_there(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):

@@ -1,11 +1,8 @@
-"""Which change makes an artifact be rebuilt, followed upstream to its root; and which config keys are worth telling."""
+"""Which change makes an artifact be rebuilt, followed upstream to its root."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from cache.errors import CorruptArtifactError, SchemaError
 from cache.lineage import differences
@@ -15,8 +12,6 @@ from cache.store import Store
 from cache.tables import Schema, read_values
 from pipeline.engine.dry_run import DryRun, PlannedStep
 from pipeline.engine.sources import VideoFiles
-from pipeline.engine.stage import Config
-from stages.chain import STAGES
 
 VIDEOS_SHOWN = 3
 
@@ -100,18 +95,3 @@ def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
 
 def _first_ids(ids: Sequence[str]) -> str:
     return ", ".join(ids[:VIDEOS_SHOWN]) + (", ..." if len(ids) > VIDEOS_SHOWN else "")
-
-
-def unusual(record: Record) -> Mapping[str, Any]:
-    """Return the config keys of an artifact that are not at their stage's defaults; all of them for a stage that is no more."""
-    stage = STAGES.get(record.stage)
-    defaults = _defaults(stage.config) if stage is not None else {}
-    return {key: value for key, value in record.config.items() if key not in defaults or value != defaults[key]}
-
-
-@cache
-def _defaults(config: type[Config]) -> dict[str, Any]:
-    fields = {key: field for key, field in config.model_fields.items() if not field.is_required()}
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
-    plain: dict[str, Any] = json.loads(json.dumps(defaults))  # tuples are lists in a record
-    return plain

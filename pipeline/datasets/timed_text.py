@@ -17,9 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import webvtt
-from webvtt.errors import MalformedCaptionError, MalformedFileError
-
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline
 from pipeline.datasets.question import Annotations, Moment, Question, Rejected, Video
@@ -198,6 +195,9 @@ def _cues(lines: list[str], is_vtt: bool) -> Iterator[tuple[int, str, list[str]]
 
 def _cue(times: str, payload: list[str], is_vtt: bool) -> tuple[str, Moment, str]:
     """Return the text, the moment and a note of one cue. Raises BadRow."""
+    import webvtt  # here, as most commands read no subtitles
+    from webvtt.errors import MalformedCaptionError, MalformedFileError
+
     if not payload:
         raise BadRow(f"{times.strip()!r}: a cue without text; is the file cut short?")
     head = ["WEBVTT", ""] if is_vtt else ["1"]

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from cache.errors import InputChangedError, MissingSourceError
 from cache.files import disk_errors, refuse_links
 from cache.pool_reader import arrays_digest
@@ -56,6 +54,8 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
 
 def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: Piece) -> None:
     """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
+    from filelock import Timeout  # here, as commands that only look need no locks
+
     id = _identity(stage, cfg, inputs)
     if stage.plan is not None:
         with disk_errors(run.store.partial(id)):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import Timeout
 
 from cache.errors import CorruptArtifactError, InputChangedError, SevilaError
 from cache.files import refuse_links, sync
@@ -156,6 +155,8 @@ class ShardedOutput(Output):
         Args:
             work: makes one shard; it must write through the `Shard` it gets.
         """
+        from filelock import Timeout  # here, as commands that only look need no locks
+
         shards, settings = self._stored_plan()
         wanted = range(len(shards)) if self._only is None else [number for number in self._only if number < len(shards)]
         for wait in (False, True) if self._only is None else (False,):

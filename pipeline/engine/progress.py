@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.engine.output import Shard
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 log = logging.getLogger("sevila")
 LOG_EVERY_SECONDS = 30.0
@@ -37,13 +38,19 @@ def shown_by(show: Show) -> Iterator[None]:
         _show.reset(before)
 
 
+def _bar(*items: Any, **options: Any) -> tqdm[Any]:
+    from tqdm import tqdm  # here, as most commands show none
+
+    return tqdm(*items, leave=False, **options)
+
+
 def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of a shard, showing how many are done."""
     what = shard.stage.name
     if total is None and isinstance(items, Sized):
         total = len(items)
     if _is_for_eyes():
-        yield from tqdm(items, desc=what, unit=unit, total=total, leave=False, dynamic_ncols=True)
+        yield from _bar(items, desc=what, unit=unit, total=total, dynamic_ncols=True)
         return
     course = _Course(what)
     which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
@@ -63,7 +70,7 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
 def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
     """Yield what shows how many bytes were read: call it with the number of each piece."""
     if _is_for_eyes():
-        with tqdm(desc=description, unit="B", unit_scale=True, total=total, leave=False, delay=1) as bar:
+        with _bar(desc=description, unit="B", unit_scale=True, total=total, delay=1) as bar:
             yield bar.update
         return
     course, done = _Course(description), 0
@@ -80,7 +87,7 @@ def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]
 def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
     if _is_for_eyes():
-        with tqdm(desc=description, unit="step", total=total, initial=done, leave=False, dynamic_ncols=True) as bar:
+        with _bar(desc=description, unit="step", total=total, initial=done, dynamic_ncols=True) as bar:
 
             def show(step: int, figures: dict[str, float]) -> None:
                 bar.set_postfix_str(_in_words(figures), refresh=False)

@@ -32,7 +32,7 @@ SHAPES = {"scores": "[T]", "vectors": "[T, D]", "seconds": "[T]", "moments": "[G
 class Options(BaseModel):
     """Base of a selector's options, all with defaults: immutable, no unknown names, no silent conversion, no nan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class SeededOptions(Options):
