@@ -106,7 +106,7 @@ def mend(path: Path | str) -> str:
 
 def sentence(error: OSError) -> str:
     """Return what the machine refused, in one sentence for the user, and what to do then."""
-    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     return f"{what}; when the cause is gone, the same command goes on from the last finished shard or state"
 
 

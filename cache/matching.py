@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cache.errors import StoreError
+from cache.errors import CorruptArtifactError, StoreError, mend
 from cache.files import refuse_link
-from cache.record import Record
+from cache.record import RECORD, Record
 from cache.store import Store
 from cache.untrusted import is_name
 
@@ -15,13 +15,18 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
     With `lost`, also those of which only the folder is left.
 
     Raises:
-        StoreError: none does.
+        StoreError: none does, or the prefix is empty.
+        CorruptArtifactError: what does has lost its record.
     """
+    if not prefix:
+        raise StoreError("an empty name stands for no artifact, although every id begins with it")
     ids = [*store, *(name for name in store.folders() if lost and store.is_lost(name))]
-    ids = [name for name in ids if name.startswith(prefix) or name.rsplit("-", 1)[-1].startswith(prefix)]
+    ids = [name for name in ids if _starts(name, prefix)]
     if not ids:
         if is_name(prefix):
             refuse_link(store.own(prefix))
+        for path in (store.own(name) / RECORD for name in store.folders() if store.is_lost(name) and _starts(name, prefix)):
+            raise CorruptArtifactError(f"{path}: is lost; {mend(path)}")
         raise StoreError(f"no artifact starts with {prefix!r} in {store.root}; `sevila cache ls` lists all")
     of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
     return [prefix] if prefix in ids else of_stage or ids
@@ -40,3 +45,7 @@ def newest(store: Store, prefix: str) -> list[Record]:
     return sorted(
         (store.record(id) for id in matching(store, prefix)), key=lambda record: record.finished, reverse=True
     )
+
+
+def _starts(id: str, prefix: str) -> bool:
+    return id.startswith(prefix) or id.rsplit("-", 1)[-1].startswith(prefix)

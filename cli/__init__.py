@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import shlex
 import signal
@@ -12,6 +13,8 @@ import pipeline  # noqa: F401 - clears what BLAS libraries read when they are lo
 from cache.errors import SevilaError, sentence
 from cache.printable import printable
 from cli.terminal import drop_output, flush_output, set_up_output
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if arguments is None:  # at its end Python would look through all that there is once more
                 gc.freeze()
     except OSError as error:
-        if drop_output() and isinstance(error, BrokenPipeError):
-            return 128 + signal.SIGPIPE
-        return _failed(sentence(error))
+        return _failed_by_machine(error)
 
 
 def _status(arguments: Sequence[str]) -> int:
@@ -47,17 +48,29 @@ def _status(arguments: Sequence[str]) -> int:
     except UsageError as error:
         _failed(str(error))
         raise SystemExit(2) from error
-    except BrokenPipeError:  # most likely of our output
-        raise
     except SevilaError as error:
         return _failed(str(error))
-    except OSError as error:  # disk full, permission denied, a mount gone: what is finished stays
-        return _failed(sentence(error))
+    except OSError as error:
+        return _failed_by_machine(error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished shard or state", file=sys.stderr)
         return 130
 
 
+def _failed_by_machine(error: OSError) -> int:
+    """Disk full, permission denied, a mount gone: what is finished stays. Or whoever reads our output takes no more of it."""
+    is_refused = drop_output()
+    if is_refused and isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    # Errors of the store name a file. An output without a buffer shows no trace of what it has refused.
+    if error.filename or not (is_refused or error.errno in FULL):
+        return _failed(sentence(error))
+    return _failed(f"standard output: {error.strerror}; not all was printed. Print to where there is room")
+
+
 def _failed(message: str) -> int:
-    print(f"error: {printable(message)}", file=sys.stderr)
+    try:
+        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told; the exit status says it
+        drop_output()
     return 1

@@ -26,6 +26,11 @@ def ls(
 
     store = where.open()
     lines = artifact_lines(store, stage or "", unusual)
+    if stage and not lines:  # of a stage that is no more, a store may still hold artifacts
+        from pipeline.engine.recipe import refuse_unknown_stage
+        from stages.all import STAGES
+
+        refuse_unknown_stage(stage, STAGES)
     if as_json:
         print_json([line.as_dict() for line in lines])
     else:

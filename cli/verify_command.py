@@ -21,6 +21,7 @@ from pipeline.engine.progress import bytes_bar
 
 def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> int:
     """Check artifacts, drop what is damaged if asked to, and return 1 if something is wrong after that."""
+    _check_usage(names, everything)
     if not store.root.is_dir():  # a mount that is gone, for one
         raise StoreError(f"there is no store at {store.root}, so nothing of it was checked")
     read_only = not drop and not os.access(store.root, os.W_OK)  # a colleague's
@@ -54,21 +55,23 @@ def _print_drops(drops: Drops, dropped: bool) -> None:
         print(printable_lines(f"  {line}" for line in drops.left))
 
 
+def _check_usage(names: Sequence[str], everything: bool) -> None:
+    hint = "See `sevila cache verify --help`."
+    if everything == bool(names):
+        raise UsageError(f"Say which artifacts to verify, or --all, not both; `sevila cache ls` lists them. {hint}")
+    for name in names:
+        if name.count("/") not in (0, 2):
+            raise UsageError(f"{name!r} is neither an artifact id nor a part of the pool, space/key/part. {hint}")
+
+
 def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[str], list[PartId]]:
     """Return the artifacts and parts of the pool to check: `space/key/part`, an id or the beginning of one, or all."""
-    if everything == bool(names):
-        raise UsageError("Say which artifacts to verify, or --all, not both. See `sevila cache verify --help`.")
     if everything:
         return [*store, *store.lost()], [part for root in store.roots for part in every_part(root)]
     parts: list[PartId] = []
     ids: list[str] = []
     for name in names:
         if "/" in name:
-            if name.count("/") != 2:
-                raise UsageError(
-                    f"{name!r} is neither an artifact id nor a part of the pool, space/key/part. "
-                    "See `sevila cache verify --help`."
-                )
             space, key, part = name.split("/")
             parts.append((space, key, part))
             if not (is_there(store, parts[-1]) or pointing(store, "artifacts", parts[-1:])):

@@ -1,5 +1,6 @@
 """The command line as users type it: what it is called, how it teaches, and what it says of slips."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,14 @@ def test_commands_and_options_are_called_as_they_were() -> None:
         ("compare a b --bootstrap videos", 'Choose from: "video", "question"'),
         ("results plain --seeds", "--seeds requires at least 1"),
         ("up --port 70000", "--port. Wanted a number from 1 to 65535."),
+        ("cache verify", "Say which artifacts to verify, or --all"),
+        ("cache verify x --all", "Say which artifacts to verify, or --all"),
+        ("cache verify features/x", "'features/x' is neither an artifact id nor a part of the pool"),
+        ("runs compare a b", "`sevila compare`"),
+        ("cache diff a b", "`sevila compare`"),
+        ("cache verify --all --repair", "--drop"),
+        ("cache verify x --repair", "--drop"),
+        ("cache ancestry x --format=dot", "`sevila cache ancestry` prints text"),
     ],
 )
 def test_a_slip_is_one_line_that_names_the_help_and_status_two(
@@ -83,6 +92,66 @@ def test_looking_into_a_store_waits_for_no_library_that_computes(tmp_path: Path)
     command = [sys.executable, "-c", code, "cache", "ls", "--store", f"{tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "prefect", "h5py", "pyarrow", "rich.console"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "", ""],
+        ["compare", "a", ""],
+        ["answers", ""],
+        ["moments", "export", ""],
+        ["runs", "rm", ""],
+        ["cache", "show", ""],
+        ["cache", "ancestry", ""],
+        ["cache", "verify", "", "--drop"],
+        ["cache", "verify", "x", ""],
+        ["cache", "gc", "--keep", ""],
+        ["cache", "gc", "--keep", "x", "--keep="],
+        ["cache", "ls", "--stage="],
+        ["cache", "why", "plain", ""],
+        ["cache", "why", "plain", "--than="],
+    ],
+)
+def test_an_empty_name_is_a_usage_error_and_does_not_stand_for_everything(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "Wanted a name, not an empty one." in capsys.readouterr().err
+
+
+def test_listing_an_unknown_stage_is_an_error_that_names_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cache", "ls", "--stage", "evalaute", "--store", str(tmp_path)]) == 1
+    assert "'evalaute' is not a stage (did you mean 'evaluate'?)" in capsys.readouterr().err
+    assert main(["cache", "ls", "--stage", "evaluate", "--store", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("command", ["answers", "cache show", "cache ancestry"])
+def test_an_artifact_whose_record_is_lost_is_named_as_damaged(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = "answer_questions-v1-0123456789abcdef0123"
+    (tmp_path / "artifacts" / id / "answers").mkdir(parents=True)
+    for name in (id, "answer", "0123"):
+        assert main([*command.split(), name, "--store", str(tmp_path)]) == 1
+        message = capsys.readouterr().err
+        assert "record.json: is lost" in message and f"sevila cache verify {id} --drop" in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["cache ls", "cache ls --json", "stages", "--help"])
+def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffered: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "cli", *command.split(), "--store", str(tmp_path)]
+        done = subprocess.run(words, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output: No space left on device;") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,14 @@ class Recipe:
 
     def config_of(self, name: str) -> Any:
         """Return the config of the stage of this name; raises `RecipeError` with the nearest one if there is none."""
-        if name not in self.configs:
-            raise RecipeError(
-                f"{name!r} is not a stage{did_you_mean(name, self.configs)}; stages: {', '.join(self.configs)}"
-            )
+        refuse_unknown_stage(name, self.configs)
         return self.configs[name]
+
+
+def refuse_unknown_stage(name: str, known: Iterable[str]) -> None:
+    """Raise `RecipeError` with the nearest stage if there is none of this name."""
+    if name not in known:
+        raise RecipeError(f"{name!r} is not a stage{nearest(name, known)}; stages: {', '.join(known)}")
 
 
 def available() -> dict[str, Path]:

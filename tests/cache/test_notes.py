@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -5,8 +6,9 @@ import pytest
 
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError
+from cache.fingerprint import fingerprint
 from cache.hdf5 import open_arrays
-from cache.notes import read_note
+from cache.notes import CHECKSUM, checksum, read_note, whole, write_note
 from cache.parquet import bounded_parquet
 from cache.record import Record
 
@@ -32,3 +34,48 @@ def test_a_pipe_a_folder_or_a_link_in_place_of_a_file_is_damaged_and_nobody_wait
     with pytest.raises(CorruptArtifactError, match="it is a pipe"), bounded_parquet(tmp_path / "pipe"):
         pass
     DigestCache(tmp_path / "pipe").save()
+
+
+@pytest.mark.parametrize(
+    "value", [1e-05, 3e-05, 1e16, 5e-324, 2**64, -(2**63) - 1, 2**200, "\x7f\x1b\u2028\n", 0.1, -0.0]
+)
+def test_a_note_is_read_as_it_was_written_whichever_library_writes_its_values_in_another_way(
+    value: object, tmp_path: Path
+) -> None:
+    write_note(tmp_path / "note.json", {"a": value, "é": [value], "aa": {"z": value, "Z": None}})
+    content = read_note(tmp_path / "note.json")
+    assert content == {"a": value, "é": [value], "aa": {"z": value, "Z": None}}
+    assert type(content["a"]) is type(value)
+
+
+def test_a_changed_value_is_never_taken_for_whole_by_the_quick_library(tmp_path: Path) -> None:
+    content = {"seconds": 0.25, "big": 2**64}
+    path = tmp_path / "note.json"
+    path.write_text(json.dumps({**content, CHECKSUM: checksum({**content, "big": float(2**64)})}))
+    with pytest.raises(CorruptArtifactError, match="does not match its checksum"):
+        read_note(path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b"{}", b'{"checksum": 1}', b'{"a": NaN, "checksum": "0"}', b"\xff"]
+)
+def test_the_quick_library_gives_no_verdict_on_what_is_no_note(text: bytes) -> None:
+    assert whole(text) is None
+
+
+@pytest.mark.parametrize("count", [2**63, 2**64, 10**30])
+def test_a_record_that_counts_absurdly_is_one_clear_error(count: int, tmp_path: Path) -> None:
+    record = Record("a-v1-0", "a", 1, "a", {}, {}, rows={"a": 1}).sealed()
+    write_note(tmp_path / "record.json", record.as_note() | {"rows": {"a": count}})
+    with pytest.raises(CorruptArtifactError, match="counts"):
+        Record.load(tmp_path / "record.json")
+
+
+def test_the_content_of_a_record_is_the_fingerprint_of_its_files_and_rows() -> None:
+    files = {
+        name: {"size_bytes": 1, "sha256": f"{number:064x}"} for number, name in enumerate(("b", "a/é", "Z", "a.b"))
+    }
+    rows = {"ü": 3, "a": 0, "\x1f": 2**53}
+    record = Record("a-v1-0", "a", 1, "a", {}, {}, files=files, rows=rows)
+    digests = {name: file["sha256"] for name, file in files.items()}
+    assert record.own_digest() == fingerprint({"files": digests, "rows": rows})
