@@ -143,16 +143,6 @@ def test_a_reader_that_has_read_enough_is_no_error_message(finished: Path) -> No
         assert done.stderr == b"" and done.returncode == 141
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_an_output_that_is_full_is_one_sentence() -> None:
-    with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "cli", "stages"]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment)
-    assert done.returncode == 1 and b"No space left" in done.stderr and b"Traceback" not in done.stderr
-    assert b"Exception ignored" not in done.stderr
-
-
 def test_a_terminal_that_lacks_a_letter_gets_it_escaped_and_files_get_utf_8(
     demo: Path, finished: Path, tmp_path: Path
 ) -> None:
