@@ -25,7 +25,9 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
     if not ids:
         if is_name(prefix):
             refuse_link(store.own(prefix))
-        for path in (store.own(name) / RECORD for name in store.folders() if store.is_lost(name) and _starts(name, prefix)):
+        for path in (
+            store.own(name) / RECORD for name in store.folders() if store.is_lost(name) and _starts(name, prefix)
+        ):
             raise CorruptArtifactError(f"{path}: is lost; {mend(path)}")
         raise StoreError(f"no artifact starts with {prefix!r} in {store.root}; `sevila cache ls` lists all")
     of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
