@@ -110,7 +110,7 @@ class Recipe:
 def refuse_unknown_stage(name: str, known: Iterable[str]) -> None:
     """Raise `RecipeError` with the nearest stage if there is none of this name."""
     if name not in known:
-        raise RecipeError(f"{name!r} is not a stage{nearest(name, known)}; stages: {', '.join(known)}")
+        raise RecipeError(f"{name!r} is not a stage{did_you_mean(name, known)}; stages: {', '.join(known)}")
 
 
 def available() -> dict[str, Path]:

@@ -49,7 +49,6 @@ def while_reading(trial: Trial) -> None:
             if status:
                 _check_clear_error(trial, name, status)
                 status = trial.start(world).finish()
-            _drop_other_identities(trial)
             trial.end(status)
 
 
@@ -105,13 +104,6 @@ def _until_reading(trial: Trial, victim: Victim) -> int | None:
             return status
     seconds = next(each for id, each in trial.world.artifacts.items() if id.startswith("sample_frames-"))
     return victim.ended(trial.rng.uniform(0, seconds))
-
-
-def _drop_other_identities(trial: Trial) -> None:
-    """Remove unfinished frames of videos that were identified while they were others; to users, `sevila cache gc` does it."""
-    for folder in (trial.store / "partial").glob("sample_frames-*"):
-        if folder.name not in trial.world.artifacts:
-            shutil.rmtree(folder)
 
 
 def _signal(victim: Victim, number: int, words: str = "") -> None:
