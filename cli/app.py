@@ -38,7 +38,7 @@ COMMANDS: dict[Group, Commands] = {
     KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
 }
 MOMENTS: Commands = {"evaluate": moments_commands.evaluate, "export": moments_commands.export}
-KEYFRAMES: Commands = {"select": keyframes_commands.select}
+KEYFRAMES: Commands = {"select": keyframes_commands.select, "export": keyframes_commands.export}
 RUNS: Commands = {"show": runs_commands.show, "rm": runs_commands.remove}
 CACHE: Commands = {
     "ls": cache_commands.ls,
@@ -122,7 +122,9 @@ for group, commands in COMMANDS.items():
     _add(app, commands, group)
 moments = App("moments", help="Moment retrieval in the files of its benchmark.", group=READ, sort_key=9)
 _add(moments, MOMENTS)
-keyframes = App("keyframes", help="Keyframes by scores made elsewhere.", group=READ, sort_key=8)
+keyframes = App(
+    "keyframes", help="Keyframes by scores made elsewhere, and for models that run elsewhere.", group=READ, sort_key=8
+)
 _add(keyframes, KEYFRAMES)
 runs = App("runs", help="List named runs; or show or forget one.", group=KEEP, sort_key=0)
 runs.default(runs_commands.ls)

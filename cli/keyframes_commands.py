@@ -1,16 +1,17 @@
-"""`sevila keyframes`: keyframes outside of a chain."""
+"""`sevila keyframes`: keyframes by scores made elsewhere, and for models that run elsewhere."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cli.options import OutputFile, Positive
-from cli.terminal import print_data
+from cli.options import PLACES, OutputFile, PlaceOption, Positive, Text, Where
+from cli.terminal import print_data, print_text
 
 
 def select(
@@ -55,3 +56,50 @@ def select(
         print_data(json.dumps(chosen) + "\n")
     else:
         write_frames(output, chosen)
+
+
+def export(
+    id: Text,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o", metavar="PATH")],
+    kind: Annotated[Literal["table", "aks", "images", "clips"], Parameter("--as")] = "table",
+    videos: Annotated[PlaceOption, Parameter(group=PLACES)] = (),
+    height: Positive | None = None,
+    processes: Positive = 2,
+    where: Where,
+) -> int:
+    """Write the keyframes of a run for another model.
+
+    As images (one .jpg a keyframe), or as clips: one .mp4 a question that holds just its keyframes, so that whatever takes k
+    frames of it evenly, as most evaluation harnesses do, sees exactly these. keyframes.json beside them says which is whose.
+
+    sevila keyframes export select_keyframes -o keyframes.parquet
+
+    Args:
+        id: id of an artifact of select_keyframes, or the beginning of it, which takes the newest
+        output: a file (.parquet or .json for a table, .json for aks), or an empty folder (images, clips)
+        kind: what to write; aks: a list of frame lists in the order of the annotations
+        videos: folder of the videos, for images and clips; else SEVILA_VIDEOS, sevila.toml (repeatable)
+        height: of images and clips, in pixels; else the videos' own
+        processes: videos that are read at the same time
+    """
+    from pipeline.engine.sources import Sources
+    from reports.keyframe_export import KeyframesOfRun, failures_text, frame_lists, write_pictures, write_table
+    from reports.score_files import write_frames
+
+    store = where.open()
+    keyframes = KeyframesOfRun(store, id)
+    print(keyframes.id, file=sys.stderr)
+    keyframes.warn_of_empty()
+    if kind == "table":
+        write_table(keyframes, output)
+    elif kind == "aks":
+        write_frames(output, frame_lists(keyframes))
+    else:
+        sources = Sources(store.digests, {"videos": list(videos)})
+        failures = write_pictures(keyframes, sources, output, kind, height, processes)
+        if failures:
+            print_text(failures_text(failures))
+            return 1
+    return 0

@@ -16,7 +16,7 @@ from cache.show import human_size
 from cache.store import Store
 from cache.verify import Verification, size_bytes
 from cli.options import UsageError
-from pipeline.engine.progress import bytes_bar
+from pipeline.engine.progress import count_bar
 
 
 def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> int:
@@ -82,7 +82,7 @@ def _wanted(store: Store, names: Sequence[str], everything: bool) -> tuple[list[
 
 
 def _verified(store: Store, ids: list[str], parts: Iterable[PartId], everything: bool) -> Verification:
-    with bytes_bar("verify", size_bytes(store, ids, parts)) as read:
+    with count_bar("verify", size_bytes(store, ids, parts), "B") as read:
         verification = Verification(store, read)
         verification.artifacts(ids)
         verification.parts(parts)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pipeline.engine.output import Shard
 
@@ -67,20 +67,23 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
 
 
 @contextmanager
-def bytes_bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yield what shows how many bytes were read: call it with the number of each piece."""
+def count_bar(description: str, total: int, unit: Literal["B", "video"]) -> Iterator[Callable[[int], object]]:
+    """Yield what shows how many bytes or videos were read: call it with how many more."""
     if _is_for_eyes():
-        with _bar(desc=description, unit="B", unit_scale=True, total=total, delay=1) as bar:
+        with _bar(desc=description, unit=unit, unit_scale=unit == "B", total=total, delay=1) as bar:
             yield bar.update
         return
     course, done = _Course(description), 0
 
-    def log_bytes(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        course.at(done / max(total, 1), lambda: f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+    def words() -> str:
+        return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{done} of {total} {unit}s"
 
-    yield log_bytes
+    def log_more(more: int) -> None:
+        nonlocal done
+        done += more
+        course.at(done / max(total, 1), words)
+
+    yield log_more
 
 
 @contextmanager

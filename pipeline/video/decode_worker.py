@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.filter
 import decord
 import numpy as np
 
@@ -33,8 +32,9 @@ from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, S
 from pipeline.video.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
 from pipeline.video.frames import VideoProbe, sample_clip
 from pipeline.video.image_folder import decode_image, list_images
-from pipeline.video.pictures import accept_unknown_side_data, logged_lines, orientation, pictures, refuse_damage
+from pipeline.video.pictures import accept_unknown_side_data, logged_lines, pictures, refuse_damage
 from pipeline.video.probing import count_frames, probe
+from pipeline.video.scaler import Scaler
 from pipeline.video.video_bytes import VideoBytes
 
 Progress = Callable[[], None]
@@ -86,10 +86,10 @@ def read_with_pyav(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from the first frame to the last one wanted, without ever seeking: slow, and right."""
-    scale, wanted, count = Scaler(size), deque(indices.tolist()), 0
+    scale, wanted, count = Scaler(lambda _: (size, size)), deque(indices.tolist()), 0
     for count, frame in enumerate(pictures(path, on_progress) if wanted else (), start=1):
         if count - 1 == wanted[0]:
-            yield scale(frame)
+            yield scale(frame).to_ndarray()
             wanted.popleft()
         if not wanted:
             return
@@ -116,9 +116,9 @@ def read_images(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from a folder of images."""
-    images, scale = list_images(path), Scaler(size)
+    images, scale = list_images(path), Scaler(lambda _: (size, size))
     for index in indices:
-        yield scale(decode_image(images[index]))
+        yield scale(decode_image(images[index])).to_ndarray()
         on_progress()
 
 
@@ -126,37 +126,6 @@ def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Frames as uint8 [<= 64, size, size, 3]."""
     while chunk := list(islice(frames, CHUNK_FRAMES)):
         yield np.stack(chunk)
-
-
-class Scaler:
-    """Turns decoded frames upright, squashes them to `size` x `size` and converts them to RGB, in this order, as decord does."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.graph: Any = None
-        self.input_format: tuple[object, ...] = ()
-
-    def __call__(self, frame: Any) -> np.ndarray:
-        input_format = (frame.width, frame.height, frame.format.name, orientation(frame))
-        if input_format != self.input_format:  # some streams change resolution on the way
-            self.graph, self.input_format = self._build(frame), input_format
-        self.graph.push(frame)
-        return self.graph.pull().to_ndarray()
-
-    def _build(self, frame: Any) -> Any:
-        a, b, c, d = orientation(frame)
-        upright = [("transpose", "cclock_flip")] if b else []  # over the falling diagonal
-        upright += [("hflip", "")] if a + c < 0 else []
-        upright += [("vflip", "")] if b + d < 0 else []
-        graph = av.filter.Graph()
-        graph.threads = 1
-        nodes = [
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-        ]
-        scale = ("scale", f"{self.size}:{self.size}:flags=bilinear")
-        nodes += [graph.add(name, args) for name, args in [*upright, scale, ("format", "rgb24")]]
-        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
-        return graph
 
 
 READERS: dict[str, tuple[tuple[str, ReadFrames], ...]] = {

@@ -1,0 +1,155 @@
+"""Frames out of a video's file in its own shape: as images, or as short videos that hold just these."""
+
+from __future__ import annotations
+
+import errno
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+
+from cache.errors import DecodeError, ReadingError
+from cache.files import published
+from pipeline.video.containers import best_video_stream, open_container
+from pipeline.video.image_folder import decode_image, list_images
+from pipeline.video.pictures import accept_unknown_side_data, nothing, orientation, pictures
+from pipeline.video.scaler import Scaler
+from pipeline.video.video_bytes import VideoBytes
+
+# Close to the original: 8 bits, half the resolution of colour. In videos each picture stands for itself: no seek misses one.
+JPEG = {
+    "format": "image2",
+    "codec": "mjpeg",
+    "pixels": "yuvj420p",
+    "range": "JPEG",
+    "options": {"qmin": "2", "qmax": "2"},
+}
+H264 = {
+    "format": "mp4",
+    "codec": "libx264",
+    "pixels": "yuv420p",
+    "range": "MPEG",
+    "options": {"crf": "12", "g": "1", "bf": "0", "preset": "fast"},
+}
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+Put = Callable[[Any], None]  # takes a picture
+
+
+@dataclass(frozen=True)
+class WantedFile:
+    """A file to write: a .jpg of one frame, or an .mp4 of several, one a second; `frames` are ascending indices."""
+
+    path: Path
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WantedFiles:
+    """What is wanted of one video, which is read once.
+
+    `digest` and `stamp` are those of its identification; `height` of what is written, in pixels, None for the video's own.
+    """
+
+    path: Path
+    digest: str | None
+    stamp: tuple[int, ...]
+    files: tuple[WantedFile, ...]
+    height: int | None = None
+
+
+def write_files(wanted: WantedFiles) -> str:
+    """Write the files of one video and return why there are none; empty if all is well. For a process of its own.
+
+    Pictures are upright, in the shape that players show, their sides rounded to even numbers of pixels.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    accept_unknown_side_data()
+    source = VideoBytes(wanted.path, wanted.digest, wanted.stamp, nothing)
+    try:
+        with source.checked_path(check_first=False) as path, ExitStack() as files:
+            takers: dict[int, list[Put]] = defaultdict(list)
+            for file in wanted.files:
+                put = files.enter_context(_written(file.path))
+                for index in file.frames:
+                    takers[index].append(put)
+            scale = Scaler(partial(_sides, _pixel_shape(path), wanted.height))
+            for index, picture in _pictures(path, sorted(takers)):
+                scaled = scale(picture)
+                for put in takers[index]:
+                    put(scaled)
+    except (DecodeError, ReadingError) as error:
+        return str(error)
+    except av.FFmpegError as error:
+        if error.errno in DISK_FULL:
+            raise OSError(error.errno, error.strerror, str(wanted.files[0].path.parent)) from error
+        return str(error)
+    return ""
+
+
+def _pictures(path: Path, indices: list[int]) -> Iterator[tuple[int, Any]]:
+    if path.is_dir():
+        images = list_images(path)
+        yield from ((index, decode_image(images[index])) for index in indices)
+        return
+    wanted = iter(indices)
+    index = next(wanted)
+    for number, picture in enumerate(pictures(path)):
+        if number == index:
+            yield index, picture
+            following = next(wanted, None)
+            if following is None:
+                return
+            index = following
+    raise DecodeError(f"frame {index} was wanted, and the video ends before it")
+
+
+def _pixel_shape(path: Path) -> Fraction:
+    """Return the width of a video's pixels by their height."""
+    if path.is_dir():
+        return Fraction(1)
+    with open_container(path) as container:
+        return Fraction(best_video_stream(container).sample_aspect_ratio or 1)
+
+
+def _sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int, int]:
+    """Return width and height of what a picture becomes, upright and with square pixels."""
+    sides = [pixel_shape * picture.width, Fraction(picture.height)]
+    if orientation(picture)[1]:  # turned by a quarter
+        sides.reverse()
+    factor = Fraction(height) / sides[1] if height else 1
+    wide, high = (max(2, 2 * round(side * factor / 2)) for side in sides)
+    return wide, high
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Put]:
+    """Yield what takes the pictures of a file; it appears when all are in it."""
+    kind: dict[str, Any] = JPEG if path.suffix == ".jpg" else H264
+    with published(path) as part, av.open(str(part), "w", format=kind["format"]) as container:
+        stream: Any = container.add_stream(kind["codec"], rate=1, options=kind["options"])
+        stream.pix_fmt = kind["pixels"]
+        stream.codec_context.thread_count = 1  # as many videos at once as there are cores
+        count = 0
+
+        def put(picture: Any) -> None:
+            nonlocal count
+            if not count:
+                stream.width, stream.height = picture.width, picture.height
+            picture = picture.reformat(
+                stream.width, stream.height, kind["pixels"], src_color_range="JPEG", dst_color_range=kind["range"]
+            )
+            picture.pts, picture.time_base = count, Fraction(1)
+            container.mux(stream.encode(picture))
+            count += 1
+
+        yield put
+        container.mux(stream.encode(None))

@@ -1,0 +1,234 @@
+"""Keyframes for other models: as a table, as AKS's list of frame lists, as images, or as short videos of just these frames."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cache.errors import MachineError, SevilaError, StoreError
+from cache.files import write_atomically
+from cache.fingerprint import fingerprint
+from cache.matching import newest
+from cache.store import Store
+from cache.tables import Schema, write_rows
+from cache.untrusted import is_name
+from pipeline.engine.joined import typed_rows_of_all
+from pipeline.engine.progress import count_bar
+from pipeline.engine.sources import Sources, VideoFile
+from pipeline.reasons import Reason
+from pipeline.video.keyframe_files import WantedFile, WantedFiles, write_files
+from reports.stale import warn_if_stale
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.select_keyframes import Keyframes
+
+log = logging.getLogger("sevila")
+
+Pictures = Literal["images", "clips"]
+SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4"}
+SHOWN = 5  # videos that gave nothing
+READABLE = 80  # characters of a question's id in the name of its file
+
+TABLE = Schema(
+    1,
+    question_id="string",
+    video_id="string",
+    question="string",
+    frame_index="int64",  # in the video, from 0
+    seconds="float64",
+    score="float64",  # what the frame was chosen by; null where no score was looked at
+    rank="int32",  # of the score among the question's keyframes, from 1; null without scores
+)
+
+
+class QuestionKeyframes(NamedTuple):
+    """A question's keyframes in time order; none where there is a reason."""
+
+    question_id: str
+    video_id: str
+    reason: Reason
+    frame_indices: list[int]
+    seconds: list[float]
+    scores: list[float]  # empty where no score was looked at
+
+
+class KeyframesOfRun:
+    """The keyframes of one artifact of select_keyframes, in the order of the annotations."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        """Open the newest artifact that `prefix` begins; raises `StoreError` if it holds no keyframes."""
+        record = newest(store, prefix)[0]
+        if record.kind != Keyframes.kind:
+            raise StoreError(
+                f"{record.id} holds {record.kind}; wanted an artifact of select_keyframes "
+                "(`sevila cache ls --stage select_keyframes` lists them)"
+            )
+        self.id = warn_if_stale(store, record.id)
+        self.questions = Questions(store, record.inputs["questions"])
+        self.frames = Frames(store, record.inputs["frames"])
+        rows = typed_rows_of_all(Keyframes(store, record.id), "keyframes", self.questions, QuestionKeyframes)
+        by_question = {row.question_id: row for row in rows}
+        self.texts = {question.question_id: question.question for question in self.questions.questions()}
+        self.rows = [by_question[question_id] for question_id in self.texts]
+
+    def warn_of_empty(self) -> None:
+        """Log how many questions have no keyframes, and why."""
+        empty = [row.reason.code for row in self.rows if not row.frame_indices]
+        if empty:
+            reasons = ", ".join(f"{empty.count(code)} {code}" for code in sorted(set(empty)))
+            log.warning("%s: %d of %d questions have no keyframes: %s", self.id, len(empty), len(self.rows), reasons)
+
+
+def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
+    """Write one row a keyframe: Parquet, or JSON where the name ends so."""
+    rows = []
+    for row in keyframes.rows:
+        ranks = (-np.array(row.scores)).argsort(kind="stable").argsort(kind="stable") + 1
+        for place, (frame_index, seconds) in enumerate(zip(row.frame_indices, row.seconds, strict=True)):
+            score, rank = (row.scores[place], int(ranks[place])) if row.scores else (None, None)
+            of_question = (row.question_id, row.video_id, keyframes.texts[row.question_id])
+            values = (*of_question, frame_index, seconds, score, rank)
+            rows.append(dict(zip(TABLE.columns, values, strict=True)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        write_atomically(path, _json(rows))
+    else:
+        write_rows(path, TABLE, rows)
+
+
+def frame_lists(keyframes: KeyframesOfRun) -> list[list[int]]:
+    """Return the frames of each question in the order of the annotations, as AKS's `selected_frames.json` has them."""
+    return [row.frame_indices for row in keyframes.rows]
+
+
+def write_pictures(
+    keyframes: KeyframesOfRun, sources: Sources, folder: Path, kind: Pictures, height: int | None, processes: int
+) -> dict[str, str]:
+    """Write each question's keyframes as images or as one video, and `keyframes.json`, which says which file is whose.
+
+    Files that are there already are kept: after an interruption the same call goes on.
+
+    Args:
+        height: of the pictures in pixels; None for the videos' own.
+        processes: videos that are read at the same time.
+
+    Returns:
+        Why there are none of a video, by its id.
+
+    Raises:
+        MissingSourceError: nobody said where the videos lie.
+        MachineError: a process died.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {row.question_id: _files(row, folder, kind) for row in keyframes.rows}
+    _refuse_other_content(keyframes, folder, kind, height)
+    requests, failures = _requests(keyframes, sources, files, height)
+    failures |= _write(requests, processes)
+    described = [
+        {
+            "question_id": row.question_id,
+            "video_id": row.video_id,
+            "question": keyframes.texts[row.question_id],
+            "frame_indices": row.frame_indices,
+            "seconds": row.seconds,
+            "files": [file.path.relative_to(folder).as_posix() for file in files[row.question_id]],
+        }
+        for row in keyframes.rows
+        if row.frame_indices and row.video_id not in failures
+    ]
+    write_atomically(folder / "keyframes.json", _json(described))
+    return failures
+
+
+def failures_text(failures: dict[str, str]) -> str:
+    """Return which videos gave nothing, for people."""
+    shown = [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:SHOWN]]
+    more = [f"and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
+    return "\n".join([f"{len(failures)} videos gave no keyframes; run again when they can be read", *shown, *more])
+
+
+def _files(row: QuestionKeyframes, folder: Path, kind: Pictures) -> list[WantedFile]:
+    name = row.question_id
+    if not is_name(name):
+        name = f"{re.sub('[^A-Za-z0-9_-]+', '_', name)[:READABLE]}-{fingerprint(name)[:8]}"
+    if not row.frame_indices:
+        return []
+    if kind == "clips":
+        return [WantedFile(folder / f"{name}.mp4", tuple(row.frame_indices))]
+    frames = sorted(set(row.frame_indices))
+    return [WantedFile(folder / name / f"{index:08d}.jpg", (index,)) for index in frames]
+
+
+def _refuse_other_content(keyframes: KeyframesOfRun, folder: Path, kind: Pictures, height: int | None) -> None:
+    """Raise `SevilaError` if the folder holds other keyframes, whose files would be taken for these."""
+    note, content = folder / "export.json", _json([{"keyframes": keyframes.id, "as": kind, "height": height}])
+    if note.exists() and note.read_bytes() != content:
+        raise SevilaError(f"{folder}: holds what {note.name} in it says, and not this; give another folder")
+    if not note.exists() and any(folder.iterdir()):
+        raise SevilaError(f"{folder}: is not empty, and no keyframes of ours are in it; give another folder")
+    write_atomically(note, content)
+
+
+def _requests(
+    keyframes: KeyframesOfRun, sources: Sources, files: dict[str, list[WantedFile]], height: int | None
+) -> tuple[dict[str, WantedFiles], dict[str, str]]:
+    """Return what is still to be written of each video, and why there is nothing of the others."""
+    sampled = {video.video_id: video.content_digest for video in keyframes.frames.videos()}
+    files_of_videos = sources.videos(keyframes.questions.record.config["dataset"], keyframes.questions)
+    if files_of_videos.problem:
+        raise SevilaError(files_of_videos.problem)
+    videos = {video.video_id: video for video in files_of_videos.videos}
+    wanted: dict[str, list[WantedFile]] = defaultdict(list)
+    for row in keyframes.rows:
+        wanted[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
+    requests: dict[str, WantedFiles] = {}
+    failures: dict[str, str] = {}
+    for video_id, of_video in wanted.items():
+        if not of_video:
+            continue
+        video = videos[video_id]
+        if problem := _problem(video, sampled[video_id]):
+            failures[video_id] = problem
+            continue
+        assert video.path is not None
+        requests[video_id] = WantedFiles(video.path, video.digest, video.stamp, tuple(of_video), height)
+    return requests, failures
+
+
+def _problem(video: VideoFile, digest: str | None) -> str:
+    if video.path is None:
+        return video.reason
+    return "" if video.digest == digest else f"{video.path}: other bytes than those that its frames were sampled from"
+
+
+def _write(requests: dict[str, WantedFiles], processes: int) -> dict[str, str]:
+    for request in requests.values():
+        for folder in {file.path.parent for file in request.files}:
+            folder.mkdir(parents=True, exist_ok=True)
+    with (
+        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
+        count_bar("keyframes", len(requests), "video") as advance,
+    ):
+        try:
+            reasons = {}
+            for video_id, reason in zip(requests, pool.map(write_files, requests.values()), strict=True):
+                advance(1)
+                if reason:
+                    reasons[video_id] = reason
+            return reasons
+        except BrokenProcessPool as error:
+            raise MachineError("a process that reads videos was killed; run again: what is written stays") from error
+
+
+def _json(rows: list[dict[str, Any]]) -> bytes:
+    """Return a list with a row a line."""
+    return ("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n").encode()

@@ -1,0 +1,119 @@
+"""`sevila keyframes export`: the keyframes of a run for other models."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import av
+import pyarrow.parquet as pq
+import pytest
+
+from cli import main
+from stages.list_questions import Questions
+from stages.select_keyframes import Keyframes
+from tests.stages.runs import artifact, edited, sevila
+
+
+def export(store: Path, output: Path, *more: str) -> int:
+    return main(["keyframes", "export", "select_keyframes", "-o", str(output), *more, "--store", str(store)])
+
+
+def chosen(store: Path) -> dict[str, Any]:
+    keyframes: Keyframes = artifact(store, "keyframes")
+    return {row["question_id"]: row for row in keyframes.rows("keyframes")}
+
+
+def order(store: Path) -> list[str]:
+    questions: Questions = artifact(store, "questions")
+    return [question.question_id for question in questions.questions()]
+
+
+def n_pictures(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_the_table_has_a_row_a_keyframe_with_its_score_and_rank(finished: Path, tmp_path: Path) -> None:
+    assert export(finished, tmp_path / "deep" / "keyframes.parquet") == 0
+    assert export(finished, tmp_path / "keyframes.json") == 0
+    rows = pq.read_table(tmp_path / "deep" / "keyframes.parquet").to_pylist()
+    assert json.loads((tmp_path / "keyframes.json").read_text()) == rows
+    for question_id, row in chosen(finished).items():
+        of_question = [each for each in rows if each["question_id"] == question_id]
+        assert [each["frame_index"] for each in of_question] == row["frame_indices"]
+        assert [each["score"] for each in of_question] == row["scores"]
+        by_rank = sorted(of_question, key=lambda each: each["rank"])
+        assert [each["score"] for each in by_rank] == sorted(row["scores"], reverse=True)
+
+
+def test_frame_lists_are_in_the_order_of_the_annotations_with_none_for_a_failed_video(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert export(finished, tmp_path / "selected_frames.json", "--as", "aks") == 0
+    rows = chosen(finished)
+    wanted = [rows[question_id]["frame_indices"] for question_id in order(finished)]
+    assert json.loads((tmp_path / "selected_frames.json").read_text()) == wanted
+    assert [] in wanted and "have no keyframes: " in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("clips", ".mp4"), ("images", ".jpg")])
+def test_pictures_lie_where_the_list_beside_them_says(
+    finished: Path, demo: Path, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    videos = ("--videos", str(demo / "videos"), "--height", "64")
+    assert export(finished, tmp_path / "out", "--as", kind, *videos) == 0
+    listed = json.loads((tmp_path / "out" / "keyframes.json").read_text())
+    rows = {question_id: row for question_id, row in chosen(finished).items() if row["status"] == "ok"}
+    assert [row["question_id"] for row in listed] == [id for id in order(finished) if id in rows]
+    for row in listed:
+        frames = rows[row["question_id"]]["frame_indices"]
+        assert row["frame_indices"] == frames
+        files = [tmp_path / "out" / name for name in row["files"]]
+        assert {file.suffix for file in files} == {suffix}
+        assert sum(map(n_pictures, files)) == len(frames)
+
+
+def test_what_is_written_is_not_written_again_and_other_keyframes_do_not_mix_with_it(
+    finished: Path, demo: Path, tmp_path: Path
+) -> None:
+    out, videos = tmp_path / "out", ("--videos", str(demo / "videos"))
+    assert export(finished, out, "--as", "clips", *videos) == 0
+    clips = sorted(out.glob("*.mp4"))
+    clips[0].unlink()
+    before = {clip: clip.stat().st_mtime_ns for clip in clips[1:]}
+    assert export(finished, out, "--as", "clips", *videos) == 0
+    assert sorted(out.glob("*.mp4")) == clips
+    assert {clip: clip.stat().st_mtime_ns for clip in clips[1:]} == before
+    assert export(finished, out, "--as", "clips", "--height", "32", *videos) == 1
+    assert export(finished, demo / "videos", "--as", "clips", *videos) == 1
+
+
+def test_a_video_with_other_bytes_gives_a_reason_and_the_others_their_pictures(
+    finished: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = Path(shutil.copytree(demo / "videos", tmp_path / "videos"))
+    first, second, *_ = sorted(videos.glob("*.mp4"))
+    shutil.copy(second, first)
+    assert export(finished, tmp_path / "out", "--as", "clips", "--videos", str(videos)) == 1
+    assert f"{first.stem}: " in capsys.readouterr().out
+    listed = json.loads((tmp_path / "out" / "keyframes.json").read_text())
+    with_frames = {row["video_id"] for row in chosen(finished).values() if row["status"] == "ok"}
+    assert {row["video_id"] for row in listed} == with_frames - {first.stem}
+
+
+def test_question_ids_that_are_no_file_names_stay_in_the_folder(demo: Path, tmp_path: Path) -> None:
+    def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [row | {"question_id": f"../what? {number}"} for number, row in enumerate(rows)]
+
+    data = edited(demo, tmp_path / "data", edit)
+    assert sevila("run", data, tmp_path / "store", "--set", "list_questions.limit=2") == 0
+    assert export(tmp_path / "store", tmp_path / "out", "--as", "clips", "--videos", str(data / "videos")) == 0
+    assert [clip.parent for clip in tmp_path.rglob("*what*.mp4")] == [tmp_path / "out"] * 2
+
+
+def test_another_kind_of_artifact_is_refused(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    id = artifact(finished, "answers").id
+    command = ["keyframes", "export", id, "-o", str(tmp_path / "x.json"), "--store", str(finished)]
+    assert main(command) == 1
+    assert not (tmp_path / "x.json").exists()
