@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ class PoolReader:
                 )
             self._places.setdefault(video_id, []).append(tuple(place))
         self._open: OrderedDict[tuple[str, str], ArrayFile] = OrderedDict()
+
+    def another(self) -> PoolReader:
+        """Return a reader of the same frames with open files of its own, for another thread or later."""
+        reader = copy(self)
+        reader._open = OrderedDict()
+        return reader
 
     def read(self, video_id: str, rows: Sequence[int] | slice) -> np.ndarray:
         """Return the given frames (ascending rows of the artifact, or a slice) of one video: [rows, ...] in the stored dtype.

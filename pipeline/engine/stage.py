@@ -188,10 +188,20 @@ class Artifact:
 class PooledArtifact(Artifact):
     """An artifact whose arrays lie in the store's pool; its table `parts` says where."""
 
+    _reader: PoolReader | None = None
+
     def open(self) -> PoolReader:
-        """Return a reader of the stored arrays by video id."""
-        unmarked = "." not in self.record.content  # made when neither the record nor a part said what is in a part
-        return PoolReader(self.store, self.record.pool, self.columns("parts", *PARTS.columns), unmarked)
+        """Return a reader of the stored arrays by video id; the table is read once."""
+        if self._reader is None:
+            unmarked = "." not in self.record.content  # made when neither the record nor a part said what is in a part
+            columns = self.columns("parts", *PARTS.columns)
+            self._reader = PoolReader(self.store, self.record.pool, columns, unmarked)
+        return self._reader.another()
+
+    def forget(self) -> None:
+        """Also read anew where the arrays lie."""
+        super().forget()
+        self._reader = None
 
 
 class Plan(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,14 +13,18 @@ from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
 from pipeline.inference.option_reader import OptionReader
+from pipeline.inference.streams import behind
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
-from pipeline.models.transfer import to_device
+from pipeline.models.transfer import to_device, to_host
 from pipeline.reasons import Reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Numbers of what was asked, its table of values on its way from the device, and what waits until that is here.
+_Batch = tuple[list[int], "Tensor", Callable[[], None]]
 
 
 class QuestionFrames(NamedTuple):
@@ -57,45 +61,52 @@ class KeyframeReader:
         read = self._windows.tokens(
             map(_stored_rows, groups), self._reader.answerer, self._shard.settings["batch_frames"]
         )
+        windows = zip(groups, track(read, self._shard, "window", len(groups)), strict=True)
         answers: dict[str, list[FramesAnswer]] = defaultdict(list)
-        for group, (place, visual) in zip(groups, track(read, self._shard, "window", len(groups)), strict=True):
-            for unit, answer in zip(group, self._ask(group, place, visual), strict=True):
+        for group, arrived in behind((group, self._ask(group, *window)) for group, window in windows):
+            for unit, answer in zip(group, arrived(), strict=True):
                 answers[unit.question.question_id].append(answer)
         return answers
 
     def _ask(
         self, units: Sequence[QuestionFrames], place: dict[tuple[str, int], int], visual: Tensor
-    ) -> list[FramesAnswer]:
-        """Return an answer for each, or the reason why there is none."""
+    ) -> Callable[[], list[FramesAnswer]]:
+        """Ask, and return what waits for the device and returns an answer for each, or the reason why there is none."""
         answers = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
         asked = self._reader.prepare([unit.question for unit in units])
         by_frames: dict[int, list[int]] = defaultdict(list)
         for number, unit in enumerate(units):
             if not answers[number].reason:
                 by_frames[len(unit.rows)].append(number)
-        said: list[tuple[list[int], Tensor]] = []
+        batches: list[_Batch] = []
         for n_frames, numbers in sorted(by_frames.items()):
             # The official code numbers frames only when there are several: one keyframe is read as when voting.
             prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
 
-            def ask(chosen: list[int], prefixes: list[str] = prefixes) -> tuple[list[int], Tensor]:
+            def ask(chosen: list[int], prefixes: list[str] = prefixes) -> _Batch:
                 where = [
                     [place[units[number].question.video_id, row] for row in units[number].rows] for number in chosen
                 ]
                 frames = visual[to_device(np.array(where), str(visual.device))]
-                return chosen, self._reader.ask(frames, [asked[number] for number in chosen], prefixes)
+                table, copied = to_host(self._reader.ask(frames, [asked[number] for number in chosen], prefixes))
+                return chosen, table[0], copied
 
             prefix_ids = self._reader.answerer.language.verbalizer.tokenize_prefixes(prefixes)
             extra_tokens = n_frames * (visual.shape[1] + max(len(ids) for ids in prefix_ids))
             lengths = [len(asked[number].token_ids) for number in numbers]
             for batch in token_batches(lengths, extra_tokens, self._shard.settings["batch_tokens"]):
-                said += self._halving(ask, [numbers[item] for item in batch])
-        for chosen, table in said:  # only now: until here nobody has waited for the device
-            values = self._reader.values(table.cpu().numpy(), [asked[number] for number in chosen])
-            for number, options in zip(chosen, values, strict=True):
-                truncated = asked[number].truncated
-                answers[number] = FramesAnswer(options.problem, options.values, options.first_token_id, truncated)
-        return answers
+                batches += self._halving(ask, [numbers[item] for item in batch])
+
+        def arrived() -> list[FramesAnswer]:
+            for chosen, table, copied in batches:
+                copied()
+                values = self._reader.values(table.numpy(), [asked[number] for number in chosen])
+                for number, options in zip(chosen, values, strict=True):
+                    truncated = asked[number].truncated
+                    answers[number] = FramesAnswer(options.problem, options.values, options.first_token_id, truncated)
+            return answers
+
+        return arrived
 
 
 def _groups(units: Iterable[QuestionFrames]) -> Iterator[list[QuestionFrames]]:
