@@ -274,22 +274,24 @@ class _Encode:
 
     def _encoded(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[int], _Encoded]]:
         """Yield the features of batches as they arrive; the next batch is given to the device before one is waited for."""
-        computed = (
-            (key, missing, encoded)
-            for key, missing, batch in batches
-            for encoded in self._halving(self._compute, batch)
-        )
-        for item in behind(computed):
+
+        def computed() -> Iterator[tuple[str, list[int], _Encoded]]:
+            for key, missing, batch in batches:
+                encoder = self._encoder.model  # not before there is a batch
+                for encoded in self._halving(partial(self._compute, encoder), batch):
+                    yield key, missing, encoded
+
+        for item in behind(computed()):
             item[2].copied()
             yield item
 
-    def _compute(self, batch: np.ndarray) -> _Encoded:
+    def _compute(self, encoder: VisionEncoder, batch: np.ndarray) -> _Encoded:
         import torch
 
         from pipeline.models.vision import pixels
 
         with torch.no_grad():
-            features = self._encoder.model(pixels(to_device(batch, self._run.torch_device())))
+            features = encoder(pixels(to_device(batch, self._run.torch_device())))
             features = features.to(getattr(torch, self._stored_as))
             (here, finite), copied = to_host(features, features.isfinite().flatten(1).all(dim=1))
             return _Encoded(here, finite, copied)
