@@ -7,6 +7,7 @@ import pytest
 from pipeline.selection.registry import entry_points_of_others
 
 Package = Callable[..., None]
+pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # whose tests test_flows.py runs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.store import Store
 from tests.small_world import write_small_world
@@ -22,8 +22,12 @@ from tests.stages.moment_world import write_world
 from workers.prefect_api import PrefectApi
 from workers.up import FOR_SHELLS
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 REPOSITORY = Path(__file__).parents[1]
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 900  # a limit only, for machines that are busy
+STOPPING_SECONDS = 60  # of a worker; Prefect's own hangs now and then where it was interrupted
 WORKER = "prefect.worker.name"  # label of a run
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -42,6 +46,7 @@ class PrefectServer:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.door = PrefectApi(self.port)  # its password is known when the server is up
+        self.client: SyncPrefectClient  # of all threads while it is up: each new one costs as much as ten questions
         self.for_shells = folder / "prefect" / FOR_SHELLS
         self.log = folder / "up.log"
         ours = ("PREFECT_", "SEVILA_")  # of whoever runs the tests
@@ -77,10 +82,12 @@ class PrefectServer:
         id = self.ask(f"deployments/name/{deployment}")["id"]
         return str(self.ask(f"deployments/{id}/create_flow_run", asked)["id"])
 
-    def ended(self, run_name: str) -> Any:
-        """Wait for the end of a run and return its state."""
+    def ended(self, run_name: str, *types: str) -> Any:
+        """Wait for the end of a run, which is to be of one of these types, and return its state."""
         self.until(lambda: self.flow_run(run_name)["state"]["type"] in ENDED)
-        return self.flow_run(run_name)["state"]
+        state = self.flow_run(run_name)["state"]
+        assert state["type"] in (types or ("COMPLETED",)), (run_name, state, self.log_lines(run_name))
+        return state
 
     def steps(self, run_name: str) -> list[Any]:
         """Return what the server knows of the steps of a run; it hears of them a little later than of the run."""
@@ -133,10 +140,14 @@ class PrefectServer:
                 self.door = PrefectApi(self.port, self.environment["PREFECT_API_AUTH_STRING"])
                 worker = start("-m", "prefect", *other)
                 try:
-                    yield
+                    with self.door.client() as self.client:
+                        yield
                 finally:
                     worker.terminate()
-                    worker.wait(PATIENCE_SECONDS)
+                    with suppress(subprocess.TimeoutExpired):
+                        worker.wait(STOPPING_SECONDS)
+                    worker.kill()
+                    worker.wait()
             finally:
                 process.send_signal(signal.SIGINT)
                 assert process.wait(PATIENCE_SECONDS) == 130, self.log.read_text()
@@ -154,20 +165,13 @@ class PrefectServer:
         """Wait for something that has to come."""
         give_up = time.monotonic() + PATIENCE_SECONDS
         while not (found := is_so()):
-            assert time.monotonic() < give_up, "it did not come"
+            assert time.monotonic() < give_up, f"it did not come within {PATIENCE_SECONDS} s"
             time.sleep(every_seconds)
         return found
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
         """Ask the server's API; a question makes it a POST."""
-        try:
-            with self.door.client() as client:
-                answer = client.request("GET" if question is None else "POST", f"/{path}", json=question)  # type: ignore[arg-type]
-        except KeyError as error:
-            if error.args != ("PYTEST_CURRENT_TEST",):
-                raise
-            # The client reads the whole environment; between two tests pytest takes this away from under threads that ask.
-            return self.ask(path, question)
+        answer = self.client.request("GET" if question is None else "POST", f"/{path}", json=question)  # type: ignore[arg-type]
         return answer.json() if answer.content else None
 
     def flow_runs(self, name: str) -> list[Any]:

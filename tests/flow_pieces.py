@@ -1,0 +1,131 @@
+"""What runs hand out to workers: pieces, and what becomes of them. test_flows.py runs these, on its server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.flow_acts import HERE, extraction, fill, places, side_by_side, small_disk
+from tests.prefect_server import ENDED, PATIENCE_SECONDS, REPOSITORY, WORKER, PrefectServer, workers
+from tests.small_world import SMALL
+
+
+def test_workers_share_a_stage_and_what_killed_ones_were_at_is_handed_out_again_without_repeating_finished_shards(
+    prefect: PrefectServer, lost: list[Any]
+) -> None:
+    worker = lost[1]["labels"][WORKER]
+    assert workers(lost) == {"gpu-0", "gpu-1"}
+    prefect.until(
+        lambda: f"worker {worker} ended by itself (status -9) and is started again" in prefect.log.read_text()
+    )
+    (features,) = prefect.ended("shared")["message"].split()
+    assert features.startswith("extract_features-")
+    pieces = {piece["id"]: piece for piece in prefect.pieces(prefect.flow_run("shared")["id"])}
+    states = [pieces.pop(killed["id"])["state"] for killed in lost]
+    assert [state["type"] for state in states] == ["CRASHED", "CRASHED"], states
+    assert states[1]["message"] == "no heartbeat for 90 s"
+    made = sorted(piece["name"] for piece in pieces.values() if piece["state"]["type"] == "COMPLETED")
+    assert made == sorted(killed["name"] for killed in lost)
+
+
+@side_by_side
+def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_finished_shards(
+    prefect: PrefectServer, sampled: Path, folder: Path
+) -> None:
+    store = Path(shutil.copytree(sampled, folder / "store"))
+    # A piece for each video: so many that some are left when the workers hear of it; nobody has to wait for these.
+    id = prefect.start("sevila-stage/rerun", "cancelled", **extraction(prefect, store, shard_megabytes=0.001))
+    prefect.until(lambda: any(piece["state"]["type"] == "COMPLETED" for piece in prefect.pieces(id)))
+    prefect.ask(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})  # the button of the UI
+    prefect.ended("cancelled", "CANCELLED")
+    prefect.until(lambda: all(piece["state"]["type"] in ENDED for piece in prefect.pieces(id)))
+    states = Counter(piece["state"]["type"] for piece in prefect.pieces(id))
+    assert states["COMPLETED"] >= 1 and states["CANCELLED"] >= 1 and len(states) == 2
+    progress = next((store / "partial").glob("extract_features-*")) / "progress"
+    n_finished = len(list(progress.glob("0*.json")))
+    prefect.start("sevila-stage/rerun", "after cancelling", **extraction(prefect, store, dispatch="here"))
+    prefect.ended("after cancelling")
+    n_left = sum(states.values()) - n_finished
+    prefect.until(lambda: sum(" done" in line for line in prefect.made("after cancelling")) == n_left)
+
+
+@side_by_side
+def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
+    prefect: PrefectServer, sampled: Path, folder: Path
+) -> None:
+    with small_disk(folder / "disk") as disk:
+        store = Path(shutil.copytree(sampled, disk / "store"))
+        id = prefect.start("sevila-stage/rerun", "full", **extraction(prefect, store, shard_megabytes=1))
+        prefect.until(lambda: prefect.pieces(id))
+        filler = fill(disk)
+        prefect.until(lambda: any(piece["state"]["name"] == "FailedByMachine" for piece in prefect.pieces(id)))
+        filler.unlink()
+        prefect.ended("full")
+        states = Counter(piece["state"]["name"] for piece in prefect.pieces(id))
+        assert states.pop("FailedByMachine") >= 1 and states == {"Completed": 1}
+
+
+@side_by_side
+def test_a_step_that_a_full_disk_fails_is_tried_again_and_goes_on_when_there_is_room(
+    prefect: PrefectServer, sampled: Path, folder: Path
+) -> None:
+    with small_disk(folder / "disk") as disk:
+        filler = fill(disk)
+        there = places(prefect.small, disk / "store")
+        prefect.start(
+            "sevila-stage/rerun", "full disk", stage="list_questions", recipe=SMALL, places=there, execution=HERE
+        )
+        prefect.until(lambda: any(step["state_name"] == "AwaitingRetry" for step in prefect.steps("full disk")))
+        filler.unlink()
+        prefect.ended("full disk")
+        (step,) = prefect.ended_steps("full disk")
+        assert step["state_type"] == "COMPLETED" and step["run_count"] >= 2
+
+
+@side_by_side
+def test_what_bad_input_fails_is_not_tried_again(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+    store = Path(shutil.copytree(sampled, folder / "store"))
+    for frames in (store / "pool").glob("sample_frames-*/*/*/*.h5"):
+        content = frames.read_bytes()
+        frames.write_bytes(content[:-1] + bytes([content[-1] ^ 16]))
+    id = prefect.start("sevila-stage/rerun", "damaged", **extraction(prefect, store, shard_megabytes=1))
+    reason = prefect.ended("damaged", "FAILED")["message"]
+    assert "sample_frames-" in reason and "--drop" in reason
+    assert [piece["state"]["name"] for piece in prefect.pieces(id)] == ["Failed"]
+    (step,) = prefect.ended_steps("damaged")
+    assert step["state_type"] == "FAILED" and step["run_count"] == 1
+
+
+@side_by_side
+def test_free_workers_help_to_decode_where_a_run_is_slow(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
+    code = """
+import json, sys
+from flows import Execution, Places, sevila_stage
+asked = json.loads(sys.argv[1])
+asked |= {"places": Places(**asked["places"]), "execution": Execution(**asked["execution"])}
+sevila_stage.with_options(flow_run_name="slow")(**asked)
+"""
+    online = {"workers": {"status": {"any_": ["ONLINE"]}}}
+    prefect.until(lambda: len(prefect.ask("work_pools/cpu/workers/filter", online)) == 2)
+    store = Path(shutil.copytree(sampled, folder / "store"))
+    asked = extraction(prefect, store) | {"stage": "sample_frames", "settings": ["sample_frames.frames=6"]}
+    asked["execution"]["shard_megabytes"] = 0.05  # three shards
+    command = [sys.executable, "-c", code, json.dumps(asked)]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=prefect.environment, stderr=subprocess.DEVNULL) as slow:
+        try:
+            run = prefect.until(lambda: prefect.flow_runs("slow"), every_seconds=0.3)[0]
+            prefect.until(lambda: prefect.pieces(run["id"]), every_seconds=0.02)
+            slow.send_signal(signal.SIGSTOP)
+            (helper, *_) = prefect.pieces(run["id"])
+            prefect.until(lambda: prefect.made(helper["name"]))
+        finally:
+            slow.send_signal(signal.SIGCONT)
+        assert slow.wait(PATIENCE_SECONDS) == 0
+        prefect.ended("slow")
+    assert set(prefect.made("slow", helper["name"]).values()) == {1}
