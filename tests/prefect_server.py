@@ -174,6 +174,16 @@ class PrefectServer:
         answer = self.client.request("GET" if question is None else "POST", f"/{path}", json=question)  # type: ignore[arg-type]
         return answer.json() if answer.content else None
 
+    def automations(self) -> list[Any]:
+        """Return those of `sevila up`."""
+        return [automation for automation in self.ask("automations/filter", {}) if "(" not in automation["name"]]
+
+    def copy_automations(self, name: str, **trigger: Any) -> None:
+        """Have the automations of `sevila up` once more, with another trigger."""
+        for automation in self.automations():
+            copy = {"name": f"{automation['name']} ({name})", "actions": automation["actions"]}
+            self.ask("automations/", copy | {"trigger": automation["trigger"] | trigger})
+
     def flow_runs(self, name: str) -> list[Any]:
         """Return what the server knows of the flow runs of a name."""
         found: list[Any] = self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})

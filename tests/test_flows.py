@@ -73,21 +73,26 @@ def first(prefect: PrefectServer) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def lost(prefect: PrefectServer, sampled: Path, first: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Both pieces of a run, killed before all tests: one alone, the other with its worker, which is noticed 90 s later."""
+    """Both pieces of a run, killed before all tests: one alone, the other with its worker.
+
+    The automation that notices the latter is sevila up's, with 90 s for its five minutes.
+    """
     store = Path(shutil.copytree(sampled, tmp_path_factory.mktemp("lost") / "store"))
     id = prefect.start("sevila-stage/rerun", "shared", **extraction(prefect, store))
+    of_these = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.pieces-of-{id}"}
+    prefect.copy_automations("shared", within=90, match_related=of_these)
     slow = prefect.until(lambda: running(prefect.pieces(id)), every_seconds=0.3)[0]
     os.kill(prefect.process_of(slow), signal.SIGSTOP)  # until another worker has the other piece
     try:
-        at_work = prefect.until(lambda: running(prefect.pieces(id))[1:] and prefect.pieces(id), every_seconds=0.3)
-        (other,) = [piece for piece in at_work if piece["id"] != slow["id"]]
-        os.kill(
-            prefect.process_of_worker(other["labels"][WORKER]), signal.SIGKILL
-        )  # first, as it would tell of its death
-        os.kill(prefect.process_of(other), signal.SIGKILL)
+        others = prefect.until(
+            lambda: [piece for piece in running(prefect.pieces(id)) if piece["name"] != slow["name"]], every_seconds=0.3
+        )
+        worker = others[0]["labels"][WORKER]
+        os.kill(prefect.process_of_worker(worker), signal.SIGKILL)  # first, as it would tell of the piece's death
+        os.kill(prefect.process_of(others[0]), signal.SIGKILL)
     finally:
         os.kill(prefect.process_of(slow), signal.SIGKILL)
-    return [slow, other]
+    return [slow, others[0]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,7 +146,7 @@ def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: Pref
 
 
 def test_what_marks_runs_that_vanished_is_at_work(prefect: PrefectServer) -> None:
-    automations = prefect.ask("automations/filter", {})
+    automations = prefect.automations()
     after = {event for automation in automations for event in automation["trigger"]["after"] if automation["enabled"]}
     states = ("Running", "heartbeat", "Pending", "Submitting", "InfrastructurePending", "Cancelling")
     assert after == {f"prefect.flow-run.{state}" for state in states}
@@ -247,11 +252,8 @@ def test_runs_that_nobody_begins_or_ends_are_marked(prefect: PrefectServer, samp
         name: prefect.ask(f"deployments/{deployment}/create_flow_run", {"name": name, "state": later})["id"]
         for name in ways
     }
-    for automation in prefect.ask("automations/filter", {}):
-        for name, id in ids.items():
-            trigger = automation["trigger"] | {"within": 10, "match": {"prefect.resource.id": f"prefect.flow-run.{id}"}}
-            copy = {"name": f"{automation['name']} ({name})", "trigger": trigger, "actions": automation["actions"]}
-            prefect.ask("automations/", copy)
+    for name, id in ids.items():
+        prefect.copy_automations(name, within=10, match={"prefect.resource.id": f"prefect.flow-run.{id}"})
     time.sleep(5)  # until the server has taken them up
     for name, states in ways.items():
         for state in states:
