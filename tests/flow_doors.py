@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prefect_server import PrefectServer
+from tests.prefect_server import PATIENCE_SECONDS, PrefectServer
 
 FOREIGN = "http://evil.example"
 
@@ -18,7 +18,7 @@ def refused(prefect: PrefectServer, path: str, headers: dict[str, str], body: by
     """Return the status of a request that comes from elsewhere, 0 if it is not refused."""
     request = urllib.request.Request(f"{prefect.door.url}/{path}", body, headers)
     try:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE_SECONDS).close()
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
@@ -50,13 +50,15 @@ def test_a_page_of_another_site_is_refused_even_where_the_password_is_known(pref
     url = f"{prefect.door.url}/flow_runs/filter"
     opened = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     with pytest.raises(urllib.error.HTTPError) as error:
-        opened(urllib.request.Request(url, headers=asked, method="OPTIONS"), timeout=30)
+        opened(urllib.request.Request(url, headers=asked, method="OPTIONS"), timeout=PATIENCE_SECONDS)
     error.value.close()
     assert error.value.code == 400 and error.value.headers["Access-Control-Allow-Origin"] is None
     own = asked | {"Origin": prefect.door.page}
-    with opened(urllib.request.Request(url, headers=own, method="OPTIONS"), timeout=30) as answer:
+    with opened(urllib.request.Request(url, headers=own, method="OPTIONS"), timeout=PATIENCE_SECONDS) as answer:
         assert answer.headers["Access-Control-Allow-Origin"] == prefect.door.page
-    with opened(f"{prefect.door.page}/ui-settings", timeout=30) as answer:  # the page asks for the password
+    with opened(
+        f"{prefect.door.page}/ui-settings", timeout=PATIENCE_SECONDS
+    ) as answer:  # the page asks for the password
         settings = answer.read().decode()
     assert '"auth":"BASIC"' in settings and '"api_url":"/api"' in settings and '"csrf_enabled":true' in settings
 

@@ -112,7 +112,7 @@ def start(run: RunContext, code: str) -> subprocess.Popen[bytes]:
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not what() and time.monotonic() < deadline:
         time.sleep(0.01)
 

@@ -156,7 +156,7 @@ def notes(store: Path, stage: str) -> dict[str, int]:
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900  # a limit only, for machines that are busy
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
 
@@ -165,7 +165,7 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
 def whole(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store after one uninterrupted run in small shards; tests must not change it."""
     store = tmp_path_factory.mktemp("whole") / "store"
-    assert start(demo, store, *SMALL_SHARDS).wait(timeout=240) == 0
+    assert sevila("run", demo, store, *SMALL_SHARDS) == 0
     return store
 
 
@@ -182,8 +182,7 @@ def test_run_killed_in_a_stage_resumes_and_gives_the_same_bytes(
     before = notes(killed, stage)
     assert before, "the stage was over before the kill"
     assert not [id for id in records(killed) if id.startswith(stage)]
-    resumed = start(demo, killed, *SMALL_SHARDS)
-    assert resumed.wait(timeout=240) == 0
+    assert sevila("run", demo, killed, *SMALL_SHARDS) == 0
     [made] = (killed / "artifacts").glob(f"{stage}-*")
     after = {path.name: path.stat().st_mtime_ns for path in (made / "progress").glob("0*.json")}
     assert {name: after[name] for name in before} == before, "a finished shard was made again"
@@ -193,7 +192,7 @@ def test_run_killed_in_a_stage_resumes_and_gives_the_same_bytes(
 @pytest.mark.slow
 def test_two_processes_on_one_store_give_the_bytes_of_one(demo: Path, whole: Path, tmp_path: Path) -> None:
     pair = [start(demo, tmp_path / "two", *SMALL_SHARDS) for _ in range(2)]
-    assert [process.wait(timeout=240) for process in pair] == [0, 0]
+    assert [process.wait(timeout=900) for process in pair] == [0, 0]
     assert files(tmp_path / "two") == files(whole)
 
 
@@ -455,21 +454,18 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 from cli import main
 
-sys.exit(main(sys.argv[1:]))
+for stage in ("score_frames", "select_keyframes", "answer_questions"):
+    if status := main(["stage", stage, *sys.argv[1:]]):
+        sys.exit(f"{stage} ended with {status}")
 """
 
 
 def test_stages_run_where_neither_decoders_nor_prefect_are_installed(store: Path, demo: Path) -> None:
     """As on GPU machines that score, select and answer from features extracted elsewhere."""
-    for stage in ("score_frames", "select_keyframes", "answer_questions"):
-        command = arguments("stage", demo, store, stage, "--again")
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_DECODERS, *command],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", WITHOUT_DECODERS, *arguments("run", demo, store, "--again")[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["annotations", "videos", "weights"])
@@ -537,7 +533,7 @@ def test_full_disk_is_told_and_the_run_goes_on_when_there_is_room(demo: Path, tm
         kept = shutil.copytree(small / "store", tmp_path / "store")
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    assert start(demo, Path(kept), *SMALL_SHARDS).wait(timeout=240) == 0
+    assert sevila("run", demo, Path(kept), *SMALL_SHARDS) == 0
     assert files(Path(kept)) == files(whole)
 
 

@@ -44,6 +44,7 @@ def evil(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
     def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         rows[0] |= {"question": f"What {EVIL}?", "type": f"colour{EVIL}"}
+        rows[3] |= {"question": "Où est Zoë ☃?"}
         return [*rows, rows[1] | {"video": f"none{EVIL}"}, rows[2] | {"answer": f"purple{EVIL}"}]
 
     folder = tmp_path_factory.mktemp("evil")
@@ -143,16 +144,13 @@ def test_a_reader_that_has_read_enough_is_no_error_message(finished: Path) -> No
         assert done.stderr == b"" and done.returncode == 141
 
 
-def test_a_terminal_that_lacks_a_letter_gets_it_escaped_and_files_get_utf_8(
-    demo: Path, finished: Path, tmp_path: Path
-) -> None:
-    world = edited(demo, tmp_path / "world", lambda rows: [rows[0] | {"question": "Où est Zoë ☃?"}, *rows[1:]])
-    words = arguments("run", world, Path(tmp_path / "store"))
-    done = run(*words, LC_ALL="C", PYTHONIOENCODING="")
+def test_a_terminal_that_lacks_a_letter_gets_it_escaped_and_files_get_utf_8(evil: tuple[Path, Path, str]) -> None:
+    world, store, _ = evil
+    done = run(*arguments("run", world, store), LC_ALL="C", PYTHONIOENCODING="")
     assert done.returncode == 0 and b"Traceback" not in done.stderr
     assert rb"O\xf9 est Zo\xeb \u2603?" in done.stdout
     for command in (["answers", "answer_questions"], ["cache", "ls", "--json"]):
-        done = run(*command, "--store", str(tmp_path / "store"), LC_ALL="C")
+        done = run(*command, "--store", str(store), LC_ALL="C")
         assert done.returncode == 0 and done.stdout.decode("utf-8")
         assert command[0] == "cache" or "Où est Zoë ☃?" in done.stdout.decode("utf-8")
     json.loads(done.stdout)

@@ -100,25 +100,32 @@ def test_workers_get_no_gpu_that_was_kept_from_us(
 
 
 SETTINGS = """
-import json
-from prefect.settings import get_current_settings
-api = get_current_settings().server.api
-print(json.dumps([api.cors_allowed_origins, api.csrf_protection_enabled]))
+import json, os, sys
+from prefect.settings import Settings
+for variables in json.loads(sys.argv[1]):
+    os.environ.update(variables)
+    api = Settings().server.api
+    print(json.dumps([api.cors_allowed_origins, api.csrf_protection_enabled]))
+    for name in variables:
+        del os.environ[name]
 """
 
 
-@pytest.mark.parametrize("api", ["API_", ""])
-@pytest.mark.parametrize("place", ["environment", "profile"])
-def test_no_spelling_of_prefects_settings_opens_the_server_to_other_sites(place: str, api: str, tmp_path: Path) -> None:
-    wide = {f"PREFECT_SERVER_{api}CORS_ALLOWED_ORIGINS": "*", f"PREFECT_SERVER_{api}CSRF_PROTECTION_ENABLED": "false"}
-    if place == "profile":
-        lines = ['active = "wide"', "[profiles.wide]", *(f'{name} = "{value}"' for name, value in wide.items())]
-        (tmp_path / "profiles.toml").write_text("\n".join(lines))
-    door = PrefectApi(4200)
+def test_no_spelling_of_prefects_settings_opens_the_server_to_other_sites(tmp_path: Path) -> None:
+    wide = {"CORS_ALLOWED_ORIGINS": "*", "CSRF_PROTECTION_ENABLED": "false"}
+    door, asked = PrefectApi(4200), []
+    for api in ("API_", ""):
+        spelled = {f"PREFECT_SERVER_{api}{name}": value for name, value in wide.items()}
+        home = tmp_path / f"home{api}"
+        home.mkdir()
+        lines = ['active = "wide"', "[profiles.wide]", *(f'{name} = "{value}"' for name, value in spelled.items())]
+        (home / "profiles.toml").write_text("\n".join(lines))
+        asked += [spelled | {"PREFECT_HOME": str(tmp_path)} | door.of_server()]
+        asked += [{"PREFECT_HOME": str(home)} | door.of_server()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(tmp_path)} | (wide if place == "environment" else {}) | door.of_server()
-    done = subprocess.run([sys.executable, "-c", SETTINGS], env=environment, capture_output=True, check=True)
-    assert json.loads(done.stdout) == [door.page, True]
+    command = [sys.executable, "-c", SETTINGS, json.dumps(asked)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[door.page, True]] * len(asked)
 
 
 def test_a_server_that_refuses_is_told_with_its_reason(
