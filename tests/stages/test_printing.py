@@ -44,7 +44,7 @@ def evil(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
     def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         rows[0] |= {"question": f"What {EVIL}?", "type": f"colour{EVIL}"}
-        rows[3] |= {"question": "Où est Zoë ☃?"}
+        rows[1] |= {"question": "Où est Zoë ☃?"}
         return [*rows, rows[1] | {"video": f"none{EVIL}"}, rows[2] | {"answer": f"purple{EVIL}"}]
 
     folder = tmp_path_factory.mktemp("evil")
