@@ -37,6 +37,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
     entry_points_of_others.cache_clear()
     for module in [module for module in sys.modules if module.endswith("_selectors")]:
         del sys.modules[module]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = (
         False  # pytest-xdist would begin with the files of most tests, not with the longest
