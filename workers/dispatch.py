@@ -27,7 +27,7 @@ from prefect.states import Cancelling, State
 from pipeline.engine.build import Make, Piece, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
-from workers.piece import BACK_OFF_SECONDS, MakeAll, Show, count_failure, piece_name
+from workers.piece import BACK_OFF_SECONDS, MakeAll, ShowLeft, count_failure, piece_name
 from workers.ray_cluster import ray_cluster
 
 log = logging.getLogger("sevila")
@@ -80,13 +80,15 @@ def _dispatch_pieces(
     log.info("%s: %s is handed out in pieces (%d)", stage.name, id, n_pieces)
     bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
 
-    def show() -> None:
-        update_progress_artifact(bar, 100 * (1 - len(pieces(stage, cfg, run, inputs)) / n_pieces))
+    def show_left() -> int:
+        n_left = len(pieces(stage, cfg, run, inputs))
+        update_progress_artifact(bar, 100 * (1 - n_left / n_pieces))
+        return n_left
 
     tries: Counter[Piece] = Counter()
     n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
     while left:
-        make_all(id, left, tries, show)
+        make_all(id, left, tries, show_left)
         n_before, left = len(left), pieces(stage, cfg, run, inputs)
         n_idle = n_idle + 1 if len(left) == n_before else 0
         if left:
@@ -102,7 +104,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
     """
     with get_client(sync_client=True) as client:
 
-        def make_all(id: str, left: list[Piece], tries: Counter[Piece], show: Show) -> None:
+        def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
             due: dict[Piece, float] = dict.fromkeys(
                 range(_n_at_once(client, len(left))), 0.0
             )  # when each is to be handed out
@@ -116,7 +118,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
                     time.sleep(ASK_SECONDS)
                     if time.monotonic() - shown_at > SHOW_EVERY_SECONDS:
                         shown_at = time.monotonic()
-                        show()
+                        show_left()
                     for number, state in _final_states(client, waiting):
                         del waiting[number]
                         if state is None:
@@ -124,9 +126,10 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
                             due[number] = 0.0
                         elif state.is_completed():  # others are at what is left: who has not begun would find nothing
                             due.clear()
-                            for idle in _cancel_scheduled(client, list(waiting.values())):
-                                waiting = {number: run_id for number, run_id in waiting.items() if run_id != idle}
-                            show()
+                            idle = _cancel_scheduled(client, list(waiting.values()))
+                            waiting = {number: id for number, id in waiting.items() if id not in idle}
+                            if not show_left():  # one that is still waited for may have died with its worker
+                                waiting.clear()
                         else:
                             count_failure(f"run {number}", number, state, tries, state.is_crashed())
                             due[number] = time.monotonic() + BACK_OFF_SECONDS[tries[number] - 1]

@@ -31,9 +31,9 @@ TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
 OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
-Show = Callable[[], None]  # shows how much is left
+ShowLeft = Callable[[], int]  # shows how many pieces are left, and returns it
 # Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
-MakeAll = Callable[[str, list[Piece], Counter[Piece], Show], None]
+MakeAll = Callable[[str, list[Piece], Counter[Piece], ShowLeft], None]
 
 
 def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[None]:
