@@ -27,13 +27,14 @@ from prefect.states import Cancelling, State
 from pipeline.engine.build import Make, Piece, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
-from workers.piece import BACK_OFF_SECONDS, MakeAll, ReportLeft, count_failure, piece_name
+from workers.piece import BACK_OFF_SECONDS, MakeAll, ShowLeft, count_failure, piece_name
 from workers.ray_cluster import ray_cluster
 
 log = logging.getLogger("sevila")
 
 PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the deployment that pieces are handed to
 ASK_SECONDS = 2.0
+SHOW_EVERY_SECONDS = 15.0  # how much is left, which the store is asked for
 TAKING_SECONDS = 20.0  # that a worker needs at most between taking a run and starting its process
 HELPERS_PER_WORKER = 4  # runs that a worker of pool cpu does at once, as docs/workers.md and `sevila up` have it
 RUNS_AT_A_TIME = 100  # that the server is asked for; it names 200 at most
@@ -78,10 +79,16 @@ def _dispatch_pieces(
     id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
     log.info("%s: %s is handed out in pieces (%d)", stage.name, id, n_pieces)
     bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
+
+    def show_left() -> int:
+        n_left = len(pieces(stage, cfg, run, inputs))
+        update_progress_artifact(bar, 100 * (1 - n_left / n_pieces))
+        return n_left
+
     tries: Counter[Piece] = Counter()
     n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
     while left:
-        make_all(id, left, tries, lambda n: update_progress_artifact(bar, 100 * (1 - n / n_pieces)))
+        make_all(id, left, tries, show_left)
         n_before, left = len(left), pieces(stage, cfg, run, inputs)
         n_idle = n_idle + 1 if len(left) == n_before else 0
         if left:
@@ -90,37 +97,55 @@ def _dispatch_pieces(
 
 @contextmanager
 def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
-    """Have the workers of pool gpu make pieces, as flow runs.
+    """Have the workers of pool gpu make pieces, in as many flow runs as can be at work at once.
 
-    A piece that a worker was killed at, or that a machine failed, is handed out again a little later, while others go on.
+    Each makes one piece after the other, with the model that it has loaded, until none is left. One that a worker was killed at,
+    or that a machine failed, is handed out again a little later, while others go on.
     """
     with get_client(sync_client=True) as client:
 
-        def make_all(id: str, left: list[Piece], tries: Counter[Piece], report_left: ReportLeft) -> None:
-            if not _n_online(client, "gpu"):
-                log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
-            due = dict.fromkeys(left, 0.0)  # when each is to be handed out
+        def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
+            due: dict[Piece, float] = dict.fromkeys(
+                range(_n_at_once(client, len(left))), 0.0
+            )  # when each is to be handed out
             waiting: dict[Piece, UUID] = {}
+            shown_at = time.monotonic()
             try:
                 while due or waiting:
-                    for piece in [piece for piece, when in due.items() if when <= time.monotonic()]:
-                        waiting[piece] = _hand_out("gpu", id, piece, request)
-                        del due[piece]
+                    for number in [number for number, when in due.items() if when <= time.monotonic()]:
+                        waiting[number] = _hand_out("gpu", id, None, piece_name(id, number), request)
+                        del due[number]
                     time.sleep(ASK_SECONDS)
-                    for piece, state in _final_states(client, waiting):
-                        del waiting[piece]
+                    if time.monotonic() - shown_at > SHOW_EVERY_SECONDS:
+                        shown_at = time.monotonic()
+                        show_left()
+                    for number, state in _final_states(client, waiting):
+                        del waiting[number]
                         if state is None:
-                            log.warning("piece %s: somebody has deleted its run, so it is handed out again", piece)
-                            due[piece] = 0.0
-                        elif state.is_completed():
-                            report_left(len(due) + len(waiting))
+                            log.warning("run %s: somebody has deleted it, so it is handed out again", number)
+                            due[number] = 0.0
+                        elif state.is_completed():  # others are at what is left: who has not begun would find nothing
+                            due.clear()
+                            idle = _cancel_scheduled(client, list(waiting.values()))
+                            waiting = {number: id for number, id in waiting.items() if id not in idle}
+                            if not show_left():  # one that is still waited for may have died with its worker
+                                waiting.clear()
                         else:
-                            count_failure(piece, state, tries, state.is_crashed())
-                            due[piece] = time.monotonic() + BACK_OFF_SECONDS[tries[piece] - 1]
+                            count_failure(f"run {number}", number, state, tries, state.is_crashed())
+                            due[number] = time.monotonic() + BACK_OFF_SECONDS[tries[number] - 1]
             finally:
                 _cancel(client, list(waiting.values()))
 
         yield make_all
+
+
+def _n_at_once(client: SyncPrefectClient, n_left: int) -> int:
+    """Return in how many runs that many pieces are made: a worker of ours has one at a time, others as many as their pool may."""
+    pool, n_online = client.read_work_pool("gpu"), _n_online(client, "gpu")
+    if not n_online:
+        log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
+    n_slots = n_online if pool.type == "process" else pool.concurrency_limit or n_left
+    return max(1, min(n_slots, n_left))
 
 
 @contextmanager
@@ -139,23 +164,22 @@ def _helped(stage: Stage, id: str, at_most: int, request: dict[str, Any]) -> Ite
             if n_helpers:
                 log.info("%s: %s is offered to other workers of pool cpu (%d runs)", stage.name, id, n_helpers)
             for _ in range(n_helpers):
-                offered.append(_hand_out("cpu", id, None, request))
+                offered.append(_hand_out("cpu", id, None, id, request))
             yield
         finally:
-            states = _states(client, offered)
-            _cancel(client, [run_id for run_id, state in states.items() if state.is_scheduled()])
+            _cancel_scheduled(client, offered)
 
 
 def _n_online(client: SyncPrefectClient, pool: str) -> int:
     return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
 
 
-def _hand_out(pool: str, artifact: str, piece: Piece, request: dict[str, Any]) -> UUID:
+def _hand_out(pool: str, artifact: str, piece: Piece, name: str, request: dict[str, Any]) -> UUID:
     asked: Any = run_deployment(
         PIECES[pool],
         parameters={**request, "artifact": artifact, "piece": piece},
         timeout=0,
-        flow_run_name=piece_name(artifact, piece),
+        flow_run_name=name,
         tags=[_pieces_tag(this_run.id)],
     )
     return UUID(str(asked.id))
@@ -191,6 +215,13 @@ def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
         while runs := {run.id for run in client.read_flow_runs(flow_run_filter=wanted)} - asked:  # 200 at a time
             _cancel(client, list(runs))
             asked |= runs
+
+
+def _cancel_scheduled(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[UUID]:
+    """Cancel those runs that no worker has taken, and return them."""
+    scheduled = [run_id for run_id, state in _states(client, run_ids).items() if state.is_scheduled()]
+    _cancel(client, scheduled)
+    return scheduled
 
 
 def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:

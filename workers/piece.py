@@ -31,9 +31,9 @@ TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
 OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
-ReportLeft = Callable[[int], Any]  # takes how many pieces are left
+ShowLeft = Callable[[], int]  # shows how many pieces are left, and returns it
 # Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
-MakeAll = Callable[[str, list[Piece], Counter[Piece], ReportLeft], None]
+MakeAll = Callable[[str, list[Piece], Counter[Piece], ShowLeft], None]
 
 
 def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[None]:
@@ -93,17 +93,14 @@ def piece_name(artifact: str, piece: Piece) -> str:
     return artifact if piece is None else f"{artifact} {piece}"
 
 
-def count_failure(piece: Piece, state: State[Any], tries: Counter[Piece], died: bool) -> None:
+def count_failure(name: str, piece: Piece, state: State[Any], tries: Counter[Piece], died: bool) -> None:
     """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
 
     Args:
+        name: what it is, for people.
         died: its process was killed, or the like, and nobody else has tried it again.
     """
     tries[piece] += 1
-    log.warning("%s: %s: %s", _which(piece), state.name, state.message)
+    log.warning("%s: %s: %s", name, state.name, state.message)
     if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
-        raise SevilaError(f"{_which(piece)} {str(state.name).lower()}: {state.message}")
-
-
-def _which(piece: Piece) -> str:
-    return "the artifact" if piece is None else f"piece {piece}"
+        raise SevilaError(f"{name} {str(state.name).lower()}: {state.message}")

@@ -18,7 +18,7 @@ from prefect.states import State
 
 from cache.errors import SevilaError
 from pipeline.engine.build import Piece
-from workers.piece import TRIES, MakeAll, ReportLeft, count_failure, make_piece, piece_name
+from workers.piece import TRIES, MakeAll, ShowLeft, count_failure, make_piece, piece_name
 
 
 @contextmanager
@@ -44,19 +44,17 @@ def ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
         address = os.environ.get("RAY_ADDRESS", address)
     runner = _connected(RayTaskRunner, address)
 
-    def make_all(id: str, left: list[Piece], tries: Counter[Piece], report_left: ReportLeft) -> None:
+    def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
         n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
         # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
         with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
             futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
-        n_failed = 0
-        for n_done, future in enumerate(as_completed(list(futures)), 1):
+        for future in as_completed(list(futures)):
             future.wait()
             if future.state.is_completed():
-                report_left(len(left) - n_done + n_failed)
+                show_left()
             else:
-                n_failed += 1
-                count_failure(futures[future], future.state, tries, died=False)
+                count_failure(f"piece {futures[future]}", futures[future], future.state, tries, died=False)
 
     try:
         yield make_all
