@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -22,10 +20,10 @@ from cache.pool_reader import arrays_digest
 from cache.record import Record
 from cache.remaking import aside, note_inputs, retire, set_aside
 from cache.store import Store
+from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.memory import peak_memory_bytes, reset_peak_memory
 
 log = logging.getLogger("sevila")
 
@@ -63,7 +61,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
             left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
             if left and not _is_finished(run.store, id):
                 read = _begin(stage, run, inputs, id)
-                _reset_peaks(run)
+                reset_peaks(run)
                 out = _sharded(stage, cfg, run, inputs, read, [number for number in left if number is not None])
                 with read.checked():
                     stage.function(cfg, run, *inputs, out=out)
@@ -139,7 +137,7 @@ def _sharded(
     only: Sequence[int] | None = None,
 ) -> ShardedOutput:
     assert stage.plan is not None
-    plan, hardware = partial(stage.plan, cfg, run, *inputs), partial(_hardware, stage, run)
+    plan, hardware = partial(stage.plan, cfg, run, *inputs), partial(hardware_facts, stage.gpu, run)
     return ShardedOutput(run.store, read.artifact, stage, plan, only, hardware, read)
 
 
@@ -183,7 +181,7 @@ def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
 def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, started: datetime) -> None:
     id = out.read.artifact
     with disk_errors(out.folder), out.read.checked():
-        _reset_peaks(run)
+        reset_peaks(run)
         stage.function(cfg, run, *inputs, out=out)
     with run.store.lock(f"{id}/publish"):
         out.read.check()
@@ -216,7 +214,7 @@ def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, A
         "git_revision": _git_revision(),
         "started": started.isoformat(timespec="milliseconds"),
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        **_hardware(stage, run),
+        **hardware_facts(stage.gpu, run),
     }
 
 
@@ -226,27 +224,6 @@ def _log_result(out: Output, id: str, seconds: float) -> None:
     if out.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in out.dropped.most_common())
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
-
-
-def _hardware(stage: Stage, run: RunContext) -> dict[str, Any]:
-    """Return what a record says of the machine: host, device, and the peaks since `_reset_peaks`."""
-    facts: dict[str, Any] = {"host": platform.node(), "device": "cpu", "peak_memory_bytes": peak_memory_bytes()}
-    torch = sys.modules.get("torch")  # a stage that did not need torch must not pay for its import
-    # Nor take memory of a GPU, in a process that only publishes what others have made on theirs.
-    if torch is not None and stage.gpu and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
-        facts["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
-        facts["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
-    return facts
-
-
-def _reset_peaks(run: RunContext) -> None:
-    """Have peak memory count from now on, and give back what the stage before held in cycles on a GPU: whole models."""
-    reset_peak_memory()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(run.torch_device())
 
 
 def _library_versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from cache.pool import Pool
 from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
 from cache.tables import write_columns, write_rows
+from pipeline.engine.hardware import merged_facts
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Plan, Stage
@@ -41,6 +42,9 @@ class Output:
     suffix: str = ""
     pool_space: str = ""
     read: ReadInputs = field(default_factory=lambda: ReadInputs(""))
+    hardware: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # facts of processes that are not the one that publishes
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any] | NamedTuple]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
@@ -85,7 +89,7 @@ class Output:
             "dropped": dict(self.dropped),
             "phase_seconds": {name: round(seconds, 3) for name, seconds in self.phase_seconds.items()},
             "pool": self.pool_space,
-        }
+        } | merged_facts(self.hardware)
 
 
 class Shard(Output):
@@ -119,7 +123,7 @@ class ShardedOutput(Output):
         stage: Stage,
         plan: Callable[[], Plan],
         only: Sequence[int] | None = None,
-        hardware: Callable[[], dict[str, Any]] = dict,
+        own_hardware: Callable[[], dict[str, Any]] = dict,
         read: ReadInputs | None = None,
     ) -> None:
         """Begin or go on with an output. Shards and plans of another artifact, or of other contents of its inputs, do not count.
@@ -129,7 +133,7 @@ class ShardedOutput(Output):
                 makes the same bytes.
             only: the shards to make, in this order, where somebody else sees to the others; those that others are making are
                 left to them.
-            hardware: returns on what this process makes shards, as fields of a record.
+            own_hardware: returns on what this process makes shards, as fields of a record.
             read: what this process reads.
         """
         super().__init__(store.partial(id), stage, read=read or ReadInputs(id))
@@ -138,8 +142,7 @@ class ShardedOutput(Output):
         self._id = id
         self._plan = plan
         self._only = only
-        self._hardware = hardware
-        self._hardware_of_shards: list[dict[str, Any]] = []
+        self._own_hardware = own_hardware
 
     def pool(self, **content: Any) -> Pool:
         """Return the pool space of all that this stage makes with this content: its config, an encoder's fingerprint.
@@ -211,12 +214,8 @@ class ShardedOutput(Output):
             self.dropped.update(note["dropped"])
             self.phase_seconds.update(note["phase_seconds"])
             with suppress(FileNotFoundError, CorruptArtifactError):
-                self._hardware_of_shards.append(read_note(self._hardware_note(number)))
+                self.hardware.append(read_note(self._hardware_note(number)))
             self._hardware_note(number).unlink(missing_ok=True)  # the record has it from now on
-
-    def notes(self) -> dict[str, Any]:
-        """Return also on what the shards were made, which need not be where the artifact is published."""
-        return super().notes() | _merged(self._hardware_of_shards)
 
     def _stored_plan(self) -> Plan:
         with self._store.lock(f"{self._id}/plan"):
@@ -244,7 +243,7 @@ class ShardedOutput(Output):
         start = time.perf_counter()
         with memory_errors(self.stage.name):
             work(shard)
-        write_note(self._hardware_note(shard.number), self._hardware())
+        write_note(self._hardware_note(shard.number), self._own_hardware())
         write_note(self._note(shard.number), {**shard.notes(), "shard": shard.number, **self.read.header})
         seconds = time.perf_counter() - start
         log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
@@ -268,15 +267,6 @@ class ShardedOutput(Output):
 
     def _hardware_note(self, number: int) -> Path:
         return self.folder / PROGRESS / f"hardware-{number:05d}.json"
-
-
-def _merged(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fields of several processes as one: every name once, the most bytes."""
-    merged: dict[str, Any] = {}
-    for name in dict.fromkeys(name for fields in facts for name in fields):
-        values = [fields[name] for fields in facts if name in fields]
-        merged[name] = max(values) if isinstance(values[0], int) else ", ".join(sorted(set(values)))
-    return merged
 
 
 def _whole_note(path: Path) -> dict[str, Any] | None:

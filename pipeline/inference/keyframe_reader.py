@@ -16,7 +16,7 @@ from pipeline.inference.option_reader import OptionReader
 from pipeline.inference.streams import behind
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
-from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.models.prompts import frame_prefixes
 from pipeline.models.transfer import to_device, to_host
 from pipeline.reasons import Reason
 
@@ -80,8 +80,7 @@ class KeyframeReader:
                 by_frames[len(unit.rows)].append(number)
         batches: list[_Batch] = []
         for n_frames, numbers in sorted(by_frames.items()):
-            # The official code numbers frames only when there are several: one keyframe is read as when voting.
-            prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
+            prefixes = frame_prefixes(n_frames)
 
             def ask(chosen: list[int], prefixes: list[str] = prefixes) -> _Batch:
                 where = [

@@ -49,6 +49,11 @@ def numbered_frame_prefixes(n_frames: int) -> list[str]:
     return [NUMBERED_FRAME_PREFIX.format(number=number) for number in range(1, n_frames + 1)]
 
 
+def frame_prefixes(n_frames: int) -> list[str]:
+    """Return the prefixes of an Answerer's frames: the official code numbers them only when there are several."""
+    return single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
+
+
 def answer_target(option_index: int) -> str:
     """Return the text that names the option at `option_index`: 0 gives "Option A", 26, beyond all data sets, "Option AA"."""
     round_, letter = divmod(option_index, len(ascii_uppercase))

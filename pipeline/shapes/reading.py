@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.models.language import Language
-from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.models.prompts import frame_prefixes
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.optimising import Show, optimise
@@ -86,8 +86,7 @@ def _loss(
     """Return the mean weighted cross-entropy, and per sample [R] whether T5 says the target as far as its telling token."""
     visual = _written(language, samples, noise)
     n_frames = visual.shape[1]
-    prefixes = single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)
-    inputs = language.assemble(prefixes, visual, [sample.text for sample in samples])
+    inputs = language.assemble(frame_prefixes(n_frames), visual, [sample.text for sample in samples])
     hidden = language.encode(inputs)
     width = max(len(sample.target) for sample in samples)
     target = torch.tensor([[*sample.target, *[-100] * (width - len(sample.target))] for sample in samples])

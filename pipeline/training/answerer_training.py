@@ -15,7 +15,7 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import load_answerer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
-from pipeline.models.prompts import numbered_frame_prefixes, single_frame_prefixes
+from pipeline.models.prompts import frame_prefixes
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
@@ -109,7 +109,7 @@ class AnswererTask:
         visual = visual_tokens(self._answerer, data)
         token_ids = [self._ids[row.sample] for row in data.rows]
         right = [row.target for row in data.rows]
-        return self._answerer.loss(visual, token_ids, right, _prefixes(visual.shape[1]))
+        return self._answerer.loss(visual, token_ids, right, frame_prefixes(visual.shape[1]))
 
     def judge(self, data: Data) -> Tensor:
         """Return the number of rows with finite logits, how many of them were answered right, and the number of other rows."""
@@ -118,7 +118,7 @@ class AnswererTask:
         visual = visual_tokens(self._answerer, data)
         token_ids = [self._ids[row.sample] for row in data.rows]
         n_options = [self._questions[row.sample].n_options for row in data.rows]
-        answers = self._answerer.answer(visual, token_ids, n_options, _prefixes(visual.shape[1]))
+        answers = self._answerer.answer(visual, token_ids, n_options, frame_prefixes(visual.shape[1]))
         logits = answers.option_logits
         is_finite = ~(logits.isnan() | logits.isposinf()).any(dim=1)  # -inf: no such option
         right = answers.prediction == torch.tensor([row.target for row in data.rows], device=logits.device)
@@ -140,8 +140,3 @@ class AnswererTask:
             for stored in [(row,) for row in question.rows] if self._alone else [question.rows]:
                 rows.append(MicroBatchRow(number, stored, question.right))
         return MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), sum(len(row.stored) for row in rows))
-
-
-def _prefixes(n_frames: int) -> list[str]:
-    # The official code numbers frames only when there are several: one keyframe is read as when voting.
-    return single_frame_prefixes() if n_frames == 1 else numbered_frame_prefixes(n_frames)

@@ -32,8 +32,11 @@ DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to th
 ERRORS = {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}
 
 
-def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ...], name: str) -> None:
+def launch(n_processes: int, work: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> list[Any]:
     """Call `work(*arguments)` in `n_processes` new processes whose environment tells torch and Accelerate who they are.
+
+    Returns:
+        What each of them returned.
 
     Raises:
         SevilaError: one of them raised it; the others are ended.
@@ -61,7 +64,7 @@ def launch(n_processes: int, work: Callable[..., None], arguments: tuple[Any, ..
             members.append(member)
         for member in members:
             member.give(work, arguments)
-        _wait_for_all(members, name)
+        return _results_of_all(members, name)
 
 
 def run_in_subprocess(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -125,7 +128,7 @@ class _Child:
         self._listener.join(GRACE_SECONDS)  # what a process has started may still hold its end
 
 
-def _wait_for_all(members: list[_Child], name: str) -> None:
+def _results_of_all(members: list[_Child], name: str) -> list[Any]:
     running = {member.process.sentinel for member in members}
     while running:
         running -= set(wait(list(running)))
@@ -142,6 +145,7 @@ def _wait_for_all(members: list[_Child], name: str) -> None:
                 if member.process.exitcode
             )
             raise ERRORS[kind](text)
+    return [member.reply(f"{name}: a process {{how}}")[1] for member in members]
 
 
 def _clean_context() -> Any:

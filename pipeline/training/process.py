@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from cache.errors import SevilaError
+from pipeline.engine.hardware import hardware_facts
 from pipeline.engine.stage import RunContext
 from pipeline.memory import is_out_of_memory
 from pipeline.training.loop import Loop
 from pipeline.training.task import TrainingJob
 
 
-def train_in_process(job: TrainingJob) -> None:
-    """Train, as one of the processes that the environment names or alone."""
+def train_in_process(job: TrainingJob) -> dict[str, Any]:
+    """Train, as one of the processes that the environment names or alone; return on what, as fields of a record."""
     with _accelerator(job.run, job.cfg.precision) as accelerator:
         device = accelerator.device
         place = "cpu" if device.type == "cpu" else str(device)  # not cpu:0, as Accelerate calls it among several
-        task = job.make_task(replace(job.run, device=place))
+        own = replace(job.run, device=place)
+        task = job.make_task(own)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 Loop(job, task, accelerator).run()
@@ -33,6 +36,7 @@ def train_in_process(job: TrainingJob) -> None:
                     f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
                     "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
                 ) from error
+        return hardware_facts(True, own)
 
 
 @contextmanager

@@ -81,6 +81,7 @@ def train_prompt(out: Output, cfg: TrainingConfig, run: RunContext, make_task: C
     name = out.stage.name
     with out.phase("train"):
         trained = train(TrainingJob(name, out.folder.name, cfg, run, out.snapshots, make_task, steps_bar))
+    out.hardware = trained.hardware
     if trained.n_left_out:
         out.dropped.update({LOSS: trained.n_left_out})
     save_tensors(trained.weights, out.folder / FILE)

@@ -131,11 +131,16 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out."""
+    """What a training leaves: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out.
+
+    Attributes:
+        hardware: on what each of its processes ran, as fields of a record.
+    """
 
     weights: dict[str, Tensor]
     curves: list[dict[str, Any]]
     validation: list[dict[str, Any]]
+    hardware: list[dict[str, Any]]
     n_left_out: int = 0  # their loss is not finite with the weights as given
 
 
@@ -158,9 +163,9 @@ def train(job: TrainingJob) -> Trained:
         from pipeline.training.launch import launch
 
         log.info("%s: %d processes", job.name, n_processes)
-        launch(n_processes, train_in_process, (job,), job.name)
+        hardware = launch(n_processes, train_in_process, (job,), job.name)
     else:
-        train_in_process(job)
+        hardware = [train_in_process(job)]
     state = job.snapshots.newest(read_state)
     if state is None or state["epoch"] < job.cfg.epochs:
         raise SevilaError(f"{job.name}: the final state in {job.snapshots.folder} cannot be read; run again")
@@ -169,6 +174,7 @@ def train(job: TrainingJob) -> Trained:
         best["weights"] if best else state["weights"],
         [dict(zip(CURVES, row, strict=True)) for row in state["curves"]],
         [dict(zip(VALIDATION, row, strict=True)) for row in state["validation"]],
+        hardware,
         len(state.get("left_out", ())),
     )
 

@@ -316,12 +316,13 @@ def test_a_killed_training_stage_resumes_to_the_same_weights(world: World, tmp_p
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_localizer_with_the_losses_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_a_localizer_with_the_losses_of_one_and_the_record_has_their_memory(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world", videos=3)  # with dropout
     config = {"batch_size": 4, "micro_batch_size": 1}
     one = world.train("pretrain_localizer", tmp_path / "one", **config)
+    held = np.ones(2 << 30, "uint8")  # by the process that starts them
     two = world.train("pretrain_localizer", tmp_path / "two", {"processes": 2}, **config)
-    assert one.id == two.id
+    assert one.id == two.id and 0 < two.record.peak_memory_bytes < len(held)
     for name in ("loss", "gradient_norm"):
         found, wanted = ([row[name] for row in trained.rows("curves")] for trained in (two, one))
         assert found == pytest.approx(wanted, rel=1e-6)

@@ -1,0 +1,46 @@
+"""On what something was made, and how much memory that took: fields of a record."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.engine.stage import RunContext
+from pipeline.memory import peak_memory_bytes, reset_peak_memory
+
+
+def hardware_facts(gpu: bool, run: RunContext) -> dict[str, Any]:
+    """Return what a record says of the machine: host, device, and the peaks since `reset_peaks`.
+
+    Args:
+        gpu: this process has run a model, on the run's device.
+    """
+    facts: dict[str, Any] = {"host": platform.node(), "device": "cpu", "peak_memory_bytes": peak_memory_bytes()}
+    torch = sys.modules.get("torch")  # a stage that did not need torch must not pay for its import
+    # Nor take memory of a GPU, in a process that only publishes what others have made on theirs.
+    if torch is not None and gpu and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        facts["device"] = f"{run.torch_device()} {torch.cuda.get_device_name(run.torch_device())}"
+        facts["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(run.torch_device())
+    return facts
+
+
+def reset_peaks(run: RunContext) -> None:
+    """Have peak memory count from now on, and give back what the stage before held in cycles on a GPU: whole models."""
+    reset_peak_memory()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(run.torch_device())
+
+
+def merged_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the facts of several processes as one: every name once, the most bytes."""
+    merged: dict[str, Any] = {}
+    for name in dict.fromkeys(name for fields in facts for name in fields):
+        values = [fields[name] for fields in facts if name in fields]
+        merged[name] = max(values) if isinstance(values[0], int) else ", ".join(sorted(set(values)))
+    return merged
