@@ -22,7 +22,7 @@ def answers(id: Text, /, *, where: Where) -> None:
     store = where.open()
     newest = newest_answers(store, id)
     print(newest, file=sys.stderr)
-    print_data(as_csv(answers_in_words(store, newest)))
+    print_data(as_csv([row._asdict() for row in answers_in_words(store, newest)]))
 
 
 def compare(

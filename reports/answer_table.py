@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from cache.errors import StoreError
 from cache.matching import newest
 from cache.printable import printable
 from cache.store import Store
+from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.metrics.accuracy import Answered
 from pipeline.selection.keyframes import ChosenFrames
@@ -39,12 +41,25 @@ def newest_answers(store: Store, prefix: str) -> str:
     return warn_if_stale(store, record.id)
 
 
-def answers_in_words(store: Store, answers_id: str) -> list[dict[str, Any]]:
-    """Return a row per question of an answers artifact: texts instead of indices, keyframe times, the reason of a failure."""
+class AnswerInWords(NamedTuple):
+    """An answer for people: texts instead of indices, keyframe times, the reason of a failure."""
+
+    question_id: str
+    video_id: str
+    question: str
+    answer: str
+    right_answer: str
+    correct: bool | None
+    keyframe_seconds: str
+    reason: str
+
+
+def answers_in_words(store: Store, answers_id: str) -> list[AnswerInWords]:
+    """Return a row per question of an answers artifact."""
     answers = Answers(store, answers_id)
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
-    asked = {row["question_id"]: row for row in questions.rows("questions")}
+    asked = {question.question_id: question for question in questions.questions()}
     chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
     seconds = {row.question_id: row.seconds for row in chosen}
     rows = typed_rows_of_all(answers, "answers", questions, Answered)
@@ -67,18 +82,16 @@ def _as_cell(value: Any) -> Any:
     return ("'" if is_formula else "") + printable(value)
 
 
-def _in_words(answer: Answered, question: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+def _in_words(answer: Answered, question: Question, seconds: Sequence[float]) -> AnswerInWords:
     def text(index: int | None) -> str:
-        return "" if index is None else question["options"][index]
+        return "" if index is None else question.options[index]
 
-    known = question["answer_index"] is not None and answer.prediction is not None
-    return {
-        "question_id": question["question_id"],
-        "video_id": question["video_id"],
-        "question": question["question"],
-        "answer": text(answer.prediction),
-        "right_answer": text(question["answer_index"]),
-        "correct": answer.prediction == question["answer_index"] if known else "",
-        "keyframe_seconds": " ".join(f"{second:.2f}" for second in seconds),
-        "reason": str(answer.reason),
-    }
+    known = question.answer_index is not None and answer.prediction is not None
+    return AnswerInWords(
+        *(question.question_id, question.video_id, question.question),
+        text(answer.prediction),
+        text(question.answer_index),
+        answer.prediction == question.answer_index if known else None,
+        " ".join(f"{second:.2f}" for second in seconds),
+        answer.reason,
+    )

@@ -203,8 +203,4 @@ def _figures(store: Store, id: str) -> dict[str, Any]:
             "unanswered_percent": accuracy.unanswered_percent,
         }
     row = MomentMetrics(store, id).headline()
-    return {
-        "metric": "R1@0.5",
-        "metric_percent": row["recall_at_one_percent"],
-        "n_questions": row["n_queries"],
-    }
+    return {"metric": "R1@0.5", "metric_percent": row.recall_at_one_percent, "n_questions": row.n_queries}

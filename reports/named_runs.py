@@ -115,4 +115,4 @@ def _accuracy(store: Store, id: str) -> str:
 
 def _recall(store: Store, id: str) -> str:
     row = MomentMetrics(store, id).headline()
-    return "no known moments" if row["n_queries"] == 0 else f"R1@0.5 {row['recall_at_one_percent']:.1f} %"
+    return "no known moments" if row.recall_at_one_percent is None else f"R1@0.5 {row.recall_at_one_percent:.1f} %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_quality
 from pipeline.text_table import Table, aligned
@@ -41,18 +42,16 @@ def training_line(training: TrainedWeights) -> str:
 
     Single steps are noisy: a loss is the mean of the first, or last, tenth of them.
     """
-    tables = training.weights.tables
-    if "curves" not in tables or not (steps := training.weights.rows("curves")):
+    steps = sorted(training.weights.typed_rows("curves", TrainingStep))
+    if not steps:
         return ""
-    losses = [row["loss"] for row in sorted(steps, key=lambda row: row["step"])]
+    losses = [step.loss for step in steps]
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     parts = [f"{training.what}: loss {first:.3f} -> {last:.3f} in {len(losses)} steps"]
     figures: dict[str, list[float]] = {}
-    for row in (
-        sorted(training.weights.rows("validation"), key=lambda row: row["step"]) if "validation" in tables else ()
-    ):
-        figures.setdefault(row["figure"], []).append(row["value"])
+    for row in sorted(training.weights.typed_rows("validation", ValidationFigure), key=lambda row: row.step):
+        figures.setdefault(row.figure, []).append(row.value)
     parts += [f"{name} on held-out videos {values[0]:.3f} -> {values[-1]:.3f}" for name, values in figures.items()]
     return "; ".join(parts)
 
@@ -89,7 +88,7 @@ def _heading(results: Results) -> str:
     ]
     known = [setting.localization for setting in results.settings if setting.localization is not None]
     if known:
-        n_known = keyframe_quality(known[0])["n_questions"]
+        n_known = keyframe_quality(known[0]).n_questions
         lines.append(
             f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
             "moments, those with such a keyframe; in percent."

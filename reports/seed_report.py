@@ -174,9 +174,9 @@ def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
             if column not in ("zero-shot", "zero-shot, voting"):
                 continue
             name = row if column == "zero-shot" else f"{row}, voting"
-            for line in setting.metrics.rows("metrics"):
-                if line["scope"] == "type" and line["accuracy_percent"] is not None:
-                    accuracies.setdefault((name, line["name"]), []).append(line["accuracy_percent"])
+            for line in setting.metrics.accuracies():
+                if line.scope == "type" and line.accuracy_percent is not None:
+                    accuracies.setdefault((name, line.name), []).append(line.accuracy_percent)
     types = sorted({type for _, type in accuracies})
     if not types:
         return "The questions have no types."

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cache.printable import printable
+from pipeline.datasets.question import Rejected
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results, TrainedWeights
 from pipeline.text_table import Markup, code, escaped, markdown
@@ -140,15 +141,15 @@ def _code(lines: Sequence[str], language: str = "") -> str:
 
 
 def _first_answers(answers: Answers) -> list[str]:
-    rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row["reason"]]
-    return [printable(f"{row['question_id']}: {row['question']} -> {row['answer']}") for row in rows[:ANSWERS_SHOWN]]
+    rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row.reason]
+    return [printable(f"{row.question_id}: {row.question} -> {row.answer}") for row in rows[:ANSWERS_SHOWN]]
 
 
 def _failures(artifact: Artifact) -> tuple[str, list[str]]:
     """Return what could not be used and how much of it, and the first of it with the reasons: no lines, if there is none."""
     what, lines = "", []
     if isinstance(artifact, Questions):
-        lines = [f"{row['file']} line {row['line']}: {row['reason']}" for row in artifact.rows("rejected")]
+        lines = [f"{row.file} line {row.line}: {row.reason}" for row in artifact.typed_rows("rejected", Rejected)]
         what = f"{len(lines)} annotation rows rejected"
     if isinstance(artifact, Frames):
         videos = artifact.videos()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -27,9 +27,6 @@ from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
-
-if TYPE_CHECKING:
-    pass
 
 
 class Answers(Artifact):

@@ -56,17 +56,22 @@ class Metrics(Artifact):
 
     def headline(self) -> AccuracyRow:
         """Return the row of the one number by which the data set is compared."""
-        return next(AccuracyRow(**row) for row in self.rows("metrics") if row["is_headline"])
+        return next(row for row in self.accuracies() if row.is_headline)
+
+    def accuracies(self) -> list[AccuracyRow]:
+        """Return the rows of the accuracy table, in its order."""
+        return self.typed_rows("metrics", AccuracyRow)
 
     def text(self, table: Table = aligned) -> str:
         """Return the accuracy table and the coverage."""
         config = self.record.config
-        rows = [AccuracyRow(**row) for row in self.rows("metrics")]
-        covered = [CoverageRow(**row) for row in self.rows("coverage")]
+        covered = self.typed_rows("coverage", CoverageRow)
         by = config["bootstrap"]
         how = f"95 % by {by}: percentile bootstrap, {config['resamples']:,} resamples of {by}s"
         listed = "; every missing video is listed in metrics.json" if len(covered) > 1 else ""
-        return "\n\n".join([format_accuracy_table(rows, by, table), how, format_coverage(covered) + listed])
+        return "\n\n".join(
+            [format_accuracy_table(self.accuracies(), by, table), how, format_coverage(covered) + listed]
+        )
 
 
 class Evaluate(Config):

@@ -52,7 +52,7 @@ class LocalizationMetrics(Artifact):
 
     def text(self, table: Table = aligned) -> str:
         """Return the table."""
-        rows = [LocalizationRow(**row) for row in self.rows("localization")]
+        rows = self.typed_rows("localization", LocalizationRow)
         return (
             format_localization(rows, table)
             if rows[0].n_questions

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,34 @@ from pipeline.selection.moments import Query
 from pipeline.text_table import Table, aligned
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
+
+
+class MomentMetricsRow(NamedTuple):
+    """Retrieval of the windows of one range of lengths at one IoU; a row of the table `moment_metrics`."""
+
+    window_length: str
+    iou_threshold: float
+    n_queries: int
+    recall_at_one_percent: float | None
+    mean_average_precision_percent: float | None
+
+
+class HighlightsRow(NamedTuple):
+    """Highlight detection at one level; a row of the table `highlights`."""
+
+    level: str
+    n_queries: int
+    mean_average_precision_percent: float
+    hit_at_one_percent: float
+
+
+class QueryCounts(NamedTuple):
+    """What was counted; the row of the table `counts`, which says what is what."""
+
+    n_queries: int
+    n_unlabelled: int
+    n_failed: int
+    n_without_moments: int
 
 
 class MomentMetrics(Artifact):
@@ -61,20 +89,20 @@ class MomentMetrics(Artifact):
         "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
     }
 
-    def headline(self) -> dict[str, Any]:
+    def headline(self) -> MomentMetricsRow:
         """Return the row by which retrieval is compared: all lengths of windows, IoU 0.5."""
-        rows = self.rows("moment_metrics")
-        return next(row for row in rows if (row["window_length"], row["iou_threshold"]) == ("full", 0.5))
+        rows = self.typed_rows("moment_metrics", MomentMetricsRow)
+        return next(row for row in rows if row[:2] == ("full", 0.5))
 
     def text(self, table: Table = aligned) -> str:
         """Return the tables, and what was counted."""
-        (counts,) = self.rows("counts")
-        if not counts["n_queries"]:
-            return f"{counts['n_unlabelled']} queries, none of them with known moments: nothing to evaluate"
+        (counts,) = self.typed_rows("counts", QueryCounts)
+        if not counts.n_queries:
+            return f"{counts.n_unlabelled} queries, none of them with known moments: nothing to evaluate"
         return (
             f"{format_report(json.loads(self.checked_file('metrics.json').read_text()), table)}\n\n"
-            f"{counts['n_queries']} queries, of which {counts['n_failed']} failed and {counts['n_without_moments']} have no "
-            f"moment (all of them count as wrong); {counts['n_unlabelled']} others have no known moments; "
+            f"{counts.n_queries} queries, of which {counts.n_failed} failed and {counts.n_without_moments} have no "
+            f"moment (all of them count as wrong); {counts.n_unlabelled} others have no known moments; "
             f"{self.record.rows['missing_videos']} videos could not be read (`sevila cache show {self.id}` lists them)"
             + ("" if self.record.rows["highlights"] else "\nno highlights: the annotations do not rate clips")
         )
@@ -99,25 +127,25 @@ def evaluate_moments(
     rows = [row for length in LENGTH_RANGES_SECONDS for row in _rows(length, retrieval[length])]
     out.write_rows("moment_metrics", rows)
     highlights = _highlights(questions, queries)
-    out.write_rows("highlights", [_highlight_row(level, scores) for level, scores in (highlights or {}).items()])
-    counts = {
-        "n_queries": len(known),
-        "n_unlabelled": len(queries) - len(known),
-        "n_failed": sum(query.status != "ok" for query in known),
-        "n_without_moments": sum(query.status == "ok" and query.n_moments == 0 for query in known),
-    }
-    out.write_rows("counts", [counts])
+    levels = [
+        HighlightsRow(level, at.n_queries, at.mean_average_precision, at.hit_at_one)
+        for level, at in (highlights or {}).items()
+    ]
+    out.write_rows("highlights", levels)
+    n_failed = sum(query.status != "ok" for query in known)
+    n_without_moments = sum(query.status == "ok" and query.n_moments == 0 for query in known)
+    out.write_rows("counts", [QueryCounts(len(known), len(queries) - len(known), n_failed, n_without_moments)])
     _, missing = coverage((query.video_id, query.reason) for query in queries if query.reason.code != SCORES)
-    out.write_rows("missing_videos", [dataclasses.asdict(video) for video in missing])
+    out.write_rows("missing_videos", [asdict(video) for video in missing])
     (out.folder / "metrics.json").write_text(json.dumps(benchmark_report(retrieval, highlights), indent=1))
     out.add_file("metrics.json")
 
 
 def _highlights(questions: Questions, queries: Sequence[Query]) -> dict[str, HighlightScores] | None:
     """Return the scores by level over the queries whose clips are rated; None if there is none."""
-    rated: dict[str, list[list[float]]] = defaultdict(list)
-    for row in questions.rows("ratings"):
-        rated[row["question_id"]].append(row["ratings"])
+    rated: dict[str, list[np.ndarray]] = defaultdict(list)
+    for question_id, ratings in zip(*questions.columns("ratings", "question_id", "ratings").values(), strict=True):
+        rated[question_id].append(ratings)
     judged = [query for query in queries if query.question_id in rated]
     if not judged:
         return None
@@ -127,24 +155,7 @@ def _highlights(questions: Questions, queries: Sequence[Query]) -> dict[str, Hig
     )
 
 
-def _highlight_row(level: str, scores: HighlightScores) -> dict[str, Any]:
-    return {
-        "level": level,
-        "n_queries": scores.n_queries,
-        "mean_average_precision_percent": scores.mean_average_precision,
-        "hit_at_one_percent": scores.hit_at_one,
-    }
-
-
-def _rows(length: str, scores: RetrievalScores) -> list[dict[str, Any]]:
-    percents = zip(IOU_THRESHOLDS, scores.recall_at_one, scores.mean_average_precision, strict=True)
-    return [
-        {
-            "window_length": length,
-            "iou_threshold": threshold,
-            "n_queries": scores.n_queries,
-            "recall_at_one_percent": float(recall) if scores.n_queries else None,
-            "mean_average_precision_percent": float(precision) if scores.n_queries else None,
-        }
-        for threshold, recall, precision in percents
-    ]
+def _rows(length: str, scores: RetrievalScores) -> Iterator[MomentMetricsRow]:
+    for threshold, *percents in zip(IOU_THRESHOLDS, scores.recall_at_one, scores.mean_average_precision, strict=True):
+        known = map(float, percents) if scores.n_queries else (None, None)
+        yield MomentMetricsRow(length, threshold, scores.n_queries, *known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.datasets import adapter_named
-from pipeline.datasets.question import Moment, Question
+from pipeline.datasets.question import Question
 from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
@@ -88,37 +88,14 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
             f"{annotations.path}: no usable question for split {cfg.split!r}; {reasons or 'the file has no row'}"
         )
     wanted = {question.video_id for question in questions}
-    out.write_rows("questions", [_row(question, source.group(question.question_type)) for question in questions])
-    out.write_rows("moments", [_moment(question, moment) for question in questions for moment in question.moments])
-    out.write_rows("ratings", [rating for question in questions for rating in _ratings(question)])
+    grouped = [replace(question, question_group=source.group(question.question_type)) for question in questions]
+    columns = Questions.tables["questions"].columns
+    out.write_rows("questions", [{name: getattr(question, name) for name in columns} for question in grouped])
+    moments = [(question.question_id, moment) for question in questions for moment in question.moments]
+    out.write_rows("moments", [{"question_id": question_id, **vars(moment)} for question_id, moment in moments])
+    ratings = [(question.question_id, *rating) for question in questions for rating in enumerate(question.ratings)]
+    out.write_rows("ratings", [dict(zip(Questions.tables["ratings"].columns, row, strict=True)) for row in ratings])
     out.write_rows("videos", [vars(video) for video in annotated.videos if video.video_id in wanted])
     out.write_rows("rejected", [vars(rejected) for rejected in annotated.rejected])
     if annotated.rejected:
         out.dropped["rejected annotation row"] += len(annotated.rejected)
-
-
-def _row(question: Question, group: str) -> dict[str, Any]:
-    return {
-        "question_id": question.question_id,
-        "video_id": question.video_id,
-        "clip_id": question.clip_id,
-        "question": question.question,
-        "options": list(question.options),
-        "answer_index": question.answer_index,
-        "question_type": question.question_type,
-        "question_group": group,
-        "start_seconds": question.start_seconds,
-        "end_seconds": question.end_seconds,
-        "note": question.note,
-    }
-
-
-def _moment(question: Question, moment: Moment) -> dict[str, Any]:
-    return {"question_id": question.question_id, **vars(moment)}
-
-
-def _ratings(question: Question) -> list[dict[str, Any]]:
-    return [
-        {"question_id": question.question_id, "clip": clip, "ratings": list(ratings)}
-        for clip, ratings in enumerate(question.ratings)
-    ]

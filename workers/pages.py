@@ -125,9 +125,9 @@ def show_summary(
     """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
     page = f"# {title}\n\n{whose_page(artifacts[0].store)}\n\n{summary_markdown(artifacts, settings, results)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
-    rows = [row for artifact in artifacts if isinstance(artifact, Frames) for row in artifact.rows("videos")]
+    videos = [video for artifact in artifacts if isinstance(artifact, Frames) for video in artifact.videos()]
     failed = dict.fromkeys(
-        (printable(row["video_id"]), printable(row["reason"])) for row in rows if row["status"] != "ok"
+        (printable(video.video_id), printable(video.reason)) for video in videos if video.status != "ok"
     )
     if failed:
         table = [{"video": video_id, "reason": reason} for video_id, reason in failed]

@@ -19,7 +19,7 @@ from cache.errors import CheckpointError, MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
 from pipeline.datasets import adapter_named, files_of
-from pipeline.datasets.question import Video
+from pipeline.datasets.question import Question, Video
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup
 from pipeline.engine.weights import Weights, links_to, of_hub
@@ -162,7 +162,7 @@ class Sources:
             if not self._is_checked("videos", name) or self._remembered_id(source, "videos", name) is not None:
                 continue
             folder = self._video_folder(name)
-            problem = folder.all_missing(folder.find(_video(row)) for row in questions.rows("videos"))
+            problem = folder.all_missing(map(folder.find, questions.typed_rows("videos", Video)))
             if problem:
                 raise MissingSourceError(problem)
         for name in weights:
@@ -187,25 +187,25 @@ class Sources:
         except MissingSourceError as error:
             return VideoFiles(self._remembered(source, "videos", name), str(error), source=source)
         clips: dict[str, set[tuple[str, float | None, float | None]]] = {}
-        for row in questions.rows("questions"):
-            clips.setdefault(row["video_id"], set()).add((row["clip_id"], row["start_seconds"], row["end_seconds"]))
-        wanted = sorted(questions.rows("videos"), key=lambda row: str(row["video_id"]))
-        refuse_cut(questions, clips, questions, (row["video_id"] for row in wanted), "videos")
+        for asked in questions.typed_rows("questions", Question):
+            clips.setdefault(asked.video_id, set()).add((asked.clip_id, asked.start_seconds, asked.end_seconds))
+        wanted = sorted(questions.typed_rows("videos", Video), key=lambda video: video.video_id)
+        refuse_cut(questions, clips, questions, (video.video_id for video in wanted), "videos")
         log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
-        videos: list[VideoFile] = []
+        files: list[VideoFile] = []
         logged = time.monotonic()
-        for row in self._digests.saving(wanted):
+        for video in self._digests.saving(wanted):
             if time.monotonic() - logged > LOG_EVERY_SECONDS:
                 logged = time.monotonic()
-                log.info("identified %d of %d videos", len(videos), len(wanted))
-            path, reason = folder.find(_video(row))
-            video_clips = tuple(sorted(clips[row["video_id"]], key=str))
-            videos.append(self._video_file(row["video_id"], path, reason, video_clips))
-        problem = folder.all_missing((video.path, video.reason) for video in videos)
+                log.info("identified %d of %d videos", len(files), len(wanted))
+            path, reason = folder.find(video)
+            video_clips = tuple(sorted(clips[video.video_id], key=str))
+            files.append(self._video_file(video.video_id, path, reason, video_clips))
+        problem = folder.all_missing((file.path, file.reason) for file in files)
         if problem:
             return VideoFiles(None, problem, source=source)
-        identity = [[video.video_id, video.digest, Reason(video.reason).code, video.clips] for video in videos]
-        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(videos), source)
+        identity = [[file.video_id, file.digest, Reason(file.reason).code, file.clips] for file in files]
+        return VideoFiles(f"videos-{fingerprint(identity)}", "", tuple(files), source)
 
     def _is_of_hub(self, name: str) -> bool:
         return "/" in name and self.places.configured("weights", name) is None
@@ -248,7 +248,3 @@ class Sources:
         if kind in self._remembered_kinds:
             return self._digests.remembered(source)
         return self._digests.remembered_below(source) if kind == "videos" else None
-
-
-def _video(row: Mapping[str, Any]) -> Video:
-    return Video(row["video_id"], row["path"], tuple(row["other_paths"]))

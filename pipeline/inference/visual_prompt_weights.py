@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cache.tables import Schema
 from pipeline.engine.output import Output
@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from pipeline.models.visual_prompt import VisualPrompt
 
 FILE = "visual_prompt.safetensors"
+
+
+class TrainingStep(NamedTuple):
+    """One optimizer step; a row of the table `curves`, which says what is what."""
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    frames_per_second: float
+
+
+class ValidationFigure(NamedTuple):
+    """One figure over the held-out videos at the end of an epoch; a row of the table `validation`."""
+
+    step: int
+    epoch: int
+    figure: str
+    value: float
 
 
 class VisualPromptWeights(Artifact):

@@ -8,6 +8,7 @@ from typing import Any
 
 from cache.errors import RecipeError
 from pipeline.datasets import adapter_named
+from pipeline.datasets.question import Question
 from pipeline.engine.places import refuse_unused
 from pipeline.engine.recipe import LOCALIZERS, Recipe
 from pipeline.engine.sources import Sources
@@ -231,11 +232,12 @@ def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
 
 
 def _videos(questions: Artifact) -> set[str]:
-    return {row["video_id"] for row in questions.rows("videos")}
+    return set(questions.columns("videos", "video_id")["video_id"])
 
 
 def _askings(questions: Artifact) -> set[tuple[Any, ...]]:
-    return {(row["clip_id"], row["question"], tuple(row["options"])) for row in questions.rows("questions")}
+    asked = questions.typed_rows("questions", Question)
+    return {(question.clip_id, question.question, question.options) for question in asked}
 
 
 def _exists(artifact: Artifact) -> bool:

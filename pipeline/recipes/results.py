@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pipeline.engine.recipe import LOCALIZERS, Chain
 from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact
+from pipeline.metrics.localization_metrics import LocalizationRow
 from pipeline.selection.registry import selector_named
 
 Who = Literal["zero-shot", "fine-tuned"]
@@ -210,8 +211,8 @@ class Results:
             cells[setting.row, setting.column] = setting.metrics.headline().accuracy_percent
             if setting.localization is not None:
                 keyframes = keyframe_quality(setting.localization)
-                cells[setting.row, "moment recall"] = keyframes["moment_recall_percent"]
-                cells[setting.row, "hit"] = keyframes["hit_percent"]
+                cells[setting.row, "moment recall"] = keyframes.moment_recall_percent
+                cells[setting.row, "hit"] = keyframes.hit_percent
         return {cell: value for cell, value in cells.items() if value is not None}
 
 
@@ -222,6 +223,6 @@ def _place(choice: Choice) -> tuple[int, int]:
     return (1 + len(LOCALIZERS) if "moments" in selector_named(choice.selector).needs else 0), 0
 
 
-def keyframe_quality(localization: Artifact) -> dict[str, Any]:
-    """Return how well the keyframes hit the true moments, a row of the table `localization`."""
-    return next(row for row in localization.rows("localization") if row["source"] == "keyframes")
+def keyframe_quality(localization: Artifact) -> LocalizationRow:
+    """Return how well the keyframes hit the true moments."""
+    return next(row for row in localization.typed_rows("localization", LocalizationRow) if row.source == "keyframes")

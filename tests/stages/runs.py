@@ -70,7 +70,7 @@ def edited(demo: Path, folder: Path, edit: Any) -> Path:
 def as_answered(demo: Path, finished: Path, folder: Path) -> Path:
     """A copy of the demo as its model sees it: whatever it answered in a finished run is right."""
     words = answers_in_words(Store(finished), artifact(finished, "answers").record.id)
-    said = {(row["video_id"], row["question"]): row["answer"] for row in words if not row["reason"]}
+    said = {(row.video_id, row.question): row.answer for row in words if not row.reason}
     return edited(
         demo,
         folder,
