@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from cache.untrusted import is_name
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources, VideoFile
-from pipeline.reasons import Reason
+from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.keyframe_files import WantedFile, WantedFiles, write_files
 from reports.stale import warn_if_stale
 from stages.list_questions import Questions
@@ -50,17 +50,6 @@ TABLE = Schema(
 )
 
 
-class QuestionKeyframes(NamedTuple):
-    """A question's keyframes in time order; none where there is a reason."""
-
-    question_id: str
-    video_id: str
-    reason: Reason
-    frame_indices: list[int]
-    seconds: list[float]
-    scores: list[float]  # empty where no score was looked at
-
-
 class KeyframesOfRun:
     """The keyframes of one artifact of select_keyframes, in the order of the annotations."""
 
@@ -75,7 +64,7 @@ class KeyframesOfRun:
         self.id = warn_if_stale(store, record.id)
         self.questions = Questions(store, record.inputs["questions"])
         self.frames = Frames(store, record.inputs["frames"])
-        rows = typed_rows_of_all(Keyframes(store, record.id), "keyframes", self.questions, QuestionKeyframes)
+        rows = typed_rows_of_all(Keyframes(store, record.id), "keyframes", self.questions, ChosenFrames)
         by_question = {row.question_id: row for row in rows}
         self.texts = {question.question_id: question.question for question in self.questions.questions()}
         self.rows = [by_question[question_id] for question_id in self.texts]
@@ -156,7 +145,7 @@ def failures_text(failures: dict[str, str]) -> str:
     return "\n".join([f"{len(failures)} videos gave no keyframes; run again when they can be read", *shown, *more])
 
 
-def _files(row: QuestionKeyframes, folder: Path, kind: Pictures) -> list[WantedFile]:
+def _files(row: ChosenFrames, folder: Path, kind: Pictures) -> list[WantedFile]:
     name = row.question_id
     if not is_name(name):
         name = f"{re.sub('[^A-Za-z0-9_-]+', '_', name)[:READABLE]}-{fingerprint(name)[:8]}"

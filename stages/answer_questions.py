@@ -117,7 +117,8 @@ def answer_questions(
 
     def work(shard: Shard) -> None:
         wanted = [asked[item] for item in shard.items]
-        units = [unit for each in wanted if not each.reason for unit in _units(each, cfg.method)]
+        readable = [(question, frames) for question, frames in wanted if not frames.reason]
+        units = [unit for question, frames in readable for unit in _units(question, frames, cfg.method)]
         answers: dict[str, list[FramesAnswer]] = {}
         if units:
             with shard.phase("answer"):
@@ -125,47 +126,32 @@ def answer_questions(
                     loaded.model, cfg.prompt, cfg.readout, shard.settings["batch_tokens"], forced=False
                 )
                 answers = KeyframeReader(reader, windows, shard).answers(units)
-        rows = [_row(each, answers.get(each.question.question_id, []), cfg.method) for each in wanted]
+        rows = [_row(frames, answers.get(frames.question_id, []), cfg.method) for _, frames in wanted]
         shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
         shard.write_rows("answers", rows)
         alone = wanted if cfg.method == "vote" else []
-        frame_rows = [row for each in alone for row in _frame_rows(each, answers.get(each.question.question_id, []))]
+        frame_rows = [row for _, frames in alone for row in _frame_rows(frames, answers.get(frames.question_id, []))]
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(work)
     out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
 
 
-class _QuestionWithKeyframes(NamedTuple):
-    """A question with its keyframes, in time order; why it cannot be asked, if it cannot."""
-
-    question: Question
-    reason: Reason
-    rows: list[int]  # of the video's stored frames
-    frame_indices: list[int]
-
-
-def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[_QuestionWithKeyframes]:
-    """Return every question in Keyframes' order, failed if its video has no features, or if there are no options."""
+def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[tuple[Question, ChosenFrames]]:
+    """Return every question in Keyframes' order, failed too if its video has no features, or if there are no options."""
     texts = {question.question_id: question for question in questions.questions()}
     without_features = {video.video_id: video.reason for video in features.videos() if video.reason}
     asked = []
     for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames):
         question = texts[row.question_id]
-        reason = row.reason or without_features.get(question.video_id, Reason())
-        asked.append(
-            _QuestionWithKeyframes(
-                question, reason or (Reason() if question.options else NO_OPTIONS), row.rows, row.frame_indices
-            )
-        )
+        reason = row.reason or without_features.get(question.video_id) or (Reason() if question.options else NO_OPTIONS)
+        asked.append((question, row._replace(reason=reason)))
     return asked
 
 
-def _units(asked: _QuestionWithKeyframes, method: str) -> list[QuestionFrames]:
-    return [
-        QuestionFrames(asked.question, rows)
-        for rows in ([[row] for row in asked.rows] if method == "vote" else [asked.rows])
-    ]
+def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[QuestionFrames]:
+    units = [[row] for row in keyframes.rows] if method == "vote" else [keyframes.rows]
+    return [QuestionFrames(question, rows) for rows in units]
 
 
 class _AnswerRow(NamedTuple):
@@ -183,14 +169,13 @@ class _AnswerRow(NamedTuple):
     truncated: bool = False
 
 
-def _row(asked: _QuestionWithKeyframes, answers: Sequence[FramesAnswer], method: str) -> _AnswerRow:
-    question = asked.question
-    reason = asked.reason or _reason(answers)
-    row = _AnswerRow(question.question_id, question.video_id, "failed" if reason else "ok", reason)
+def _row(keyframes: ChosenFrames, answers: Sequence[FramesAnswer], method: str) -> _AnswerRow:
+    reason = keyframes.reason or _reason(answers)
+    row = _AnswerRow(keyframes.question_id, keyframes.video_id, "failed" if reason else "ok", reason)
     if reason or not answers:
         return row
     answer = answers[0]
-    row = row._replace(n_frames=len(asked.rows), truncated=answer.truncated)
+    row = row._replace(n_frames=len(keyframes.rows), truncated=answer.truncated)
     if method != "vote":
         return row._replace(
             prediction=answer.prediction, option_logits=answer.values, first_token_id=answer.first_token_id
@@ -205,16 +190,16 @@ def _reason(answers: Sequence[FramesAnswer]) -> Reason:
     return next((answer.reason for answer in answers if answer.reason), Reason())
 
 
-def _frame_rows(asked: _QuestionWithKeyframes, answers: Sequence[FramesAnswer]) -> list[dict[str, Any]]:
+def _frame_rows(keyframes: ChosenFrames, answers: Sequence[FramesAnswer]) -> list[dict[str, Any]]:
     if _reason(answers):
         return []
     return [
         {
-            "question_id": asked.question.question_id,
+            "question_id": keyframes.question_id,
             "frame_index": frame,
             "prediction": answer.prediction,
             "option_logits": answer.values,
             "first_token_id": answer.first_token_id,
         }
-        for frame, answer in zip(asked.frame_indices, answers, strict=bool(answers))
+        for frame, answer in zip(keyframes.frame_indices, answers, strict=bool(answers))
     ]

@@ -22,6 +22,7 @@ class ChosenFrames(NamedTuple):
     frame_indices: list[int]  # in the video
     rows: list[int]  # of the video's stored frames
     seconds: list[float]
+    scores: Sequence[float] = ()  # what the frames were ranked by; empty where no score was looked at
 
 
 def ranking_scores(
