@@ -33,6 +33,11 @@ def code(text: str) -> Markup:
     return Markup(f"{fence}{space}{text}{space}{fence}")
 
 
+def or_dash(value: float | None, form: str = "{:.1f} %") -> str:
+    """Return a number as a cell, a percentage unless `form` says otherwise; "-" where there is none."""
+    return "-" if value is None else form.format(value)
+
+
 def aligned(lines: Cells, n_left: int = 1) -> str:
     """Cells as columns, a line a row however wide; the first `n_left` columns to the left, the others to the right."""
     shown = [[printable(cell) for cell in line] for line in lines]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cache.printable import printable
 from pipeline.benchmarks.matrix import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, NightRow, Paired, shown
-from pipeline.text_table import aligned, code, escaped, markdown
+from pipeline.text_table import aligned, code, escaped, markdown, or_dash
 from reports.benchmark import Night
 from reports.benchmark_judging import AGAINST, Judged, figure
 
@@ -67,7 +67,7 @@ def _trend_line(row: NightRow) -> list[str]:
     bar = "" if percent is None else ("█" * round(percent / 5)).ljust(20, "·")
     return [
         f"  {shown(row.night)}",
-        _percent(percent),
+        or_dash(percent, "{:.1f}"),
         bar,
         f"{row.questions_per_second:.3g}" if row.questions_per_second else "-",
         figure("memory", row.peak_memory_bytes) if row.peak_memory_bytes else "-",
@@ -117,7 +117,7 @@ def _line(judged: Judged) -> list[str]:
             ("peak GPU memory", row.peak_gpu_memory_bytes),
         )
     ]
-    return [row.name, _percent(row.metric_percent), str(row.n_questions or 0), *tests, *speeds]
+    return [row.name, or_dash(row.metric_percent, "{:.1f}"), str(row.n_questions or 0), *tests, *speeds]
 
 
 def _test_cells(test: Paired | None) -> list[str]:
@@ -151,7 +151,3 @@ def _how(matrix: Matrix) -> str:
         f"median of up to {USUAL_NIGHTS} nights on this host and device; from {ENOUGH_NIGHTS} nights on, worse beyond "
         f"{tolerance.throughput_percent:g} % fewer questions/s or {tolerance.peak_memory_percent:g} % more memory."
     )
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -7,7 +7,7 @@ from typing import get_args
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_quality
-from pipeline.text_table import Table, aligned
+from pipeline.text_table import Table, aligned, or_dash
 
 
 def results_text(results: Results) -> str:
@@ -97,10 +97,8 @@ def _heading(results: Results) -> str:
 
 
 def _cell(value: float | None, setting: Setting | None) -> str:
-    if value is None:
-        return "-"
     interval = headline_interval(setting.metrics.headline()) if setting is not None else None
-    return f"{value:.1f}" + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval is not None else "")
+    return or_dash(value, "{:.1f}") + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval is not None else "")
 
 
 def _indented(text: str) -> str:

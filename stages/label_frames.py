@@ -25,6 +25,7 @@ from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import majority_vote
+from pipeline.text_table import or_dash
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
 from stages.list_questions import Questions
@@ -119,12 +120,12 @@ class PseudoLabels(Artifact):
         """Return the figures for a terminal."""
         of = self.figures()
         without = of["n_questions"] - of["n_labelled"]
-        share = _shown(_percent(without, of["n_questions"]))
+        share = or_dash(_percent(without, of["n_questions"]))
         why = ", ".join(f"{count} {printable(reason)}" for reason, count in sorted(self.record.dropped.items()))
         return (
-            f"{of['n_frames']} frames labelled, {_shown(of['yes_percent'])} of them yes, for {of['n_labelled']} of "
+            f"{of['n_frames']} frames labelled, {or_dash(of['yes_percent'])} of them yes, for {of['n_labelled']} of "
             f"{of['n_questions']} questions; {share} without labels{f' ({why})' if why else ''}\n"
-            f"majority of the frames {_shown(of['vote_percent'])} right, any frame {_shown(of['oracle_percent'])} "
+            f"majority of the frames {or_dash(of['vote_percent'])} right, any frame {or_dash(of['oracle_percent'])} "
             f"(of {of['n_known']} questions with a known answer; those without labels count as wrong)"
         )
 
@@ -277,7 +278,3 @@ def _verdict(question: Question, reason: Reason, labels: LabelColumns) -> Verdic
 
 def _percent(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
-
-
-def _shown(percent: float | None) -> str:
-    return "-" if percent is None else f"{percent:.1f} %"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.datasets.adapter import Headline
 from pipeline.metrics.resampling import BY_VIDEO, CONFIDENCE, Resampling, percentile_interval, resampled_ratios
 from pipeline.reasons import Reason
-from pipeline.text_table import Table, aligned
+from pipeline.text_table import Table, aligned, or_dash
 
 Scope = Literal["overall", "mean_of_groups", "group", "type", "pooled"]
 INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "type": "    "}
@@ -200,10 +200,10 @@ def format_accuracy_table(rows: Sequence[AccuracyRow], by: str, table: Table = a
                 INDENTS[row.scope] + row.name,
                 str(row.n_questions),
                 str(row.n_correct),
-                percent(row.accuracy_percent),
-                span(row.bootstrap_low_percent, row.bootstrap_high_percent),
-                span(row.wilson_low_percent, row.wilson_high_percent),
-                percent(row.unanswered_percent),
+                or_dash(row.accuracy_percent),
+                _span(row.bootstrap_low_percent, row.bootstrap_high_percent),
+                _span(row.wilson_low_percent, row.wilson_high_percent),
+                or_dash(row.unanswered_percent),
                 str(row.n_unlabelled),
             ]
             for row in rows
@@ -212,9 +212,5 @@ def format_accuracy_table(rows: Sequence[AccuracyRow], by: str, table: Table = a
     return table(lines)
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} %"
-
-
-def span(low: float | None, high: float | None) -> str:
+def _span(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:.1f} - {high:.1f}"

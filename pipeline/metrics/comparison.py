@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.accuracy import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, percent, subsets
+from pipeline.metrics.accuracy import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, subsets
 from pipeline.metrics.resampling import BY_VIDEO, Resampling, percentile_interval, resampled_ratios
-from pipeline.text_table import aligned
+from pipeline.text_table import aligned, or_dash
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def format_comparison_table(rows: Sequence[PairedRow], by: str) -> str:
         [
             INDENTS[row.scope] + row.name,
             str(row.n_questions),
-            percent(row.a_percent),
-            percent(row.b_percent),
+            or_dash(row.a_percent),
+            or_dash(row.b_percent),
             f"{row.difference_points:+.1f}",
             "-" if row.low_points is None else f"{row.low_points:+.1f} to {row.high_points:+.1f}",
             str(row.n_only_a),
             str(row.n_only_b),
-            "-" if row.p_value is None else f"{row.p_value:.3g}",
+            or_dash(row.p_value, "{:.3g}"),
         ]
         for row in rows
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.text_table import Table, aligned
+from pipeline.text_table import Table, aligned, or_dash
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,5 @@ def format_localization(rows: Sequence[LocalizationRow], table: Table = aligned)
     for row in rows:
         percents = (row.precision_percent, row.frame_recall_percent, row.moment_recall_percent, row.hit_percent)
         counts = (str(row.k), str(row.n_questions), str(row.n_failed))
-        rank = "-" if row.mean_first_true_rank is None else f"{row.mean_first_true_rank:.2f}"
-        lines.append((row.source, *counts, *("-" if value is None else f"{value:.1f} %" for value in percents), rank))
+        lines.append((row.source, *counts, *map(or_dash, percents), or_dash(row.mean_first_true_rank, "{:.2f}")))
     return table(lines)

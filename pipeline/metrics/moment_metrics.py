@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.text_table import Table, aligned
+from pipeline.text_table import Table, aligned, or_dash
 
 Floats = NDArray[np.float64]
 
@@ -226,15 +226,14 @@ def format_report(report: dict[str, dict[str, Any]], table: Table = aligned) -> 
         lines.append(["", *map(str, IOU_THRESHOLDS), "average"])
     for metric in ("MR-R1", "MR-mAP"):
         for length in lengths:
-            cells = [_cell(value) for value in report[length][metric].values()]
+            cells = [or_dash(value, "{:.2f}") for value in report[length][metric].values()]
             lines.append([f"{metric.removeprefix('MR-')} {length}", *cells, *[""] * (len(lines[0]) - 1 - len(cells))])
     tables = [table(lines)] if lines else []
-    levels = [[name, *map(_cell, values.values())] for name, values in report.items() if name.startswith("HL-")]
+    levels = [
+        [name.removeprefix("HL-min-"), *(or_dash(value, "{:.2f}") for value in values.values())]
+        for name, values in report.items()
+        if name.startswith("HL-")
+    ]
     if levels:
-        header = [["", "mAP", "HIT@1"]]
-        tables.append(table(header + [[line[0].removeprefix("HL-min-"), *line[1:]] for line in levels]))
+        tables.append(table([["", "mAP", "HIT@1"], *levels]))
     return "\n\n".join(tables)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
