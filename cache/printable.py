@@ -26,6 +26,11 @@ def printable_lines(lines: Iterable[str]) -> str:
     return "\n".join(map(printable, lines))
 
 
+def shortened(text: str, most: int) -> str:
+    """Return the text, or where it has more than `most` characters its beginning and "..."."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of an error; its lines are ours, its message is one printable line."""
     pieces = traceback.format_exception(error)

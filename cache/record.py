@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ class Record:
                 f"{path}: its files or row counts are not those that were published; {mend(path)}"
             )
         return record
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds from its beginning to its end."""
+        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
     def as_note(self) -> dict[str, Any]:
         """Return the fields to write, which are those of its version."""

@@ -12,7 +12,7 @@ from typing import Any
 from cache.errors import CorruptArtifactError
 from cache.matching import newest
 from cache.names import known_uses
-from cache.printable import printable_lines
+from cache.printable import printable_lines, shortened
 from cache.record import Record
 from cache.store import Store
 from cache.untrusted import inside
@@ -85,7 +85,7 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
             continue
         counts = [f"{count} {table}" for table, count in line.rows.items()]
         counts += [f"{line.failed} failed"] if line.failed else []
-        config = " ".join(f"{key}={_short(value)}" for key, value in line.unusual.items())
+        config = " ".join(f"{key}={shortened(str(value), 40)}" for key, value in line.unusual.items())
         parts = [
             ", ".join(counts),
             f"({'; '.join(line.settings)})" if line.settings else "",
@@ -151,13 +151,7 @@ def _facts(record: Record, folder: Path) -> list[str]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    text = "  ".join(f"{name}={value!r}" for name, value in row.items())
-    return text if len(text) <= 300 else f"{text[:297]}..."
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return shortened("  ".join(f"{name}={value!r}" for name, value in row.items()), 300)
 
 
 def _layer(store: Store, id: str) -> str:

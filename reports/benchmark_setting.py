@@ -9,7 +9,6 @@ import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ class _Measure:
         records = {record.stage: record for record in remade}
         working = [records[name] for name in MEASURED if name in records]
         last = working[-1]
-        seconds = {name: _seconds(record) for name, record in records.items()}
+        seconds = {name: record.seconds for name, record in records.items()}
         spent = sum(seconds[record.stage] for record in working)
         n_asked = last.rows["answers" if last.stage == "answer_questions" else "queries"]
         return NightRow(
@@ -186,10 +185,6 @@ class _Measure:
 
 def _sections(recipe: Recipe) -> dict[str, Config]:
     return {"chain": recipe.chain, **recipe.configs}
-
-
-def _seconds(record: Record) -> float:
-    return (datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)).total_seconds()
 
 
 def _figures(store: Store, id: str) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import SchemaError
-from pipeline.datasets.qvhighlights import clip_ratings, labelled_moments, shortened
+from pipeline.datasets.qvhighlights import clip_ratings, labelled_moments
 from pipeline.datasets.rows import Row, read_jsonl
-from pipeline.datasets.values import ROUNDING_SECONDS, BadRow, outside_video, seconds
+from pipeline.datasets.values import ROUNDING_SECONDS, BadRow, json_text, outside_video, seconds
 
 log = logging.getLogger("sevila")
 
@@ -199,7 +199,7 @@ def _prediction(cells: dict[str, Any]) -> Prediction:
     if "pred_saliency_scores" in cells:
         scores = cells["pred_saliency_scores"]
         if not isinstance(scores, list):
-            raise BadRow(f"pred_saliency_scores is {shortened(scores)}; a list of one number per clip wanted")
+            raise BadRow(f"pred_saliency_scores is {json_text(scores)}; a list of one number per clip wanted")
         saliency = np.array([_number(score, "pred_saliency_scores") for score in scores])
     return Prediction(_qid(cells), _video_id(cells), windows, saliency)
 
@@ -213,37 +213,37 @@ def _wanted(cells: dict[str, Any], name: str) -> Any:
 def _qid(cells: dict[str, Any]) -> QueryId:
     qid = _wanted(cells, "qid")
     if isinstance(qid, bool) or not isinstance(qid, (int, str)) or qid == "":
-        raise BadRow(f"qid is {shortened(qid)}; an integer or a text wanted")
+        raise BadRow(f"qid is {json_text(qid)}; an integer or a text wanted")
     return qid
 
 
 def _video_id(cells: dict[str, Any]) -> str | None:
     video_id = cells.get("vid")
     if video_id is not None and not isinstance(video_id, str):
-        raise BadRow(f"vid is {shortened(video_id)}; a text wanted")
+        raise BadRow(f"vid is {json_text(video_id)}; a text wanted")
     return video_id
 
 
 def _table(value: Any, name: str, columns: tuple[str, ...]) -> Floats:
     """Return a list of lists of numbers as an array [n, columns]."""
     if not isinstance(value, list):
-        raise BadRow(f"{name} is {shortened(value)}; a list of [{', '.join(columns)}] wanted")
+        raise BadRow(f"{name} is {json_text(value)}; a list of [{', '.join(columns)}] wanted")
     for row in value:
         if not isinstance(row, list) or len(row) != len(columns):
-            raise BadRow(f"{name} has {shortened(row)}; [{', '.join(columns)}] wanted")
+            raise BadRow(f"{name} has {json_text(row)}; [{', '.join(columns)}] wanted")
     numbers = [[_number(cell, f"{name}, {column}") for cell, column in zip(row, columns, strict=True)] for row in value]
     return np.array(numbers, np.float64).reshape(-1, len(columns))
 
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadRow(f"{name} is {shortened(value)}; a number wanted")
+        raise BadRow(f"{name} is {json_text(value)}; a number wanted")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise BadRow(f"{name} is {shortened(value)}; a finite number wanted")
+        raise BadRow(f"{name} is {json_text(value)}; a finite number wanted")
     return number
 
 

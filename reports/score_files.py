@@ -17,6 +17,7 @@ import numpy as np
 
 from cache.errors import SchemaError, SevilaError
 from cache.files import write_atomically
+from cache.printable import shortened
 from pipeline.datasets.text_file import read_text
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates, Floats
@@ -115,5 +116,4 @@ def _outer_list(path: Path) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    return shortened(json.dumps(value), 43)

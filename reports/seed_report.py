@@ -225,7 +225,7 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
     lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}"]
     for run in runs:
         ids = {artifact.record.id: artifact.record for artifact in run.artifacts}.values()
-        seconds = sum(_seconds(record.started, record.finished) for record in ids)
+        seconds = sum(record.seconds for record in ids)
         lines.append(
             f"- seed {run.seed}: {seconds:.0f} s of stages, by their records; {run.wall_seconds:.0f} s in this call, "
             "which reuses what the store holds"
@@ -234,10 +234,6 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
     lines += [f"- {escaped(', '.join(versions))}"]
     lines += [f"- code: {escaped(', '.join(revisions))}"] if revisions else []
     return f"```bash\n{printable(command)}\n```\n\n" + "\n".join(lines)
-
-
-def _seconds(started: str, finished: str) -> float:
-    return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from cache.errors import SevilaError
 from cache.tables import Schema
 from pipeline.datasets import adapter_named
+from pipeline.datasets.adapter import group_of
 from pipeline.datasets.question import Question
 from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
@@ -88,7 +89,7 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
             f"{annotations.path}: no usable question for split {cfg.split!r}; {reasons or 'the file has no row'}"
         )
     wanted = {question.video_id for question in questions}
-    grouped = [replace(question, question_group=source.group(question.question_type)) for question in questions]
+    grouped = [replace(question, question_group=group_of(source, question.question_type)) for question in questions]
     columns = Questions.tables["questions"].columns
     out.write_rows("questions", [{name: getattr(question, name) for name in columns} for question in grouped])
     moments = [(question.question_id, moment) for question in questions for moment in question.moments]

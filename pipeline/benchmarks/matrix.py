@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache.errors import RecipeError, did_you_mean
 from pipeline.engine.recipe import available as recipes
-from pipeline.engine.toml_file import read_toml
+from pipeline.engine.toml_file import read_named, toml_files
 
 MATRICES = Path(__file__).parent
 USUAL_NIGHTS = 7  # whose median is the usual speed
@@ -50,7 +50,7 @@ class Matrix(BaseModel):
 
 def available() -> dict[str, Path]:
     """Return the matrices that come with the package, by name."""
-    return {path.stem: path for path in sorted(MATRICES.glob("*.toml"))}
+    return toml_files(MATRICES)
 
 
 def load_matrix(name: str) -> Matrix:
@@ -59,15 +59,7 @@ def load_matrix(name: str) -> Matrix:
     Raises:
         RecipeError: names the file, the key at fault, and the nearest valid one.
     """
-    path = available().get(name, Path(name))
-    if not path.is_file():
-        raise RecipeError(
-            f"no matrix {name!r}: neither a file nor one of {', '.join(available())}{did_you_mean(name, available())}"
-        )
-    try:
-        content = read_toml(path)
-    except ValueError as error:
-        raise RecipeError(f"{path}: not readable as TOML: {error}") from error
+    path, content = read_named("matrix", name, available())
     if not re.fullmatch(r"[\w-]+", path.stem):
         raise RecipeError(f"{path}: its name names a folder: wanted letters, digits, - and _")
     if "name" in content:

@@ -56,7 +56,8 @@ class About:
 class Adapter(Protocol):
     """What a data set's module offers. `path` is the data set's folder, or one annotation file of it.
 
-    One that reads more files than `find_files` finds has a function `files(path, split)` too.
+    One that reads more files than `find_files` finds has a function `files(path, split)` too; one whose question types are
+    reported in groups has `group(question_type)`.
 
     Attributes:
         headline: which figure stands for the whole data set: the accuracy over all questions, or the unweighted mean of
@@ -74,14 +75,17 @@ class Adapter(Protocol):
     def read(self, path: Path, split: str) -> Annotations:
         """The split's questions, their videos, and the rows that could not be used."""
 
-    def group(self, question_type: str) -> str:
-        """The group under which results of this question type are reported; "" for none."""
-
 
 def files_of(adapter: Adapter, path: Path, split: str) -> list[Path]:
     """Every annotation file that `adapter.read` reads, so that its digest can enter an identity."""
     files: list[Path] = getattr(adapter, "files", partial(find_files, adapter.about))(path, split)
     return files
+
+
+def group_of(adapter: Adapter, question_type: str) -> str:
+    """The group under which results of this question type are reported; "" for none."""
+    group: Callable[[str], str] = getattr(adapter, "group", lambda question_type: "")
+    return group(question_type)
 
 
 def headline_of(adapter: Adapter, question_types: Collection[str]) -> Headline:

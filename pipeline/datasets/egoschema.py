@@ -47,11 +47,6 @@ def read(path: Path, split: str) -> Annotations:
     return collect_split(about, _rows(file), lambda row: _parse(row, answers))
 
 
-def group(question_type: str) -> str:
-    """Always "": questions have no types."""
-    return ""
-
-
 def _rows(file: Path) -> Rows:
     """The rows of either layout, the options as the list that the Parquet has."""
     if file.suffix.lower() == ".parquet":

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
-from pipeline.datasets.rows import Row, Rows, collect_split, read_csv, read_jsonl
-from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
+from pipeline.datasets.rows import Row, Rows, collect_split, question_of_clip, read_csv, read_jsonl
 
 name = "how2qa"
 about = About(
@@ -48,11 +47,6 @@ def read(path: Path, split: str) -> Annotations:
     return collect_split(about, table, _parse)
 
 
-def group(question_type: str) -> str:
-    """Always "": questions have no types."""
-    return ""
-
-
 def right_position(cells: dict[str, str]) -> int:
     """Where the right option of a CSV row stands among the four, which the file does not say: it gives it a column of its own.
 
@@ -85,18 +79,5 @@ def _with_ids_and_options(table: Rows) -> Rows:
 
 
 def _parse(row: Row) -> tuple[Question, Video]:
-    cells = row.cells
-    video_id = video_name("vid_name", cells.get("vid_name"))
-    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
-    question = Question(
-        question_id=text("qid", cells.get("qid")),
-        video_id=video_id,
-        question=exact_text("q", cells.get("q")),
-        options=tuple(exact_text(key, cells.get(key)) for key in OPTIONS),
-        answer_index=option_index("answer_idx", cells.get("answer_idx"), len(OPTIONS)),
-        question_type="",
-        start_seconds=start_seconds,
-        end_seconds=end_seconds,
-        note=note,
-    )
-    return question, Video(video_id, f"{video_id}.mp4")
+    question = question_of_clip(row.cells, OPTIONS)
+    return question, Video(question.video_id, f"{question.video_id}.mp4")

@@ -15,6 +15,7 @@ from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline, refuse_others
+from pipeline.datasets.options import LETTERS
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
 from pipeline.datasets.values import BadRow, moments, text, video_name
@@ -32,7 +33,6 @@ headline: Headline = "overall"
 pooled_types: dict[str, tuple[str, ...]] = {}
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USED = {
     "video",
     "question",
@@ -90,11 +90,6 @@ def read(path: Path, split: str) -> Annotations:
         rows_of_video[video] += 1
     rows = _rows_of_split(file, table, split)
     return collect(table.file, rows, table.rejected, lambda row: _parse(row, ids[row.line]))
-
-
-def group(question_type: str) -> str:
-    """Always "": nothing is known about groups of other people's question types."""
-    return ""
 
 
 def _with_options(file: Path, table: Rows) -> Rows:

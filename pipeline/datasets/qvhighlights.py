@@ -1,6 +1,5 @@
 """QVHighlights, as downloaded: `highlight_{split}_release.jsonl`; queries for moments, without options."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Moment, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
-from pipeline.datasets.values import CLIP_SECONDS, BadRow, exact_text, moments, seconds, text, video_name
+from pipeline.datasets.values import CLIP_SECONDS, BadRow, exact_text, json_text, moments, seconds, text, video_name
 
 name = "qvhighlights"
 about = About(
@@ -38,11 +37,6 @@ def read(path: Path, split: str) -> Annotations:
     return collect_split(about, read_jsonl(file, ("qid", "query", "vid")), _parse)
 
 
-def group(question_type: str) -> str:
-    """Always "": queries have no types."""
-    return ""
-
-
 class BadRatings(BadRow):
     """The ratings of this row cannot be used; its moments can."""
 
@@ -65,22 +59,16 @@ def clip_ratings(cells: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
     n_clips = int(duration / CLIP_SECONDS) if math.isfinite(duration) else 0
     for each in given if isinstance(given, list) else [given]:
         if not (isinstance(each, list) and len(each) == N_ANNOTATORS and all(map(_is_rating, each))):
-            raise BadRatings(f"saliency_scores has {shortened(each)}; [rating 1, rating 2, rating 3] wanted")
+            raise BadRatings(f"saliency_scores has {json_text(each)}; [rating 1, rating 2, rating 3] wanted")
     if not isinstance(numbers, list) or len(numbers) != len(given):
         raise BadRatings(
-            f"{len(given)} saliency_scores for relevant_clip_ids {shortened(numbers)}; one for each clip wanted"
+            f"{len(given)} saliency_scores for relevant_clip_ids {json_text(numbers)}; one for each clip wanted"
         )
     for number in numbers:
         if type(number) is not int or not 0 <= number < n_clips:
-            raise BadRatings(f"relevant_clip_ids has {shortened(number)}; numbers from 0 to {n_clips - 1} wanted")
+            raise BadRatings(f"relevant_clip_ids has {json_text(number)}; numbers from 0 to {n_clips - 1} wanted")
     rated = dict(zip(numbers, given, strict=True))
     return tuple(tuple(map(float, rated.get(number, (0,) * N_ANNOTATORS))) for number in range(n_clips))
-
-
-def shortened(value: Any) -> str:
-    """A JSON value for an error, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_rating(value: Any) -> bool:

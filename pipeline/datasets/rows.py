@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from cache.errors import SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
 from pipeline.datasets.text_file import read_text, warn_if_cut
-from pipeline.datasets.values import BadRow
+from pipeline.datasets.values import BadRow, clip, exact_text, option_index, split_clip, text, video_name
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +244,26 @@ def collect(
         questions.append(question)
         videos.setdefault(video.video_id, video)
     return Annotations(questions, list(videos.values()), sorted(left_out, key=lambda rejected: rejected.line))
+
+
+def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Question:
+    """The question of a row in the keys that TVQA and How2QA share: a clip of a video as `ts`, and a key for each option.
+
+    Raises BadRow.
+    """
+    video_id = video_name("vid_name", cells.get("vid_name"))
+    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
+    return Question(
+        question_id=text("qid", cells.get("qid")),
+        video_id=video_id,
+        question=exact_text("q", cells.get("q")),
+        options=tuple(exact_text(key, cells.get(key)) for key in option_keys),
+        answer_index=option_index("answer_idx", cells.get("answer_idx"), len(option_keys)),
+        question_type="",
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+        note=note,
+    )
 
 
 def collect_split(about: About, table: Rows, parse: Callable[[Row], tuple[Question, Video]]) -> Annotations:

@@ -30,11 +30,6 @@ def read(path: Path, split: str) -> Annotations:
     return collect_split(about, read_jsonl(file, ("question_id", "video", "question")), _parse)
 
 
-def group(question_type: str) -> str:
-    """Always "": types are few enough to be reported one by one."""
-    return ""
-
-
 def _parse(row: Row) -> tuple[Question, Video]:
     cells = row.cells
     video_id = video_name("video", cells.get("video"))

@@ -112,11 +112,6 @@ def read(path: Path, split: str) -> Annotations:
     return Annotations(questions, list(videos.values()), rejected)
 
 
-def group(question_type: str) -> str:
-    """Always "": queries have no types."""
-    return ""
-
-
 @dataclass
 class _CueText:
     """The cues of one text: the number of the first one, and when each is shown."""

@@ -1,12 +1,13 @@
 """TVQA, as downloaded: `tvqa_{split}.jsonl`; the videos are folders of frames at 3 a second."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
-from pipeline.datasets.rows import Row, collect_split, read_jsonl
-from pipeline.datasets.values import clip, exact_text, option_index, split_clip, text, video_name
+from pipeline.datasets.rows import Row, collect_split, question_of_clip, read_jsonl
+from pipeline.datasets.values import text
 
 name = "tvqa"
 about = About(
@@ -62,19 +63,8 @@ def clip_paths(vid_name: str) -> tuple[str, ...]:
 
 
 def _parse(row: Row) -> tuple[Question, Video]:
-    cells = row.cells
-    video_id = video_name("vid_name", cells.get("vid_name"))
-    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
-    question = Question(
-        question_id=text("qid", cells.get("qid")),
-        video_id=video_id,
-        question=exact_text("q", cells.get("q")),
-        options=tuple(exact_text(key, cells.get(key)) for key in OPTIONS),
-        answer_index=option_index("answer_idx", cells.get("answer_idx"), len(OPTIONS)),
-        question_type=text("show_name", cells.get("show_name"), SHOWS.get(show_prefix(video_id), "")),
-        start_seconds=start_seconds,
-        end_seconds=end_seconds,
-        note=note,
-    )
-    path, *others = clip_paths(video_id)
-    return question, Video(video_id, path, tuple(others))
+    question = question_of_clip(row.cells, OPTIONS)
+    by_name = SHOWS.get(show_prefix(question.video_id), "")
+    path, *others = clip_paths(question.video_id)
+    show = text("show_name", row.cells.get("show_name"), by_name)
+    return replace(question, question_type=show), Video(question.video_id, path, tuple(others))

@@ -1,10 +1,12 @@
 """Single values of annotation rows: what a cell can mean, or the reason why its row cannot be used."""
 
+import json
 import math
 import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from cache.printable import shortened
 from pipeline.datasets.question import Moment
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -19,6 +21,11 @@ ROUNDING_SECONDS = 0.01
 
 class BadRow(Exception):
     """This row cannot become a question; the message is the reason its `Rejected` carries."""
+
+
+def json_text(value: Any) -> str:
+    """A JSON value for an error, cut where it is long."""
+    return shortened(json.dumps(value, ensure_ascii=False), 60)
 
 
 def exact_text(what: str, value: Any) -> str:

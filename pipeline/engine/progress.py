@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pipeline.engine.output import Shard
-
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from pipeline.engine.output import Shard
 
 log = logging.getLogger("sevila")
 LOG_EVERY_SECONDS = 30.0

@@ -13,10 +13,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from cache.errors import RecipeError, did_you_mean
-from cache.files import kind_of
 from pipeline.datasets import adapter_named
 from pipeline.engine.stage import Config, Stage
-from pipeline.engine.toml_file import read_toml, typed_value
+from pipeline.engine.toml_file import read_named, toml_files, typed_value
 from pipeline.selection.registry import selector_named
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -115,7 +114,7 @@ def refuse_unknown_stage(name: str, known: Iterable[str]) -> None:
 
 def available() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    return toml_files(RECIPES)
 
 
 def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), seed: int | None = None) -> Recipe:
@@ -143,19 +142,7 @@ def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), s
 
 def _read(name: str, known: Iterable[str]) -> tuple[Path, str, dict[str, dict[str, Any]]]:
     """Return path, description and sections of a recipe; raises `RecipeError`."""
-    path = available().get(name, Path(name))
-    if not path.is_file():
-        if kind_of(path):
-            raise RecipeError(
-                f"{path}: it is {kind_of(path)}, a recipe is a file or a name; names: {', '.join(available())}"
-            )
-        raise RecipeError(
-            f"no recipe {name!r}: neither a file nor one of {', '.join(available())}{did_you_mean(name, available())}"
-        )
-    try:
-        content = read_toml(path)
-    except ValueError as error:
-        raise RecipeError(f"{path}: not readable as TOML: {error}") from error
+    path, content = read_named("recipe", name, available())
     description = content.pop("description", "")
     if not isinstance(description, str):
         raise RecipeError(f"{path}: description is {description!r}, wanted text")

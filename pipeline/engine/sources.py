@@ -22,13 +22,13 @@ from pipeline.datasets import adapter_named, files_of
 from pipeline.datasets.question import Question, Video
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup
+from pipeline.engine.progress import LOG_EVERY_SECONDS
 from pipeline.engine.weights import Weights, links_to, of_hub
 from pipeline.reasons import Reason
 from pipeline.video.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
 
-LOG_EVERY_SECONDS = 30.0
 OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
 
 

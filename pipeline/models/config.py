@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PretrainedConfig, T5Config
 
 from cache.errors import CheckpointError
+from cache.printable import shortened
 from pipeline.checkpoint_files import read_json
 
 ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
@@ -211,14 +212,10 @@ def read_blip2_config(folder: Path) -> ModelConfig:
 def _in_words(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False)
     messages = [
-        f"{'.'.join(map(str, problem['loc']))} is {_short(problem['input'])}: {problem['msg']}" for problem in problems
+        f"{'.'.join(map(str, problem['loc']))} is {shortened(repr(problem['input']), 63)}: {problem['msg']}"
+        for problem in problems
     ]
     return "; ".join(messages[:3]) + (f"; and {len(messages) - 3} more" if messages[3:] else "")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_architecture(path: Path, model_type: Any, text: dict[str, Any], qformer: dict[str, Any]) -> None:
@@ -229,7 +226,7 @@ def _check_architecture(path: Path, model_type: Any, text: dict[str, Any], qform
         "qformer_config.use_qformer_text_input": (qformer.get("use_qformer_text_input", False), False),
     }
     wrong = [
-        f"{key} is {_short(value)}, wanted {wanted!r}"
+        f"{key} is {shortened(repr(value), 63)}, wanted {wanted!r}"
         for key, (value, wanted) in actual_and_wanted.items()
         if value != wanted
     ]

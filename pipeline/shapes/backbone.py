@@ -27,7 +27,6 @@ from pipeline.shapes.seeing import telling_figures, train_seeing, train_telling
 from pipeline.shapes.tokenizer import write_tokenizer
 
 PHASES = ("read", "see", "tell")
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
 HELD_OUT = 1 << 20  # added to the seed, for texts and images that training does not see
 
 Bar = Callable[[str, int, int], AbstractContextManager[Show]]  # (description, steps, steps done)

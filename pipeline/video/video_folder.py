@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from unicodedata import normalize
 
+from cache.printable import shortened
 from pipeline.datasets.question import Video
 from pipeline.video.frames import IMAGE_SUFFIXES
 
@@ -18,7 +19,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".ts", ".m4v", ".mpg"
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}  # no file can have a name that is too long
 CLOSED_SHOWN = 3
 FETCH = "is its disk mounted, or what it leads to still to be fetched (`git annex get`, `dvc pull`)?"
-SHOWN_CHARACTERS = 200  # of a name: a quote that is not closed makes one of a whole file
+SHOWN_CHARACTERS = 203  # of a name: a quote that is not closed makes one of a whole file
 
 
 @dataclass
@@ -154,7 +155,7 @@ def _problem(path: Path, name: str) -> str | None:
 
 
 def _shown(name: str) -> str:
-    return repr(name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}...")
+    return repr(shortened(name, SHOWN_CHARACTERS))
 
 
 def _holds_links_to_nothing(folder: Path) -> bool:

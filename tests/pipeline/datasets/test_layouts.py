@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets import ADAPTERS, files_of, how2qa, longvideobench, mlvu
+from pipeline.datasets.adapter import group_of
 from tests.pipeline.datasets.layouts import LAYOUTS as SHORT_VIDEOS
 from tests.pipeline.datasets.layouts import Layout
 from tests.pipeline.datasets.long_layouts import LONG_VIDEOS
@@ -64,7 +65,7 @@ def test_good_rows_become_questions_in_file_order(layout: Layout, tmp_path: Path
     for question in annotations.questions:
         assert question.note == ""
         assert question.answer_index is None or 0 <= question.answer_index < len(question.options)
-        group = layout.adapter.group(question.question_type)
+        group = group_of(layout.adapter, question.question_type)
         assert group or layout.adapter.name in ("how2qa", "qvhighlights", "egoschema")
 
 
