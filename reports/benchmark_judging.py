@@ -49,6 +49,12 @@ def missed_nights(before: Sequence[NightRow], night: str) -> list[str]:
 def judge(
     matrix: Matrix, main: Store, folder: Path, before: Sequence[NightRow], tonight: Sequence[NightRow]
 ) -> list[Judged]:
+    """Return tonight's rows in their order, held against `before`, the rows of earlier nights.
+
+    Args:
+        main: the store that the benchmark reads from.
+        folder: the benchmark's own, where `nights/` holds the answers of each night.
+    """
     lines = [earlier(before, row, matrix.since) for row in tonight]
     others = {
         "previous": [line[-1] if line else None for line in lines],

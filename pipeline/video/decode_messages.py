@@ -21,13 +21,15 @@ class BytesRead:
 
 @dataclass(frozen=True)
 class Started:
+    """The video can be read; what is known of it, and the frames that will come of each clip."""
+
     probe: VideoProbe
     clips: tuple[SampledClip, ...]
 
 
 @dataclass(frozen=True)
 class Finished:
-    pass
+    """All frames have come."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ class DecodeResult:
 
 
 def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
+    """The frames of these clips, each once, ascending: int64 [N]."""
     return np.unique(np.concatenate([np.empty(0, np.int64), *(clip.frame_indices for clip in clips)]))
 
 
