@@ -122,7 +122,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+            with suppress(AttributeError):  # of FFmpeg's own errors it cannot be set
+                error.filename = str(path)
         raise
     except SevilaError:
         raise
@@ -172,6 +173,16 @@ def refuse_link(path: Path, root: Path | None = None) -> None:
                 f"{way}: is a link to {os.readlink(way)}, which may lie anywhere; wanted the thing itself: move it here, or "
                 "delete the link. Only the root of a store may be one"
             )
+
+
+def write_for_user(path: Path, content: bytes) -> None:
+    """Write a file that somebody asked for: a link's target, if it is one; a pipe or device is written to, never replaced."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+    else:
+        write_atomically(path, content)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -6,12 +6,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from cli.options import PLACES, OutputFile, PlaceOption, Positive, Text, Where
+from cli.options import PLACES, OutputFile, OutputPath, PlaceOption, Positive, Text, UsageError, Where
 from cli.terminal import print_data, print_text
+
+MIN_HEIGHT, MAX_HEIGHT = 16, 8192  # decoders misread smaller clips, encoders refuse larger ones
+
+
+def _height(_: Any, value: int | None) -> None:
+    if value is not None and not MIN_HEIGHT <= value <= MAX_HEIGHT:
+        raise ValueError(f"Wanted a number of pixels from {MIN_HEIGHT} to {MAX_HEIGHT}.")
 
 
 def select(
@@ -62,10 +69,10 @@ def export(
     id: Text,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o", metavar="PATH")],
+    output: OutputPath,
     kind: Annotated[Literal["table", "aks", "images", "clips"], Parameter("--as")] = "table",
     videos: Annotated[PlaceOption, Parameter(group=PLACES)] = (),
-    height: Positive | None = None,
+    height: Annotated[Positive | None, Parameter(validator=_height)] = None,
     processes: Positive = 2,
     where: Where,
 ) -> int:
@@ -88,6 +95,9 @@ def export(
     from reports.keyframe_export import KeyframesOfRun, failures_text, frame_lists, write_pictures, write_table
     from reports.score_files import write_frames
 
+    suffixes = {"table": (".parquet", ".json"), "aks": (".json",)}.get(kind)
+    if (suffixes and output.suffix.lower() not in (*suffixes, "")) or (suffixes and output.is_dir()):
+        raise UsageError(f"--output {output}: wanted a file that ends in {' or '.join(suffixes)} for --as {kind}")
     store = where.open()
     keyframes = KeyframesOfRun(store, id)
     print(keyframes.id, file=sys.stderr)

@@ -56,6 +56,17 @@ def _folder(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
     return folders if kind is not Path else folders[0]
 
 
+def _path(_: Any, tokens: Sequence[Token]) -> Path:
+    if not tokens[0].value:
+        raise ValueError("wanted a path, not an empty name")
+    return Path(tokens[0].value)
+
+
+def _no_folder(_: Any, value: Path | None) -> None:
+    if value is not None and value.is_dir():
+        raise ValueError("Wanted a file; this is a folder.")
+
+
 def _numbers(value: Any) -> Iterable[float]:
     return value if isinstance(value, Sequence) else [] if value is None else [value]
 
@@ -109,7 +120,8 @@ Settings = Annotated[
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
 RunName = Annotated[str | None, Parameter(validator=_not_empty)]
-OutputFile = Annotated[Path | None, Parameter(alias="-o", metavar="FILE")]
+OutputPath = Annotated[Path, Parameter(alias="-o", converter=_path, metavar="PATH")]
+OutputFile = Annotated[Path | None, Parameter(alias="-o", converter=_path, validator=_no_folder, metavar="FILE")]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
 Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
 Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 
 from cache.errors import MachineError, SevilaError, StoreError
-from cache.files import write_atomically
+from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
 from cache.matching import newest
 from cache.store import Store
@@ -36,6 +38,8 @@ log = logging.getLogger("sevila")
 Pictures = Literal["images", "clips"]
 SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4"}
 SHOWN = 5  # videos that gave nothing
+NOTE, LIST = "export.json", "keyframes.json"  # what a folder holds, and which files are whose
+OPEN_CLIPS = 64  # written at once by a process, which may usually have 1024 files open
 READABLE = 80  # characters of a question's id in the name of its file
 
 TABLE = Schema(
@@ -87,11 +91,10 @@ def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
             of_question = (row.question_id, row.video_id, keyframes.texts[row.question_id])
             values = (*of_question, frame_index, seconds, score, rank)
             rows.append(dict(zip(TABLE.columns, values, strict=True)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        write_atomically(path, _json(rows))
+    if path.suffix.lower() == ".json":
+        write_for_user(path, _json(rows))
     else:
-        write_rows(path, TABLE, rows)
+        write_rows(path.resolve(), TABLE, rows)
 
 
 def frame_lists(keyframes: KeyframesOfRun) -> list[list[int]]:
@@ -118,8 +121,10 @@ def write_pictures(
         MachineError: a process died.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {row.question_id: _files(row, folder, kind) for row in keyframes.rows}
+    names = _file_names([row.question_id for row in keyframes.rows])
+    files = {row.question_id: _files(row, folder / names[row.question_id], kind) for row in keyframes.rows}
     _refuse_other_content(keyframes, folder, kind, height)
+    _remove_parts(folder)
     requests, failures = _requests(keyframes, sources, files, height)
     failures |= _write(requests, processes)
     described = [
@@ -134,7 +139,7 @@ def write_pictures(
         for row in keyframes.rows
         if row.frame_indices and row.video_id not in failures
     ]
-    write_atomically(folder / "keyframes.json", _json(described))
+    write_atomically(folder / LIST, _json(described))
     return failures
 
 
@@ -142,35 +147,54 @@ def failures_text(failures: dict[str, str]) -> str:
     """Return which videos gave nothing, for people."""
     shown = [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:SHOWN]]
     more = [f"and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
-    return "\n".join([f"{len(failures)} videos gave no keyframes; run again when they can be read", *shown, *more])
+    n_videos = f"{len(failures)} video{'s' * (len(failures) > 1)}"
+    return "\n".join([f"{n_videos} gave no keyframes; run again when all can be read", *shown, *more])
 
 
-def _files(row: ChosenFrames, folder: Path, kind: Pictures) -> list[WantedFile]:
-    name = row.question_id
-    if not is_name(name):
-        name = f"{re.sub('[^A-Za-z0-9_-]+', '_', name)[:READABLE]}-{fingerprint(name)[:8]}"
+def _file_names(question_ids: Sequence[str]) -> dict[str, str]:
+    """Return a name for the files of each question: its id, where that is one which no other file has on any file system."""
+    alike = Counter(question_id.lower() for question_id in question_ids)
+    names = {}
+    for question_id in question_ids:
+        is_taken = alike[question_id.lower()] > 1 or question_id.lower() in (NOTE, LIST)
+        readable = re.sub("[^A-Za-z0-9_-]+", "_", question_id)[:READABLE]
+        is_good = is_name(question_id) and not is_taken
+        names[question_id] = question_id if is_good else f"{readable}-{fingerprint(question_id)[:8]}"
+    return names
+
+
+def _files(row: ChosenFrames, place: Path, kind: Pictures) -> list[WantedFile]:
     if not row.frame_indices:
         return []
     if kind == "clips":
-        return [WantedFile(folder / f"{name}.mp4", tuple(row.frame_indices))]
-    frames = sorted(set(row.frame_indices))
-    return [WantedFile(folder / name / f"{index:08d}.jpg", (index,)) for index in frames]
+        return [WantedFile(place.with_name(f"{place.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
+    return [WantedFile(place / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
 
 
 def _refuse_other_content(keyframes: KeyframesOfRun, folder: Path, kind: Pictures, height: int | None) -> None:
     """Raise `SevilaError` if the folder holds other keyframes, whose files would be taken for these."""
-    note, content = folder / "export.json", _json([{"keyframes": keyframes.id, "as": kind, "height": height}])
+    note, wanted = folder / NOTE, {"keyframes": keyframes.id, "as": kind, "height": height}
+    content = _json([wanted])
     if note.exists() and note.read_bytes() != content:
-        raise SevilaError(f"{folder}: holds what {note.name} in it says, and not this; give another folder")
-    if not note.exists() and any(folder.iterdir()):
+        there = note.read_text(errors="replace").strip("[]\n ")
+        raise SevilaError(f"{folder}: holds the export {there}, and not {json.dumps(wanted)}; give another folder")
+    if not note.exists() and any(not path.name.endswith(".part") for path in folder.iterdir()):
         raise SevilaError(f"{folder}: is not empty, and no keyframes of ours are in it; give another folder")
     write_atomically(note, content)
 
 
+def _remove_parts(folder: Path) -> None:
+    """Remove what processes that are no more were writing; what is written meanwhile stays."""
+    for part in folder.rglob("*.part"):
+        *_, pid, _ = ["", "", *part.name.split(".")]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            part.unlink(missing_ok=True)
+
+
 def _requests(
     keyframes: KeyframesOfRun, sources: Sources, files: dict[str, list[WantedFile]], height: int | None
-) -> tuple[dict[str, WantedFiles], dict[str, str]]:
-    """Return what is still to be written of each video, and why there is nothing of the others."""
+) -> tuple[list[tuple[str, WantedFiles]], dict[str, str]]:
+    """Return what is still to be written, by video, and why there is nothing of the others."""
     sampled = {video.video_id: video.content_digest for video in keyframes.frames.videos()}
     files_of_videos = sources.videos(keyframes.questions.record.config["dataset"], keyframes.questions)
     if files_of_videos.problem:
@@ -179,7 +203,7 @@ def _requests(
     wanted: dict[str, list[WantedFile]] = defaultdict(list)
     for row in keyframes.rows:
         wanted[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
-    requests: dict[str, WantedFiles] = {}
+    requests: list[tuple[str, WantedFiles]] = []
     failures: dict[str, str] = {}
     for video_id, of_video in wanted.items():
         if not of_video:
@@ -189,7 +213,10 @@ def _requests(
             failures[video_id] = problem
             continue
         assert video.path is not None
-        requests[video_id] = WantedFiles(video.path, video.digest, video.stamp, tuple(of_video), height)
+        n_at_once = OPEN_CLIPS if of_video[0].path.suffix == SUFFIXES["clips"] else len(of_video)
+        for start in range(0, len(of_video), n_at_once):
+            at_once = tuple(of_video[start : start + n_at_once])
+            requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, at_once, height)))
     return requests, failures
 
 
@@ -199,8 +226,8 @@ def _problem(video: VideoFile, digest: str | None) -> str:
     return "" if video.digest == digest else f"{video.path}: other bytes than those that its frames were sampled from"
 
 
-def _write(requests: dict[str, WantedFiles], processes: int) -> dict[str, str]:
-    for request in requests.values():
+def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str, str]:
+    for _, request in requests:
         for folder in {file.path.parent for file in request.files}:
             folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -209,7 +236,8 @@ def _write(requests: dict[str, WantedFiles], processes: int) -> dict[str, str]:
     ):
         try:
             reasons = {}
-            for video_id, reason in zip(requests, pool.map(write_files, requests.values()), strict=True):
+            written = pool.map(write_files, [request for _, request in requests])
+            for (video_id, _), reason in zip(requests, written, strict=True):
                 advance(1)
                 if reason:
                     reasons[video_id] = reason

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import SchemaError, SevilaError
-from cache.files import write_atomically
+from cache.files import write_for_user
 from cache.printable import shortened
 from pipeline.datasets.text_file import read_text
 from pipeline.selection.registry import selector_named
@@ -52,8 +52,7 @@ def select_frames(
 
 def write_frames(path: Path, chosen: list[list[int]]) -> None:
     """Write a list of frame lists as AKS does (`selected_frames.json`); the folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(chosen).encode())
+    write_for_user(path, json.dumps(chosen).encode())
 
 
 def _entries(scores: Path, frames: Path) -> Iterator[tuple[Floats, list[int]]]:
@@ -105,7 +104,7 @@ def _frames(path: Path, number: int, entry: list[Any]) -> list[int]:
 
 def _outer_list(path: Path) -> list[Any]:
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path, "file of scores or frames"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, SevilaError):
             raise

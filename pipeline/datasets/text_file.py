@@ -27,26 +27,27 @@ def digests_of_what_is_read() -> Iterator[Mapping[Path, str]]:
         _digests.reset(token)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises MissingSourceError if it cannot be read."""
+def read_bytes(path: Path, kind: str = "annotation file") -> bytes:
+    """The file's bytes; `kind` is what was wanted, for people. Raises MissingSourceError if it cannot be read."""
     try:
         with open_file(path) as stream:
             data = stream.read()
     except OSError as error:
-        raise MissingSourceError(f"{path}: cannot be read ({error.strerror}); an annotation file was wanted") from error
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise MissingSourceError(f"{path}: cannot be read ({error.strerror}); {article} {kind} was wanted") from error
     read = _digests.get()
     if read is not None:
         read[path] = hashlib.sha256(data).hexdigest()
     return data
 
 
-def read_text(path: Path) -> str:
-    """The file's text without byte order marks, line ends as they are.
+def read_text(path: Path, kind: str = "annotation file") -> str:
+    """The file's text without byte order marks, line ends as they are; `kind` as for `read_bytes`.
 
     Raises MissingSourceError if it cannot be read, SchemaError for what is no text (a packed file, a page that a server gave
     instead), with the byte offset if it is not UTF-8.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, kind)
     problem = no_text(data[:HEAD_BYTES])
     if problem:
         raise SchemaError(f"{path}: {problem}")

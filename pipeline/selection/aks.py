@@ -18,7 +18,7 @@ class AksOptions(Options):
 
     t1: float = Field(0.8, ge=0, description="a part is kept whole if its best k scores exceed its mean by more")
     t2: float = Field(-100.0, description="and if its standard deviation is higher (-100: always)")
-    depth: int = Field(5, ge=0, le=30, description="times that a part is halved at most")
+    depth: int = Field(5, ge=0, le=16, description="times that a part is halved at most")
     official: bool = Field(
         False,
         description="halve to `depth` at any k, as the official code, which then chooses nothing where 2**depth > k",

@@ -58,7 +58,7 @@ def _built_in() -> dict[str, Selector]:
 def _loaded(point: EntryPoint) -> Selector:
     try:
         value = point.load()
-    except Exception as error:  # other people's code may raise anything
+    except (Exception, SystemExit) as error:  # other people's code may raise anything
         raise SevilaError(f"selector {point.name!r} of {_owner(point)} cannot be loaded: {error!r}") from error
     if not isinstance(value, Selector) or value.name != point.name:
         what = f"selector {value.name!r}" if isinstance(value, Selector) else type(value).__name__

@@ -109,7 +109,7 @@ class Selector:
             raise SevilaError(
                 f"{self.name}: k is {k}, options are {type(options).__name__}; at least 1, {self.options.__name__} wanted"
             )
-        given = {name: getattr(candidates, name) for name in self.needs if name != "rng"}
+        given = {name: _read_only(getattr(candidates, name)) for name in self.needs if name != "rng"}
         for name, value in given.items():
             if value is None:
                 raise SevilaError(f"{self.name}: needs {NAMED.get(name, name)}, which is not known here")
@@ -118,7 +118,14 @@ class Selector:
             given["rng"] = np.random.default_rng([options.seed, *candidates.question_id.encode()])
         if self.options is not Options:
             given["options"] = options
-        return self._checked(np.asarray(self.function(k=k, **given)), candidates.n_frames, k)
+        try:
+            positions = np.asarray(self.function(k=k, **given))
+        except SevilaError:
+            raise
+        except (Exception, SystemExit) as error:  # other people's code may raise anything
+            question = f" for question {candidates.question_id!r}" if candidates.question_id else ""
+            raise SevilaError(f"selector {self.name} failed{question}: {error!r}") from error
+        return self._checked(positions, candidates.n_frames, k)
 
     def options_from(self, values: Mapping[str, Any]) -> Options:
         """Return the options that have these values, else their defaults. Raises RecipeError for a name or value at fault."""
@@ -162,6 +169,14 @@ def selector(*, version: int, source: str, repeats: bool = False) -> Callable[[C
         return Selector(function.__name__, version, source, function, needs, options, repeats)
 
     return declare
+
+
+def _read_only(value: Any) -> Any:
+    """Return a view of an array that a selector cannot write to."""
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:

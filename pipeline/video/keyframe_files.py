@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -38,7 +37,6 @@ H264 = {
     "options": {"crf": "12", "g": "1", "bf": "0", "preset": "fast"},
 }
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 Put = Callable[[Any], None]  # takes a picture
 
 
@@ -75,24 +73,31 @@ def write_files(wanted: WantedFiles) -> str:
     accept_unknown_side_data()
     source = VideoBytes(wanted.path, wanted.digest, wanted.stamp, nothing)
     try:
-        with source.checked_path(check_first=False) as path, ExitStack() as files:
+        with ExitStack() as files:
             takers: dict[int, list[Put]] = defaultdict(list)
             for file in wanted.files:
-                put = files.enter_context(_written(file.path))
+                put = files.enter_context(_still(file.path) if file.path.suffix == ".jpg" else _clip(file.path))
                 for index in file.frames:
                     takers[index].append(put)
-            scale = Scaler(partial(_sides, _pixel_shape(path), wanted.height))
-            for index, picture in _pictures(path, sorted(takers)):
-                scaled = scale(picture)
-                for put in takers[index]:
-                    put(scaled)
-    except (DecodeError, ReadingError) as error:
-        return str(error)
-    except av.FFmpegError as error:
-        if error.errno in DISK_FULL:
-            raise OSError(error.errno, error.strerror, str(wanted.files[0].path.parent)) from error
+            with source.checked_path(check_first=False) as path:
+                scale = Scaler(partial(_sides, _pixel_shape(path), wanted.height))
+                for index, picture in _pictures(path, sorted(takers)):
+                    scaled = scale(picture)
+                    for put in takers[index]:
+                        put(scaled)
+    except _WritingError as error:
+        raise error.cause from error
+    except (DecodeError, ReadingError, av.FFmpegError) as error:
         return str(error)
     return ""
+
+
+class _WritingError(Exception):
+    """A file cannot be written, which is no fault of the video's."""
+
+    def __init__(self, error: OSError | av.FFmpegError, path: Path) -> None:
+        super().__init__(str(error))
+        self.cause = OSError(error.errno, error.strerror, str(path.parent))
 
 
 def _pictures(path: Path, indices: list[int]) -> Iterator[tuple[int, Any]]:
@@ -131,10 +136,30 @@ def _sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Put]:
-    """Yield what takes the pictures of a file; it appears when all are in it."""
-    kind: dict[str, Any] = JPEG if path.suffix == ".jpg" else H264
-    with published(path) as part, av.open(str(part), "w", format=kind["format"]) as container:
+def _still(path: Path) -> Iterator[Put]:
+    """Yield what takes the picture of a file, which is closed at once and appears at the block's end."""
+    with published(path) as part:
+
+        def put(picture: Any) -> None:
+            with _encoded(part, path, JPEG) as put_picture:
+                put_picture(picture)
+
+        yield put
+
+
+@contextmanager
+def _clip(path: Path) -> Iterator[Put]:
+    """Yield what takes the pictures of a video, which appears when all are in it."""
+    with published(path) as part, _encoded(part, path, H264) as put:
+        yield put
+
+
+@contextmanager
+def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
+    """Yield what encodes pictures into `part`, which is to be `path`."""
+    with _writing(path):
+        container = av.open(str(part), "w", format=kind["format"])
+    try:
         stream: Any = container.add_stream(kind["codec"], rate=1, options=kind["options"])
         stream.pix_fmt = kind["pixels"]
         stream.codec_context.thread_count = 1  # as many videos at once as there are cores
@@ -148,8 +173,24 @@ def _written(path: Path) -> Iterator[Put]:
                 stream.width, stream.height, kind["pixels"], src_color_range="JPEG", dst_color_range=kind["range"]
             )
             picture.pts, picture.time_base = count, Fraction(1)
-            container.mux(stream.encode(picture))
+            with _writing(path):
+                container.mux(stream.encode(picture))
             count += 1
 
         yield put
-        container.mux(stream.encode(None))
+        with _writing(path):
+            container.mux(stream.encode(None))
+            container.close()
+    finally:
+        with suppress(
+            OSError, av.FFmpegError
+        ):  # it cannot be closed after an error of writing, which is the one to tell
+            container.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, av.FFmpegError) as error:
+        raise _WritingError(error, path) from error

@@ -1,5 +1,6 @@
 """Frames written out of a video in its own shape."""
 
+import resource
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,28 @@ def test_a_cut_video_gives_a_reason_and_no_file(tmp_path: Path) -> None:
     video = make_truncated(tmp_path / "a.mp4")
     assert write_files(wanted(video, WantedFile(tmp_path / "clip.mp4", (3, 40)))) != ""
     assert not list(tmp_path.glob("clip*"))
+
+
+def test_many_pictures_are_not_held_in_memory_until_the_last(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4")
+    files = [WantedFile(tmp_path / f"{copy}-{n}.jpg", (n,)) for copy in range(8) for n in range(48)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        assert write_files(wanted(video, *files)) == ""
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(read_index(pictures(file.path)[0]) == file.frames[0] for file in files[:48])
+
+
+def test_too_many_open_files_are_an_error_of_the_machine(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", n_frames=96)  # more than an encoder looks ahead before it writes
+    files = [WantedFile(tmp_path / f"{n}.mp4", tuple(range(96))) for n in range(48)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            write_files(wanted(video, *files))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]

@@ -1,7 +1,11 @@
 """`sevila keyframes export`: the keyframes of a run for other models."""
 
 import json
+import os
+import resource
 import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +121,60 @@ def test_another_kind_of_artifact_is_refused(finished: Path, tmp_path: Path, cap
     command = ["keyframes", "export", id, "-o", str(tmp_path / "x.json"), "--store", str(finished)]
     assert main(command) == 1
     assert not (tmp_path / "x.json").exists()
+
+
+def test_an_output_that_is_a_pipe_a_link_or_no_file_is_not_replaced(finished: Path, tmp_path: Path) -> None:
+    pipe, target, link = tmp_path / "pipe.json", tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert export(finished, link, "--as", "aks") == 0
+    assert link.is_symlink() and json.loads(target.read_text())
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as thread:
+        written = thread.submit(pipe.read_text)
+        assert export(finished, pipe, "--as", "aks") == 0
+        assert written.result() == target.read_text() and pipe.is_fifo()
+    for output in ("", ".", str(tmp_path), str(tmp_path / "keyframes.csv")):
+        with pytest.raises(SystemExit) as refused:
+            main(["keyframes", "export", "select_keyframes", "-o", output, "--store", str(finished)])
+        assert refused.value.code == 2
+
+
+def test_names_that_are_ours_or_differ_by_capitals_only_get_others(demo: Path, tmp_path: Path) -> None:
+    ids = ["keyframes.json", "Q", "q"]
+
+    def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [row | {"question_id": ids[number] if number < 3 else f"n{number}"} for number, row in enumerate(rows)]
+
+    data = edited(demo, tmp_path / "data", edit)
+    assert sevila("run", data, tmp_path / "store", "--set", "list_questions.limit=4") == 0
+    videos = ("--videos", str(data / "videos"))
+    assert export(tmp_path / "store", tmp_path / "out", "--as", "images", *videos) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names & {*ids, "n3"} == {"keyframes.json", "n3"} and len({name.lower() for name in names}) == len(names) == 6
+
+
+def test_what_a_killed_export_was_writing_is_removed_by_the_next(finished: Path, demo: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    out = tmp_path / "out"
+    out.mkdir()
+    ours, others = out / f"a.mp4.{os.getpid()}.part", out / f"b.mp4.{ended.pid}.part"
+    ours.touch()
+    others.touch()
+    assert export(finished, out, "--as", "clips", "--videos", str(demo / "videos")) == 0
+    assert [*out.glob("*.part")] == [ours]
+
+
+def test_a_full_disk_is_no_fault_of_the_video(
+    finished: Path, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limit[1]))  # of the processes that write, too
+    try:
+        status = export(finished, tmp_path / "out", "--as", "clips", "--videos", str(demo / "videos"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    output = capsys.readouterr()
+    assert status == 1 and "File too large" in output.err and "gave no keyframes" not in output.out
+    assert not [*(tmp_path / "out").glob("*.mp4*")]
