@@ -32,14 +32,14 @@ from pipeline.benchmarks.matrix import NightRow, load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.engine.steps import Run, RunOnly, setting_of
+from pipeline.engine.steps import Run, RunOnly, Step, setting_of
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
-from stages.chain import Step, chain_of
+from stages.chain import chain_of
 from workers.dispatch import cancel_pieces, make_by
 from workers.forms import (
     BatchTokens,

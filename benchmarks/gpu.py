@@ -37,8 +37,8 @@ from pipeline.engine.build import build
 from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext, Stage
+from stages.all import STAGES
 from stages.answer_questions import answer_questions
-from stages.chain import STAGES
 from stages.evaluate import evaluate
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer

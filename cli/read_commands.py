@@ -66,7 +66,7 @@ def compare(
 def recipes() -> None:
     """List the recipes that come with the package."""
     from pipeline.engine.recipe import available, load
-    from stages.chain import STAGES
+    from stages.all import STAGES
 
     print_table(["recipe", "about"], [[name, load(name, STAGES).description] for name in available()])
 
@@ -74,7 +74,7 @@ def recipes() -> None:
 def stages() -> None:
     """List the stages and every key of their recipe sections."""
     from pipeline.engine.recipe import section_configs
-    from stages.chain import STAGES
+    from stages.all import STAGES
 
     for section, config in section_configs(STAGES).items():
         print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")

@@ -141,7 +141,8 @@ def results(
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, report
-    from stages.chain import STAGES, chain_of, full
+    from stages.all import STAGES
+    from stages.chain import chain_of, full
 
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cache.names import NAME
 from pipeline.benchmarks.matrix import available as matrices
 from pipeline.engine.recipe import available as recipes
-from stages.chain import STAGES
+from stages.all import STAGES
 
 # Fields are told by their names, as `-p` takes them.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)

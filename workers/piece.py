@@ -22,7 +22,8 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import RunPiece
 from pipeline.recipes.opening import Request, open_recipe
-from stages.chain import STAGES, chain_of
+from stages.all import STAGES
+from stages.chain import chain_of
 from workers.pages import logs_in_run_log, progress_artifacts
 
 log = logging.getLogger("sevila")
