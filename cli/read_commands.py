@@ -92,13 +92,13 @@ def datasets(
     Args:
         names: data sets to look into: read files, look for videos
     """
-    from pipeline.datasets import ADAPTERS
     from pipeline.datasets.listing import details, overview
+    from pipeline.datasets.registry import adapter_names
     from pipeline.engine.places import refuse_unused
     from pipeline.engine.sources import Sources
 
     given = places.by_kind()
-    refuse_unused(given, dict.fromkeys(given, ADAPTERS))
+    refuse_unused(given, dict.fromkeys(given, adapter_names()))
     sources = Sources(where.open().digests, given, download=False)
     place = sources.places.configured
     print_text(details(names, place, sources.missing_videos) if names else overview(place))

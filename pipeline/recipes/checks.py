@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cache.errors import RecipeError
-from pipeline.datasets import adapter_named
 from pipeline.datasets.question import Question
+from pipeline.datasets.registry import adapter_named
 from pipeline.engine.places import refuse_unused
 from pipeline.engine.recipe import LOCALIZERS, Recipe
 from pipeline.engine.sources import Sources
