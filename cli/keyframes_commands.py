@@ -35,7 +35,7 @@ def select(
     Args:
         scores: scores of each question's candidate frames, .json
         frames: numbers of the same frames, ascending, .json
-        selector: one that needs scores only: top_k, aks, bolt, q_frame, peaks, ... (docs/selection.md)
+        selector: one that needs scores only (docs/selection.md lists them)
         k: frames of each question at most
         official: as its official code chooses, oddities included (aks)
         settings: an option of the selector, such as t1=0.9 (repeatable)
