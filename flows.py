@@ -54,7 +54,7 @@ from workers.forms import (
     StageName,
 )
 from workers.pages import key_of, row_shower, show_summary, whose_page
-from workers.piece import BACK_OFF_SECONDS, TRIES, final_state, make_piece, open_request, split
+from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE, final_state, make_piece, open_request, split
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -205,7 +205,7 @@ def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[]
         task_run_name=name,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=TRIES - 1,
+        retries=TRIES_OF_A_PIECE - 1,
         retry_delay_seconds=BACK_OFF_SECONDS,
         retry_condition_fn=_is_of_the_machine,
     )
@@ -270,7 +270,7 @@ def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
         task_run_name=f"{Path(job.recipe).stem} {job.setting}",
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=TRIES - 1,
+        retries=TRIES_OF_A_PIECE - 1,
         retry_delay_seconds=BACK_OFF_SECONDS,
         retry_condition_fn=_is_of_the_machine,
     )

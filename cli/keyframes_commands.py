@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cli.options import PLACES, OutputFile, PlaceOption, Positive, Text, Where
+from cli.options import PLACE_GROUP, OutputFile, PlaceOption, Positive, Text, Where
 from cli.terminal import print_data, print_text
 
 
@@ -64,7 +64,7 @@ def export(
     *,
     output: Annotated[Path, Parameter(alias="-o", metavar="PATH")],
     kind: Annotated[Literal["table", "aks", "images", "clips"], Parameter("--as")] = "table",
-    videos: Annotated[PlaceOption, Parameter(group=PLACES)] = (),
+    videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
     height: Positive | None = None,
     processes: Positive = 2,
     where: Where,

@@ -45,8 +45,8 @@ class Execution(BaseModel):
 
     dispatch: Literal["workers", "ray", "here"] = Field(
         default="workers",
-        description="who runs models: the workers of pool gpu, which get one run each of a step and make shard after shard in it; a "
-        "Ray cluster, a task and a GPU for each shard; or the worker that has this run",
+        description="who runs models: the workers of pool gpu, each of which gets one run of a step and makes shard after shard; "
+        "a Ray cluster, with a task and a GPU for each shard; or the worker that has this run",
     )
     ray_address: str = Field(
         default="auto",
