@@ -97,11 +97,8 @@ NAMES_A_DATA_SET = {
 
 # The functions of stages/ that take or return `dict[str, Any]`; everything else has a type.
 UNTYPED_IN_STAGES = {
-    # Rows as they are about to be written, each against its table's schema.
-    *("list_questions._row", "list_questions._moment", "list_questions._ratings", "answer_questions._frame_rows"),
-    *("evaluate_moments._rows", "evaluate_moments._highlight_row"),
-    # Figures for people.
-    *("label_frames.figures", "evaluate_moments.headline"),
+    "answer_questions._frame_rows",  # rows as they are about to be written
+    "label_frames.figures",  # for people
     # The options of a selector as a recipe has them, before that selector has checked them.
     *("select_keyframes._one_without_scores_is_the_method", "select_keyframes._complete"),
     *("select_keyframes._without_later_keys", "select_keyframes._options"),
