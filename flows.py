@@ -32,14 +32,14 @@ from pipeline.benchmarks.matrix import NightRow, load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.engine.steps import Run, RunOnly, setting_of
+from pipeline.engine.steps import Run, RunOnly, Step, setting_of
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
-from stages.chain import Step, chain_of
+from stages.chain import chain_of
 from workers.dispatch import cancel_pieces, make_by
 from workers.forms import (
     BatchTokens,
@@ -54,7 +54,7 @@ from workers.forms import (
     StageName,
 )
 from workers.pages import key_of, row_shower, show_summary, whose_page
-from workers.piece import BACK_OFF_SECONDS, TRIES, final_state, make_piece, open_request, split
+from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE, final_state, make_piece, open_request, split
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -205,7 +205,7 @@ def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[]
         task_run_name=name,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=TRIES - 1,
+        retries=TRIES_OF_A_PIECE - 1,
         retry_delay_seconds=BACK_OFF_SECONDS,
         retry_condition_fn=_is_of_the_machine,
     )
@@ -270,7 +270,7 @@ def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
         task_run_name=f"{Path(job.recipe).stem} {job.setting}",
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=TRIES - 1,
+        retries=TRIES_OF_A_PIECE - 1,
         retry_delay_seconds=BACK_OFF_SECONDS,
         retry_condition_fn=_is_of_the_machine,
     )

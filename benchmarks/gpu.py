@@ -37,8 +37,8 @@ from pipeline.engine.build import build
 from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext, Stage
+from stages.all import STAGES
 from stages.answer_questions import answer_questions
-from stages.chain import STAGES
 from stages.evaluate import evaluate
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer
@@ -52,7 +52,7 @@ from stages.sample_frames import sample_frames
 from stages.score_frames import score_frames
 from stages.select_keyframes import select_keyframes
 
-PARTS = ("hardware", "parity", "stages", "memory", "model", "equality", "command", "compiled")
+MEASUREMENTS = ("hardware", "parity", "stages", "memory", "model", "equality", "command", "compiled")
 TRAININGS = ("refine_localizer", "finetune_answerer")
 SETTINGS = [
     "list_questions.split=train",
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="real")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure [all]")
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="parts to measure [all]")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     card = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"

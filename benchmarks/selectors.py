@@ -13,7 +13,7 @@ from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Selector
 from pipeline.text_table import aligned
 
-N_QUESTIONS, N_FRAMES, WIDTH = 52_000, 3_600, 768
+N_QUESTIONS, N_FRAMES, VECTOR_WIDTH = 52_000, 3_600, 768
 KS = (8, 32)
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Print a table."""
     rng = np.random.default_rng(0)
     scores = np.r_[rng.normal(size=(500, N_FRAMES)).cumsum(axis=1), rng.random((500, N_FRAMES)) ** 20]
-    vectors = rng.normal(size=(N_FRAMES, WIDTH))
+    vectors = rng.normal(size=(N_FRAMES, VECTOR_WIDTH))
     lines = [["selector", "k", "ms a question", f"s for {N_QUESTIONS:,} questions"]]
     for name in selector_names():
         for k in KS:

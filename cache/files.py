@@ -16,7 +16,7 @@ from cache.errors import SevilaError, StoreError
 PROBE_BYTES = 1 << 16
 # What file systems say that cannot sync a folder (CIFS, FUSE, NFS of some makes); a file that cannot be synced is an error.
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-KINDS = {
+KINDS_OF_FILES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -30,7 +30,7 @@ NOT_A_FILE = errno.EINVAL
 def kind_of(path: Path) -> str:
     """Return what stands where a file should: "a folder", "a pipe", ...; "" for a file, and where nothing can be seen."""
     try:
-        return KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+        return KINDS_OF_FILES.get(stat.S_IFMT(os.stat(path).st_mode), "")
     except (OSError, ValueError):
         return ""
 
@@ -69,7 +69,7 @@ def read_whole(path: Path | str, limit_bytes: int) -> bytes:
 
 
 def _refuse_others(path: Path | str, status: os.stat_result) -> None:
-    kind = KINDS.get(stat.S_IFMT(status.st_mode))
+    kind = KINDS_OF_FILES.get(stat.S_IFMT(status.st_mode))
     if kind is not None:
         raise OSError(NOT_A_FILE, f"it is {kind}, a file was wanted", str(path))
 

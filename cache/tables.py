@@ -21,7 +21,7 @@ else:
 
 # A few kilobytes of Parquet may claim billions of equal rows; the largest data sets make some millions.
 MOST_ROWS = 10**8
-KINDS = ("string", "bool", "int8", "int16", "int32", "int64", "float32", "float64")
+COLUMN_TYPES = ("string", "bool", "int8", "int16", "int32", "int64", "float32", "float64")
 
 
 def _type(kind: str) -> pa.DataType:
@@ -42,7 +42,7 @@ class Schema:
     def __init__(self, version: int, **columns: str) -> None:
         self.version = version
         self.columns = columns
-        unknown = {*columns.values()} - {*KINDS, *(f"list<{kind}>" for kind in KINDS)}
+        unknown = {*columns.values()} - {*COLUMN_TYPES, *(f"list<{kind}>" for kind in COLUMN_TYPES)}
         if unknown:
             raise KeyError(*unknown)
 

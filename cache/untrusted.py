@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # Of a record.
 MAPPINGS = ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds", "input_contents")
@@ -22,7 +22,7 @@ TEXTS = ("host", "device", "started", "finished", "git_revision", "pool", "conte
 
 def is_name(text: Any) -> bool:
     """Whether it is one plain name: an id or a file name that stays in its folder on every file system."""
-    return isinstance(text, str) and NAME.fullmatch(text) is not None
+    return isinstance(text, str) and SAFE_NAME.fullmatch(text) is not None
 
 
 def inside(folder: Path, name: str) -> Path:

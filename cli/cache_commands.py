@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cli.context import open_recipe
-from cli.options import AsJson, ChainOptions, Count, Days, Seed, Text, Texts, Where
+from cli.options import AsJson, ChainOptions, Count, Days, SeedOption, Text, Texts, Where
 from cli.terminal import print_json, print_text
 
 Id = Annotated[Text, Parameter(help="artifact id, or an unambiguous beginning of it or of its hexadecimal part")]
@@ -55,7 +55,7 @@ def why(
     /,
     *,
     chain: ChainOptions = ChainOptions(),
-    seed: Seed = None,
+    seed: SeedOption = None,
     than: Annotated[Text | None, Parameter(metavar="NAME")] = None,
     where: Where,
 ) -> None:

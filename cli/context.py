@@ -25,7 +25,7 @@ def open_recipe(
     """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
     from pipeline.engine.stage import RunContext
     from pipeline.recipes import opening
-    from stages.chain import STAGES
+    from stages.all import STAGES
 
     request = opening.Request(name, chain.settings, seed, chain.places.by_kind())
     return opening.open_recipe(request, STAGES, RunContext.of(store, vars(chain.execution)), download, remembered)

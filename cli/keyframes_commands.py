@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from cli.options import PLACES, OutputFile, OutputPath, PlaceOption, Positive, Text, UsageError, Where
+from cli.options import PLACE_GROUP, OutputFile, OutputPath, PlaceOption, Positive, Text, UsageError, Where
 from cli.terminal import print_data, print_text
 
 MIN_HEIGHT, MAX_HEIGHT = 16, 8192  # decoders misread smaller clips, encoders refuse larger ones
@@ -42,7 +42,7 @@ def select(
     Args:
         scores: scores of each question's candidate frames, .json
         frames: numbers of the same frames, ascending, .json
-        selector: one that needs scores only: top_k, aks, bolt, q_frame, peaks, ... (docs/selection.md)
+        selector: one that needs scores only (docs/selection.md lists them)
         k: frames of each question at most
         official: as its official code chooses, oddities included (aks)
         settings: an option of the selector, such as t1=0.9 (repeatable)
@@ -71,7 +71,7 @@ def export(
     *,
     output: OutputPath,
     kind: Annotated[Literal["table", "aks", "images", "clips"], Parameter("--as")] = "table",
-    videos: Annotated[PlaceOption, Parameter(group=PLACES)] = (),
+    videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
     height: Annotated[Positive | None, Parameter(validator=_height)] = None,
     processes: Positive = 2,
     where: Where,

@@ -19,7 +19,7 @@ class UsageError(Exception):
 
 DEFAULT_STORE = Path(".sevila")
 
-PLACES = Group.create_ordered("Places")
+PLACE_GROUP = Group.create_ordered("Places")
 EXECUTION = Group.create_ordered("Speed and place: never part of an artifact's identity")
 EVERYWHERE = Group.create_ordered("Every command")
 
@@ -113,13 +113,15 @@ Days = Annotated[float, Parameter(validator=_not_negative, metavar="DAYS")]
 Seeds = Annotated[
     Sequence[int], Parameter(converter=_whole, validator=_not_negative, metavar="N...", consume_multiple=(1, None))
 ]
-Seed = Annotated[Count | None, Parameter(help="seed of all that is random in the stages, and of the demo's world")]
-Settings = Annotated[
+SeedOption = Annotated[
+    Count | None, Parameter(help="seed of all that is random in the stages, and of the demo's world")
+]
+SettingsOption = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
-RunName = Annotated[str | None, Parameter(validator=_not_empty)]
+RunNameOption = Annotated[str | None, Parameter(validator=_not_empty)]
 OutputPath = Annotated[Path, Parameter(alias="-o", converter=_path, metavar="PATH")]
 OutputFile = Annotated[Path | None, Parameter(alias="-o", converter=_path, validator=_no_folder, metavar="FILE")]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
@@ -132,7 +134,7 @@ Where = Annotated[StorePlace, Parameter(parse=False)]
 CommandLine = Annotated[str, Parameter(parse=False)]
 
 
-@Parameter(name="*", group=PLACES)
+@Parameter(name="*", group=PLACE_GROUP)
 @dataclass(frozen=True, kw_only=True)
 class DataPlaces:
     """Where the data are.
@@ -150,7 +152,7 @@ class DataPlaces:
         return {"annotations": list(self.annotations), "videos": list(self.videos)}
 
 
-@Parameter(name="*", group=PLACES)
+@Parameter(name="*", group=PLACE_GROUP)
 @dataclass(frozen=True, kw_only=True)
 class PlaceOptions(DataPlaces):
     """Where data and weights are.
@@ -208,7 +210,7 @@ class Naming:
         replace: let the name stand for this run, whatever it stood for before
     """
 
-    name: RunName = None
+    name: RunNameOption = None
     replace: bool = False
 
 
@@ -217,6 +219,6 @@ class Naming:
 class ChainOptions:
     """A recipe's chain: what is changed in the recipe, where its data are, and how it is run."""
 
-    settings: Settings = ()
+    settings: SettingsOption = ()
     places: PlaceOptions = PlaceOptions()
     execution: ExecutionOptions = ExecutionOptions()

@@ -66,7 +66,7 @@ def compare(
 def recipes() -> None:
     """List the recipes that come with the package."""
     from pipeline.engine.recipe import available, load
-    from stages.chain import STAGES
+    from stages.all import STAGES
 
     print_table(["recipe", "about"], [[name, load(name, STAGES).description] for name in available()])
 
@@ -74,7 +74,7 @@ def recipes() -> None:
 def stages() -> None:
     """List the stages and every key of their recipe sections."""
     from pipeline.engine.recipe import section_configs
-    from stages.chain import STAGES
+    from stages.all import STAGES
 
     for section, config in section_configs(STAGES).items():
         print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")
@@ -92,13 +92,13 @@ def datasets(
     Args:
         names: data sets to look into: read files, look for videos
     """
-    from pipeline.datasets import ADAPTERS
     from pipeline.datasets.listing import details, overview
+    from pipeline.datasets.registry import adapter_names
     from pipeline.engine.places import refuse_unused
     from pipeline.engine.sources import Sources
 
     given = places.by_kind()
-    refuse_unused(given, dict.fromkeys(given, ADAPTERS))
+    refuse_unused(given, dict.fromkeys(given, adapter_names()))
     sources = Sources(where.open().digests, given, download=False)
     place = sources.places.configured
     print_text(details(names, place, sources.missing_videos) if names else overview(place))

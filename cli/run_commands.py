@@ -23,16 +23,22 @@ from cli.options import (
     PlaceOptions,
     Port,
     Positive,
-    Seed,
+    SeedOption,
     Seeds,
-    Settings,
+    SettingsOption,
     Where,
 )
 from cli.terminal import print_table, print_text
 
 
 def run(
-    recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: Seed = None, naming: Naming = Naming(), where: Where
+    recipe: str,
+    /,
+    *,
+    chain: ChainOptions = ChainOptions(),
+    seed: SeedOption = None,
+    naming: Naming = Naming(),
+    where: Where,
 ) -> None:
     """Run a recipe's chain; what the store holds is not made again.
 
@@ -54,8 +60,8 @@ def run(
 
 def demo(
     *,
-    settings: Settings = (),
-    seed: Seed = None,
+    settings: SettingsOption = (),
+    seed: SeedOption = None,
     execution: ExecutionOptions = ExecutionOptions(),
     naming: Naming = Naming(),
     where: Where,
@@ -72,7 +78,7 @@ def stage(
     /,
     *,
     chain: ChainOptions = ChainOptions(),
-    seed: Seed = None,
+    seed: SeedOption = None,
     again: bool = False,
     where: Where,
 ) -> None:
@@ -96,7 +102,7 @@ def stage(
             print_text(str(artifact.path))
 
 
-def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: Seed = None, where: Where) -> None:
+def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOption = None, where: Where) -> None:
     """Say what a run would build and why, without running.
 
     Args:
@@ -141,7 +147,8 @@ def results(
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, report
-    from stages.chain import STAGES, chain_of, full
+    from stages.all import STAGES
+    from stages.chain import chain_of, full
 
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")

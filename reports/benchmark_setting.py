@@ -24,7 +24,8 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.training.launch import run_in_subprocess
 from reports.named_runs import pinned
-from stages.chain import STAGES, chain_of
+from stages.all import STAGES
+from stages.chain import chain_of
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 

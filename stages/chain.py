@@ -1,120 +1,120 @@
 """The paper's Figures 1 and 3 as code: which stage feeds which, for any `step` callable (a plain call, or a Prefect task)."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
+import stages.all as stages
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
-from pipeline.inference.backbone import Backbone
-from pipeline.recipes import checks
-from pipeline.recipes.results import Choice, Results, Split, SplitArtifacts, Way, choices
-from stages.all import STAGES as STAGES
-from stages.answer_questions import answer_questions
-from stages.evaluate import Metrics, evaluate
-from stages.evaluate_localization import evaluate_localization
-from stages.evaluate_moments import MomentMetrics, evaluate_moments
-from stages.extract_features import extract_features
-from stages.finetune_answerer import finetune_answerer
-from stages.import_backbone import import_backbone
-from stages.init_answerer import AnswererWeights, init_answerer
-from stages.init_localizer import LocalizerWeights, init_localizer
-from stages.label_frames import label_frames
-from stages.list_questions import Questions, list_questions
-from stages.pretrain_localizer import pretrain_localizer
-from stages.refine_localizer import refine_localizer
-from stages.retrieve_moments import retrieve_moments
-from stages.sample_frames import sample_frames
-from stages.score_frames import FrameScores, score_frames
-from stages.select_keyframes import Keyframes, select_keyframes
-from stages.train_backbone import train_backbone
+from pipeline.recipes import checks, requirements
+from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of
+from pipeline.recipes.results import Choice, Results, Setup, choices_without_localizer, rounds_of_refinement
+from stages.evaluate import Metrics
+from stages.evaluate_moments import MomentMetrics
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Metrics | MomentMetrics]:
     """Return `full`, which returns `Results`, or `forward`, which returns metrics: always for queries, which have no answers."""
-    return full if recipe.chain.kind == "full" and not checks.asks_for_moments(recipe) else forward
+    return full if recipe.chain.kind == "full" and not requirements.asks_for_moments(recipe) else forward
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Metrics | MomentMetrics:
     """Figure 1: questions -> frames -> features -> scores -> keyframes -> answers -> metrics; queries: scores -> moments."""
-    evaluation, training, _ = checks.splits_of(recipe)
-    questions = step(list_questions, evaluation.annotations(sources))
-    known = step(list_questions, training.annotations(sources), **training.where) if training else None
-    checks.check_questions(recipe, sources, questions, None, known)
+    checks.check_chain(recipe)
+    splits = splits_of(recipe)
+    questions = step(stages.list_questions, splits.test.annotations(sources))
+    train_queries = _questions(step, sources, splits.train) if recipe.chain.kind == "full" else None
+    checks.check_questions(recipe, sources, questions, train_queries)
     backbone, localizer, answerer = _released(recipe, step, sources)
-    if training and known:  # paper section 4.5: moments of other queries
-        localizer = step(pretrain_localizer, *_features(step, sources, training, known, backbone), localizer)
-    frames = step(sample_frames, sources.videos(evaluation.dataset, questions))
-    features = step(extract_features, frames, backbone)
-    scores = step(score_frames, questions, frames, features, backbone, localizer) if localizer else None
-    keyframes = step(select_keyframes, questions, frames, scores)
-    if checks.knows_moments(questions):
-        step(evaluate_localization, questions, frames, scores, keyframes)
-    if answerer is None:
-        return step(evaluate_moments, questions, step(retrieve_moments, questions, frames, scores))
-    answers = step(answer_questions, questions, keyframes, features, backbone, answerer)
-    return step(evaluate, questions, answers)
+    if train_queries:  # paper section 4.5: moments of other queries
+        train = _features(step, sources, splits.train, train_queries, backbone)
+        localizer = step(stages.pretrain_localizer, *train, localizer)
+    frames = step(stages.sample_frames, sources.videos(splits.test.dataset, questions))
+    features = step(stages.extract_features, frames, backbone)
+    scores = step(stages.score_frames, questions, frames, features, backbone, localizer) if localizer else None
+    keyframes = step(stages.select_keyframes, questions, frames, scores)
+    if requirements.knows_moments(questions):
+        step(stages.evaluate_localization, questions, frames, scores, keyframes)
+    if not answerer:
+        return step(stages.evaluate_moments, questions, step(stages.retrieve_moments, questions, frames, scores))
+    answers = step(stages.answer_questions, questions, keyframes, features, backbone, answerer)
+    return step(stages.evaluate, questions, answers)
 
 
 def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     """Figure 3: the Localizer learns from moments, then from the Answerer, which learns from the keyframes chosen for it."""
-    splits = evaluation, training, pretraining = checks.splits_of(recipe)
-    listed = {one: one and step(list_questions, one.annotations(sources), **one.where) for one in dict.fromkeys(splits)}
-    asked, known, moments = (listed[one] for one in splits)
-    checks.check_questions(recipe, sources, asked, known, moments)  # before a backbone is trained
+    checks.check_chain(recipe)
+    splits = splits_of(recipe)
+    test_questions, train_questions = _questions(step, sources, splits.test), _questions(step, sources, splits.train)
+    pretraining_questions = _questions(step, sources, splits.pretraining) if splits.pretraining else train_questions
+    checks.check_questions(recipe, sources, test_questions, train_questions, pretraining_questions)
     backbone, localizer, answerer = _released(recipe, step, sources)
-    evaluated = _features(step, sources, evaluation, asked, backbone)
-    learned = _features(step, sources, training, known, backbone)
-    newest, results = answerer, Results(asked)
-    for choice in choices(recipe.chain):  # of keyframes: uniform, ..., by the Localizer untrained, pretrained, refined
-        if choice.selector == "pretrained" and pretraining:
-            clips = learned if pretraining == training else _features(step, sources, pretraining, moments, backbone)
-            localizer = step(pretrain_localizer, *clips, localizer)
-            results.trained("Localizer, pre-trained", localizer)
-        elif choice.selector == "refined":
-            labels = step(label_frames, *learned, newest, setting=choice.round)
-            localizer = step(refine_localizer, *learned, localizer, labels, setting=choice.round)
-            results.refined(choice, labels, localizer)
-        scorer = localizer if choice.uses_localizer else None
-        if choice.selector == "untrained" and recipe.config(init_localizer).weights:
-            scorer = step(init_localizer, backbone, None, setting="untrained", weights="")
-        if choice.selector in recipe.chain.selectors:  # else pre-trained only to be refined
-            name, localization = choice.name, None
-            scores, keyframes = _keyframes(step, evaluated, scorer, choice, name)
-            if checks.knows_moments(asked):
-                localization = step(evaluate_localization, asked, evaluated.frames, scores, keyframes, setting=name)
-            for way in choice.zero_shot:
-                results.add(way, _metrics(step, way, evaluated, keyframes, answerer), localization)
-            _, lessons = _keyframes(step, learned, scorer, choice, f"{name}, training split")
-            tuned = step(finetune_answerer, known, lessons, learned.features, backbone, newest, setting=name)
-            results.tuned(choice, tuned, _metrics(step, choice.tuned, evaluated, keyframes, tuned), localization)
-            newest = tuned if choice.selector == "refined" else newest
+    test = _features(step, sources, splits.test, test_questions, backbone)
+    train = _features(step, sources, splits.train, train_questions, backbone)
+    results = Results(test_questions)
+    setup = Setup(step, test, train, answerer, results)
+
+    for choice in choices_without_localizer(recipe.chain):  # baselines and upper bounds
+        _tune_and_evaluate(setup, choice, None, answerer)
+    if "untrained" in recipe.chain.selectors:
+        is_blank = not recipe.config(stages.init_localizer).weights
+        blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
+        _tune_and_evaluate(setup, Choice("untrained"), blank, answerer)
+
+    if requirements.pretrains_localizer(recipe):  # on moments
+        other = splits.pretraining
+        pretraining = _features(step, sources, other, pretraining_questions, backbone) if other else train
+        localizer = step(stages.pretrain_localizer, *pretraining, localizer)
+        results.trained("Localizer, pre-trained", localizer)
+    if "pretrained" in recipe.chain.selectors:
+        _tune_and_evaluate(setup, Choice("pretrained"), localizer, answerer)
+
+    for choice in rounds_of_refinement(recipe.chain):  # on what the Answerer says of single frames
+        labels = step(stages.label_frames, *train, answerer, setting=choice.round)
+        localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
+        results.refined(choice, labels, localizer)
+        answerer = _tune_and_evaluate(setup, choice, localizer, answerer)
     return results
 
 
-def _released(recipe: Recipe, step: Step, sources: Sources) -> tuple[Backbone, LocalizerWeights | None, Any]:
-    """Return backbone, Localizer and Answerer as they come, before any training of the two; None for one without use."""
-    weights, is_trained = checks.weights_of(recipe, sources), recipe.chain.backbone == "trained"
-    backbone = step(train_backbone) if is_trained else step(import_backbone, weights(import_backbone))
+def _released(recipe: Recipe, step: Step, sources: Sources) -> Released:
+    given, trains = partial(requirements.weights_of, recipe, sources), recipe.chain.backbone == "trained"
+    backbone = step(stages.train_backbone) if trains else step(stages.import_backbone, given(stages.import_backbone))
     checks.check_frame_size(recipe, backbone)
-    localizer = step(init_localizer, backbone, weights(init_localizer)) if checks.uses_localizer(recipe) else None
-    answerer = step(init_answerer, backbone, weights(init_answerer)) if checks.uses_answerer(recipe) else None
-    return backbone, localizer, answerer
+    uses_localizer, uses_answerer = requirements.uses_localizer(recipe), requirements.uses_answerer(recipe)
+    localizer = step(stages.init_localizer, backbone, given(stages.init_localizer)) if uses_localizer else None
+    answerer = step(stages.init_answerer, backbone, given(stages.init_answerer)) if uses_answerer else None
+    return Released(backbone, localizer, answerer)
 
 
-def _features(step: Step, sources: Sources, split: Split, questions: Questions, backbone: Backbone) -> SplitArtifacts:
-    frames = step(sample_frames, sources.videos(split.dataset, questions), setting=split.name)
-    return SplitArtifacts(questions, frames, step(extract_features, frames, backbone, setting=split.name), backbone)
+def _questions(step: Step, sources: Sources, split: Split) -> Artifact:
+    return step(stages.list_questions, split.annotations(sources), **split.where)
 
 
-def _keyframes(
-    step: Step, split: SplitArtifacts, localizer: LocalizerWeights | None, choice: Choice, setting: str
-) -> tuple[FrameScores | None, Keyframes]:
-    scores = step(score_frames, *split, localizer, setting=setting) if localizer else None
-    return scores, step(select_keyframes, split.questions, split.frames, scores, setting=setting, **choice.changes)
+def _features(step: Step, sources: Sources, split: Split, questions: Artifact, backbone: Artifact) -> SplitArtifacts:
+    frames = step(stages.sample_frames, sources.videos(split.dataset, questions), setting=split.name)
+    features = step(stages.extract_features, frames, backbone, setting=split.name)
+    return SplitArtifacts(questions, frames, features, backbone)
 
 
-def _metrics(step: Step, way: Way, split: SplitArtifacts, keyframes: Keyframes, answerer: AnswererWeights) -> Metrics:
-    read = (split.questions, keyframes, split.features, split.backbone, answerer)
-    answers = step(answer_questions, *read, setting=way.name, method=way.method)
-    return step(evaluate, split.questions, answers, setting=way.name)
+def _tune_and_evaluate(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
+    """Answer zero-shot from the keyframes chosen; fine-tune `answerer` on keyframes chosen so, answer with it and return it."""
+    step, test, train, released, results = on
+    name, train_name, localization = choice.name, f"{choice.name}, training split", None
+    scores = step(stages.score_frames, *test, scorer, setting=name) if scorer else None
+    keyframes = step(stages.select_keyframes, *test.videos, scores, setting=name, **choice.changes)
+    if requirements.knows_moments(test.questions):
+        localization = step(stages.evaluate_localization, *test.videos, scores, keyframes, setting=name)
+    for way in choice.zero_shot:
+        answers = step(stages.answer_questions, *test.read(keyframes), released, setting=way.name, method=way.method)
+        results.add(way, step(stages.evaluate, test.questions, answers, setting=way.name), localization)
+    train_scores = step(stages.score_frames, *train, scorer, setting=train_name) if scorer else None
+    train_keyframes = step(stages.select_keyframes, *train.videos, train_scores, setting=train_name, **choice.changes)
+    tuned = step(stages.finetune_answerer, *train.read(train_keyframes), answerer, setting=name)
+    results.trained(f"Answerer, {name}", tuned)
+    way = choice.tuned
+    answers = step(stages.answer_questions, *test.read(keyframes), tuned, setting=way.name, method=way.method)
+    results.add(way, step(stages.evaluate, test.questions, answers, setting=way.name), localization)
+    return tuned

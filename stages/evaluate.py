@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.datasets import adapter_named, headline_of
+from pipeline.datasets.adapter import headline_of
 from pipeline.datasets.question import Question
+from pipeline.datasets.registry import adapter_named
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage

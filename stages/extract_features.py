@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -151,7 +151,7 @@ class _Stored:
             for key, places in self.places.items()
         }
 
-    def facts(self, key: str, indices: Sequence[int]) -> dict[str, Any]:
+    def facts(self, key: str, indices: Sequence[int]) -> dict[str, list[str]]:
         """Return what is noted of features that are made of some frames of a key: the checksums of the pixels."""
         return {"pixels": [self._pixels[key][index] for index in indices]}
 

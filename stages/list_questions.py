@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 
 from cache.errors import SevilaError
 from cache.tables import Schema
-from pipeline.datasets import adapter_named
 from pipeline.datasets.adapter import group_of
 from pipeline.datasets.question import Question
+from pipeline.datasets.registry import adapter_named
 from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles

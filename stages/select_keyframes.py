@@ -159,7 +159,7 @@ def select_keyframes(
     choose = _ChooseFrames(cfg, questions, scores)
     columns: dict[str, list[Any]] = {name: [] for name in Keyframes.tables["keyframes"].columns}
     for question in sorted(questions.questions(), key=lambda question: order[question.video_id]):
-        video, chosen = videos[question.video_id], NOTHING
+        video, chosen = videos[question.video_id], NOTHING_CHOSEN
         if video.status == "ok":
             chosen = choose(question.question_id, clips[question.video_id, question.clip_id])
         reason = chosen.reason or video.reason
@@ -190,7 +190,7 @@ class _Chosen(NamedTuple):
 
 
 NONE_INT, NONE_FLOAT = np.empty(0, np.int64), np.empty(0, np.float64)
-NOTHING = _Chosen(Reason(), NONE_INT, NONE_INT, NONE_FLOAT, NONE_INT, NONE_FLOAT)
+NOTHING_CHOSEN = _Chosen(Reason(), NONE_INT, NONE_INT, NONE_FLOAT, NONE_INT, NONE_FLOAT)
 
 
 class _ChooseFrames:
@@ -208,14 +208,14 @@ class _ChooseFrames:
         """Return the question's frames, or why it has none."""
         values, moments, needs = self._values.get(question_id), self._moments.get(question_id), self._select.needs
         if "scores" in needs and values is None:
-            return NOTHING._replace(reason=self._failed.get(question_id, WITHOUT_FEATURES))
+            return NOTHING_CHOSEN._replace(reason=self._failed.get(question_id, WITHOUT_FEATURES))
         if "moments" in needs and moments is None:
-            return NOTHING._replace(reason=NO_MOMENTS)
+            return NOTHING_CHOSEN._replace(reason=NO_MOMENTS)
         known = {"scores": values, "seconds": clip["seconds"], "moments": moments}
         seen = {name: value for name, value in known.items() if name in needs}
         at = self._select(Candidates.of(len(clip["row"]), question_id, **seen), self._k, self._options)
         if not len(at):
-            return NOTHING._replace(reason=self._none_of(len(clip["row"])))
+            return NOTHING_CHOSEN._replace(reason=self._none_of(len(clip["row"])))
         ranked_by = NONE_FLOAT if values is None else values[at]
         return _Chosen(Reason(), at, clip["frame_index"][at], clip["seconds"][at], clip["row"][at], ranked_by)
 

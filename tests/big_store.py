@@ -43,7 +43,8 @@ from pipeline.engine.steps import Run
 from pipeline.video.frames import VideoProbe
 from reports.named_runs import pinned
 from stages import sample_frames as sampling
-from stages.chain import STAGES, chain_of
+from stages.all import STAGES
+from stages.chain import chain_of
 from tests.tiny_blip2 import write_tiny_blip2
 
 N_VIDEOS, N_QUESTIONS, N_FRAMES = 5440, 52_000, 32

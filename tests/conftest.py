@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.selection.registry import entry_points_of_others
+from pipeline.registry import entry_points_of_others
 
 Package = Callable[..., None]
 pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # whose tests test_flows.py runs
@@ -21,21 +21,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
-    """Return a function that installs a package of one module, and a selector named `name` by its entry point."""
+    """Return a function that installs a package of one module, and what is named `name` by its entry point."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def install(name: str, code: str, distribution: str = "theirs", target: str = "") -> None:
-        module = f"{distribution}_selectors"
+    def install(
+        name: str, code: str, distribution: str = "theirs", target: str = "", group: str = "sevila.selectors"
+    ) -> None:
+        module = f"{distribution}_{group.split('.')[1]}"
         (tmp_path / f"{module}.py").write_text(code)
         folder = tmp_path / f"{distribution}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[sevila.selectors]\n{name} = {module}:{target or name}\n")
+        entry = module if group == "sevila.datasets" else f"{module}:{target or name}"
+        (folder / "entry_points.txt").write_text(f"[{group}]\n{name} = {entry}\n")
         entry_points_of_others.cache_clear()
 
     yield install
     entry_points_of_others.cache_clear()
-    for module in [module for module in sys.modules if module.endswith("_selectors")]:
+    for module in [module for module in sys.modules if module.startswith("theirs_")]:
         del sys.modules[module]
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cache.names import NAME
 from pipeline.benchmarks.matrix import available as matrices
 from pipeline.engine.recipe import available as recipes
-from stages.chain import STAGES
+from stages.all import STAGES
 
 # Fields are told by their names, as `-p` takes them.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
@@ -45,8 +45,8 @@ class Execution(BaseModel):
 
     dispatch: Literal["workers", "ray", "here"] = Field(
         default="workers",
-        description="who runs models: the workers of pool gpu, a shard each; a Ray cluster, one GPU a shard; or the worker that "
-        "has this run",
+        description="who runs models: the workers of pool gpu, each of which gets one run of a step and makes shard after shard; "
+        "a Ray cluster, with a task and a GPU for each shard; or the worker that has this run",
     )
     ray_address: str = Field(
         default="auto",

@@ -22,12 +22,13 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import RunPiece
 from pipeline.recipes.opening import Request, open_recipe
-from stages.chain import STAGES, chain_of
+from stages.all import STAGES
+from stages.chain import chain_of
 from workers.pages import logs_in_run_log, progress_artifacts
 
 log = logging.getLogger("sevila")
 
-TRIES = 4  # of a piece whose process dies, and of a step that a machine fails
+TRIES_OF_A_PIECE = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
 OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
@@ -102,5 +103,5 @@ def count_failure(name: str, piece: Piece, state: State[Any], tries: Counter[Pie
     """
     tries[piece] += 1
     log.warning("%s: %s: %s", name, state.name, state.message)
-    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES:
+    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES_OF_A_PIECE:
         raise SevilaError(f"{name} {str(state.name).lower()}: {state.message}")

@@ -18,7 +18,7 @@ from prefect.states import State
 
 from cache.errors import SevilaError
 from pipeline.engine.build import Piece
-from workers.piece import TRIES, MakeAll, ShowLeft, count_failure, make_piece, piece_name
+from workers.piece import TRIES_OF_A_PIECE, MakeAll, ShowLeft, count_failure, make_piece, piece_name
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
     def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
         n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
         # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
-        with remote_options(num_gpus=n_gpus, max_retries=TRIES - 1):
+        with remote_options(num_gpus=n_gpus, max_retries=TRIES_OF_A_PIECE - 1):
             futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
         for future in as_completed(list(futures)):
             future.wait()

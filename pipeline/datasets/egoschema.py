@@ -26,14 +26,14 @@ about = About(
 headline: Headline = "overall"
 pooled_types: dict[str, tuple[str, ...]] = {}
 
-ANSWERS = "subset_answers.json"  # read where it lies beside the questions
+ANSWERS_FILE = "subset_answers.json"  # read where it lies beside the questions
 OPTIONS = ("option 0", "option 1", "option 2", "option 3", "option 4")
 
 
 def files(path: Path, split: str) -> list[Path]:
     """The annotation file that `read` reads, and the public answers beside it if there are any; raises MissingSourceError."""
     (file,) = find_files(about, path, split)
-    answers = file.parent / ANSWERS
+    answers = file.parent / ANSWERS_FILE
     return [file, answers] if answers.exists() else [file]
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cache.errors import MissingSourceError, SevilaError
 from cache.printable import printable
-from pipeline.datasets import ADAPTERS, adapter_named
 from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.question import Video
+from pipeline.datasets.registry import adapter_named, adapter_names
 
 FindPlace = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: nobody said
 MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here
@@ -20,7 +20,7 @@ SHOWN = 3
 
 def overview(place: FindPlace) -> str:
     """Every data set; nothing is read but the names of files."""
-    parts = [_described(adapter, place) for adapter in ADAPTERS.values()]
+    parts = [_described(adapter, place) for adapter in map(adapter_named, adapter_names())]
     return "\n\n".join(
         [*parts, f"{HOW_TO_PLACE}\n`sevila datasets NAME` also reads its files and looks for its videos."]
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.datasets.values import BadRow, exact_text, text
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LABEL = re.compile(r"\(?([A-Z])[.):]\s*", re.IGNORECASE)  # "A. ", "A) ", "(A) ", "A: "
 
 
@@ -16,12 +16,12 @@ def options_of(what: str, values: Any) -> tuple[str, ...]:
     Letters are taken off once, and only if every option begins with its own: "A. Milne" beside "Poe" is a name. Raises BadRow,
     also for options that carry each other's letters, by which nobody knows which one is right.
     """
-    if not isinstance(values, list) or not 2 <= len(values) <= len(LETTERS):
+    if not isinstance(values, list) or not 2 <= len(values) <= len(OPTION_LETTERS):
         count = f"{len(values)} options" if isinstance(values, list) else "no list of options"
-        raise BadRow(f"{what}: {count}, 2 to {len(LETTERS)} were wanted")
+        raise BadRow(f"{what}: {count}, 2 to {len(OPTION_LETTERS)} were wanted")
     texts = tuple(text(f"{what} {position}", value) for position, value in enumerate(values))
     labels = [label for label in map(LABEL.match, texts) if label]
-    letters, wanted = [label[1].upper() for label in labels], list(LETTERS[: len(texts)])
+    letters, wanted = [label[1].upper() for label in labels], list(OPTION_LETTERS[: len(texts)])
     if letters == wanted:
         return tuple(text(f"{what} {label[1]}", label.string[label.end() :]) for label in labels)
     if sorted(letters) == wanted:
@@ -35,9 +35,9 @@ def of_letter(what: str, value: Any, n_options: int) -> int | None:
     if not given:
         return None
     letter = given.strip("().:").upper()
-    if len(letter) != 1 or letter not in LETTERS[:n_options]:
-        raise BadRow(f"{what} is {value!r}, a letter from A to {LETTERS[n_options - 1]} was wanted")
-    return LETTERS.index(letter)
+    if len(letter) != 1 or letter not in OPTION_LETTERS[:n_options]:
+        raise BadRow(f"{what} is {value!r}, a letter from A to {OPTION_LETTERS[n_options - 1]} was wanted")
+    return OPTION_LETTERS.index(letter)
 
 
 def of_text(what: str, value: Any, options: Sequence[str]) -> int | None:
@@ -55,5 +55,5 @@ def of_text(what: str, value: Any, options: Sequence[str]) -> int | None:
 def without_options(question: str, options: Sequence[str]) -> str:
     """The question without the options that its last lines repeat as "(A) ...": prompts add them. Others stay as they are."""
     asked, mark, rest = question.partition("\n(A)")
-    listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+    listed = " ".join(f"({letter}) {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False))
     return asked.strip() if asked.strip() and (mark + rest).split() == listed.split() else question

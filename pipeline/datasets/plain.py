@@ -15,7 +15,7 @@ from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, Headline, refuse_others
-from pipeline.datasets.options import LETTERS
+from pipeline.datasets.options import OPTION_LETTERS
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
 from pipeline.datasets.values import BadRow, moments, text, video_name
@@ -96,10 +96,10 @@ def _with_options(file: Path, table: Rows) -> Rows:
     """The table with its a0, a1, ... cells gathered under `options`, empty trailing ones dropped."""
     columns = [column for column in table.columns if re.fullmatch(r"a\d+", column)]
     wanted = [f"a{i}" for i in range(len(columns))]
-    if set(columns) != set(wanted) or len(columns) > len(LETTERS):
+    if set(columns) != set(wanted) or len(columns) > len(OPTION_LETTERS):
         raise SchemaError(
             f"{file}: found the option columns {', '.join(columns)}; "
-            f"wanted a0, a1, ... with none left out and at most {len(LETTERS)}"
+            f"wanted a0, a1, ... with none left out and at most {len(OPTION_LETTERS)}"
         )
     rows = []
     for row in table.rows:
@@ -147,9 +147,9 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
 
 
 def _options(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not 2 <= len(values) <= len(LETTERS):
+    if not isinstance(values, list) or not 2 <= len(values) <= len(OPTION_LETTERS):
         count = f"{len(values)} options" if isinstance(values, list) else "no list of options"
-        raise BadRow(f"{count}, 2 to {len(LETTERS)} were wanted")
+        raise BadRow(f"{count}, 2 to {len(OPTION_LETTERS)} were wanted")
     return tuple(text(f"option {position}", value) for position, value in enumerate(values))
 
 
@@ -163,9 +163,9 @@ def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
         if not answer:
             return None
         meanings = {position for position, option in enumerate(options) if option == answer}
-        meanings |= {position for position in range(n_options) if answer in (str(position), LETTERS[position])}
+        meanings |= {position for position in range(n_options) if answer in (str(position), OPTION_LETTERS[position])}
     if len(meanings) != 1:
-        wanted = f"an index from 0 to {n_options - 1}, a letter from A to {LETTERS[n_options - 1]} or an option's text"
+        wanted = f"an index from 0 to {n_options - 1}, a letter from A to {OPTION_LETTERS[n_options - 1]} or an option's text"
         several = f"; it could mean the options {sorted(meanings)}" if meanings else ""
         raise BadRow(f"answer is {value!r}, {wanted} was wanted{several}")
     return meanings.pop()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from cache.errors import RecipeError, did_you_mean
-from pipeline.datasets import adapter_named
+from pipeline.datasets.registry import adapter_named
 from pipeline.engine.stage import Config, Stage
 from pipeline.engine.toml_file import read_named, toml_files, typed_value
 from pipeline.selection.registry import selector_named

@@ -18,8 +18,9 @@ from cache.digests import DigestCache
 from cache.errors import CheckpointError, MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
-from pipeline.datasets import adapter_named, files_of
+from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Question, Video
+from pipeline.datasets.registry import adapter_named
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup
 from pipeline.engine.progress import LOG_EVERY_SECONDS

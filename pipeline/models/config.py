@@ -19,7 +19,7 @@ from pipeline.checkpoint_files import read_json
 
 ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
 
-Count = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
+LayerSize = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
 Layers = Annotated[int, Field(ge=1, le=256)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Epsilon = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -52,10 +52,10 @@ class _ConfigPart(BaseModel):
 
 
 class _Attending(_ConfigPart):
-    hidden_size: Count
-    num_attention_heads: Count
+    hidden_size: LayerSize
+    num_attention_heads: LayerSize
     num_hidden_layers: Layers
-    intermediate_size: Count
+    intermediate_size: LayerSize
     hidden_act: Activation
     layer_norm_eps: Epsilon
     initializer_range: Spread
@@ -71,10 +71,10 @@ class _Attending(_ConfigPart):
 
 # Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
 class _Vision(_Attending):
-    hidden_size: Count = 1408
-    num_attention_heads: Count = 16
+    hidden_size: LayerSize = 1408
+    num_attention_heads: LayerSize = 16
     num_hidden_layers: Layers = 39
-    intermediate_size: Count = 6144
+    intermediate_size: LayerSize = 6144
     hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-6
     initializer_range: Spread = 1e-10
@@ -91,10 +91,10 @@ class _Vision(_Attending):
 
 
 class _QFormer(_Attending):
-    hidden_size: Count = 768
-    num_attention_heads: Count = 12
+    hidden_size: LayerSize = 768
+    num_attention_heads: LayerSize = 12
     num_hidden_layers: Layers = 12
-    intermediate_size: Count = 3072
+    intermediate_size: LayerSize = 3072
     hidden_act: Activation = "gelu"
     layer_norm_eps: Epsilon = 1e-12
     initializer_range: Spread = 0.02
@@ -105,12 +105,12 @@ class _QFormer(_Attending):
 
 class _Text(_ConfigPart):
     vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] = 32128
-    d_model: Count = 512
-    d_kv: Count = 64
-    d_ff: Count = 2048
+    d_model: LayerSize = 512
+    d_kv: LayerSize = 64
+    d_ff: LayerSize = 2048
     num_layers: Layers = 6
     num_decoder_layers: Layers = 6
-    num_heads: Count = 8
+    num_heads: LayerSize = 8
     relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1 << 16)] = 32
     relative_attention_max_distance: Annotated[int, Field(ge=4, le=1 << 24)] = 128
     dropout_rate: Fraction = 0.1

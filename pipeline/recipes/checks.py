@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cache.errors import RecipeError
-from pipeline.datasets import adapter_named
 from pipeline.datasets.question import Question
+from pipeline.datasets.registry import adapter_named
 from pipeline.engine.places import refuse_unused
 from pipeline.engine.recipe import LOCALIZERS, Recipe
 from pipeline.engine.sources import Sources
-from pipeline.engine.stage import Artifact, Stage
-from pipeline.engine.weights import Weights
+from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
-from pipeline.recipes.results import Split
+from pipeline.recipes.requirements import (
+    asks_for_moments,
+    exists,
+    knows_moments,
+    pretrains_localizer,
+    uses_answerer,
+    uses_localizer,
+)
 from pipeline.selection.registry import selector_named
 
 log = logging.getLogger("sevila")
@@ -27,76 +33,37 @@ ASKING = {
 }
 
 
-def asks_for_moments(recipe: Recipe) -> bool:
-    """Whether the questions are queries for moments of the video: nobody is asked for an answer."""
-    return bool(recipe.config_of("score_frames").prompt == "moment")
-
-
-def uses_localizer(recipe: Recipe) -> bool:
-    """Whether the recipe's chain has a Localizer."""
-    if asks_for_moments(recipe):
-        return True
-    if recipe.chain.kind == "full":
-        return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
-    return bool(recipe.config_of("select_keyframes").method == "localizer")
-
-
-def uses_answerer(recipe: Recipe) -> bool:
-    """Whether the recipe's chain has an Answerer."""
-    return not asks_for_moments(recipe)
-
-
-def knows_moments(questions: Artifact) -> bool:
-    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
-    return _exists(questions) and questions.record.rows["moments"] > 0
-
-
-def weights_of(recipe: Recipe, sources: Sources) -> Callable[[Stage], Weights | None]:
-    """Return what gives the weights that the recipe names for a stage, None where it names none."""
-
-    def weights(stage: Stage) -> Weights | None:
-        name = recipe.config_of(stage.name).weights
-        return sources.weights(name) if name else None
-
-    return weights
-
-
-def splits_of(recipe: Recipe) -> tuple[Split, Any, Any]:
-    """Return the splits that the recipe's chain evaluates, trains on, and pre-trains the Localizer on; None where it does not.
-
-    Raises:
-        RecipeError: the chain cannot come to anything.
-    """
-    chain, listing = recipe.chain, recipe.config_of("list_questions")
+def check_chain(recipe: Recipe) -> None:
+    """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
-    evaluation = Split(listing.dataset, listing.split, "evaluation split")
-    training = Split(listing.dataset, chain.training_split, "training split") if chain.kind == "full" else None
-    if chain.kind == "forward" or asks_for_moments(recipe):
-        return evaluation, training, None
-    _check_full(recipe)
-    if not chain.pretraining_dataset or not {"pretrained", "refined"} & set(chain.selectors):
-        return evaluation, training, None
-    pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split")
-    return evaluation, training, training if training and pretraining[:2] == training[:2] else pretraining
+    if recipe.chain.kind == "full" and not asks_for_moments(recipe):
+        _check_full(recipe)
 
 
 def check_questions(
-    recipe: Recipe, sources: Sources, evaluated: Artifact, training: Artifact | None, moments: Artifact | None
+    recipe: Recipe,
+    sources: Sources,
+    test_questions: Artifact,
+    train_questions: Artifact | None = None,
+    pretraining_questions: Artifact | None = None,
 ) -> None:
     """Refuse what the questions of the splits show to be in vain; then find videos and weights that are not here.
 
     Args:
-        evaluated: the questions that are evaluated.
-        training: those that Localizer and Answerer are trained on, if any.
-        moments: those that the Localizer is pre-trained on, if any.
+        train_questions: None where nothing is trained.
+        pretraining_questions: whose moments the Localizer is pre-trained on where the recipe does that.
     """
-    if moments is not None:
-        _warn_of_second_pretraining(recipe)
-    if asks_for_moments(recipe) and moments is not None:
-        _check_moments(recipe, evaluated, moments)
-    elif training is not None:
-        _check_splits(recipe, evaluated, training, moments)
-    _check_sources(recipe, sources, [evaluated, training, moments])
+    if not pretrains_localizer(recipe):
+        pretraining_questions = None
+    if asks_for_moments(recipe):
+        if train_questions is not None:
+            _warn_of_second_pretraining(recipe)
+            _check_moments(recipe, test_questions, train_questions)
+    elif train_questions is not None:
+        if pretraining_questions is not None:
+            _warn_of_second_pretraining(recipe)
+        _check_splits(recipe, test_questions, train_questions, pretraining_questions)
+    _check_sources(recipe, sources, [test_questions, train_questions, pretraining_questions])
 
 
 def _warn_of_odd_prompts(recipe: Recipe) -> None:
@@ -164,7 +131,7 @@ def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretr
     selectors = [name for name in recipe.chain.selectors if name not in LOCALIZERS]
     upper_bounds = ", ".join(name for name in selectors if "moments" in selector_named(name).needs)
     for questions in (evaluated, training):
-        if upper_bounds and _exists(questions) and not knows_moments(questions):
+        if upper_bounds and exists(questions) and not knows_moments(questions):
             split = questions.record.config["split"]
             raise RecipeError(
                 f"[chain] selectors: {upper_bounds} needs true moments, but split {split!r} knows none; leave {upper_bounds} out"
@@ -172,7 +139,7 @@ def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretr
 
 
 def _check_taught(learned: Artifact, key: str) -> None:
-    if _exists(learned) and not knows_moments(learned):
+    if exists(learned) and not knows_moments(learned):
         raise RecipeError(
             f"[chain] {key} = {learned.record.config['split']!r} of {learned.record.config['dataset']} knows no moments to "
             "pre-train the Localizer on; name another one, or an empty pretraining_dataset"
@@ -180,7 +147,7 @@ def _check_taught(learned: Artifact, key: str) -> None:
 
 
 def _check_unseen(evaluated: Artifact, learned: Artifact, key: str) -> None:
-    if not (_exists(evaluated) and _exists(learned)):  # a plan may not have them
+    if not (exists(evaluated) and exists(learned)):  # a plan may not have them
         return
     same = _askings(evaluated) & _askings(learned)
     if same:
@@ -216,13 +183,13 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
     names += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
     weights = [recipe.config_of(name).weights for name in names]
-    datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and _exists(known)]
+    datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
     sources.check(datasets, filter(None, weights))
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
     """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
-    if _exists(backbone):
+    if exists(backbone):
         wanted, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
         if size != wanted:
             mend = f"--set sample_frames.size={wanted}"
@@ -238,7 +205,3 @@ def _videos(questions: Artifact) -> set[str]:
 def _askings(questions: Artifact) -> set[tuple[Any, ...]]:
     asked = questions.typed_rows("questions", Question)
     return {(question.clip_id, question.question, question.options) for question in asked}
-
-
-def _exists(artifact: Artifact) -> bool:
-    return artifact.id is not None and artifact.store.exists(artifact.id)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pipeline.engine.recipe import LOCALIZERS, Chain
-from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact
+from pipeline.engine.steps import Step
 from pipeline.metrics.localization_metrics import LocalizationRow
+from pipeline.recipes.requirements import SplitArtifacts
 from pipeline.selection.registry import selector_named
 
 Who = Literal["zero-shot", "fine-tuned"]
@@ -62,16 +62,14 @@ class Choice:
         return Way(self, "fine-tuned", "concatenate")
 
 
-def choices(chain: Chain) -> Iterator[Choice]:
-    """Return who chooses keyframes, in the order of work; `pretrained` also where it is only refined, not evaluated."""
-    chosen = chain.selectors
-    yield from (Choice(selector) for selector in chosen if selector not in LOCALIZERS)
-    if "untrained" in chosen:
-        yield Choice("untrained")
-    if "pretrained" in chosen or "refined" in chosen:
-        yield Choice("pretrained")
-    if "refined" in chosen:
-        yield from (Choice("refined", iteration) for iteration in range(1, chain.iterations + 1))
+def choices_without_localizer(chain: Chain) -> list[Choice]:
+    """Return the selectors to compare that look at no score: baselines and upper bounds."""
+    return [Choice(selector) for selector in chain.selectors if selector not in LOCALIZERS]
+
+
+def rounds_of_refinement(chain: Chain) -> list[Choice]:
+    """Return the refined Localizer of each round of self-refinement; none where it is not compared."""
+    return [Choice("refined", round) for round in range(1, chain.iterations + 1) if "refined" in chain.selectors]
 
 
 @dataclass(frozen=True)
@@ -133,32 +131,6 @@ class TrainedWeights:
     weights: Artifact
 
 
-class Split(NamedTuple):
-    """A split of a data set, and what the chain uses it for."""
-
-    dataset: str
-    split: str
-    name: str
-
-    @property
-    def where(self) -> dict[str, str]:
-        """Config keys of the listing of its questions."""
-        return {"dataset": self.dataset, "split": self.split}
-
-    def annotations(self, sources: Sources) -> AnnotationFiles:
-        """Return its annotation files."""
-        return sources.annotations(self.dataset, self.split)
-
-
-class SplitArtifacts(NamedTuple):
-    """The questions of one split, the frames of their videos, the ViT's features of those, and the ViT."""
-
-    questions: Artifact
-    frames: Artifact
-    features: Artifact
-    backbone: Artifact
-
-
 class RoundLabels(Protocol):
     """Pseudo-labels as an artifact."""
 
@@ -186,11 +158,6 @@ class Results:
         self.labels.append(labels)
         self.trained(f"Localizer, refined in {choice.round}", weights)
 
-    def tuned(self, choice: Choice, weights: Artifact, metrics: Any, localization: Artifact | None) -> None:
-        """Take an Answerer that was fine-tuned on a choice of keyframes in, and its evaluation."""
-        self.trained(f"Answerer, {choice.name}", weights)
-        self.add(choice.tuned, metrics, localization)
-
     def add(self, way: Way, metrics: Any, localization: Artifact | None) -> None:
         """Take an evaluation in."""
         self.settings.append(Setting(way, metrics, localization))
@@ -214,6 +181,24 @@ class Results:
                 cells[setting.row, "moment recall"] = keyframes.moment_recall_percent
                 cells[setting.row, "hit"] = keyframes.hit_percent
         return {cell: value for cell, value in cells.items() if value is not None}
+
+
+class Setup(NamedTuple):
+    """What choices of keyframes are compared with and on.
+
+    Attributes:
+        step: what the chain is walked with.
+        test: answered, and never trained on.
+        train: whose keyframes the Answerer is fine-tuned on.
+        answerer: as released; its answers are the zero-shot ones.
+        results: what comes of it.
+    """
+
+    step: Step
+    test: SplitArtifacts
+    train: SplitArtifacts
+    answerer: Artifact | None
+    results: Results
 
 
 def _place(choice: Choice) -> tuple[int, int]:

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 # What a selector may see beside `k` and its `options`, by the names of its parameters.
 INPUTS = ("n_frames", "scores", "vectors", "seconds", "moments", "rng")
 NAMED = {"vectors": "a vector of each frame", "seconds": "the frames' seconds", "moments": "the true moments"}
-SHAPES = {"scores": "[T]", "vectors": "[T, D]", "seconds": "[T]", "moments": "[G, 2]"}
+WANTED_SHAPES = {"scores": "[T]", "vectors": "[T, D]", "seconds": "[T]", "moments": "[G, 2]"}
 
 
 class Options(BaseModel):
@@ -182,7 +182,7 @@ def _read_only(value: Any) -> Any:
 def _finite(name: str, values: ArrayLike) -> Floats:
     array = np.asarray(values, np.float64)
     if array.ndim != (2 if name in ("vectors", "moments") else 1):
-        raise SevilaError(f"{name} have the shape {array.shape}; {SHAPES[name]} was wanted")
+        raise SevilaError(f"{name} have the shape {array.shape}; {WANTED_SHAPES[name]} was wanted")
     if not np.isfinite(array).all():
         row, *column = np.argwhere(~np.isfinite(array))[0].tolist()
         raise SevilaError(f"{name}: {array[(row, *column)]} at {row}; finite numbers were wanted")

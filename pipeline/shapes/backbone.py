@@ -21,7 +21,7 @@ from transformers.utils import logging
 from pipeline.models.language import Language
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.model import new_model
-from pipeline.shapes.optimising import Show
+from pipeline.shapes.optimising import ShowStep
 from pipeline.shapes.reading import reading_figures, train_reading
 from pipeline.shapes.seeing import telling_figures, train_seeing, train_telling
 from pipeline.shapes.tokenizer import write_tokenizer
@@ -29,7 +29,7 @@ from pipeline.shapes.tokenizer import write_tokenizer
 PHASES = ("read", "see", "tell")
 HELD_OUT = 1 << 20  # added to the seed, for texts and images that training does not see
 
-Bar = Callable[[str, int, int], AbstractContextManager[Show]]  # (description, steps, steps done)
+Bar = Callable[[str, int, int], AbstractContextManager[ShowStep]]  # (description, steps, steps done)
 
 
 class ShapesBackbone:

@@ -11,10 +11,10 @@ from transformers import get_cosine_schedule_with_warmup
 
 WARMUP_STEPS, LONGEST_GRADIENT, WEIGHT_DECAY = 40, 1.0, 0.01
 
-Show = Callable[[int, dict[str, float]], None]  # steps done, figures of the last one
+ShowStep = Callable[[int, dict[str, float]], None]  # steps done, figures of the last one
 
 
-def optimise(groups: list[dict[str, Any]], steps: int, backward: Callable[[int], float], show: Show) -> None:
+def optimise(groups: list[dict[str, Any]], steps: int, backward: Callable[[int], float], show: ShowStep) -> None:
     """Take `steps` AdamW steps; `backward(step)` leaves the gradients of one batch and returns its loss."""
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(WARMUP_STEPS, steps // 4), steps)

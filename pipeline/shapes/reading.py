@@ -16,7 +16,7 @@ from pipeline.models.language import Language
 from pipeline.models.prompts import frame_prefixes
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.optimising import Show, optimise
+from pipeline.shapes.optimising import ShowStep, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.writing import Sample, Writer
 
@@ -30,7 +30,7 @@ OTHER_WEIGHT = 0.1  # of tokens of the target that do not tell the answer: "Opti
 EVEN_SHARE = 0.3  # of the steps, the last ones, in which all tokens weigh the same
 
 
-def train_reading(language: Language, seed: int, steps: int, batch: int, show: Show) -> None:
+def train_reading(language: Language, seed: int, steps: int, batch: int, show: ShowStep) -> None:
     """Train all of T5 on `steps` batches of written frames.
 
     What tells the answer weighs most until T5 knows letters. Left so, it begins with an option's text rather than with

@@ -18,13 +18,13 @@ from pipeline.models.verbalizer import Verbalizer
 from pipeline.models.vision import pixels
 from pipeline.shapes.drawing import COLOURS, NOTHING, PAINTS, SHAPES, Look, Things, draw
 from pipeline.shapes.model import IMAGE_SIZE, WIDTH
-from pipeline.shapes.optimising import Show, optimise
+from pipeline.shapes.optimising import ShowStep, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.world import CAST, clean_look
 from pipeline.shapes.writing import place
 
 WORDS = ((*SEEN, EMPTY), (*COLOURS, UNTOLD, EMPTY), (*SHAPES, EMPTY), (*PLACES, EMPTY))
-NAMES = ("thing", "colour", "shape", "place")
+ATTRIBUTES = ("thing", "colour", "shape", "place")
 EMPTY_SHARE = 0.1
 SEEING_RATE, TELLING_RATE = 4e-3, 1e-3
 TELLING_IMAGES = 6000
@@ -67,7 +67,7 @@ def lit_look(n: int, rng: np.random.Generator) -> Look:
     return replace(clean_look(n, rng), tint=1 - way * (1 - np.array(CAST)))
 
 
-def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, batch: int, show: Show) -> None:
+def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, batch: int, show: ShowStep) -> None:
     """Phase 2: train the ViT with a linear head for each word on the mean of its tokens; the heads are thrown away."""
     vision, rng = model.vision_model, np.random.default_rng([seed, 2])
     with torch.random.fork_rng(devices=[]):
@@ -90,7 +90,7 @@ def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, ba
 
 
 def train_telling(
-    model: Blip2ForConditionalGeneration, verbalizer: Verbalizer, seed: int, steps: int, batch: int, show: Show
+    model: Blip2ForConditionalGeneration, verbalizer: Verbalizer, seed: int, steps: int, batch: int, show: ShowStep
 ) -> None:
     """Phase 3: train LayerNorm, query tokens, Q-Former and projection until query q gives T5's embedding of the q-th word.
 
@@ -128,7 +128,7 @@ def telling_figures(
     seen = images(n, clean_look(n, rng), rng)
     described = describe(model, encode(model, seen.pixels))
     shares = {}
-    for number, (name, table) in enumerate(zip(NAMES, _tables(model, verbalizer), strict=True)):
+    for number, (name, table) in enumerate(zip(ATTRIBUTES, _tables(model, verbalizer), strict=True)):
         nearest = torch.cdist(described[:, number], table).argmin(dim=-1).numpy()
         shares[name] = float((nearest == seen.words[:, number]).mean())
     return shares

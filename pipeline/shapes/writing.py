@@ -18,7 +18,7 @@ from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNTOLD
 from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, UNSEEN, statement
 
 Written = tuple[str, str, str, str]  # a frame in words: thing, colour, shape, place
-NOTHING: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
+EMPTY_FRAME: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
 CENTRE = 0.16  # so far from the middle of a frame a thing is still in its centre
 EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so that finding the right one is enough
 UNSEEN_SHARE = 0.1  # of the questions: no frame shows what is asked
@@ -116,7 +116,7 @@ class Writer:
             phase = random.uniform(TURN, 1) if kind == "shape" else random.random()  # "the red thing" is not grey
             frame, verdict = self._frame(events[random.choice(shown)], phase), "yes"
         elif draw < 0.6:
-            frame, verdict = NOTHING, "no"
+            frame, verdict = EMPTY_FRAME, "no"
         else:
             others = decoys or [event for number, event in enumerate(events) if number not in shown]
             frame, verdict = (
@@ -191,7 +191,7 @@ class Writer:
                 empty += 1
         frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
         for _ in range(empty):
-            frames.insert(random.randint(0, len(frames)), NOTHING)
+            frames.insert(random.randint(0, len(frames)), EMPTY_FRAME)
         return frames
 
     def _other_frames(self, events: list[_WrittenEvent], shown: list[int], kind: str, n_frames: int) -> list[Written]:
@@ -204,7 +204,7 @@ class Writer:
             hidden = number != shown[0] if kind == "after" and n_frames == 1 else number in shown
             times.append((number, random.uniform(0, TURN) if hidden else random.random()))
         frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
-        return [NOTHING if random.random() < EMPTY_SHARE else frame for frame in frames]
+        return [EMPTY_FRAME if random.random() < EMPTY_SHARE else frame for frame in frames]
 
     def _frame(self, event: _WrittenEvent, phase: float) -> Written:
         dx, dy = MOTIONS[event.motion]

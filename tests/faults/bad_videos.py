@@ -12,7 +12,7 @@ from cache.store import Store
 from pipeline.engine.build import build
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests import videos
 from tests.faults.victims import fork, last_words
 from tests.faults.world import Trial

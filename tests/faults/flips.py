@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.errors import SevilaError
 from cache.store import Store
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests.faults.judging import Stamp, contents, finished
 from tests.faults.victims import KILLED, command, fork, last_words
 from tests.faults.world import Trial

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cache.errors import SevilaError
 from cache.store import Store
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests.faults.victims import publications
 
 Stamp = tuple[int, int, int]

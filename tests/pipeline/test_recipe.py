@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cache.errors import RecipeError
 from pipeline.engine.recipe import Recipe, available, load, section_configs
-from stages.chain import STAGES
+from stages.all import STAGES
 
 
 def test_every_shipped_recipe_is_valid_and_described() -> None:

@@ -18,7 +18,7 @@ from pipeline.engine.recipe import load
 from pipeline.training.launch import run_in_subprocess
 from reports.benchmark import run_night
 from reports.benchmark_history import History
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import as_answered, sevila, with_other_weights
 

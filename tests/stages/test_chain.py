@@ -128,6 +128,18 @@ def test_each_round_labels_with_the_newest_answerer_and_refines_the_newest_local
     assert not any("(pre-trained Localizer" in target for _, target in figure.arrows)  # trained, not evaluated
 
 
+def test_moments_of_the_training_split_itself_are_listed_and_extracted_once(tmp_path: Path) -> None:
+    settings = ("chain.pretraining_dataset=plain", "chain.pretraining_split=train", 'chain.selectors=["pretrained"]')
+    figure = Drawing((*FULL[:2], *settings), tmp_path)
+    assert [figure.stages.count(stage) for stage in ("list_questions", "sample_frames", "extract_features")] == [
+        2,
+        2,
+        2,
+    ]
+    read = ["list_questions (train)", "sample_frames (training split)", "extract_features (training split)"]
+    assert figure.into("pretrain_localizer") == [*read, "import_backbone", "init_localizer"]
+
+
 def test_nothing_that_evaluates_is_read_by_a_training(tmp_path: Path) -> None:
     figure = Drawing((*FULL, 'chain.selectors=["uniform", "oracle", "untrained", "pretrained", "refined"]'), tmp_path)
     upstream = {name for name in STAGES if any(word in name for word in ("pretrain", "refine", "finetune"))}

@@ -16,7 +16,8 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import Run, RunOnly
 from reports.summary import summary_markdown
-from stages.chain import STAGES, full
+from stages.all import STAGES
+from stages.chain import full
 from stages.evaluate import Metrics
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import records

@@ -9,7 +9,7 @@ import pytest
 from cache.names import named_run
 from cache.store import Store
 from cli import main
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests.stages.runs import UNIFORM, arguments, edited
 
 TABLES = {

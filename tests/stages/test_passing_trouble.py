@@ -21,7 +21,7 @@ from pipeline.engine.build import build
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
 from pipeline.video import attempts
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests import videos
 from tests.decoders import readers_of, workers_of
 

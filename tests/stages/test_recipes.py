@@ -6,7 +6,7 @@ import pytest
 
 from cli import main
 from pipeline.engine.recipe import available, load
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests.pipeline.datasets.long_layouts import MLVU_PARQUET
 
 SIX = ("how2qa", "nextqa", "qvhighlights", "star", "tvqa", "vlep")

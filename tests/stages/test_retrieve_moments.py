@@ -17,7 +17,7 @@ from pipeline.engine.build import build
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, RunContext
 from reports.moment_submissions import submission
-from stages.chain import STAGES
+from stages.all import STAGES
 from stages.evaluate_localization import EvaluateLocalization, evaluate_localization
 from stages.evaluate_moments import EvaluateMoments, MomentMetrics, evaluate_moments
 from stages.list_questions import Questions

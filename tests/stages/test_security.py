@@ -27,7 +27,7 @@ from pipeline.engine.recipe import load
 from pipeline.engine.stage import Artifact
 from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import open_checkpoint
-from stages.chain import STAGES
+from stages.all import STAGES
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Schema(1, question_id="string")

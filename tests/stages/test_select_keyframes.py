@@ -12,7 +12,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Choice
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
-from stages.chain import STAGES
+from stages.all import STAGES
 from tests.conftest import Package
 from tests.stages.runs import artifact, sevila
 

@@ -10,7 +10,7 @@ import pytest
 
 from cache.errors import CorruptArtifactError
 from cache.store import Store
-from pipeline.datasets import ADAPTERS
+from pipeline.datasets.registry import adapter_names
 from pipeline.engine.build import build
 from pipeline.engine.stage import RunContext
 from pipeline.models.checkpoint import load_visual_prompt
@@ -37,7 +37,7 @@ def test_the_chain_reads_it_as_any_other_backbone(tmp_path: Path) -> None:
     assert {path.name for path in backbone.path.iterdir()} >= {"record.json", *FILES}
     assert not (backbone.path / "generation_config.json").exists()
     assert sum((backbone.path / name).stat().st_size for name in FILES) < 10e6
-    assert "shapes" in ADAPTERS
+    assert "shapes" in adapter_names()
 
 
 def test_equal_configs_give_equal_bytes_and_another_seed_does_not(tmp_path: Path) -> None:

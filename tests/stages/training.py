@@ -14,7 +14,7 @@ from pipeline.engine.stage import Config, RunContext, Stage
 from pipeline.inference.visual_prompt_weights import FILE
 from pipeline.models.prompts import PROMPT_STYLES
 from pipeline.training.answerer_training import AnsweredQuestion
-from stages.chain import STAGES
+from stages.all import STAGES
 from stages.label_frames import PseudoLabels
 from tests.small_world import write_small_world
 

@@ -1,10 +1,41 @@
+"""A data set is added by one file: in the folder, or in somebody's package, by an entry point."""
+
+import sys
+from pathlib import Path
+
 import pytest
 
-from cache.errors import RecipeError
-from pipeline.datasets import ADAPTERS, adapter_named
+import pipeline.datasets
+from cache.errors import RecipeError, SevilaError
+from cache.store import Store
+from cli import main
+from pipeline.datasets.registry import adapter_named, adapter_names
+from stages.list_questions import Questions
+from tests.conftest import Package
+
+FILE = """
+import json
+from pipeline.datasets.adapter import About, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
+from pipeline.datasets.text_file import read_text
+
+name = {name!r}
+about = About("Theirs", {{"val": (SplitFile("val.json", 1),)}}, "{{video}}.mp4", "nowhere", "none", "multiple_choice")
+headline = "overall"
+pooled_types = {{}}
+
+def read(path, split):
+    (file,) = find_files(about, path, split)
+    asked = json.loads(read_text(file))
+    question = Question("q", asked["video"], asked["question"], tuple(asked["options"]), 1, "why", None, None)
+    return Annotations((question,), (Video(asked["video"], asked["video"] + ".mp4"),), ())
+
+def group(question_type):
+    return ""
+"""
 
 
-@pytest.mark.parametrize("name", sorted(ADAPTERS))
+@pytest.mark.parametrize("name", adapter_names())
 def test_an_adapter_is_found_by_its_own_name(name: str) -> None:
     assert adapter_named(name).name == name
 
@@ -14,3 +45,40 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
         adapter_named("next-qa")
     with pytest.raises(RecipeError, match="'zzz'; there are"):
         adapter_named("zzz")
+
+
+def test_a_file_in_the_folder_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ours.py").write_text(FILE.format(name="ours"))
+    monkeypatch.setattr(pipeline.datasets, "__path__", [*pipeline.datasets.__path__, str(tmp_path)])
+    try:
+        assert "ours" in adapter_names() and adapter_named("ours").about.title == "Theirs"
+    finally:
+        sys.modules.pop("pipeline.datasets.ours", None)
+
+
+def test_a_package_offers_a_data_set_by_an_entry_point_and_its_questions_are_listed(
+    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package("theirs", FILE.format(name="theirs"), group="sevila.datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "val.json").write_text('{"video": "a", "question": "Why?", "options": ["so", "thus"]}')
+    (tmp_path / "data" / "a.mp4").write_bytes(b"")
+    data, store = tmp_path / "data", tmp_path / "store"
+    places = ["--annotations", f"theirs={data}", "--videos", f"theirs={data}", "--store", str(store)]
+    sets = ["--set=list_questions.dataset=theirs", "--set=list_questions.split=val"]
+    assert main(["stage", "list_questions", "plain", *sets, *places]) == 0
+    (id,) = [id for id in Store(store) if id.startswith("list_questions")]
+    assert [question.options for question in Questions(Store(store), id).questions()] == [("so", "thus")]
+    capsys.readouterr()
+    assert main(["datasets", "theirs", *places]) == 0
+    assert "val.json: 1 questions, 1 with a known answer" in capsys.readouterr().out
+
+
+def test_a_data_set_that_cannot_be_loaded_or_is_none_is_refused_by_name(package: Package) -> None:
+    package("broken", "import no_such_module_anywhere\n", group="sevila.datasets")
+    assert "broken" in adapter_names() and adapter_named("plain").name == "plain"
+    with pytest.raises(SevilaError, match=r"data set 'broken' of theirs cannot be loaded: .*no_such_module_anywhere"):
+        adapter_named("broken")
+    package("empty", "name = 'empty'\n", "theirs_too", group="sevila.datasets")
+    with pytest.raises(SevilaError, match=r"'empty' of theirs_too is the module \w+ without about, headline, .*wanted"):
+        adapter_named("empty")

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets import ADAPTERS, files_of, how2qa, longvideobench, mlvu
-from pipeline.datasets.adapter import group_of
+from pipeline.datasets import how2qa, longvideobench, mlvu
+from pipeline.datasets.adapter import files_of, group_of
+from pipeline.datasets.registry import adapter_named, adapter_names
 from tests.pipeline.datasets.layouts import LAYOUTS as SHORT_VIDEOS
 from tests.pipeline.datasets.layouts import Layout
 from tests.pipeline.datasets.long_layouts import LONG_VIDEOS
@@ -50,7 +51,7 @@ def only_rejection(layout: Layout, folder: Path, rows: Any) -> str:
 
 
 def test_every_published_data_set_has_a_layout_here() -> None:
-    assert {layout.adapter.name for layout in LAYOUTS} == set(ADAPTERS) - {"plain", "timed_text", "shapes"}
+    assert {layout.adapter.name for layout in LAYOUTS} == set(adapter_names()) - {"plain", "timed_text", "shapes"}
 
 
 @every_layout
@@ -407,14 +408,14 @@ def test_whatever_a_csv_row_holds_it_becomes_a_question_or_a_reason(
 def test_file_of_another_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tvqa_test_public.jsonl").write_text("{}\n")
     with pytest.raises(MissingSourceError, match=r"is split 'test_public' of TVQA, but split 'val' is asked for"):
-        files_of(ADAPTERS["tvqa"], tmp_path / "tvqa_test_public.jsonl", "val")
+        files_of(adapter_named("tvqa"), tmp_path / "tvqa_test_public.jsonl", "val")
 
 
 def test_csv_cut_inside_its_last_cell_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "how2QA_val_release.csv").write_text(
         "v1,[1:2],no,never,nobody,who,Ann\nv2,[1:2],no,never,nobody,who,Wh"
     )
-    assert len(ADAPTERS["how2qa"].read(tmp_path, "val").questions) == 2
+    assert len(adapter_named("how2qa").read(tmp_path, "val").questions) == 2
     assert "the last line has no line end" in caplog.text
 
 
@@ -422,5 +423,5 @@ def test_empty_cell_of_a_how2qa_row_is_told_by_the_files_own_name(tmp_path: Path
     (tmp_path / "how2QA_val_release.csv").write_text(
         "v1,[1:2],no,never,nobody,who,Ann\nv2,[1:2],no,never,nobody,who,\n"
     )
-    [rejected] = ADAPTERS["how2qa"].read(tmp_path, "val").rejected
+    [rejected] = adapter_named("how2qa").read(tmp_path, "val").rejected
     assert rejected.line == 2 and rejected.reason == "right missing or empty"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cli import main
-from pipeline.datasets import ADAPTERS
+from pipeline.datasets.registry import adapter_named, adapter_names
 from tests.pipeline.datasets.layouts import HOW2QA_CSV, NEXTQA, TVQA
 
 
@@ -22,13 +22,13 @@ def listing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_every_data_set_is_listed_with_its_files_owners_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
     text = listing(capsys)
-    for adapter in ADAPTERS.values():
+    for adapter in map(adapter_named, adapter_names()):
         assert f"{adapter.name}: {adapter.about.title}\n" in text
         assert f" published {adapter.about.published}\n licence {adapter.about.licence}\n" in text
         for file in adapter.about.split_files():
             assert file.name in text
     assert " val val.csv 4,996 questions\n" in text
-    assert text.count("annotations not configured") == text.count("videos not configured") == len(ADAPTERS)
+    assert text.count("annotations not configured") == text.count("videos not configured") == len(adapter_names())
     assert "--annotations NAME=FOLDER" in text and "SEVILA_VIDEOS" in text and "sevila.toml" in text
 
 

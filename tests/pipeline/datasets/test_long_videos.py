@@ -8,7 +8,8 @@ import pytest
 
 from cache.errors import MissingSourceError, SchemaError
 from cli import main
-from pipeline.datasets import egoschema, files_of, longvideobench, mlvu, videomme
+from pipeline.datasets import egoschema, longvideobench, mlvu, videomme
+from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Annotations
 from tests.pipeline.datasets.layouts import Layout, Raw, parquet
 from tests.pipeline.datasets.long_layouts import (

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets import files_of, nextqa
+from pipeline.datasets import nextqa
+from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
 
 HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"

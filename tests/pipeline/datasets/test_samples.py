@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import adapter_named
+from pipeline.datasets.registry import adapter_named
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 

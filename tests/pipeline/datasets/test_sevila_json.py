@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets import headline_of, sevila_json, star
+from pipeline.datasets import sevila_json, star
+from pipeline.datasets.adapter import headline_of
 from pipeline.datasets.question import Annotations, Moment, Question, Video
 from pipeline.models.prompts import PROMPT_STYLES
 from tests.pipeline.datasets.layouts import SEVILA_NEXTQA, SEVILA_TVQA, SEVILA_VLEP, options

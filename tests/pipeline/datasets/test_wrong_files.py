@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import SevilaError
-from pipeline.datasets import ADAPTERS, nextqa, plain, sevila_json
+from pipeline.datasets import nextqa, plain, sevila_json
+from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.question import Annotations
+from pipeline.datasets.registry import adapter_named
 
 ROWS = b"video,question,a0,a1\none,Why?,so,thus\n"
 
@@ -92,9 +94,7 @@ WRONG = {
     ("adapter", "name"),
     [(plain, "questions.csv"), (plain, "questions.jsonl"), (sevila_json, "val.json"), (nextqa, "val.csv")],
 )
-def test_file_that_is_something_else_is_told_what_it_is(
-    tmp_path: Path, adapter: ADAPTERS, name: str, what: str
-) -> None:  # type: ignore[valid-type]
+def test_file_that_is_something_else_is_told_what_it_is(tmp_path: Path, adapter: Adapter, name: str, what: str) -> None:
     (tmp_path / "map_vid_vidorID.json").write_text("{}")
     (tmp_path / name).write_bytes(WRONG[what])
     with pytest.raises(SevilaError, match=f"{name}: .*{what}"):
@@ -124,7 +124,7 @@ def test_folder_or_pipe_in_the_place_of_a_file_is_told(tmp_path: Path, adapter: 
     place = tmp_path / name
     os.mkfifo(place) if what == "a pipe" else place.mkdir()
     with pytest.raises(SevilaError, match=f"{name}: .*is {what}"):
-        ADAPTERS[adapter].read(tmp_path, "val")
+        adapter_named(adapter).read(tmp_path, "val")
 
 
 def read(folder: Path, content: bytes) -> Annotations:

@@ -1,0 +1,39 @@
+"""Which data sets there are: those in the files of this folder, and other people's by the entry points `sevila.datasets`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pipeline.datasets
+from pipeline.datasets.adapter import About, Adapter
+from pipeline.registry import Registry
+
+WANTED = ("name", "about", "headline", "pooled_types", "read", "group")
+
+
+def adapter_names() -> list[str]:
+    """The names of all data sets, ascending; other people's code is not loaded for that."""
+    return ADAPTERS.names()
+
+
+def adapter_named(name: str) -> Adapter:
+    """The adapter called `name`. Raises as `Registry.named`: RecipeError that names the nearest one there is."""
+    return ADAPTERS.named(name)
+
+
+def _declared(module: Any) -> dict[str, Adapter]:
+    return {module.name: module} if isinstance(getattr(module, "about", None), About) else {}
+
+
+def _problem(value: Any, name: str) -> str:
+    missing = [attribute for attribute in WANTED if not hasattr(value, attribute)]
+    what = f"the module {value.__name__}" if isinstance(value, ModuleType) else f"a {type(value).__name__}"
+    if missing:
+        return f"{what} without {', '.join(missing)}; what pipeline.datasets.adapter.Adapter says was wanted"
+    if not isinstance(value.about, About) or value.name != name:
+        return f"{what} whose name is {value.name!r} and whose about is a {type(value.about).__name__}; {name!r}, an About wanted"
+    return ""
+
+
+ADAPTERS = Registry("data set", "sevila.datasets", pipeline.datasets, _declared, _problem)

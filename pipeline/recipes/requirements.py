@@ -1,0 +1,118 @@
+"""What the chain of a recipe requires: splits of data sets, their true moments, a Localizer, an Answerer, their weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipeline.engine.recipe import LOCALIZERS, Recipe
+from pipeline.engine.sources import AnnotationFiles, Sources
+from pipeline.engine.stage import Artifact, Stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone
+
+
+class Split(NamedTuple):
+    """A split of a data set, and what the chain uses it for."""
+
+    dataset: str
+    split: str
+    name: str
+
+    @property
+    def where(self) -> dict[str, str]:
+        """Config keys of the listing of its questions."""
+        return {"dataset": self.dataset, "split": self.split}
+
+    def annotations(self, sources: Sources) -> AnnotationFiles:
+        """Return its annotation files."""
+        return sources.annotations(self.dataset, self.split)
+
+
+class Splits(NamedTuple):
+    """The splits that a chain reads, the forward chain of questions only the first.
+
+    Attributes:
+        test: whose questions are evaluated.
+        train: what Localizer and Answerer are trained on; where queries ask for moments, what the Localizer is.
+        pretraining: whose moments the Localizer of the full chain is pre-trained on; None: nobody's, or those of `train`.
+    """
+
+    test: Split
+    train: Split
+    pretraining: Split | None
+
+
+class SplitArtifacts(NamedTuple):
+    """The questions of one split, the frames of their videos, the ViT's features of those, and the ViT."""
+
+    questions: Artifact
+    frames: Artifact
+    features: Artifact
+    backbone: Artifact
+
+    @property
+    def videos(self) -> tuple[Artifact, Artifact]:
+        """Questions and frames: of what keyframes are selected."""
+        return self.questions, self.frames
+
+    def read(self, keyframes: Artifact) -> tuple[Artifact, Artifact, Artifact, Artifact]:
+        """Return what an Answerer reads where it sees these keyframes only."""
+        return self.questions, keyframes, self.features, self.backbone
+
+
+class Released(NamedTuple):
+    """The models before a chain trains them; None for one that it does not use."""
+
+    backbone: Backbone
+    localizer: Artifact | None
+    answerer: Artifact | None
+
+
+def asks_for_moments(recipe: Recipe) -> bool:
+    """Whether the questions are queries for moments of the video: nobody is asked for an answer."""
+    return bool(recipe.config_of("score_frames").prompt == "moment")
+
+
+def uses_localizer(recipe: Recipe) -> bool:
+    """Whether the recipe's chain has a Localizer."""
+    if asks_for_moments(recipe):
+        return True
+    if recipe.chain.kind == "full":
+        return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
+    return bool(recipe.config_of("select_keyframes").method == "localizer")
+
+
+def uses_answerer(recipe: Recipe) -> bool:
+    """Whether the recipe's chain has an Answerer."""
+    return not asks_for_moments(recipe)
+
+
+def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:
+    """Return the weights that the recipe names for a stage; None where it names none."""
+    name = recipe.config_of(stage.name).weights
+    return sources.weights(name) if name else None
+
+
+def exists(artifact: Artifact) -> bool:
+    """Whether the artifact is in the store; a plan may not have it yet."""
+    return artifact.id is not None and artifact.store.exists(artifact.id)
+
+
+def knows_moments(questions: Artifact) -> bool:
+    """Whether keyframes can be judged by true moments; a plan may not have the questions."""
+    return exists(questions) and questions.record.rows["moments"] > 0
+
+
+def pretrains_localizer(recipe: Recipe) -> bool:
+    """Whether the full chain of questions pre-trains the Localizer on moments, to compare or to refine it."""
+    return bool(recipe.chain.pretraining_dataset and {"pretrained", "refined"} & set(recipe.chain.selectors))
+
+
+def splits_of(recipe: Recipe) -> Splits:
+    """Return the splits that the recipe's chain reads."""
+    chain, listing = recipe.chain, recipe.config_of("list_questions")
+    test = Split(listing.dataset, listing.split, "evaluation split")
+    train = Split(listing.dataset, chain.training_split, "training split")
+    pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split")
+    has_own = pretrains_localizer(recipe) and pretraining.where != train.where
+    return Splits(test, train, pretraining if has_own else None)
