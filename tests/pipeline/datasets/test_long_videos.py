@@ -219,17 +219,17 @@ def test_mlvu_of_seven_files_is_one_split_with_the_mean_of_its_tasks(tmp_path: P
 def test_egoschema_takes_the_public_answers_that_lie_beside_its_questions(tmp_path: Path) -> None:
     for layout in (EGOSCHEMA_JSON, EGOSCHEMA_PARQUET):
         layout.read(tmp_path, [row | {"answer": None} for row in layout.rows])
-        (tmp_path / egoschema.ANSWERS).write_text('{"001934bb-81bd": 0, "another": 3}')
+        (tmp_path / egoschema.ANSWERS_FILE).write_text('{"001934bb-81bd": 0, "another": 3}')
         found = egoschema.read(tmp_path / layout.file_name, "test")
         assert [question.answer_index for question in found.questions] == [0, None]
         assert [question.question_id for question in found.questions] == ["001934bb-81bd", "04c06e07-3e45"]
-        assert egoschema.files(tmp_path / layout.file_name, "test")[1:] == [tmp_path / egoschema.ANSWERS]
+        assert egoschema.files(tmp_path / layout.file_name, "test")[1:] == [tmp_path / egoschema.ANSWERS_FILE]
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "{", "<html>"])
 def test_public_answers_that_are_something_else_are_one_clear_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / egoschema.ANSWERS).write_text(content)
-    with pytest.raises(SchemaError, match=egoschema.ANSWERS):
+    (tmp_path / egoschema.ANSWERS_FILE).write_text(content)
+    with pytest.raises(SchemaError, match=egoschema.ANSWERS_FILE):
         EGOSCHEMA_JSON.read(tmp_path, EGOSCHEMA_JSON.rows)
 
 
