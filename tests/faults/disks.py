@@ -33,7 +33,8 @@ def mounted(folder: Path, kind: str, options: str, probe: bool = False) -> Itera
     """Mount a file system of its own (tmpfs, or ext4 in a file) below `folder` and yield where; unmount it at the end."""
     place = folder / ("sevila_probe" if probe else "mounted")
     place.mkdir(exist_ok=True)
-    subprocess.run(("umount", "-q", "-l", str(place)), check=False, capture_output=True)  # of a campaign that was killed
+    # What a campaign that was killed has left.
+    subprocess.run(("umount", "-q", "-l", str(place)), check=False, capture_output=True)
     source = "tmpfs"
     if kind == "ext4":
         source = str(folder / "disk")
