@@ -142,7 +142,7 @@ class Pool:
 
         Args:
             keys: what is wanted, each once.
-            is_made: whether the pool holds all that is wanted of a key.
+            is_stored: whether the pool holds all that is wanted of a key.
             work: takes keys as it gets to them, makes them, and yields each when it is done with it, made or failed. Only
                 keys that it has taken and not yielded are locked: other processes make the others meanwhile.
         """

@@ -94,7 +94,12 @@ def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
     if path.suffix.lower() == ".json":
         write_for_user(path, _json(rows))
     else:
-        write_rows(path.resolve(), TABLE, rows)
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise SevilaError(
+                f"{path}: is no file; Parquet is written to a file, JSON (.json) to a pipe or device, too"
+            )
+        write_rows(target, TABLE, rows)
 
 
 def frame_lists(keyframes: KeyframesOfRun) -> list[list[int]]:

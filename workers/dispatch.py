@@ -105,9 +105,8 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
     with get_client(sync_client=True) as client:
 
         def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
-            due: dict[Piece, float] = dict.fromkeys(
-                range(_n_at_once(client, len(left))), 0.0
-            )  # when each is to be handed out
+            # When each is to be handed out.
+            due: dict[Piece, float] = dict.fromkeys(range(_n_at_once(client, len(left))), 0.0)
             waiting: dict[Piece, UUID] = {}
             shown_at = time.monotonic()
             try:
@@ -120,7 +119,8 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
                         shown_at = time.monotonic()
                         show_left()
                     for number, state in _final_states(client, waiting):
-                        del waiting[number]
+                        if waiting.pop(number, None) is None:
+                            continue  # all is made, and nobody waits for it any more
                         if state is None:
                             log.warning("run %s: somebody has deleted it, so it is handed out again", number)
                             due[number] = 0.0

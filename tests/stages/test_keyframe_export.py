@@ -134,6 +134,8 @@ def test_an_output_that_is_a_pipe_a_link_or_no_file_is_not_replaced(finished: Pa
         written = thread.submit(pipe.read_text)
         assert export(finished, pipe, "--as", "aks") == 0
         assert written.result() == target.read_text() and pipe.is_fifo()
+    os.mkfifo(tmp_path / "pipe")
+    assert export(finished, tmp_path / "pipe") == 1 and (tmp_path / "pipe").is_fifo()
     for output in ("", ".", str(tmp_path), str(tmp_path / "keyframes.csv")):
         with pytest.raises(SystemExit) as refused:
             main(["keyframes", "export", "select_keyframes", "-o", output, "--store", str(finished)])
