@@ -107,7 +107,7 @@ def mend(path: Path | str) -> str:
 def sentence(error: OSError) -> str:
     """Return what the machine refused, in one sentence for the user, and what to do then."""
     what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    return f"{what}; when the cause is gone, the same command goes on from the last finished shard or state"
+    return f"{what}; when the cause is gone, run the same command again: what is finished stays"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

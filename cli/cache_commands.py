@@ -50,7 +50,7 @@ def show(id: Text, /, *, rows: Count = 3, where: Where) -> None:
 
 
 def why(
-    recipe: str,
+    recipe: Text,
     stage: Text | None = None,
     /,
     *,

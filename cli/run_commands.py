@@ -26,13 +26,14 @@ from cli.options import (
     SeedOption,
     Seeds,
     SettingsOption,
+    Text,
     Where,
 )
 from cli.terminal import print_table, print_text
 
 
 def run(
-    recipe: str,
+    recipe: Text,
     /,
     *,
     chain: ChainOptions = ChainOptions(),
@@ -73,8 +74,8 @@ def demo(
 
 
 def stage(
-    name: str,
-    recipe: str,
+    name: Text,
+    recipe: Text,
     /,
     *,
     chain: ChainOptions = ChainOptions(),
@@ -102,7 +103,7 @@ def stage(
             print_text(str(artifact.path))
 
 
-def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOption = None, where: Where) -> None:
+def plan(recipe: Text, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOption = None, where: Where) -> None:
     """Say what a run would build and why, without running.
 
     Args:
@@ -126,7 +127,7 @@ def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOpti
 
 
 def results(
-    recipe: str,
+    recipe: Text,
     /,
     *,
     chain: ChainOptions = ChainOptions(),

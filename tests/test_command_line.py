@@ -97,6 +97,9 @@ def test_looking_into_a_store_waits_for_no_library_that_computes(tmp_path: Path)
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["cache", "why", ""],
+        ["run", ""],
+        ["stage", "", "demo"],
         ["compare", "", ""],
         ["compare", "a", ""],
         ["answers", ""],
