@@ -1,7 +1,7 @@
 """Shapes, the embedded data set that `sevila demo` writes: `shapes_{split}.jsonl` beside a folder of rendered videos.
 
-The splits train, val and test hold multiple-choice questions; the split moments holds queries without options. All of them
-give the moments that show the answer.
+The splits train, val, test and long (videos of ten minutes) hold multiple-choice questions; the split moments holds queries
+without options. All of them give the moments that show the answer.
 """
 
 from pathlib import Path
@@ -14,7 +14,9 @@ from pipeline.datasets.values import moments, option_index, text, video_name
 name = "shapes"
 about = About(
     title="Shapes",
-    splits={split: (SplitFile(f"shapes_{split}.jsonl", None),) for split in ("train", "val", "test", "moments")},
+    splits={
+        split: (SplitFile(f"shapes_{split}.jsonl", None),) for split in ("train", "val", "test", "moments", "long")
+    },
     videos="{video}.mp4",
     published="rendered by `sevila demo`",
     licence="Apache 2.0, as this project",
