@@ -150,8 +150,8 @@ class _Measure:
         ids = [value.id for value in inputs if value is not None and value.id in self._steps]
         return list(dict.fromkeys([*(each for other in ids for each in self._needed(other)), id]))
 
-    def _measured(self, id: str, way: str, made: list[Record]) -> NightRow:
-        records = {record.stage: record for record in made}
+    def _measured(self, id: str, way: str, own: list[Record]) -> NightRow:
+        records = {record.stage: record for record in own}
         working = [records[name] for name in MEASURED if name in records]
         last = working[-1]
         seconds = {name: record.seconds for name, record in records.items()}
