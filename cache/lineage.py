@@ -1,8 +1,9 @@
-"""Why two artifacts are not the same."""
+"""Where an artifact comes from: all that it was made from, and why two artifacts are not the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from cache.record import Record
 from cache.store import Store
@@ -53,3 +54,28 @@ def own_differences(a: Record, b: Record) -> list[str]:
     of_a, of_b = ({"version": record.version} | record.config for record in (a, b))
     keys = [key for key in dict.fromkeys([*of_a, *of_b]) if of_a.get(key) != of_b.get(key)]
     return [f"{key}: {of_a.get(key)} -> {of_b.get(key)}" for key in keys]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One artifact or outside source in an ancestry; `record` is None for a source and for what the store does not hold."""
+
+    id: str
+    record: Record | None
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What it was made from, by the input's name."""
+        return {name: id for name, id in self.record.inputs.items() if id is not None} if self.record else {}
+
+
+def ancestry(store: Store, id: str) -> dict[str, Origin]:
+    """Return an artifact and all it was made from, to its outside sources, by id; each after something made from it."""
+    origins: dict[str, Origin] = {}
+    waiting = [id]
+    while waiting:
+        next = waiting.pop()
+        if next not in origins:
+            origins[next] = Origin(next, store.record(next) if store.exists(next) else None)
+            waiting += reversed(origins[next].inputs.values())
+    return origins

@@ -83,8 +83,9 @@ def why(
 
 def ancestry(id: Id, /, *, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
+    from cache.lineage import ancestry
     from cache.matching import find
-    from reports.artifacts import ancestry, ancestry_text
+    from reports.artifacts import ancestry_text
 
     store = where.open()
     print_text(ancestry_text(ancestry(store, find(store, id))))

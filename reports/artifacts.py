@@ -12,6 +12,7 @@ from typing import Any
 
 from cache.errors import CorruptArtifactError
 from cache.folders import size_of, stage_of
+from cache.lineage import Origin
 from cache.matching import newest
 from cache.names import known_uses
 from cache.printable import printable_lines, shortened
@@ -146,31 +147,6 @@ def _line(row: dict[str, Any]) -> str:
 def _layer(store: Store, id: str) -> str:
     layer = store.layer(id) if len(store.roots) > 1 else store.root
     return "" if layer == store.root else str(layer)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """One artifact or outside source in an ancestry; `record` is None for a source and for what the store does not hold."""
-
-    id: str
-    record: Record | None
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What it was made from, by the input's name."""
-        return {name: id for name, id in self.record.inputs.items() if id is not None} if self.record else {}
-
-
-def ancestry(store: Store, id: str) -> dict[str, Origin]:
-    """Return an artifact and all it was made from, to its outside sources, by id; each after something made from it."""
-    origins: dict[str, Origin] = {}
-    waiting = [id]
-    while waiting:
-        next = waiting.pop()
-        if next not in origins:
-            origins[next] = Origin(next, store.record(next) if store.exists(next) else None)
-            waiting += reversed(origins[next].inputs.values())
-    return origins
 
 
 def ancestry_text(origins: Mapping[str, Origin]) -> str:
