@@ -28,7 +28,7 @@ from pydantic import Field
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.benchmarks.matrix import NightRow, load_matrix
+from pipeline.benchmarks.matrix import load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
@@ -36,6 +36,7 @@ from pipeline.engine.steps import Run, RunOnly, Step, setting_of
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
+from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
@@ -255,8 +256,10 @@ def sevila_benchmark(
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
         )
-        if night.verdict:
-            return Failed(message=printable(night.verdict), name="Regression" if night.regressions else None)
+        if night.problems:
+            return Failed(
+                message=printable("; ".join(night.problems)), name="Regression" if night.regressions else None
+            )
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
     return final_state(work)

@@ -96,18 +96,6 @@ class Pool:
             )
         self._warned = True
 
-    def add(
-        self,
-        key: str,
-        frame_indices: Sequence[int],
-        frame_shape: tuple[int, ...],
-        dtype: str,
-        pieces: Iterable[np.ndarray],
-        facts: Mapping[str, Any],
-    ) -> None:
-        """Publish a part of [<=n, *frame_shape] pieces; if they raise, there is none. The caller has claimed the key."""
-        self.write(key, frame_indices, frame_shape, dtype, pieces, facts)()
-
     def write(
         self,
         key: str,
@@ -117,7 +105,10 @@ class Pool:
         pieces: Iterable[np.ndarray],
         facts: Mapping[str, Any],
     ) -> Callable[[], None]:
-        """The first half of `add`; return the other: to sync and digest takes longer than to write, and any thread may do it."""
+        """Write a part of [<=n, *frame_shape] pieces, and return what publishes it; if the pieces raise, there is none.
+
+        The caller has claimed the key. To sync and digest takes longer than to write, and any thread may do it.
+        """
         owner = Owner(self.space, key, list(frame_indices))
         path, note = part_paths(self._store.root, self.space, key, fingerprint(owner.frame_indices))
         for left_over in path.parent.glob("*.part"):  # of a process that was killed at this key

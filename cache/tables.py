@@ -143,11 +143,6 @@ def read_lists(
     return [as_values(table[name]) for name in names]
 
 
-def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | None = None) -> list[Any]:
-    """Return one column of a table's files like `read_lists`."""
-    return read_lists(paths, schema, [name], n_rows)[0]
-
-
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_dictionary(column.type):
         return np.array(as_values(column), dtype=object)

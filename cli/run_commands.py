@@ -211,7 +211,7 @@ def benchmark(
         return 0
     night = run_night(loaded, store, places.by_kind(), inference.device, inference.batch_tokens)
     print_text(night_text(night))
-    return 1 if night.verdict else 0
+    return 1 if night.problems else 0
 
 
 def up(*, port: Port = 4200, gpu_workers: Count = 0, runs: Positive = 4, where: Where) -> int:

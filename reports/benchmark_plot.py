@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cache.files import published
-from pipeline.benchmarks.matrix import OK, NightRow
+from reports.benchmark_history import OK, NightRow
 
 log = logging.getLogger("sevila")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 from cache.errors import ComparisonError
 from cache.lineage import differences
@@ -65,10 +63,6 @@ class Comparison:
     bootstrap: Resampling
     rows: list[PairedRow]
     changed: list[ChangedQuestion]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return dataclasses.asdict(self)
 
 
 def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> Comparison:

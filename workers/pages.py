@@ -27,11 +27,12 @@ from prefect.utilities.urls import url_for
 from cache.errors import OF_THE_MACHINE, SevilaError
 from cache.printable import PrintableRecord, printable
 from cache.store import Store
-from pipeline.benchmarks.matrix import Matrix, NightRow
+from pipeline.benchmarks.matrix import Matrix
 from pipeline.engine.progress import Show
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results
 from pipeline.text_table import code, escaped
+from reports.benchmark_history import NightRow
 from reports.summary import summary_markdown
 from stages.sample_frames import Frames
 

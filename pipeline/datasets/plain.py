@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.adapter import About, Headline, refuse_others
+from pipeline.datasets.adapter import About, refuse_others
 from pipeline.datasets.options import OPTION_LETTERS
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
@@ -29,8 +29,6 @@ about = About(
     licence="yours",
     prompt="",
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
 USED = {

@@ -32,11 +32,11 @@ class Question:
     question_id: str
     video_id: str
     question: str
-    options: tuple[str, ...]
-    answer_index: int | None
-    question_type: str
-    start_seconds: float | None
-    end_seconds: float | None
+    options: tuple[str, ...] = ()
+    answer_index: int | None = None
+    question_type: str = ""
+    start_seconds: float | None = None
+    end_seconds: float | None = None
     moments: tuple[Moment, ...] = ()
     note: str = ""
     ratings: tuple[tuple[float, ...], ...] = ()

@@ -121,7 +121,7 @@ class RunOnly:
         self._pin(id, stage.name, setting_of(changes, setting))
         if stage.name == self._name:
             return self._wanted(stage, cfg, inputs, id, setting_of(changes, setting))
-        return _stored(stage, id, inputs, store)
+        return stored(stage, id, inputs, store)
 
     def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
         store = self._run.store
@@ -175,10 +175,10 @@ class RunPiece:
         if id == self._artifact:
             build_piece(stage, cfg, self._run, inputs, self._piece)
             raise _Reached
-        return _stored(stage, id, inputs, self._run.store)
+        return stored(stage, id, inputs, self._run.store)
 
 
-def _stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
+def stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
     """Return an artifact of the store, or a handle that says why it is not there."""
     stale = store.why_stale(id) if id is not None and store.exists(id) else ""
     if id is not None and store.exists(id) and not stale:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache.gc import sweep
-from cache.show import artifact_lines
 from cache.store import Store
+from reports.artifacts import artifact_lines
 from tests.cache.test_gc import add_part, key, publish
 
 

@@ -166,7 +166,7 @@ def test_locks_and_parts_of_the_pool_behind_links_are_refused(tmp_path: Path, ou
     with pytest.raises(StoreError, match="is a link"):
         Pool(store, "space-v1-0").parts("ab00")
     with pytest.raises(StoreError, match="is a link"):
-        Pool(store, "space-v1-0").add("ab00", [0], (1,), "uint8", [], {})
+        Pool(store, "space-v1-0").write("ab00", [0], (1,), "uint8", [], {})()
     assert content(outside) == before
 
 
