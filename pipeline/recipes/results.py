@@ -62,12 +62,22 @@ class Choice:
         return Way(self, "fine-tuned", "concatenate")
 
 
-def choices_without_localizer(chain: Chain) -> list[Choice]:
+UNTRAINED, PRETRAINED = Choice("untrained"), Choice("pretrained")
+
+
+class Picked(NamedTuple):
+    """The keyframes of a choice, and the scores that they were chosen by, if any."""
+
+    scores: Artifact | None
+    keyframes: Artifact
+
+
+def baselines(chain: Chain) -> list[Choice]:
     """Return the selectors to compare that look at no score: baselines and upper bounds."""
     return [Choice(selector) for selector in chain.selectors if selector not in LOCALIZERS]
 
 
-def rounds_of_refinement(chain: Chain) -> list[Choice]:
+def refinements(chain: Chain) -> list[Choice]:
     """Return the refined Localizer of each round of self-refinement; none where it is not compared."""
     return [Choice("refined", round) for round in range(1, chain.iterations + 1) if "refined" in chain.selectors]
 

@@ -20,6 +20,7 @@ from cache.errors import SevilaError
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Config, RunContext
 from pipeline.environment import clear_settings
+from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,14 +139,10 @@ class Trained:
     """
 
     weights: dict[str, Tensor]
-    curves: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    curves: list[TrainingStep]
+    validation: list[ValidationFigure]
     hardware: list[dict[str, Any]]
     n_left_out: int = 0  # their loss is not finite with the weights as given
-
-
-CURVES = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "frames_per_second")
-VALIDATION = ("step", "epoch", "figure", "value")
 
 
 def train(job: TrainingJob) -> Trained:
@@ -172,8 +169,8 @@ def train(job: TrainingJob) -> Trained:
     best = state["best"] if job.cfg.keep == "best" else None
     return Trained(
         best["weights"] if best else state["weights"],
-        [dict(zip(CURVES, row, strict=True)) for row in state["curves"]],
-        [dict(zip(VALIDATION, row, strict=True)) for row in state["validation"]],
+        [TrainingStep(*row) for row in state["curves"]],
+        [ValidationFigure(*row) for row in state["validation"]],
         hardware,
         len(state.get("left_out", ())),
     )
