@@ -116,7 +116,7 @@ def sevila_stage(
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
         settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
         seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
-        again: make it anew even if the store holds it; if its content changes, the next run makes anew what was made from it
+        again: rebuild it even if the store holds it; if its content changes, the next run rebuilds what was made from it
         places: where data, weights and artifacts lie on the workers
         execution: speed and place
     """

@@ -51,7 +51,7 @@ WORDS = [
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: a model's sizes as in `config.json`, and how much there is to do."""
+    """The size of a measurement: a model's sizes as in `config.json`, and how much there is to do."""
 
     vision: dict[str, Any]
     qformer: dict[str, Any]

@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a sweep would take, and why each of the artifacts here stays. `named`: any run has a name."""
+    """The items that a sweep removes, and the reason why each artifact here stays. `named`: any run has a name."""
 
     kept: dict[str, str]
     goes: list[Item]
@@ -128,7 +128,7 @@ def sweep(
         if not (surveyed.named or unnamed):
             raise StoreError(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
-                "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
+                "RECIPE --name NAME` on what is there rebuilds nothing), or say --unnamed"
             )
         for item in surveyed.goes:
             if item.kind in WHOLE_FOLDERS:

@@ -8,8 +8,8 @@ named after the frames it holds, so that a video of which other frames are wante
 part exists if and only if its note does. Which parts make up an artifact stands in its table `parts`.
 
 Whose frames a part holds (space, key, indices) stands in the array file and in the note, and is held against where they lie.
-Parts written before they said so serve the artifacts that were made of them; for new artifacts they are made again, as nobody can
-tell whether they lie where they were written.
+Parts written before they said so serve the artifacts that were made of them; for new artifacts they are made again, as nobody
+knows whether they lie where they were written.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Pool:
                 raise CorruptArtifactError(problem)
             return Part(key, note.stem, path, content["frame_indices"], content["facts"])
         except (SevilaError, FileNotFoundError, KeyError, TypeError) as error:
-            log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
+            log.warning("%s: damaged (%s); it is rebuilt", note.with_suffix(".h5"), error)
             return None
 
     def _warn_unmarked(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What lies in the pool (cache/pool.py): every key and part of a store, and the parts that an artifact points to."""
+"""The contents of the pool (cache/pool.py): every key and part of a store, and the parts that an artifact points to."""
 
 from __future__ import annotations
 

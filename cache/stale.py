@@ -23,7 +23,7 @@ def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
     """
     if artifact not in known:
         known[artifact] = ""
-        with suppress(CorruptArtifactError, StoreError):  # damaged: whoever reads it says so
+        with suppress(CorruptArtifactError, StoreError):  # damaged: its reader says so
             known[artifact] = why_record_stale(store, store.record(artifact), known)
     return known[artifact]
 
@@ -35,7 +35,7 @@ def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str
             continue
         try:
             now = store.record(input).content
-        except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as whoever reads it says
+        except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as its reader says
             continue
         noted = _noted(store, record, name, input)
         if noted and not same_content(noted, now):

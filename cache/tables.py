@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import CorruptArtifactError, SchemaError, mend
+from cache.errors import CorruptArtifactError, SchemaError, repair_hint
 from cache.files import published
 from cache.lazy import Lazy
 from cache.parquet import ALWAYS_BYTES, as_rows, as_values, bounded_parquet
@@ -165,12 +165,14 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                 )
             n_claimed += file.n_rows
             if n_claimed > MOST_ROWS:
-                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, more than any table has; {mend(path)}")
+                raise CorruptArtifactError(
+                    f"{path}: claims {n_claimed} rows, more than any table has; {repair_hint(path)}"
+                )
             if n_rows is not None and n_claimed > n_rows:
-                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
+                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {repair_hint(path)}")
             tables.append(file.read())
     if n_rows is not None and n_claimed != n_rows and paths:
-        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {mend(paths[0])}")
+        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {repair_hint(paths[0])}")
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 

@@ -192,7 +192,7 @@ def benchmark(
     A matrix is a TOML file: `[recipes.NAME]` with lines `setting = ["stage.key=value", ...]`; alpha, keep_nights, since = DATE
     (nights before it are not compared with), `[tolerance]` throughput_percent and peak_memory_percent.
 
-    Scores, keyframes and answers are made anew in a store of the night; what they read must be in the store. Exit status 1:
+    Scores, keyframes and answers are rebuilt in a store of the night; what they read must be in the store. Exit status 1:
     something became worse, or a setting failed.
 
     Args:

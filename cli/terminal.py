@@ -1,4 +1,4 @@
-"""What commands print: text for people, which steers no terminal, and data for programs, exactly."""
+"""Output of commands: text for people, which steers no terminal, and data for programs, exactly."""
 
 from __future__ import annotations
 

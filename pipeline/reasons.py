@@ -6,7 +6,7 @@ from __future__ import annotations
 class Reason(str):
     """Why a row failed, `code: details` or a code alone; empty where nothing failed.
 
-    One column in every table that was ever written, which is why code and details are told apart here, and only here.
+    One column in every table that was ever written, which is why code and details are split here, and only here.
     """
 
     __slots__ = ()

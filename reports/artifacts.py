@@ -112,7 +112,7 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
         [f"the newest of {len(records)}; also: {', '.join(older.id for older in records[:-1])}"] if records[1:] else []
     )
     stale = store.why_stale(record.id)
-    parts += [f"stale, and made anew by the next run of its recipe: {stale}"] if stale else []
+    parts += [f"stale, and rebuilt by the next run of its recipe: {stale}"] if stale else []
     parts += _facts(record, folder)
     for table, schema in record.schemas.items():
         names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))

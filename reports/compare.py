@@ -44,7 +44,7 @@ class ChangedQuestion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `sevila compare` tells; counts are questions.
+    """The result of `sevila compare`; counts are questions.
 
     `n_only_a` and `n_only_b` were asked of one run only; `n_differing` have one id and other options, video or right option
     in A and B; `n_unlabelled` have no known answer. None of these is in `rows`, over `n_compared` questions.

@@ -1,4 +1,4 @@
-"""What `sevila compare` says: of two answers, question by question; of named runs, each setting that both answered in."""
+"""The comparison of named runs: each setting that both answered in, and question by question where that is one."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in a file only."""
+    """The processor's name; Linux has it in a file only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What takes the space of a store, by stage and by pool space, and what housekeeping would free or has freed."""
+"""The space that a store takes, by stage and by pool space, and the items that housekeeping removes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Share:
 class Usage:
     """Sizes in bytes, of the store's own root only; `other_bytes` are worlds of demos, notes, locks and left-overs.
 
-    `freed_bytes` is what housekeeping would free as it is; None where it cannot tell, for the reason in `problem`.
+    `freed_bytes` is what housekeeping would free as it is; None where that is not known, for the reason in `problem`.
     """
 
     stages: dict[str, Share] = field(default_factory=dict)
@@ -50,7 +50,7 @@ def usage(store: Store) -> Usage:
     for id, folder in folders_in(store.root / "artifacts").items():
         _count(result.stages.setdefault(stage_of(id), Share()), size_of(folder))
         record = readable(store.root, id)
-        with suppress(CorruptArtifactError, SchemaError):  # housekeeping tells
+        with suppress(CorruptArtifactError, SchemaError):  # housekeeping says so
             used |= references(store, record) if record is not None else set()
     for held in every_key(store.root):
         share = result.pool.setdefault(held.space, Share())

@@ -1,4 +1,4 @@
-"""What a finished chain tells people: the artifact of every step, what failed and why, and the accuracy."""
+"""The summary of a finished chain: the artifact of every step, what failed and why, and the accuracy."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _results(results: Results) -> list[str]:
 
 
 def _figures(artifact: Artifact, which: str) -> list[str]:
-    """Return what is to be told of one artifact beside its counts, as paragraphs."""
+    """Return the figures of one artifact beside its counts, as paragraphs."""
     parts: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
         what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"

@@ -1,4 +1,4 @@
-"""Which change makes an artifact be rebuilt, followed upstream to its root."""
+"""The change for which an artifact is rebuilt, followed upstream to its root."""
 
 from __future__ import annotations
 

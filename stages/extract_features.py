@@ -172,7 +172,7 @@ class _Stored:
     def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[str, list[int], np.ndarray]]:
         """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
 
-        No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
+        No batch holds frames of two videos: a video's features must not depend, in their last bits, on what was beside it.
         """
         reader = self._frames.open()
         for key in keys:

@@ -1,4 +1,4 @@
-"""What people see of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
+"""The view of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _RunLogRecord(PrintableRecord):
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Leave out where in the code a reason arose that a user can mend; a `FailedRun` says only what the state has said."""
+    """Leave out where in the code a reason arose that a user can fix; a `FailedRun` says only what the state has said."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, SevilaError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
         record.exc_info = record.exc_text = None

@@ -26,7 +26,7 @@ class Tolerance(BaseModel):
 
 
 class Matrix(BaseModel):
-    """What a benchmark runs each night; `recipes` maps a recipe's name, or path, to its named settings."""
+    """The settings that a benchmark runs each night; `recipes` maps a recipe's name, or path, to its named settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What a data set's module offers, and how its annotation files are found."""
+"""The interface of a data set's module, and how its annotation files are found."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class About:
-    """What people need to know to use a data set.
+    """Facts that people need to use a data set.
 
     Attributes:
         title: the name its owners give it.
@@ -54,7 +54,7 @@ class About:
 
 
 class Adapter(Protocol):
-    """What a data set's module offers. `path` is the data set's folder, or one annotation file of it.
+    """The interface of a data set's module. `path` is the data set's folder, or one annotation file of it.
 
     It may have these as well:
         files(path, split): the files it reads, where they are not those that `find_files` finds.

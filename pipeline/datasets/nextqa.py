@@ -75,7 +75,7 @@ def _parse(row: Row, paths: dict[str, str]) -> tuple[Question, Video]:
         question_id=f"{question_type}_{video_id}_{text('qid', cells['qid'])}",
         video_id=video_id,
         # The official preprocessing notebook appends these to every text, unconditionally and without stripping (one
-        # option is "catching toy ."). The released weights were trained on those bytes: mending them changes answers.
+        # option is "catching toy ."). The released weights were trained on those bytes: correcting them changes answers.
         question=exact_text("question", cells["question"]) + "?",
         options=tuple(exact_text(column, cells[column]) + "." for column in OPTIONS),
         answer_index=option_index("answer", cells.get("answer"), len(OPTIONS)),

@@ -70,7 +70,7 @@ def files(path: Path, split: str) -> list[Path]:
 def read(path: Path, split: str) -> Annotations:
     """The rows of `split`; all rows if the file has no `split` column, or if `split` is "" or "all".
 
-    A row without question_id is called "{video}#{n}", the n-th row (from 0) of its video in the file, so that mending
+    A row without question_id is called "{video}#{n}", the n-th row (from 0) of its video in the file, so that correcting
     or splitting off other videos' rows renames nothing. Raises MissingSourceError for an unknown file or split,
     SchemaError for a file whose columns do not fit.
     """

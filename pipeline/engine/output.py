@@ -95,7 +95,7 @@ class Output:
 class Shard(Output):
     """One shard of a sharded output: an `Output` whose files carry the shard's number.
 
-    For whoever shows progress, it is at `place`, from 0, among the `of` shards that this process is asked for.
+    Its `place`, from 0, among the `of` shards that this process is asked for is for progress.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class ShardedOutput(Output):
         return [] if self._store.is_current(self._id) else missing
 
     def collect(self) -> None:
-        """Gather the notes of all shards, whoever made them; raises `InputChangedError` if one was made from other content."""
+        """Gather the notes of all shards, of all processes; raises `InputChangedError` if one was made from other content."""
         for number, items in enumerate(read_note(self._plan_note)["shards"]):
             if not self._is_done(number, items):
                 raise InputChangedError(
@@ -270,12 +270,12 @@ class ShardedOutput(Output):
 
 
 def _whole_note(path: Path) -> dict[str, Any] | None:
-    """Return a note, or None if there is none; a damaged one is warned of and removed: what it was of is made anew."""
+    """Return a note, or None if there is none; a damaged one is warned of and removed: what it was of is rebuilt."""
     try:
         return read_note(path)
     except FileNotFoundError:
         return None
     except CorruptArtifactError as error:
-        log.warning("%s; what it says is made anew", error)
+        log.warning("%s; what it says is rebuilt", error)
         path.unlink(missing_ok=True)
         return None

@@ -1,4 +1,4 @@
-"""What Localizer and Answerer weights have in common as artifacts."""
+"""The base of Localizer and Answerer weights as artifacts."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class MicroBatch:
 
 
 class Task(Protocol):
-    """What is trained on what. Samples are numbers from 0 to `n_samples` - 1; validation samples are not among them."""
+    """A module and its samples. Samples are numbers from 0 to `n_samples` - 1; validation samples are not among them."""
 
     n_samples: int
     judged_by: str  # the validation figure that is to be high
@@ -132,7 +132,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out.
+    """The outcome of a training: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out.
 
     Attributes:
         hardware: on what each of its processes ran, as fields of a record.

@@ -50,7 +50,7 @@ class WantedFile:
 
 @dataclass(frozen=True)
 class WantedFiles:
-    """What is wanted of one video, which is read once.
+    """The files to write of one video, which is read once.
 
     `digest` and `stamp` are those of its identification; `height` of what is written, in pixels, None for the video's own.
     """
@@ -184,7 +184,7 @@ def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
     finally:
         with suppress(
             OSError, av.FFmpegError
-        ):  # it cannot be closed after an error of writing, which is the one to tell
+        ):  # it cannot be closed after an error of writing, which is the one to report
             container.close()
 
 

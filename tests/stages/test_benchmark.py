@@ -84,7 +84,7 @@ def test_a_night_makes_the_stages_after_the_features_anew_in_a_store_of_its_own(
     (night,) = (first_night / "benchmarks" / "small-nights" / "nights").iterdir()
     own = {id.rsplit("-v", 1)[0] for id in Store(night)}
     assert own == {"score_frames", "select_keyframes", "answer_questions", "evaluate"}
-    assert Store(first_night).exists(rows[0].answers), "what the night made anew was there before"
+    assert Store(first_night).exists(rows[0].answers), "what the night rebuilt was there before"
 
 
 def test_an_equal_night_is_no_regression_and_the_trend_shows_both(

@@ -332,7 +332,7 @@ def test_damaged_plan_or_note_of_unfinished_work_is_told_and_made_anew(
     made.rename(store / "partial" / made.name)  # as a killed run leaves it
     flip(store / "partial" / made.name / "progress" / name)
     assert sevila("stage", demo, store, "score_frames") == 0
-    assert f"progress/{name}" in caplog.text and "made anew" in caplog.text
+    assert f"progress/{name}" in caplog.text and "rebuilt" in caplog.text
     assert_made_again(store, before, [made])
 
 

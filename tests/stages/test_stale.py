@@ -1,4 +1,4 @@
-"""What was made from content that its inputs no longer have is made anew, all the way down, and never served."""
+"""What was made from content that its inputs no longer have is rebuilt, all the way down, and never served."""
 
 import shutil
 from dataclasses import replace
