@@ -11,7 +11,15 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from cache.errors import did_you_mean
-from cli import cache_commands, keyframes_commands, moments_commands, read_commands, run_commands, runs_commands
+from cli import (
+    cache_commands,
+    keyframes_commands,
+    moments_commands,
+    read_commands,
+    run_commands,
+    runs_commands,
+    sweep_command,
+)
 from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, Folder, Folders, StorePlace, UsageError
 from cli.terminal import help_console, is_terminal
 
@@ -31,6 +39,7 @@ COMMANDS: dict[Group, Commands] = {
         "plan": run_commands.plan,
         "stage": run_commands.stage,
         "results": run_commands.results,
+        "sweep": sweep_command.sweep,
         "benchmark": run_commands.benchmark,
         "up": run_commands.up,
     },
