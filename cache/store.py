@@ -269,11 +269,6 @@ class Store:
         finally:
             self._hidden_below -= more
 
-    def remove(self, artifact: str) -> None:
-        """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
-        with self.lock(f"{artifact}/publish"):
-            remove_folder(self.own(artifact))
-
 
 def remove_folder(folder: Path) -> None:
     """Delete an artifact's folder, whose `publish` lock the caller holds; its record first."""

@@ -13,10 +13,10 @@ class Reason(str):
 
     @property
     def code(self) -> str:
-        """What kind of failure it is, to count and to compare."""
+        """The kind of failure, to count and to compare."""
         return str(self).partition(":")[0]  # no `Reason`
 
     @property
     def details(self) -> str:
-        """What more is known, for people; empty if nothing is."""
+        """The rest of the reason, for people; empty if there is none."""
         return str(self).partition(":")[2].strip()
