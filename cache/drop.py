@@ -172,9 +172,8 @@ def _whole_shards(folder: Path, record: Record | None, parts: list[PartId]) -> d
         plan = read_note(folder / PLAN)
     except (CorruptArtifactError, OSError):
         return None
-    if (
-        "artifact" not in plan
-    ):  # before record version 3, notes did not say whose they are, and no run goes on from them
+    # Before record version 3, notes did not say whose they are, and no run goes on from them.
+    if "artifact" not in plan:
         return None
     return {number: _is_whole(folder, number, record, parts) for number in range(len(plan["shards"]))}
 

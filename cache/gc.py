@@ -132,9 +132,8 @@ def sweep(
             )
         for item in surveyed.goes:
             if item.kind in WHOLE_FOLDERS:
-                remove_records(
-                    Path(item.paths[0])
-                )  # first, the last made first: without its record, the rest is no artifact
+                # First, the last made first: without its record, the rest is no artifact.
+                remove_records(Path(item.paths[0]))
         with ThreadPoolExecutor(REMOVERS) as threads:
             for _ in threads.map(_remove, surveyed.goes):
                 pass

@@ -52,9 +52,8 @@ def _noted(store: Store, record: Record, name: str, input: str) -> str:
         return record.input_contents[name]
     if len(store.roots) == 1:
         return ""
-    root = store.layer(
-        record.id
-    )  # before version 3: the content of what lies beside it, if another layer hides that now
+    # Before version 3: the content of what lies beside it, if another layer hides that now.
+    root = store.layer(record.id)
     beside = root / "artifacts" / input / RECORD
     with suppress(CorruptArtifactError):
         return Record.load(beside).content if root != store.layer(input) and beside.exists() else ""

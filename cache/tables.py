@@ -25,9 +25,8 @@ COLUMN_TYPES = ("string", "bool", "int8", "int16", "int32", "int64", "float32", 
 
 
 def _type(kind: str) -> pa.DataType:
-    if kind.startswith(
-        "list<"
-    ):  # "element" is what Parquet calls a list's values: with it a schema comes back as declared
+    # "element" is what Parquet calls a list's values: with it a schema comes back as declared.
+    if kind.startswith("list<"):
         return pa.list_(pa.field("element", _type(kind[5:-1])))
     return pa.type_for_alias(kind)
 

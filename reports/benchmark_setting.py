@@ -119,9 +119,8 @@ class _Measure:
         if stage.name not in (*MEASURED, *EVALUATIONS, *NOT_NEEDED):
             artifact = stored(stage, id, inputs, store)
             if not artifact.problem:
-                self._pin(
-                    id, stage.name, self._job.setting
-                )  # housekeeping leaves for some days what is read every night
+                # Housekeeping leaves for some days what is read every night.
+                self._pin(id, stage.name, self._job.setting)
             return artifact
         problem = next((value.problem for value in inputs if value is not None and value.problem), "")
         if id is not None and not problem:

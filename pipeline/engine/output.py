@@ -42,9 +42,8 @@ class Output:
     suffix: str = ""
     pool_space: str = ""
     read: ReadInputs = field(default_factory=lambda: ReadInputs(""))
-    hardware: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # facts of processes that are not the one that publishes
+    # Facts of processes that are not the one that publishes.
+    hardware: list[dict[str, Any]] = field(default_factory=list)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any] | NamedTuple]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
@@ -236,9 +235,8 @@ class ShardedOutput(Output):
         return Plan(content["shards"], content["settings"])
 
     def _do(self, shard: Shard, work: Callable[[Shard], None], n_shards: int) -> None:
-        for left_over in self.folder.glob(
-            f"*/{shard.number:05d}.*.part"
-        ):  # of a process killed at this shard, which is locked
+        # Of a process killed at this shard, which is locked.
+        for left_over in self.folder.glob(f"*/{shard.number:05d}.*.part"):
             left_over.unlink()
         start = time.perf_counter()
         with memory_errors(self.stage.name):

@@ -182,9 +182,8 @@ def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
             container.mux(stream.encode(None))
             container.close()
     finally:
-        with suppress(
-            OSError, av.FFmpegError
-        ):  # it cannot be closed after an error of writing, which is the one to report
+        # It cannot be closed after an error of writing, which is the one to report.
+        with suppress(OSError, av.FFmpegError):
             container.close()
 
 

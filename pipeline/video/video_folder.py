@@ -28,9 +28,8 @@ class _Index:
 
     paths: dict[str, list[Path]] = field(default_factory=dict)  # every file by its path below the root
     names: dict[str, list[Path]] = field(default_factory=dict)  # every file by its name
-    stems: dict[str, list[Path]] = field(
-        default_factory=dict
-    )  # every file with a suffix of videos by its name without it
+    # Every file with a suffix of videos by its name without it.
+    stems: dict[str, list[Path]] = field(default_factory=dict)
     folders: dict[str, list[Path]] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)  # folders that could not be looked into
 
