@@ -132,7 +132,7 @@ class Reproduction:
             walk.make(metrics)
             if localization is not None:
                 walk.make(localization)
-        return RowRun(subject, metrics, localization, steps, run=run)
+        return RowRun(subject, metrics, localization, steps, run=run, splits=splits_of(recipe))
 
 
 def _settings(row: PaperRow, subject: Subject) -> list[str]:
