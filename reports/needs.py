@@ -38,15 +38,14 @@ def needs_text(paper: Paper, runs_by_table: Mapping[str, Sequence[RowRun]]) -> s
     work = {name: _unique(each for run in runs for each in _work(paper, run)) for name, runs in runs_by_table.items()}
     of_all = _unique(each for works in work.values() for each in works)
     lines = [["what", "how much", "where its owners publish it"], *_sources(paper, lacking, of_all)]
-    hours = [["table", "hours of one H100, by itself"], *([name, _hours(works)] for name, works in work.items() if works)]
+    hours = [
+        ["table", "hours of one H100, by itself"],
+        *([name, _hours(works)] for name, works in work.items() if works),
+    ]
     hours.append(["together, as they share work", _hours(of_all)])
-    return "\n\n".join(
-        [
-            "Not on this machine:\n\n" + aligned(lines, n_left=3),
-            "To run what is missing, by the rates measured in docs/performance.md:\n\n" + aligned(hours),
-            HOW_TO_SAY_WHERE,
-        ]
-    )
+    parts = ["Not on this machine:\n\n" + aligned(lines, n_left=3)]
+    parts += ["To run what is missing, by the rates in docs/performance.md:\n\n" + aligned(hours)] if of_all else []
+    return "\n\n".join([*parts, HOW_TO_SAY_WHERE])
 
 
 HOW_TO_SAY_WHERE = (
@@ -62,8 +61,14 @@ def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list
         about = adapter_named(name).about
         start = f"annotations {name} "
         if any(source.startswith(start) for source in lacking):
-            splits = sorted(filter(None, (source.removeprefix(start) for source in lacking if source.startswith(start))))
-            lines["annotations", name] = [f"annotations {name}", f"splits {', '.join(splits)}" if splits else "", about.published]
+            splits = sorted(
+                filter(None, (source.removeprefix(start) for source in lacking if source.startswith(start)))
+            )
+            lines["annotations", name] = [
+                f"annotations {name}",
+                f"splits {', '.join(splits)}" if splits else "",
+                about.published,
+            ]
         clips = {each.split.split: each.clips for each in work if each.split.dataset == name}
         frames = sum(each.clips * each.frames for each in work if each.split.dataset == name and each.stage == ENCODING)
         if frames:

@@ -35,6 +35,28 @@ class Estimate:
     high: float | None = None
 
 
+class Tally(NamedTuple):
+    """Of paired differences, one a seed: how many are above 0, and how many surely above or below it."""
+
+    n_above: int
+    n_surely_above: int
+    n_surely_below: int
+
+
+def tally(differences: Sequence[Estimate]) -> Tally:
+    """Count differences; sure is one whose whole 95 % interval lies on one side."""
+    lows, highs = [each.low or 0 for each in differences], [each.high or 0 for each in differences]
+    n_above = sum(each.value > 0 for each in differences)
+    return Tally(n_above, sum(low > 0 for low in lows), sum(high < 0 for high in highs))
+
+
+def span(differences: Sequence[Estimate]) -> str:
+    """Return the mean of differences in points and, of several, the smallest and the largest."""
+    values = [each.value for each in differences]
+    extremes = f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
+    return f"{mean(values):+.1f}{extremes}"
+
+
 class FrameAnswer(NamedTuple):
     """What the Answerer says to one frame; a row of the table `frame_answers`."""
 

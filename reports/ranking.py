@@ -23,7 +23,7 @@ from pipeline.metrics.resampling import BY_VIDEO, percentile_interval, resampled
 from pipeline.selection.keyframes import ChosenFrames, RankBy
 from pipeline.text_table import markdown
 from reports.paper import PaperRow
-from reports.paper_figures import Estimate, figure
+from reports.paper_figures import Estimate, figure, span, tally
 from reports.reproduce import Reproduction, RowRun, Subject
 from reports.reproduce_text import paired_difference
 from stages.answer_questions import Answers
@@ -126,8 +126,8 @@ def _orders(seeds: Sequence[SeedRanking]) -> str:
             for rule in RULES:
                 pairs = [(seed.rows[_cell(worse, rule)], seed.rows[_cell(better, rule)]) for seed in seeds]
                 tests = [_difference(name, *pair) for pair in pairs]
-                n_held, n_sure = sum(test.value > 0 for test in tests), sum((test.low or 0) > 0 for test in tests)
-                cells.append(f"{n_held} / {n_sure} of {len(seeds)}")
+                counts = tally(tests)
+                cells.append(f"{counts.n_above} / {counts.n_surely_above} of {len(seeds)}")
             lines.append([f"{_name(better)} above {_name(worse)}", name, *cells])
     return markdown(lines, n_left=2)
 
@@ -142,10 +142,7 @@ def _against_official(seeds: Sequence[SeedRanking]) -> str:
         for rule in [rule for rule in RULES if rule != OFFICIAL]:
             for name in FIGURES:
                 tests = [_difference(name, seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds]
-                values = [test.value for test in tests]
-                span = f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
-                counts = (sum(test.value > 0 for test in tests), sum((test.low or 0) > 0 for test in tests), sum((test.high or 0) < 0 for test in tests))  # fmt: skip
-                lines.append([_name(who), RULES[rule], name, f"{mean(values):+.1f}{span}", *map(str, counts)])
+                lines.append([_name(who), RULES[rule], name, span(tests), *map(str, tally(tests))])
     return markdown(lines, n_left=3)
 
 
@@ -154,7 +151,9 @@ def _changed(seeds: Sequence[SeedRanking]) -> str:
     for who in LOCALIZERS:
         for rule in [rule for rule in RULES if rule != OFFICIAL]:
             pairs = [(seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds]
-            shares = [[_share_changed(stage, *pair) for pair in pairs] for stage in ("select_keyframes", "answer_questions")]
+            shares = [
+                [_share_changed(stage, *pair) for pair in pairs] for stage in ("select_keyframes", "answer_questions")
+            ]
             lines.append([_name(who), RULES[rule], *(f"{mean(of_stage):.1f}" for of_stage in shares)])
     return markdown(lines, n_left=2)
 
@@ -194,7 +193,9 @@ def _recalls(run: RowRun) -> dict[str, _Recall]:
     for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames):
         if row.question_id in true:
             clip = clips.get((row.video_id, row.clip_id))
-            quality = keyframe_quality(row.positions, clip["seconds"], true[row.question_id]) if clip is not None else None
+            quality = (
+                keyframe_quality(row.positions, clip["seconds"], true[row.question_id]) if clip is not None else None
+            )
             recalls[row.question_id] = _Recall(row.video_id, quality.moment_recall if quality else 0.0)
     return recalls
 
@@ -212,18 +213,17 @@ def _questions_and_frames(run: RowRun) -> tuple[Questions, Frames]:
 
 
 def _share_changed(stage: str, a: RowRun, b: RowRun) -> float:
-    if stage == "select_keyframes":
-        questions, _ = _questions_and_frames(a)
-        of_a, of_b = (
-            {row.question_id: tuple(row.positions) for row in typed_rows_of_all(_keyframes(run), "keyframes", questions, ChosenFrames)}
-            for run in (a, b)
-        )  # fmt: skip
-        return 100 * mean(of_a[id] != of_b[id] for id in of_a)
-    predictions = [_predictions(run) for run in (a, b)]
-    return 100 * mean(predictions[0][id] != predictions[1][id] for id in predictions[0])
+    of_a, of_b = map(_positions if stage == "select_keyframes" else _predictions, (a, b))
+    return 100 * mean(of_a[id] != of_b[id] for id in of_a)
 
 
-def _predictions(run: RowRun) -> dict[str, int | None]:
+def _positions(run: RowRun) -> dict[str, object]:
+    questions, _ = _questions_and_frames(run)
+    rows = typed_rows_of_all(_keyframes(run), "keyframes", questions, ChosenFrames)
+    return {row.question_id: tuple(row.positions) for row in rows}
+
+
+def _predictions(run: RowRun) -> dict[str, object]:
     answers = run.artifact_of("answer_questions")
     assert isinstance(answers, Answers)
     return {row.question_id: row.prediction for row in answers.typed_rows("answers", Answered)}

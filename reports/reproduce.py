@@ -22,6 +22,7 @@ from pipeline.engine.steps import Run
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.recipes.requirements import Splits, splits_of
 from pipeline.recipes.results import Choice, Results
+from pipeline.shapes.demo import DEMO
 from reports.named_runs import pinned
 from reports.paper import PaperRow, PaperTable
 from stages.all import STAGES
@@ -114,6 +115,7 @@ class Reproduction:
             recipe=subject.recipe,
             seed=subject.seed,
             settings=[*self.request.settings, *_settings(row, subject)],
+            places={} if subject.recipe == DEMO else self.request.places,  # it brings its own
             shared=True,
         )
         with _quiet():

@@ -11,7 +11,7 @@ from pipeline.text_table import escaped, markdown, or_dash
 from reports.compare import compare
 from reports.needs import needs_text
 from reports.paper import Paper, PaperColumn, PaperRow, PaperTable
-from reports.paper_figures import AGAIN, Estimate, cost_records, difference, figure, n_samples, over_seeds
+from reports.paper_figures import AGAIN, Estimate, cost_records, difference, figure, n_samples, over_seeds, span, tally
 from reports.reproduce import RowRun
 from stages.evaluate import Metrics
 
@@ -35,9 +35,16 @@ def reproduction_text(paper: Paper, tables: Mapping[str, PaperTable], runs: Mapp
 def table_text(name: str, table: PaperTable, runs: Runs) -> str:
     """Return one table: its rows, the orders of the paper in it, and why a row has no number."""
     lines = [HEAD]
+    if not any(runs):
+        return ""
     for row, of_row in zip(table.rows, runs, strict=True):
         lines += [[row.name, *cells] for cells in _lines(table, row, of_row)]
-    problems = {f"{run.subject.name}, {row.name}: {run.problem}" for row, of_row in zip(table.rows, runs, strict=True) for run in of_row if run.problem and not run.missing}  # fmt: skip
+    problems = {
+        f"{run.subject.name}, {row.name}: {run.problem}"
+        for row, of_row in zip(table.rows, runs, strict=True)
+        for run in of_row
+        if run.problem and not run.missing
+    }
     orders = list(_orders(table, runs))
     costs = _costs(table, runs) if "seconds" in table.figures else ""
     parts = [f"## {name}: {table.title}", table.note, markdown(lines, n_left=2), costs]
@@ -58,17 +65,22 @@ def _lines(table: PaperTable, row: PaperRow, runs: Sequence[RowRun]) -> Iterator
         for name in table.figures:
             place = table.first_column(name)
             column = PaperColumn(name=f"{subject}, {name}", dataset=subject, figure=name)
-            yield _line(row, place, column, [run for run in runs if run.subject.name == subject], is_own=True)
+            of_subject = [run for run in runs if run.subject.name == subject]
+            yield _line(row, place, column, of_subject, of_paper=table.columns[place].name)
 
 
-def _line(row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun], is_own: bool = False) -> list[str]:
-    """Return the cells of one number; on another world than the paper's a difference would say nothing."""
+def _line(row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun], of_paper: str = "") -> list[str]:
+    """Return the cells of one number.
+
+    Args:
+        of_paper: the published column, where the number is of another world: a difference would say nothing.
+    """
     published, known = row.published_in(place), [number for run in runs if (number := figure(column.figure, run))]
-    measured = over_seeds(known)
+    measured, shown = over_seeds(known), _number(published) + (f" ({of_paper})" if of_paper else "")
     if measured is None:
-        return [column.name, _number(published), "missing" if any(run.missing for run in runs) else "-", "-"]
-    apart_by = None if published is None or is_own else difference(measured, published)
-    return [column.name, _number(published), _with_interval(measured), "-" if apart_by is None else _signed(apart_by)]
+        return [column.name, shown, "missing" if any(run.missing for run in runs) else "-", "-"]
+    apart_by = None if published is None or of_paper else difference(measured, published)
+    return [column.name, shown, _with_interval(measured), "-" if apart_by is None else _signed(apart_by)]
 
 
 def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:
@@ -77,7 +89,9 @@ def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:
     rows = [(row, of_row) for row, of_row in zip(table.rows, runs, strict=True) if of_row]
     for (lower, of_lower), (upper, of_upper) in pairwise(rows):
         for name in dict.fromkeys(run.subject.name for run in of_lower):
-            place = next((place for place in places if table.columns[place].dataset == name), places[0] if places else 0)
+            place = next(
+                (place for place in places if table.columns[place].dataset == name), places[0] if places else 0
+            )
             one, two = (row.published_in(place) for row in (lower, upper))
             pairs = [(a, b) for a, b in zip(of_lower, of_upper, strict=True) if a.subject.name == name]
             pairs = [(a, b) for a, b in pairs if isinstance(a.metrics, Metrics) and isinstance(b.metrics, Metrics)]
@@ -90,14 +104,14 @@ def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:
 
 
 def _order(better: PaperRow, worse: PaperRow, pairs: Sequence[tuple[RowRun, RowRun]]) -> str:
-    """Return in how many seeds the second of each pair is above the first, and in how many surely."""
+    """Say in how many seeds the second of each pair is above the first, and in how many surely."""
     tests = [paired_difference(a, b) for a, b in pairs]
-    n_held, n_sure = sum(test.value > 0 for test in tests), sum((test.low or 0) > 0 for test in tests)
-    values = [test.value for test in tests]
-    runs = f"{len(tests)} seeds" if len(tests) > 1 else "one run"
-    span = f" ({min(values):+.1f} to {max(values):+.1f})" if len(tests) > 1 else ""
-    mean = sum(values) / len(values)
-    return f'"{better.name}" above "{worse.name}": holds in {n_held} of {runs}, sure in {n_sure}; {mean:+.1f} points{span}'
+    counts, order = tally(tests), f'"{better.name}" above "{worse.name}"'
+    if len(tests) == 1:
+        verdict = "holds, surely" if counts.n_surely_above else "holds" if counts.n_above else "does not hold"
+    else:
+        verdict = f"holds in {counts.n_above} of {len(tests)} seeds, sure in {counts.n_surely_above}"
+    return f"{order}: {verdict}; {span(tests)} points"
 
 
 def paired_difference(a: RowRun, b: RowRun) -> Estimate:
@@ -128,7 +142,11 @@ def _how(runs: Mapping[str, Sequence[RowRun]], paper: Paper) -> str:
     seeds = sorted({run.subject.seed for run in measured if run.subject.seed is not None})
     versions = sorted({f"{name} {version}" for record in records for name, version in record.libraries.items()})
     lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}; published: {escaped(paper.source)}"]
-    lines += [f"- seeds {', '.join(map(str, seeds))}; with several, a number is their mean with its 95 % interval"] if seeds else []
+    lines += (
+        [f"- seeds {', '.join(map(str, seeds))}; with several, a number is their mean with its 95 % interval"]
+        if seeds
+        else []
+    )
     lines += [f"- {escaped(', '.join(versions))}"]
     return "\n".join([*lines, f"- {HOW_TO_READ}"])
 

@@ -34,7 +34,9 @@ class Deferred:
     """
 
     def __init__(self, recipe: Recipe, run: RunContext, step: Step, evaluated: Changes) -> None:
-        self.given: dict[tuple[str, str], Artifact] = {}  # by stage and setting: taken instead of what the step would make
+        self.given: dict[
+            tuple[str, str], Artifact
+        ] = {}  # by stage and setting: taken instead of what the step would make
         self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
 
@@ -76,7 +78,9 @@ class Deferred:
     def missing(self, artifact: Artifact) -> list[Any]:
         """Return the sources from outside without which the artifact cannot be made here."""
         sources = [value for step in self.needed(artifact, only_left=True) for value in step.inputs]
-        lacking = {value.source: value for value in sources if not isinstance(value, Artifact) and value and value.problem}
+        lacking = {
+            value.source: value for value in sources if not isinstance(value, Artifact) and value and value.problem
+        }
         return list(lacking.values())
 
     def make(self, artifact: Artifact) -> None:
