@@ -56,7 +56,7 @@ HOW_TO_SAY_WHERE = (
 
 def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list[list[str]]:
     lines: dict[tuple[str, str], list[str]] = {}
-    datasets = list(dict.fromkeys(source.split()[1] for source in lacking if not source.startswith("weights")))
+    datasets = list(dict.fromkeys(source.split()[1] for source in lacking if source.startswith(("annotations", "videos"))))
     for name in datasets:
         about = adapter_named(name).about
         start = f"annotations {name} "
@@ -79,6 +79,8 @@ def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list
             name = source.removeprefix("weights ")
             known = paper.weights.get(name, NeededWeights(size_gigabytes=0, where="your own"))
             lines["weights", name] = [f"weights {name}", f"{known.size_gigabytes:g} GB", known.where]
+        elif source.split()[1] not in datasets:
+            lines["others", source] = [source, "", "your own"]
     return list(lines.values())
 
 

@@ -41,9 +41,9 @@ class PaperRow(_PaperPart):
     unavailable: str = ""
 
     @property
-    def asks_for_moments(self) -> bool:
-        """Whether moments are retrieved, and no question is answered."""
-        return self.keyframes == "moments"
+    def is_forward(self) -> bool:
+        """Whether it is a forward chain as its settings have it, and no setting of a full one."""
+        return self.keyframes == "forward"
 
     def published_in(self, column: int) -> float | None:
         """Return the published number of a column; None where our sources do not give it."""

@@ -40,7 +40,7 @@ OFFICIAL: RankBy = get_args(RankBy)[0]
 BOUNDS = ("uniform", "oracle")  # that no rule changes: below and above every Localizer
 FIGURES = ("accuracy", "moment recall")
 
-Cell = tuple[str, str]  # who chooses, and by which rule; "" for who looks at no score
+WhoByRule = tuple[str, str]  # who chooses, and by which rule; "" for who looks at no score
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SeedRanking:
     """One seed's rows."""
 
     seed: int | None
-    rows: Mapping[Cell, RowRun]
+    rows: Mapping[WhoByRule, RowRun]
 
 
 def rank_seeds(reproduction: Reproduction, subjects: Sequence[Subject]) -> Iterator[SeedRanking]:
@@ -84,7 +84,7 @@ def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cells() -> list[Cell]:
+def _cells() -> list[WhoByRule]:
     of_localizers = [(name, rule) for rule in RULES for name in LOCALIZERS]
     return [(BOUNDS[0], ""), *of_localizers, (BOUNDS[1], "")]
 
@@ -132,7 +132,7 @@ def _orders(seeds: Sequence[SeedRanking]) -> str:
     return markdown(lines, n_left=2)
 
 
-def _cell(who: str, rule: str) -> Cell:
+def _cell(who: str, rule: str) -> WhoByRule:
     return who, "" if who in BOUNDS else rule
 
 

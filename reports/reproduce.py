@@ -22,7 +22,7 @@ from pipeline.engine.steps import Run
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.recipes.requirements import Splits, splits_of
 from pipeline.recipes.results import Choice, Results
-from pipeline.shapes.demo import DEMO
+from pipeline.shapes.demo import brings_data
 from reports.named_runs import pinned
 from reports.paper import PaperRow, PaperTable
 from stages.all import STAGES
@@ -110,12 +110,15 @@ class Reproduction:
         return self._runs[subject, same]
 
     def _measure(self, row: PaperRow, subject: Subject) -> RowRun:
+        places = self.request.places
+        if brings_data(subject.recipe):
+            places = {"weights": places.get("weights", ())}
         request = replace(
             self.request,
             recipe=subject.recipe,
             seed=subject.seed,
             settings=[*self.request.settings, *_settings(row, subject)],
-            places={} if subject.recipe == DEMO else self.request.places,  # it brings its own
+            places=places,
             shared=True,
         )
         with _quiet():
@@ -139,7 +142,7 @@ class Reproduction:
 
 def _settings(row: PaperRow, subject: Subject) -> list[str]:
     own = [*row.settings, *(row.shapes if subject.is_own else ())]
-    if row.asks_for_moments:
+    if row.is_forward:
         return own
     selectors = list(dict.fromkeys(filter(None, (row.tuned_on, row.keyframes))))
     return ["chain.kind=full", f"chain.selectors={selectors}", *own]
