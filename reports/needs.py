@@ -30,22 +30,18 @@ class Work(NamedTuple):
 
 
 def needs_text(paper: Paper, runs_by_table: Mapping[str, Sequence[RowRun]]) -> str:
-    """Return, on about a page, what is missing for these rows; "" where nothing is."""
+    """Return, on about a page, what is missing for these rows and what is left to run; "" where nothing is."""
     runs = [run for runs in runs_by_table.values() for run in runs]
     lacking = sorted({value.source for run in runs for value in run.missing if value.source})
-    if not lacking:
-        return ""
     work = {name: _unique(each for run in runs for each in _work(paper, run)) for name, runs in runs_by_table.items()}
     of_all = _unique(each for works in work.values() for each in works)
-    lines = [["what", "how much", "where its owners publish it"], *_sources(paper, lacking, of_all)]
-    hours = [
-        ["table", "hours of one H100, by itself"],
-        *([name, _hours(works)] for name, works in work.items() if works),
-    ]
+    sources = [["what", "how much", "where its owners publish it"], *_sources(paper, lacking, of_all)]
+    hours = [["table", "hours of one H100, by itself"]]
+    hours += [[name, _hours(works)] for name, works in work.items() if works]
     hours.append(["together, as they share work", _hours(of_all)])
-    parts = ["Not on this machine:\n\n" + aligned(lines, n_left=3)]
-    parts += ["To run what is missing, by the rates in docs/performance.md:\n\n" + aligned(hours)] if of_all else []
-    return "\n\n".join([*parts, HOW_TO_SAY_WHERE])
+    parts = ["Not on this machine:\n\n" + aligned(sources, n_left=3)] if lacking else []
+    parts += ["To run what is left, by the rates in docs/performance.md:\n\n" + aligned(hours)] if of_all else []
+    return "\n\n".join([*parts, HOW_TO_SAY_WHERE] if lacking else parts)
 
 
 HOW_TO_SAY_WHERE = (
@@ -56,19 +52,16 @@ HOW_TO_SAY_WHERE = (
 
 def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list[list[str]]:
     lines: dict[tuple[str, str], list[str]] = {}
-    datasets = list(dict.fromkeys(source.split()[1] for source in lacking if source.startswith(("annotations", "videos"))))
+    datasets = list(
+        dict.fromkeys(source.split()[1] for source in lacking if source.startswith(("annotations", "videos")))
+    )
     for name in datasets:
         about = adapter_named(name).about
         start = f"annotations {name} "
         if any(source.startswith(start) for source in lacking):
-            splits = sorted(
-                filter(None, (source.removeprefix(start) for source in lacking if source.startswith(start)))
-            )
-            lines["annotations", name] = [
-                f"annotations {name}",
-                f"splits {', '.join(splits)}" if splits else "",
-                about.published,
-            ]
+            splits = [source.removeprefix(start) for source in lacking if source.startswith(start)]
+            listed = f"splits {', '.join(filter(None, splits))}" if any(splits) else ""
+            lines["annotations", name] = [f"annotations {name}", listed, about.published]
         clips = {each.split.split: each.clips for each in work if each.split.dataset == name}
         frames = sum(each.clips * each.frames for each in work if each.split.dataset == name and each.stage == ENCODING)
         if frames:
@@ -101,7 +94,7 @@ def _work(paper: Paper, run: RowRun) -> list[Work]:
     for step in run.steps:
         if step.stage.name == "sample_frames":
             frames[_split(run, step).name] = step.config.model_dump()["frames"]
-    work = []
+    left = []
     for step in run.steps:
         artifact, split = step.artifact, _split(run, step)
         if step.stage.name not in paper.rates or (artifact.id and artifact.store.is_current(artifact.id)):
@@ -111,8 +104,8 @@ def _work(paper: Paper, run: RowRun) -> list[Work]:
         amount = _amount(step, n_questions, clips, frames[split.name])
         key = fingerprint([split.dataset, split.split, _key(step, steps)])
         hours = amount / paper.rates[step.stage.name] / 3600
-        work.append(Work(key, step.stage.name, split, clips, frames[split.name], hours))
-    return work
+        left.append(Work(key, step.stage.name, split, clips, frames[split.name], hours))
+    return left
 
 
 def _amount(step: DeferredStep, n_questions: int, clips: int, frames: int) -> float:

@@ -30,6 +30,8 @@ from stages.chain import chain_of
 
 log = logging.getLogger("sevila")
 
+NOT_RUN = "was not run"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -87,7 +89,7 @@ class RowRun:
 class Reproduction:
     """Runs rows: `request` says what is changed in every recipe, and where data and weights are.
 
-    Each row is run once a subject, however many tables it stands in.
+    Each row is run once a subject, however many tables it stands in; with `plan_only`, none that is not in the store.
     """
 
     request: Request
@@ -130,8 +132,9 @@ class Reproduction:
                 metrics, localization = _walked(row, recipe, walk, sources)
             missing = [value for each in (metrics, localization) if each for value in walk.missing(each)]
             steps = walk.needed(metrics)
-            if missing or self.plan_only:
-                problem = "; ".join(dict.fromkeys(value.problem for value in missing)) or "was not run"
+            is_left = bool(walk.needed(metrics, only_left=True))
+            if missing or (self.plan_only and is_left):
+                problem = "; ".join(dict.fromkeys(value.problem for value in missing)) or NOT_RUN
                 return RowRun(subject, steps=steps, missing=missing, problem=problem, splits=splits_of(recipe))
             log.info("%s: %s", subject.title, row.name)
             walk.make(metrics)

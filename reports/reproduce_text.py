@@ -12,7 +12,7 @@ from reports.compare import compare
 from reports.needs import needs_text
 from reports.paper import Paper, PaperColumn, PaperRow, PaperTable
 from reports.paper_figures import AGAIN, Estimate, cost_records, difference, figure, n_samples, over_seeds, span, tally
-from reports.reproduce import RowRun
+from reports.reproduce import NOT_RUN, RowRun
 from stages.evaluate import Metrics
 
 Runs = Sequence[Sequence[RowRun]]  # of a table: for each row, what came of it on each subject
@@ -28,7 +28,7 @@ def reproduction_text(paper: Paper, tables: Mapping[str, PaperTable], runs: Mapp
         return needs + "\n"
     parts = [f"# The paper's tables, measured\n\n```bash\n{printable(command)}\n```", _how(flat, paper)]
     parts += [table_text(name, table, runs[name]) for name, table in tables.items()]
-    parts += [f"## What is missing\n\n```\n{needs}\n```"] if needs else []
+    parts += [f"## What is left\n\n```\n{needs}\n```"] if needs else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -43,7 +43,7 @@ def table_text(name: str, table: PaperTable, runs: Runs) -> str:
         f"{run.subject.name}, {row.name}: {run.problem}"
         for row, of_row in zip(table.rows, runs, strict=True)
         for run in of_row
-        if run.problem and not run.missing
+        if run.problem not in ("", NOT_RUN) and not run.missing
     }
     orders = list(_orders(table, runs))
     costs = _costs(table, runs) if "seconds" in table.figures else ""
@@ -78,7 +78,8 @@ def _line(row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun]
     published, known = row.published_in(place), [number for run in runs if (number := figure(column.figure, run))]
     measured, shown = over_seeds(known), _number(published) + (f" ({of_paper})" if of_paper else "")
     if measured is None:
-        return [column.name, shown, "missing" if any(run.missing for run in runs) else "-", "-"]
+        is_missing, is_left = any(run.missing for run in runs), any(run.problem == NOT_RUN for run in runs)
+        return [column.name, shown, "missing" if is_missing else "not run" if is_left else "-", "-"]
     apart_by = None if published is None or of_paper else difference(measured, published)
     return [column.name, shown, _with_interval(measured), "-" if apart_by is None else _signed(apart_by)]
 

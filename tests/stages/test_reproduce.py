@@ -67,7 +67,7 @@ def test_every_row_of_every_table_that_can_run_has_a_number_and_the_others_say_w
             else:
                 assert list(numbers) == table.figures
                 assert all(re.match(r"[\d.]+", cell) for cell in numbers.values()), (name, row.name, numbers)
-    assert "annotations timed_text" in reproduced.tables.split("## What is missing")[1]
+    assert "annotations timed_text" in reproduced.tables.split("## What is left")[1]
 
 
 @pytest.mark.slow
@@ -176,6 +176,18 @@ def test_with_nothing_present_one_page_says_what_is_needed(
     together = float(re.findall(r"share work +([\d.]+)", page)[0])
     assert max(hours) < together < sum(hours)
     assert not records(tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
+    reproduced: Reproduced, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for store, cell in ((reproduced.store, "16.7 (0.0 - 50.0)"), (tmp_path / "store", "not run")):
+        before = set(records(store))
+        capsys.readouterr()
+        assert reproduce(reproduced.world, store, "table2", "--plan") == 0
+        assert set(cells(capsys.readouterr().out, "table2").values()) == {cell}
+        assert {id.split("-")[0] for id in set(records(store)) - before} <= {"list_questions"}
 
 
 def test_a_table_that_the_paper_does_not_have_is_refused_with_the_nearest(
