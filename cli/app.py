@@ -48,7 +48,11 @@ COMMANDS: dict[Group, Commands] = {
     READ: {"answers": read_commands.answers, "compare": read_commands.compare},
     KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
 }
-MOMENTS: Commands = {"evaluate": moments_commands.evaluate, "export": moments_commands.export}
+MOMENTS: Commands = {
+    "evaluate": moments_commands.evaluate,
+    "scores": moments_commands.scores,
+    "export": moments_commands.export,
+}
 KEYFRAMES: Commands = {"select": keyframes_commands.select, "export": keyframes_commands.export}
 RUNS: Commands = {"show": runs_commands.show, "rm": runs_commands.remove}
 CACHE: Commands = {

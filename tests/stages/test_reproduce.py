@@ -194,7 +194,7 @@ def test_a_table_that_the_paper_does_not_have_is_refused_with_the_nearest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["reproduce", "tabel3", "--store", str(tmp_path)]) == 1
-    assert "no 'tabel3' to reproduce; did you mean 'table3'?" in capsys.readouterr().err
+    assert "no 'tabel3' to reproduce (did you mean 'table3'?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
