@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from cache.errors import SevilaError
 from cache.record import Record
 from pipeline.engine.deferred import OF_TRAINING, DeferredStep
 from pipeline.engine.joined import typed_rows_of_all
@@ -69,7 +71,9 @@ def figure(name: str, of: RowRun) -> Estimate | None:
     if not of.is_measured:
         return None
     if name in COSTS:
-        return Estimate(COSTS[name](of))
+        with suppress(SevilaError):  # the weights may be gone by now, from which parameters are counted
+            return Estimate(COSTS[name](of))
+        return None
     if isinstance(of.metrics, MomentMetrics):
         return _of_moments(name, of.metrics)
     if name == "moment recall":

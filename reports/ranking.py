@@ -61,7 +61,7 @@ def rank_seeds(reproduction: Reproduction, subjects: Sequence[Subject]) -> Itera
 def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
     """Return the page: numbers, the paper's orders under each rule, each rule against the official one, what it changes."""
     problems = sorted({run.problem for seed in seeds for run in seed.rows.values() if run.problem})
-    known = [seed for seed in seeds if all(run.is_measured for run in seed.rows.values())]
+    known = [seed for seed in seeds if all(run.is_measured for (_, rule), run in seed.rows.items() if rule)]
     listed = "\n".join(f"- {problem}" for problem in problems)
     if not known:
         return f"Nothing could be measured:\n\n{listed}\n"
@@ -82,6 +82,15 @@ def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
     ]
     parts += [f"## Without numbers\n\n{listed}"] if problems else []
     return "\n\n".join(parts) + "\n"
+
+
+def _measured_cells(seeds: Sequence[SeedRanking]) -> list[WhoByRule]:
+    """Return the rows that every seed has: where nobody knows true moments there is no oracle."""
+    return [cell for cell in _cells() if all(seed.rows[cell].is_measured for seed in seeds)]
+
+
+def _figures(seeds: Sequence[SeedRanking]) -> list[str]:
+    return [name for name in FIGURES if figure(name, seeds[0].rows[next(iter(LOCALIZERS)), OFFICIAL]) is not None]
 
 
 def _cells() -> list[WhoByRule]:
@@ -110,18 +119,18 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _numbers(seeds: Sequence[SeedRanking]) -> str:
-    lines = [["keyframes", "ranked by", "zero-shot accuracy", "moment recall"]]
-    for who, rule in _cells():
-        values = [[_value(seed.rows[who, rule], name) for seed in seeds] for name in FIGURES]
+    lines = [["keyframes", "ranked by", *_figures(seeds)]]
+    for who, rule in _measured_cells(seeds):
+        values = [[_value(seed.rows[who, rule], name) for seed in seeds] for name in _figures(seeds)]
         lines.append([_name(who), RULES.get(rule, "-"), *map(_spread, values)])  # type: ignore[call-overload]
     return markdown(lines, n_left=2)
 
 
 def _orders(seeds: Sequence[SeedRanking]) -> str:
     lines = [["order", "of", *RULES.values()]]
-    who = [BOUNDS[0], *LOCALIZERS, BOUNDS[1]]
-    for worse, better in pairwise(who):
-        for name in FIGURES:
+    measured = {who for who, _ in _measured_cells(seeds)}
+    for worse, better in pairwise(who for who in (BOUNDS[0], *LOCALIZERS, BOUNDS[1]) if who in measured):
+        for name in _figures(seeds):
             cells = []
             for rule in RULES:
                 pairs = [(seed.rows[_cell(worse, rule)], seed.rows[_cell(better, rule)]) for seed in seeds]
@@ -140,7 +149,7 @@ def _against_official(seeds: Sequence[SeedRanking]) -> str:
     lines = [["keyframes", "ranked by", "of", "difference", "higher", "surely higher", "surely lower"]]
     for who in LOCALIZERS:
         for rule in [rule for rule in RULES if rule != OFFICIAL]:
-            for name in FIGURES:
+            for name in _figures(seeds):
                 tests = [_difference(name, seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds]
                 lines.append([_name(who), RULES[rule], name, span(tests), *map(str, tally(tests))])
     return markdown(lines, n_left=3)
@@ -159,11 +168,11 @@ def _changed(seeds: Sequence[SeedRanking]) -> str:
 
 
 def _each_seed(seeds: Sequence[SeedRanking]) -> str:
-    head = ["seed", "of", BOUNDS[0], *(f"{who}, {rule}" for rule in RULES for who in LOCALIZERS), BOUNDS[1]]
-    lines = [head]
+    cells = _measured_cells(seeds)
+    lines = [["seed", "of", *(", ".join(filter(None, cell)) for cell in cells)]]
     for seed in seeds:
-        for name in FIGURES:
-            lines.append([str(seed.seed), name, *(f"{_value(seed.rows[cell], name):.1f}" for cell in _cells())])
+        for name in _figures(seeds):
+            lines.append([str(seed.seed), name, *(f"{_value(seed.rows[cell], name):.1f}" for cell in cells)])
     return markdown(lines, n_left=2)
 
 
