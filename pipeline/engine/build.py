@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
 def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:
     """Return what a record says of where, when and with what something was made that is finished now."""
     return {
-        "libraries": _library_versions(),
+        "libraries": dict(_library_versions()),
         "git_revision": _git_revision(),
         "started": started.isoformat(timespec="milliseconds"),
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -226,6 +226,7 @@ def _log_result(out: Output, id: str, seconds: float) -> None:
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
 
 
+@cache  # reading them takes a tenth of a second, and a process makes dozens of artifacts
 def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
