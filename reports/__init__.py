@@ -1,1 +1,1 @@
-"""Reading what runs left: results, comparison, seeds, named runs, answers in words, listings and sizes of a store, the benchmark."""
+"""Reading what runs left: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the benchmark."""
