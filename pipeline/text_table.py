@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from cache.printable import printable
 
 Cells = Sequence[Sequence[str]]
-Table = Callable[[Cells], str]  # one of the two below
+Table = Callable[..., str]  # one of the two below
 
 # What Markdown, or HTML in it, reads as more than itself; an underscore inside a word is one.
 MARKS = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_])")

@@ -14,6 +14,7 @@ from reports.results import headline_interval
 from reports.sweep import UNIFORM, Cell, CellRun, name_of
 
 ALPHA = 0.05
+N_NAMES = 3  # columns of text
 HEAD = ["keyframes", "scored by", "answered by", "k", "accuracy (95 %)", "moment recall", "minus uniform (95 %)"]
 HEAD += ["only uniform", "only this", "p", "p, Holm", "power"]
 
@@ -46,7 +47,7 @@ def sweep_table(runs: Sequence[CellRun], points: float, table: Table) -> str:
     values = [row.p_value if (row := _headline(run)).p_value is not None else 1.0 for run in tested]
     corrected = {run.cell: p for run, p in zip(tested, holm(values), strict=True)}
     lines = [[*_about(run.cell), *_numbers(run, corrected, points)] for run in runs if not run.problem]
-    return table([HEAD, *lines])
+    return table([HEAD, *lines], N_NAMES)
 
 
 def group_table(runs: Sequence[CellRun], table: Table) -> str:
@@ -56,7 +57,7 @@ def group_table(runs: Sequence[CellRun], table: Table) -> str:
     for run in runs:
         of_group = {row.name: _difference(row) for row in _groups(run)}
         lines += [[*_about(run.cell), *(of_group.get(name, "-") for name in names)]] if of_group else []
-    return table([[*HEAD[:4], *names], *lines]) if lines else ""
+    return table([[*HEAD[:4], *names], *lines], N_NAMES) if lines else ""
 
 
 def _about(cell: Cell) -> list[str]:
