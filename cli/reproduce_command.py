@@ -66,9 +66,8 @@ def _subjects(table: PaperTable, datasets: Sequence[str], seeds: Sequence[int]) 
     from reports.reproduce import Subject
 
     of_paper = list(dict.fromkeys(column.dataset for column in table.columns))
-    subjects = [
-        Subject(name, seed) for name in of_paper if name in datasets or not datasets for seed in seeds or [None]
-    ]
+    or_none: Sequence[int | None] = seeds or [None]
+    subjects = [Subject(name, seed) for name in of_paper if name in datasets or not datasets for seed in or_none]
     return subjects + [
         _subject(name, seed) for name in datasets if not _is_published(name) for seed in seeds or SEEDS_OF_OWN
     ]
