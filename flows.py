@@ -200,7 +200,7 @@ def _make_as_tasks(make: Make) -> Make:
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
     # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
     # thousands of videos is none of its business.
-    @task(name=stage.name, description=stage.summary, task_run_name=name, **AGAIN)
+    @task(name=stage.name, description=stage.summary, task_run_name=name, **RETRIED)
     def build(reads: list[Artifact]) -> Artifact:
         return work()
 
@@ -216,7 +216,7 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 # A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
-AGAIN: dict[str, Any] = {
+RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "retries": TRIES_OF_A_PIECE - 1,
@@ -265,7 +265,7 @@ def sevila_benchmark(
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
     """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
 
-    @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **AGAIN)
+    @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **RETRIED)
     def run_setting() -> list[NightRow]:
         return run_setting_in_subprocess(job)
 

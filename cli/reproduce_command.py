@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from cli.options import ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where
-from cli.terminal import print_text
+from cli.terminal import write_report
 
 if TYPE_CHECKING:
     from reports.paper import PaperTable
@@ -59,7 +58,7 @@ def reproduce(
         if ranks:
             subjects = [_subject(name, seed) for name in dataset or [_demo()] for seed in seeds or SEEDS_OF_RANKING]
             pages.append(ranking_text(list(rank_seeds(rows, subjects)), command_line))
-    _write("\n".join(pages), output)
+    write_report("\n".join(pages), output)
 
 
 def _subjects(table: PaperTable, datasets: Sequence[str], seeds: Sequence[int]) -> list[Subject]:
@@ -96,12 +95,3 @@ def _dataset_of(recipe: str) -> str:
     from stages.all import STAGES
 
     return str(load(recipe, STAGES).config_of("list_questions").dataset)
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        print_text(text)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    print_text(str(output))

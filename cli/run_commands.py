@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 
 from cache.errors import RecipeError
 from cli.context import open_recipe
@@ -29,7 +28,7 @@ from cli.options import (
     Text,
     Where,
 )
-from cli.terminal import print_table, print_text
+from cli.terminal import print_table, print_text, write_report
 
 
 def run(
@@ -165,16 +164,7 @@ def results(
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"))
             started = time.perf_counter()
             runs.append(SeedRun(seed, full(loaded, steps, sources), steps.artifacts, time.perf_counter() - started))
-    _write(report(loaded, runs, command_line), output)
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        print_text(text)
-    else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-        print_text(str(output))
+    write_report(report(loaded, runs, command_line), output)
 
 
 def benchmark(

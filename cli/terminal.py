@@ -9,8 +9,10 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from cache.files import write_for_user
 from cache.printable import is_unprintable, keep_logs_printable, printable, printable_lines, traceback_text
 from pipeline.text_table import aligned
 
@@ -24,6 +26,13 @@ LEAST_WIDTH = 20  # below some 3 letters, the help's tables would never end
 def print_text(text: str) -> None:
     """Print lines without what would steer a terminal, escaped: records may come from anybody."""
     print(printable_lines(text.split("\n")))
+
+
+def write_report(text: str, output: Path | None) -> None:
+    """Write a text to a file and print where; or print the text itself where no file is wanted."""
+    if output is not None:
+        write_for_user(output, text.encode())
+    print_text(text if output is None else str(output))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
