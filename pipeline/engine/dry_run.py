@@ -71,7 +71,7 @@ class DryRun:
         status, why = self._status(stage, id, inputs)
         self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
         if stage.plan_needs_rows and status == "build":
-            with _quiet():  # "made ..." would not be true of the store
+            with quiet():  # "made ..." would not be true of the store
                 return build(stage, cfg, self._scratch, inputs)
         return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
@@ -101,9 +101,10 @@ class DryRun:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet(least: int = logging.WARNING) -> Iterator[None]:
+    """Log nothing below a level in the block: what is worth a line is logged when something is made."""
     level = log.level
-    log.setLevel(logging.WARNING)
+    log.setLevel(least)
     try:
         yield
     finally:
