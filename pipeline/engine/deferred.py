@@ -34,9 +34,8 @@ class Deferred:
     """
 
     def __init__(self, recipe: Recipe, run: RunContext, step: Step, evaluated: Changes) -> None:
-        self.given: dict[
-            tuple[str, str], Artifact
-        ] = {}  # by stage and setting: taken instead of what the step would make
+        # By stage and setting: taken instead of what the step would make.
+        self.given: dict[tuple[str, str], Artifact] = {}
         self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
 
@@ -62,9 +61,14 @@ class Deferred:
         self._steps[id_of(artifact)] = DeferredStep(stage, cfg, inputs, artifact, setting, make)
         return artifact
 
+    @property
+    def steps(self) -> list[DeferredStep]:
+        """All steps of the chain, in its order."""
+        return list(self._steps.values())
+
     def step_of(self, stage: str, setting: str) -> DeferredStep:
         """Return the step of this stage and setting; raises KeyError."""
-        for step in self._steps.values():
+        for step in self.steps:
             if (step.stage.name, step.setting) == (stage, setting):
                 return step
         raise KeyError(f"{stage}, {setting!r}")
