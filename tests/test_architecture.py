@@ -121,7 +121,6 @@ OPEN_TO_ALL = ("cache.errors", "cache.files", "cache.printable", "cache.untruste
 SEES_THE_STORE = {
     "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations that are handed out as Parquet
     "pipeline/video/video_bytes.py": {"cache.digests"},  # whether a file is still the one that was identified
-    "pipeline/inference/visual_prompt_weights.py": {"cache.tables"},  # an artifact's schema
     "pipeline/training/prompt_training.py": {"cache.pool_reader"},  # the type of what reads features
     "pipeline/shapes/demo.py": {"cache.store"},  # the demo's world lies in the store
 }
