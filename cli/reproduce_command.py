@@ -43,13 +43,13 @@ def reproduce(
     """
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
-    from reports.paper import ALL, read_paper, tables_named
+    from reports.paper import EVERY_TABLE, read_paper, tables_named
     from reports.ranking import rank_seeds, ranking_text
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_text
 
     ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
-    tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (ALL,)))
+    tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
     ranked = (
         [_subject(name, seed) for name in dataset or [_demo()] for seed in seeds or SEEDS_OF_RANKING] if ranks else []
