@@ -139,7 +139,7 @@ def test_the_ranking_compares_every_rule_for_every_localizer_by_accuracy_and_rec
     }
     assert rules == {"logit_yes", "probability_yes", "yes_versus_no"}
     assert page.count("| refined Localizer above pre-trained Localizer | ") == 2
-    assert page.count("surely lower |\n") == 1 and page.count("| probability of yes (paper) | ") == 3 + 6 + 3
+    assert page.count("surely lower |\n") == 1 and page.count("| probability of yes (paper) | ") == 1 + 3 + 6 + 3
     measured = [
         metrics.rows("localization")[0]["moment_recall_percent"] for metrics in _localizations(reproduced.store)
     ]
