@@ -95,7 +95,7 @@ class Paper(_PaperPart):
 
 
 GROUPS = ("Temporal", "Causal", "Descriptive")
-ALL = "all"
+EVERY_TABLE = "all"
 
 
 @cache
@@ -110,8 +110,8 @@ def tables_named(names: tuple[str, ...]) -> dict[str, PaperTable]:
     """Return the named tables, `all` for every one, in the paper's order; raises `RecipeError` for an unknown name."""
     known = read_paper().tables
     for name in names:
-        if name not in (*known, ALL):
+        if name not in (*known, EVERY_TABLE):
             raise RecipeError(
-                f"the paper has no {name!r} to reproduce{did_you_mean(name, known)}; there are: {', '.join(known)}, {ALL}"
+                f"the paper has no {name!r} to reproduce{did_you_mean(name, known)}; there are: {', '.join(known)}, {EVERY_TABLE}"
             )
-    return {name: table for name, table in known.items() if name in names or ALL in names}
+    return {name: table for name, table in known.items() if name in names or EVERY_TABLE in names}

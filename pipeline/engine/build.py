@@ -237,6 +237,7 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
+@cache  # the code that runs is what was loaded when the process began
 def _git_revision() -> str | None:
     """Return the commit of the project's own repository, None where it is installed elsewhere, perhaps inside a stranger's."""
     here = Path(__file__).resolve()
