@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cache.errors import did_you_mean
 from cache.tables import Schema
@@ -51,12 +45,12 @@ class Keyframes(Artifact):
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
 LOCALIZER, TOP_K = "localizer", "top_k"
-# Keys that came after the first artifacts were made, at values that say nothing new: left out of identities.
-LATER_KEYS = {"selector": TOP_K, "options": {}, "selector_version": 1}
 
 
 class SelectKeyframes(Config):
     """Which sampled frames become keyframes: by one of the selectors of `pipeline/selection/`, or of another package."""
+
+    later: ClassVar[Mapping[str, Any]] = {"selector": TOP_K, "options": {}, "selector_version": 1}
 
     method: str = Field(
         LOCALIZER,
@@ -125,10 +119,9 @@ class SelectKeyframes(Config):
         """The selector."""
         return selector_named(self.selector if self.method == LOCALIZER else self.method)
 
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = fields(self) | {"selector_version": self.chosen_by.version}
-        return {key: value for key, value in values.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
+    def without_later(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values by key, as an identity has them, with the selector's version."""
+        return super().without_later({**values, "selector_version": self.chosen_by.version})
 
 
 def _needs(name: str) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ UNTYPED_IN_STAGES = {
     "label_frames.figures",  # for people
     # The options of a selector as a recipe has them, before that selector has checked them.
     *("select_keyframes._one_without_scores_is_the_method", "select_keyframes._complete"),
-    *("select_keyframes._without_later_keys", "select_keyframes._options"),
+    *("select_keyframes.without_later", "select_keyframes._options"),
 }
 # `import pipeline` for its effect: what BLAS libraries read from the environment is cleared before any of them is loaded.
 IMPORTED_FOR_AN_EFFECT = {"flows.py", "cli/__init__.py"}

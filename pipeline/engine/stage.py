@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
 from cache.pool_listing import PARTS
@@ -30,7 +30,13 @@ TypedRow = TypeVar("TypedRow")
 
 
 class Config(BaseModel):
-    """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path."""
+    """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path.
+
+    `later` are the keys that came after the first artifacts were made, each at the value that stands for what was done before:
+    at that value it is left out of identities and records, so that a new key makes nothing anew.
+    """
+
+    later: ClassVar[Mapping[str, Any]] = {}
 
     # Validators are built when the first value is validated: most commands validate none, and there are thirty configs.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
@@ -44,6 +50,14 @@ class Config(BaseModel):
                 "on the command line, in the environment or in sevila.toml"
             )
         return value
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.without_later(fields(self))
+
+    def without_later(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values by key, as an identity has them; see the class."""
+        return {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
 
 
 @dataclass(frozen=True)
@@ -224,6 +238,7 @@ class Stage(Generic[Produced]):
         resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
         gpu: runs a model, so that one wants it on a machine with a GPU.
         plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
+        later_inputs: those that came after the first artifacts were made: left out of identities where they are None.
     """
 
     name: str
@@ -236,6 +251,7 @@ class Stage(Generic[Produced]):
     resumes: bool = False
     gpu: bool = False
     plan_needs_rows: bool = False
+    later_inputs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -250,7 +266,11 @@ class Stage(Generic[Produced]):
 
     def input_ids(self, inputs: Sequence[Input | None]) -> dict[str, str | None]:
         """Return the identity of each input by its name; None for one that is left out."""
-        return {name: value.id if value is not None else None for name, value in zip(self.inputs, inputs, strict=True)}
+        return {
+            name: value.id if value is not None else None
+            for name, value in zip(self.inputs, inputs, strict=True)
+            if value is not None or name not in self.later_inputs
+        }
 
 
 def stage(
@@ -260,6 +280,7 @@ def stage(
     resumes: bool = False,
     gpu: bool = False,
     plan_needs_rows: bool = False,
+    later_inputs: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Stage[Produced]]:
     """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
 
@@ -270,6 +291,8 @@ def stage(
         name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
         planned = list(inspect.signature(plan).parameters)[:2] if plan else ["cfg", "run"]
         assert planned == ["cfg", "run"], f"{name}: a plan takes what its stage takes: cfg, run, inputs..."
-        return Stage(name, version, output, config, inputs, function, plan, resumes, gpu, plan_needs_rows)
+        assert set(later_inputs) <= set(inputs), f"{name}: {later_inputs} are not all inputs"
+        more = (plan, resumes, gpu, plan_needs_rows, later_inputs)
+        return Stage(name, version, output, config, inputs, function, *more)
 
     return declare
