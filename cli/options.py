@@ -159,13 +159,15 @@ class PlaceOptions(DataPlaces):
 
     Attributes:
         weights: weights by the name the recipe gives them: a folder or a file; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+        scores: frame scores made elsewhere: a table, or a folder with AKS's lists; else SEVILA_SCORES, sevila.toml (repeatable)
     """
 
     weights: PlaceOption = ()
+    scores: PlaceOption = ()
 
     def by_kind(self) -> dict[str, list[str]]:
         """Return what was given for each kind of place."""
-        return {**super().by_kind(), "weights": list(self.weights)}
+        return {**super().by_kind(), "weights": list(self.weights), "scores": list(self.scores)}
 
 
 @Parameter(name="*", group=EXECUTION)

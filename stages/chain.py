@@ -13,6 +13,7 @@ from pipeline.recipes.requirements import Released, Split, SplitArtifacts, split
 from pipeline.recipes.results import Choice, Results, Setup, choices_without_localizer, rounds_of_refinement
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
+from stages.scoring import scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Metrics | MomentMetrics]:
@@ -33,8 +34,8 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Metrics | MomentMet
         localizer = step(stages.pretrain_localizer, *train, localizer)
     frames = step(stages.sample_frames, sources.videos(splits.test.dataset, questions))
     features = step(stages.extract_features, frames, backbone)
-    scores = step(stages.score_frames, questions, frames, features, backbone, localizer) if localizer else None
-    keyframes = step(stages.select_keyframes, questions, frames, scores)
+    scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
+    keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     if requirements.knows_moments(questions):
         step(stages.evaluate_localization, questions, frames, scores, keyframes)
     if not answerer:
@@ -53,8 +54,7 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     backbone, localizer, answerer = _released(recipe, step, sources)
     test = _features(step, sources, splits.test, test_questions, backbone)
     train = _features(step, sources, splits.train, train_questions, backbone)
-    results = Results(test_questions)
-    setup = Setup(step, test, train, answerer, results)
+    setup = Setup(step, test, train, answerer, results := Results(test_questions))
 
     for choice in choices_without_localizer(recipe.chain):  # baselines and upper bounds
         _tune_and_evaluate(setup, choice, None, answerer)
@@ -102,17 +102,17 @@ def _features(step: Step, sources: Sources, split: Split, questions: Artifact, b
 def _tune_and_evaluate(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
     """Answer zero-shot from the keyframes chosen; fine-tune `answerer` on keyframes chosen so, answer with it and return it."""
     step, test, train, released, results = on
-    name, train_name, localization = choice.name, f"{choice.name}, training split", None
+    name, of_train, localization = choice.name, f"{choice.name}, training split", None
     scores = step(stages.score_frames, *test, scorer, setting=name) if scorer else None
-    keyframes = step(stages.select_keyframes, *test.videos, scores, setting=name, **choice.changes)
+    keyframes = step(stages.select_keyframes, *test.videos, scores, None, setting=name, **choice.changes)
     if requirements.knows_moments(test.questions):
         localization = step(stages.evaluate_localization, *test.videos, scores, keyframes, setting=name)
     for way in choice.zero_shot:
         answers = step(stages.answer_questions, *test.read(keyframes), released, setting=way.name, method=way.method)
         results.add(way, step(stages.evaluate, test.questions, answers, setting=way.name), localization)
-    train_scores = step(stages.score_frames, *train, scorer, setting=train_name) if scorer else None
-    train_keyframes = step(stages.select_keyframes, *train.videos, train_scores, setting=train_name, **choice.changes)
-    tuned = step(stages.finetune_answerer, *train.read(train_keyframes), answerer, setting=name)
+    train_scores = step(stages.score_frames, *train, scorer, setting=of_train) if scorer else None
+    for_tuning = step(stages.select_keyframes, *train.videos, train_scores, None, setting=of_train, **choice.changes)
+    tuned = step(stages.finetune_answerer, *train.read(for_tuning), answerer, setting=name)
     results.trained(f"Answerer, {name}", tuned)
     way = choice.tuned
     answers = step(stages.answer_questions, *test.read(keyframes), tuned, setting=way.name, method=way.method)

@@ -29,8 +29,8 @@ def read_table(path: Path, required: Sequence[str], keep: Collection[str]) -> Ro
 
 
 def read_parquet_columns(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
-    """The names of a Parquet file's columns, and its rows with their numbers from 1, one after the other; raises as `read_table`."""
-    with _opened(path) as file:
+    """The names of a Parquet file's columns, and its rows with their numbers from 1; raises as `read_table`."""
+    with _parquet(path) as file:
         table = file.read()
     columns = [as_values(column) for column in table.columns]
     names = list(table.column_names)
@@ -39,7 +39,7 @@ def read_parquet_columns(path: Path) -> tuple[list[str], Iterator[tuple[int, dic
 
 
 def _read_parquet(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
-    with _opened(path, keep) as file:
+    with _parquet(path, keep) as file:
         missing = [name for name in required if name not in file.schema.names]
         if missing:
             raise SchemaError(
@@ -53,7 +53,7 @@ def _read_parquet(path: Path, required: Sequence[str], keep: Collection[str]) ->
 
 
 @contextmanager
-def _opened(path: Path, keep: Collection[str] | None = None) -> Iterator[BoundedParquet]:
+def _parquet(path: Path, keep: Collection[str] | None = None) -> Iterator[BoundedParquet]:
     content = read_bytes(path)
     problem = "" if content.startswith(MAGIC) else no_text(content[:HEAD_BYTES])
     if problem:

@@ -55,7 +55,9 @@ def files_of_scores(path: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             state = f"is {kind_of(file)}" if kind_of(file) else "missing"
-            raise MissingSourceError(f"{file}: {state}; {' and '.join(LISTS)} as AKS writes them were wanted, or a table")
+            raise MissingSourceError(
+                f"{file}: {state}; {' and '.join(LISTS)} as AKS writes them were wanted, or a table"
+            )
     return files
 
 
@@ -131,7 +133,7 @@ def _shown(value: Any) -> str:
 
 
 @dataclass
-class _OfQuestion:
+class _TableRows:
     """What a table's rows say of one question so far."""
 
     lines: list[int] = field(default_factory=list)
@@ -159,10 +161,10 @@ def read_score_table(path: Path, column: str) -> dict[str, ScoredFrames]:
                 "(import_scores.column names the score's)"
             )
     place_of = _frame_index if by == "frame_index" else _seconds
-    questions: dict[str, _OfQuestion] = {}
+    questions: dict[str, _TableRows] = {}
     for line, cells in rows:
         try:
-            of_question = questions.setdefault(text("question_id", cells.get("question_id")), _OfQuestion())
+            of_question = questions.setdefault(text("question_id", cells.get("question_id")), _TableRows())
             place, value = place_of(cells.get(by)), _score(column, cells.get(column))
         except BadRow as bad:
             raise SchemaError(f"{path}: line {line}: {bad}") from None
@@ -173,8 +175,8 @@ def read_score_table(path: Path, column: str) -> dict[str, ScoredFrames]:
     return {id: _in_order(path, id, by, kind, each) for id, each in questions.items()}
 
 
-def _in_order(path: Path, id: str, by: str, kind: type, rows: _OfQuestion) -> ScoredFrames:
-    places = np.array(rows.places, kind)
+def _in_order(path: Path, id: str, by: str, kind: type, rows: _TableRows) -> ScoredFrames:
+    places: NDArray[Any] = np.array(rows.places, kind)
     order = places.argsort(kind="stable")
     same = np.flatnonzero(np.diff(places[order]) == 0)
     if len(same):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from pipeline.reasons import Reason
 
 if TYPE_CHECKING:
     import torch
-
-    from pipeline.models.answerer import Answerer
-    from pipeline.models.localizer import Localizer
 
 WINDOW_FRAMES = 256  # 185 MB of ViT-g features; up to four windows are in memory, the ones read ahead included
 
@@ -31,6 +28,13 @@ class VideoFeatures(NamedTuple):
     n_frames: int
 
 
+class SeesFrames(Protocol):
+    """A model that looks at frames once, whatever is asked about them: Localizer, Answerer, image-text matching."""
+
+    def visual(self, features: torch.Tensor) -> torch.Tensor:
+        """Return visual tokens [F, Q, L] of stored features [F, P, D]."""
+
+
 Group = list[tuple[str, list[int]]]  # stored rows, ascending, of some videos
 
 
@@ -42,7 +46,7 @@ class Windows:
         self._halving = Halving("visual tokens")
 
     def tokens(
-        self, groups: Iterable[Group], model: Localizer | Answerer, batch_frames: int
+        self, groups: Iterable[Group], model: SeesFrames, batch_frames: int
     ) -> Iterator[tuple[dict[tuple[str, int], int], torch.Tensor]]:
         """Yield, per group, where each (video_id, row) stands in its visual tokens, and those: [F, Q, L]."""
         import torch
