@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and a BLIP-2 for image-text matching of random weights, in the layout of the hub, for tests that download nothing."""
+"""CLIP, SigLIP and a BLIP-2 for image-text matching, tiny and of random weights, in the layout of the hub."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ UNSCORED = "no_scores"  # code of a question that nobody has scored, or not in t
 
 
 def scores_of_frames(
-    sampled: NDArray[np.int64], scored: NDArray[np.int64], values: NDArray[np.float64], most_apart: float
+    sampled: NDArray[np.int64], scored: NDArray[np.int64], values: NDArray[np.float64], most_frames: float
 ) -> tuple[Reason, NDArray[np.float64]]:
     """Return the score of each sampled frame, [T], of the nearest scored one; or why there is none of some.
 
     Args:
         sampled: [T] frame indices, ascending.
         scored: [S] frame indices, ascending, and their `values`.
-        most_apart: frames from a sampled frame to the scored one at most; of two as near the earlier one counts.
+        most_frames: frames from a sampled frame to the scored one at most; of two as near the earlier one counts.
     """
     if not len(scored):
         return Reason(f"{UNSCORED}: the scores hold no frame of it"), np.empty(0)
@@ -26,8 +26,8 @@ def scores_of_frames(
     after = np.minimum(after, len(scored) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(sampled - scored[before] <= scored[after] - sampled, before, after)
-    apart = np.abs(scored[nearest] - sampled)
-    without = np.flatnonzero(apart > most_apart)
+    distance = np.abs(scored[nearest] - sampled)
+    without = np.flatnonzero(distance > most_frames)
     if len(without):
         first = without[0]
         return Reason(
