@@ -9,7 +9,7 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
-from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of
+from pipeline.recipes.requirements import Released, Split, SplitArtifacts, queried_by, splits_of
 from pipeline.recipes.results import Choice, Results, Setup, choices_without_localizer, rounds_of_refinement
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
@@ -33,7 +33,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Metrics | MomentMet
         train = _features(step, sources, splits.train, train_queries, backbone)
         localizer = step(stages.pretrain_localizer, *train, localizer)
     frames = step(stages.sample_frames, sources.videos(splits.test.dataset, questions))
-    features = step(stages.extract_features, frames, backbone)
+    features = step(stages.extract_features, frames, backbone, *queried_by(recipe, localizer, answerer))
     scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
     keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     if requirements.knows_moments(questions):
@@ -95,7 +95,7 @@ def _questions(step: Step, sources: Sources, split: Split) -> Artifact:
 
 def _features(step: Step, sources: Sources, split: Split, questions: Artifact, backbone: Artifact) -> SplitArtifacts:
     frames = step(stages.sample_frames, sources.videos(split.dataset, questions), setting=split.name)
-    features = step(stages.extract_features, frames, backbone, setting=split.name)
+    features = step(stages.extract_features, frames, backbone, None, None, setting=split.name)
     return SplitArtifacts(questions, frames, features, backbone)
 
 

@@ -1,10 +1,11 @@
-"""Frames -> ViT features, computed once and read by everything after."""
+"""Frames -> ViT features, or what Q-Formers make of them, computed once and read by everything after."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,13 +19,18 @@ from pipeline.engine.output import ShardedOutput
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
-from pipeline.inference.visual_windows import VideoFeatures
+from pipeline.inference.visual_prompt_weights import VisualPromptWeights
+from pipeline.inference.visual_windows import PROMPTS, VideoFeatures
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
 
 class Features(PooledArtifact):
-    """ViT output before any LayerNorm, per video: [frames, tokens, width], rows as in Frames; e.g. [32, 257, 1408]."""
+    """ViT output before any LayerNorm, per video: [frames, tokens, width], rows as in Frames; e.g. [32, 257, 1408].
+
+    With level = "queries", in their place outputs of the Q-Formers of Localizer and Answerer, as far as the chain has them,
+    in this order: [frames, Q-Formers, queries, width], e.g. [36000, 2, 32, 768].
+    """
 
     kind = "features"
     tables = {
@@ -54,6 +60,13 @@ class Features(PooledArtifact):
 class ExtractFeatures(Config):
     """How to compute and store the features."""
 
+    later: ClassVar[Mapping[str, Any]] = {"level": "features"}
+
+    level: Literal["features", "queries"] = Field(
+        "features",
+        description="what is kept: the ViT's features, which serve any Q-Former and its training; or for long videos the "
+        "Q-Formers' outputs alone, 15 times smaller each: another Localizer or Answerer makes them anew, and none can be trained",
+    )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="arithmetic of the ViT; float16 or bfloat16 on a GPU"
     )
@@ -62,7 +75,14 @@ class ExtractFeatures(Config):
     )
 
 
-def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone) -> Plan:
+def plan_frames(
+    cfg: ExtractFeatures,
+    run: RunContext,
+    frames: Frames,
+    backbone: Backbone,
+    localizer: VisualPromptWeights | None,
+    answerer: VisualPromptWeights | None,
+) -> Plan:
     """Cut the videos into shards by the size of their features."""
     tokens, width = backbone.feature_shape()
     bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize
@@ -70,18 +90,43 @@ def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone:
     return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // tokens)})
 
 
-@stage(version=2, output=Features, plan=plan_frames, gpu=True)
+@stage(version=2, output=Features, plan=plan_frames, gpu=True, later_inputs=PROMPTS)
 def extract_features(
-    cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone, *, out: ShardedOutput
+    cfg: ExtractFeatures,
+    run: RunContext,
+    frames: Frames,
+    backbone: Backbone,
+    localizer: VisualPromptWeights | None,
+    answerer: VisualPromptWeights | None,
+    *,
+    out: ShardedOutput,
 ) -> None:
-    """Run the frozen ViT once over every stored frame."""
-    content = {"config": cfg.model_dump(), "encoder": backbone.encoder_fingerprint()}
-    load, mend = partial(_encoder, cfg, run, backbone), "set precision or stored_as to float32"
-    encode_frames(frames, Encoding("the ViT", content, backbone.feature_shape(), cfg.stored_as, load, mend), run, out)
+    """Run the frozen ViT once over every stored frame; with Q-Formers, keep their outputs in place of its."""
+    prompts = [weights for weights in (localizer, answerer) if weights is not None]
+    content: dict[str, Any] = {"config": cfg.model_dump(), "encoder": backbone.encoder_fingerprint()}
+    shape: tuple[int, ...] = backbone.feature_shape()
+    if prompts:
+        content["prompts"] = [weights.identity() for weights in prompts]
+        config = backbone.config(run)
+        shape = (len(prompts), config.num_query_tokens, config.qformer.hidden_size)
+    load, mend = partial(_encoder, cfg, run, backbone, prompts), "set precision or stored_as to float32"
+    encode_frames(frames, Encoding("the ViT", content, shape, cfg.stored_as, load, mend), run, out)
 
 
-def _encoder(cfg: ExtractFeatures, run: RunContext, backbone: Backbone) -> Encoder:
+def _encoder(
+    cfg: ExtractFeatures, run: RunContext, backbone: Backbone, prompts: Sequence[VisualPromptWeights]
+) -> Encoder:
+    import torch
+
     from pipeline.models.vision import pixels
 
     vision = backbone.vision_encoder(run, cfg.precision)
-    return lambda frames: vision(pixels(frames))
+    if not prompts:
+        return lambda frames: vision(pixels(frames))
+    loaded = [weights.load(run, backbone, cfg.precision) for weights in prompts]
+
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        features = vision(pixels(frames))
+        return torch.stack([prompt.query(features) for prompt in loaded], dim=1)
+
+    return encode

@@ -155,7 +155,7 @@ def label_frames(
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames")
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames", answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:

@@ -69,7 +69,7 @@ def score_by_matching(
     `logit_yes` is the logit of a match, `logit_no` that of none, `probability_yes` the softmax over the two, as AKS takes it.
     """
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_by_matching")
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_by_matching", None)
     loaded = OnDemand(partial(matcher.matcher, run))
 
     def work(shard: Shard) -> None:

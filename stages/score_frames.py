@@ -151,7 +151,7 @@ def score_frames(
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames")
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames", localizer)
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
 
     def work(shard: Shard) -> None:

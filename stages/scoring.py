@@ -37,6 +37,8 @@ def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, loc
             scores = step(stages.score_by_similarity, *on.videos, vectors, embedder)
         case "itm":
             matcher = step(stages.import_matcher, given(stages.import_matcher))
-            features = step(stages.extract_features, on.frames, matcher, setting="for matching")
+            features = step(
+                stages.extract_features, on.frames, matcher, None, None, setting="for matching", level="features"
+            )
             scores = step(stages.score_by_matching, *on.videos, features, matcher)
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)

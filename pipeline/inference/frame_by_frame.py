@@ -125,10 +125,12 @@ class _BatchValues(NamedTuple):
 class FrameByFrame:
     """Asks questions about frames of their clips, for one stage."""
 
-    def __init__(self, clips: Clips, features: PooledArtifact, run: RunContext, name: str) -> None:
-        """Args: `name` of the stage, for its log."""
+    def __init__(
+        self, clips: Clips, features: PooledArtifact, run: RunContext, name: str, weights: Artifact | None
+    ) -> None:
+        """Args: `name` of the stage, for its log; `weights` of whom is asked."""
         self._clips = clips
-        self._windows = Windows(features, run.torch_device())
+        self._windows = Windows(features, run.torch_device(), weights)
         self._halving = Halving(name)
 
     def ask(

@@ -14,7 +14,7 @@ import numpy as np
 from cache.pool import Part, Pool, part_rows
 from cache.pool_reader import PoolReader
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.progress import track
+from pipeline.engine.progress import FrameProgress, frame_progress
 from pipeline.engine.stage import RunContext
 from pipeline.inference.load_models import OnDemand
 from pipeline.inference.not_finite import FEATURES
@@ -28,6 +28,7 @@ from pipeline.video.frames import SampledVideo
 if TYPE_CHECKING:
     from torch import Tensor
 
+PIECE_FRAMES = 1024  # stored together, of a video that has more
 PUBLISHERS = 2  # threads: one digests slower than an H100 encodes
 
 # Takes uint8 frames [B, H, W, 3] on the run's device, and returns what is stored of each, [B, ...] there.
@@ -74,12 +75,13 @@ def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out
     pool = out.pool(**encoding.content)
     unfit = f"{encoding.what} gave values that {encoding.stored_as} cannot hold"
 
-    def work(shard: Shard) -> None:
+    def encode_shard(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
         stored = _Stored(frames, frame_indices, wanted, shard.settings["batch_frames"])
-        with shard.phase("encode"):
-            keys = track(stored.places, shard, "video")
-            pool.make(keys, lambda key: not stored.missing_of(pool, key), partial(encode.add, pool, stored))
+        n_frames = sum(map(len, stored.places.values()))
+        with shard.phase("encode"), frame_progress(shard, n_frames) as progress:
+            work = partial(encode.add, pool, stored, progress)
+            pool.make(stored.places, lambda key: not stored.missing_of(pool, key), work)
         rows = [_row(video, stored.bad_frames(video.video_id), unfit) for video in wanted]
         shard.dropped.update(FEATURES for row in rows if row.reason.code == FEATURES)
         shard.write_rows("videos", rows)
@@ -91,7 +93,7 @@ def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out
         ]
         shard.write_rows("parts", [part for of_video in of_videos for part in of_video])
 
-    out.each_shard(work)
+    out.each_shard(encode_shard)
     n_videos = sum(video.status == "ok" for video in videos)
     out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; {encoding.mend}")
 
@@ -112,6 +114,7 @@ class _Stored:
         self._frames, self._indices, self._batch_frames = frames, indices, batch_frames
         self.keys = {video.video_id: frames.pixel_key(video) for video in videos if video.status == "ok"}
         self.bad: dict[str, set[int]] = {}  # by key, the frames whose features are not finite
+        self.n_held = 0  # frames of keys that were begun of which the pool has the features already
         self.places: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
         for video_id, key in self.keys.items():
             stored = {int(index): (video_id, row) for row, index in enumerate(indices[video_id])}
@@ -141,16 +144,20 @@ class _Stored:
         held = {index for part in self.parts(pool, key) for index in part.frame_indices}
         return sorted(self.places[key].keys() - held)
 
-    def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[str, list[int], np.ndarray]]:
-        """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
+    def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[_Piece, np.ndarray]]:
+        """Yield, key by key, the pieces of what the pool lacks, each with one of its batches of pixels.
 
         No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
         """
         reader = self._frames.open()
         for key in keys:
             missing = self.missing_of(pool, key)
-            for batch in self._batches(reader, key, missing):
-                yield key, missing, batch
+            self.n_held += len(self.places[key]) - len(missing)
+            for start in range(0, len(missing), PIECE_FRAMES):
+                end = start + PIECE_FRAMES
+                piece = _Piece(key, missing[start:end], end >= len(missing))
+                for batch in self._batches(reader, key, piece.frames):
+                    yield piece, batch
 
     def batches(self, key: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the pixels of some frames of a key."""
@@ -170,6 +177,15 @@ class _Stored:
             yield np.concatenate(pieces)
 
 
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Frames of a key that are stored together, by their indices in the video; `is_last` of what the pool lacks of the key."""
+
+    key: str
+    frames: list[int]
+    is_last: bool
+
+
 class _NotFiniteError(Exception):
     """These frames gave values that cannot be stored."""
 
@@ -186,9 +202,6 @@ class _Encoded(NamedTuple):
     copied: Callable[[], None]  # waits until both are here
 
 
-Batch = tuple[str, list[int], np.ndarray]  # key, the indices of all frames that it lacks, pixels of some of these
-
-
 class _Encode:
     """Pixels -> features."""
 
@@ -197,40 +210,41 @@ class _Encode:
         self._encoder = OnDemand(encoding.load)
         self._halving = Halving(name)
 
-    def add(self, pool: Pool, stored: _Stored, keys: Iterator[str]) -> Iterator[str]:
+    def add(self, pool: Pool, stored: _Stored, progress: FrameProgress, keys: Iterator[str]) -> Iterator[str]:
         """Add to the pool what it lacks of these keys, and yield each; `stored.bad` has what is not finite, which is left out.
 
-        One thread reads frames, one computes, this one writes, and others sync and digest what is written.
+        One thread reads frames, one computes, this one writes, and others sync and digest what is written. A long video is
+        stored piece by piece, so that one that is interrupted goes on from its last piece.
         """
         encoded = read_ahead(self._encoded(read_ahead(stored.missing(pool, keys))), depth=4)
-        groups = groupby(encoded, key=lambda batch: batch[:2])
         with ThreadPoolExecutor(PUBLISHERS) as publishers:
             written = (
-                (key, publishers.submit(self._write(pool, stored, key, missing, (features for *_, features in group))))
-                for (key, missing), group in groups
+                (piece, publishers.submit(self._write(pool, stored, piece, (features for _, features in group))))
+                for piece, group in groupby(encoded, key=lambda batch: batch[0])
             )
-            for key, published in behind(written, PUBLISHERS):
+            for piece, published in behind(written, PUBLISHERS):
                 published.result()
-                yield key
+                progress.add(len(piece.frames), stored.n_held)
+                if piece.is_last:
+                    yield piece.key
 
-    def _write(
-        self, pool: Pool, stored: _Stored, key: str, missing: list[int], encoded: Iterator[_Encoded]
-    ) -> Callable[[], None]:
-        """Write the finite ones of a key's features, and return what publishes them."""
+    def _write(self, pool: Pool, stored: _Stored, piece: _Piece, encoded: Iterator[_Encoded]) -> Callable[[], None]:
+        """Write the finite ones of a piece's features, and return what publishes them."""
+        key = piece.key
 
         def write(frames: list[int], of_frames: Iterator[_Encoded]) -> Callable[[], None]:
             features = self._finite(of_frames, frames)
             return pool.write(key, frames, self._shape, self._stored_as, features, stored.facts(key, frames))
 
         try:
-            return write(missing, encoded)
+            return write(piece.frames, encoded)
         except _NotFiniteError as error:
-            stored.bad[key] = error.frames
-        good = [index for index in missing if index not in stored.bad[key]]
+            stored.bad.setdefault(key, set()).update(error.frames)
+        good = [index for index in piece.frames if index not in stored.bad[key]]
         if not good:
             return lambda: None
-        again = self._encoded((key, good, pixels) for pixels in stored.batches(key, good))
-        return write(good, (features for *_, features in again))
+        again = self._encoded((piece, pixels) for pixels in stored.batches(key, good))
+        return write(good, (features for _, features in again))
 
     def _finite(self, encoded: Iterator[_Encoded], frames: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the features of these frames, piece by piece; raises `_NotFiniteError` at the end."""
@@ -243,17 +257,17 @@ class _Encode:
         if bad:
             raise _NotFiniteError(bad)
 
-    def _encoded(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[int], _Encoded]]:
+    def _encoded(self, batches: Iterable[tuple[_Piece, np.ndarray]]) -> Iterator[tuple[_Piece, _Encoded]]:
         """Yield the features of batches as they arrive; the next batch is given to the device before one is waited for."""
 
-        def computed() -> Iterator[tuple[str, list[int], _Encoded]]:
-            for key, missing, batch in batches:
+        def computed() -> Iterator[tuple[_Piece, _Encoded]]:
+            for piece, batch in batches:
                 encoder = self._encoder.model  # not before there is a batch
                 for encoded in self._halving(partial(self._compute, encoder), batch):
-                    yield key, missing, encoded
+                    yield piece, encoded
 
         for item in behind(computed()):
-            item[2].copied()
+            item[1].copied()
             yield item
 
     def _compute(self, encoder: Encoder, batch: np.ndarray) -> _Encoded:

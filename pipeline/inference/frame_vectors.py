@@ -12,7 +12,7 @@ class FrameVectors:
     """The vectors of an artifact's frames; those of the last video stay in memory."""
 
     def __init__(self, pooled: PooledArtifact) -> None:
-        """Args: `pooled` has arrays [frames, D] or [frames, tokens, D]."""
+        """Args: `pooled` has arrays [frames, D], [frames, tokens, D] or, of several Q-Formers, [frames, Q-Formers, tokens, D]."""
         self._reader = pooled.open()
         self._known = set(self._reader.videos)
         self._video_id = ""
@@ -31,5 +31,6 @@ class FrameVectors:
         n_rows = self._reader.n_rows(video_id)
         for start in range(0, n_rows, WINDOW_FRAMES):
             piece = self._reader.read(video_id, slice(start, start + WINDOW_FRAMES)).astype(np.float32)
+            piece = piece[:, 0] if piece.ndim == 4 else piece  # of the first Q-Former
             pieces.append(piece if piece.ndim == 2 else piece.mean(axis=1))
         return np.concatenate(pieces)

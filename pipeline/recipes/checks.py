@@ -39,6 +39,11 @@ ASKING = {
 def check_chain(recipe: Recipe) -> None:
     """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
+    if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
+        raise RecipeError(
+            "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
+            "--set extract_features.level=features, or --set chain.kind=forward to train nothing"
+        )
     if recipe.chain.kind == "full" and not asks_for_moments(recipe):
         _check_full(recipe)
 

@@ -93,6 +93,12 @@ def scorer_of(recipe: Recipe) -> str:
     return recipe.chain.scorer if looks else ""
 
 
+def queried_by(recipe: Recipe, *weights: Artifact | None) -> tuple[Artifact | None, ...]:
+    """Return the weights whose Q-Formers' outputs are kept in place of the ViT's features; None for each where those are."""
+    keeps = recipe.config_of("extract_features").level == "queries"
+    return weights if keeps else tuple(None for _ in weights)
+
+
 def compares_vectors(recipe: Recipe) -> bool:
     """Whether the recipe's selector compares vectors of frames."""
     return "vectors" in recipe.config_of("select_keyframes").chosen_by.needs
