@@ -28,7 +28,7 @@ from pydantic import Field
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.benchmarks.matrix import NightRow, load_matrix
+from pipeline.benchmarks.matrix import load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
@@ -36,6 +36,7 @@ from pipeline.engine.steps import Run, RunOnly, Step, setting_of
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
+from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
@@ -115,7 +116,7 @@ def sevila_stage(
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
         settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
         seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
-        again: make it anew even if the store holds it; if its content changes, the next run makes anew what was made from it
+        again: rebuild it even if the store holds it; if its content changes, the next run rebuilds what was made from it
         places: where data, weights and artifacts lie on the workers
         execution: speed and place
     """
@@ -199,16 +200,7 @@ def _make_as_tasks(make: Make) -> Make:
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
     # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
     # thousands of videos is none of its business.
-    @task(
-        name=stage.name,
-        description=stage.summary,
-        task_run_name=name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=TRIES_OF_A_PIECE - 1,
-        retry_delay_seconds=BACK_OFF_SECONDS,
-        retry_condition_fn=_is_of_the_machine,
-    )
+    @task(name=stage.name, description=stage.summary, task_run_name=name, **AGAIN)
     def build(reads: list[Artifact]) -> Artifact:
         return work()
 
@@ -218,13 +210,19 @@ def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[]
 def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     try:
         state.result()
-    except OSError as error:
-        return error.errno in OF_THE_MACHINE
-    except MachineError:
-        return True
-    except Exception:
-        return False
+    except Exception as error:
+        return isinstance(error, MachineError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE)
     return False
+
+
+# A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
+AGAIN: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": TRIES_OF_A_PIECE - 1,
+    "retry_delay_seconds": BACK_OFF_SECONDS,
+    "retry_condition_fn": _is_of_the_machine,
+}
 
 
 @flow(name="sevila-benchmark")
@@ -255,8 +253,10 @@ def sevila_benchmark(
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
         )
-        if night.verdict:
-            return Failed(message=printable(night.verdict), name="Regression" if night.regressions else None)
+        if night.problems:
+            return Failed(
+                message=printable("; ".join(night.problems)), name="Regression" if night.regressions else None
+            )
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
     return final_state(work)
@@ -265,15 +265,7 @@ def sevila_benchmark(
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
     """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
 
-    @task(
-        name="setting",
-        task_run_name=f"{Path(job.recipe).stem} {job.setting}",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=TRIES_OF_A_PIECE - 1,
-        retry_delay_seconds=BACK_OFF_SECONDS,
-        retry_condition_fn=_is_of_the_machine,
-    )
+    @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **AGAIN)
     def run_setting() -> list[NightRow]:
         return run_setting_in_subprocess(job)
 

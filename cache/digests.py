@@ -1,4 +1,4 @@
-"""What is remembered of files outside the store: their SHA-256, and the identities of named sources."""
+"""A memory of files outside the store: their SHA-256, and the identities of named sources."""
 
 from __future__ import annotations
 

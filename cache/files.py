@@ -118,7 +118,7 @@ def publish(part: Path, path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Give errors of the disk their name and kind: libraries tell of a full one in their own ways, or not at all.
+    """Give errors of the disk their name and kind: libraries report a full one in their own ways, or not at all.
 
     Raises:
         OSError: whatever the block raises while nothing can be written beside `path`.

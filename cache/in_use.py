@@ -1,4 +1,4 @@
-"""Who is at work in a store: any number of runs, or housekeeping alone. The operating system frees a dead process's lock."""
+"""Locks on a store as a whole: any number of runs, or housekeeping alone. The operating system frees a dead process's lock."""
 
 from __future__ import annotations
 

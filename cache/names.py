@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 class Pin(NamedTuple):
-    """One artifact of a run; `setting` tells occurrences of one stage apart, for people, and is empty where it occurs once."""
+    """One artifact of a run; `setting` names the occurrence of its stage, for people; empty where it occurs once."""
 
     id: str
     stage: str
@@ -36,7 +36,7 @@ class Pin(NamedTuple):
 
 @dataclass(frozen=True)
 class NamedRun:
-    """What a name stands for.
+    """A run under its name.
 
     Attributes:
         settings: the whole recipe, by section and key.

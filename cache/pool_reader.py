@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.arrays import ArrayFile
-from cache.errors import CorruptArtifactError, mend
+from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import fingerprint
 from cache.notes import read_note
 from cache.pool import owner_problem, part_paths
@@ -107,7 +107,7 @@ class PoolReader:
         if file is None:
             path = part_paths(holder(self._store, (self._space, key, part)), self._space, key, part)[0]
             if not path.exists():
-                raise CorruptArtifactError(f"{path}: gone from the pool; {mend(path)}")
+                raise CorruptArtifactError(f"{path}: gone from the pool; {repair_hint(path)}")
             file = open_part(path, (self._space, key, part), self._unmarked)
         self._open[key, part] = file
         if len(self._open) > OPEN_FILES:
@@ -131,7 +131,7 @@ def open_part(path: Path, part: PartId, unmarked: bool = False) -> ArrayFile:
             ("" if unmarked else "does not say whose frames it holds") if owner is None else owner_problem(owner, part)
         )
         if problem:
-            raise CorruptArtifactError(f"{path}: {problem}; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: {problem}; {repair_hint(path)}")
     except CorruptArtifactError:
         file.close()
         raise
@@ -157,7 +157,7 @@ def arrays_digest(store: Store, record: Record, folder: Path) -> str:
         try:
             content = read_note(note)
         except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{note}: gone from the pool; {mend(note)}") from error
+            raise CorruptArtifactError(f"{note}: gone from the pool; {repair_hint(note)}") from error
         digest = content.get("array")
         if digest is None:
             file = open_part(path, part, unmarked=True)

@@ -58,7 +58,7 @@ def _status(arguments: Sequence[str]) -> int:
 
 
 def _failed_by_machine(error: OSError) -> int:
-    """Disk full, permission denied, a mount gone: what is finished stays. Or whoever reads our output takes no more of it."""
+    """Disk full, permission denied, a mount gone: what is finished stays. Or the reader of our output takes no more of it."""
     is_refused = drop_output()
     if is_refused and isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
@@ -71,6 +71,6 @@ def _failed_by_machine(error: OSError) -> int:
 def _failed(message: str) -> int:
     try:
         print(f"error: {printable(message)}", file=sys.stderr, flush=True)
-    except OSError:  # nobody can be told; the exit status says it
+    except OSError:  # there is nowhere to print to; the exit status says it
         drop_output()
     return 1

@@ -11,7 +11,16 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from cache.errors import did_you_mean
-from cli import cache_commands, keyframes_commands, moments_commands, read_commands, run_commands, runs_commands
+from cli import (
+    cache_commands,
+    keyframes_commands,
+    moments_commands,
+    read_commands,
+    reproduce_command,
+    run_commands,
+    runs_commands,
+    sweep_command,
+)
 from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, Folder, Folders, StorePlace, UsageError
 from cli.terminal import help_console, is_terminal
 
@@ -31,13 +40,19 @@ COMMANDS: dict[Group, Commands] = {
         "plan": run_commands.plan,
         "stage": run_commands.stage,
         "results": run_commands.results,
+        "sweep": sweep_command.sweep,
+        "reproduce": reproduce_command.reproduce,
         "benchmark": run_commands.benchmark,
         "up": run_commands.up,
     },
     READ: {"answers": read_commands.answers, "compare": read_commands.compare},
     KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
 }
-MOMENTS: Commands = {"evaluate": moments_commands.evaluate, "export": moments_commands.export}
+MOMENTS: Commands = {
+    "evaluate": moments_commands.evaluate,
+    "scores": moments_commands.scores,
+    "export": moments_commands.export,
+}
 KEYFRAMES: Commands = {"select": keyframes_commands.select, "export": keyframes_commands.export}
 RUNS: Commands = {"show": runs_commands.show, "rm": runs_commands.remove}
 CACHE: Commands = {

@@ -21,18 +21,17 @@ def ls(
     Args:
         stage: only artifacts of this stage
     """
-    from cache.show import artifact_lines, listing
-    from reports.unusual import unusual
+    from reports.artifacts import artifact_lines, listing
 
     store = where.open()
-    lines = artifact_lines(store, stage or "", unusual)
+    lines = artifact_lines(store, stage or "")
     if stage and not lines:  # of a stage that is no more, a store may still hold artifacts
         from pipeline.engine.recipe import refuse_unknown_stage
         from stages.all import STAGES
 
         refuse_unknown_stage(stage, STAGES)
     if as_json:
-        print_json([line.as_dict() for line in lines])
+        print_json(lines)
     else:
         print_text(listing(store, lines))
 
@@ -44,13 +43,13 @@ def show(id: Text, /, *, rows: Count = 3, where: Where) -> None:
         id: artifact id, or the beginning of it or of its hexadecimal part, which takes the newest
         rows: rows to show of each table
     """
-    from cache.show import description
+    from reports.artifacts import description
 
     print_text(description(where.open(), id, rows))
 
 
 def why(
-    recipe: str,
+    recipe: Text,
     stage: Text | None = None,
     /,
     *,
@@ -84,12 +83,12 @@ def why(
 
 def ancestry(id: Id, /, *, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
-    from cache.lineage import ancestry, ancestry_text
+    from cache.lineage import ancestry
     from cache.matching import find
-    from reports.unusual import unusual
+    from reports.artifacts import ancestry_text
 
     store = where.open()
-    print_text(ancestry_text(ancestry(store, find(store, id)), unusual))
+    print_text(ancestry_text(ancestry(store, find(store, id))))
 
 
 def verify(
@@ -112,11 +111,11 @@ def verify(
 
 def du(*, as_json: AsJson = False, where: Where) -> None:
     """Say what takes the store's space."""
-    from cache.usage import usage, usage_text
+    from reports.space import usage, usage_text
 
     sizes = usage(where.open())
     if as_json:
-        print_json(sizes.as_dict())
+        print_json(sizes)
     else:
         print_text(usage_text(sizes))
 
@@ -138,7 +137,8 @@ def gc(
         older_than: keep what is younger: it may belong to a run that is to be resumed
         unnamed: remove even though no run has a name
     """
-    from cache.gc import survey, survey_text, sweep
+    from cache.gc import survey, sweep
+    from reports.space import survey_text
 
     store = where.open()
     surveyed = sweep(store, keep, older_than, unnamed) if delete else survey(store, keep, older_than)

@@ -52,11 +52,11 @@ def compare(
     store, shown = where.open(), CHANGED_SHOWN if changed is None else changed
     if is_run(store, a) or is_run(store, b):
         runs, pairs = compare_runs(store, a, b, Resampling(bootstrap))
-        content, text = runs.as_dict(), run_comparison_text(runs, pairs, shown)
+        content, text = vars(runs), run_comparison_text(runs, pairs, shown)
     else:
         answers = compare(store, a, b, Resampling(bootstrap))
-        content, text = answers.as_dict(), comparison_text(answers, shown)
-        content["changed"] = content["changed"][:changed]
+        text = comparison_text(answers, shown)
+        content = vars(answers) | {"changed": answers.changed[:changed]}
     if as_json:
         print_json(content)
     else:

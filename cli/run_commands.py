@@ -26,13 +26,14 @@ from cli.options import (
     SeedOption,
     Seeds,
     SettingsOption,
+    Text,
     Where,
 )
 from cli.terminal import print_table, print_text
 
 
 def run(
-    recipe: str,
+    recipe: Text,
     /,
     *,
     chain: ChainOptions = ChainOptions(),
@@ -73,8 +74,8 @@ def demo(
 
 
 def stage(
-    name: str,
-    recipe: str,
+    name: Text,
+    recipe: Text,
     /,
     *,
     chain: ChainOptions = ChainOptions(),
@@ -102,7 +103,7 @@ def stage(
             print_text(str(artifact.path))
 
 
-def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOption = None, where: Where) -> None:
+def plan(recipe: Text, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOption = None, where: Where) -> None:
     """Say what a run would build and why, without running.
 
     Args:
@@ -126,7 +127,7 @@ def plan(recipe: str, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOpti
 
 
 def results(
-    recipe: str,
+    recipe: Text,
     /,
     *,
     chain: ChainOptions = ChainOptions(),
@@ -191,7 +192,7 @@ def benchmark(
     A matrix is a TOML file: `[recipes.NAME]` with lines `setting = ["stage.key=value", ...]`; alpha, keep_nights, since = DATE
     (nights before it are not compared with), `[tolerance]` throughput_percent and peak_memory_percent.
 
-    Scores, keyframes and answers are made anew in a store of the night; what they read must be in the store. Exit status 1:
+    Scores, keyframes and answers are rebuilt in a store of the night; what they read must be in the store. Exit status 1:
     something became worse, or a setting failed.
 
     Args:
@@ -210,7 +211,7 @@ def benchmark(
         return 0
     night = run_night(loaded, store, places.by_kind(), inference.device, inference.batch_tokens)
     print_text(night_text(night))
-    return 1 if night.verdict else 0
+    return 1 if night.problems else 0
 
 
 def up(*, port: Port = 4200, gpu_workers: Count = 0, runs: Positive = 4, where: Where) -> int:

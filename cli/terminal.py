@@ -1,4 +1,4 @@
-"""What commands print: text for people, which steers no terminal, and data for programs, exactly."""
+"""Output of commands: text for people, which steers no terminal, and data for programs, exactly."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def is_terminal() -> bool:
 
 
 def print_json(content: Any) -> None:
-    """Print a value as JSON."""
-    print_data(printable_json(json.dumps(content, indent=1, ensure_ascii=False)) + "\n")
+    """Print a value as JSON; a dataclass is the mapping of its fields."""
+    print_data(printable_json(json.dumps(content, indent=1, ensure_ascii=False, default=vars)) + "\n")
 
 
 def printable_json(text: str) -> str:

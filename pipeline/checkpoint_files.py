@@ -1,4 +1,4 @@
-"""Which files of a folder of weights are opened: whoever identifies weights, and whoever loads them, ask here."""
+"""Which files of a folder of weights are opened: to identify weights, and to load them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for a terminal, and for pages in Markdown, where other people's text stands as it is and does nothing."""
+"""Tables and sizes for a terminal, and for pages in Markdown, where other people's text stands as it is and does nothing."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from cache.printable import printable
 
 Cells = Sequence[Sequence[str]]
-Table = Callable[[Cells], str]  # one of the two below
+Table = Callable[..., str]  # one of the two below
 
 # What Markdown, or HTML in it, reads as more than itself; an underscore inside a word is one.
 MARKS = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_])")
@@ -58,3 +58,12 @@ def markdown(lines: Cells, n_left: int = 1) -> str:
     head, *rest = [[escaped(cell).replace("\n", " ") for cell in line] for line in lines]
     rule = ["---" if column < n_left else "---:" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))
+
+
+def human_size(size_bytes: float) -> str:
+    """Return `3.2 GB` and the like, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"

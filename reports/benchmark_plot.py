@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cache.files import published
-from pipeline.benchmarks.matrix import OK, NightRow
+from reports.benchmark_history import OK, NightRow
 
 log = logging.getLogger("sevila")
 
@@ -41,9 +41,8 @@ def plot(rows: Sequence[NightRow], path: Path) -> Path | None:
     accuracy.set_ylabel(f"{', '.join(metrics)} (%)")
     speed.set_ylabel("questions/s")
     speed.set_ylim(bottom=0)
-    speed.set_xlim(
-        _time(nights[0]) - HALF_A_DAY, _time(nights[-1]) + HALF_A_DAY
-    )  # one night alone would get years around it
+    # One night alone would get years around it.
+    speed.set_xlim(_time(nights[0]) - HALF_A_DAY, _time(nights[-1]) + HALF_A_DAY)
     speed.tick_params(axis="x", rotation=30)
     for axes in (accuracy, speed):
         axes.grid(alpha=0.3)

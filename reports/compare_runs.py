@@ -1,9 +1,8 @@
-"""What `sevila compare` says: of two answers, question by question; of named runs, each setting that both answered in."""
+"""The comparison of named runs: each setting that both answered in, and question by question where that is one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from cache.errors import ComparisonError
 from cache.matching import find
@@ -26,10 +25,6 @@ class RunComparison:
     only_a: list[str]
     only_b: list[str]
     rows: list[PairedRow]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return asdict(self)
 
 
 def compare_runs(

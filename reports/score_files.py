@@ -23,7 +23,7 @@ def select_frames(
 ) -> list[list[int]]:
     """Return the numbers of at most `k` frames of each entry, ascending, in the order of the two files.
 
-    A seeded selector draws for each entry anew, by its number.
+    A seeded selector draws for each entry by its number.
 
     Raises:
         SevilaError: no such selector, or one that needs more than scores; k below 1; an option at fault.

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.datasets.adapter import headline_of
+from pipeline.datasets.adapter import headline_of, pooled_types_of
 from pipeline.datasets.question import Question
 from pipeline.datasets.registry import adapter_named
 from pipeline.engine.joined import typed_rows_of_all
@@ -123,4 +123,4 @@ def reporting(questions: Questions) -> Reporting:
     """Return how the data set of these questions reports its results, as its adapter declares."""
     adapter = adapter_named(questions.record.config["dataset"])
     types = set(questions.columns("questions", "question_type")["question_type"])
-    return Reporting(headline_of(adapter, types), adapter.pooled_types)
+    return Reporting(headline_of(adapter, types), pooled_types_of(adapter))

@@ -51,7 +51,7 @@ class HighlightsRow(NamedTuple):
 
 
 class QueryCounts(NamedTuple):
-    """What was counted; the row of the table `counts`, which says what is what."""
+    """The counts; the row of the table `counts`, which has the meaning of each."""
 
     n_queries: int
     n_unlabelled: int

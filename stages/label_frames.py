@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """What the frames of a question say together; a row of the table `verdicts`, which says what is what."""
+    """The frames of a question together; a row of the table `verdicts`, which has the meaning of each field."""
 
     question_id: str
     video_id: str
@@ -51,7 +51,7 @@ class Verdict(NamedTuple):
 
 
 class PseudoLabels(Artifact):
-    """What the frozen Answerer says of every frame by itself, and whether that is right.
+    """The frozen Answerer's answer from every frame by itself, and whether it is right.
 
     Rows are in the order of FrameScores: videos, questions, positions. Every question has a row in `verdicts`; one whose
     right answer is not known, or whose video failed, has no labels.

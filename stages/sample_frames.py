@@ -247,7 +247,7 @@ def _store(
         assert result.probe is not None
         clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
         facts = {"probe": dataclasses.asdict(result.probe), "clips": clips}
-        pool.add(key, result.frame_indices.tolist(), (size, size, 3), "uint8", result.frames, facts)
+        pool.write(key, result.frame_indices.tolist(), (size, size, 3), "uint8", result.frames, facts)()
     except DecodeError as error:
         return error
     except ReadingError as error:

@@ -12,7 +12,7 @@ from pipeline.benchmarks.matrix import available as matrices
 from pipeline.engine.recipe import available as recipes
 from stages.all import STAGES
 
-# Fields are told by their names, as `-p` takes them.
+# Fields have the names that `-p` takes.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
 
 

@@ -1,4 +1,4 @@
-"""What people see of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
+"""The view of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from prefect.utilities.urls import url_for
 from cache.errors import OF_THE_MACHINE, SevilaError
 from cache.printable import PrintableRecord, printable
 from cache.store import Store
-from pipeline.benchmarks.matrix import Matrix, NightRow
+from pipeline.benchmarks.matrix import Matrix
 from pipeline.engine.progress import Show
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results
 from pipeline.text_table import code, escaped
+from reports.benchmark_history import NightRow
 from reports.summary import summary_markdown
 from stages.sample_frames import Frames
 
@@ -70,7 +71,7 @@ class _RunLogRecord(PrintableRecord):
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Leave out where in the code a reason arose that a user can mend; a `FailedRun` says only what the state has said."""
+    """Leave out where in the code a reason arose that a user can fix; a `FailedRun` says only what the state has said."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, SevilaError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
         record.exc_info = record.exc_text = None

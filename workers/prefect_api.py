@@ -57,7 +57,7 @@ class PrefectApi:
         }
 
     def of_server(self) -> dict[str, str]:
-        """Return the variables that make the server refuse whoever does not know the password, and other sites' pages."""
+        """Return the variables that make the server refuse requests without the password, and other sites' pages."""
         doors = {"CSRF_PROTECTION_ENABLED": "true", "CORS_ALLOWED_ORIGINS": self.page}
         # In both of Prefect's spellings: the one that is not set here would be taken from the environment or a profile, and win.
         return (

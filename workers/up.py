@@ -43,7 +43,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 @dataclass(frozen=True)
 class Server:
-    """What is started: the server's port, the folders of the store and of those below it, how many workers and runs at once."""
+    """Options of `sevila up`: the port, the folders of the store and of those below it, how many workers and runs at once."""
 
     port: int
     store: Path
@@ -117,7 +117,7 @@ def _up(options: Server, for_shells: Path) -> int:
 def _start_all(
     options: Server, api: PrefectApi, environment: Mapping[str, str], processes: dict[str, subprocess.Popen[bytes]]
 ) -> Mapping[str, Callable[[], Any]]:
-    """Wait for the server, tell it what this clone has, start the workers; return what starts each of them again."""
+    """Wait for the server, register this clone's deployments, start the workers; return what starts each of them again."""
     _wait(processes, "the server", lambda: _listens(options.port))
     with api.client() as client:
         _wait(processes, "the server", lambda: client.api_healthcheck() is None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.adapter import About, Headline, refuse_others
+from pipeline.datasets.adapter import About, refuse_others
 from pipeline.datasets.options import OPTION_LETTERS
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
@@ -29,8 +29,6 @@ about = About(
     licence="yours",
     prompt="",
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")
 USED = {
@@ -72,7 +70,7 @@ def files(path: Path, split: str) -> list[Path]:
 def read(path: Path, split: str) -> Annotations:
     """The rows of `split`; all rows if the file has no `split` column, or if `split` is "" or "all".
 
-    A row without question_id is called "{video}#{n}", the n-th row (from 0) of its video in the file, so that mending
+    A row without question_id is called "{video}#{n}", the n-th row (from 0) of its video in the file, so that correcting
     or splitting off other videos' rows renames nothing. Raises MissingSourceError for an unknown file or split,
     SchemaError for a file whose columns do not fit.
     """

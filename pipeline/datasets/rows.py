@@ -260,7 +260,6 @@ def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Qu
         question=exact_text("q", cells.get("q")),
         options=tuple(exact_text(key, cells.get(key)) for key in option_keys),
         answer_index=option_index("answer_idx", cells.get("answer_idx"), len(option_keys)),
-        question_type="",
         start_seconds=start_seconds,
         end_seconds=end_seconds,
         note=note,

@@ -1,12 +1,12 @@
 """Shapes, the embedded data set that `sevila demo` writes: `shapes_{split}.jsonl` beside a folder of rendered videos.
 
-The splits train, val and test hold multiple-choice questions; the split moments holds queries without options. All of them
-give the moments that show the answer.
+The splits train, val, test and long (videos of ten minutes) hold multiple-choice questions; the split moments holds queries
+without options. All of them give the moments that show the answer.
 """
 
 from pathlib import Path
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.values import moments, option_index, text, video_name
@@ -14,14 +14,14 @@ from pipeline.datasets.values import moments, option_index, text, video_name
 name = "shapes"
 about = About(
     title="Shapes",
-    splits={split: (SplitFile(f"shapes_{split}.jsonl", None),) for split in ("train", "val", "test", "moments")},
+    splits={
+        split: (SplitFile(f"shapes_{split}.jsonl", None),) for split in ("train", "val", "test", "moments", "long")
+    },
     videos="{video}.mp4",
     published="rendered by `sevila demo`",
     licence="Apache 2.0, as this project",
     prompt="",  # multiple_choice; the split moments is of kind moment
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 
 def read(path: Path, split: str) -> Annotations:
@@ -42,8 +42,6 @@ def _parse(row: Row) -> tuple[Question, Video]:
         options=tuple(text(f"option {number}", option) for number, option in enumerate(options)),
         answer_index=option_index("answer", cells.get("answer"), len(options)),
         question_type=text("type", cells.get("type"), ""),
-        start_seconds=None,
-        end_seconds=None,
         moments=spans,
         note=note,
     )

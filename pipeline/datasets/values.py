@@ -99,7 +99,7 @@ def clip(start: Any, end: Any) -> tuple[float | None, float | None, str]:
 
 def outside_video(start_seconds: float, end_seconds: float, duration_seconds: float) -> bool:
     """Whether a moment lies so far outside its video that it cannot be meant; one a little past the end can."""
-    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds: those are told, not refused.
+    # Cut videos often decode to a fraction of a clip more than the annotations' whole seconds: those are noted, not refused.
     last_second = max(duration_seconds, NOMINAL_SECONDS) + CLIP_SECONDS
     return start_seconds < -ROUNDING_SECONDS or start_seconds >= duration_seconds or end_seconds > last_second
 

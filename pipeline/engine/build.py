@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
     id = _identity(stage, cfg, inputs)
     if stage.plan is not None:
         with disk_errors(run.store.partial(id)):
-            # Whoever helps begins at the other end than whoever is helped.
+            # A helper begins at the other end.
             left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
             if left and not _is_finished(run.store, id):
                 read = _begin(stage, run, inputs, id)
@@ -77,7 +77,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
     """Return what `stage` makes of `cfg` and `inputs`: from the store if it is there, else by running the stage.
 
-    What the store holds is made anew where an input has other content now than it was made from.
+    What the store holds is rebuilt where an input has other content now than it was made from.
 
     Raises:
         MissingSourceError: an input is not on this machine.
@@ -101,7 +101,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
         except InputChangedError as error:
             if not left or not all(_is_current(value) for value in inputs):
                 raise
-            log.warning("%s; beginning anew with what it is now", error)
+            log.warning("%s; starting again with its present content", error)
     _remember(run.store, inputs)
     return stage.output(run.store, id)
 
@@ -158,9 +158,9 @@ def _is_current(value: Any) -> bool:
 
 
 def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
-    """Make an artifact anew by `make`, which is `build` or what has others do the work, and return it.
+    """Rebuild an artifact by `make`, which is `build` or what has others do the work, and return it.
 
-    If its content is another now, what was made from it is stale: it is made anew by the next run, and never served.
+    If its content is another now, what was made from it is stale: it is rebuilt by the next run, and never served.
     """
     id, store = _identity(stage, cfg, inputs), run.store
     note_inputs(store, id)
@@ -210,7 +210,7 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
 def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:
     """Return what a record says of where, when and with what something was made that is finished now."""
     return {
-        "libraries": _library_versions(),
+        "libraries": dict(_library_versions()),
         "git_revision": _git_revision(),
         "started": started.isoformat(timespec="milliseconds"),
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -226,6 +226,7 @@ def _log_result(out: Output, id: str, seconds: float) -> None:
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
 
 
+@cache  # reading them takes a tenth of a second, and a process makes dozens of artifacts
 def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:

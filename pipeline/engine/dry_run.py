@@ -45,9 +45,8 @@ class DryRun:
 
     def __init__(self, recipe: Recipe, run: RunContext) -> None:
         self.steps: list[PlannedStep] = []
-        self.records: dict[
-            str, Record
-        ] = {}  # of what every step makes or would make, as far as known before it is made
+        # Of what every step makes or would make, as far as known before it is made.
+        self.records: dict[str, Record] = {}
         self.sources: dict[str, Any] = {}  # what comes from outside, by its id
         self._recipe = recipe
         self._run = run

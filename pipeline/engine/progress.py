@@ -21,8 +21,8 @@ LOG_EVERY_SECONDS = 30.0
 SHOW_EVERY_SECONDS = 5.0
 
 Item = TypeVar("Item")
-# Takes what is being done, how much of it in percent, and that in words. The end, 100 %, is told even of what was too short
-# to be told of before.
+# Takes what is being done, how much of it in percent, and that in words. The end, 100 %, is shown even of what was too
+# short to be shown before.
 Show = Callable[[str, float, str], object]
 
 # A variable of the context: processes started from here do not have it.

@@ -134,7 +134,7 @@ def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), s
     """
     path, description, sections = _read(name, section_configs(stages))
     changes = [(section, "seed", seed, f"seed {seed}") for section in (() if seed is None else _seeded(stages))]
-    changes += [(*_parse_setting(setting), f"--set {setting}") for setting in settings]
+    changes += [(*parse_setting(setting), f"--set {setting}") for setting in settings]
     origins: dict[tuple[str, str], str] = {}  # who set a key last; of those that are not here, the file did
     for section, key, value, origin in changes:
         sections.setdefault(section, {})[key] = value
@@ -171,7 +171,8 @@ def _section(values: Any, section: str, where: str, known: Iterable[str]) -> dic
     return dict(values)
 
 
-def _parse_setting(setting: str) -> tuple[str, str, Any]:
+def parse_setting(setting: str) -> tuple[str, str, Any]:
+    """Return stage, key and value of `stage.key=value`; raises `RecipeError`."""
     name, separator, text = setting.partition("=")
     section, dot, key = name.strip().partition(".")
     if not separator or not dot or not key:

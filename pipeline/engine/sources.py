@@ -1,6 +1,6 @@
-"""What comes from outside: named in the recipe, found on this machine, identified by content.
+"""Data and weights from outside: named in the recipe, found on this machine, identified by content.
 
-A source whose files are not here has a problem, and no id. Only whoever asks for it gets the id that it had when something was
+A source whose files are not here has a problem, and no id. Only callers that ask for it get the id that it had when something was
 last made from it (`remembered`): a plan, a piece of an artifact whose id is known, a stage that needs no videos.
 """
 

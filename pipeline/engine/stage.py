@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_or
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, repair_hint
 from cache.pool_listing import PARTS
 from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
@@ -33,7 +33,7 @@ class Config(BaseModel):
     """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path.
 
     `later` are the keys that came after the first artifacts were made, each at the value that stands for what was done before:
-    at that value it is left out of identities and records, so that a new key makes nothing anew.
+    at that value it is left out of identities and records, so that a new key rebuilds nothing.
     """
 
     later: ClassVar[Mapping[str, Any]] = {}
@@ -110,7 +110,7 @@ class RunContext:
 
 
 class Input(Protocol):
-    """What a stage may take: an artifact, or something from outside that is identified by its content."""
+    """An input of a stage: an artifact, or something from outside that is identified by its content."""
 
     @property
     def id(self) -> str | None:
@@ -136,7 +136,7 @@ class Artifact:
         self._checked: dict[str, Path] = {}
 
     def forget(self) -> None:
-        """Read the record, and check the files, anew: they may have been replaced since."""
+        """Read the record, and check the files, again: they may have been replaced since."""
         self._record = None
         self._checked.clear()
 
@@ -190,7 +190,7 @@ class Artifact:
         names = self._names(table, ".parquet")
         if not names and table in self.record.rows:
             path = self.path / RECORD
-            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {repair_hint(path)}")
         # As a whole: pages have checksums, but what says where they lie has none.
         return [self.checked_file(name) for name in names]
 
@@ -213,7 +213,7 @@ class PooledArtifact(Artifact):
         return self._reader.another()
 
     def forget(self) -> None:
-        """Also read anew where the arrays lie."""
+        """Also read again where the arrays lie."""
         super().forget()
         self._reader = None
 

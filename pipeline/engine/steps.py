@@ -18,7 +18,7 @@ log = logging.getLogger("sevila")
 
 
 class Step(Protocol):
-    """What a chain is walked with."""
+    """The callable that a chain is walked with."""
 
     def __call__(self, stage: Stage[Produced], /, *inputs: Any, setting: str = "", **changes: Any) -> Produced:
         """Return the artifact of a step.
@@ -60,14 +60,14 @@ class Run:
             except InputChangedError as error:
                 if not left:
                     raise
-                log.warning("%s; making anew what it needs", error)
+                log.warning("%s; rebuilding what it needs", error)
                 for before in self._calls:
                     self._make(before[0], before[1], self._run, before[2])
         raise AssertionError("returned or raised")
 
 
 def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
-    """Return what tells a step from the chain's others of its stage, for people.
+    """Return which of the chain's steps of its stage this is, for people.
 
     What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
     """
@@ -121,7 +121,7 @@ class RunOnly:
         self._pin(id, stage.name, setting_of(changes, setting))
         if stage.name == self._name:
             return self._wanted(stage, cfg, inputs, id, setting_of(changes, setting))
-        return _stored(stage, id, inputs, store)
+        return stored(stage, id, inputs, store)
 
     def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
         store = self._run.store
@@ -175,16 +175,16 @@ class RunPiece:
         if id == self._artifact:
             build_piece(stage, cfg, self._run, inputs, self._piece)
             raise _Reached
-        return _stored(stage, id, inputs, self._run.store)
+        return stored(stage, id, inputs, self._run.store)
 
 
-def _stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
+def stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
     """Return an artifact of the store, or a handle that says why it is not there."""
     stale = store.why_stale(id) if id is not None and store.exists(id) else ""
     if id is not None and store.exists(id) and not stale:
         return stage.output(store, id)
     problems = [value.problem for value in inputs if value is not None and value.problem]
     if stale and not problems:
-        return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` makes it anew")
+        return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` rebuilds it")
     run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
     return stage.output(store, id, problems[0] if problems else run_it)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Asker(Protocol):
-    """What is asked of a (question, frame) pair."""
+    """A question to a model about a (question, frame) pair."""
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -59,7 +59,7 @@ class Asker(Protocol):
 
 @dataclass(frozen=True)
 class FrameValues:
-    """What a model says of every frame of the clips of some questions: P rows, in the order of questions, then time.
+    """A model's values of every frame of the clips of some questions: P rows, in the order of questions, then time.
 
     Attributes:
         number: [P] int64, of the row's question.

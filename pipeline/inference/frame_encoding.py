@@ -147,7 +147,7 @@ class _Stored:
     def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[_Piece, np.ndarray]]:
         """Yield, key by key, the pieces of what the pool lacks, each with one of its batches of pixels.
 
-        No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
+        No batch holds frames of two videos: a video's features must not depend, in their last bits, on what was beside it.
         """
         reader = self._frames.open()
         for key in keys:

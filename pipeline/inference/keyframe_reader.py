@@ -35,7 +35,7 @@ class QuestionFrames(NamedTuple):
 
 
 class FramesAnswer(NamedTuple):
-    """What one set of frames gives: values of the options, [n_options] float32, or why there are none to choose by."""
+    """The answer from one set of frames: values of the options, [n_options] float32, or why there are none to choose by."""
 
     reason: Reason
     values: np.ndarray = np.empty(0, np.float32)

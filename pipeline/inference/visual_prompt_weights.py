@@ -1,12 +1,14 @@
-"""What Localizer and Answerer weights have in common as artifacts."""
+"""The base of Localizer and Answerer weights as artifacts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import Field
+
 from cache.tables import Schema
 from pipeline.engine.output import Output
-from pipeline.engine.stage import Artifact, RunContext
+from pipeline.engine.stage import Artifact, Config, RunContext
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
 
@@ -67,6 +69,12 @@ class VisualPromptWeights(Artifact):
         prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
         prompt.compute_dtype = getattr(torch, precision)
         return prompt
+
+
+class InitWeights(Config):
+    """The source of a part's weights."""
+
+    weights: str = Field("", description="name of an official SeViLA checkpoint; empty: BLIP-2's own Q-Former")
 
 
 def copy_weights(

@@ -21,7 +21,7 @@ INDENTS = {"overall": "", "mean_of_groups": "", "group": "  ", "pooled": "  ", "
 
 
 class Answered(NamedTuple):
-    """What was answered to a question; `prediction` None: nothing, for a reason."""
+    """The answer to a question; `prediction` is None where there is none, for a reason."""
 
     question_id: str
     video_id: str

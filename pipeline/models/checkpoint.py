@@ -63,6 +63,15 @@ def check_blip2(config: ModelConfig, folder: Path) -> None:
         tensor_sources(folder, what, table, readers, [own for own in module.state_dict() if own not in copies], copies)
 
 
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
+    """Return how many parameters are frozen, ViT and Flan-T5, and how many a Localizer or an Answerer has of its own."""
+    with torch.device("meta"):
+        vision, prompt = VisionEncoder(config.vision), _empty_prompt(config)
+        language = T5ForConditionalGeneration(config.text).state_dict()
+    frozen = [*vision.state_dict().values(), *(language[name] for name in language if name not in _EMBEDDING_COPIES)]
+    return sum(each.numel() for each in frozen), sum(each.numel() for each in prompt.parameters())
+
+
 def load_vision_encoder(
     config: ModelConfig, path: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> VisionEncoder:

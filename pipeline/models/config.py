@@ -6,7 +6,9 @@ in one, `attn_implementation` for instance, which may name code to fetch and run
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,6 +19,9 @@ from cache.errors import CheckpointError
 from cache.printable import shortened
 from pipeline.checkpoint_files import read_json
 
+log = logging.getLogger("sevila")
+
+OFFICIAL_VISION_EPSILON = 1e-6  # of the ViT's blocks in the official code, with which released weights were trained
 ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
 
 LayerSize = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
@@ -207,9 +212,22 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     n_tokens = raw.get("num_query_tokens")
     try:
         vision, qformer, text = parts["vision_config"], parts["qformer_config"], parts["text_config"]
-        return model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
+        config = model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
     except ValidationError as error:
         raise CheckpointError(f"{path}: not a configuration that can be built: {in_words(error)}") from error
+    _warn_of_epsilon(path, config.vision.layer_norm_eps)
+    return config
+
+
+@cache  # a run reads the file for every model that it loads
+def _warn_of_epsilon(path: Path, epsilon: float) -> None:
+    """Warn of LayerNorms that differ from the official code's, as in configurations on the hub written by older releases."""
+    if epsilon != OFFICIAL_VISION_EPSILON:
+        log.warning(
+            "%s: vision_config.layer_norm_eps is %g; the official code has %g, with which released SeViLA weights were trained. "
+            "Set it in the file for numbers like the paper's: the features are extracted anew then",
+            *(path, epsilon, OFFICIAL_VISION_EPSILON),
+        )
 
 
 def in_words(error: ValidationError) -> str:

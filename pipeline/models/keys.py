@@ -1,4 +1,4 @@
-"""Which tensor of a foreign checkpoint becomes which of ours: one explicit table per part and layout.
+"""The tensors of foreign checkpoints by our names: one explicit table per part and layout.
 
 Part: the ViT, the language model, or a VisualPrompt. Layout: Hugging Face (a BLIP-2 directory, from the hub or saved by
 transformers) or official (the LAVIS fork's names, in a `.pth` or `.safetensors` file).
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class KeyTable:
-    """How to find one part in a checkpoint.
+    """The way to find one part in a checkpoint.
 
     Attributes:
         belongs: pattern at the beginning of every foreign name of this part; other names are other parts' business.

@@ -1,4 +1,4 @@
-"""What is refused of a `tokenizer.json` before the library reads it: whatever can make a short text any number of tokens."""
+"""Checks of a `tokenizer.json` before the library reads it: nothing in it may make a short text any number of tokens."""
 
 from __future__ import annotations
 

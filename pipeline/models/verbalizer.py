@@ -56,9 +56,8 @@ class Verbalizer:
             self._tokenizer = _read_tokenizer(path)
             self._find_ids(required_letters)
         except BaseException as error:
-            if (
-                type(error).__name__ != "PanicException"
-            ):  # the library's, below BaseException: a damaged file can cause it
+            # The library's, below BaseException: a damaged file can cause it.
+            if type(error).__name__ != "PanicException":
                 raise
             raise self._error(f"the tokenizers library cannot use it ({error})") from error
 

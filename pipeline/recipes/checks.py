@@ -1,4 +1,4 @@
-"""What chains find out before they work for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
+"""Checks of a chain before it works for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
 
 from __future__ import annotations
 
@@ -213,9 +213,9 @@ def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
     if exists(backbone):
         wanted, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
         if size != wanted:
-            mend = f"--set sample_frames.size={wanted}"
+            change = f"--set sample_frames.size={wanted}"
             raise RecipeError(
-                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {change}"
             )
 
 

@@ -9,12 +9,12 @@ from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext, Stage
 from pipeline.recipes.checks import check_names
-from pipeline.shapes.demo import DEMO, places_in
+from pipeline.shapes.demo import brings_data, places_in
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for, on the command line or of a worker.
+    """A request, from the command line or to a worker.
 
     Attributes:
         recipe: name of a recipe, or path of a `.toml` file.
@@ -52,7 +52,7 @@ def open_recipe(
     places = request.places
     if not request.shared:
         check_names(recipe, places)
-    if request.recipe == DEMO and not any(places.values()):
-        places = places_in(run.store, request.seed or 0)
+    if brings_data(request.recipe) and not (places.get("annotations") or places.get("videos")):
+        places = {**places, **places_in(run.store, request.recipe, request.seed or 0)}
     sources = Sources(run.store.digests, places, download, remembered)
     return recipe, replace(run, sources=sources), sources

@@ -1,4 +1,4 @@
-"""What the chain of a recipe requires: splits of data sets, their true moments, a Localizer, an Answerer, their weights."""
+"""The requirements of a recipe's chain: splits of data sets, their true moments, a Localizer, an Answerer, their weights."""
 
 from __future__ import annotations
 

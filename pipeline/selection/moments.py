@@ -29,7 +29,7 @@ class RankedMoment(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What was found for a query, and in what; a row of the table `queries`, which says what is what."""
+    """The outcome of a query; a row of the table `queries`, which says what is what."""
 
     question_id: str
     video_id: str

@@ -1,47 +1,49 @@
-"""The embedded default: the recipe that brings its own data, and where its world lies in a store.
+"""Recipes that bring their own data: where the world of one lies in a store, written when it is first wanted.
 
-Its backbone is trained by the chain, from the same seed.
+The backbone of `demo` is trained by the chain, from the same seed.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cache.files import refuse_link, refuse_links
 from cache.store import Store
-from pipeline.shapes.files import write_shapes
+from pipeline.shapes.files import write_long_shapes, write_shapes
 
 log = logging.getLogger("sevila")
 
 DEMO = "demo"
+WRITERS: Mapping[str, Callable[[Path, int], None]] = {DEMO: write_shapes, "shapes_long": write_long_shapes}
+"""By recipe: what writes its videos and annotations into a folder, of a seed."""
 
 
-def demo_places(folder: Path, seed: int = 0) -> dict[str, list[str]]:
-    """Return where the demo's annotations, videos and narrations lie, as `Sources` takes them; write them if need be.
-
-    The narrations are a data set of their own, `timed_text`: labels for the Localizer's weakly supervised pre-training.
-    """
-    if not (folder / "complete").exists():
-        write_shapes(folder, seed)
-        (folder / "complete").touch()
-    videos = folder / "videos"
-    return {
-        "annotations": [f"shapes={folder}", f"timed_text={folder / 'timed_text'}"],
-        "videos": [f"shapes={videos}", f"timed_text={videos}"],
-        "weights": [],
-    }
+def brings_data(recipe: str) -> bool:
+    """Return whether the recipe of this name needs no annotations and videos of the user's."""
+    return recipe in WRITERS
 
 
-def places_in(store: Store, seed: int) -> dict[str, list[str]]:
-    """Return where the demo's annotations and videos lie, as `Sources` takes them; a world that is not there is written.
+def places_in(store: Store, recipe: str, seed: int) -> dict[str, list[str]]:
+    """Return where a recipe's own annotations and videos lie, as `Sources` takes them; what is not there is written.
+
+    The demo's narrations are a data set of their own, `timed_text`: labels for weakly supervised pre-training of the Localizer.
 
     Raises:
         StoreError: a link lies in it or on the way to it.
     """
-    folder = store.root / DEMO / f"seed-{seed}"
-    log.info("the demo's own videos and questions: %s", folder)
+    folder = store.root / recipe / f"seed-{seed}"
+    log.info("the recipe's own videos and questions: %s", folder)
     refuse_link(folder, store.root)
-    with store.lock(f"{DEMO}-{seed}"):  # two runs may find it missing at the same time
+    with store.lock(f"{recipe}-{seed}"):  # two runs may find it missing at the same time
         refuse_links(folder)
-        return demo_places(folder, seed)
+        if not (folder / "complete").exists():
+            WRITERS[recipe](folder, seed)
+            (folder / "complete").touch()
+    videos = folder / "videos"
+    places = {"annotations": [f"shapes={folder}"], "videos": [f"shapes={videos}"]}
+    if recipe == DEMO:
+        places["annotations"].append(f"timed_text={folder / 'timed_text'}")
+        places["videos"].append(f"timed_text={videos}")
+    return places

@@ -1,4 +1,7 @@
-"""The Shapes world as files: videos, annotations of every split, and the queries' videos with a narration as timed text."""
+"""The Shapes world as files: videos, annotations of every split, and the queries' videos with a narration as timed text.
+
+Shapes-long is a split of its own, of videos in which the same few events lie minutes apart.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import numpy as np
 
 from pipeline.shapes.drawing import draw
 from pipeline.shapes.world import (
-    FRAMES,
-    FRAMES_PER_SECOND,
+    LONG,
+    SHORT,
     SIZE,
     Event,
     WorldQuestion,
@@ -27,6 +30,8 @@ from pipeline.shapes.world import (
 VIDEOS = {"train": 140, "val": 40, "test": 80, "moments": 40}
 """Videos of each split; splits share none. `moments` has queries for moments, the others have questions."""
 QUERIES = "moments"
+LONG_VIDEOS = 24
+REPEATS = 6  # of each frame of a long video: 6 frames a second, so that looking at one a second leaves most of them out
 
 
 def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS) -> None:
@@ -44,16 +49,35 @@ def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS
             rng = np.random.default_rng([seed, split_number, number])
             name = f"{split}_{number:03d}"
             events = events_of_video(rng)
-            _render(folder / "videos" / f"{name}.mp4", draw(things_of(events, rng), video_look(FRAMES, rng), SIZE, rng))
+            frames = draw(things_of(events, rng), video_look(SHORT.frames, rng), SIZE, rng)
+            _render(folder / "videos" / f"{name}.mp4", frames)
             asked = queries_about(events) if split == QUERIES else questions_about(events, rng)
             lines += [json.dumps(_row(name, order, one)) for order, one in enumerate(asked)]
             if split == QUERIES:
                 (folder / "timed_text" / f"{name}.vtt").write_text(_narration(events, rng), encoding="utf-8")
         if split == "train" and n_videos > 2:
             _damage(folder / "videos" / f"{split}_{n_videos - 2:03d}.mp4", folder / "videos" / f"{name}.mp4")
-        part = folder / f"shapes_{split}.jsonl.part"
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        part.replace(folder / f"shapes_{split}.jsonl")
+        _write_lines(folder / f"shapes_{split}.jsonl", lines)
+
+
+def write_long_shapes(folder: Path, seed: int = 0, n_videos: int = LONG_VIDEOS) -> None:
+    """Write `videos/` of ten minutes each, with the events of a short one, and `shapes_long.jsonl` into `folder`."""
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(n_videos):
+        rng = np.random.default_rng([seed, len(VIDEOS), number])  # a stream that no video of another split has
+        name = f"long_{number:03d}"
+        events = events_of_video(rng, LONG)
+        frames = draw(things_of(events, rng, LONG), video_look(LONG.frames, rng), SIZE, rng)
+        _render(folder / "videos" / f"{name}.mp4", np.repeat(frames, REPEATS, axis=0), LONG.frames_per_second * REPEATS)
+        lines += [json.dumps(_row(name, order, one)) for order, one in enumerate(questions_about(events, rng))]
+    _write_lines(folder / "shapes_long.jsonl", lines)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    part.replace(path)
 
 
 def _row(video: str, number: int, asked: WorldQuestion) -> dict[str, Any]:
@@ -68,7 +92,7 @@ def _narration(events: list[Event], rng: np.random.Generator) -> str:
     cues = []
     for event in events:
         start, end = (round(2 * (time + rng.normal(0, 0.3))) / 2 for time in event.window)
-        start = min(max(start, 0.0), FRAMES / FRAMES_PER_SECOND - 0.5)
+        start = min(max(start, 0.0), SHORT.seconds - 0.5)
         cues.append(f"{_clock(start)} --> {_clock(max(end, start + 0.5))}\n{statement(event.thing, event.motion)}\n")
     return "\n".join(["WEBVTT\n", *cues])
 
@@ -82,13 +106,13 @@ def _damage(cut: Path, empty: Path) -> None:
     empty.write_bytes(b"")
 
 
-def _render(path: Path, frames: np.ndarray) -> None:
+def _render(path: Path, frames: np.ndarray, frames_per_second: int = SHORT.frames_per_second) -> None:
     import av  # only here: machines that score and answer from stored features need no decoder
 
     with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         # x264's assembly gives other bytes now and then for the same frames, even in one thread (seen with x264 of PyAV 18.1).
         options = {"x264-params": "threads=1:asm=0", "preset": "veryfast"}
-        stream = file.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
+        stream = file.add_stream("libx264", rate=frames_per_second, options=options)
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for frame in frames:

@@ -1,4 +1,4 @@
-"""What happens in the videos of the Shapes world, and what is asked about it; everything follows from a seed.
+"""The events in the videos of the Shapes world, and the questions about them; everything follows from a seed.
 
 A video is a row of short events. In each, one thing comes up grey in the middle, then takes on its colour and moves off, or
 stays. No colour and no shape occurs twice in a video, so that "the ring" is always one thing. The moment of a question is where
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES, Look, Things
 
-FRAMES, FRAMES_PER_SECOND, SIZE = 64, 8, 64
+SIZE = 64
 EVENTS = 5
 GREY_FRAMES = (4, 5)  # of 64, of which the chain samples every second one
 COLOURED_FRAMES = 7  # so that 3 or 4 sampled frames of an event show all of it
@@ -27,6 +27,22 @@ STATEMENTS = {"nowhere": "stays.", **{motion: f"moves {motion}." for motion in (
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How long a video is, and how fast things happen in it: an event takes as many frames in any video."""
+
+    frames: int
+    frames_per_second: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.frames_per_second
+
+
+SHORT = Pace(64, 8)
+LONG = Pace(600, 1)  # ten minutes of mostly nothing
+
+
+@dataclass(frozen=True)
 class Event:
     """One thing's appearance: grey in frames `start` to `turn` - 1, in its colour in frames `turn` to `stop` - 1."""
 
@@ -36,6 +52,7 @@ class Event:
     start: int
     turn: int
     stop: int
+    frames_per_second: int
 
     @property
     def thing(self) -> str:
@@ -44,12 +61,12 @@ class Event:
     @property
     def moment(self) -> list[float]:
         """First and last coloured frame in seconds."""
-        return [self.turn / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
+        return [self.turn / self.frames_per_second, (self.stop - 1) / self.frames_per_second]
 
     @property
     def window(self) -> list[float]:
         """What an annotator of events marks, in seconds: from a little before the thing takes on colour."""
-        return [(self.turn - EARLY_FRAMES) / FRAMES_PER_SECOND, (self.stop - 1) / FRAMES_PER_SECOND]
+        return [(self.turn - EARLY_FRAMES) / self.frames_per_second, (self.stop - 1) / self.frames_per_second]
 
 
 @dataclass(frozen=True)
@@ -63,10 +80,10 @@ class WorldQuestion:
     moments: list[list[float]]
 
 
-def events_of_video(rng: np.random.Generator) -> list[Event]:
+def events_of_video(rng: np.random.Generator, pace: Pace = SHORT) -> list[Event]:
     """Return the events of one video in time order."""
     greys = rng.choice(GREY_FRAMES, EVENTS)
-    spare = FRAMES - greys.sum() - EVENTS * COLOURED_FRAMES
+    spare = pace.frames - greys.sum() - EVENTS * COLOURED_FRAMES
     gaps = rng.multinomial(spare, np.full(EVENTS + 1, 1 / (EVENTS + 1)))
     colours = rng.permutation(list(COLOURS))[:EVENTS]
     shapes = rng.permutation(SHAPES)[:EVENTS]
@@ -76,7 +93,8 @@ def events_of_video(rng: np.random.Generator) -> list[Event]:
         at += int(gaps[number])
         turn = at + int(greys[number])
         stop = turn + COLOURED_FRAMES
-        events.append(Event(str(colours[number]), str(shapes[number]), str(motions[number]), at, turn, stop))
+        what = str(colours[number]), str(shapes[number]), str(motions[number])
+        events.append(Event(*what, at, turn, stop, pace.frames_per_second))
         at = stop
     return events
 
@@ -133,10 +151,11 @@ def _asked(
     return WorldQuestion(kind, question, options, options.index(right), [event.moment for event in shown])
 
 
-def things_of(events: list[Event], rng: np.random.Generator) -> Things:
+def things_of(events: list[Event], rng: np.random.Generator, pace: Pace = SHORT) -> Things:
     """Return what each frame of a video shows."""
-    colour, shape = np.zeros(FRAMES, dtype=int), np.full(FRAMES, NOTHING)
-    x, y, radius = np.full(FRAMES, 0.5), np.full(FRAMES, 0.5), np.full(FRAMES, 0.2)
+    n = pace.frames
+    colour, shape = np.zeros(n, dtype=int), np.full(n, NOTHING)
+    x, y, radius = np.full(n, 0.5), np.full(n, 0.5), np.full(n, 0.2)
     for event in events:
         frames = np.arange(event.start, event.stop)
         dx, dy = MOTIONS[event.motion]

@@ -1,4 +1,4 @@
-"""What the trainings of Localizer and Answerer share: questions in, a VisualPrompt trained on cached features out."""
+"""The common part of the trainings of Localizer and Answerer: questions in, a VisualPrompt trained on cached features out."""
 
 from __future__ import annotations
 

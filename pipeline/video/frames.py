@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at, and what the vision model sees of them: index arithmetic and pixel scaling, numpy only.
+"""Frames of a video, and their pixels as the vision model takes them: index arithmetic and pixel scaling, numpy only.
 
 A clip is the part of a video that a question is about, in seconds; frame indices count from 0 over the whole video, as displayed.
 """
@@ -20,7 +20,7 @@ Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 
 
 class SampledVideo(NamedTuple):
-    """What became of a video when its frames were sampled; all that is not known of a failed one is None."""
+    """The outcome of sampling a video's frames; all that is not known of a failed one is None."""
 
     video_id: str
     status: str  # ok or failed
@@ -129,7 +129,7 @@ class SampledClip:
 
 @dataclass(frozen=True)
 class VideoProbe:
-    """What is known of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
+    """Facts of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
 
     n_frames: int
     fps: float  # average frames a second

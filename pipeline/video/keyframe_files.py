@@ -50,7 +50,7 @@ class WantedFile:
 
 @dataclass(frozen=True)
 class WantedFiles:
-    """What is wanted of one video, which is read once.
+    """The files to write of one video, which is read once.
 
     `digest` and `stamp` are those of its identification; `height` of what is written, in pixels, None for the video's own.
     """
@@ -182,9 +182,8 @@ def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
             container.mux(stream.encode(None))
             container.close()
     finally:
-        with suppress(
-            OSError, av.FFmpegError
-        ):  # it cannot be closed after an error of writing, which is the one to tell
+        # It cannot be closed after an error of writing, which is the one to report.
+        with suppress(OSError, av.FFmpegError):
             container.close()
 
 

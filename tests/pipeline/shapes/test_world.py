@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from pipeline.datasets import shapes
 from pipeline.shapes.drawing import COLOURS, GREY, NOTHING, SHAPES
-from pipeline.shapes.files import write_shapes
-from pipeline.shapes.world import FRAMES, MOTIONS, N_OPTIONS, UNSEEN, events_of_video, questions_about, things_of
+from pipeline.shapes.files import REPEATS, write_long_shapes, write_shapes
+from pipeline.shapes.world import (
+    LONG,
+    MOTIONS,
+    N_OPTIONS,
+    SHORT,
+    UNSEEN,
+    events_of_video,
+    questions_about,
+    things_of,
+)
 from pipeline.video.frames import uniform_indices
 
 VIDEOS = {"train": 3, "val": 2, "test": 1, "moments": 2}
@@ -99,7 +109,7 @@ def test_a_videos_things_differ_in_colour_and_in_shape_and_do_not_overlap_in_tim
         events = events_of_video(np.random.default_rng(seed))
         assert len({event.colour for event in events}) == len({event.shape for event in events}) == len(events)
         bounds = [bound for event in events for bound in (event.start, event.turn, event.stop)]
-        assert bounds == sorted(bounds) and bounds[-1] <= FRAMES
+        assert bounds == sorted(bounds) and bounds[-1] <= SHORT.frames
 
 
 def test_two_videos_of_the_training_split_are_broken(world: Path) -> None:
@@ -109,10 +119,25 @@ def test_two_videos_of_the_training_split_are_broken(world: Path) -> None:
 
 
 def test_the_sampled_frames_show_every_event() -> None:
-    sampled = uniform_indices(FRAMES, 32, 0, FRAMES).tolist()
+    sampled = uniform_indices(SHORT.frames, 32, 0, SHORT.frames).tolist()
     for seed in range(20):
         for event in events_of_video(np.random.default_rng(seed)):
             assert 3 <= sum(event.turn <= index < event.stop for index in sampled) <= 4
+
+
+def test_a_long_video_shows_each_event_for_seven_seconds_of_ten_minutes(tmp_path: Path) -> None:
+    write_long_shapes(tmp_path, seed=0, n_videos=1)
+    annotations = shapes.read(tmp_path, "long")
+    assert len(annotations.questions) == 6 and not annotations.rejected
+    moments = [moment for question in annotations.questions for moment in question.moments]
+    assert {moment.end_seconds - moment.start_seconds for moment in moments} == {6.0}  # a frame a second, first to last
+    with av.open(str(tmp_path / "videos" / "long_000.mp4")) as file:
+        stream = file.streams.video[0]
+        assert (stream.frames, float(stream.average_rate or 0)) == (LONG.frames * REPEATS, REPEATS)
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+    moment = min(moments, key=lambda one: one.start_seconds)
+    shown, before = frames[round(moment.start_seconds * REPEATS)], frames[round(moment.start_seconds - 20) * REPEATS]
+    assert shown.std() > 1.5 * before.std()  # a thing, and nothing
 
 
 def test_annotations_are_json_lines(world: Path) -> None:
