@@ -101,6 +101,11 @@ def written(path: Path) -> Iterator[Path]:
         raise
 
 
+def is_own_part(part: Path) -> bool:
+    """Whether a part has the name of one that this process writes."""
+    return part.name.endswith(f".{os.getpid()}.part")
+
+
 def publish(part: Path, path: Path) -> None:
     """Sync what was written to disk and give it its name; on an error it is removed."""
     try:

@@ -24,7 +24,7 @@ import numpy as np
 
 from cache.arrays import Owner, write_array
 from cache.errors import CorruptArtifactError, SevilaError
-from cache.files import publish, refuse_link, sync, written
+from cache.files import is_own_part, publish, refuse_link, sync, written
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
 from cache.pool_listing import PartId
@@ -112,7 +112,8 @@ class Pool:
         owner = Owner(self.space, key, list(frame_indices))
         path, note = part_paths(self._store.root, self.space, key, fingerprint(owner.frame_indices))
         for left_over in path.parent.glob("*.part"):  # of a process that was killed at this key
-            left_over.unlink()
+            if not is_own_part(left_over):  # another thread may be publishing the part before this one
+                left_over.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as part:
             array = write_array(part, owner, frame_shape, dtype, pieces)

@@ -60,8 +60,7 @@ class PoolReader:
             CorruptArtifactError: a frame does not match its checksum, or its part is gone.
         """
         places = self._places[video_id]
-        n_rows = sum(len(held) for _, _, held, *_ in places)
-        wanted = np.arange(n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
+        wanted = np.arange(self.n_rows(video_id))[rows] if isinstance(rows, slice) else np.asarray(rows)
         pieces, order = [], []
         for key, part, held, part_rows, indices in places:
             positions = np.flatnonzero(np.isin(wanted, held))
@@ -86,6 +85,10 @@ class PoolReader:
     def videos(self) -> list[str]:
         """The ids of the videos that have frames here."""
         return list(self._places)
+
+    def n_rows(self, video_id: str) -> int:
+        """Return how many frames of a video there are."""
+        return sum(len(held) for _, _, held, *_ in self._places[video_id])
 
     def checksums(self, video_id: str) -> np.ndarray:
         """Return the checksum of each stored frame of one video, in the order of the artifact's rows: uint64 [rows].

@@ -134,9 +134,11 @@ class PlaceOptions(DataPlaces):
 
     Attributes:
         weights: weights by the name the recipe gives them: a folder or a file; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+        scores: frame scores made elsewhere: a table, or a folder with AKS's lists; else SEVILA_SCORES, sevila.toml (repeatable)
     """
 
     weights: PlaceOption = ()
+    scores: PlaceOption = ()
 
 
 @Parameter(name="*", group=EXECUTION)

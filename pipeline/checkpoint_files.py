@@ -75,13 +75,13 @@ def refuse_downloads_gone_wrong(files: Iterable[Path]) -> None:
             raise CheckpointError(f"{file}: {problem}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
     """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
     try:
         with open_file(path) as stream:
-            data = stream.read(JSON_LIMIT_BYTES + 1)
-        if len(data) > JSON_LIMIT_BYTES:
-            raise ValueError(f"it has more than {JSON_LIMIT_BYTES} bytes, more than any has")
+            data = stream.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise ValueError(f"it has more than {limit_bytes} bytes, more than any has")
         content = json.loads(data.decode("utf-8").lstrip("\ufeff"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error

@@ -112,7 +112,7 @@ def answer_questions(
 ) -> None:
     """Answer every question from its keyframes."""
     asked = _asked(questions, keyframes, features)
-    windows = Windows(features, run.torch_device())
+    windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:

@@ -11,6 +11,7 @@ from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
 from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Picked, Results, Setup, baselines, refinements
+from stages.scoring import scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
@@ -30,9 +31,9 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
         train = _features(step, sources, splits.train, train_queries, backbone)
         localizer = step(stages.pretrain_localizer, *train, localizer)
     frames = step(stages.sample_frames, sources.videos(splits.test.dataset, questions))
-    features = step(stages.extract_features, frames, backbone)
-    scores = step(stages.score_frames, questions, frames, features, backbone, localizer) if localizer else None
-    keyframes = step(stages.select_keyframes, questions, frames, scores)
+    features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
+    scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
+    keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     if requirements.knows_moments(questions):
         step(stages.evaluate_localization, questions, frames, scores, keyframes)
     if not answerer:
@@ -91,13 +92,13 @@ def _questions(step: Step, sources: Sources, split: Split) -> Artifact:
 
 def _features(step: Step, sources: Sources, split: Split, questions: Artifact, backbone: Artifact) -> SplitArtifacts:
     frames = step(stages.sample_frames, sources.videos(split.dataset, questions), setting=split.name)
-    features = step(stages.extract_features, frames, backbone, setting=split.name)
+    features = step(stages.extract_features, frames, backbone, None, None, setting=split.name)
     return SplitArtifacts(questions, frames, features, backbone)
 
 
 def _pick(on: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str) -> Picked:
     scores = on.step(stages.score_frames, *split, scorer, setting=setting) if scorer else None
-    keyframes = on.step(stages.select_keyframes, *split.videos, scores, setting=setting, **choice.changes)
+    keyframes = on.step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes)
     return Picked(scores, keyframes)
 
 

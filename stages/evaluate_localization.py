@@ -21,6 +21,7 @@ from pipeline.metrics.localization_metrics import (
     keyframe_quality,
     localization_row,
 )
+from pipeline.selection.imported import UNSCORED
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.selection.top_k import top_k_positions
 from pipeline.text_table import Table, aligned
@@ -76,7 +77,7 @@ def evaluate_localization(
         return np.asarray(clips[row.video_id, row.clip_id]["seconds"])
 
     def judged(row: ChosenFrames, k: int | None) -> KeyframeQuality | None:
-        if (row.video_id, row.clip_id) not in clips or row.reason.code in (FEATURES, SCORES):
+        if (row.video_id, row.clip_id) not in clips or row.reason.code in (FEATURES, SCORES, UNSCORED):
             return None
         if k is not None and row.question_id not in ranked:
             return None

@@ -18,7 +18,7 @@ from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
@@ -144,7 +144,7 @@ def label_frames(
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames")
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames", answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
@@ -194,6 +194,7 @@ class _Labeller:
         self.reader = reader
         self.asked = reader.prepare(questions)
         self.lengths = [len(each.token_ids) for each in self.asked]
+        self.n_prefix_tokens = n_single_frame_prefix_tokens(self.model)
         self.n_values = 1 + max(len(question.options) for question in questions)
 
     def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,6 +27,7 @@ from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, ch
 from pipeline.video.frames import (
     Clip,
     Clips,
+    EverySecondSampling,
     FixedRateSampling,
     RandomSampling,
     SampledFrame,
@@ -93,11 +94,16 @@ class Frames(PooledArtifact):
 class SampleFrames(Config):
     """Which frames to take of each clip."""
 
-    sampling: Literal["uniform", "random", "fixed_rate"] = Field(
-        "uniform", description="midpoints of equal intervals; a seeded draw in each interval; or so many a second"
+    later: ClassVar[Mapping[str, Any]] = {"most_frames": None}
+
+    sampling: Literal["uniform", "random", "fixed_rate", "every_second"] = Field(
+        "uniform",
+        description="midpoints of equal intervals; a seeded draw in each interval; so many a second; or every n-th from the "
+        "first, n the whole frames of a second, as AKS takes them",
     )
     frames: int = Field(32, ge=1, description="frames per clip (uniform, random)")
     frames_per_second: float = Field(1.0, gt=0, description="density (fixed_rate)")
+    most_frames: int | None = Field(None, ge=1, description="frames of a clip at most, spread evenly (fixed_rate)")
     seed: int = Field(0, ge=0, description="seed of the draw (random)")
     size: int = Field(224, ge=8, description="width and height in pixels that frames are squashed to")
     image_folder_frames_per_second: float = Field(3.0, gt=0, description="rate of videos given as folders of images")
@@ -110,7 +116,8 @@ class SampleFrames(Config):
 
 def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
     """Cut the videos into shards by the size of their clips' frames, as far as that is known before they are decoded."""
-    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
+    a_second = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
+    frames_a_clip = cfg.frames if a_second is None else a_second * ASSUMED_SECONDS
     bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
     return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
 
@@ -198,8 +205,10 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     elif cfg.sampling == "random":
         # Seeded by the video's content: a draw depends neither on the order of work nor on the other videos.
         sampling = RandomSampling(cfg.frames, (cfg.seed, int(video.digest[:16], 16)))
+    elif cfg.sampling == "fixed_rate":
+        sampling = FixedRateSampling(cfg.frames_per_second, cfg.most_frames)
     else:
-        sampling = FixedRateSampling(cfg.frames_per_second)
+        sampling = EverySecondSampling()
     clips = tuple(Clip(*bounds) for bounds in _bounds(video))
     fps = cfg.image_folder_frames_per_second
     return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp)

@@ -55,12 +55,13 @@ EXCEPTIONS = {
         "pipeline.datasets.adapter",
         "pipeline.datasets.question",
         "pipeline.datasets.registry",
+        "pipeline.datasets.score_files",
         "pipeline.video.video_folder",
     },
 }
 
 # Files of stages/ that hold no stage.
-NO_STAGE = ("__init__", "all", "chain")
+NO_STAGE = ("__init__", "all", "chain", "scoring")
 
 # Who may import a library.
 OWNERS = {
@@ -121,6 +122,7 @@ OPEN_TO_ALL = ("cache.errors", "cache.files", "cache.printable", "cache.untruste
 SEES_THE_STORE = {
     "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations that are handed out as Parquet
     "pipeline/video/video_bytes.py": {"cache.digests"},  # whether a file is still the one that was identified
+    "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # where encoded frames go
     "pipeline/training/prompt_training.py": {"cache.pool_reader"},  # the type of what reads features
     "pipeline/shapes/demo.py": {"cache.store"},  # the demo's world lies in the store
 }

@@ -33,6 +33,7 @@ class Places(BaseModel):
     annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
     videos: str = Field(default="", description="folder of the videos, likewise")
     weights: str = Field(default="", description="folder or file of the weights, likewise")
+    scores: str = Field(default="", description="frame scores made elsewhere, likewise")
     store: str = Field(
         default="", description="folder of the artifacts, the same on every worker; empty: SEVILA_STORE, or .sevila"
     )

@@ -13,12 +13,12 @@ from pipeline.engine.toml_file import read_toml
 
 log = logging.getLogger("sevila")
 
-KINDS = ("annotations", "videos", "weights")
+KINDS = ("annotations", "videos", "weights", "scores")
 
 
 class PlaceLookup:
-    """The places that were given, nearest first: on the command line, in `SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS` and
-    `SEVILA_WEIGHTS`, in `sevila.toml` (or the file named by `SEVILA_CONFIG`).
+    """The places that were given, nearest first: on the command line, in `SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS`,
+    `SEVILA_WEIGHTS` and `SEVILA_SCORES`, in `sevila.toml` (or the file named by `SEVILA_CONFIG`).
 
     Each place is `NAME=PATH`, several of them separated by the path separator, or a bare PATH that serves every name of its kind.
     """

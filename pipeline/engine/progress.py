@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -84,6 +85,46 @@ def count_bar(description: str, total: int, unit: Literal["B", "video"]) -> Iter
         course.at(done / max(total, 1), words)
 
     yield log_more
+
+
+class FrameProgress:
+    """How many frames of a shard are done; those that were done before are left out, so that the rest is foreseen rightly."""
+
+    def __init__(self, shard: Shard, total: int, bar: tqdm[Any] | None) -> None:
+        self._course, self._bar, self._shard = _Course(shard.stage.name), bar, shard
+        self._all, self._total, self._done = total, total, 0
+
+    def add(self, n_frames: int, n_held: int) -> None:
+        """Say that so many more are done, and that so many of all were there before, as far as that is known."""
+        self._done, self._total = self._done + n_frames, max(self._all - n_held, self._done + n_frames)
+        if self._bar is not None:
+            self._bar.total = self._total
+            self._bar.update(n_frames)
+        else:
+            self._course.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
+
+    def end(self) -> None:
+        """Say that the shard is done."""
+        if self._bar is None:
+            self._course.at((self._shard.place + 1) / self._shard.of, self._words)
+
+    def _words(self) -> str:
+        shard, a_second = self._shard, self._done / self._course.seconds()
+        which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
+        left = timedelta(seconds=round((self._total - self._done) / a_second)) if a_second else "?"
+        return f"{which}{self._done} of {self._total} frames, {a_second:.2g} a second, {left} left"
+
+
+@contextmanager
+def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
+    """Yield what shows how many frames of a shard are done, and how long the others will take."""
+    if _is_for_eyes():
+        with _bar(desc=shard.stage.name, unit="frame", total=total, dynamic_ncols=True) as bar:
+            yield FrameProgress(shard, total, bar)
+        return
+    progress = FrameProgress(shard, total, None)
+    yield progress
+    progress.end()
 
 
 @contextmanager

@@ -37,6 +37,11 @@ class Chain(Config):
     backbone: Literal["imported", "trained"] = Field(
         "imported", description="the frozen BLIP-2: weights from outside, or trained from scratch by a stage"
     )
+    scorer: Literal["localizer", "imported", "clip", "itm"] = Field(
+        "localizer",
+        description="who scores frames (forward): the Localizer; files made elsewhere; CLIP or SigLIP; or BLIP-2's image-text "
+        "matching (docs/scorers.md)",
+    )
     training_split: str = Field(
         "train", description="split of the recipe's data set that Localizer and Answerer are trained on"
     )

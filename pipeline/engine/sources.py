@@ -21,6 +21,7 @@ from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wr
 from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Question, Video
 from pipeline.datasets.registry import adapter_named
+from pipeline.datasets.score_files import files_of_scores
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup
 from pipeline.engine.progress import LOG_EVERY_SECONDS
@@ -35,7 +36,7 @@ OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to bl
 
 @dataclass(frozen=True)
 class AnnotationFiles:
-    """The annotation files of one split of a data set: `path` is the folder or file given for the data set's name.
+    """The annotation files of one split of a data set, or files of scores: `path` is the folder or file given for their name.
 
     `digests` are the files' SHA-256; `source` is what the store remembers the id by, here and below.
     """
@@ -117,6 +118,17 @@ class Sources:
                 [names[file], digest, *adapter.about.name_says(names[file])] for file, digest in digests.items()
             ]
         return AnnotationFiles(f"annotations-{fingerprint(identity)}", "", path, digests, source)
+
+    def scores(self, name: str) -> AnnotationFiles:
+        """Return the files of scores that were made elsewhere."""
+        source = f"scores {name}"
+        try:
+            path = self.places.place("scores", name)
+            digests = {file: self._digests.digest(file) for file in files_of_scores(path)}
+        except MissingSourceError as error:
+            return AnnotationFiles(self._remembered(source, "scores", name), str(error), source=source)
+        self._digests.save()
+        return AnnotationFiles(f"scores-{fingerprint(list(digests.values()))}", "", path, digests, source)
 
     def weights(self, name: str) -> Weights:
         """Return a set of weights: a file, or those of a folder's files that loading opens."""

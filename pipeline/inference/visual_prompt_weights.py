@@ -44,6 +44,10 @@ class VisualPromptWeights(Artifact):
     tables = {"curves": schema_of(1, TrainingStep), "validation": schema_of(1, ValidationFigure)}
     measured = ("curves",)
 
+    def identity(self) -> str:
+        """Return what identifies the weights, wherever they come from."""
+        return str(self.record.files[FILE]["sha256"])
+
     def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
         """Return the module on the run's device, its matrix products in `precision`."""
         import torch

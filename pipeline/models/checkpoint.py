@@ -60,7 +60,7 @@ def check_blip2(config: ModelConfig, folder: Path) -> None:
             (_empty_prompt(config), "blip2", keys.HUGGING_FACE_PROMPT, {}),
         ]
     for module, what, table, copies in parts:
-        _sources(folder, what, table, readers, [own for own in module.state_dict() if own not in copies], copies)
+        tensor_sources(folder, what, table, readers, [own for own in module.state_dict() if own not in copies], copies)
 
 
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def load_vision_encoder(
     with torch.device("meta"):
         module = VisionEncoder(config.vision)
     table = keys.HUGGING_FACE_VISION if path.is_dir() else keys.OFFICIAL_VISION
-    _fill(module, path, "ViT", table, dtype, device)
+    fill(module, path, "ViT", table, dtype, device)
     return module.eval().requires_grad_(False)
 
 
@@ -96,7 +96,7 @@ def vision_fingerprint(config: ModelConfig, folder: Path) -> str:
     readers = open_checkpoint(folder)
     with torch.device("meta"):
         wanted = list(VisionEncoder(config.vision).state_dict())
-    sources = _sources(folder, "ViT", keys.HUGGING_FACE_VISION, readers, wanted, {})
+    sources = tensor_sources(folder, "ViT", keys.HUGGING_FACE_VISION, readers, wanted, {})
     vision = config.vision
     sizes = [vision.image_size, vision.patch_size, vision.num_attention_heads, vision.layer_norm_eps, vision.hidden_act]
     digest = hashlib.sha256(json.dumps(sizes).encode())
@@ -127,7 +127,7 @@ def load_language(
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config.text)
     table = keys.HUGGING_FACE_LANGUAGE if path.is_dir() else keys.OFFICIAL_LANGUAGE
-    _fill(model, path, "language model", table, dtype, device, copies=_EMBEDDING_COPIES, float32=("lm_head.weight",))
+    fill(model, path, "language model", table, dtype, device, copies=_EMBEDDING_COPIES, float32=("lm_head.weight",))
     model.set_input_embeddings(model.shared)  # one tensor again, on any device it is moved to
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr(), "transformers tied lm_head to shared"
     return Language(model, verbalizer)
@@ -177,7 +177,7 @@ def _prompt(
 ) -> VisualPrompt:
     with torch.device("meta"):
         module = _empty_prompt(config)
-    _fill(module, path, what, table, torch.float32, device)
+    fill(module, path, what, table, torch.float32, device)
     return module.eval()
 
 
@@ -185,7 +185,7 @@ def _empty_prompt(config: ModelConfig) -> VisualPrompt:
     return VisualPrompt(config.qformer, config.num_query_tokens, config.text.d_model)
 
 
-def _fill(
+def fill(
     module: nn.Module,
     path: Path,
     what: str,
@@ -203,7 +203,7 @@ def _fill(
     """
     readers = open_checkpoint(path)
     wanted = {own: parameter.shape for own, parameter in module.state_dict().items() if own not in copies}
-    sources = _sources(path, what, table, readers, list(wanted), copies)
+    sources = tensor_sources(path, what, table, readers, list(wanted), copies)
     state: dict[str, Tensor] = {}
     misshapen: list[str] = []
     for own, shape in wanted.items():
@@ -215,10 +215,15 @@ def _fill(
     if misshapen:
         raise CheckpointError(f"{path}: {what} of another size than config.json says: {_listed(misshapen, '; ')}")
     module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
+    for name, buffer in list(module.named_buffers()):
+        owner, _, own_name = name.rpartition(".")
+        if buffer.is_meta and own_name == "position_ids":  # counted, and in no file of ours
+            positions = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+            module.get_submodule(owner).register_buffer(own_name, positions, persistent=False)
     assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a buffer was not loaded"
 
 
-def _sources(
+def tensor_sources(
     path: Path, what: str, table: keys.KeyTable, readers: TensorReaders, wanted: list[str], copies: Mapping[str, str]
 ) -> dict[str, list[str]]:
     """Return, per parameter, the foreign names its tensor is made of; nothing missing, nothing left over."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
+from string import Formatter, ascii_uppercase
 
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Question
 
@@ -133,6 +133,23 @@ def answering_text(style: str, question: Question) -> str:
 def localizing_text(style: str, question: Question, instruction: str) -> str:
     """Return what the Localizer reads of a question; `instruction` is a key of `LOCALIZE_INSTRUCTIONS`."""
     return PROMPT_STYLES[style].localize(question.question, question.options, instruction)
+
+
+def template_problem(template: str) -> str:
+    """Return what is wrong with somebody's own text of `{question}` and `{options}`; empty if nothing is."""
+    try:
+        fields = [(name, form, how) for _, name, form, how in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        return f"{error}; a brace that is meant is written twice"
+    for name, form, how in fields:
+        if name not in ("question", "options") or form or how:
+            return f"{{{name}}} is no part of a question; {{question}} and {{options}} are"
+    return "" if fields else "neither {question} nor {options} is in it: all questions would be the same"
+
+
+def template_text(template: str, question: Question) -> str:
+    """Return somebody's own text about a question; options stand beside each other, as in the Localizer's own text."""
+    return template.format(question=question.question, options=" ".join(question.options))
 
 
 PROMPT_STYLES = {

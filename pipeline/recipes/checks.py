@@ -15,10 +15,13 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
 from pipeline.recipes.requirements import (
+    SCORER_WEIGHTS,
     asks_for_moments,
+    compares_vectors,
     exists,
     knows_moments,
     pretrains_localizer,
+    scorer_of,
     uses_answerer,
     uses_localizer,
 )
@@ -36,6 +39,11 @@ ASKING = {
 def check_chain(recipe: Recipe) -> None:
     """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
+    if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
+        raise RecipeError(
+            "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
+            "--set extract_features.level=features, or --set chain.kind=forward to train nothing"
+        )
     if recipe.chain.kind == "full" and not asks_for_moments(recipe):
         _check_full(recipe)
 
@@ -89,12 +97,21 @@ def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
     wanted = adapter_named(dataset).about.prompt
     for name in stages:
         prompt = recipe.config_of(name).prompt
-        if wanted and prompt != wanted:
+        if wanted and prompt not in (wanted, "custom"):
             log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
 
 
 def _check_full(recipe: Recipe) -> None:
     """Refuse a full chain that cannot come to anything."""
+    if recipe.chain.scorer != "localizer" or compares_vectors(recipe):
+        what = "[chain] scorer" if recipe.chain.scorer != "localizer" else "[select_keyframes] selector"
+        name = (
+            recipe.chain.scorer if recipe.chain.scorer != "localizer" else recipe.config_of("select_keyframes").selector
+        )
+        raise RecipeError(
+            f"{what} = {name!r} is for the forward chain; the full one trains Localizers and compares these: "
+            "--set chain.kind=forward"
+        )
     chain, listing = recipe.chain, recipe.config_of("list_questions")
     splits = {"training_split": (listing.dataset, chain.training_split)}
     splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
@@ -171,7 +188,10 @@ def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
     backbone = {recipe.config_of("import_backbone").weights}
     if recipe.chain.backbone == "imported":
         weights |= backbone
-    refuse_unused(given, {"annotations": datasets, "videos": datasets, "weights": weights}, {"weights": backbone})
+    weights |= {recipe.config_of(name).weights for name in SCORER_WEIGHTS.get(scorer_of(recipe), ())}
+    scores = {recipe.config_of("import_scores").scores} if scorer_of(recipe) == "imported" else set()
+    used = {"annotations": datasets, "videos": datasets, "weights": weights, "scores": scores}
+    refuse_unused(given, used, {"weights": backbone})
 
 
 def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None]) -> None:
@@ -182,6 +202,7 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     """
     names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
     names += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
+    names += SCORER_WEIGHTS.get(scorer_of(recipe), ())
     weights = [recipe.config_of(name).weights for name in names]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
     sources.check(datasets, filter(None, weights))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pipeline.datasets.registry import adapter_named
 from pipeline.engine.recipe import LOCALIZERS, Recipe
 from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
+
+# The stages that take in the weights of scorers other than the Localizer.
+SCORER_WEIGHTS = {"clip": ("import_embedder",), "itm": ("import_matcher",)}
 
 
 class Split(NamedTuple):
@@ -70,16 +74,34 @@ class Released(NamedTuple):
 
 def asks_for_moments(recipe: Recipe) -> bool:
     """Whether the questions are queries for moments of the video: nobody is asked for an answer."""
-    return bool(recipe.config_of("score_frames").prompt == "moment")
+    prompt = recipe.config_of("score_frames").prompt
+    if prompt == "custom":  # asks the same in other words
+        prompt = adapter_named(recipe.config_of("list_questions").dataset).about.prompt
+    return bool(prompt == "moment")
 
 
 def uses_localizer(recipe: Recipe) -> bool:
     """Whether the recipe's chain has a Localizer."""
-    if asks_for_moments(recipe):
-        return True
-    if recipe.chain.kind == "full":
+    if recipe.chain.kind == "full" and not asks_for_moments(recipe):
         return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
-    return bool(recipe.config_of("select_keyframes").method == "localizer")
+    return scorer_of(recipe) == "localizer"
+
+
+def scorer_of(recipe: Recipe) -> str:
+    """Return who scores frames for the forward chain, as `[chain] scorer` names it; empty where nobody looks at scores."""
+    looks = asks_for_moments(recipe) or recipe.config_of("select_keyframes").method == "localizer"
+    return recipe.chain.scorer if looks else ""
+
+
+def queried_by(recipe: Recipe, *weights: Artifact | None) -> tuple[Artifact | None, ...]:
+    """Return the weights whose Q-Formers' outputs are kept in place of the ViT's features; None for each where those are."""
+    keeps = recipe.config_of("extract_features").level == "queries"
+    return weights if keeps else tuple(None for _ in weights)
+
+
+def compares_vectors(recipe: Recipe) -> bool:
+    """Whether the recipe's selector compares vectors of frames."""
+    return "vectors" in recipe.config_of("select_keyframes").chosen_by.needs
 
 
 def uses_answerer(recipe: Recipe) -> bool:

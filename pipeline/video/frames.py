@@ -89,15 +89,32 @@ class RandomSampling:
 
 @dataclass(frozen=True)
 class FixedRateSampling:
-    """`frames_per_second` frames for every second of the clip, for videos too long for a fixed number."""
+    """`frames_per_second` frames for every second of the clip, for videos too long for a fixed number.
+
+    A clip that would have more than `most_frames` has so many, at the middles of equal intervals.
+    """
 
     frames_per_second: float
+    most_frames: int | None = None
 
     def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
-        return fixed_rate_indices(n_video_frames, fps, self.frames_per_second, start_frame, end_frame)
+        indices = fixed_rate_indices(n_video_frames, fps, self.frames_per_second, start_frame, end_frame)
+        if self.most_frames is None or len(indices) <= self.most_frames:
+            return indices
+        return uniform_indices(n_video_frames, self.most_frames, start_frame, end_frame)
 
 
-Sampling = UniformSampling | RandomSampling | FixedRateSampling
+@dataclass(frozen=True)
+class EverySecondSampling:
+    """Every n-th frame from the clip's first, n being the whole number of frames a second: what AKS and others score."""
+
+    def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        step = max(1, int(fps))
+        n_frames = max(1, (end_frame - start_frame) // step)
+        return np.minimum(start_frame + step * np.arange(n_frames, dtype=np.int64), n_video_frames - 1)
+
+
+Sampling = UniformSampling | RandomSampling | FixedRateSampling | EverySecondSampling
 
 
 @dataclass(frozen=True, eq=False)
