@@ -20,6 +20,7 @@ reliability: .venv/.installed  ## kills, flipped bits, full disks, races: tried 
 	$(BIN)/python -m tests.faults --kills 100 --flips 100 -o docs/reliability.md
 
 # Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
+# Where a Chromium is installed (Debian: apt-get install chromium), the report's page is tested in it.
 test: .venv/.installed  ## two files of tests at a time; one thread each, so that they do not wait for each other
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

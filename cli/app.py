@@ -45,7 +45,11 @@ COMMANDS: dict[Group, Commands] = {
         "benchmark": run_commands.benchmark,
         "up": run_commands.up,
     },
-    READ: {"answers": read_commands.answers, "compare": read_commands.compare},
+    READ: {
+        "report": read_commands.report,
+        "answers": read_commands.answers,
+        "compare": read_commands.compare,
+    },
     KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
 }
 MOMENTS: Commands = {

@@ -92,6 +92,14 @@ SeedOption = Annotated[
 SettingsOption = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
+ReportOption = Annotated[
+    bool,
+    Parameter(
+        negative="--no-report",
+        env_var="SEVILA_REPORT",
+        help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
+    ),
+]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
 RunNameOption = Annotated[str | None, Parameter(validator=_not_empty)]

@@ -1,13 +1,14 @@
-"""The commands that print what there is and what runs left: `answers`, `compare`, `recipes`, `stages` and `datasets`."""
+"""The commands that print what there is and what runs left: `answers`, `compare`, `report`, `recipes`, `stages`, `datasets`."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from cli.options import AsJson, Count, DataPlaces, Text, Where
+from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, PlaceOption, Text, Where
 from cli.terminal import print_data, print_json, print_table, print_text
 
 
@@ -61,6 +62,36 @@ def compare(
         print_json(content)
     else:
         print_text(text)
+
+
+def report(
+    run: Text,
+    run_b: Text | None = None,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o", metavar="FOLDER")] = None,
+    videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
+    where: Where,
+) -> None:
+    """Write the report of a run, or of two side by side, as a page to look at, and print its path.
+
+    A folder that needs no network: send it, or put it on any web server. Frames are shown in the shape of their videos where
+    these are at hand when thumbnails are first made.
+
+    Args:
+        run: name of a run (`sevila runs`), a recipe (its last run), or id of an artifact, or the beginning of one
+        run_b: likewise; every question is then shown as both answered it
+        output: folder to write to; else one in the store
+        videos: folder of the videos; else SEVILA_VIDEOS, sevila.toml (repeatable)
+    """
+    from pipeline.engine.sources import Sources
+    from reports.page.runs import reported_run
+    from reports.page.write import write_report
+
+    store = where.open()
+    runs = [reported_run(store, each) for each in (run, run_b) if each is not None]
+    with store.in_use():
+        print_text(str(write_report(runs, Sources(store.digests, {"videos": list(videos)}), output)))
 
 
 def recipes() -> None:

@@ -7,6 +7,7 @@ Stages and models are imported by the commands that need them: decoder processes
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from functools import partial
 
 from cache.errors import RecipeError
@@ -22,6 +23,7 @@ from cli.options import (
     PlaceOptions,
     Port,
     Positive,
+    ReportOption,
     SeedOption,
     Seeds,
     SettingsOption,
@@ -38,24 +40,31 @@ def run(
     chain: ChainOptions = ChainOptions(),
     seed: SeedOption = None,
     naming: Naming = Naming(),
+    report: ReportOption = True,
     where: Where,
 ) -> None:
-    """Run a recipe's chain; what the store holds is not made again.
+    """Run a recipe's chain; what the store holds is not made again. The last line is the path of its report, a page to look at.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
     """
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
+    from reports.page.at_end import report_at_end
+    from reports.page.runs import run_title
     from reports.summary import summary
     from stages.chain import chain_of
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open())
-    seeds = [] if seed is None else [seed]
+    seeds, started = [] if seed is None else [seed], datetime.now(UTC)
+    title = naming.name or run_title(loaded.name, seeds)
     with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
         steps = Run(loaded, context, pin)
         results = chain_of(loaded)(loaded, steps, sources)
+        page = report_at_end(title, loaded, steps, sources, started, pin) if report else None
     print_text(summary(steps.artifacts, results))
+    if page is not None:
+        print_text(f"\nreport:\n{page}")
 
 
 def demo(
@@ -64,12 +73,14 @@ def demo(
     seed: SeedOption = None,
     execution: ExecutionOptions = ExecutionOptions(),
     naming: Naming = Naming(),
+    report: ReportOption = True,
     where: Where,
 ) -> None:
     """Run the whole chain on a small world of its own, trainings included."""
     from pipeline.shapes.demo import DEMO
 
-    run(DEMO, chain=ChainOptions(settings=settings, execution=execution), seed=seed, naming=naming, where=where)
+    options = ChainOptions(settings=settings, execution=execution)
+    run(DEMO, chain=options, seed=seed, naming=naming, report=report, where=where)
 
 
 def stage(

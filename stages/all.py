@@ -16,6 +16,7 @@ from stages.init_answerer import init_answerer
 from stages.init_localizer import init_localizer
 from stages.label_frames import label_frames
 from stages.list_questions import list_questions
+from stages.make_thumbnails import make_thumbnails
 from stages.pretrain_localizer import pretrain_localizer
 from stages.refine_localizer import refine_localizer
 from stages.retrieve_moments import retrieve_moments
@@ -51,5 +52,6 @@ ALL = (
     evaluate_localization,
     retrieve_moments,
     evaluate_moments,
+    make_thumbnails,
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in ALL}

@@ -80,7 +80,7 @@ def write_files(wanted: WantedFiles) -> str:
                 for index in file.frames:
                     takers[index].append(put)
             with source.checked_path(check_first=False) as path:
-                scale = Scaler(partial(_sides, _pixel_shape(path), wanted.height))
+                scale = Scaler(partial(upright_sides, pixel_shape(path), wanted.height))
                 for index, picture in _pictures(path, sorted(takers)):
                     scaled = scale(picture)
                     for put in takers[index]:
@@ -117,7 +117,7 @@ def _pictures(path: Path, indices: list[int]) -> Iterator[tuple[int, Any]]:
     raise DecodeError(f"frame {index} was wanted, and the video ends before it")
 
 
-def _pixel_shape(path: Path) -> Fraction:
+def pixel_shape(path: Path) -> Fraction:
     """Return the width of a video's pixels by their height."""
     if path.is_dir():
         return Fraction(1)
@@ -125,7 +125,7 @@ def _pixel_shape(path: Path) -> Fraction:
         return Fraction(best_video_stream(container).sample_aspect_ratio or 1)
 
 
-def _sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int, int]:
+def upright_sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int, int]:
     """Return width and height of what a picture becomes, upright and with square pixels."""
     sides = [pixel_shape * picture.width, Fraction(picture.height)]
     if orientation(picture)[1]:  # turned by a quarter
