@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache.errors import MissingSourceError
@@ -14,10 +12,10 @@ from pipeline.engine.dry_run import DryRun
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact, RunContext, Stage
-from pipeline.engine.toml_file import read_toml
 from pipeline.recipes.requirements import scorer_of, uses_answerer, uses_localizer
 from pipeline.text_table import aligned, duration, human_size
 from reports.findings import Finding
+from reports.rates import measured_rates
 from stages.chain import chain_of
 from stages.list_questions import Questions
 
@@ -67,12 +65,6 @@ class RecipeEstimate:
     def gpu_bytes(self) -> float:
         """The most that a step takes."""
         return max((step.gpu_bytes for step in self.steps), default=0.0)
-
-
-@cache
-def measured_rates() -> dict[str, Any]:
-    """Return the table of measured rates."""
-    return read_toml(Path(__file__).with_name("rates.toml"))
 
 
 class Estimating(DryRun):
@@ -157,7 +149,7 @@ def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
     for kind, name in dict.fromkeys(names):
         try:
             if name:
-                sources.weights_place(name) if kind == "weights" else sources.places.place(kind, name)
+                _ = sources.weights_place(name) if kind == "weights" else sources.places.place(kind, name)
         except MissingSourceError as error:
             yield Finding(OF_RECIPE, "problem", str(error))
 
