@@ -12,7 +12,7 @@ from pipeline.engine.dry_run import DryRun
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact, RunContext, Stage
-from pipeline.recipes.requirements import scorer_of, uses_answerer, uses_localizer
+from pipeline.recipes.requirements import SCORER_WEIGHTS, scorer_of, uses_answerer, uses_localizer
 from pipeline.text_table import aligned, duration, human_size
 from reports.findings import Finding
 from reports.rates import measured_rates
