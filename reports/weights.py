@@ -129,14 +129,14 @@ def prompt_of(store: Store, record: Record) -> VisualPromptWeights:
 
 def weights_description(store: Store, name: str, sources: Sources) -> dict[str, Any]:
     """Return what is known of weights, as JSON values: files with sizes and SHA-256, parts, and what they were made from."""
-    from pipeline.models.weight_parts import PROMPTS, open_weights
+    from pipeline.models.weight_parts import Q_FORMERS, open_weights
 
     named = weights_named(store, name, sources)
     weights = open_weights(named.path, named.part)
     parts: dict[str, dict[str, int]] = {}
     for part in weights.parts:
         parts[part] = {"tensors": len(weights.parts[part])}
-        if part in PROMPTS:  # the others are gigabytes
+        if part in Q_FORMERS:  # the others are gigabytes
             parts[part]["parameters"] = weights.size(part)[1]
     content: dict[str, Any] = {"name": name, "path": str(named.path), "parts": parts}
     content["files"] = [

@@ -27,7 +27,7 @@ FILE_TABLES = {
     "Answerer": keys.OFFICIAL_ANSWERER,
 }
 # Each of these is LayerNorm, query tokens, Q-Former and projection, so that any two can be compared.
-PROMPTS = ("Q-Former", "Localizer", "Answerer")
+Q_FORMERS = ("Q-Former", "Localizer", "Answerer")
 OWN_BEGINNINGS = ("layer_norm.", "projection.", "qformer.")
 
 
@@ -120,8 +120,8 @@ def compare_weights(a: WeightParts, b: WeightParts) -> list[PartComparison]:
         CheckpointError: they have no part in common.
     """
     pairs = [(part, part) for part in a.parts if part in b.parts]
-    if not any(part in PROMPTS for part, _ in pairs):
-        pairs += [(x, y) for x in a.parts for y in b.parts if x in PROMPTS and y in PROMPTS]
+    if not any(part in Q_FORMERS for part, _ in pairs):
+        pairs += [(x, y) for x in a.parts for y in b.parts if x in Q_FORMERS and y in Q_FORMERS]
     if not pairs:
         raise CheckpointError(
             f"{a.path} holds {', '.join(a.parts)}, and {b.path} {', '.join(b.parts)}: there is nothing to compare"
