@@ -12,8 +12,8 @@ from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, PlaceOption, Tex
 from cli.terminal import print_data, print_json, print_table, print_text
 
 
-def answers(id: Text, /, *, where: Where) -> None:
-    """Print the answers of a run in words, as CSV.
+def answers(id: Text, /, *, as_json: AsJson = False, where: Where) -> None:
+    """Print the answers of a run in words, as CSV or JSON.
 
     Args:
         id: id of an answers artifact, or the beginning of it, which takes the newest
@@ -23,7 +23,8 @@ def answers(id: Text, /, *, where: Where) -> None:
     store = where.open()
     newest = newest_answers(store, id)
     print(newest, file=sys.stderr)
-    print_data(as_csv([row._asdict() for row in answers_in_words(store, newest)]))
+    rows = [row._asdict() for row in answers_in_words(store, newest)]
+    print_json(rows) if as_json else print_data(as_csv(rows))
 
 
 def compare(
@@ -94,19 +95,26 @@ def report(
         print_text(str(write_report(runs, Sources(store.digests, {"videos": list(videos)}), output)))
 
 
-def recipes() -> None:
+def recipes(*, as_json: AsJson = False) -> None:
     """List the recipes that come with the package."""
     from pipeline.engine.recipe import available, load
     from stages.all import STAGES
 
-    print_table(["recipe", "about"], [[name, load(name, STAGES).description] for name in available()])
+    rows = [[name, load(name, STAGES).description] for name in available()]
+    if as_json:
+        print_json([{"recipe": name, "about": about} for name, about in rows])
+    else:
+        print_table(["recipe", "about"], rows)
 
 
-def stages() -> None:
+def stages(*, as_json: AsJson = False) -> None:
     """List the stages and every key of their recipe sections."""
     from pipeline.engine.recipe import section_configs
     from stages.all import STAGES
 
+    if as_json:
+        print_json({section: config.model_json_schema() for section, config in section_configs(STAGES).items()})
+        return
     for section, config in section_configs(STAGES).items():
         print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")
         for key, field in config.model_fields.items():

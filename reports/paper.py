@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache.errors import RecipeError, did_you_mean
 from pipeline.recipes.results import Column
+from reports.rates import measured_rates
 
 PAPER = Path(__file__).with_name("paper.toml")
 
@@ -103,7 +104,8 @@ def read_paper() -> Paper:
     """Return the paper's tables."""
     content = tomllib.loads(PAPER.read_text(encoding="utf-8"))
     tables = {name: content.pop(name) for name in list(content) if name.startswith("table")}
-    return Paper(tables=tables, **content)
+    rates = {name: rate["per_second"] for name, rate in measured_rates()["stages"].items()}
+    return Paper(tables=tables, rates=rates, **content)
 
 
 def tables_named(names: tuple[str, ...]) -> dict[str, PaperTable]:

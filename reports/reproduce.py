@@ -13,8 +13,8 @@ from typing import Any
 
 from cache.errors import SevilaError
 from pipeline.engine.deferred import Deferred, DeferredStep
-from pipeline.engine.dry_run import quiet
 from pipeline.engine.places import KINDS
+from pipeline.engine.progress import quiet
 from pipeline.engine.recipe import Recipe, parse_setting
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, RunContext

@@ -8,6 +8,7 @@ from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer
+from stages.generate_answers import generate_answers
 from stages.import_backbone import import_backbone
 from stages.import_embedder import import_embedder
 from stages.import_matcher import import_matcher
@@ -45,6 +46,7 @@ ALL = (
     score_by_matching,
     select_keyframes,
     answer_questions,
+    generate_answers,
     label_frames,
     refine_localizer,
     finetune_answerer,
