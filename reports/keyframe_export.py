@@ -35,10 +35,11 @@ from stages.select_keyframes import Keyframes
 
 log = logging.getLogger("sevila")
 
-Pictures = Literal["images", "clips"]
-SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4"}
+Pictures = Literal["images", "clips", "lmms-eval"]
+SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4", "lmms-eval": ".mp4"}
 SHOWN = 5  # videos that gave nothing
 NOTE, LIST = "export.json", "keyframes.json"  # what a folder holds, and which files are whose
+CLIPS = "clips"  # where a task for a harness has its clips
 OPEN_CLIPS = 64  # written at once by a process, which may usually have 1024 files open
 READABLE = 80  # characters of a question's id in the name of its file
 
@@ -112,6 +113,7 @@ def write_pictures(
 ) -> dict[str, str]:
     """Write each question's keyframes as images or as one video, and `keyframes.json`, which says which file is whose.
 
+    For lmms-eval the videos lie in a folder of their own, beside which there is room for a task (reports/lmms_task.py).
     Files that are there already are kept: after an interruption the same call goes on.
 
     Args:
@@ -127,7 +129,8 @@ def write_pictures(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = _file_names([row.question_id for row in keyframes.rows])
-    files = {row.question_id: _files(row, folder / names[row.question_id], kind) for row in keyframes.rows}
+    place = folder / CLIPS if kind == "lmms-eval" else folder
+    files = {row.question_id: _files(row, place / names[row.question_id], kind) for row in keyframes.rows}
     _refuse_other_content(keyframes, folder, kind, height)
     _remove_parts(folder)
     requests, failures = _requests(keyframes, sources, files, height)
@@ -171,7 +174,7 @@ def _file_names(question_ids: Sequence[str]) -> dict[str, str]:
 def _files(row: ChosenFrames, place: Path, kind: Pictures) -> list[WantedFile]:
     if not row.frame_indices:
         return []
-    if kind == "clips":
+    if kind != "images":
         return [WantedFile(place.with_name(f"{place.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
     return [WantedFile(place / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
 
@@ -218,7 +221,7 @@ def _requests(
             failures[video_id] = problem
             continue
         assert video.path is not None
-        n_at_once = OPEN_CLIPS if of_video[0].path.suffix == SUFFIXES["clips"] else len(of_video)
+        n_at_once = OPEN_CLIPS if of_video[0].path.suffix == ".mp4" else len(of_video)
         for start in range(0, len(of_video), n_at_once):
             at_once = tuple(of_video[start : start + n_at_once])
             requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, at_once, height)))
