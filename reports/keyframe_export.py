@@ -7,16 +7,13 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
 
-from cache.errors import MachineError, SevilaError, StoreError
+from cache.errors import SevilaError, StoreError
 from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
 from cache.matching import newest
@@ -27,7 +24,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources, VideoFile
 from pipeline.selection.keyframes import ChosenFrames
-from pipeline.video.keyframe_files import WantedFile, WantedFiles, write_files
+from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_files
 from reports.stale import warn_if_stale
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -238,20 +235,14 @@ def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str,
     for _, request in requests:
         for folder in {file.path.parent for file in request.files}:
             folder.mkdir(parents=True, exist_ok=True)
-    with (
-        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
-        count_bar("keyframes", len(requests), "video") as advance,
-    ):
-        try:
-            reasons = {}
-            written = pool.map(write_files, [request for _, request in requests])
-            for (video_id, _), reason in zip(requests, written, strict=True):
-                advance(1)
-                if reason:
-                    reasons[video_id] = reason
-            return reasons
-        except BrokenProcessPool as error:
-            raise MachineError("a process that reads videos was killed; run again: what is written stays") from error
+    reasons = {}
+    written = in_processes(write_files, (request for _, request in requests), processes)
+    with count_bar("keyframes", len(requests), "video") as advance:
+        for (video_id, _), reason in zip(requests, written, strict=True):
+            advance(1)
+            if reason:
+                reasons[video_id] = reason
+    return reasons
 
 
 def _json(rows: list[dict[str, Any]]) -> bytes:

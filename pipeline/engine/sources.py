@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,14 +130,14 @@ class Sources:
         self._digests.save()
         return AnnotationFiles(f"scores-{fingerprint(list(digests.values()))}", "", path, digests, source)
 
-    def weights(self, name: str) -> Weights:
-        """Return a set of weights: a file, or those of a folder's files that loading opens."""
+    def weights(self, name: str, files_of: Callable[[Path], list[Path]] = checkpoint_files) -> Weights:
+        """Return a set of weights: a file, or those of a folder's files that loading opens, as `files_of` lists them."""
         source = f"weights {name}"
         try:
             path = self.weights_place(name)
             # The folder itself: a link to it may lead to another one by the time that it is loaded.
             path = path.resolve() if path.is_dir() else path
-            links = {file: links_to(file) for file in checkpoint_files(path)}
+            links = {file: links_to(file) for file in files_of(path)}
             identified = {file: self._digests.identify(file) for file in links}
             refuse_downloads_gone_wrong(identified)
         except (MissingSourceError, CheckpointError, OSError) as error:
@@ -147,7 +147,7 @@ class Sources:
         # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
         stamps = {file: (of_file, *links[file]) for file, (_, of_file) in identified.items()}
-        return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source)
+        return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source, files_of)
 
     def weights_place(self, name: str) -> Path:
         """Return the folder or file of weights; a name like `owner/model` that nobody placed is asked of the model hub."""
