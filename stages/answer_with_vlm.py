@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -16,6 +17,7 @@ from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.places import ServerPlace
 from pipeline.engine.progress import track
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Config, Plan, RunContext, stage
@@ -126,6 +128,8 @@ def answer_with_vlm(
     with closing(_reader(cfg, run, weights)) as reader:
         if cfg.served:
             log.info("%s is asked %s", cfg.served, _estimate(cfg, asked))
+        tokens: Counter[str] = Counter()
+        examples: dict[str, Reason] = {}
 
         def work(shard: Shard) -> None:
             wanted = [asked[item] for item in shard.items]
@@ -133,17 +137,22 @@ def answer_with_vlm(
                 asking = track(ask_videos(wanted, reader, cfg.height, run.decode_workers), shard, "video", len(wanted))
                 waiting = [answer for of_video in asking for answer in of_video]
                 answers = [answer() for answer in waiting]
+            for answer in answers:
+                tokens.update(prompt=answer.prompt_tokens or 0, reply=answer.reply_tokens or 0)
             chosen = [chosen for of_video in wanted for _, chosen in of_video.questions]
             rows = list(map(_row, chosen, answers))
             shard.dropped.update(row.reason.code for row in rows if row.reason)
+            examples.update((row.reason.code, row.reason) for row in rows)
             shard.write_rows("answers", rows)
             shard.write_rows("replies", [_reply(*each) for each in zip(chosen, answers, strict=True)])
 
         out.each_shard(work)
+    if cfg.served and tokens:
+        log.info("%s took %s tokens of questions and %s of replies", cfg.served, *(f"{n:,}" for n in tokens.values()))
     n_asked = sum(len(of_video.questions) for of_video in asked)
     out.refuse_all(ANSWERS, n_asked, f"the model gave no question finite values; {BROKEN}")
     for code in (REFUSED, GARBAGE):
-        out.refuse_all(code, n_asked, f"{cfg.served} answered no question ({code}); its server's log may say why")
+        out.refuse_all(code, n_asked, f"{cfg.served} answered no question; the last reason: {examples.get(code, code)}")
 
 
 def _asked(questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles) -> list[AskedVideo]:
@@ -160,9 +169,9 @@ def _asked(questions: Questions, frames: Frames, keyframes: Keyframes, videos: V
 
 def _reader(cfg: AnswerWithVlm, run: RunContext, weights: Weights | None) -> PictureReader:
     if cfg.served:
-        from pipeline.inference.chat_server import ChatServer, ServedVlm
+        from pipeline.inference.chat_server import ServedVlm
 
-        server = ChatServer.of_environment()
+        server = ServerPlace.of_environment()
         return ServedVlm(server, cfg.served, cfg.instruction, cfg.max_new_tokens, run.server_requests)
     if weights is None:
         raise RecipeError(

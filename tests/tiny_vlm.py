@@ -12,12 +12,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -117,10 +120,26 @@ def write_internvl(folder: Path) -> None:
     _write(model, pixels, words, folder, "<IMG_CONTEXT>\n", processor_class="InternVLProcessor", image_seq_length=1)
 
 
+def write_llava(folder: Path) -> None:
+    """Write one that has no processor of videos: AutoProcessor reads it without torchvision."""
+    words = _tokenizer()
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        text_config=_text(words) | {"model_type": "qwen2"},
+        vision_config=vision | {"model_type": "clip_vision_model", "image_size": SIDE, "patch_size": 14},
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    of_pictures = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    model = LlavaForConditionalGeneration(config)
+    _write(model, pixels, words, folder, "<image>\n", processor_class="LlavaProcessor", **of_pictures)
+
+
 TINY: dict[str, Callable[[Path], None]] = {
     "qwen2_vl": write_qwen2_vl,
     "llava_onevision": write_llava_onevision,
     "internvl": write_internvl,
+    "llava": write_llava,
 }
 
 

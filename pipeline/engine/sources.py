@@ -23,7 +23,7 @@ from pipeline.datasets.question import Question, Video
 from pipeline.datasets.registry import adapter_named
 from pipeline.datasets.score_files import files_of_scores
 from pipeline.engine.joined import refuse_cut
-from pipeline.engine.places import KINDS, PlaceLookup
+from pipeline.engine.places import KINDS, PlaceLookup, ServerPlace
 from pipeline.engine.progress import LOG_EVERY_SECONDS
 from pipeline.engine.weights import Weights, links_to, of_hub
 from pipeline.reasons import Reason
@@ -155,7 +155,7 @@ class Sources:
             return self.places.place("weights", name)
         return of_hub(name, self._download)
 
-    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str]) -> None:
+    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str], asks_server: bool = False) -> None:
         """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
 
         Where the store's memory may stand in for something, not everything is needed: only what the command line says is
@@ -164,6 +164,7 @@ class Sources:
         Args:
             datasets: names of data sets, each with its questions (see `videos`).
             weights: names of weights.
+            asks_server: whether a server has a model that answers.
 
         Raises:
             MissingSourceError: nobody said where they lie, nothing is there, or none of a data set's videos is.
@@ -181,6 +182,8 @@ class Sources:
         for name in weights:
             if self._is_checked("weights", name) and not self._is_of_hub(name):
                 self.places.place("weights", name)
+        if asks_server and not self._remembered_kinds:
+            ServerPlace.of_environment()
 
     def _is_checked(self, kind: str, name: str) -> bool:
         return not self._remembered_kinds or self.places.given(kind, name)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cache.errors import ReadingError
 from pipeline.datasets.question import Question
@@ -16,7 +16,9 @@ from pipeline.inference.written_answers import UNREADABLE, PictureReader, Writte
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.frames import SampledVideo
-from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_decodable
+
+if TYPE_CHECKING:
+    from pipeline.video.keyframe_files import WantedFiles
 
 
 class AskedVideo(NamedTuple):
@@ -64,6 +66,8 @@ def ask_videos(
         ReadingError: a video cannot be read now, which is no fault of its bytes.
         MachineError: a process died.
     """
+    from pipeline.video.keyframe_files import in_processes, write_decodable  # here: most commands decode nothing
+
     with TemporaryDirectory(prefix="sevila-keyframes-") as folder:
         places = [Path(folder, str(number)) for number in range(len(wanted))]
         readable = [each for each in zip(wanted, places, strict=True) if not each[0].problem]
@@ -76,6 +80,8 @@ def ask_videos(
 
 
 def _request(of_video: AskedVideo, place: Path, suffix: str, height: int | None) -> WantedFiles:
+    from pipeline.video.keyframe_files import WantedFile, WantedFiles
+
     place.mkdir()
     files = [WantedFile(_picture(place, index, suffix), (index,)) for index in of_video.frame_indices]
     video = of_video.video

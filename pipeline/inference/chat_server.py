@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import email.utils
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import httpx
 
 from cache.errors import MachineError, MissingSourceError
 from pipeline.datasets.question import Question
+from pipeline.engine.places import ServerPlace
 from pipeline.inference.written_answers import GARBAGE, REFUSED, WrittenAnswer, answer_of, prompt_of
 from pipeline.reasons import Reason
 
@@ -48,27 +48,7 @@ class Patience:
         return min(60.0, self.first_seconds * 2.0 ** (failures - 1))
 
 
-@dataclass(frozen=True)
-class ChatServer:
-    """Where a server is (the address that `/chat/completions` is added to), and the key that it wants, if it wants one."""
-
-    url: str
-    key: str = ""
-
-    @classmethod
-    def of_environment(cls) -> ChatServer:
-        """Return the server that the variables of OpenAI's own client name; raises `MissingSourceError` if they name none."""
-        url = os.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/")
-        try:
-            address = httpx.URL(url)
-        except httpx.InvalidURL:
-            address = httpx.URL("")
-        if address.scheme not in ("http", "https") or not address.host:
-            raise MissingSourceError(
-                f"OPENAI_BASE_URL is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
-                "(and OPENAI_API_KEY where it wants a key)"
-            )
-        return cls(url, os.environ.get("OPENAI_API_KEY", "").strip())
+PATIENCE = Patience()
 
 
 class ServedVlm:
@@ -76,20 +56,12 @@ class ServedVlm:
 
     suffix = ".jpg"
 
-    def __init__(
-        self,
-        server: ChatServer,
-        model: str,
-        instruction: str,
-        max_new_tokens: int,
-        at_once: int,
-        patience: Patience = Patience(),
-    ) -> None:
+    def __init__(self, server: ServerPlace, model: str, instruction: str, max_new_tokens: int, at_once: int) -> None:
+        """Args: `at_once`, how many questions are asked at the same time."""
         self._server, self._model = server, model
         self._instruction, self._max_new_tokens = instruction, max_new_tokens
-        self._patience = patience
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
-        timeout = httpx.Timeout(patience.answer_seconds, connect=min(30.0, patience.answer_seconds))
+        timeout = httpx.Timeout(PATIENCE.answer_seconds, connect=min(30.0, PATIENCE.answer_seconds))
         self._client = httpx.Client(headers=headers, timeout=timeout)
         self._threads = ThreadPoolExecutor(at_once)
         self._waiting = threading.Semaphore(2 * at_once)  # so many questions are held with their pictures
@@ -136,7 +108,7 @@ class ServedVlm:
 
     def _response(self, body: dict[str, Any]) -> httpx.Response:
         """Return what the server says of a request in the end; raises `MachineError` where that is nothing to go on with."""
-        failures, put_off, patience = 0, 0.0, self._patience
+        failures, put_off, patience = 0, 0.0, PATIENCE
         while True:
             self._sleep(self._not_before - time.monotonic())
             try:

@@ -226,7 +226,8 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     names += ["answer_with_vlm"] * uses_vlm(recipe)
     weights = [recipe.config_of(name).weights for name in names]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
-    sources.check(datasets, filter(None, weights))
+    asks_server = uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
+    sources.check(datasets, filter(None, weights), asks_server)
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:

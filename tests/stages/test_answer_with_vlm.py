@@ -1,23 +1,17 @@
 """`answer_with_vlm`: another video-language model answers from the keyframes."""
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cache.store import Store
 from cli import main
-from pipeline.inference import local_vlm
-from pipeline.models.image_text import ImageTextModel
 from stages.answer_with_vlm import WrittenAnswers
 from stages.evaluate import Metrics
 from tests.small_world import SMALL
 from tests.stages.runs import UNIFORM, artifact, records
-from tests.tiny_vlm import TINY, write_tiny_vlm
+from tests.tiny_vlm import write_tiny_vlm
 
 VLM = (*UNIFORM, "--set", "chain.answerer=vlm", "--set", "answer_with_vlm.precision=float32")
 OWN = ("--set", "answer_with_vlm.weights=tiny-vlm")
@@ -28,11 +22,11 @@ def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_vlm(tmp_path_factory.mktemp("vlm"))
 
 
-def run(demo: Path, store: Path, *more: str, weights: Path | None = None) -> int:
+def run(demo: Path, store: Path, *more: str, weights: Path | None = None, command: str = "run") -> int:
     places = ["--annotations", str(demo / "questions.csv"), "--videos", str(demo / "videos")]
     if weights is not None:
         places += ["--weights", f"tiny-vlm={weights}"]
-    return main(["run", SMALL, *places, "--store", str(store), "--device", "cpu", *VLM, *more])
+    return main([command, SMALL, *places, "--store", str(store), "--device", "cpu", *VLM, *more])
 
 
 def answers_of(store: Path) -> WrittenAnswers:
