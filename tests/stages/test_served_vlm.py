@@ -29,7 +29,7 @@ from tests.stages.test_lmms_eval import PYTHON
 from tests.tiny_vlm import write_tiny_vlm
 
 SERVED = ("--set", "answer_with_vlm.served=some/model", "--set", "answer_with_vlm.height=64")
-OF_A_VIDEO_EACH = ("--shard-megabytes", "0.05")
+OF_TWO_VIDEOS_EACH = ("--shard-megabytes", "0.1")
 Say = Callable[[int, dict[str, Any]], Said]
 
 
@@ -170,13 +170,13 @@ def test_what_was_answered_before_a_server_failed_is_not_asked_again(
     serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(lambda *_: Said(400, b"no pictures, please"))
-    assert run(demo, store, *SERVED, *OF_A_VIDEO_EACH) == 1
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 1
     assert "some/model answered no question" in capsys.readouterr().err
     serve(lambda number, _: completion("A") if number < 7 else Said(500, b"out of memory"))
-    assert run(demo, store, *SERVED, *OF_A_VIDEO_EACH, "--server-requests", "1") == 1
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests", "1") == 1
     assert "out of memory); see its log, then run the same command again" in capsys.readouterr().err
     server = serve(lambda *_: completion("A"))
-    assert run(demo, store, *SERVED, *OF_A_VIDEO_EACH) == 0
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 0
     assert len(server.bodies) == 24 - 6  # two videos of three questions were answered
     assert [row["prediction"] for row in answers_of(store).rows("answers") if row["status"] == "ok"] == [0] * 24
 
