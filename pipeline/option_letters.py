@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 # What may stand around a letter, and what ends it: a word that goes on ("A man ...", "A or B") makes it no answer.
@@ -21,7 +21,7 @@ _ALONE = re.compile(r"\b(?:[B-HJ-Z]|[AI](?=\s*(?:[.,:;)\]]|$)))(?!\w|['’])")
 
 def option_lines(options: Sequence[str]) -> str:
     """Return the options, one a line, each after its letter."""
-    return "\n".join(f"{letter}. {option}" for letter, option in zip(ALPHABET, options, strict=False))
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False))
 
 
 def parse_option(text: str, options: Sequence[str]) -> int | None:
@@ -31,9 +31,9 @@ def parse_option(text: str, options: Sequence[str]) -> int | None:
     """
     said = text.rpartition("</think>")[2].strip()
     same = [number for number, option in enumerate(options) if _plain(option) == _plain(said)]
-    if len(same) == 1 and _plain(said).upper() not in {"", *ALPHABET}:
+    if len(same) == 1 and _plain(said).upper() not in {"", *OPTION_LETTERS}:
         return same[0]
-    known = ALPHABET[: len(options)]
+    known = OPTION_LETTERS[: len(options)]
     first = _FIRST.match(said)
     named = [first] if first else list(_NAMED.finditer(said))
     letters = {match["letter"].upper() for match in named}

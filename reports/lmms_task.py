@@ -16,7 +16,7 @@ from pipeline.reasons import Reason
 from reports.keyframe_export import LIST, KeyframesOfRun
 
 QUESTIONS, LEFT_OUT, TASK, FUNCTIONS = "questions.jsonl", "left_out.json", "task.yaml", "utils.py"
-NO_OPTIONS, TOO_MANY = Reason("no_options"), Reason("too_many_options: letters end at Z")
+NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
 NO_CLIP = Reason("no_clip: its video could not be read for the export")
 
 # `mean` is lmms-eval's; it gives a standard error, clustered by video.
@@ -77,7 +77,7 @@ def process_results(doc, results):
     number = parse_option(results[0], doc["options"])
     if not doc["target"]:  # nobody has published the right option; `--log_samples` keeps the replies
         return {"unparsed": float(number is None)}
-    accuracy = float(number is not None and ALPHABET[number] == doc["target"])
+    accuracy = float(number is not None and OPTION_LETTERS[number] == doc["target"])
     return {"accuracy": accuracy, "unparsed": float(number is None)}
 """
 
@@ -126,13 +126,11 @@ def _reason(question: Question, clips: Container[str]) -> Reason:
     """Return why a question with keyframes cannot be asked; empty if it can."""
     if not question.options:
         return NO_OPTIONS
-    if len(question.options) > len(option_letters.ALPHABET):
-        return TOO_MANY
     return Reason() if question.question_id in clips else NO_CLIP
 
 
 def _row(question: Question, clip: str) -> dict[str, str | list[str]]:
-    right = "" if question.answer_index is None else option_letters.ALPHABET[question.answer_index]
+    right = "" if question.answer_index is None else option_letters.OPTION_LETTERS[question.answer_index]
     return {
         "question_id": question.question_id,
         "video_id": question.video_id,

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.datasets.question import Question
 from pipeline.inference.not_finite import ANSWERS
 from pipeline.inference.written_answers import REFUSED_PROMPT, TOO_LONG, WrittenAnswer, answer_of, prompt_of
-from pipeline.option_letters import ALPHABET
+from pipeline.option_letters import OPTION_LETTERS
 from pipeline.reasons import Reason
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class LocalVlm:
         return self._by_letters(question, inputs, asked) if not new_tokens else self._by_reply(question, inputs, asked)
 
     def _by_letters(self, question: Question, inputs: dict[str, Any], asked: WrittenAnswer) -> WrittenAnswer:
-        values = self._model.letters(inputs, ALPHABET[: len(question.options)])
+        values = self._model.letters(inputs, OPTION_LETTERS[: len(question.options)])
         if not np.isfinite(values).all():
             return asked._replace(reason=Reason(f"{ANSWERS}: the letters' log-probabilities"))
         return asked._replace(prediction=int(values.argmax()), log_probabilities=values.tolist())

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pipeline.datasets.question import Question
-from pipeline.option_letters import ALPHABET, option_lines, parse_option
+from pipeline.option_letters import option_lines, parse_option
 from pipeline.reasons import Reason
 
 SHOWN_CHARACTERS = 100  # of a reply in a reason
 
 NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
-TOO_MANY_OPTIONS = Reason("too_many_options: letters end at Z")
 UNPARSED, EMPTY = "unparsed_reply", "empty_reply"
 TOO_LONG, REFUSED_PROMPT = "too_long", "refused_prompt"
 UNREADABLE = "keyframes_unreadable"  # of the video: what could be sampled cannot be read now
@@ -52,9 +51,7 @@ def prompt_of(question: Question, instruction: str) -> str:
 
 def refusal(question: Question) -> Reason:
     """Return why a question cannot be asked; empty if it can."""
-    if not question.options:
-        return NO_OPTIONS
-    return TOO_MANY_OPTIONS if len(question.options) > len(ALPHABET) else Reason()
+    return Reason() if question.options else NO_OPTIONS
 
 
 def answer_of(question: Question, reply: WrittenAnswer) -> WrittenAnswer:

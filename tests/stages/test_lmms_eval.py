@@ -1,14 +1,17 @@
 """Keyframes as a task of lmms-eval: the package itself, as it is published, runs it."""
 
+import ast
+import csv
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.option_letters import ALPHABET, parse_option
+from pipeline.option_letters import OPTION_LETTERS, parse_option
 from pipeline.video.pictures import pictures
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
@@ -30,6 +33,26 @@ def install(folder: Path) -> None:
 
 def of_video(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.stack([picture.reformat(*size, "rgb24").to_ndarray() for picture in pictures(path)]).astype(np.float32)
+
+
+def test_the_table_that_the_docs_make_for_vlmevalkit_leads_to_each_questions_keyframes(
+    finished: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, folder in (("lmms-eval", "kf32"), ("images", "kf32-images")):
+        assert export(finished, tmp_path / folder, "--as", kind, "--videos", str(demo / "videos")) == 0
+    (code,) = re.findall("```python\n(.*?)```", (TESTS.parent / "docs" / "other_models.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "table.py", "exec"), {})
+    keyframes: Keyframes = artifact(finished, "keyframes")
+    frames = {row["question_id"]: row["frame_indices"] for row in keyframes.rows("keyframes")}
+    questions: Questions = artifact(finished, "questions")
+    chosen = [frames[question.question_id] for question in questions.questions() if frames[question.question_id]]
+    with (tmp_path / "kf32.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    paths = [list(map(Path, ast.literal_eval(row["image_path"]))) for row in rows]  # as VLMEvalKit reads them
+    assert [[int(path.stem) for path in of_question] for of_question in paths] == chosen
+    assert all(path.is_file() for of_question in paths for path in of_question)
+    assert all(row[row["answer"]] and row["question"] for row in rows)
 
 
 @pytest.mark.slow
@@ -76,4 +99,4 @@ def test_lmms_eval_runs_the_task_as_it_is_and_its_model_sees_just_the_keyframes(
     left_out = {row["question_id"] for row in json.loads((moved / "left_out.json").read_text())}
     assert left_out == {question_id for question_id, row in chosen.items() if not row["frame_indices"]}
     targets = [json.loads(line)["target"] for line in (moved / "questions.jsonl").read_text().splitlines()]
-    assert set(targets) <= set(ALPHABET)
+    assert set(targets) <= set(OPTION_LETTERS)
