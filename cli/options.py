@@ -172,12 +172,14 @@ class ExecutionOptions(Inference):
         decode_workers: processes that decode
         shard_megabytes: size at which a shard is cut
         processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
+        server_requests: questions that a server is asked at once ([answer_with_vlm] served)
         tensorboard: write training curves there as well
     """
 
     decode_workers: Positive = 2
     shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="MB")] = 1024.0
     processes: Count = 0
+    server_requests: Positive = 4
     tensorboard: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
 
 

@@ -2,6 +2,7 @@
 
 from pipeline.engine.stage import Stage
 from stages.answer_questions import answer_questions
+from stages.answer_with_vlm import answer_with_vlm
 from stages.embed_frames import embed_frames
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
@@ -47,6 +48,7 @@ ALL = (
     select_keyframes,
     answer_questions,
     generate_answers,
+    answer_with_vlm,
     label_frames,
     refine_localizer,
     finetune_answerer,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.errors import MissingSourceError, RecipeError
 from cache.files import kind_of, write_for_user
@@ -16,6 +18,24 @@ from pipeline.engine.toml_file import read_toml
 log = logging.getLogger("sevila")
 
 KINDS = ("annotations", "videos", "weights", "scores")
+
+
+class ServerPlace(NamedTuple):
+    """Where a server of OpenAI's interface is: the address before `/chat/completions`; and the key that it wants, or none."""
+
+    url: str
+    key: str
+
+    @classmethod
+    def of_environment(cls) -> ServerPlace:
+        """Return the server that the variables of OpenAI's own client name; raises `MissingSourceError` if they name none."""
+        url = os.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/")
+        if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+            raise MissingSourceError(
+                f"OPENAI_BASE_URL is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
+                "(and OPENAI_API_KEY where it wants a key)"
+            )
+        return cls(url, os.environ.get("OPENAI_API_KEY", "").strip())
 
 
 class PlaceLookup:
