@@ -77,7 +77,7 @@ OWNERS = {
     "matplotlib": {"reports"},
     "jinja2": {"reports"},
     "markupsafe": {"reports"},
-    "PIL": {"pipeline/video"},
+    "PIL": {"pipeline/video", "pipeline/models/image_text.py"},
     "cyclopts": {"cli"},
     "rich": {"cli", "pipeline/text_table.py"},
     "prefect": {"flows.py", "workers"},
