@@ -28,7 +28,7 @@ from pydantic import Field
 from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
-from pipeline.benchmarks.matrix import NightRow, load_matrix
+from pipeline.benchmarks.matrix import load_matrix
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
@@ -36,6 +36,7 @@ from pipeline.engine.steps import Run, RunOnly, Step, setting_of
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
+from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
@@ -53,7 +54,7 @@ from workers.forms import (
     Settings,
     StageName,
 )
-from workers.pages import key_of, row_shower, show_summary, whose_page
+from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
 from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE, final_state, make_piece, open_request, split
 
 
@@ -86,8 +87,9 @@ def sevila(
 
     def work() -> State[str]:
         chosen, run, sources = open_request(**request)
+        name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
-            steps = Run(chosen, run, pin, make_by(request))
+            steps = Run(chosen, run, pin, make_by(request), chain_of(chosen))
             results = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         show_summary(
             f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}"), steps.artifacts, steps.settings, results
@@ -115,7 +117,7 @@ def sevila_stage(
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
         settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
         seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
-        again: make it anew even if the store holds it; if its content changes, the next run makes anew what was made from it
+        again: rebuild it even if the store holds it; if its content changes, the next run rebuilds what was made from it
         places: where data, weights and artifacts lie on the workers
         execution: speed and place
     """
@@ -123,6 +125,7 @@ def sevila_stage(
 
     def work() -> State[str]:
         chosen, run, sources = open_request(**request, remembered=["videos"])
+        name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
             steps = RunOnly(stage, chosen, run, again, pin, _make_as_tasks(make_by(request)))
             artifacts = steps.walk(chain_of(chosen), sources)
@@ -170,13 +173,13 @@ def _request(
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     """Return a step that runs every stage as a Prefect task.
 
-    The task has the stage's name; its run has the artifact's id, followed by which of the chain's steps it is. A step that the
+    The task has the stage's name; its run says which of the chain's steps it is, and then the artifact's id. A step that the
     machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
     """
 
     def step(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
-        name = f"{name} {setting_of(changes, setting)}".rstrip()
+        which, id = setting_of(changes, setting), stage.artifact_id(recipe.config(stage, **changes), inputs)
+        name = " ".join(filter(None, (f"{which}:" if which else "", stage.name, f"({id})" if id else "")))
         return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, setting=setting, **changes))
 
     return step
@@ -199,16 +202,7 @@ def _make_as_tasks(make: Make) -> Make:
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
     # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
     # thousands of videos is none of its business.
-    @task(
-        name=stage.name,
-        description=stage.summary,
-        task_run_name=name,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=TRIES_OF_A_PIECE - 1,
-        retry_delay_seconds=BACK_OFF_SECONDS,
-        retry_condition_fn=_is_of_the_machine,
-    )
+    @task(name=stage.name, description=stage.summary, task_run_name=name, **RETRIED)
     def build(reads: list[Artifact]) -> Artifact:
         return work()
 
@@ -218,13 +212,19 @@ def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[]
 def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     try:
         state.result()
-    except OSError as error:
-        return error.errno in OF_THE_MACHINE
-    except MachineError:
-        return True
-    except Exception:
-        return False
+    except Exception as error:
+        return isinstance(error, MachineError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE)
     return False
+
+
+# A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
+RETRIED: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": TRIES_OF_A_PIECE - 1,
+    "retry_delay_seconds": BACK_OFF_SECONDS,
+    "retry_condition_fn": _is_of_the_machine,
+}
 
 
 @flow(name="sevila-benchmark")
@@ -255,8 +255,10 @@ def sevila_benchmark(
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
         )
-        if night.verdict:
-            return Failed(message=printable(night.verdict), name="Regression" if night.regressions else None)
+        if night.problems:
+            return Failed(
+                message=printable("; ".join(night.problems)), name="Regression" if night.regressions else None
+            )
         return Completed(message=f"{chosen.name}: no regression in {len(night.rows)} rows", data=night.night)
 
     return final_state(work)
@@ -265,15 +267,7 @@ def sevila_benchmark(
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
     """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
 
-    @task(
-        name="setting",
-        task_run_name=f"{Path(job.recipe).stem} {job.setting}",
-        cache_policy=NO_CACHE,
-        persist_result=False,
-        retries=TRIES_OF_A_PIECE - 1,
-        retry_delay_seconds=BACK_OFF_SECONDS,
-        retry_condition_fn=_is_of_the_machine,
-    )
+    @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **RETRIED)
     def run_setting() -> list[NightRow]:
         return run_setting_in_subprocess(job)
 

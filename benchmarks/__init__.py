@@ -1,1 +1,1 @@
-"""What the pipeline costs, measured: one command each, no assertions; figures go to docs/performance.md."""
+"""Measurements of the pipeline's costs: one command each, no assertions; figures go to docs/performance.md."""

@@ -139,7 +139,7 @@ def run_stages(bench: Bench) -> None:
     frames = artifacts["frames"] = bench.step(drawn, bench.sources.videos("plain", questions))
     config = artifacts["config"] = backbone.config(bench.run)
     n_frames = size.n_videos * size.n_frames
-    step = partial(bench.step, extract_features, frames, backbone)
+    step = partial(bench.step, extract_features, frames, backbone, None, None)
     features = artifacts["features"] = step(rows=n_frames, operations=flops.vit(config), unit="frames")
     read = (questions, frames, features, backbone)
     n_questions = size.n_videos * size.questions_a_video

@@ -34,7 +34,7 @@ def median_seconds(work: Callable[[], Any], device: str, repeats: int = 5) -> fl
 
 @dataclass
 class Busy:
-    """What a GPU did within a block: the seconds from its first to its last kernel, and of these the ones in some kernel."""
+    """A GPU's work within a block: the seconds from its first to its last kernel, and of these the ones in some kernel."""
 
     seconds: float = 0.0
     span_seconds: float = 0.0

@@ -51,7 +51,7 @@ WORDS = [
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: a model's sizes as in `config.json`, and how much there is to do."""
+    """The size of a measurement: a model's sizes as in `config.json`, and how much there is to do."""
 
     vision: dict[str, Any]
     qformer: dict[str, Any]
@@ -111,9 +111,8 @@ def write_checkpoint(folder: Path, size: Size, device: str, dtype: torch.dtype) 
         noise = torch.randn(shape, generator=generator, device=device)
         value = initial_value(name, noise)
         if name.endswith("Attention.q.weight"):
-            value /= (
-                size.text["d_kv"] ** 0.5
-            )  # T5 scales no products: its weights do, else attention is one-hot, and chaotic
+            # T5 scales no products: its weights do, else attention is one-hot, and chaotic.
+            value /= size.text["d_kv"] ** 0.5
         tensors[name] = value.to(dtype).cpu()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return (folder / "model.safetensors").stat().st_size

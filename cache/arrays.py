@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xxhash
 
-from cache.errors import CorruptArtifactError, mend
+from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import fingerprint
 from cache.hdf5 import array, open_arrays, short_text
 from cache.lazy import Lazy
@@ -84,7 +84,7 @@ class ArrayFile:
             self._data, self._checksum = array(self._file, "data", DTYPES), array(self._file, "checksum", ("uint64",))
             if self._data.ndim == 0 or self._checksum.shape != self._data.shape[:1]:
                 shapes = f"data of shape {self._data.shape}, checksum {self._checksum.shape}"
-                raise CorruptArtifactError(f"{path}: {shapes}, wanted one a frame; {mend(path)}")
+                raise CorruptArtifactError(f"{path}: {shapes}, wanted one a frame; {repair_hint(path)}")
         except CorruptArtifactError:
             self._file.close()
             raise
@@ -110,11 +110,11 @@ class ArrayFile:
                     self._data.read_direct(frames, np.s_[first : last + 1], np.s_[places[0] : places[-1] + 1])
             wanted = self._checksum[:][selected]
         except (KeyError, OSError, ValueError, IndexError) as error:
-            raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {mend(self._path)}") from error
+            raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {repair_hint(self._path)}") from error
         for row, frame, checksum in zip(selected, frames, wanted, strict=True):
             if _checksum(frame) != checksum:
                 problem = "bytes do not match their checksum"
-                raise CorruptArtifactError(f"{self._path}: row {row}: {problem}; {mend(self._path)}")
+                raise CorruptArtifactError(f"{self._path}: row {row}: {problem}; {repair_hint(self._path)}")
         return frames
 
     def owner(self) -> Owner | None:
@@ -127,7 +127,9 @@ class ArrayFile:
             return None
         indices = array(self._file, "frame_indices", ("int64",))
         if indices.shape != self._data.shape[:1]:
-            raise CorruptArtifactError(f"{self._path}: frame_indices of shape {indices.shape}; {mend(self._path)}")
+            raise CorruptArtifactError(
+                f"{self._path}: frame_indices of shape {indices.shape}; {repair_hint(self._path)}"
+            )
         self._indices = indices[:]
         return Owner(short_text(self._file, "space"), short_text(self._file, "key"), self._indices.tolist())
 
@@ -137,7 +139,7 @@ class ArrayFile:
             held = self._indices[rows]
             if not np.array_equal(held, frame_indices):
                 message = f"rows {rows.tolist()} are frames {held.tolist()}, wanted {list(frame_indices)}"
-                raise CorruptArtifactError(f"{self._path}: {message}; {mend(self._path)}")
+                raise CorruptArtifactError(f"{self._path}: {message}; {repair_hint(self._path)}")
 
     def digest(self) -> str:
         """Return the digest of the array, by its shape, type and the checksums of its frames."""

@@ -1,4 +1,4 @@
-"""What is remembered of files outside the store: their SHA-256, and the identities of named sources."""
+"""A memory of files outside the store: their SHA-256, and the identities of named sources."""
 
 from __future__ import annotations
 
@@ -99,6 +99,10 @@ class DigestCache:
     def remembered(self, source: str) -> str | None:
         """Return the identity that a named source had last."""
         return self._known["sources"].get(source)
+
+    def remembered_sources(self) -> dict[str, str]:
+        """Return every named source that something was made from, with the identity it had last."""
+        return dict(self._known["sources"])
 
     def remembered_below(self, source: str) -> str | None:
         """Return the same as a store below remembers it."""

@@ -29,10 +29,10 @@ from cache.tables import read_columns
 from cache.untrusted import inside
 from cache.verify import Verification
 
-# What nobody but a person can mend, and how.
+# What only a person can repair, and how.
 LEFT: dict[ProblemKind, str] = {
     "gone": "run its recipe again, which makes it",
-    "stale": "run its recipe again, which makes it anew",
+    "stale": "run its recipe again, which rebuilds it",
     "name": "only its run, repeated as `--name {id} --replace`, says what it named; `sevila runs rm {id}` gives it up",
     "link": "move that here, or delete the link",
 }
@@ -40,7 +40,7 @@ LEFT: dict[ProblemKind, str] = {
 
 @dataclass
 class Drops:
-    """What goes of a store, if `remove`; else what would go.
+    """The removals of one verification, done if `remove`, else only listed.
 
     Attributes:
         gone: a sentence for each thing that goes.
@@ -73,7 +73,7 @@ class Drops:
             if problem.piece in LEFT:
                 self.left.append(f"{problem}; {LEFT[problem.piece].format(id=problem.id)}")
             elif problem.piece == "memory":
-                self._file(problem.path, "the next run learns anew what it remembered")
+                self._file(problem.path, "the next run learns again what it remembered")
             elif problem.piece == "part":
                 with self._refusals():
                     parts.append(_own_part(self.store, problem))
@@ -123,7 +123,7 @@ class Drops:
         record = None if "record" in pieces else readable(root, id)
         shards = None if "tables" in pieces else _whole_shards(folder, record, parts)
         if shards is None and record is not None and all(_is_measured(problem, record) for problem in problems):
-            way = f"`sevila stage {record.stage} RECIPE --again` makes it anew"
+            way = f"`sevila stage {record.stage} RECIPE --again` rebuilds it"
             self.left += [
                 f"{problem}; only measured while {id} was made, whose content is whole: {way}" for problem in problems
             ]
@@ -158,7 +158,7 @@ def _way_below(root: Path, name: str) -> str:
 
 def _message(shards: dict[int, bool] | None) -> str:
     if shards is None:
-        return "goes as a whole, as nothing tells its shards apart, if it has any; the next run of its recipe makes it again"
+        return "goes as a whole, as its plan of shards, if it had one, is not here; the next run of its recipe makes it again"
     damaged = [str(number + 1) for number, is_whole in shards.items() if not is_whole]
     if not damaged:
         return "is no longer published; all its shards stay, and the next run of its recipe publishes it again"
@@ -172,9 +172,8 @@ def _whole_shards(folder: Path, record: Record | None, parts: list[PartId]) -> d
         plan = read_note(folder / PLAN)
     except (CorruptArtifactError, OSError):
         return None
-    if (
-        "artifact" not in plan
-    ):  # before record version 3, notes did not say whose they are, and no run goes on from them
+    # Before record version 3, notes did not say whose they are, and no run goes on from them.
+    if "artifact" not in plan:
         return None
     return {number: _is_whole(folder, number, record, parts) for number in range(len(plan["shards"]))}
 

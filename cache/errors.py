@@ -1,4 +1,4 @@
-"""Errors a user can mend. Each message says what was found, what was wanted and how to mend it."""
+"""Errors a user can fix. Each message says what was found, what was wanted and how to fix it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OF_THE_MACHINE = {
 
 
 class SevilaError(ValueError):
-    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+    """Base of every error that a user can fix; the command line prints it without a traceback."""
 
 
 class MachineError(SevilaError):
@@ -40,7 +40,7 @@ class MachineError(SevilaError):
 
 
 class InputChangedError(MachineError):
-    """An input was made anew while something was made from it, which is therefore not kept: the same will succeed later."""
+    """An input was rebuilt while something was made from it, which is therefore not kept: the same will succeed later."""
 
 
 class FingerprintError(SevilaError):
@@ -91,7 +91,7 @@ class ComparisonError(SevilaError):
     """Two runs cannot be compared: they share no question, or nobody knows the right options."""
 
 
-def mend(path: Path | str) -> str:
+def repair_hint(path: Path | str) -> str:
     """Return the way out of damage to a file of a store, by where it lies; ends the sentence that says what is wrong."""
     where = Path(path).with_suffix("").parts[-7:]
     if "artifacts" in where[:-1]:  # <root>/artifacts/<id>/...

@@ -101,6 +101,11 @@ def written(path: Path) -> Iterator[Path]:
         raise
 
 
+def is_own_part(part: Path) -> bool:
+    """Whether a part has the name of one that this process writes."""
+    return part.name.endswith(f".{os.getpid()}.part")
+
+
 def publish(part: Path, path: Path) -> None:
     """Sync what was written to disk and give it its name; on an error it is removed."""
     try:
@@ -113,7 +118,7 @@ def publish(part: Path, path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Give errors of the disk their name and kind: libraries tell of a full one in their own ways, or not at all.
+    """Give errors of the disk their name and kind: libraries report a full one in their own ways, or not at all.
 
     Raises:
         OSError: whatever the block raises while nothing can be written beside `path`.

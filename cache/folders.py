@@ -33,9 +33,9 @@ def stats_below(folder: Path | str) -> Iterator[os.stat_result]:
                 yield os.lstat(os.path.join(place, name))
 
 
-def folders_in(folder: Path) -> dict[str, str]:
+def folders_in(folder: Path | str) -> dict[str, str]:
     """Return the folders in a folder, by name; none where there is no such folder, and none that a store would not make."""
-    entries = os.scandir(folder) if folder.is_dir() else ()
+    entries = os.scandir(folder) if os.path.isdir(folder) else ()
     names = [entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False)]
     return {name: f"{folder}/{name}" for name in sorted(names)}
 

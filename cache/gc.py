@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,9 +25,7 @@ from cache.matching import find
 from cache.names import NAMES, RECENT, named_run, names, read_named_run, run_files
 from cache.needs import needed_parts, with_upstream
 from cache.pool_listing import PARTS, every_key
-from cache.printable import printable_lines
 from cache.record import Record
-from cache.show import human_size
 from cache.store import Store, remove_records
 from cache.tables import read_columns
 
@@ -37,7 +34,7 @@ DAY_SECONDS = 86400.0
 REMOVERS = 4  # threads: a file system answers several at once
 
 Kind = Literal["artifact", "unfinished", "set aside", "pool part", "left-over", "lock"]
-FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the others are files
+WHOLE_FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the others are files
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a sweep would take, and why each of the artifacts here stays. `named`: any run has a name."""
+    """The items that a sweep removes, and the reason why each artifact here stays. `named`: any run has a name."""
 
     kept: dict[str, str]
     goes: list[Item]
@@ -131,13 +128,12 @@ def sweep(
         if not (surveyed.named or unnamed):
             raise StoreError(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
-                "RECIPE --name NAME` on what is there makes nothing anew), or say --unnamed"
+                "RECIPE --name NAME` on what is there rebuilds nothing), or say --unnamed"
             )
         for item in surveyed.goes:
-            if item.kind in FOLDERS:
-                remove_records(
-                    Path(item.paths[0])
-                )  # first, the last made first: without its record, the rest is no artifact
+            if item.kind in WHOLE_FOLDERS:
+                # First, the last made first: without its record, the rest is no artifact.
+                remove_records(Path(item.paths[0]))
         with ThreadPoolExecutor(REMOVERS) as threads:
             for _ in threads.map(_remove, surveyed.goes):
                 pass
@@ -156,25 +152,6 @@ def _remove(item: Item) -> None:
     if item.kind == "pool part":
         with suppress(OSError):  # not empty
             os.rmdir(os.path.dirname(item.paths[0]))
-
-
-def survey_text(surveyed: Survey, deleted: bool = False) -> str:
-    """Return what goes by stage, and what stays and why, for a terminal."""
-    hint = "" if deleted or not surveyed.goes else " (--delete removes it)"
-    lines = [f"{'removed' if deleted else 'would go'}: {human_size(surveyed.size_bytes)}{hint}"]
-    groups: dict[tuple[str, str], list[Item]] = {}
-    for item in surveyed.goes:
-        groups.setdefault((item.kind, item.stage), []).append(item)
-    for (kind, stage), items in groups.items():
-        size = human_size(sum(item.size_bytes for item in items))
-        lines.append(
-            f"  {size:>9}  {len(items)} {kind}{'s' if len(items) > 1 and kind != 'unfinished' else ''} {stage}".rstrip()
-        )
-        if kind in FOLDERS:
-            lines += [f"             {item.name}" for item in items]
-    lines.append(f"{'kept' if deleted else 'would stay'}: {len(surveyed.kept)} artifacts")
-    lines += [f"  {count:9}  {why}" for why, count in Counter(surveyed.kept.values()).most_common()]
-    return printable_lines(lines)
 
 
 def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:

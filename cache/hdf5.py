@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import CorruptArtifactError, mend
+from cache.errors import CorruptArtifactError, repair_hint
 from cache.files import open_file
 from cache.lazy import Lazy
 
@@ -23,12 +23,12 @@ MOST_TEXT_BYTES = 1000
 def open_arrays(path: Path) -> h5py.File:
     """Open an HDF5 file for reading; raises `CorruptArtifactError` if it is none, or a link."""
     if path.is_symlink():
-        raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {mend(path)}")
+        raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {repair_hint(path)}")
     try:
         open_file(path).close()  # h5py would wait for a pipe
         return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
     except OSError as error:
-        raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {mend(path)}") from error
+        raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {repair_hint(path)}") from error
 
 
 def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
@@ -42,9 +42,9 @@ def array(file: h5py.File, name: str, dtypes: Collection[str]) -> h5py.Dataset:
     try:
         problem, dataset = _array(file, name, dtypes)
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise CorruptArtifactError(f"{path}: {name} cannot be read: {error}; {mend(path)}") from error
+        raise CorruptArtifactError(f"{path}: {name} cannot be read: {error}; {repair_hint(path)}") from error
     if problem:
-        raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {mend(path)}")
+        raise CorruptArtifactError(f"{path}: {name} {problem}; wanted plain numbers of this file; {repair_hint(path)}")
     return dataset
 
 
@@ -58,7 +58,7 @@ def short_text(file: h5py.File, name: str) -> str:
         problem = f"holds {attribute.dtype} of shape {attribute.shape}, wanted a short text"
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         problem = f"cannot be read: {error}"
-    raise CorruptArtifactError(f"{path}: attribute {name} {problem}; {mend(path)}")
+    raise CorruptArtifactError(f"{path}: attribute {name} {problem}; {repair_hint(path)}")
 
 
 def _array(file: h5py.File, name: str, dtypes: Collection[str]) -> tuple[str, h5py.Dataset]:

@@ -1,4 +1,4 @@
-"""Who is at work in a store: any number of runs, or housekeeping alone. The operating system frees a dead process's lock."""
+"""Locks on a store as a whole: any number of runs, or housekeeping alone. The operating system frees a dead process's lock."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ OWN_NAMES = {
     "names",
     "recent",
     "demo",
+    "reports",
     "digests.json",
 }  # in a store's root
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from cache.printable import printable_lines
 from cache.record import Record
 from cache.store import Store
-
-ARTIFACT_ID = re.compile(r"\w+-v\d+-[0-9a-f]{20}")
 
 # Says how an outside source differs, given the record on A's side, the input's name, and the ids in A and B.
 DescribeSource = Callable[[Record, str, str | None, str | None], str]
@@ -84,29 +79,3 @@ def ancestry(store: Store, id: str) -> dict[str, Origin]:
             origins[next] = Origin(next, store.record(next) if store.exists(next) else None)
             waiting += reversed(origins[next].inputs.values())
     return origins
-
-
-def ancestry_text(origins: Mapping[str, Origin], shown: Callable[[Record], Mapping[str, Any]]) -> str:
-    """Return an ancestry as an indented tree; what occurs a second time is named but not followed again.
-
-    `shown`: which of a record's config keys to show.
-    """
-    lines: list[str] = []
-    seen: set[str] = set()
-
-    def write(name: str, origin: Origin, depth: int) -> None:
-        again = origin.id in seen and bool(origin.inputs)
-        seen.add(origin.id)
-        what = "see above" if again else _facts(origin, shown)
-        lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({what})' if what else ''}")
-        for input, id in () if again else origin.inputs.items():
-            write(f"{input}: ", origins[id], depth + 1)
-
-    write("", next(iter(origins.values())), 0)
-    return printable_lines(lines)
-
-
-def _facts(origin: Origin, shown: Callable[[Record], Mapping[str, Any]]) -> str:
-    if origin.record is None:
-        return "not in the store" if ARTIFACT_ID.fullmatch(origin.id) else ""
-    return ", ".join(f"{key}={value!r}" for key, value in shown(origin.record).items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cache.errors import CorruptArtifactError, StoreError, mend
+from cache.errors import CorruptArtifactError, StoreError, repair_hint
 from cache.files import refuse_link
 from cache.record import RECORD, Record
 from cache.store import Store
@@ -28,7 +28,7 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
         for path in (
             store.own(name) / RECORD for name in store.folders() if store.is_lost(name) and _starts(name, prefix)
         ):
-            raise CorruptArtifactError(f"{path}: is lost; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: is lost; {repair_hint(path)}")
         raise StoreError(f"no artifact starts with {prefix!r} in {store.root}; `sevila cache ls` lists all")
     of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
     return [prefix] if prefix in ids else of_stage or ids

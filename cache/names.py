@@ -27,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 class Pin(NamedTuple):
-    """One artifact of a run; `setting` tells occurrences of one stage apart, for people, and is empty where it occurs once."""
+    """One artifact of a run; `setting` names the occurrence of its stage, for people; empty where it occurs once."""
 
     id: str
     stage: str
@@ -36,7 +36,7 @@ class Pin(NamedTuple):
 
 @dataclass(frozen=True)
 class NamedRun:
-    """What a name stands for.
+    """A run under its name.
 
     Attributes:
         settings: the whole recipe, by section and key.
@@ -235,8 +235,10 @@ def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
     lines = [f"recipe: {a.recipe} -> {b.recipe}"] if a.recipe != b.recipe else []
     if a.seeds != b.seeds:
         lines.append(f"seeds: {_seeds_text(a.seeds)} -> {_seeds_text(b.seeds)}")
-    for section in dict.fromkeys([*a.settings, *b.settings]):
-        of_a, of_b = a.settings.get(section, {}), b.settings.get(section, {})
+    for section in [
+        section for section in a.settings if section in b.settings
+    ]:  # others are of stages that one did not have yet
+        of_a, of_b = a.settings[section], b.settings[section]
         for key in dict.fromkeys([*of_a, *of_b]):
             if of_a.get(key) != of_b.get(key):
                 lines.append(f"{section}.{key}: {of_a.get(key)} -> {of_b.get(key)}")

@@ -1,4 +1,4 @@
-"""What kept artifacts need: all they were made from, and their parts of the pool; an error where damage hides what that is."""
+"""The needs of kept artifacts: everything upstream, and their parts of the pool; an error where damage hides these."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import CorruptArtifactError, mend
+from cache.errors import CorruptArtifactError, repair_hint
 from cache.files import open_file
 from cache.lazy import Lazy
 
@@ -81,7 +81,7 @@ def bounded_parquet(
             _refuse_beyond(path, size_bytes, _claimed_bytes(file, schema, wanted))
             yield BoundedParquet(path, schema, metadata.num_rows, size_bytes, file, wanted)
     except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
-        raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {mend(path)}") from error
+        raise CorruptArtifactError(f"{path}: not readable as Parquet: {error}; {repair_hint(path)}") from error
 
 
 def _claimed_bytes(file: pq.ParquetFile, schema: pa.Schema, names: Collection[str]) -> int:
@@ -119,7 +119,7 @@ def _refuse_beyond(path: Path, size_bytes: int, claimed_bytes: int) -> None:
     if claimed_bytes > max(ALWAYS_BYTES, MOST_TIMES * size_bytes):
         raise CorruptArtifactError(
             f"{path}: {size_bytes} bytes that claim {claimed_bytes} in memory, more than any table of a stage does; "
-            f"{mend(path)}"
+            f"{repair_hint(path)}"
         )
 
 

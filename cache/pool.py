@@ -8,8 +8,8 @@ named after the frames it holds, so that a video of which other frames are wante
 part exists if and only if its note does. Which parts make up an artifact stands in its table `parts`.
 
 Whose frames a part holds (space, key, indices) stands in the array file and in the note, and is held against where they lie.
-Parts written before they said so serve the artifacts that were made of them; for new artifacts they are made again, as nobody can
-tell whether they lie where they were written.
+Parts written before they said so serve the artifacts that were made of them; for new artifacts they are made again, as nobody
+knows whether they lie where they were written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from cache.arrays import Owner, write_array
 from cache.errors import CorruptArtifactError, SevilaError
-from cache.files import publish, refuse_link, sync, written
+from cache.files import is_own_part, publish, refuse_link, sync, written
 from cache.fingerprint import file_digest, fingerprint
 from cache.notes import read_note, write_note
 from cache.pool_listing import PartId
@@ -84,7 +84,7 @@ class Pool:
                 raise CorruptArtifactError(problem)
             return Part(key, note.stem, path, content["frame_indices"], content["facts"])
         except (SevilaError, FileNotFoundError, KeyError, TypeError) as error:
-            log.warning("%s: damaged (%s); it is made anew", note.with_suffix(".h5"), error)
+            log.warning("%s: damaged (%s); it is rebuilt", note.with_suffix(".h5"), error)
             return None
 
     def _warn_unmarked(self, folder: Path) -> None:
@@ -96,18 +96,6 @@ class Pool:
             )
         self._warned = True
 
-    def add(
-        self,
-        key: str,
-        frame_indices: Sequence[int],
-        frame_shape: tuple[int, ...],
-        dtype: str,
-        pieces: Iterable[np.ndarray],
-        facts: Mapping[str, Any],
-    ) -> None:
-        """Publish a part of [<=n, *frame_shape] pieces; if they raise, there is none. The caller has claimed the key."""
-        self.write(key, frame_indices, frame_shape, dtype, pieces, facts)()
-
     def write(
         self,
         key: str,
@@ -117,11 +105,15 @@ class Pool:
         pieces: Iterable[np.ndarray],
         facts: Mapping[str, Any],
     ) -> Callable[[], None]:
-        """The first half of `add`; return the other: to sync and digest takes longer than to write, and any thread may do it."""
+        """Write a part of [<=n, *frame_shape] pieces, and return what publishes it; if the pieces raise, there is none.
+
+        The caller has claimed the key. To sync and digest takes longer than to write, and any thread may do it.
+        """
         owner = Owner(self.space, key, list(frame_indices))
         path, note = part_paths(self._store.root, self.space, key, fingerprint(owner.frame_indices))
         for left_over in path.parent.glob("*.part"):  # of a process that was killed at this key
-            left_over.unlink()
+            if not is_own_part(left_over):  # another thread may be publishing the part before this one
+                left_over.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as part:
             array = write_array(part, owner, frame_shape, dtype, pieces)

@@ -1,4 +1,4 @@
-"""What lies in the pool (cache/pool.py): every key and part of a store, and the parts that an artifact points to."""
+"""The contents of the pool (cache/pool.py): every key and part of a store, and the parts that an artifact points to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.folders import folders_in
 from cache.record import Record
 from cache.store import Store
 from cache.tables import Schema, read_columns
@@ -51,19 +52,10 @@ class Held(NamedTuple):
 
 def every_key(root: Path) -> Iterator[Held]:
     """Yield every key of a store's root. Links are neither followed nor named, and what no pool would make is passed over."""
-    for space in _folders(f"{root}/pool"):
-        for start in _folders(f"{root}/pool/{space}"):
-            for key in _folders(f"{root}/pool/{space}/{start}"):
-                folder = f"{root}/pool/{space}/{start}/{key}"
+    for space, of_space in folders_in(root / "pool").items():
+        for beginning in folders_in(of_space).values():
+            for key, folder in folders_in(beginning).items():
                 yield Held(space, key, folder, [entry.name for entry in os.scandir(folder) if not entry.is_symlink()])
-
-
-def _folders(folder: str) -> list[str]:
-    try:
-        entries = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(entry.name for entry in entries if is_name(entry.name) and entry.is_dir(follow_symlinks=False))
 
 
 def references(store: Store, record: Record, folder: Path | None = None) -> set[PartId]:

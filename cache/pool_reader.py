@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.arrays import ArrayFile
-from cache.errors import CorruptArtifactError, mend
+from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import fingerprint
 from cache.notes import read_note
 from cache.pool import owner_problem, part_paths
@@ -60,8 +60,7 @@ class PoolReader:
             CorruptArtifactError: a frame does not match its checksum, or its part is gone.
         """
         places = self._places[video_id]
-        n_rows = sum(len(held) for _, _, held, *_ in places)
-        wanted = np.arange(n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
+        wanted = np.arange(self.n_rows(video_id))[rows] if isinstance(rows, slice) else np.asarray(rows)
         pieces, order = [], []
         for key, part, held, part_rows, indices in places:
             positions = np.flatnonzero(np.isin(wanted, held))
@@ -87,6 +86,10 @@ class PoolReader:
         """The ids of the videos that have frames here."""
         return list(self._places)
 
+    def n_rows(self, video_id: str) -> int:
+        """Return how many frames of a video there are."""
+        return sum(len(held) for _, _, held, *_ in self._places[video_id])
+
     def checksums(self, video_id: str) -> np.ndarray:
         """Return the checksum of each stored frame of one video, in the order of the artifact's rows: uint64 [rows].
 
@@ -104,7 +107,7 @@ class PoolReader:
         if file is None:
             path = part_paths(holder(self._store, (self._space, key, part)), self._space, key, part)[0]
             if not path.exists():
-                raise CorruptArtifactError(f"{path}: gone from the pool; {mend(path)}")
+                raise CorruptArtifactError(f"{path}: gone from the pool; {repair_hint(path)}")
             file = open_part(path, (self._space, key, part), self._unmarked)
         self._open[key, part] = file
         if len(self._open) > OPEN_FILES:
@@ -128,7 +131,7 @@ def open_part(path: Path, part: PartId, unmarked: bool = False) -> ArrayFile:
             ("" if unmarked else "does not say whose frames it holds") if owner is None else owner_problem(owner, part)
         )
         if problem:
-            raise CorruptArtifactError(f"{path}: {problem}; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: {problem}; {repair_hint(path)}")
     except CorruptArtifactError:
         file.close()
         raise
@@ -154,7 +157,7 @@ def arrays_digest(store: Store, record: Record, folder: Path) -> str:
         try:
             content = read_note(note)
         except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{note}: gone from the pool; {mend(note)}") from error
+            raise CorruptArtifactError(f"{note}: gone from the pool; {repair_hint(note)}") from error
         digest = content.get("array")
         if digest is None:
             file = open_part(path, part, unmarked=True)

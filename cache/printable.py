@@ -64,5 +64,5 @@ class PrintableRecord(logging.LogRecord):
 
 
 def keep_logs_printable() -> None:
-    """Have every log record of this process, whoever writes it, be a `PrintableRecord`."""
+    """Have every log record of this process, whatever writes it, be a `PrintableRecord`."""
     logging.setLogRecordFactory(PrintableRecord)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from cache.errors import CorruptArtifactError, mend
+from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import FINGERPRINT_LENGTH, file_digest, fingerprint
 from cache.notes import checked, parsed, read_text, whole
 from cache.untrusted import record_problem
@@ -44,8 +44,8 @@ class Record:
         dropped: number of rows that carry a failure, by reason code (`truncated`, `missing`, ...).
         phase_seconds: wall seconds per phase, summed over the processes that took part.
         device: a GPU where the stage runs a model on one, else `cpu`.
-        peak_memory_bytes: most memory that the process held while it made this; where the system cannot count anew for each
-            artifact (Linux can), since the process began. That of the GPU, if any, is torch's own.
+        peak_memory_bytes: most memory that the process held while it made this; where the system cannot restart the count
+            for each artifact (Linux can), since the process began. That of the GPU, if any, is torch's own.
         pool: the pool space that its `parts` table points into (see cache/pool.py); empty where it holds all its data.
         content: digest of its own content; of a record before version 3, without the arrays in the pool.
         input_contents: by name, the content of each input artifact when the stage read it; empty before version 3.
@@ -95,7 +95,7 @@ class Record:
             elif known_whole is None:
                 content = checked(content, path)
         except CorruptArtifactError as error:
-            raise CorruptArtifactError(f"{error}; {mend(path)}") from error
+            raise CorruptArtifactError(f"{error}; {repair_hint(path)}") from error
         return cls.of_note(content, path)
 
     @classmethod
@@ -105,17 +105,17 @@ class Record:
             content = {"content": "", "input_contents": {}} | content
         if content.keys() != cls.__dataclass_fields__.keys():
             differing = sorted(content.keys() ^ cls.__dataclass_fields__.keys())
-            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {repair_hint(path)}")
         problem = record_problem(content)
         if problem:
-            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {mend(path)}")
+            raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {repair_hint(path)}")
         record = object.__new__(cls)  # whose constructor, as of any frozen class, takes ten times as long
         record.__dict__.update(content)
         if record.record_version == 2:
             return dataclasses.replace(record, content=record.own_digest())
         if record.content.split(".")[0] != record.own_digest():
             raise CorruptArtifactError(
-                f"{path}: its files or row counts are not those that were published; {mend(path)}"
+                f"{path}: its files or row counts are not those that were published; {repair_hint(path)}"
             )
         return record
 

@@ -1,4 +1,4 @@
-"""Making an artifact anew: what is noted, put aside or removed, so that what was made from the former one is known as stale."""
+"""Rebuilding an artifact: what is noted, put aside or removed, so that what was made from the former one is known as stale."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def retire(store: Store, artifact: str) -> None:
     with store.lock(f"{artifact}/publish"):
         why = store.why_stale(artifact)
         if store.exists(artifact) and why:
-            log.warning("%s: made anew, as %s", artifact, why)
+            log.warning("%s: rebuilt, as %s", artifact, why)
             if store.layer(artifact) == store.root:
                 remove_folder(store.own(artifact))
             store.hide_below(artifact)

@@ -23,7 +23,7 @@ def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
     """
     if artifact not in known:
         known[artifact] = ""
-        with suppress(CorruptArtifactError, StoreError):  # damaged: whoever reads it says so
+        with suppress(CorruptArtifactError, StoreError):  # damaged: its reader says so
             known[artifact] = why_record_stale(store, store.record(artifact), known)
     return known[artifact]
 
@@ -35,7 +35,7 @@ def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str
             continue
         try:
             now = store.record(input).content
-        except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as whoever reads it says
+        except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as its reader says
             continue
         noted = _noted(store, record, name, input)
         if noted and not same_content(noted, now):
@@ -52,9 +52,8 @@ def _noted(store: Store, record: Record, name: str, input: str) -> str:
         return record.input_contents[name]
     if len(store.roots) == 1:
         return ""
-    root = store.layer(
-        record.id
-    )  # before version 3: the content of what lies beside it, if another layer hides that now
+    # Before version 3: the content of what lies beside it, if another layer hides that now.
+    root = store.layer(record.id)
     beside = root / "artifacts" / input / RECORD
     with suppress(CorruptArtifactError):
         return Record.load(beside).content if root != store.layer(input) and beside.exists() else ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.digests import DigestCache
-from cache.errors import CorruptArtifactError, StoreError, mend
+from cache.errors import CorruptArtifactError, StoreError, repair_hint
 from cache.files import refuse_link, refuse_links, sync
 from cache.fingerprint import file_digest
 from cache.in_use import OWN_NAMES, alone, in_use
@@ -127,7 +127,7 @@ class Store:
         path = f"{root}/artifacts/{artifact}/{RECORD}"  # as text: one of ten thousand
         record = Record.load(path)
         if record.id != artifact:
-            raise CorruptArtifactError(f"{path}: is the record of {record.id}; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: is the record of {record.id}; {repair_hint(path)}")
         if len(self._records) >= MOST_RECORDS:
             self._records.clear()
         self._records[root, artifact] = stamp, record
@@ -141,9 +141,9 @@ class Store:
         """
         path = inside(self.path(record.id), name)
         if name not in record.files:
-            raise CorruptArtifactError(f"{path}: its record does not name it; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: its record does not name it; {repair_hint(path)}")
         if not path.is_file() or file_digest(path) != record.files[name]["sha256"]:
-            raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: its bytes do not match their checksum; {repair_hint(path)}")
         return path
 
     def of_stage(self, stage: str) -> list[Record]:
@@ -228,7 +228,7 @@ class Store:
             with self.lock(f"{artifact}/publish"), suppress(CorruptArtifactError, FileNotFoundError):
                 record = Record.load(path)
                 if record.id != artifact or why_record_stale(self, record, {}):
-                    log.warning("%s: is not what its inputs make now; it is made anew", path.parent)
+                    log.warning("%s: is not what its inputs make now; it is rebuilt", path.parent)
                     path.unlink()
                 else:
                     refuse_links(path.parent)
@@ -251,7 +251,7 @@ class Store:
         """Return which input has other content now than a published artifact was made from; see cache/stale.py.
 
         Args:
-            known: what was found out of other artifacts, for whoever asks of many.
+            known: why other artifacts are stale, for callers that ask for many.
         """
         return why_stale(self, artifact, {} if known is None else known)
 
@@ -261,18 +261,13 @@ class Store:
 
     @contextmanager
     def hiding_below(self, names: Iterable[str]) -> Iterator[None]:
-        """Look away, while the block makes these anew, from what the stores below hold of them."""
+        """Look away, while the block rebuilds these, from what the stores below hold of them."""
         more = set(names) - self._hidden_below
         self._hidden_below |= more
         try:
             yield
         finally:
             self._hidden_below -= more
-
-    def remove(self, artifact: str) -> None:
-        """Delete an artifact of one's own: its record first, so that a kill leaves no artifact rather than half of one."""
-        with self.lock(f"{artifact}/publish"):
-            remove_folder(self.own(artifact))
 
 
 def remove_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import CorruptArtifactError, SchemaError, mend
+from cache.errors import CorruptArtifactError, SchemaError, repair_hint
 from cache.files import published
 from cache.lazy import Lazy
 from cache.parquet import ALWAYS_BYTES, as_rows, as_values, bounded_parquet
@@ -25,9 +25,8 @@ COLUMN_TYPES = ("string", "bool", "int8", "int16", "int32", "int64", "float32", 
 
 
 def _type(kind: str) -> pa.DataType:
-    if kind.startswith(
-        "list<"
-    ):  # "element" is what Parquet calls a list's values: with it a schema comes back as declared
+    # "element" is what Parquet calls a list's values: with it a schema comes back as declared.
+    if kind.startswith("list<"):
         return pa.list_(pa.field("element", _type(kind[5:-1])))
     return pa.type_for_alias(kind)
 
@@ -143,11 +142,6 @@ def read_lists(
     return [as_values(table[name]) for name in names]
 
 
-def read_values(paths: Sequence[Path], schema: Schema, name: str, n_rows: int | None = None) -> list[Any]:
-    """Return one column of a table's files like `read_lists`."""
-    return read_lists(paths, schema, [name], n_rows)[0]
-
-
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_dictionary(column.type):
         return np.array(as_values(column), dtype=object)
@@ -170,12 +164,14 @@ def _read(paths: Sequence[Path], schema: Schema, names: Sequence[str] | None, n_
                 )
             n_claimed += file.n_rows
             if n_claimed > MOST_ROWS:
-                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, more than any table has; {mend(path)}")
+                raise CorruptArtifactError(
+                    f"{path}: claims {n_claimed} rows, more than any table has; {repair_hint(path)}"
+                )
             if n_rows is not None and n_claimed > n_rows:
-                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {mend(path)}")
+                raise CorruptArtifactError(f"{path}: claims {n_claimed} rows, wanted {n_rows}; {repair_hint(path)}")
             tables.append(file.read())
     if n_rows is not None and n_claimed != n_rows and paths:
-        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {mend(paths[0])}")
+        raise CorruptArtifactError(f"{paths[0].parent}: {n_claimed} rows, wanted {n_rows}; {repair_hint(paths[0])}")
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 

@@ -1,4 +1,4 @@
-"""What is refused before it is used: names that lead out of the store, and records that no stage can have written.
+"""Checks of what others wrote, before it is used: names that lead out of the store, and records that no stage can have written.
 
 An artifact may come from anybody. Nothing that is read from one may name a file outside it, or run code. Files that make us
 allocate more than they hold are refused by cache/hdf5.py and cache/parquet.py.

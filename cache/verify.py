@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError, SevilaError
-from cache.file_checks import message_of, names_below, note_problem, pieces, refusal
 from cache.files import links_below
-from cache.fingerprint import fingerprint
+from cache.fingerprint import file_digest, fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
 from cache.notes import read_json, read_note
 from cache.pool import noted_owner, owner_problem, part_paths
 from cache.pool_listing import PartId, references
 from cache.pool_reader import arrays_digest, holder, open_part
-from cache.problem import Problem, ProblemKind
+from cache.problem import Problem, ProblemKind, message_of, note_problem, refusal
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import n_rows
@@ -35,7 +33,7 @@ class Verification:
     """Checks artifacts, and gathers what it finds.
 
     Attributes:
-        read: gets the number of bytes of each piece that was read.
+        read: gets the number of bytes of each file that was read.
         problems: what is not as it was written.
         remarks: what else a person may want to know: files that no record names, inputs that the store does not hold.
         missing: those inputs that no named run needs, which are no problem.
@@ -255,9 +253,10 @@ class Verification:
 
     def _others(self, record: Record, folder: Path) -> None:
         known = {*record.files, RECORD}
-        for name in names_below(folder):
-            if name not in known and not name.startswith(f"{PROGRESS}/"):
-                self.remarks.append(f"{folder / name}: no record names this file")
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if (path.is_symlink() or not path.is_dir()) and name not in known and not name.startswith(f"{PROGRESS}/"):
+                self.remarks.append(f"{path}: no record names this file")
 
     def _differs(self, path: Path, wanted: Mapping[str, Any]) -> str:
         """Return how a file differs from its size and SHA-256, having read all of it; empty if it does not."""
@@ -266,16 +265,14 @@ class Verification:
             size_bytes = path.stat().st_size
             if size_bytes != wanted["size_bytes"]:
                 return f"{size_bytes} bytes"
-            digest = hashlib.sha256()
-            for piece in pieces(path):
-                digest.update(piece)
-                self.n_bytes += len(piece)
-                self.read(len(piece))
+            digest = file_digest(path)
         except FileNotFoundError:
             return "it is gone"
         except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
-        return "" if digest.hexdigest() == wanted["sha256"] else f"SHA-256 {digest.hexdigest()[:12]}..."
+            return message_of(error, path)
+        self.n_bytes += size_bytes
+        self.read(size_bytes)
+        return "" if digest == wanted["sha256"] else f"SHA-256 {digest[:12]}..."
 
     def _problem(self, id: str, piece: ProblemKind, name: str, path: Path, actual: str, wanted: str) -> None:
         self.problems.append(Problem(id, piece, name, path, actual, wanted))

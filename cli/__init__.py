@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as cache loads numpy
 from cache.errors import SevilaError, sentence
 from cache.printable import printable
-from cli.terminal import drop_output, flush_output, set_up_output
+from cli.terminal import RED, drop_output, flush_output, in_colour, set_up_output
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -58,7 +58,7 @@ def _status(arguments: Sequence[str]) -> int:
 
 
 def _failed_by_machine(error: OSError) -> int:
-    """Disk full, permission denied, a mount gone: what is finished stays. Or whoever reads our output takes no more of it."""
+    """Disk full, permission denied, a mount gone: what is finished stays. Or the reader of our output takes no more of it."""
     is_refused = drop_output()
     if is_refused and isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
@@ -70,7 +70,7 @@ def _failed_by_machine(error: OSError) -> int:
 
 def _failed(message: str) -> int:
     try:
-        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
-    except OSError:  # nobody can be told; the exit status says it
+        print(in_colour(f"error: {printable(message)}", RED), file=sys.stderr, flush=True)
+    except OSError:  # there is nowhere to print to; the exit status says it
         drop_output()
     return 1

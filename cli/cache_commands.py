@@ -21,32 +21,34 @@ def ls(
     Args:
         stage: only artifacts of this stage
     """
-    from cache.show import artifact_lines, listing
-    from reports.unusual import unusual
+    from reports.artifacts import artifact_lines, listing
 
     store = where.open()
-    lines = artifact_lines(store, stage or "", unusual)
+    lines = artifact_lines(store, stage or "")
     if stage and not lines:  # of a stage that is no more, a store may still hold artifacts
         from pipeline.engine.recipe import refuse_unknown_stage
         from stages.all import STAGES
 
         refuse_unknown_stage(stage, STAGES)
     if as_json:
-        print_json([line.as_dict() for line in lines])
+        print_json(lines)
     else:
         print_text(listing(store, lines))
 
 
-def show(id: Text, /, *, rows: Count = 3, where: Where) -> None:
+def show(id: Text, /, *, rows: Count = 3, as_json: AsJson = False, where: Where) -> None:
     """Show one artifact: its record and the first rows of its tables.
 
     Args:
         id: artifact id, or the beginning of it or of its hexadecimal part, which takes the newest
         rows: rows to show of each table
     """
-    from cache.show import description
+    from reports.artifacts import content, description
 
-    print_text(description(where.open(), id, rows))
+    if as_json:
+        print_json(content(where.open(), id, rows))
+    else:
+        print_text(description(where.open(), id, rows))
 
 
 def why(
@@ -82,14 +84,15 @@ def why(
     print_text("\n".join(lines) or "everything is in the store")
 
 
-def ancestry(id: Id, /, *, where: Where) -> None:
+def ancestry(id: Id, /, *, as_json: AsJson = False, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
-    from cache.lineage import ancestry, ancestry_text
+    from cache.lineage import ancestry
     from cache.matching import find
-    from reports.unusual import unusual
+    from reports.artifacts import ancestry_text
 
     store = where.open()
-    print_text(ancestry_text(ancestry(store, find(store, id)), unusual))
+    origins = ancestry(store, find(store, id))
+    print_json(list(origins.values())) if as_json else print_text(ancestry_text(origins))
 
 
 def verify(
@@ -112,11 +115,11 @@ def verify(
 
 def du(*, as_json: AsJson = False, where: Where) -> None:
     """Say what takes the store's space."""
-    from cache.usage import usage, usage_text
+    from reports.space import usage, usage_text
 
     sizes = usage(where.open())
     if as_json:
-        print_json(sizes.as_dict())
+        print_json(sizes)
     else:
         print_text(usage_text(sizes))
 
@@ -138,7 +141,8 @@ def gc(
         older_than: keep what is younger: it may belong to a run that is to be resumed
         unnamed: remove even though no run has a name
     """
-    from cache.gc import survey, survey_text, sweep
+    from cache.gc import survey, sweep
+    from reports.space import survey_text
 
     store = where.open()
     surveyed = sweep(store, keep, older_than, unnamed) if delete else survey(store, keep, older_than)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter, Token
+from cyclopts.validators import Number
+from cyclopts.validators import Path as PathKind
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -62,37 +64,6 @@ def _path(_: Any, tokens: Sequence[Token]) -> Path:
     return Path(tokens[0].value)
 
 
-def _no_folder(_: Any, value: Path | None) -> None:
-    if value is not None and value.is_dir():
-        raise ValueError("Wanted a file; this is a folder.")
-
-
-def _numbers(value: Any) -> Iterable[float]:
-    return value if isinstance(value, Sequence) else [] if value is None else [value]
-
-
-def _positive(_: Any, value: Any) -> None:
-    if not all(number > 0 for number in _numbers(value)):
-        raise ValueError("Wanted a number above 0.")
-    _refuse_huge(value)
-
-
-def _not_negative(_: Any, value: Any) -> None:
-    if not all(number >= 0 for number in _numbers(value)):
-        raise ValueError("Wanted a number from 0.")
-    _refuse_huge(value)
-
-
-def _refuse_huge(value: Any) -> None:
-    if any(number >= MOST for number in _numbers(value)):
-        raise ValueError(f"Wanted a number below {MOST:g}.")
-
-
-def _port(_: Any, value: int) -> None:
-    if not 0 < value < 65536:
-        raise ValueError("Wanted a number from 1 to 65535.")
-
-
 def _not_empty(_: Any, value: str) -> None:
     if value == "":
         raise ValueError("Leave the option out for a run without a name.")
@@ -106,12 +77,14 @@ def _no_empty_text(_: Any, value: str | Sequence[str] | None) -> None:
 MOST = 1e15  # of anything that is counted; what computes with it takes 64 bits
 
 # cyclopts' own numbers take 1.5 for 2.
-Count = Annotated[int, Parameter(converter=_whole, validator=_not_negative, metavar="N")]
-Positive = Annotated[int, Parameter(converter=_whole, validator=_positive, metavar="N")]
-Port = Annotated[int, Parameter(converter=_whole, validator=_port, metavar="N")]
-Days = Annotated[float, Parameter(validator=_not_negative, metavar="DAYS")]
+Count = Annotated[int, Parameter(converter=_whole, validator=Number(gte=0, lt=MOST), metavar="N")]
+Positive = Annotated[int, Parameter(converter=_whole, validator=Number(gt=0, lt=MOST), metavar="N")]
+Port = Annotated[int, Parameter(converter=_whole, validator=Number(gt=0, lt=65536), metavar="N")]
+Seconds = Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="SECONDS")]
+Days = Annotated[float, Parameter(validator=Number(gte=0, lt=MOST), metavar="DAYS")]
 Seeds = Annotated[
-    Sequence[int], Parameter(converter=_whole, validator=_not_negative, metavar="N...", consume_multiple=(1, None))
+    Sequence[int],
+    Parameter(converter=_whole, validator=Number(gte=0, lt=MOST), metavar="N...", consume_multiple=(1, None)),
 ]
 SeedOption = Annotated[
     Count | None, Parameter(help="seed of all that is random in the stages, and of the demo's world")
@@ -119,11 +92,21 @@ SeedOption = Annotated[
 SettingsOption = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
+ReportOption = Annotated[
+    bool,
+    Parameter(
+        negative="--no-report",
+        env_var="SEVILA_REPORT",
+        help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
+    ),
+]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
 RunNameOption = Annotated[str | None, Parameter(validator=_not_empty)]
 OutputPath = Annotated[Path, Parameter(alias="-o", converter=_path, metavar="PATH")]
-OutputFile = Annotated[Path | None, Parameter(alias="-o", converter=_path, validator=_no_folder, metavar="FILE")]
+OutputFile = Annotated[
+    Path | None, Parameter(alias="-o", converter=_path, validator=PathKind(dir_okay=False), metavar="FILE")
+]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
 Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
 Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]
@@ -149,7 +132,7 @@ class DataPlaces:
 
     def by_kind(self) -> dict[str, list[str]]:
         """Return what was given for each kind of place."""
-        return {"annotations": list(self.annotations), "videos": list(self.videos)}
+        return {kind: list(places) for kind, places in vars(self).items()}
 
 
 @Parameter(name="*", group=PLACE_GROUP)
@@ -159,13 +142,11 @@ class PlaceOptions(DataPlaces):
 
     Attributes:
         weights: weights by the name the recipe gives them: a folder or a file; else SEVILA_WEIGHTS, sevila.toml (repeatable)
+        scores: frame scores made elsewhere: a table, or a folder with AKS's lists; else SEVILA_SCORES, sevila.toml (repeatable)
     """
 
     weights: PlaceOption = ()
-
-    def by_kind(self) -> dict[str, list[str]]:
-        """Return what was given for each kind of place."""
-        return {**super().by_kind(), "weights": list(self.weights)}
+    scores: PlaceOption = ()
 
 
 @Parameter(name="*", group=EXECUTION)
@@ -191,12 +172,14 @@ class ExecutionOptions(Inference):
         decode_workers: processes that decode
         shard_megabytes: size at which a shard is cut
         processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
+        server_requests: questions that a server is asked at once ([answer_with_vlm] served)
         tensorboard: write training curves there as well
     """
 
     decode_workers: Positive = 2
-    shard_megabytes: Annotated[float, Parameter(validator=_positive, metavar="MB")] = 1024.0
+    shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="MB")] = 1024.0
     processes: Count = 0
+    server_requests: Positive = 4
     tensorboard: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
 
 

@@ -13,7 +13,7 @@ def ls(*, as_json: AsJson = False, where: Where) -> None:
 
     store = where.open()
     if as_json:
-        print_json([line.as_dict() for line in run_lines(store)])
+        print_json(run_lines(store))
     else:
         print_text(run_listing(store))
 
@@ -42,7 +42,7 @@ def remove(name: Text, /, *, where: Where) -> None:
     """
     from cache.gc import OLDER_THAN_DAYS, survey
     from cache.names import remove_name
-    from cache.show import human_size
+    from pipeline.text_table import human_size
 
     store = where.open()
     remove_name(store, name)

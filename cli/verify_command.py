@@ -12,11 +12,11 @@ from cache.matching import matching
 from cache.pool_listing import PartId, every_part
 from cache.pool_reader import is_there
 from cache.printable import printable, printable_lines
-from cache.show import human_size
 from cache.store import Store
 from cache.verify import Verification, size_bytes
 from cli.options import UsageError
 from pipeline.engine.progress import count_bar
+from pipeline.text_table import human_size
 
 
 def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> int:

@@ -1,4 +1,4 @@
-"""What SeViLA is, a folder for each part; the files directly in it are what several of these use, and know none of them.
+"""SeViLA itself, a folder for each part; the files directly in it are what several of these use, and know none of them.
 
 Whatever process imports it, to compute or to decode, does so before it loads a library that computes.
 """

@@ -1,4 +1,4 @@
-"""Which files of a folder of weights are opened: whoever identifies weights, and whoever loads them, ask here."""
+"""Which files of a folder of weights are opened: to identify weights, and to load them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def checkpoint_files(path: Path) -> list[Path]:
     if not is_index(tensors):
         return [*beside, tensors]
     return [*beside, tensors, *(path / name for name in sorted(set(weight_map(tensors).values())))]
+
+
+def files_of_vlm(path: Path) -> list[Path]:
+    """Return what loading an image-text-to-text model of a Hugging Face folder may open: tensors, and all that says how it reads.
+
+    Raises:
+        CheckpointError: it is no folder, or as for `checkpoint_files`.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: wanted the folder of a model as Hugging Face has it, with its config.json")
+    beside = (
+        file for pattern in ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt") for file in path.glob(pattern)
+    )
+    described = sorted(file for file in beside if file.is_file() and file.name not in _INDEX_FILES)
+    return list(dict.fromkeys([*checkpoint_files(path), *described]))
 
 
 def tensor_file(folder: Path) -> Path:
@@ -75,13 +90,13 @@ def refuse_downloads_gone_wrong(files: Iterable[Path]) -> None:
             raise CheckpointError(f"{file}: {problem}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
     """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
     try:
         with open_file(path) as stream:
-            data = stream.read(JSON_LIMIT_BYTES + 1)
-        if len(data) > JSON_LIMIT_BYTES:
-            raise ValueError(f"it has more than {JSON_LIMIT_BYTES} bytes, more than any has")
+            data = stream.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise ValueError(f"it has more than {limit_bytes} bytes, more than any has")
         content = json.loads(data.decode("utf-8").lstrip("\ufeff"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error

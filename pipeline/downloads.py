@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is not what its name says: half of all wrong inputs are such downloads."""
+"""The kind of a file by its first bytes, where its name says another: half of all wrong inputs are such downloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process inherits and what would change results under the same ids: settings that libraries read, closed streams."""
+"""Inherited state of a process that would change results under the same ids: settings that libraries read, closed streams."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ IGNORED = (
     "XLA_USE_BF16",
     "DECORD_",
     "MKL_VERBOSE",  # it prints into what commands print
-    # Of launchers: who the peers of a process are. The processes of a training are told by `launch.py`, after this was cleared.
+    # Of launchers: who the peers of a process are. `launch.py` sets them for the processes of a training, after this was cleared.
     "FORK_LAUNCHED",
     "HYDRA_",
     "MPI_LOCAL",

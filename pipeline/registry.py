@@ -1,4 +1,4 @@
-"""What is extended by a file: all of a kind in a folder's files, and other people's by the entry points of a group."""
+"""Registries that a file extends: all of a kind in a folder's files, and other people's by the entry points of a group."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Reading what runs left: results, comparison, seeds, named runs, answers in words, the benchmark and its history."""
+"""Reading what runs left: results, comparisons, sweeps, the paper's tables, listings and sizes of a store, the benchmark."""

@@ -1,7 +1,7 @@
 """One night of a benchmark: every setting of a matrix from cached features, its rows in the history, and what became worse.
 
 <store>/benchmarks/<matrix>/history.parquet     a row for each setting and night
-<store>/benchmarks/<matrix>/nights/<night>/     a store over the main one: what that night made anew
+<store>/benchmarks/<matrix>/nights/<night>/     a store over the main one, with the artifacts of that night
 <store>/benchmarks/<matrix>/trend.png           accuracy and speed by night
 """
 
@@ -19,13 +19,12 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from cache.errors import CorruptArtifactError, SevilaError
-from cache.files import refuse_link, refuse_links
-from cache.notes import read_note, write_note
+from cache.errors import SevilaError
+from cache.files import refuse_link, refuse_links, write_atomically
 from cache.store import Store
-from pipeline.benchmarks.matrix import FAILED, OK, Matrix, NightRow, best
-from reports.benchmark_history import History
-from reports.benchmark_judging import Judged, judge, missed_nights, regressions_of
+from pipeline.benchmarks.matrix import Matrix
+from reports.benchmark_history import FAILED, History, NightRow
+from reports.benchmark_judging import Judged, judge, missed_nights, needed_nights
 from reports.benchmark_plot import plot
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 
@@ -34,7 +33,7 @@ log = logging.getLogger("sevila")
 
 @dataclass(frozen=True)
 class Night:
-    """The outcome of a night. `plot` is where the plot lies, None without matplotlib."""
+    """The outcome of a night. `plot` is where the plot lies, None without a number to show."""
 
     matrix: Matrix
     night: str
@@ -44,8 +43,8 @@ class Night:
 
     @property
     def regressions(self) -> list[str]:
-        """What became worse, a sentence each: setting, metric and both numbers."""
-        return [text for judged in self.rows for text in regressions_of(judged, self.matrix.alpha)]
+        """A sentence for each setting and metric that became worse, with both numbers."""
+        return [text for judged in self.rows for text in judged.regressions(self.matrix.alpha)]
 
     @property
     def failures(self) -> list[str]:
@@ -59,16 +58,16 @@ class Night:
         ]
 
     @property
-    def verdict(self) -> str:
-        """What is wrong, regressions first; empty where nothing is."""
+    def problems(self) -> list[str]:
+        """Everything that is wrong, regressions first."""
         regressions = [f"regression: {text}" for text in self.regressions]
-        return "; ".join([*regressions, *(f"failed: {text}" for text in self.failures)])
+        return [*regressions, *(f"failed: {text}" for text in self.failures)]
 
 
 def folder_of(main: Store, matrix: Matrix) -> Path:
     """Return where a matrix' history and nights lie; raises `StoreError` if one of them is a link, or behind one."""
     folder = main.root / "benchmarks" / matrix.name
-    for name in ("history.parquet", "trend.png", "at-work.json"):
+    for name in ("history.parquet", "trend.png", "at-work.txt"):
         refuse_link(folder / name, main.root)
     refuse_links(folder / "nights")
     return folder
@@ -85,7 +84,7 @@ def run_night(
 ) -> Night:
     """Run every setting, append its rows to the history as they come, and compare them with the nights before.
 
-    `run_setting` may try again what a machine failed; what it raises is the reason of a failed row.
+    `run_setting` may try again where a machine failed; what it raises is the reason of a failed row.
 
     Raises:
         SevilaError: another run of this matrix is at work.
@@ -96,34 +95,26 @@ def run_night(
         # A store may hold nothing yet: each setting says what is missing.
         (main.root / "artifacts").mkdir(exist_ok=True)
         history = History(folder)
-        before, damage = history.read_or_set_aside(night)
+        before, notes = history.read_or_set_aside(night)
         tonight: list[NightRow] = []
-        for job in _jobs(matrix, main, folder, night, dict(places), device, batch_tokens):
-            log.info("%s %s", job.recipe, job.setting)
-            rows = _rows_of(job, run_setting)
-            history.append(rows)  # at once: what a killed night has measured stays
-            for row in rows:
-                on_row(row)
-            tonight += rows
+        for recipe, settings in matrix.recipes.items():
+            for setting, changes in settings.items():
+                log.info("%s %s", recipe, setting)
+                where = (main.root, main.roots[1:], folder / "nights" / night)
+                rows = _rows_of(
+                    SettingJob(night, recipe, setting, changes, *where, dict(places), device, batch_tokens), run_setting
+                )
+                history.append(rows)  # at once: what a killed night has measured stays
+                for row in rows:
+                    on_row(row)
+                tonight += rows
         judged = judge(matrix, main, folder, before, tonight)
-        _forget_old_nights(folder, matrix, [*before, *tonight])
-        notes = [*([damage] if damage else []), *missed_nights(before, night)]
-        return Night(matrix, night, judged, notes, plot([*before, *tonight], folder / "trend.png"))
-
-
-def _jobs(
-    matrix: Matrix,
-    main: Store,
-    folder: Path,
-    night: str,
-    places: dict[str, list[str]],
-    device: str,
-    batch_tokens: int,
-) -> Iterator[SettingJob]:
-    where = (main.root, main.roots[1:], folder / "nights" / night)
-    for recipe, settings in matrix.recipes.items():
-        for setting, changes in settings.items():
-            yield SettingJob(night, recipe, setting, changes, *where, places, device, batch_tokens)
+        keep = {night, *needed_nights([*before, *tonight], matrix)}
+        for path in (folder / "nights").glob("*"):
+            if path.name not in keep and path.name < night:
+                shutil.rmtree(path, ignore_errors=True)
+        picture = plot([*before, *tonight], folder / "trend.png")
+        return Night(matrix, night, judged, [*notes, *missed_nights(before, night)], picture)
 
 
 def _rows_of(job: SettingJob, run_setting: Callable[[SettingJob], list[NightRow]]) -> list[NightRow]:
@@ -142,37 +133,20 @@ def _alone(main: Store, matrix: Matrix) -> Iterator[None]:
     Raises:
         SevilaError: there is one; says who.
     """
-    holder = folder_of(main, matrix) / "at-work.json"
+    holder = folder_of(main, matrix) / "at-work.txt"
     try:
         with main.lock(f"benchmarks/{matrix.name}").acquire(timeout=0):
             holder.parent.mkdir(parents=True, exist_ok=True)
             since = datetime.now(UTC).isoformat(timespec="seconds")
-            write_note(holder, {"host": platform.node(), "process": os.getpid(), "since": since})
+            write_atomically(holder, f"process {os.getpid()} on {platform.node()}, since {since}".encode())
             try:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
     except Timeout as error:
         who = "another run"
-        with suppress(OSError, CorruptArtifactError):
-            note = read_note(holder)
-            who = f"process {note['process']} on {note['host']}, since {note['since']}"
+        with suppress(OSError):
+            who = holder.read_text()
         raise SevilaError(
             f"the benchmark {matrix.name!r} is being run by {who}; try again when it has ended"
         ) from error
-
-
-def _forget_old_nights(folder: Path, matrix: Matrix, rows: Sequence[NightRow]) -> None:
-    """Remove the nights' stores that no later comparison needs: all but the last, and the best and last one of each line."""
-    nights = sorted({row.night for row in rows})
-    keep = set(nights[-matrix.keep_nights :])
-    lines: dict[tuple[str, ...], list[NightRow]] = {}
-    for row in rows:
-        if row.status == OK:
-            lines.setdefault((row.recipe, row.setting, row.way, row.recipe_fingerprint), []).append(row)
-    for line in lines.values():
-        top = best([row for row in line if row.night >= str(matrix.since or "")])
-        keep |= {line[-1].night, *([top.night] if top else [])}
-    for path in (folder / "nights").glob("*"):
-        if path.name not in keep and path.name < nights[-1]:
-            shutil.rmtree(path, ignore_errors=True)

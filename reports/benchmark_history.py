@@ -1,48 +1,79 @@
-"""The history of a benchmark: one Parquet file, a row for each setting and night."""
+"""The history of a benchmark: one Parquet file, a row for each evaluated setting and night."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CorruptArtifactError, SchemaError
-from cache.tables import Schema, read_rows, write_rows
-from pipeline.benchmarks.matrix import NightRow
+from cache.tables import read_rows, write_rows
+from pipeline.engine.row_schema import schema_of
 
 log = logging.getLogger("sevila")
 
-HISTORY = Schema(  # what they mean is said beside `pipeline.benchmarks.matrix.NightRow`
-    1,
-    night="string",
-    recipe="string",
-    setting="string",
-    way="string",
-    recipe_fingerprint="string",
-    status="string",  # ok or failed
-    reason="string",
-    answers="string",  # id in the night's own store; of moments, that of the retrieved ones
-    metrics="string",
-    metric="string",
-    metric_percent="float64",  # null where it failed, or no question has a known answer
-    n_questions="int32",
-    unanswered_percent="float64",
-    stages="list<string>",
-    stage_seconds="list<float64>",
-    questions_per_second="float64",
-    peak_memory_bytes="int64",
-    peak_gpu_memory_bytes="int64",  # null without a GPU
-    device="string",
-    host="string",
-    libraries="list<string>",
-    git_revision="string",
-)
+OK, FAILED = "ok", "failed"
+
+
+@dataclass(frozen=True)
+class NightRow:
+    """One evaluation of one setting in one night; None and "" where it failed before.
+
+    Attributes:
+        night: when it began, in UTC: `2026-11-21T03-00-07.123Z`.
+        recipe: its name, of a path the file's.
+        way: which of a full chain's evaluations it is (`uniform, zero-shot`); empty where the chain has one.
+        recipe_fingerprint: of the recipe with the setting's changes; another one begins a new line of comparison.
+        status: ok or failed.
+        answers: id in the night's own store; of moments, that of the retrieved ones.
+        metric: accuracy, or R1@0.5 of moments.
+        metric_percent: None where it failed, or no question has a known answer.
+        stages: those that were run for it, with the seconds of each.
+        questions_per_second: over those of `stages` that are not evaluation.
+        peak_memory_bytes: of the process that ran them; `peak_gpu_memory_bytes` is None without a GPU.
+    """
+
+    night: str
+    recipe: str
+    setting: str
+    way: str
+    recipe_fingerprint: str
+    status: str
+    reason: str = ""
+    answers: str = ""
+    metrics: str = ""
+    metric: str = ""
+    metric_percent: float | None = None
+    n_questions: int | None = None
+    unanswered_percent: float | None = None
+    stages: Sequence[str] = ()
+    stage_seconds: Sequence[float] = ()
+    questions_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
+    device: str = ""
+    host: str = ""
+    libraries: Sequence[str] = ()
+    git_revision: str = ""
+
+    @property
+    def name(self) -> str:
+        """The row's name for people, and the same every night."""
+        return f"{self.recipe} {self.setting}" + (f": {self.way}" if self.way else "")
+
+
+HISTORY = schema_of(1, NightRow, peak_memory_bytes="int64", peak_gpu_memory_bytes="int64")
+
+
+def shown(night: str) -> str:
+    """Return a night as people write it: `2026-11-21 03:00`."""
+    return f"{night[:10]} {night[11:16].replace('-', ':')}"
 
 
 class History:
-    """The rows of all nights. Whoever appends holds the matrix' lock."""
+    """The rows of all nights. Who appends holds the matrix' lock."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "history.parquet"
@@ -51,21 +82,18 @@ class History:
         """Return all rows, in the order they came; raises `CorruptArtifactError` or `SchemaError` if the file is damaged."""
         return [NightRow(**row) for row in read_rows([self.path], HISTORY)] if self.path.exists() else []
 
-    def read_or_set_aside(self, night: str) -> tuple[list[NightRow], str]:
-        """Return all rows, and what to tell people: a damaged file is set aside under another name, and a new one begins."""
+    def read_or_set_aside(self, night: str) -> tuple[list[NightRow], list[str]]:
+        """Return all rows, and notes for people: a damaged file gets another name, and a new one begins."""
         try:
-            return self.read(), ""
+            return self.read(), []
         except (CorruptArtifactError, SchemaError) as error:
             aside = self.path.with_name(f"history.damaged-{night}.parquet")
             os.replace(self.path, aside)
             reason = str(error).splitlines()[0].split("; ")[0]
             message = f"the history was damaged and is set aside as {aside}; a new one begins tonight ({reason})"
             log.warning("%s", message)
-            return [], message
+            return [], [message]
 
     def append(self, rows: Sequence[NightRow]) -> None:
         """Add rows; the file is replaced as a whole."""
         write_rows(self.path, HISTORY, [vars(row) for row in [*self.read(), *rows]])
-
-
-assert tuple(HISTORY.columns) == tuple(field.name for field in dataclasses.fields(NightRow))

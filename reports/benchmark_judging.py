@@ -1,30 +1,63 @@
-"""Tonight's rows of a benchmark against the nights before: tests, speeds and what people should know."""
+"""Tonight's rows of a benchmark against the nights before: paired tests, speed, memory, and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 from cache.errors import SevilaError
 from cache.store import Store
-from pipeline.benchmarks.matrix import (
-    FAILED,
-    OK,
-    Matrix,
-    Measured,
-    NightRow,
-    Paired,
-    best,
-    corrected,
-    earlier,
-    measured,
-    shown,
-)
+from pipeline.benchmarks.matrix import Matrix, Tolerance
+from pipeline.metrics.comparison import PairedRow
+from reports.benchmark_history import FAILED, OK, NightRow, shown
 from reports.compare import paired_test
 
+USUAL_NIGHTS = 7  # whose median is the usual speed
+ENOUGH_NIGHTS = 3  # to know the usual: fewer are shown, but nothing is called worse than them
 AGAINST = ("previous", "best")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Tonight's answers (B) against those of another night (A), over the questions of both.
+
+    `p_corrected` is after Holm's correction. `problem` says why there is no test.
+    """
+
+    night: str
+    row: PairedRow | None = None
+    p_corrected: float = 1.0
+    problem: str = ""
+
+    def is_worse(self, alpha: float) -> bool:
+        """Whether tonight is worse by more than chance explains."""
+        return self.row is not None and self.row.difference_points < 0 and self.p_corrected < alpha
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A speed or a peak of memory tonight, and the median of the last nights on the same host and device."""
+
+    what: str  # questions/s, peak memory, peak GPU memory
+    now: float
+    usual: float
+    n_nights: int
+    tolerance_percent: float
+    more_is_better: bool
+
+    @property
+    def change_percent(self) -> float:
+        """How much more than usual."""
+        return 100 * (self.now / self.usual - 1)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is worse than usual by more than is tolerated; never before there are enough nights."""
+        loss = -self.change_percent if self.more_is_better else self.change_percent
+        return self.n_nights >= ENOUGH_NIGHTS and loss > self.tolerance_percent
 
 
 @dataclass(frozen=True)
@@ -36,9 +69,30 @@ class Judged:
     speeds: Sequence[Measured]
     notes: Sequence[str]
 
+    def regressions(self, alpha: float) -> list[str]:
+        """Return a sentence for each test, speed and peak that became worse."""
+        sentences: list[str] = []
+        worse: dict[Paired, list[str]] = {}
+        for name, test in self.tests.items():
+            if test is not None and test.is_worse(alpha):
+                worse.setdefault(test, []).append(name)  # the previous night may be the best
+        for test, names in worse.items():
+            assert test.row is not None
+            sentences.append(
+                f"{self.row.name}: accuracy {test.row.b_percent:.1f} %, {test.row.a_percent:.1f} % on the "
+                f"{' and '.join(names)} night, {shown(test.night)} ({test.row.n_questions} questions, "
+                f"p = {test.p_corrected:.2g} after Holm's correction)"
+            )
+        return sentences + [
+            f"{self.row.name}: {speed.what} {figure(speed.what, speed.now)}, usually {figure(speed.what, speed.usual)} "
+            f"(median of {speed.n_nights} nights): {speed.change_percent:+.0f} %, {speed.tolerance_percent:g} % are tolerated"
+            for speed in self.speeds
+            if speed.is_worse
+        ]
+
 
 def missed_nights(before: Sequence[NightRow], night: str) -> list[str]:
-    """Tell of nights without a run; the last one that has a run is the previous one all the same."""
+    """Return a note on nights without a run; the last one that has a run is the previous one all the same."""
     last = max((row.night for row in before), default=night)
     days = (date.fromisoformat(night[:10]) - date.fromisoformat(last[:10])).days
     return (
@@ -49,13 +103,13 @@ def missed_nights(before: Sequence[NightRow], night: str) -> list[str]:
 def judge(
     matrix: Matrix, main: Store, folder: Path, before: Sequence[NightRow], tonight: Sequence[NightRow]
 ) -> list[Judged]:
-    """Return tonight's rows in their order, held against `before`, the rows of earlier nights.
+    """Return tonight's rows in their order, compared with `before`, the rows of earlier nights.
 
     Args:
         main: the store that the benchmark reads from.
         folder: the benchmark's own, where `nights/` holds the answers of each night.
     """
-    lines = [earlier(before, row, matrix.since) for row in tonight]
+    lines = [_comparable(before, row, matrix.since) for row in tonight]
     others = {
         "previous": [line[-1] if line else None for line in lines],
         "best": [best(line) for line in lines],
@@ -69,10 +123,40 @@ def judge(
             row,
             {name: tests[name][place] for name in AGAINST},
             measured(line, row, matrix.tolerance) if row.status == OK else [],
-            _notes(before, row, line),
+            _notes(before, row, line) if row.status == OK else [],
         )
         for place, (row, line) in enumerate(zip(tonight, lines, strict=True))
     ]
+
+
+def _comparable(before: Sequence[NightRow], row: NightRow, since: date | None) -> list[NightRow]:
+    """Return the earlier nights of the same way of the same recipe, oldest first."""
+    line, start = _line(row), str(since or "")
+    rows = [other for other in before if _line(other) == line and other.metric == row.metric and other.status == OK]
+    return sorted((other for other in rows if start <= other.night < row.night), key=lambda other: other.night)
+
+
+def _line(row: NightRow) -> tuple[str, ...]:
+    return row.recipe, row.setting, row.way, row.recipe_fingerprint
+
+
+def best(rows: Sequence[NightRow]) -> NightRow | None:
+    """Return the best of these nights, of equals the last; None where none has a number."""
+    known = [row for row in rows if row.metric_percent is not None]
+    return max(known, key=lambda row: (row.metric_percent, row.night), default=None)
+
+
+def needed_nights(rows: Sequence[NightRow], matrix: Matrix) -> set[str]:
+    """Return the nights whose answers a later comparison needs: the last ones, the best and the last of each line."""
+    keep = set(sorted({row.night for row in rows})[-matrix.keep_nights :])
+    lines: dict[tuple[str, ...], list[NightRow]] = {}
+    for row in rows:
+        if row.status == OK:
+            lines.setdefault(_line(row), []).append(row)
+    for line in lines.values():
+        top = best([row for row in line if row.night >= str(matrix.since or "")])
+        keep |= {line[-1].night, *([top.night] if top else [])}
+    return keep
 
 
 def _test(main: Store, folder: Path, row: NightRow, other: NightRow | None) -> Paired | None:
@@ -82,10 +166,9 @@ def _test(main: Store, folder: Path, row: NightRow, other: NightRow | None) -> P
         return Paired(other.night, problem=f"{row.metric} has no paired test")
     try:
         then, now = (_store(main, folder, night) for night in (other.night, row.night))
-        test = paired_test(then, other.answers, now, row.answers)
+        return Paired(other.night, paired_test(then, other.answers, now, row.answers))
     except SevilaError as error:
         return Paired(other.night, problem=str(error))
-    return Paired(other.night, test.a_percent, test.b_percent, test.n_questions, test.p_value or 1.0)
 
 
 def _store(main: Store, folder: Path, night: str) -> Store:
@@ -95,53 +178,57 @@ def _store(main: Store, folder: Path, night: str) -> Store:
     return Store(root, main.roots)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values after Holm's correction for their number, in the same order."""
+    corrected, so_far = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = so_far
+    return corrected
+
+
+def corrected(tests: Sequence[Paired | None]) -> list[Paired | None]:
+    """Return the tests of one night against the same other one with Holm's correction over those that there are."""
+    rows = [test.row for test in tests if test is not None and test.row is not None]
+    values = iter(holm([1.0 if row.p_value is None else row.p_value for row in rows]))
+    return [replace(test, p_corrected=next(values)) if test is not None and test.row else test for test in tests]
+
+
+def measured(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) -> list[Measured]:
+    """Return speed and memory against the last nights on this host and device; what either side lacks is left out."""
+    same = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
+    figures = []
+    for what, key, percent, more_is_better in (
+        ("questions/s", "questions_per_second", tolerance.throughput_percent, True),
+        ("peak memory", "peak_memory_bytes", tolerance.peak_memory_percent, False),
+        ("peak GPU memory", "peak_gpu_memory_bytes", tolerance.peak_memory_percent, False),
+    ):
+        now, usual = getattr(row, key), [value for other in same if (value := getattr(other, key))]
+        if now and usual:
+            figures.append(Measured(what, now, median(usual), len(usual), percent, more_is_better))
+    return figures
+
+
 def _notes(before: Sequence[NightRow], row: NightRow, line: Sequence[NightRow]) -> list[str]:
     """Return what people should know of a row beside its numbers."""
-    if row.status != OK:
-        return []
-    same = [other for other in before if (other.recipe, other.setting, other.way) == (row.recipe, row.setting, row.way)]
-    known = [other for other in same if other.status == OK]
+    same = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
     if not line:
+        known = [other for other in same if other.way == row.way and other.status == OK]
         if known and known[-1].recipe_fingerprint != row.recipe_fingerprint:
             return [f"the recipe has changed since {shown(known[-1].night)}: a new line begins"]
         return [f"nothing to compare with since {shown(known[-1].night)}" if known else "first night"]
-    notes = []
-    failed = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
-    failed = [other for other in failed if other.status == FAILED and other.night > line[-1].night]
+    last, notes = line[-1], []
+    failed = [other for other in same if other.status == FAILED and other.night > last.night]
     if failed:
-        notes.append(f"failed on {shown(failed[-1].night)}, so the previous night is {shown(line[-1].night)}")
-    here = (row.host, row.device)
-    if all((other.host, other.device) != here for other in line):
+        notes.append(f"failed on {shown(failed[-1].night)}, so the previous night is {shown(last.night)}")
+    if all((other.host, other.device) != (row.host, row.device) for other in line):
         notes.append(
-            f"first night on {row.host}, {row.device} (the previous: {line[-1].host}, {line[-1].device}): speed and memory are "
+            f"first night on {row.host}, {row.device} (the previous: {last.host}, {last.device}): speed and memory are "
             "not compared"
         )
-    if row.libraries != line[-1].libraries:
-        other_libraries = sorted(set(row.libraries) ^ set(line[-1].libraries))
+    if other_libraries := sorted(set(row.libraries) ^ set(last.libraries)):
         notes.append(f"other libraries than on the previous night: {', '.join(other_libraries)}")
     return notes
-
-
-def regressions_of(judged: Judged, alpha: float) -> list[str]:
-    """Return what became worse of a row, a sentence each."""
-    sentences: list[str] = []
-    worse: dict[Paired, list[str]] = {}
-    for name, test in judged.tests.items():
-        if test is not None and not test.problem and test.is_worse(alpha):
-            worse.setdefault(test, []).append(name)  # the previous night may be the best
-    for test, names in worse.items():
-        sentences.append(
-            f"{judged.row.name}: accuracy {test.now_percent:.1f} %, {test.then_percent:.1f} % on the {' and '.join(names)} "
-            f"night, {shown(test.night)} ({test.n_questions} questions, p = {test.p_corrected:.2g} after Holm's correction)"
-        )
-    for speed in judged.speeds:
-        if speed.is_worse:
-            sentences.append(
-                f"{judged.row.name}: {speed.what} {figure(speed.what, speed.now)}, usually "
-                f"{figure(speed.what, speed.usual)} (median of {speed.n_nights} nights): {speed.change_percent:+.0f} %, "
-                f"{speed.tolerance_percent:g} % are tolerated"
-            )
-    return sentences
 
 
 def figure(what: str, value: float) -> str:

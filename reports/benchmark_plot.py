@@ -1,27 +1,20 @@
-"""The trend of a benchmark as a picture: accuracy and speed by night, a line for each setting. Needs matplotlib."""
+"""The trend of a benchmark as a picture: accuracy and speed by night, a line for each setting."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 from cache.files import published
-from pipeline.benchmarks.matrix import OK, NightRow
-
-log = logging.getLogger("sevila")
+from reports.benchmark_history import OK, NightRow
 
 NIGHTS_SHOWN = 90
 HALF_A_DAY = timedelta(hours=12)
 
 
 def plot(rows: Sequence[NightRow], path: Path) -> Path | None:
-    """Write the picture of the last nights and return its path; None without matplotlib, or without a number to show."""
-    if find_spec("matplotlib") is None:
-        log.info("no plot: matplotlib is not installed (pip install 'sevila-pipeline[benchmark]')")
-        return None
+    """Write the picture of the last nights and return its path; None without a number to show."""
     nights = sorted({row.night for row in rows})[-NIGHTS_SHOWN:]
     lines: dict[str, list[NightRow]] = {}
     for row in rows:
@@ -41,9 +34,8 @@ def plot(rows: Sequence[NightRow], path: Path) -> Path | None:
     accuracy.set_ylabel(f"{', '.join(metrics)} (%)")
     speed.set_ylabel("questions/s")
     speed.set_ylim(bottom=0)
-    speed.set_xlim(
-        _time(nights[0]) - HALF_A_DAY, _time(nights[-1]) + HALF_A_DAY
-    )  # one night alone would get years around it
+    # One night alone would get years around it.
+    speed.set_xlim(_time(nights[0]) - HALF_A_DAY, _time(nights[-1]) + HALF_A_DAY)
     speed.tick_params(axis="x", rotation=30)
     for axes in (accuracy, speed):
         axes.grid(alpha=0.3)

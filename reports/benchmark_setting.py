@@ -1,4 +1,4 @@
-"""One setting of a benchmark: what comes after the features is made anew, everything before it is read from the store below.
+"""One setting of a benchmark: the stages after the features are run again, all before them is read from the store below.
 
 It runs in a process of its own, so that its peak memory is its own and its death nobody else's.
 """
@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache.errors import OF_THE_MACHINE, MissingSourceError, SevilaError
+from cache.errors import OF_THE_MACHINE, SevilaError
 from cache.fingerprint import fingerprint
 from cache.printable import traceback_text
 from cache.record import Record
 from cache.store import Store
-from pipeline.benchmarks.matrix import FAILED, OK, NightRow
 from pipeline.engine.build import build
+from pipeline.engine.deferred import Deferred, DeferredStep
 from pipeline.engine.recipe import Recipe
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.stage import RunContext, Stage
+from pipeline.engine.steps import stored
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.training.launch import run_in_subprocess
+from reports.benchmark_history import FAILED, OK, NightRow
 from reports.named_runs import pinned
 from stages.all import STAGES
 from stages.chain import chain_of
@@ -30,8 +31,7 @@ from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 
 MEASURED = ("score_frames", "select_keyframes", "answer_questions", "retrieve_moments")
-EVALUATIONS = ("evaluate", "evaluate_moments")  # made anew too; their resampling is no part of the speed
-NOT_WANTED = ("evaluate_localization",)
+EVALUATIONS = ("evaluate", "evaluate_moments")  # run again too; their resampling is no part of the speed
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SettingJob:
 
     @property
     def command(self) -> str:
-        """What makes everything that the benchmark reads."""
+        """The command that makes everything that the benchmark reads."""
         sets = [word for change in self.changes for word in ("--set", change)]
         places = [word for kind, given in self.places.items() for place in given for word in (f"--{kind}", place)]
         return shlex.join(["sevila", "run", self.recipe, *sets, *places, "--store", str(self.main)])
@@ -81,15 +81,19 @@ def measure(job: SettingJob) -> list[NightRow]:
     identity = ""
     try:
         main = Store(job.main, job.below)
-        asked = Request(job.recipe, job.changes, places=job.places, shared=True)
+        request = Request(job.recipe, job.changes, places=job.places, shared=True)
         run = RunContext(main, device=job.device, batch_tokens=job.batch_tokens, processes=1)
-        recipe, run, sources = open_recipe(asked, STAGES, run, remembered=["videos"])
+        recipe, run, sources = open_recipe(request, STAGES, run, remembered=["videos"])
         run = replace(run, store=Store(job.folder, main.roots))
-        identity = fingerprint({name: config.model_dump(mode="json") for name, config in _sections(recipe).items()})
-        with ExitStack() as anew, pinned(main, "", recipe, []) as pin:
-            steps = _Measure(job, identity, recipe, run, anew, pin)
-            chain_of(recipe)(recipe, steps, sources)
-        return steps.rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
+        sections = {"chain": recipe.chain, **recipe.configs}
+        identity = fingerprint({name: config.model_dump(mode="json") for name, config in sections.items()})
+        measurement = _Measurement(job, identity, recipe, run)
+        walk = Deferred(recipe, run, measurement.read, {})
+        with pinned(main, "", recipe, []) as pin:
+            chain_of(recipe)(recipe, walk, sources)
+            evaluations = [step for step in walk.steps if step.stage.name in EVALUATIONS]
+            rows = [measurement.row(walk, evaluation, pin) for evaluation in evaluations]
+        return rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
     except SevilaError as error:
         return [job.failed(str(error), recipe_fingerprint=identity)]
     except Exception as error:
@@ -99,82 +103,60 @@ def measure(job: SettingJob) -> list[NightRow]:
         return [job.failed(f"{type(error).__name__}: {error}", recipe_fingerprint=identity)]
 
 
-class _Measure:
-    """A chain's step that makes nothing until an evaluation asks for it, and then only what lies after the features."""
+@dataclass(frozen=True)
+class _Measurement:
+    """The ways of one setting, each from what the store holds, its stages after the features run again."""
 
-    def __init__(
-        self, job: SettingJob, identity: str, recipe: Recipe, run: RunContext, anew: ExitStack, pin: Any
-    ) -> None:
-        self.rows: list[NightRow] = []
-        self._job, self._identity, self._recipe, self._run = job, identity, recipe, run
-        self._anew, self._pin = anew, pin
-        self._asked: dict[str, tuple[Stage, Config, tuple[Any, ...]]] = {}
+    job: SettingJob
+    identity: str
+    recipe: Recipe
+    run: RunContext  # whose store is the night's
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle on the artifact of this step; of an evaluation, after it and what it needs was made."""
-        cfg, store = self._recipe.config(stage, **changes), self._run.store
-        id = stage.artifact_id(cfg, inputs)
-        if stage.name not in (*MEASURED, *EVALUATIONS, *NOT_WANTED):
-            return self._read(stage, id, inputs)
-        problem = next((value.problem for value in inputs if value is not None and value.problem), "")
-        if id is not None and not problem:
-            self._anew.enter_context(store.hiding_below([id]))
-            self._asked[id] = (stage, cfg, inputs)
-        if stage.name in EVALUATIONS:
-            self.rows.append(self._row(id, problem, setting))
-        return stage.output(store, id, problem)
+    def read(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
+        """Return the artifact of a step as the store holds it, or a handle that says why it does not."""
+        id = stage.artifact_id(self.recipe.config(stage, **changes), inputs)
+        return stored(stage, id, inputs, self.run.store)
 
-    def _read(self, stage: Stage, id: str | None, inputs: tuple[Any, ...]) -> Artifact:
-        store = self._run.store
-        if id is not None and store.is_current(id):
-            self._pin(id, stage.name, self._job.setting)  # housekeeping leaves for some days what is read every night
-            return stage.output(store, id)
-        # What is missing first counts; a source that is not here is no problem where what was made of it is.
-        before = next((value.problem for value in inputs if isinstance(value, Artifact) and value.problem), "")
-        why = next((f": {value.problem}" for value in inputs if value is not None and value.problem), "")
-        missing = (
-            f"the store holds no {stage.name} of this{why}; a benchmark makes none, this does: {self._job.command}"
-        )
-        return stage.output(store, id, before or missing)
-
-    def _row(self, id: str | None, problem: str, way: str) -> NightRow:
+    def row(self, walk: Deferred, evaluation: DeferredStep, pin: Any) -> NightRow:
+        """Return the row of one evaluation, after it and all after the features that it needs were made."""
+        needed = walk.needed(evaluation.artifact)
+        own = [step for step in needed if step.stage.name in (*MEASURED, *EVALUATIONS)]
+        for step in [step for step in needed if step not in own]:
+            artifact = stored(step.stage, step.artifact.id, step.inputs, self.run.store)
+            if artifact.problem:
+                reason = f"{artifact.problem}; a benchmark reads that from the store, this makes it: {self.job.command}"
+                return self.job.failed(reason, evaluation.setting, self.identity)
+            # Housekeeping leaves for some days what is read every night.
+            pin(artifact.id, step.stage.name, self.job.setting)
+        store, ids = self.run.store, list(dict.fromkeys(str(step.artifact.id) for step in own))
         try:
-            if id is None or problem:
-                raise MissingSourceError(problem)
-            needed = self._needed(id)
-            for each in needed:
-                stage, cfg, inputs = self._asked[each]
-                build(stage, cfg, self._run, inputs)
-            return self._measured(id, way, [self._run.store.record(each) for each in needed])
+            with store.hiding_below(ids):
+                for step in own:
+                    build(step.stage, step.config, self.run, step.inputs)
+                return self._measured(evaluation, [store.record(id) for id in ids])
         except SevilaError as error:
-            return self._job.failed(str(error), way, self._identity)
+            return self.job.failed(str(error), evaluation.setting, self.identity)
 
-    def _needed(self, id: str) -> list[str]:
-        """Return what is made anew for an evaluation, it included, in the order of the chain."""
-        *_, inputs = self._asked[id]
-        ids = [value.id for value in inputs if value is not None and value.id in self._asked]
-        return list(dict.fromkeys([*(each for other in ids for each in self._needed(other)), id]))
-
-    def _measured(self, id: str, way: str, remade: list[Record]) -> NightRow:
-        records = {record.stage: record for record in remade}
+    def _measured(self, evaluation: DeferredStep, own: list[Record]) -> NightRow:
+        records = {record.stage: record for record in own}
         working = [records[name] for name in MEASURED if name in records]
-        last = working[-1]
+        last, id = working[-1], str(evaluation.artifact.id)
         seconds = {name: record.seconds for name, record in records.items()}
         spent = sum(seconds[record.stage] for record in working)
-        n_asked = last.rows["answers" if last.stage == "answer_questions" else "queries"]
+        n_questions = last.rows["answers" if last.stage == "answer_questions" else "queries"]
         return NightRow(
-            self._job.night,
-            self._recipe.name,
-            self._job.setting,
-            way,
-            self._identity,
+            self.job.night,
+            self.recipe.name,
+            self.job.setting,
+            evaluation.setting,
+            self.identity,
             OK,
             answers=last.id,
             metrics=id,
-            **_figures(self._run.store, id),
+            **_figures(self.run.store, id),
             stages=list(seconds),
             stage_seconds=list(seconds.values()),
-            questions_per_second=n_asked / spent if spent else None,
+            questions_per_second=n_questions / spent if spent else None,
             peak_memory_bytes=max(record.peak_memory_bytes for record in working),
             peak_gpu_memory_bytes=max(record.peak_gpu_memory_bytes for record in working) or None,
             device=next((record.device for record in working if record.device != "cpu"), "cpu"),
@@ -182,10 +164,6 @@ class _Measure:
             libraries=[f"{name} {version}" for name, version in last.libraries.items()],
             git_revision=last.git_revision or "",
         )
-
-
-def _sections(recipe: Recipe) -> dict[str, Config]:
-    return {"chain": recipe.chain, **recipe.configs}
 
 
 def _figures(store: Store, id: str) -> dict[str, Any]:

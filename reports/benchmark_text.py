@@ -1,4 +1,4 @@
-"""What a night of a benchmark tells people: a table for a terminal or in Markdown, and the trend of the last nights."""
+"""A night of a benchmark as text: a table for a terminal or in Markdown, and the trend of the last nights."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import base64
 from collections.abc import Sequence
 
 from cache.printable import printable
-from pipeline.benchmarks.matrix import ENOUGH_NIGHTS, FAILED, USUAL_NIGHTS, Matrix, NightRow, Paired, shown
+from pipeline.benchmarks.matrix import Matrix
 from pipeline.text_table import aligned, code, escaped, markdown, or_dash
 from reports.benchmark import Night
-from reports.benchmark_judging import AGAINST, Judged, figure
+from reports.benchmark_history import FAILED, NightRow, shown
+from reports.benchmark_judging import AGAINST, ENOUGH_NIGHTS, USUAL_NIGHTS, Judged, Paired, figure
 
-BLOCKS = "▁▂▃▄▅▆▇█"
 EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by its path
 
 
 def night_text(night: Night) -> str:
     """Return what is wrong, the table and the notes, for a terminal."""
-    parts = [_heading(night), *(f"  {printable(line)}" for line in _wrong(night)), "", aligned(_cells(night))]
+    parts = [_heading(night), *(f"  {printable(line)}" for line in night.problems), "", aligned(_cells(night))]
     notes = [*map(printable, _all_notes(night))]
     parts += ["", *notes] if notes else []
     plot = [printable(f"plot: {night.plot}")] if night.plot else []
@@ -29,7 +29,7 @@ def night_markdown(night: Night) -> str:
     parts = [
         f"# {escaped(_heading(night))}",
         "",
-        *(f"- {escaped(line)}" for line in _wrong(night)),
+        *(f"- {escaped(line)}" for line in night.problems),
         "",
         markdown(_cells(night)),
     ]
@@ -51,37 +51,28 @@ def trend_text(matrix: Matrix, rows: Sequence[NightRow], n_nights: int) -> str:
             settings.setdefault(row.name, []).append(row)
     if not settings:
         return f"no night of {matrix.name!r} yet: `sevila benchmark {matrix.name}` runs one"
-    parts = []
-    for name, line in settings.items():
-        percents = [row.metric_percent for row in line]
-        parts.append(printable(f"{name}  {_sparkline(percents)}".rstrip()))
-        cells = [["  night (UTC)", "%", "", "questions/s", "peak", "GPU", "recipe"]]
-        parts += [aligned(cells + [_trend_line(row) for row in line]), ""]
-    return "\n".join(parts).rstrip()
+    head = ["  night (UTC)", "%", "questions/s", "peak", "GPU", "recipe"]
+    return "\n\n".join(
+        f"{printable(name)}\n{aligned([head, *map(_trend_cells, line)])}" for name, line in settings.items()
+    )
 
 
-def _trend_line(row: NightRow) -> list[str]:
-    if row.status == FAILED:
-        return [f"  {shown(row.night)}", "failed", "", "", "", "", row.recipe_fingerprint[:6]]
-    percent = row.metric_percent
-    bar = "" if percent is None else ("█" * round(percent / 5)).ljust(20, "·")
-    return [
-        f"  {shown(row.night)}",
-        or_dash(percent, "{:.1f}"),
-        bar,
-        f"{row.questions_per_second:.3g}" if row.questions_per_second else "-",
-        figure("memory", row.peak_memory_bytes) if row.peak_memory_bytes else "-",
-        figure("memory", row.peak_gpu_memory_bytes) if row.peak_gpu_memory_bytes else "-",
-        row.recipe_fingerprint[:6],
-    ]
+def _trend_cells(row: NightRow) -> list[str]:
+    percent = "failed" if row.status == FAILED else or_dash(row.metric_percent, "{:.1f}")
+    figures = [_figure(what, value) for what, value in _figures(row).items()]
+    return [f"  {shown(row.night)}", percent, *figures, row.recipe_fingerprint[:6]]
 
 
-def _sparkline(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, width = min(known), (max(known) - min(known)) or 1.0
-    return "".join(" " if value is None else BLOCKS[round((value - low) / width * 7)] for value in values)
+def _figures(row: NightRow) -> dict[str, float | None]:
+    return {
+        "questions/s": row.questions_per_second,
+        "peak memory": row.peak_memory_bytes,
+        "peak GPU memory": row.peak_gpu_memory_bytes,
+    }
+
+
+def _figure(what: str, value: float | None) -> str:
+    return figure(what, value) if value else "-"
 
 
 def _heading(night: Night) -> str:
@@ -91,11 +82,6 @@ def _heading(night: Night) -> str:
         verdict = "nothing was measured"
     failed = f", {len(night.failures)} failed" if night.failures else ""
     return f"{night.matrix.name}, night {shown(night.night)} UTC: {verdict}{failed}"
-
-
-def _wrong(night: Night) -> list[str]:
-    regressions = [f"regression: {text}" for text in night.regressions]
-    return [*regressions, *(f"failed: {text}" for text in night.failures)]
 
 
 def _cells(night: Night) -> list[list[str]]:
@@ -109,21 +95,14 @@ def _line(judged: Judged) -> list[str]:
         return [row.name, "failed", *["-"] * 8]
     changes = {speed.what: f" ({speed.change_percent:+.0f} %)" for speed in judged.speeds}
     tests = [cell for name in AGAINST for cell in _test_cells(judged.tests[name])]
-    speeds = [
-        "-" if not value else figure(what, value) + changes.get(what, "")
-        for what, value in (
-            ("questions/s", row.questions_per_second),
-            ("peak memory", row.peak_memory_bytes),
-            ("peak GPU memory", row.peak_gpu_memory_bytes),
-        )
-    ]
+    speeds = [_figure(what, value) + changes.get(what, "") for what, value in _figures(row).items()]
     return [row.name, or_dash(row.metric_percent, "{:.1f}"), str(row.n_questions or 0), *tests, *speeds]
 
 
 def _test_cells(test: Paired | None) -> list[str]:
-    if test is None or test.problem:
+    if test is None or test.row is None:
         return ["-", "-"]
-    return [f"{test.points:+.1f}", f"{test.p_corrected:.2g}"]
+    return [f"{test.row.difference_points:+.1f}", f"{test.p_corrected:.2g}"]
 
 
 def _all_notes(night: Night) -> list[str]:

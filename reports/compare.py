@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 from cache.errors import ComparisonError
 from cache.lineage import differences
@@ -46,7 +44,7 @@ class ChangedQuestion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `sevila compare` tells; counts are questions.
+    """The result of `sevila compare`; counts are questions.
 
     `n_only_a` and `n_only_b` were asked of one run only; `n_differing` have one id and other options, video or right option
     in A and B; `n_unlabelled` have no known answer. None of these is in `rows`, over `n_compared` questions.
@@ -65,10 +63,6 @@ class Comparison:
     bootstrap: Resampling
     rows: list[PairedRow]
     changed: list[ChangedQuestion]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return dataclasses.asdict(self)
 
 
 def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> Comparison:
@@ -157,7 +151,7 @@ class _RunSide:
         if record.kind != Answers.kind:
             raise ComparisonError(
                 f"{given!r} is {id}, of kind {record.kind}; the id of answers or metrics was wanted: "
-                "`sevila cache ls` lists them as answer_questions-... and evaluate-..."
+                "`sevila cache ls` lists them as answer_questions-..., answer_with_vlm-... and evaluate-..."
             )
         questions = Questions(store, record.inputs["questions"])
         self.id = record.id

@@ -1,9 +1,8 @@
-"""What `sevila compare` says: of two answers, question by question; of named runs, each setting that both answered in."""
+"""The comparison of named runs: each setting that both answered in, and question by question where that is one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from cache.errors import ComparisonError
 from cache.matching import find
@@ -13,6 +12,10 @@ from cache.store import Store
 from pipeline.metrics.comparison import PairedRow, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
 from reports.compare import Comparison, compare, comparison_text
+from stages.all import STAGES
+from stages.answer_questions import Answers
+
+ANSWERING = {name for name, stage in STAGES.items() if issubclass(stage.output, Answers)}
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,6 @@ class RunComparison:
     only_a: list[str]
     only_b: list[str]
     rows: list[PairedRow]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return asdict(self)
 
 
 def compare_runs(
@@ -95,7 +94,7 @@ def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
     """Return the ids of answers by the setting they are of: all of a run, or the one given."""
     if run is None:
         return {"": find(store, given)}
-    pins = [pin for pin in run.artifacts if pin.stage == "answer_questions" and store.exists(pin.id)]
+    pins = [pin for pin in run.artifacts if pin.stage in ANSWERING and store.exists(pin.id)]
     return {pin.setting: pin.id for pin in pins}
 
 

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is true of one query: windows [G, 2] in seconds; ratings [C, 3] of every clip of the video, None if not given."""
+    """The truth about one query: windows [G, 2] in seconds; ratings [C, 3] of every clip of the video, None if not given."""
 
     qid: QueryId
     video_id: str | None
@@ -42,7 +42,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one query: windows [P, 3] (start, end, score) in the file's order, saliency [C]; None: not given."""
+    """A prediction for one query: windows [P, 3] (start, end, score) in the file's order, saliency [C]; None: not given."""
 
     qid: QueryId
     video_id: str | None

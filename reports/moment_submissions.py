@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cache.errors import SevilaError, StoreError
 from cache.matching import find
 from cache.store import Store
+from pipeline.metrics.localization_metrics import inside
 from pipeline.metrics.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
 from pipeline.selection.moments import Query
 from reports.moment_files import matched, read_annotations, read_predictions
@@ -79,6 +82,28 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
 def submission_text(store: Store, prefix: str) -> str:
     """Return a submission file, one JSON object a line; raises like `submission`."""
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in submission(store, prefix))
+
+
+def span_scores(predictions: Path, every: float, until: float) -> Iterator[dict[str, Any]]:
+    """Yield rows question_id, seconds, score of a predictions file: at each time the score of the best window there.
+
+    Where there is no window it is 0, or the lowest score below that.
+
+    Args:
+        every: seconds from one time to the next, from 0.
+        until: the last time: no video is longer.
+
+    Raises:
+        SevilaError: the file is at fault, or has no windows.
+    """
+    times = np.arange(0, until + every, every)
+    for prediction in read_predictions(predictions):
+        if prediction.windows is None:
+            raise SevilaError(f"{predictions}: has no pred_relevant_windows, of which frames could be scored")
+        values = prediction.windows[:, 2]
+        covered = np.where(inside(times, prediction.windows[:, :2]), values, -np.inf)
+        for at, score in zip(times, covered.max(axis=1, initial=values.min(initial=0.0)), strict=True):
+            yield {"question_id": str(prediction.qid), "seconds": float(at), "score": float(score)}
 
 
 def _warn_of_empty(queries: Sequence[Query]) -> None:

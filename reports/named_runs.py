@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from cache.errors import CorruptArtifactError
 from cache.names import NamedRun, every_name, named_run, pinning
@@ -42,10 +41,6 @@ class RunLine:
     n_missing: int
     headline: str
     problem: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return asdict(self)
 
 
 def run_lines(store: Store) -> list[RunLine]:

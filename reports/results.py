@@ -1,7 +1,8 @@
-"""What a full chain found, for people: one table of every setting, the pseudo-labels, and the course of each training."""
+"""The results of a full chain for people: one table of every setting, the pseudo-labels, and the course of each training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
@@ -9,27 +10,42 @@ from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_quality
 from pipeline.text_table import Table, aligned, or_dash
 
+Cell = tuple[str, Column]
 
-def results_text(results: Results) -> str:
-    """Return everything a full chain found, for a terminal: the table, the pseudo-labels, and a line per training."""
-    parts = [results_table(results)]
-    for number, labels in enumerate(results.labels, 1):
-        which = f" of round {number}" if len(results.labels) > 1 else ""
-        parts.append(f"pseudo-labels{which} ({labels.id}):\n{_indented(labels.text())}")
-    ids = [[setting.row, setting.column, str(setting.metrics.id)] for setting in results.settings]
-    parts.append("metrics of each setting (`sevila compare A B` tests two of them):\n" + _indented(aligned(ids)))
-    curves = training_lines(results)
-    return "\n\n".join([*parts, *(["trainings:\n" + _indented("\n".join(curves))] if curves else [])])
+
+def results_text(results: Results, with_ids: bool = True) -> str:
+    """Return everything that a full chain found, for a terminal: the table, the artifacts behind it, and the trainings."""
+    ids = f"metrics of each setting (`sevila compare A B` tests two of them):\n{_indented(aligned(metric_ids(results), 3))}"
+    lines = learned(results) if with_ids else training_lines(results)
+    trainings = ["learned:\n" + _indented("\n".join(lines))] if lines else []
+    return "\n\n".join([results_table(results), *([ids] if with_ids else []), *trainings])
 
 
 def results_table(results: Results, table: Table = aligned) -> str:
     """Return the table: a row for each choice of keyframes; accuracies with their 95 % intervals, and recall of true moments."""
-    cells, values = results.settings_by_cell(), results.values
-    columns = [column for column in get_args(Column) if any(column == other for _, other in values)]
-    lines = [["keyframes", *columns]]
-    for row in results.rows():
-        lines.append([row, *(_cell(values.get((row, column)), cells.get((row, column))) for column in columns)])
-    return "\n".join([_heading(results), "", table(lines)])
+    settings = results.settings_by_cell()
+    cells = {cell: _cell(value, settings.get(cell)) for cell, value in results.values.items()}
+    return "\n".join([_heading(results), "", settings_table(results.rows(), cells, table)])
+
+
+def settings_table(rows: Sequence[str], cells: Mapping[Cell, str], table: Table = aligned) -> str:
+    """Return texts by row and column as a table of all columns that have any."""
+    columns = [column for column in get_args(Column) if any(column == other for _, other in cells)]
+    lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
+    return table([["keyframes", *columns], *lines])
+
+
+def metric_ids(results: Results) -> list[list[str]]:
+    """Return the cells of a table of every setting and its artifact of metrics, under a head, in the order of the results."""
+    cells = results.settings_by_cell()
+    order = [(row, column) for row in results.rows() for column in get_args(Column) if (row, column) in cells]
+    return [["keyframes", "answered", "metrics"], *([*cell, str(cells[cell].metrics.id)] for cell in order)]
+
+
+def learned(results: Results) -> list[str]:
+    """Return a line for each round's pseudo-labels and for each training."""
+    labels = [f"pseudo-labels {labels.id}: {'; '.join(labels.text().splitlines())}" for labels in results.labels]
+    return [*labels, *training_lines(results)]
 
 
 def training_lines(results: Results) -> list[str]:

@@ -10,17 +10,14 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
-from typing import get_args
 
 from cache.printable import printable
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact
-from pipeline.recipes.results import Column, Results, Setting
+from pipeline.recipes.results import Column, Results
 from pipeline.text_table import code, escaped, markdown
 from reports.compare import compare
-from reports.results import training_lines, unanswered_text
-
-Cell = tuple[str, Column]
+from reports.results import Cell, learned, metric_ids, settings_table, unanswered_text
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     """Return the report of one recipe's runs; `command` is what was typed to make it."""
     seeds = ", ".join(str(run.seed) for run in runs)
     values = [run.results.values for run in runs]
-    rows = list(dict.fromkeys(row for run in runs for row in run.results.rows()))
+    rows = _rows(runs)
     spread = "In percent"
     if len(runs) > 1:
         spread += ": mean ± sample standard deviation (smallest - largest) over seeds"
@@ -45,13 +42,13 @@ def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
         f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
         f"## Every setting\n\n{_asked(runs)} {spread}.",
-        _table(rows, {cell: _spread(numbers) for cell, numbers in _by_cell(values).items()}),
+        settings_table(rows, {cell: _spread(numbers) for cell, numbers in _by_cell(values).items()}, markdown),
         _seed_tables(rows, runs),
         f"## What follows\n\n{HOW_TO_READ_CLAIMS}",
         "\n".join(f"- {claim}" for claim in claims(runs)),
         f"## By type of question\n\nZero-shot accuracy in percent, mean over seeds.\n\n{_types(rows, runs)}",
         f"## Pseudo-labels and trainings\n\n{_learned(runs)}",
-        f"## Artifacts\n\n{_artifacts(runs)}",
+        f"## Artifacts\n\n{_by_seed(runs, [markdown(metric_ids(run.results), n_left=3) for run in runs])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -132,20 +129,18 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f} ({min(values):.1f} - {max(values):.1f})"
 
 
-def _table(rows: Sequence[str], cells: Mapping[Cell, str]) -> str:
-    columns = [column for column in get_args(Column) if any(column == other for _, other in cells)]
-    lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
-    return markdown([["keyframes", *columns], *lines])
-
-
 def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
     if len(runs) == 1:
         return ""
-    tables = []
-    for run in runs:
-        numbers = {cell: f"{value:.1f}" for cell, value in run.results.values.items()}
-        tables.append(f"Seed {run.seed}:\n\n{_table(rows, numbers)}")
-    return "### Each seed\n\n" + "\n\n".join(tables)
+    tables = [
+        settings_table(rows, {cell: f"{value:.1f}" for cell, value in run.results.values.items()}, markdown)
+        for run in runs
+    ]
+    return f"### Each seed\n\n{_by_seed(runs, tables)}"
+
+
+def _by_seed(runs: Sequence[SeedRun], texts: Sequence[str]) -> str:
+    return "\n\n".join(f"Seed {run.seed}:\n\n{text}" for run, text in zip(runs, texts, strict=True) if text)
 
 
 def _asked(runs: Sequence[SeedRun]) -> str:
@@ -190,30 +185,8 @@ def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
 
 
 def _learned(runs: Sequence[SeedRun]) -> str:
-    parts = []
-    for run in runs:
-        lines = [f"{labels.id}: {'; '.join(labels.text().splitlines())}" for labels in run.results.labels]
-        lines += training_lines(run.results)
-        parts.append(f"Seed {run.seed}:\n\n" + "\n".join(f"- {escaped(line)}" for line in lines) if lines else "")
-    return "\n\n".join(part for part in parts if part) or "Nothing was trained."
-
-
-def _artifacts(runs: Sequence[SeedRun]) -> str:
-    parts = []
-    for run in runs:
-        lines = [[row, column, code(str(setting.metrics.id))] for (row, column), setting in _in_order(run.results)]
-        parts.append(f"Seed {run.seed}:\n\n{markdown([['keyframes', 'answered', 'metrics'], *lines])}")
-    return "\n\n".join(parts)
-
-
-def _in_order(results: Results) -> list[tuple[Cell, Setting]]:
-    cells = results.settings_by_cell()
-    return [
-        ((row, column), cells[row, column])
-        for row in results.rows()
-        for column in get_args(Column)
-        if (row, column) in cells
-    ]
+    texts = ["\n".join(f"- {escaped(line)}" for line in learned(run.results)) for run in runs]
+    return _by_seed(runs, texts) or "Nothing was trained."
 
 
 def _how(runs: Sequence[SeedRun], command: str) -> str:
@@ -237,7 +210,7 @@ def _how(runs: Sequence[SeedRun], command: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in a file only."""
+    """The processor's name; Linux has it in a file only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Commands that read artifacts as they are say so where a run would make them anew."""
+"""Commands that read artifacts as they are say so where a run would rebuild them."""
 
 import logging
 
@@ -10,5 +10,5 @@ log = logging.getLogger("sevila")
 def warn_if_stale(store: Store, id: str) -> str:
     """Return `id`, after a warning where its inputs have other content now than it was made from."""
     if why := store.why_stale(id):
-        log.warning("%s is stale: %s; `sevila run` with its recipe makes it anew", id, why)
+        log.warning("%s is stale: %s; `sevila run` with its recipe rebuilds it", id, why)
     return id

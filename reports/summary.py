@@ -1,4 +1,4 @@
-"""What a finished chain tells people: the artifact of every step, what failed and why, and the accuracy."""
+"""The summary of a finished chain: the artifact of every step, what failed and why, and the accuracy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results, TrainedWeights
 from pipeline.text_table import Markup, code, escaped, markdown
 from reports.answer_table import answers_in_words
-from reports.results import results_table, results_text, training_line, training_lines
+from reports.results import learned, metric_ids, results_table, results_text, training_line
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics
 from stages.evaluate_localization import LocalizationMetrics
@@ -25,9 +25,10 @@ ANSWERS_SHOWN = 3
 SETTINGS_SHOWN = 3
 
 
-def summary(artifacts: Sequence[Artifact], results: Artifact | Results) -> str:
-    """Return the text that ends a run; `results` is what its chain returned."""
-    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts)]
+def summary(artifacts: Sequence[Artifact], results: Artifact | Results, with_ids: bool = True) -> str:
+    """Return the text that ends a run; `results` is what its chain returned, `with_ids` lists every artifact."""
+    ids = [f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts]
+    parts = ["artifacts:", *ids] if with_ids else []
     for artifact in artifacts:
         what, lines = _failures(artifact)
         parts += ["", f"{what}:", *(f"  {line}" for line in lines)] if lines else []
@@ -40,8 +41,8 @@ def summary(artifacts: Sequence[Artifact], results: Artifact | Results) -> str:
         if isinstance(artifact, (Metrics, MomentMetrics)):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
     if isinstance(results, Results):
-        parts += ["", results_text(results)]
-    return "\n".join(parts)
+        parts += ["", results_text(results, with_ids)]
+    return "\n".join(parts if with_ids else parts[1:])
 
 
 def summary_markdown(
@@ -68,22 +69,18 @@ def summary_markdown(
 
 
 def _results(results: Results) -> list[str]:
-    labels = [f"{code(str(labels.id))}: {escaped('; '.join(labels.text().splitlines()))}" for labels in results.labels]
-    lines = [*labels, *map(escaped, training_lines(results))]
-    learned = ["## What was learned", "\n".join(f"- {line}" for line in lines)] if lines else []
-    ids = [[setting.row, setting.column, code(str(setting.metrics.id))] for setting in results.settings]
-    ids = [["keyframes", "answered", "metrics"], *ids]
+    lines = learned(results)
     return [
         "## Metrics",
         results_table(results, markdown),
-        *learned,
+        *(["## What was learned", "\n".join(f"- {escaped(line)}" for line in lines)] if lines else []),
         "## Metrics of each setting",
-        markdown(ids, n_left=3),
+        markdown(metric_ids(results), n_left=3),
     ]
 
 
 def _figures(artifact: Artifact, which: str) -> list[str]:
-    """Return what is to be told of one artifact beside its counts, as paragraphs."""
+    """Return the figures of one artifact beside its counts, as paragraphs."""
     parts: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
         what = "Keyframes and true moments" if isinstance(artifact, LocalizationMetrics) else "Metrics"

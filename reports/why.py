@@ -1,4 +1,4 @@
-"""Which change makes an artifact be rebuilt, followed upstream to its root."""
+"""The change for which an artifact is rebuilt, followed upstream to its root."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cache.lineage import differences
 from cache.names import NamedRun
 from cache.record import Record
 from cache.store import Store
-from cache.tables import Schema, read_values
+from cache.tables import Schema, read_lists
 from pipeline.engine.dry_run import DryRun, PlannedStep
 from pipeline.engine.sources import VideoFiles
 
@@ -74,10 +74,8 @@ def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
     files = [name for name in sorted(frames.files) if name.startswith("videos") and name.endswith(".parquet")]
     paths = [store.path(frames.id) / name for name in files]
     try:
-        ids, digests = (
-            read_values(paths, Schema(schema["version"], **schema["columns"]), name)
-            for name in ("video_id", "content_digest")
-        )
+        columns = Schema(schema["version"], **schema["columns"])
+        ids, digests = read_lists(paths, columns, ["video_id", "content_digest"])
     except (CorruptArtifactError, SchemaError, KeyError):
         return ""
     before = dict(zip(ids, digests, strict=True))

@@ -1,49 +1,36 @@
-"""Frames -> ViT features, computed once and read by everything after."""
+"""Frames -> ViT features, or what Q-Formers make of them, computed once and read by everything after."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from cache.pool import Part, Pool, part_rows
 from cache.pool_listing import PARTS
-from cache.pool_reader import PoolReader
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut
-from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.progress import track
+from pipeline.engine.output import ShardedOutput
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.load_models import OnDemand
-from pipeline.inference.not_finite import FEATURES
-from pipeline.inference.streams import behind, read_ahead
-from pipeline.inference.visual_windows import VideoFeatures
-from pipeline.memory import Halving
-from pipeline.models.transfer import to_device, to_host
-from pipeline.reasons import Reason
-from pipeline.video.frames import SampledVideo
+from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
+from pipeline.inference.visual_prompt_weights import VisualPromptWeights
+from pipeline.inference.visual_windows import PROMPTS, VideoFeatures
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.models.vision import VisionEncoder
-
-PUBLISHERS = 2  # threads: one digests slower than an H100 encodes
-
 
 class Features(PooledArtifact):
-    """ViT output before any LayerNorm, per video: [frames, tokens, width], rows as in Frames; e.g. [32, 257, 1408]."""
+    """ViT output before any LayerNorm, per video: [frames, tokens, width], rows as in Frames; e.g. [32, 257, 1408].
+
+    With level = "queries", in their place outputs of the Q-Formers of Localizer and Answerer, as far as the chain has them,
+    in this order: [frames, Q-Formers, queries, width], e.g. [36000, 2, 32, 768].
+    """
 
     kind = "features"
     tables = {
@@ -73,6 +60,13 @@ class Features(PooledArtifact):
 class ExtractFeatures(Config):
     """How to compute and store the features."""
 
+    later: ClassVar[Mapping[str, Any]] = {"level": "features"}
+
+    level: Literal["features", "queries"] = Field(
+        "features",
+        description="what is kept: the ViT's features, which serve any Q-Former and its training; or for long videos the "
+        "Q-Formers' outputs alone, 15 times smaller each: another Localizer or Answerer makes them anew, and none can be trained",
+    )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="arithmetic of the ViT; float16 or bfloat16 on a GPU"
     )
@@ -81,7 +75,14 @@ class ExtractFeatures(Config):
     )
 
 
-def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone) -> Plan:
+def plan_frames(
+    cfg: ExtractFeatures,
+    run: RunContext,
+    frames: Frames,
+    backbone: Backbone,
+    localizer: VisualPromptWeights | None,
+    answerer: VisualPromptWeights | None,
+) -> Plan:
     """Cut the videos into shards by the size of their features."""
     tokens, width = backbone.feature_shape()
     bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize
@@ -89,209 +90,43 @@ def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone:
     return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // tokens)})
 
 
-@stage(version=2, output=Features, plan=plan_frames, gpu=True)
+@stage(version=2, output=Features, plan=plan_frames, gpu=True, later_inputs=PROMPTS)
 def extract_features(
-    cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone, *, out: ShardedOutput
+    cfg: ExtractFeatures,
+    run: RunContext,
+    frames: Frames,
+    backbone: Backbone,
+    localizer: VisualPromptWeights | None,
+    answerer: VisualPromptWeights | None,
+    *,
+    out: ShardedOutput,
 ) -> None:
-    """Run the frozen ViT once over every stored frame."""
-    videos = frames.videos()
-    frame_indices = frames.frame_indices()
-    shape = backbone.feature_shape()
-    encoder = OnDemand(partial(backbone.vision_encoder, run, cfg.precision))
-    encode = _Encode(cfg.stored_as, shape, run, encoder)
-    pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
-    unfit = f"the ViT gave values that {cfg.stored_as} cannot hold"
-
-    def work(shard: Shard) -> None:
-        wanted = [videos[item] for item in shard.items]
-        stored = _Stored(frames, frame_indices, wanted, shard.settings["batch_frames"])
-        with shard.phase("encode"):
-            keys = track(stored.places, shard, "video")
-            pool.make(keys, lambda key: not stored.missing_of(pool, key), partial(encode.add, pool, stored))
-        rows = [_row(video, stored.bad_frames(video.video_id), unfit) for video in wanted]
-        shard.dropped.update(FEATURES for row in rows if row.reason.code == FEATURES)
-        shard.write_rows("videos", rows)
-        parts = {key: stored.parts(pool, key) for key in stored.places}
-        of_videos = [
-            part_rows(row.video_id, frame_indices[row.video_id].tolist(), parts[stored.keys[row.video_id]])
-            for row in rows
-            if row.status == "ok"
-        ]
-        shard.write_rows("parts", [part for of_video in of_videos for part in of_video])
-
-    out.each_shard(work)
-    n_videos = sum(video.status == "ok" for video in videos)
-    out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; set precision or stored_as to float32")
+    """Run the frozen ViT once over every stored frame; with Q-Formers, keep their outputs in place of its."""
+    prompts = [weights for weights in (localizer, answerer) if weights is not None]
+    content: dict[str, Any] = {"config": cfg.model_dump(), "encoder": backbone.encoder_fingerprint()}
+    shape: tuple[int, ...] = backbone.feature_shape()
+    if prompts:
+        content["prompts"] = [weights.identity() for weights in prompts]
+        config = backbone.config(run)
+        shape = (len(prompts), config.num_query_tokens, config.qformer.hidden_size)
+    load, mend = partial(_encoder, cfg, run, backbone, prompts), "set precision or stored_as to float32"
+    encode_frames(frames, Encoding("the ViT", content, shape, cfg.stored_as, load, mend), run, out)
 
 
-def _row(video: SampledVideo, bad: list[int], unfit: str) -> VideoFeatures:
-    if not bad:
-        return VideoFeatures(video.video_id, video.status, video.reason, video.n_frames)
-    others = f" and {len(bad) - 1} others of {video.n_frames}" if bad[1:] else ""
-    return VideoFeatures(video.video_id, "failed", Reason(f"{FEATURES}: frame {bad[0]}{others}: {unfit}"), 0)
+def _encoder(
+    cfg: ExtractFeatures, run: RunContext, backbone: Backbone, prompts: Sequence[VisualPromptWeights]
+) -> Encoder:
+    import torch
 
+    from pipeline.models.vision import pixels
 
-class _Stored:
-    """The frames of a shard's videos by key: what identifies their pixels, which several videos may share."""
+    vision = backbone.vision_encoder(run, cfg.precision)
+    if not prompts:
+        return lambda frames: vision(pixels(frames))
+    loaded = [weights.load(run, backbone, cfg.precision) for weights in prompts]
 
-    def __init__(
-        self, frames: Frames, indices: dict[str, np.ndarray], videos: list[SampledVideo], batch_frames: int
-    ) -> None:
-        self._frames, self._indices, self._batch_frames = frames, indices, batch_frames
-        self.keys = {video.video_id: frames.pixel_key(video) for video in videos if video.status == "ok"}
-        self.bad: dict[str, set[int]] = {}  # by key, the frames whose features are not finite
-        self.places: dict[str, dict[int, tuple[str, int]]] = {}  # per key, where each of its frames is stored
-        for video_id, key in self.keys.items():
-            stored = {int(index): (video_id, row) for row, index in enumerate(indices[video_id])}
-            self.places[key] = stored | self.places.get(key, {})
-        reader = frames.open()
-        checksums = {video_id: reader.checksums(video_id).tolist() for video_id in self.keys}
-        self._pixels = {
-            key: {index: f"{checksums[video_id][row]:016x}" for index, (video_id, row) in places.items()}
-            for key, places in self.places.items()
-        }
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        features = vision(pixels(frames))
+        return torch.stack([prompt.query(features) for prompt in loaded], dim=1)
 
-    def facts(self, key: str, indices: Sequence[int]) -> dict[str, list[str]]:
-        """Return what is noted of features that are made of some frames of a key: the checksums of the pixels."""
-        return {"pixels": [self._pixels[key][index] for index in indices]}
-
-    def parts(self, pool: Pool, key: str) -> list[Part]:
-        """Return the parts of a key whose features were made from the pixels that its frames have now."""
-        return [part for part in pool.parts(key) if self._is_of_these_pixels(part)]
-
-    def _is_of_these_pixels(self, part: Part) -> bool:
-        pixels, noted = self._pixels[part.key], part.facts.get("pixels", [])
-        pairs = zip(part.frame_indices, noted, strict=False)
-        return len(noted) == len(part.frame_indices) and all(pixels.get(index, of) == of for index, of in pairs)
-
-    def missing_of(self, pool: Pool, key: str) -> list[int]:
-        """Return the indices, ascending, of the frames of a key whose features the pool lacks."""
-        held = {index for part in self.parts(pool, key) for index in part.frame_indices}
-        return sorted(self.places[key].keys() - held)
-
-    def missing(self, pool: Pool, keys: Iterator[str]) -> Iterator[tuple[str, list[int], np.ndarray]]:
-        """Yield, key by key, the indices of all frames that the pool lacks and a batch of these.
-
-        No batch holds frames of two videos: a video's features shall not depend, in their last bits, on what was beside it.
-        """
-        reader = self._frames.open()
-        for key in keys:
-            missing = self.missing_of(pool, key)
-            for batch in self._batches(reader, key, missing):
-                yield key, missing, batch
-
-    def batches(self, key: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the pixels of some frames of a key."""
-        return self._batches(self._frames.open(), key, indices)
-
-    def bad_frames(self, video_id: str) -> list[int]:
-        """Return which of a video's frames are among those of its key that are bad."""
-        of_key = self.bad.get(self.keys.get(video_id, ""), set())
-        return sorted(of_key.intersection(self._indices[video_id].tolist())) if of_key else []
-
-    def _batches(self, reader: PoolReader, key: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for start in range(0, len(indices), self._batch_frames):
-            places = [self.places[key][index] for index in indices[start : start + self._batch_frames]]
-            pieces = [
-                reader.read(video_id, [row for _, row in group]) for video_id, group in groupby(places, lambda p: p[0])
-            ]
-            yield np.concatenate(pieces)
-
-
-class _NotFiniteError(Exception):
-    """These frames gave values that cannot be stored."""
-
-    def __init__(self, frames: set[int]) -> None:
-        super().__init__(frames)
-        self.frames = frames
-
-
-class _Encoded(NamedTuple):
-    """Features [frames, tokens, width] on their way from the device, and which of the frames are finite, [frames] bool."""
-
-    features: Tensor
-    finite: Tensor
-    copied: Callable[[], None]  # waits until both are here
-
-
-Batch = tuple[str, list[int], np.ndarray]  # key, the indices of all frames that it lacks, pixels of some of these
-
-
-class _Encode:
-    """Pixels -> features."""
-
-    def __init__(
-        self, stored_as: str, shape: tuple[int, int], run: RunContext, encoder: OnDemand[VisionEncoder]
-    ) -> None:
-        self._stored_as, self._shape, self._run, self._encoder = stored_as, shape, run, encoder
-        self._halving = Halving("extract_features")
-
-    def add(self, pool: Pool, stored: _Stored, keys: Iterator[str]) -> Iterator[str]:
-        """Add to the pool what it lacks of these keys, and yield each; `stored.bad` has what is not finite, which is left out.
-
-        One thread reads frames, one computes, this one writes, and others sync and digest what is written.
-        """
-        encoded = read_ahead(self._encoded(read_ahead(stored.missing(pool, keys))), depth=4)
-        groups = groupby(encoded, key=lambda batch: batch[:2])
-        with ThreadPoolExecutor(PUBLISHERS) as publishers:
-            written = (
-                (key, publishers.submit(self._write(pool, stored, key, missing, (features for *_, features in group))))
-                for (key, missing), group in groups
-            )
-            for key, published in behind(written, PUBLISHERS):
-                published.result()
-                yield key
-
-    def _write(
-        self, pool: Pool, stored: _Stored, key: str, missing: list[int], encoded: Iterator[_Encoded]
-    ) -> Callable[[], None]:
-        """Write the finite ones of a key's features, and return what publishes them."""
-
-        def write(frames: list[int], of_frames: Iterator[_Encoded]) -> Callable[[], None]:
-            features = self._finite(of_frames, frames)
-            return pool.write(key, frames, self._shape, self._stored_as, features, stored.facts(key, frames))
-
-        try:
-            return write(missing, encoded)
-        except _NotFiniteError as error:
-            stored.bad[key] = error.frames
-        good = [index for index in missing if index not in stored.bad[key]]
-        if not good:
-            return lambda: None
-        again = self._encoded((key, good, pixels) for pixels in stored.batches(key, good))
-        return write(good, (features for *_, features in again))
-
-    def _finite(self, encoded: Iterator[_Encoded], frames: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the features of these frames, piece by piece; raises `_NotFiniteError` at the end."""
-        bad: set[int] = set()
-        done = 0
-        for features, finite, _ in encoded:
-            bad |= {frames[done + place] for place in np.flatnonzero(~finite.numpy()).tolist()}
-            done += len(features)
-            yield features.numpy()
-        if bad:
-            raise _NotFiniteError(bad)
-
-    def _encoded(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[int], _Encoded]]:
-        """Yield the features of batches as they arrive; the next batch is given to the device before one is waited for."""
-
-        def computed() -> Iterator[tuple[str, list[int], _Encoded]]:
-            for key, missing, batch in batches:
-                encoder = self._encoder.model  # not before there is a batch
-                for encoded in self._halving(partial(self._compute, encoder), batch):
-                    yield key, missing, encoded
-
-        for item in behind(computed()):
-            item[2].copied()
-            yield item
-
-    def _compute(self, encoder: VisionEncoder, batch: np.ndarray) -> _Encoded:
-        import torch
-
-        from pipeline.models.vision import pixels
-
-        with torch.no_grad():
-            features = encoder(pixels(to_device(batch, self._run.torch_device())))
-            features = features.to(getattr(torch, self._stored_as))
-            (here, finite), copied = to_host(features, features.isfinite().flatten(1).all(dim=1))
-            return _Encoded(here, finite, copied)
+    return encode

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from pipeline.engine.output import Output
-from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.engine.stage import RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.visual_prompt_weights import VisualPromptWeights, copy_weights
+from pipeline.inference.visual_prompt_weights import InitWeights, VisualPromptWeights, copy_weights
 
 
 class AnswererWeights(VisualPromptWeights):
@@ -17,15 +15,9 @@ class AnswererWeights(VisualPromptWeights):
     kind = "answerer_weights"
 
 
-class InitAnswerer(Config):
-    """Where the Answerer's weights come from."""
-
-    weights: str = Field("", description="name of an official SeViLA checkpoint; empty: BLIP-2's own Q-Former")
-
-
 @stage(version=1, output=AnswererWeights)
 def init_answerer(
-    cfg: InitAnswerer, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
+    cfg: InitWeights, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
 ) -> None:
     """Take the Answerer's weights out of BLIP-2, or out of an official SeViLA checkpoint, strictly."""
     copy_weights("answerer", run, backbone, checkpoint, out)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from pipeline.engine.output import Output
-from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.engine.stage import RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.visual_prompt_weights import VisualPromptWeights, copy_weights
+from pipeline.inference.visual_prompt_weights import InitWeights, VisualPromptWeights, copy_weights
 
 
 class LocalizerWeights(VisualPromptWeights):
@@ -17,15 +15,9 @@ class LocalizerWeights(VisualPromptWeights):
     kind = "localizer_weights"
 
 
-class InitLocalizer(Config):
-    """Where the Localizer's weights come from."""
-
-    weights: str = Field("", description="name of an official SeViLA checkpoint; empty: BLIP-2's own Q-Former")
-
-
 @stage(version=1, output=LocalizerWeights)
 def init_localizer(
-    cfg: InitLocalizer, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
+    cfg: InitWeights, run: RunContext, backbone: Backbone, checkpoint: Weights | None, *, out: Output
 ) -> None:
     """Take the Localizer's weights out of BLIP-2, or out of an official SeViLA checkpoint, strictly."""
     copy_weights("localizer", run, backbone, checkpoint, out)

@@ -15,9 +15,10 @@ from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
@@ -36,22 +37,22 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """What the frames of a question say together; a row of the table `verdicts`, which says what is what."""
+    """The frames of a question together; a row of the table `verdicts`. All that is not known of a failed one is None."""
 
     question_id: str
     video_id: str
-    status: str
+    status: str  # ok or failed
     reason: Reason
     n_frames: int = 0
     n_yes: int = 0
-    vote_prediction: int | None = None
-    votes: Sequence[int] = ()
+    vote_prediction: int | None = None  # index of the option that most frames choose
+    votes: Sequence[int] = ()  # frames that choose each option; empty when failed
     any_frame_right: bool | None = None
     vote_right: bool | None = None
 
 
 class PseudoLabels(Artifact):
-    """What the frozen Answerer says of every frame by itself, and whether that is right.
+    """The frozen Answerer's answer from every frame by itself, and whether it is right.
 
     Rows are in the order of FrameScores: videos, questions, positions. Every question has a row in `verdicts`; one whose
     right answer is not known, or whose video failed, has no labels.
@@ -71,19 +72,7 @@ class PseudoLabels(Artifact):
             option_logits="list<float32>",  # as in Answers; letters are read after the word "Option", which is given
             truncated="bool",  # the question's text was longer than the model reads
         ),
-        "verdicts": Schema(
-            1,
-            question_id="string",
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",
-            n_frames="int32",  # 0 when failed
-            n_yes="int32",
-            vote_prediction="int8",  # index of the option that most frames choose; null when failed, as the two below
-            votes="list<int32>",  # frames that choose each option; empty when failed
-            any_frame_right="bool",
-            vote_right="bool",
-        ),
+        "verdicts": schema_of(1, Verdict, vote_prediction="int8"),
     }
 
     def by_question(self, questions: Questions) -> dict[str, np.ndarray]:
@@ -155,7 +144,7 @@ def label_frames(
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames")
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames", answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
@@ -205,6 +194,7 @@ class _Labeller:
         self.reader = reader
         self.asked = reader.prepare(questions)
         self.lengths = [len(each.token_ids) for each in self.asked]
+        self.n_prefix_tokens = n_single_frame_prefix_tokens(self.model)
         self.n_values = 1 + max(len(question.options) for question in questions)
 
     def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,11 +14,11 @@ from cache.errors import DecodeError, ReadingError
 from cache.fingerprint import fingerprint
 from cache.pool import Part, Pool, part_rows
 from cache.pool_listing import PARTS
-from cache.tables import Schema
 from pipeline.batching import cut, runs_of
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFile, VideoFiles
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.reasons import Reason
@@ -27,6 +27,7 @@ from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, ch
 from pipeline.video.frames import (
     Clip,
     Clips,
+    EverySecondSampling,
     FixedRateSampling,
     RandomSampling,
     SampledFrame,
@@ -47,31 +48,8 @@ class Frames(PooledArtifact):
     kind = "frames"
     tables = {
         "parts": PARTS,
-        "videos": Schema(
-            2,
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",  # empty when ok, else `code: details`
-            note="string",  # what was adjusted (clip bounds clamped, ...); empty when nothing was
-            content_digest="string",  # SHA-256 of the file; null: no file
-            decoder="string",  # decord, pyav or images: which one read the file; null when it failed
-            codec="string",
-            n_frames_in_video="int32",
-            frames_per_second="float64",
-            duration_seconds="float64",
-            width="int32",
-            height="int32",
-            n_frames="int32",  # stored frames: the distinct ones over all clips; 0 when failed
-        ),
-        "frames": Schema(
-            1,
-            clip_id="string",
-            video_id="string",
-            position="int32",  # 0, 1, ... in time order within the clip; a short clip may repeat a frame
-            frame_index="int64",  # in the video
-            seconds="float64",
-            row="int32",  # of the video's stored frames
-        ),
+        "videos": schema_of(2, SampledVideo),
+        "frames": schema_of(1, SampledFrame, frame_index="int64"),
     }
 
     def videos(self) -> list[SampledVideo]:
@@ -116,11 +94,16 @@ class Frames(PooledArtifact):
 class SampleFrames(Config):
     """Which frames to take of each clip."""
 
-    sampling: Literal["uniform", "random", "fixed_rate"] = Field(
-        "uniform", description="midpoints of equal intervals; a seeded draw in each interval; or so many a second"
+    later: ClassVar[Mapping[str, Any]] = {"most_frames": None}
+
+    sampling: Literal["uniform", "random", "fixed_rate", "every_second"] = Field(
+        "uniform",
+        description="midpoints of equal intervals; a seeded draw in each interval; so many a second; or every n-th from the "
+        "first, n the whole frames of a second, as AKS takes them",
     )
     frames: int = Field(32, ge=1, description="frames per clip (uniform, random)")
     frames_per_second: float = Field(1.0, gt=0, description="density (fixed_rate)")
+    most_frames: int | None = Field(None, ge=1, description="frames of a clip at most, spread evenly (fixed_rate)")
     seed: int = Field(0, ge=0, description="seed of the draw (random)")
     size: int = Field(224, ge=8, description="width and height in pixels that frames are squashed to")
     image_folder_frames_per_second: float = Field(3.0, gt=0, description="rate of videos given as folders of images")
@@ -133,7 +116,8 @@ class SampleFrames(Config):
 
 def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
     """Cut the videos into shards by the size of their clips' frames, as far as that is known before they are decoded."""
-    frames_a_clip = cfg.frames_per_second * ASSUMED_SECONDS if cfg.sampling == "fixed_rate" else cfg.frames
+    a_second = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
+    frames_a_clip = cfg.frames if a_second is None else a_second * ASSUMED_SECONDS
     bytes_a_clip = int(frames_a_clip * cfg.size * cfg.size * 3)
     return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
 
@@ -221,8 +205,10 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     elif cfg.sampling == "random":
         # Seeded by the video's content: a draw depends neither on the order of work nor on the other videos.
         sampling = RandomSampling(cfg.frames, (cfg.seed, int(video.digest[:16], 16)))
+    elif cfg.sampling == "fixed_rate":
+        sampling = FixedRateSampling(cfg.frames_per_second, cfg.most_frames)
     else:
-        sampling = FixedRateSampling(cfg.frames_per_second)
+        sampling = EverySecondSampling()
     clips = tuple(Clip(*bounds) for bounds in _bounds(video))
     fps = cfg.image_folder_frames_per_second
     return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp)
@@ -238,7 +224,7 @@ def _store(
         assert result.probe is not None
         clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
         facts = {"probe": dataclasses.asdict(result.probe), "clips": clips}
-        pool.add(key, result.frame_indices.tolist(), (size, size, 3), "uint8", result.frames, facts)
+        pool.write(key, result.frame_indices.tolist(), (size, size, 3), "uint8", result.frames, facts)()
     except DecodeError as error:
         return error
     except ReadingError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from cache.tables import Schema
 from pipeline.batching import runs_of
@@ -16,10 +16,10 @@ from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.not_finite import BROKEN, SCORES
-from pipeline.models.prompts import localizing_text
+from pipeline.models.prompts import localizing_text, template_problem, template_text
 from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import ScoresByQuestion
 from stages.extract_features import Features
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class FrameScores(Artifact):
-    """One row per (question, frame): what the Localizer says at its first decoded token.
+    """One row per (question, frame): what the Localizer says at its first decoded token, or another scorer's number.
 
     In the order of videos, questions, positions. Questions whose video failed have no rows; Keyframes says why. So it does of
     questions with a frame for which the Localizer gave no finite number, which stands here as it came: NaN or infinite.
@@ -60,11 +60,16 @@ class FrameScores(Artifact):
         """Return the scores of all frames, and where those of each question stand."""
         table = self.columns("frame_scores", "question_id", "frame_index", *SCORE_COLUMNS)
         failed, runs = _not_finite(table), runs_of(table["question_id"])
-        self._refuse_cut({id: where.stop - where.start for id, where in runs.items()})
+        self.refuse_cut({id: where.stop - where.start for id, where in runs.items()})
+        failed |= self.without_scores()
         where = {id: run for id, run in runs.items() if id not in failed}
         return ScoresByQuestion(**{name: table[name] for name in SCORE_COLUMNS}, where=where, failed=failed)
 
-    def _refuse_cut(self, n_frames: Mapping[str, int]) -> None:
+    def without_scores(self) -> Mapping[str, Reason]:
+        """Return why questions have no rows, by their ids; none where only a failed video's have none."""
+        return {}
+
+    def refuse_cut(self, n_frames: Mapping[str, int]) -> None:
         """Hold the number of each question's rows against what they were made from, as far as the store has that."""
         ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames", "features")]
         if all(map(self.store.exists, ids)):
@@ -88,7 +93,7 @@ def _not_finite(table: Mapping[str, np.ndarray]) -> dict[str, Reason]:
     values = np.stack([table[name] for name in SCORE_COLUMNS], axis=1)
     reasons: dict[str, Reason] = {}
     for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
-        reason = f"{SCORES}: frame {table['frame_index'][row]}: the Localizer gave {values[row].tolist()}"
+        reason = f"{SCORES}: frame {table['frame_index'][row]}: the scorer gave {values[row].tolist()}"
         reasons.setdefault(table["question_id"][row], Reason(reason))
     return reasons
 
@@ -96,13 +101,41 @@ def _not_finite(table: Mapping[str, np.ndarray]) -> dict[str, Reason]:
 class ScoreFrames(Config):
     """How the Localizer is asked."""
 
-    prompt: Literal["multiple_choice", "next_event", "moment"] = Field(
-        "multiple_choice", description="kind of question"
+    later: ClassVar[Mapping[str, Any]] = {"template": ""}
+
+    prompt: Literal["multiple_choice", "next_event", "moment", "open", "custom"] = Field(
+        "multiple_choice",
+        description="kind of question; open: one without options; custom: your own text, the template",
+    )
+    template: str = Field(
+        "",
+        validate_default=True,
+        description='your own text (custom), such as "Question: {question} Options: ({options} ) Is the answer to be seen?"; '
+        "the Localizer says yes or no to it",
     )
     instruction: Literal["necessary_details", "information_needed", "necessary_information"] = Field(
         "necessary_details", description="wording of the request (paper Table 16)"
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+
+    @field_validator("template")
+    @classmethod
+    def _is_custom(cls, template: str, info: ValidationInfo) -> str:
+        prompt = info.data.get("prompt", "custom")
+        if (prompt == "custom") != bool(template):
+            raise ValueError(
+                f"prompt is {prompt!r}; 'custom' with a template, or another prompt without one was wanted"
+            )
+        problem = template_problem(template) if template else ""
+        if problem:
+            raise ValueError(problem)
+        return template
+
+    def text(self, question: Question) -> str:
+        """Return what the Localizer reads of a question."""
+        if self.template:
+            return template_text(self.template, question)
+        return localizing_text(self.prompt, question, self.instruction)
 
 
 @stage(version=1, output=FrameScores, plan=plan_videos, gpu=True)
@@ -119,7 +152,7 @@ def score_frames(
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames")
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames", localizer)
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
 
     def work(shard: Shard) -> None:
@@ -147,9 +180,10 @@ class _Scorer:
 
     def __init__(self, localizer: Localizer, cfg: ScoreFrames, questions: Sequence[Question]) -> None:
         self.model = localizer
-        texts = [localizing_text(cfg.prompt, question, cfg.instruction) for question in questions]
+        texts = [cfg.text(question) for question in questions]
         self._ids, truncated = localizer.language.verbalizer.tokenize(texts)
         self.lengths = [len(ids) for ids in self._ids]
+        self.n_prefix_tokens = n_single_frame_prefix_tokens(localizer)
         self.truncated = np.array(truncated)
 
     def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:

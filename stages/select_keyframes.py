@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cache.errors import did_you_mean
 from cache.tables import Schema
+from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.inference.frame_vectors import FrameVectors
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import RankBy
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Options, Selector
+from stages.extract_features import Features
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
@@ -51,12 +48,12 @@ class Keyframes(Artifact):
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
 LOCALIZER, TOP_K = "localizer", "top_k"
-# Keys that came after the first artifacts were made, at values that say nothing new: left out of identities.
-LATER_KEYS = {"selector": TOP_K, "options": {}, "selector_version": 1}
 
 
 class SelectKeyframes(Config):
     """Which sampled frames become keyframes: by one of the selectors of `pipeline/selection/`, or of another package."""
+
+    later: ClassVar[Mapping[str, Any]] = {"selector": TOP_K, "options": {}, "selector_version": 1}
 
     method: str = Field(
         LOCALIZER,
@@ -72,8 +69,8 @@ class SelectKeyframes(Config):
     seed: int = Field(0, ge=0, description="seed of a selector that draws, such as random")
     selector: str = Field(
         TOP_K,
-        description="how frames are chosen by their scores: top_k, aks, bolt, q_frame, peaks (docs/selection.md), or another "
-        "package's; naming one that looks at no score sets the method",
+        description="how frames are chosen by their scores: top_k, aks, bolt, q_frame, peaks, mmr, dpp, mdp3 (docs/selection.md) "
+        "or another package's; naming one that looks at no score sets the method",
     )
     options: dict[str, Any] = Field(
         {}, validate_default=True, description="the selector's own, such as {t1 = 0.9} for aks; else its defaults"
@@ -125,17 +122,13 @@ class SelectKeyframes(Config):
         """The selector."""
         return selector_named(self.selector if self.method == LOCALIZER else self.method)
 
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = fields(self) | {"selector_version": self.chosen_by.version}
-        return {key: value for key, value in values.items() if key not in LATER_KEYS or value != LATER_KEYS[key]}
+    def without_later(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values by key, as an identity has them, with the selector's version."""
+        return super().without_later({**values, "selector_version": self.chosen_by.version})
 
 
 def _needs(name: str) -> tuple[str, ...]:
-    needs = selector_named(name).needs
-    if "vectors" in needs:
-        raise ValueError("compares vectors of frames, which this stage does not have; one that needs none was wanted")
-    return needs
+    return selector_named(name).needs
 
 
 def _options(selector: str, seed: int, options: dict[str, Any]) -> Options:
@@ -143,25 +136,26 @@ def _options(selector: str, seed: int, options: dict[str, Any]) -> Options:
     return chosen_by.options_from(({"seed": seed} if "rng" in chosen_by.needs else {}) | options)
 
 
-@stage(version=1, output=Keyframes)
+@stage(version=1, output=Keyframes, later_inputs=("vectors",))
 def select_keyframes(
     cfg: SelectKeyframes,
     run: RunContext,
     questions: Questions,
     frames: Frames,
     scores: FrameScores | None,
+    vectors: Features | None,
     *,
     out: Output,
 ) -> None:
     """Choose k of each clip's sampled frames."""
     clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
     order = {video_id: number for number, video_id in enumerate(videos)}
-    choose = _ChooseFrames(cfg, questions, scores)
+    choose = _ChooseFrames(cfg, questions, scores, vectors)
     columns: dict[str, list[Any]] = {name: [] for name in Keyframes.tables["keyframes"].columns}
     for question in sorted(questions.questions(), key=lambda question: order[question.video_id]):
         video, chosen = videos[question.video_id], NOTHING_CHOSEN
         if video.status == "ok":
-            chosen = choose(question.question_id, clips[question.video_id, question.clip_id])
+            chosen = choose(question, clips[question.video_id, question.clip_id])
         reason = chosen.reason or video.reason
         if reason:
             out.dropped[reason.code] += 1
@@ -196,22 +190,29 @@ NOTHING_CHOSEN = _Chosen(Reason(), NONE_INT, NONE_INT, NONE_FLOAT, NONE_INT, NON
 class _ChooseFrames:
     """Chooses the frames of one question after the other."""
 
-    def __init__(self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None) -> None:
+    def __init__(
+        self, cfg: SelectKeyframes, questions: Questions, scores: FrameScores | None, vectors: Features | None
+    ) -> None:
         self._k, self._select = cfg.k, cfg.chosen_by
         self._options = _options(self._select.name, cfg.seed, cfg.options)
         by_question = scores.by_question() if scores is not None else None
         self._values = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
+        self._vectors = FrameVectors(vectors) if vectors is not None else None
         self._moments = questions.true_moments() if "moments" in self._select.needs else {}
 
-    def __call__(self, question_id: str, clip: dict[str, np.ndarray]) -> _Chosen:
+    def __call__(self, question: Question, clip: dict[str, np.ndarray]) -> _Chosen:
         """Return the question's frames, or why it has none."""
+        question_id = question.question_id
         values, moments, needs = self._values.get(question_id), self._moments.get(question_id), self._select.needs
         if "scores" in needs and values is None:
             return NOTHING_CHOSEN._replace(reason=self._failed.get(question_id, WITHOUT_FEATURES))
         if "moments" in needs and moments is None:
             return NOTHING_CHOSEN._replace(reason=NO_MOMENTS)
-        known = {"scores": values, "seconds": clip["seconds"], "moments": moments}
+        vectors = self._vectors.of_rows(question.video_id, clip["row"]) if self._vectors is not None else None
+        if "vectors" in needs and vectors is None:
+            return NOTHING_CHOSEN._replace(reason=WITHOUT_FEATURES)
+        known = {"scores": values, "seconds": clip["seconds"], "moments": moments, "vectors": vectors}
         seen = {name: value for name, value in known.items() if name in needs}
         at = self._select(Candidates.of(len(clip["row"]), question_id, **seen), self._k, self._options)
         if not len(at):

@@ -109,7 +109,7 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
         for video in wanted:
             key = sampling._key(video)
             if not pool.parts(key):
-                pool.add(key, indices, (2, 2, 3), "uint8", _piece((N_FRAMES, 2, 2, 3), "uint8"), facts)
+                pool.write(key, indices, (2, 2, 3), "uint8", _piece((N_FRAMES, 2, 2, 3), "uint8"), facts)()
             stored = pool.parts(key)
             rows.append(sampling._row(video, stored[0]))
             positions += sampling._positions(video, stored[0])
@@ -130,7 +130,7 @@ def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *, out: Sha
         for video in wanted:
             key, held = frames.pixel_key(video), indices[video.video_id].tolist()
             if not pool.parts(key):
-                pool.add(key, held, (1, 4), "float16", _piece((len(held), 1, 4), "float16"), {})
+                pool.write(key, held, (1, 4), "float16", _piece((len(held), 1, 4), "float16"), {})()
             parts += part_rows(video.video_id, held, pool.parts(key))
         columns = ("video_id", "status", "reason", "n_frames")
         shard.write_rows("videos", [{name: getattr(video, name) for name in columns} for video in wanted])

@@ -55,12 +55,13 @@ EXCEPTIONS = {
         "pipeline.datasets.adapter",
         "pipeline.datasets.question",
         "pipeline.datasets.registry",
+        "pipeline.datasets.score_files",
         "pipeline.video.video_folder",
     },
 }
 
 # Files of stages/ that hold no stage.
-NO_STAGE = ("__init__", "all", "chain")
+NO_STAGE = ("__init__", "all", "asking", "chain", "others")
 
 # Who may import a library.
 OWNERS = {
@@ -74,10 +75,13 @@ OWNERS = {
     "webvtt": {"pipeline/datasets"},
     "tqdm": {"pipeline/engine"},
     "matplotlib": {"reports"},
+    "jinja2": {"reports"},
+    "markupsafe": {"reports"},
+    "PIL": {"pipeline/video", "pipeline/models/image_text.py"},
     "cyclopts": {"cli"},
     "rich": {"cli", "pipeline/text_table.py"},
     "prefect": {"flows.py", "workers"},
-    "httpx": {"workers"},  # whose errors Prefect's client raises
+    "httpx": {"workers", "pipeline/inference"},  # whose errors Prefect's client raises; and of servers that have models
     "ray": {"workers"},
     "prefect_ray": {"workers"},
 }
@@ -88,6 +92,7 @@ WITHOUT_TORCH = ("cache", "pipeline/datasets", "pipeline/video", "pipeline/metri
 NAMES_A_DATA_SET = {
     "stages/list_questions.py": {"plain"},  # people's own questions are the default
     "cli/app.py": {"plain"},  # a formatter of help
+    "reports/asking.py": {"plain"},  # the recipe
     "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo's world
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/gpu.py": {"plain"},
@@ -101,7 +106,7 @@ UNTYPED_IN_STAGES = {
     "label_frames.figures",  # for people
     # The options of a selector as a recipe has them, before that selector has checked them.
     *("select_keyframes._one_without_scores_is_the_method", "select_keyframes._complete"),
-    *("select_keyframes._without_later_keys", "select_keyframes._options"),
+    *("select_keyframes.without_later", "select_keyframes._options"),
 }
 # `import pipeline` for its effect: what BLAS libraries read from the environment is cleared before any of them is loaded.
 IMPORTED_FOR_AN_EFFECT = {"flows.py", "cli/__init__.py"}
@@ -121,7 +126,7 @@ OPEN_TO_ALL = ("cache.errors", "cache.files", "cache.printable", "cache.untruste
 SEES_THE_STORE = {
     "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations that are handed out as Parquet
     "pipeline/video/video_bytes.py": {"cache.digests"},  # whether a file is still the one that was identified
-    "pipeline/inference/visual_prompt_weights.py": {"cache.tables"},  # an artifact's schema
+    "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # where encoded frames go
     "pipeline/training/prompt_training.py": {"cache.pool_reader"},  # the type of what reads features
     "pipeline/shapes/demo.py": {"cache.store"},  # the demo's world lies in the store
 }

@@ -1,4 +1,4 @@
-"""Who makes the pieces of an artifact: the worker that has the run, others of its pool, those of the GPU pool, or a Ray cluster.
+"""Dispatch of an artifact's pieces: to the worker that has the run, others of its pool, those of the GPU pool, or a Ray cluster.
 
 Dispatch is Prefect's: a piece is a flow run of its own, or a task run on Ray, and nothing but ids and recipe names passes. What
 is made, and what is being made, only the store knows.

@@ -12,7 +12,7 @@ from pipeline.benchmarks.matrix import available as matrices
 from pipeline.engine.recipe import available as recipes
 from stages.all import STAGES
 
-# Fields are told by their names, as `-p` takes them.
+# Fields have the names that `-p` takes.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
 
 
@@ -33,6 +33,7 @@ class Places(BaseModel):
     annotations: str = Field(default="", description="file or folder: PATH or NAME=PATH, several separated by `:`")
     videos: str = Field(default="", description="folder of the videos, likewise")
     weights: str = Field(default="", description="folder or file of the weights, likewise")
+    scores: str = Field(default="", description="frame scores made elsewhere, likewise")
     store: str = Field(
         default="", description="folder of the artifacts, the same on every worker; empty: SEVILA_STORE, or .sevila"
     )
@@ -59,6 +60,9 @@ class Execution(BaseModel):
     shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
     processes: int = Field(
         default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"
+    )
+    server_requests: int = Field(
+        default=4, ge=1, le=256, description="questions that a server is asked at once ([answer_with_vlm] served)"
     )
 
 

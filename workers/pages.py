@@ -1,4 +1,4 @@
-"""What people see of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
+"""The view of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from prefect import get_client
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -27,16 +29,18 @@ from prefect.utilities.urls import url_for
 from cache.errors import OF_THE_MACHINE, SevilaError
 from cache.printable import PrintableRecord, printable
 from cache.store import Store
-from pipeline.benchmarks.matrix import Matrix, NightRow
+from pipeline.benchmarks.matrix import Matrix
 from pipeline.engine.progress import Show
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results
 from pipeline.text_table import code, escaped
+from reports.benchmark_history import NightRow
 from reports.summary import summary_markdown
 from stages.sample_frames import Frames
 
 log = logging.getLogger("sevila")
 
+DRAWN_NAME = re.compile("[a-z]+-[a-z]+")
 SILENT_SECONDS = 60.0  # without progress, after it could not be shown
 
 
@@ -63,6 +67,23 @@ def progress_artifacts() -> Show:
     return show
 
 
+def run_title(what: str, settings: Sequence[str], seed: int | None) -> str:
+    """Return what a run is to be called: `nextqa full, select_keyframes.k=8, seed 0`."""
+    own = [setting for setting in settings if not setting.startswith("chain.kind=")]
+    return printable(", ".join([what, *own, *([] if seed is None else [f"seed {seed}"])]))
+
+
+def name_run(name: str) -> None:
+    """Call the present run so, unless somebody has given it a name; the two words that Prefect draws say nothing."""
+    if this_run.id is None or not DRAWN_NAME.fullmatch(str(this_run.name)):
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(str(this_run.id)), name=name)
+    except Exception as error:  # which is no reason to fail
+        log.warning("this run could not be called %r: %s", name, error)
+
+
 class _RunLogRecord(PrintableRecord):
     def getMessage(self) -> str:
         """Return the message as `--watch` can print it, which takes "[/..." for the end of a colour, and stops."""
@@ -70,7 +91,7 @@ class _RunLogRecord(PrintableRecord):
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Leave out where in the code a reason arose that a user can mend; a `FailedRun` says only what the state has said."""
+    """Leave out where in the code a reason arose that a user can fix; a `FailedRun` says only what the state has said."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, SevilaError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
         record.exc_info = record.exc_text = None

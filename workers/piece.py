@@ -1,4 +1,4 @@
-"""What a run and the pieces it hands out share, wherever they are made: how a request is opened, how it ends."""
+"""Common ground of a run and the pieces it hands out: opening a request, and the state that work ends in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set's module offers, and how its annotation files are found."""
+"""The interface of a data set's module, and how its annotation files are found."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class About:
-    """What people need to know to use a data set.
+    """Facts that people need to use a data set.
 
     Attributes:
         title: the name its owners give it.
@@ -54,23 +54,19 @@ class About:
 
 
 class Adapter(Protocol):
-    """What a data set's module offers. `path` is the data set's folder, or one annotation file of it.
+    """The interface of a data set's module. `path` is the data set's folder, or one annotation file of it.
 
-    One that reads more files than `find_files` finds has a function `files(path, split)` too; one whose question types are
-    reported in groups has `group(question_type)`.
-
-    Attributes:
-        headline: which figure stands for the whole data set: the accuracy over all questions, or the unweighted mean of
-            the groups' accuracies; a function of the types of its questions where files of several data sets are read.
+    It may have these as well:
+        files(path, split): the files it reads, where they are not those that `find_files` finds.
+        group(question_type): the group under which results of this type are reported.
+        headline: the figure that stands for the whole data set, where that is the unweighted mean of the groups' accuracies and
+            not the accuracy over all questions; a function of the types of its questions where files of several data sets
+            are read.
         pooled_types: further rows of the data set's own reports, each with the question types it pools.
     """
 
     name: str
     about: About
-    pooled_types: dict[str, tuple[str, ...]]
-
-    @property
-    def headline(self) -> Headline | Callable[[Collection[str]], Headline]: ...
 
     def read(self, path: Path, split: str) -> Annotations:
         """The split's questions, their videos, and the rows that could not be used."""
@@ -90,7 +86,14 @@ def group_of(adapter: Adapter, question_type: str) -> str:
 
 def headline_of(adapter: Adapter, question_types: Collection[str]) -> Headline:
     """The headline of `adapter` for a file whose questions are of these types."""
-    return adapter.headline(question_types) if callable(adapter.headline) else adapter.headline
+    headline: Headline | Callable[[Collection[str]], Headline] = getattr(adapter, "headline", "overall")
+    return headline(question_types) if callable(headline) else headline
+
+
+def pooled_types_of(adapter: Adapter) -> Mapping[str, Collection[str]]:
+    """The question types of each further row of `adapter`'s reports."""
+    pooled: Mapping[str, Collection[str]] = getattr(adapter, "pooled_types", {})
+    return pooled
 
 
 def find_files(about: About, path: Path, split: str) -> list[Path]:

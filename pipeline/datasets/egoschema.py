@@ -1,16 +1,14 @@
 """EgoSchema: the owners' `questions.json`, or the hub's Parquet; the answers of 500 questions are in `subset_answers.json`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from cache.errors import SchemaError
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.options import of_letter, options_of
 from pipeline.datasets.parquet_file import read_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect_split
-from pipeline.datasets.text_file import read_text
+from pipeline.datasets.text_file import read_json_object
 from pipeline.datasets.values import option_index, text, video_name
 
 name = "egoschema"
@@ -23,8 +21,6 @@ about = About(
     licence="Ego4D's, as the owners state; the answers of all but 500 questions are withheld",
     prompt="multiple_choice",
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 ANSWERS_FILE = "subset_answers.json"  # read where it lies beside the questions
 OPTIONS = ("option 0", "option 1", "option 2", "option 3", "option 4")
@@ -43,7 +39,7 @@ def read(path: Path, split: str) -> Annotations:
     Raises MissingSourceError or SchemaError.
     """
     file, *others = files(path, split)
-    answers = _answers(others[0]) if others else {}
+    answers = read_json_object(others[0], '{"001934bb-...": 3}, of positions of the answers') if others else {}
     return collect_split(about, _rows(file), lambda row: _parse(row, answers))
 
 
@@ -57,18 +53,6 @@ def _rows(file: Path) -> Rows:
         options = {"option": [row.cells.get(key) for key in OPTIONS]}
         rows.append(Row(row.line, row.cells | options, row.place))
     return Rows(table.file, table.columns, rows, table.rejected)
-
-
-def _answers(file: Path) -> dict[str, Any]:
-    try:
-        answers = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, SchemaError):
-            raise
-        raise SchemaError(f"{file}: not JSON ({error}); download it again") from error
-    if not isinstance(answers, dict):
-        raise SchemaError(f'{file}: not an object of question -> position of the answer like {{"001934bb-...": 3}}')
-    return answers
 
 
 def _answer_index(answer: Any, n_options: int) -> int | None:
@@ -89,8 +73,5 @@ def _parse(row: Row, answers: dict[str, Any]) -> tuple[Question, Video]:
         question=text("question", cells.get("question")),
         options=options,
         answer_index=_answer_index(answers.get(video_id) if answer in (None, "") else answer, len(options)),
-        question_type="",
-        start_seconds=None,
-        end_seconds=None,
     )
     return question, Video(video_id, f"{video_id}.mp4")

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
 from pipeline.datasets.rows import Row, Rows, collect_split, question_of_clip, read_csv, read_jsonl
 
@@ -25,8 +25,6 @@ about = About(
     licence=".csv: MIT; .jsonl: CC BY-NC-SA 4.0; the videos are YouTube's",
     prompt="multiple_choice",
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 # Of the CSV files, which have no header; four of them are named as the same things are in the other layout.
 COLUMNS = ("vid_name", "ts", "wrong1", "wrong2", "wrong3", "q", "right")

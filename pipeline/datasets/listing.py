@@ -1,4 +1,4 @@
-"""What `sevila datasets` prints: what each data set consists of, who publishes it, and what of it is on this machine."""
+"""The text of `sevila datasets`: each data set's files, its owners, and which of the files are on this machine."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.options import options_of
 from pipeline.datasets.parquet_file import read_table
 from pipeline.datasets.question import Annotations, Question, Video
@@ -23,7 +23,6 @@ about = About(
     licence="CC BY-NC-SA 4.0; the videos are their channels'",
     prompt="multiple_choice",
 )
-headline: Headline = "overall"
 
 DURATIONS = ("15 s", "60 s", "600 s", "3600 s")  # the longest that a group of videos may be
 LEVELS = {
@@ -80,8 +79,6 @@ def _parse(row: Row, withheld: bool) -> tuple[Question, Video]:
         options=options,
         answer_index=None if withheld and answer == WITHHELD else option_index("correct_choice", answer, len(options)),
         question_type=" ".join(filter(None, [duration and f"{duration} s", category])),
-        start_seconds=None,
-        end_seconds=None,
         note=note,
         moment_frames=frames,
     )

@@ -34,7 +34,6 @@ about = About(
     prompt="multiple_choice",
 )
 headline: Headline = "mean_of_groups"  # M-Avg, the unweighted mean of the tasks
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 REQUIRED = ("question", "candidates")
 
@@ -101,7 +100,5 @@ def _parse(row: Row) -> tuple[Question, Video]:
         if key == "video"
         else of_letter("answer", answer, len(options)),
         question_type=task,
-        start_seconds=None,
-        end_seconds=None,
     )
     return question, Video(path, path, tuple(others))

@@ -1,14 +1,13 @@
 """NExT-QA, multiple choice, as downloaded: `{split}.csv` beside `map_vid_vidorID.json`."""
 
-import json
 import logging
 from pathlib import Path
 
 from cache.errors import SchemaError
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_csv
-from pipeline.datasets.text_file import read_text
+from pipeline.datasets.text_file import read_json_object
 from pipeline.datasets.values import exact_text, option_index, text, video_name
 
 name = "nextqa"
@@ -25,7 +24,6 @@ about = About(
     licence="MIT, that of the repository; the videos are VidOR's",
     prompt="multiple_choice",
 )
-headline: Headline = "overall"
 # The data set's own evaluation reports seven types, "previous" with "next", and calls the groups Acc_C, Acc_T, Acc_D.
 pooled_types: dict[str, tuple[str, ...]] = {
     "TN+TP": ("TN", "TP"),
@@ -62,13 +60,10 @@ def group(question_type: str) -> str:
 
 
 def _video_paths(map_file: Path) -> dict[str, str]:
-    content = read_text(map_file)
-    try:
-        paths = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise SchemaError(f"{map_file}: not JSON ({error}); download it again") from error
-    if not isinstance(paths, dict) or not all(isinstance(value, str) for value in paths.values()):
-        raise SchemaError(f'{map_file}: not an object of video -> path like {{"4010069381": "1164/4010069381"}}')
+    example = '{"4010069381": "1164/4010069381"}, of paths of the videos'
+    paths = read_json_object(map_file, example)
+    if not all(isinstance(value, str) for value in paths.values()):
+        raise SchemaError(f"{map_file}: not an object like {example}")
     return paths
 
 
@@ -80,12 +75,10 @@ def _parse(row: Row, paths: dict[str, str]) -> tuple[Question, Video]:
         question_id=f"{question_type}_{video_id}_{text('qid', cells['qid'])}",
         video_id=video_id,
         # The official preprocessing notebook appends these to every text, unconditionally and without stripping (one
-        # option is "catching toy ."). The released weights were trained on those bytes: mending them changes answers.
+        # option is "catching toy ."). The released weights were trained on those bytes: correcting them changes answers.
         question=exact_text("question", cells["question"]) + "?",
         options=tuple(exact_text(column, cells[column]) + "." for column in OPTIONS),
         answer_index=option_index("answer", cells.get("answer"), len(OPTIONS)),
         question_type=question_type,
-        start_seconds=None,
-        end_seconds=None,
     )
     return question, Video(video_id, paths.get(video_id, video_id) + ".mp4")

@@ -1,13 +1,14 @@
 """Parquet files, as the model hub hands out data sets -> rows as those of JSON."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError, SchemaError
-from cache.parquet import as_rows, bounded_parquet
+from cache.parquet import BoundedParquet, as_rows, as_values, bounded_parquet
 from pipeline.datasets.rows import Row, Rows, read_json_list
 from pipeline.datasets.text_file import read_bytes
 from pipeline.downloads import HEAD_BYTES, no_text
@@ -27,28 +28,44 @@ def read_table(path: Path, required: Sequence[str], keep: Collection[str]) -> Ro
     return replace(table, rows=rows)
 
 
+def read_parquet_columns(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
+    """The names of a Parquet file's columns, and its rows with their numbers from 1; raises as `read_table`."""
+    with _parquet(path) as file:
+        table = file.read()
+    columns = [as_values(column) for column in table.columns]
+    names = list(table.column_names)
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return names, enumerate(rows, start=1)
+
+
 def _read_parquet(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
+    with _parquet(path, keep) as file:
+        missing = [name for name in required if name not in file.schema.names]
+        if missing:
+            raise SchemaError(
+                f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema.names) or 'none'}; "
+                f"wanted {', '.join(required)}"
+            )
+        rows = as_rows(file.read())
+    if not rows:
+        raise SchemaError(f"{path}: no rows; one question per row was wanted")
+    return Rows(path.name, list(rows[0]), [Row(number, row) for number, row in enumerate(rows, start=1)], [])
+
+
+@contextmanager
+def _parquet(path: Path, keep: Collection[str] | None = None) -> Iterator[BoundedParquet]:
     content = read_bytes(path)
     problem = "" if content.startswith(MAGIC) else no_text(content[:HEAD_BYTES])
     if problem:
         raise SchemaError(f"{path}: {problem}")
     try:
         with bounded_parquet(path, keep, content) as file:
-            missing = [name for name in required if name not in file.schema.names]
-            if missing:
-                raise SchemaError(
-                    f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema.names) or 'none'}; "
-                    f"wanted {', '.join(required)}"
-                )
-            rows = as_rows(file.read())
+            yield file
     except CorruptArtifactError as error:
         why = error.__cause__ or "it claims more than its size justifies"
         raise SchemaError(
             f"{path}: not a whole Parquet file, cut short or damaged ({why}); download it again"
         ) from error
-    if not rows:
-        raise SchemaError(f"{path}: no rows; one question per row was wanted")
-    return Rows(path.name, list(rows[0]), [Row(number, row) for number, row in enumerate(rows, start=1)], [])
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a data set says, whatever its files look like: questions, their videos, and the rows that could not be used."""
+"""The records of a data set, whatever its files look like: questions, their videos, and the rows that could not be used."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Moment:
 class Question:
     """One question about one video, or about the part of it between `start_seconds` and `end_seconds`.
 
-    `answer_index` is the 0-based position of the right option, None where the data set does not tell (test splits).
+    `answer_index` is the 0-based position of the right option, None where the data set does not say (test splits).
     A query that asks for moments has no `options`. A bound that is None is the video's own beginning or end.
     `question_type` is the data set's own word, "" for none. `moments` are empty where the data set does not give them.
     `moment_frames` are frames of the video, by their number from 0, that show it, where the data set gives these instead: when
@@ -32,11 +32,11 @@ class Question:
     question_id: str
     video_id: str
     question: str
-    options: tuple[str, ...]
-    answer_index: int | None
-    question_type: str
-    start_seconds: float | None
-    end_seconds: float | None
+    options: tuple[str, ...] = ()
+    answer_index: int | None = None
+    question_type: str = ""
+    start_seconds: float | None = None
+    end_seconds: float | None = None
     moments: tuple[Moment, ...] = ()
     note: str = ""
     ratings: tuple[tuple[float, ...], ...] = ()

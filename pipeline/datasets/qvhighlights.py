@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Moment, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.values import CLIP_SECONDS, BadRow, exact_text, json_text, moments, seconds, text, video_name
@@ -23,9 +23,7 @@ about = About(
     licence="CC BY-NC-SA 4.0",
     prompt="moment",
 )
-headline: Headline = "overall"
 N_ANNOTATORS = 3
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 
 def read(path: Path, split: str) -> Annotations:
@@ -89,11 +87,6 @@ def _parse(row: Row) -> tuple[Question, Video]:
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,
         question=exact_text("query", cells.get("query")),
-        options=(),
-        answer_index=None,
-        question_type="",
-        start_seconds=None,
-        end_seconds=None,
         moments=windows,
         note="; ".join(filter(None, [note, why_none])),
         ratings=ratings,

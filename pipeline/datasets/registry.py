@@ -9,7 +9,7 @@ import pipeline.datasets
 from pipeline.datasets.adapter import About, Adapter
 from pipeline.registry import Registry
 
-WANTED = ("name", "about", "headline", "pooled_types", "read", "group")
+WANTED = ("name", "about", "read")
 
 
 def adapter_names() -> list[str]:

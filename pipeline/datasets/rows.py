@@ -53,13 +53,13 @@ def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -
     """
     header = list(columns)
     rows, rejected = [], []
-    for line, cells, error in _csv_lines(path):
+    for line, cells, error in csv_lines(path):
         if not header and error:
             raise SchemaError(f"{path}: line {line} is not a CSV header ({error})")
         if error:
             rejected.append(Rejected(path.name, line, error))
         elif not header:
-            header = _checked_header(path, cells, required)
+            header = checked_header(path, cells, required)
         elif len(cells) != len(header):
             wanted = f"{len(header)} were wanted" if columns else f"the header has {len(header)}"
             reason = f"{len(cells)} cells, {wanted}: a line cut short, or a comma outside quotes?"
@@ -74,7 +74,7 @@ def read_csv(path: Path, required: Sequence[str], columns: Sequence[str] = ()) -
     return Rows(path.name, header, rows, rejected)
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
+def csv_lines(path: Path) -> Iterator[tuple[int, list[str], str]]:
     """The line on which each row begins, its cells, and "", or no cells and what is wrong with it. Blank rows are skipped."""
     content = read_text(path)
     warn_if_cut(path, content)
@@ -113,7 +113,8 @@ def _csv_reason(error: csv.Error, first_line: int, last_line: int) -> str:
     return f"{span}not CSV, a quote is not closed or not alone in its cell ({error})"
 
 
-def _checked_header(path: Path, cells: list[str], required: Sequence[str]) -> list[str]:
+def checked_header(path: Path, cells: list[str], required: Sequence[str]) -> list[str]:
+    """The names of a header's columns; raises SchemaError unless they are `required` ones and others, each once."""
     header = [cell.strip() for cell in cells]
     missing = [name for name in required if name not in header]
     if missing:
@@ -259,7 +260,6 @@ def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Qu
         question=exact_text("q", cells.get("q")),
         options=tuple(exact_text(key, cells.get(key)) for key in option_keys),
         answer_index=option_index("answer_idx", cells.get("answer_idx"), len(option_keys)),
-        question_type="",
         start_seconds=start_seconds,
         end_seconds=end_seconds,
         note=note,

@@ -79,7 +79,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
 def _query(question_id: str, video_id: str, cells: dict[str, Any]) -> Question:
     spans, note = moments("relevant_windows", cells.get("relevant_windows"), cells.get("duration"))
     query = exact_text("query", cells.get("query"))
-    return Question(question_id, video_id, query, (), None, "", None, None, moments=spans, note=note)
+    return Question(question_id, video_id, query, moments=spans, note=note)
 
 
 def _options(cells: dict[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ without options. All of them give the moments that show the answer.
 
 from pathlib import Path
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.values import moments, option_index, text, video_name
@@ -22,8 +22,6 @@ about = About(
     licence="Apache 2.0, as this project",
     prompt="",  # multiple_choice; the split moments is of kind moment
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 
 def read(path: Path, split: str) -> Annotations:
@@ -44,8 +42,6 @@ def _parse(row: Row) -> tuple[Question, Video]:
         options=tuple(text(f"option {number}", option) for number, option in enumerate(options)),
         answer_index=option_index("answer", cells.get("answer"), len(options)),
         question_type=text("type", cells.get("type"), ""),
-        start_seconds=None,
-        end_seconds=None,
         moments=spans,
         note=note,
     )

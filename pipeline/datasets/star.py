@@ -22,7 +22,6 @@ about = About(
     prompt="multiple_choice",
 )
 headline: Headline = "mean_of_groups"  # the paper's average is the unweighted mean of the four types
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 TYPES = ("Interaction", "Sequence", "Prediction", "Feasibility")
 # The situation graphs and programs, most of the file, are dropped while it is read.

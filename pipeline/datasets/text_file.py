@@ -1,11 +1,13 @@
 """Reading an annotation file, most often as text, and keeping the digest of what was read."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
 from cache.files import open_file
@@ -57,6 +59,18 @@ def read_text(path: Path, kind: str = "annotation file") -> str:
     except UnicodeDecodeError as error:
         problem = f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8"
         raise SchemaError(f"{path}: {problem}; save the file as UTF-8") from error
+
+
+def read_json_object(path: Path, example: str) -> dict[str, Any]:
+    """The object that a JSON file holds; `example` is one, for people. Raises like `read_text`, SchemaError for anything else."""
+    content = read_text(path)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise SchemaError(f"{path}: not an object like {example}")
+    return value
 
 
 def warn_if_cut(path: Path, content: str) -> None:

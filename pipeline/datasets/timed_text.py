@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import MissingSourceError, SchemaError
-from pipeline.datasets.adapter import About, Headline
+from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Annotations, Moment, Question, Rejected, Video
 from pipeline.datasets.text_file import read_text
 from pipeline.datasets.values import BadRow, clip
@@ -50,8 +50,6 @@ about = About(
     prompt="moment",
     name_says=_name_says,
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 SUFFIXES = (".srt", ".vtt")
 LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: subtitles may hold U+2028
@@ -144,11 +142,6 @@ def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
             question_id=f"{video_id}#{query.number}",
             video_id=video_id,
             question=text,
-            options=(),
-            answer_index=None,
-            question_type="",
-            start_seconds=None,
-            end_seconds=None,
             moments=tuple(query.moments),
             note="; ".join(query.notes),
         )

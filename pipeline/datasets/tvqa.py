@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, question_of_clip, read_jsonl
 from pipeline.datasets.values import text
@@ -23,8 +23,6 @@ about = About(
     licence="CC BY-NC-SA 4.0 (as the VALUE benchmark states for its authors); frames under an agreement",
     prompt="multiple_choice",
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
 # Beginning of a clip's name -> the show, spelled as the files do. The Big Bang Theory's clips have none.

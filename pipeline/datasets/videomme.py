@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.options import of_letter, options_of
 from pipeline.datasets.parquet_file import read_table
 from pipeline.datasets.question import Annotations, Question, Video
@@ -19,7 +19,6 @@ about = About(
     licence="for academic research only, as the owners state (https://github.com/MME-Benchmarks/Video-MME)",
     prompt="multiple_choice",
 )
-headline: Headline = "overall"
 
 DURATIONS = ("short", "medium", "long")
 DOMAINS = (
@@ -59,7 +58,5 @@ def _parse(row: Row) -> tuple[Question, Video]:
         options=options,
         answer_index=of_letter("answer", cells.get("answer"), len(options)),
         question_type=", ".join(filter(None, (text(key, cells.get(key), "") for key in ("duration", "domain")))),
-        start_seconds=None,
-        end_seconds=None,
     )
     return question, Video(video_id, f"{video_id}.mp4", (f"data/{video_id}.mp4",))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split, read_jsonl
 from pipeline.datasets.tvqa import clip_paths
@@ -21,8 +21,6 @@ about = About(
     licence="CC BY-NC-SA 4.0 (as the VALUE benchmark states for its authors); frames not to be shared",
     prompt="next_event",
 )
-headline: Headline = "overall"
-pooled_types: dict[str, tuple[str, ...]] = {}
 
 N_EVENTS = 2
 TELEVISION, YOUTUBE = "TV show", "YouTube"

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cache.remaking import aside, note_inputs, retire, set_aside
 from cache.store import Store
 from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput
+from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 
@@ -57,7 +58,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
     id = _identity(stage, cfg, inputs)
     if stage.plan is not None:
         with disk_errors(run.store.partial(id)):
-            # Whoever helps begins at the other end than whoever is helped.
+            # A helper begins at the other end.
             left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
             if left and not _is_finished(run.store, id):
                 read = _begin(stage, run, inputs, id)
@@ -77,7 +78,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
     """Return what `stage` makes of `cfg` and `inputs`: from the store if it is there, else by running the stage.
 
-    What the store holds is made anew where an input has other content now than it was made from.
+    What the store holds is rebuilt where an input has other content now than it was made from.
 
     Raises:
         MissingSourceError: an input is not on this machine.
@@ -86,14 +87,17 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     id = stage.artifact_id(cfg, inputs)
     if id is not None and _is_finished(run.store, id):
         shutil.rmtree(aside(run.store, id), ignore_errors=True)  # of a `rebuild` that was killed at its end
-        log.info("%s: reused %s", stage.name, id)
+        log.info("%s: reused", step_name(stage.name))
+        log.debug("%s: %s", stage.name, id)
         _remember(run.store, inputs)
         return stage.output(run.store, id)
     id = _identity(stage, cfg, inputs)
     names = ", ".join(
         f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
     )
-    log.info("%s: reads %s", stage.name, names or "nothing but its config")
+    is_long = stage.gpu or stage.resumes or stage.plan is not None
+    log.log(logging.INFO if is_long else logging.DEBUG, "%s ...", step_name(stage.name))
+    log.debug("%s: %s reads %s", stage.name, id, names or "nothing but its config")
     for left in range(TRIES - 1, -1, -1):
         try:
             _make(stage, cfg, run, inputs, id)
@@ -101,7 +105,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
         except InputChangedError as error:
             if not left or not all(_is_current(value) for value in inputs):
                 raise
-            log.warning("%s; beginning anew with what it is now", error)
+            log.warning("%s; starting again with its present content", error)
     _remember(run.store, inputs)
     return stage.output(run.store, id)
 
@@ -158,9 +162,9 @@ def _is_current(value: Any) -> bool:
 
 
 def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
-    """Make an artifact anew by `make`, which is `build` or what has others do the work, and return it.
+    """Rebuild an artifact by `make`, which is `build` or what has others do the work, and return it.
 
-    If its content is another now, what was made from it is stale: it is made anew by the next run, and never served.
+    If its content is another now, what was made from it is stale: it is rebuilt by the next run, and never served.
     """
     id, store = _identity(stage, cfg, inputs), run.store
     note_inputs(store, id)
@@ -210,7 +214,7 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
 def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:
     """Return what a record says of where, when and with what something was made that is finished now."""
     return {
-        "libraries": _library_versions(),
+        "libraries": dict(_library_versions()),
         "git_revision": _git_revision(),
         "started": started.isoformat(timespec="milliseconds"),
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -220,12 +224,14 @@ def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, A
 
 def _log_result(out: Output, id: str, seconds: float) -> None:
     contents = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
-    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, contents, seconds)
+    log.info("%s: made (%s) in %.1f s", step_name(out.stage.name), contents, seconds)
+    log.debug("%s: %s", out.stage.name, id)
     if out.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in out.dropped.most_common())
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
 
 
+@cache  # reading them takes a tenth of a second, and a process makes dozens of artifacts
 def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
@@ -236,6 +242,7 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
+@cache  # the code that runs is what was loaded when the process began
 def _git_revision() -> str | None:
     """Return the commit of the project's own repository, None where it is installed elsewhere, perhaps inside a stranger's."""
     here = Path(__file__).resolve()

@@ -27,7 +27,7 @@ def refuse_cut(a: Artifact, keys_a: Iterable[Hashable], b: Artifact, keys_b: Ite
             beside = "another of its tables" if a.id == b.id else str(other.id)
             raise CorruptArtifactError(
                 f"{lacking.id}: lacks {len(missing)} of the {len(wanted)} {what} of {beside} (first "
-                f"{min(missing, key=str)!r}); `sevila stage {lacking.record.stage} RECIPE --again` makes it anew"
+                f"{min(missing, key=str)!r}); `sevila stage {lacking.record.stage} RECIPE --again` rebuilds it"
             )
 
 

@@ -21,6 +21,7 @@ from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
 from cache.tables import write_columns, write_rows
 from pipeline.engine.hardware import merged_facts
+from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Plan, Stage
@@ -42,9 +43,8 @@ class Output:
     suffix: str = ""
     pool_space: str = ""
     read: ReadInputs = field(default_factory=lambda: ReadInputs(""))
-    hardware: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # facts of processes that are not the one that publishes
+    # Facts of processes that are not the one that publishes.
+    hardware: list[dict[str, Any]] = field(default_factory=list)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any] | NamedTuple]) -> None:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
@@ -95,7 +95,7 @@ class Output:
 class Shard(Output):
     """One shard of a sharded output: an `Output` whose files carry the shard's number.
 
-    For whoever shows progress, it is at `place`, from 0, among the `of` shards that this process is asked for.
+    Its `place`, from 0, among the `of` shards that this process is asked for is for progress.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class ShardedOutput(Output):
         return [] if self._store.is_current(self._id) else missing
 
     def collect(self) -> None:
-        """Gather the notes of all shards, whoever made them; raises `InputChangedError` if one was made from other content."""
+        """Gather the notes of all shards, of all processes; raises `InputChangedError` if one was made from other content."""
         for number, items in enumerate(read_note(self._plan_note)["shards"]):
             if not self._is_done(number, items):
                 raise InputChangedError(
@@ -236,9 +236,8 @@ class ShardedOutput(Output):
         return Plan(content["shards"], content["settings"])
 
     def _do(self, shard: Shard, work: Callable[[Shard], None], n_shards: int) -> None:
-        for left_over in self.folder.glob(
-            f"*/{shard.number:05d}.*.part"
-        ):  # of a process killed at this shard, which is locked
+        # Of a process killed at this shard, which is locked.
+        for left_over in self.folder.glob(f"*/{shard.number:05d}.*.part"):
             left_over.unlink()
         start = time.perf_counter()
         with memory_errors(self.stage.name):
@@ -246,7 +245,9 @@ class ShardedOutput(Output):
         write_note(self._hardware_note(shard.number), self._own_hardware())
         write_note(self._note(shard.number), {**shard.notes(), "shard": shard.number, **self.read.header})
         seconds = time.perf_counter() - start
-        log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
+        name = step_name(self.stage.name)
+        level = logging.INFO if n_shards > 1 else logging.DEBUG
+        log.log(level, "%s: shard %d of %d done in %.1f s", name, shard.number + 1, n_shards, seconds)
 
     def _is_done(self, number: int, items: list[Any]) -> bool:
         note = self._own_note(self._note(number))
@@ -270,12 +271,12 @@ class ShardedOutput(Output):
 
 
 def _whole_note(path: Path) -> dict[str, Any] | None:
-    """Return a note, or None if there is none; a damaged one is warned of and removed: what it was of is made anew."""
+    """Return a note, or None if there is none; a damaged one is warned of and removed: what it was of is rebuilt."""
     try:
         return read_note(path)
     except FileNotFoundError:
         return None
     except CorruptArtifactError as error:
-        log.warning("%s; what it says is made anew", error)
+        log.warning("%s; what it says is rebuilt", error)
         path.unlink(missing_ok=True)
         return None

@@ -1,4 +1,4 @@
-"""What a stage reads: the content of its input artifacts when it begins, held against what they are when it ends."""
+"""The inputs of a stage: the content of each when it begins, compared with that when it ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ReadInputs:
         """Have the inputs forget what they knew of files that were replaced meanwhile, and note their content.
 
         Raises:
-            InputChangedError: an input is gone or stale: it is to be made anew before it is read.
+            InputChangedError: an input is gone or stale: it is to be rebuilt before it is read.
         """
         artifacts = {
             name: value for name, value in zip(stage.inputs, inputs, strict=True) if isinstance(value, Artifact)
@@ -79,8 +79,8 @@ class ReadInputs:
 
 def _problem(store: Store, id: str, known: dict[str, str], content: str = "") -> str:
     if not store.exists(id):
-        return "is gone, or is being made anew"
+        return "is gone, or is being rebuilt"
     if not same_content(store.record(id).content, content):
-        return "was made anew with other content"
+        return "was rebuilt with other content"
     why = store.why_stale(id, known)
     return f"is stale: {why}" if why else ""

@@ -37,6 +37,15 @@ class Chain(Config):
     backbone: Literal["imported", "trained"] = Field(
         "imported", description="the frozen BLIP-2: weights from outside, or trained from scratch by a stage"
     )
+    scorer: Literal["localizer", "imported", "clip", "itm"] = Field(
+        "localizer",
+        description="who scores frames (forward): the Localizer; files made elsewhere; CLIP or SigLIP; or BLIP-2's image-text "
+        "matching (docs/scorers.md)",
+    )
+    answerer: Literal["sevila", "vlm"] = Field(
+        "sevila",
+        description="who answers (forward): SeViLA's Answerer; or another video-language model, as [answer_with_vlm] says",
+    )
     training_split: str = Field(
         "train", description="split of the recipe's data set that Localizer and Answerer are trained on"
     )
@@ -129,7 +138,7 @@ def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), s
     """
     path, description, sections = _read(name, section_configs(stages))
     changes = [(section, "seed", seed, f"seed {seed}") for section in (() if seed is None else _seeded(stages))]
-    changes += [(*_parse_setting(setting), f"--set {setting}") for setting in settings]
+    changes += [(*parse_setting(setting), f"--set {setting}") for setting in settings]
     origins: dict[tuple[str, str], str] = {}  # who set a key last; of those that are not here, the file did
     for section, key, value, origin in changes:
         sections.setdefault(section, {})[key] = value
@@ -166,7 +175,8 @@ def _section(values: Any, section: str, where: str, known: Iterable[str]) -> dic
     return dict(values)
 
 
-def _parse_setting(setting: str) -> tuple[str, str, Any]:
+def parse_setting(setting: str) -> tuple[str, str, Any]:
+    """Return stage, key and value of `stage.key=value`; raises `RecipeError`."""
     name, separator, text = setting.partition("=")
     section, dot, key = name.strip().partition(".")
     if not separator or not dot or not key:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError, mend
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, repair_hint
 from cache.pool_listing import PARTS
 from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
@@ -30,7 +30,13 @@ TypedRow = TypeVar("TypedRow")
 
 
 class Config(BaseModel):
-    """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path."""
+    """Base of every stage's config: immutable, no unknown keys, no silent conversion, no path.
+
+    `later` are the keys that came after the first artifacts were made, each at the value that stands for what was done before:
+    at that value it is left out of identities and records, so that a new key rebuilds nothing.
+    """
+
+    later: ClassVar[Mapping[str, Any]] = {}
 
     # Validators are built when the first value is validated: most commands validate none, and there are thirty configs.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
@@ -45,6 +51,14 @@ class Config(BaseModel):
             )
         return value
 
+    @model_serializer(mode="wrap")
+    def _without_later(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.without_later(fields(self))
+
+    def without_later(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values by key, as an identity has them; see the class."""
+        return {key: value for key, value in values.items() if key not in self.later or value != self.later[key]}
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -58,6 +72,7 @@ class RunContext:
         sources: finds data and weights by name on this machine.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
         checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
+        server_requests: questions that a server is asked at the same time.
         tensorboard: folder to which trainings also write their curves as TensorBoard events, if that is installed.
     """
 
@@ -70,6 +85,7 @@ class RunContext:
     processes: int = 0
     checkpoint_minutes: float = 10.0
     tensorboard: Path | None = None
+    server_requests: int = 4
 
     def __post_init__(self) -> None:
         """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
@@ -96,7 +112,7 @@ class RunContext:
 
 
 class Input(Protocol):
-    """What a stage may take: an artifact, or something from outside that is identified by its content."""
+    """An input of a stage: an artifact, or something from outside that is identified by its content."""
 
     @property
     def id(self) -> str | None:
@@ -122,7 +138,7 @@ class Artifact:
         self._checked: dict[str, Path] = {}
 
     def forget(self) -> None:
-        """Read the record, and check the files, anew: they may have been replaced since."""
+        """Read the record, and check the files, again: they may have been replaced since."""
         self._record = None
         self._checked.clear()
 
@@ -176,7 +192,7 @@ class Artifact:
         names = self._names(table, ".parquet")
         if not names and table in self.record.rows:
             path = self.path / RECORD
-            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {mend(path)}")
+            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {repair_hint(path)}")
         # As a whole: pages have checksums, but what says where they lie has none.
         return [self.checked_file(name) for name in names]
 
@@ -199,7 +215,7 @@ class PooledArtifact(Artifact):
         return self._reader.another()
 
     def forget(self) -> None:
-        """Also read anew where the arrays lie."""
+        """Also read again where the arrays lie."""
         super().forget()
         self._reader = None
 
@@ -224,6 +240,7 @@ class Stage(Generic[Produced]):
         resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
         gpu: runs a model, so that one wants it on a machine with a GPU.
         plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
+        later_inputs: those that came after the first artifacts were made: left out of identities where they are None.
     """
 
     name: str
@@ -236,6 +253,7 @@ class Stage(Generic[Produced]):
     resumes: bool = False
     gpu: bool = False
     plan_needs_rows: bool = False
+    later_inputs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -250,7 +268,11 @@ class Stage(Generic[Produced]):
 
     def input_ids(self, inputs: Sequence[Input | None]) -> dict[str, str | None]:
         """Return the identity of each input by its name; None for one that is left out."""
-        return {name: value.id if value is not None else None for name, value in zip(self.inputs, inputs, strict=True)}
+        return {
+            name: value.id if value is not None else None
+            for name, value in zip(self.inputs, inputs, strict=True)
+            if value is not None or name not in self.later_inputs
+        }
 
 
 def stage(
@@ -260,6 +282,7 @@ def stage(
     resumes: bool = False,
     gpu: bool = False,
     plan_needs_rows: bool = False,
+    later_inputs: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Stage[Produced]]:
     """Declare a stage. Raise `version` by hand when the meaning of the code changes: every id below it changes then."""
 
@@ -270,6 +293,8 @@ def stage(
         name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
         planned = list(inspect.signature(plan).parameters)[:2] if plan else ["cfg", "run"]
         assert planned == ["cfg", "run"], f"{name}: a plan takes what its stage takes: cfg, run, inputs..."
-        return Stage(name, version, output, config, inputs, function, plan, resumes, gpu, plan_needs_rows)
+        assert set(later_inputs) <= set(inputs), f"{name}: {later_inputs} are not all inputs"
+        more = (plan, resumes, gpu, plan_needs_rows, later_inputs)
+        return Stage(name, version, output, config, inputs, function, *more)
 
     return declare

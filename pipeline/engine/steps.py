@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
 from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
+from pipeline.engine.counting import count_steps
+from pipeline.engine.progress import at_step
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
@@ -18,7 +20,7 @@ log = logging.getLogger("sevila")
 
 
 class Step(Protocol):
-    """What a chain is walked with."""
+    """The callable that a chain is walked with."""
 
     def __call__(self, stage: Stage[Produced], /, *inputs: Any, setting: str = "", **changes: Any) -> Produced:
         """Return the artifact of a step.
@@ -35,7 +37,15 @@ PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting 
 class Run:
     """Builds every step that is not in the store, and pins each (see cache/names.py)."""
 
-    def __init__(self, recipe: Recipe, run: RunContext, pin: PinStep, make: Make = build) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunContext,
+        pin: PinStep,
+        make: Make = build,
+        chain: Callable[..., Any] | None = None,
+    ) -> None:
+        """Args: `chain` that is walked with this, to say how many steps it has."""
         self.artifacts: list[Artifact] = []
         self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
         self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
@@ -43,15 +53,24 @@ class Run:
         self._run = run
         self._pin = pin
         self._make = make
+        self._chain = chain
+        self._total = 0
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, setting_of(changes, setting))
-        self.artifacts.append(self._make_step(stage, cfg, inputs))
+        with at_step(len(self.artifacts) + 1, self._count(), setting_of(changes, setting)):
+            self.artifacts.append(self._make_step(stage, cfg, inputs))
         self._calls.append((stage, cfg, inputs))
         self.settings.append(setting_of(changes, setting))
         return self.artifacts[-1]
+
+    def _count(self) -> int:
+        """Return how many steps the chain has; 0 before any questions are listed, on which it depends."""
+        if self._chain is not None and self._calls and self._calls[-1][0].plan_needs_rows:
+            self._total = count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
+        return self._total
 
     def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
         for left in range(TRIES - 1, -1, -1):
@@ -60,14 +79,14 @@ class Run:
             except InputChangedError as error:
                 if not left:
                     raise
-                log.warning("%s; making anew what it needs", error)
+                log.warning("%s; rebuilding what it needs", error)
                 for before in self._calls:
                     self._make(before[0], before[1], self._run, before[2])
         raise AssertionError("returned or raised")
 
 
 def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
-    """Return what tells a step from the chain's others of its stage, for people.
+    """Return which of the chain's steps of its stage this is, for people.
 
     What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
     """
@@ -121,7 +140,7 @@ class RunOnly:
         self._pin(id, stage.name, setting_of(changes, setting))
         if stage.name == self._name:
             return self._wanted(stage, cfg, inputs, id, setting_of(changes, setting))
-        return _stored(stage, id, inputs, store)
+        return stored(stage, id, inputs, store)
 
     def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
         store = self._run.store
@@ -175,16 +194,16 @@ class RunPiece:
         if id == self._artifact:
             build_piece(stage, cfg, self._run, inputs, self._piece)
             raise _Reached
-        return _stored(stage, id, inputs, self._run.store)
+        return stored(stage, id, inputs, self._run.store)
 
 
-def _stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
+def stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
     """Return an artifact of the store, or a handle that says why it is not there."""
     stale = store.why_stale(id) if id is not None and store.exists(id) else ""
     if id is not None and store.exists(id) and not stale:
         return stage.output(store, id)
     problems = [value.problem for value in inputs if value is not None and value.problem]
     if stale and not problems:
-        return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` makes it anew")
+        return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` rebuilds it")
     run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
     return stage.output(store, id, problems[0] if problems else run_it)

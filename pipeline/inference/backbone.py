@@ -1,4 +1,4 @@
-"""The frozen BLIP-2 as an artifact, from which its models are loaded."""
+"""Frozen models as artifacts, from which they are loaded: BLIP-2, and what else lies in a folder of weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cache.errors import MissingSourceError
 from pipeline.engine.stage import Artifact, RunContext
@@ -18,24 +18,15 @@ if TYPE_CHECKING:
     from pipeline.models.vision import VisionEncoder
 
 
-class Backbone(Artifact):
-    """The frozen ViT and Flan-T5 of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+class ImportedModel(Artifact):
+    """A model's weights outside the store: what is known of them, and the digests of the files that hold them."""
 
-    kind = "backbone"
+    note: ClassVar[str]  # the file that says so
 
     def description(self) -> dict[str, Any]:
-        """Return the content of `backbone.json`: the weights' name, their files' SHA-256, and the ViT's identity and sizes."""
-        content: dict[str, Any] = json.loads(self.checked_file("backbone.json").read_text())
+        """Return what is noted: the weights' name, their files' SHA-256, and the model's identity and sizes."""
+        content: dict[str, Any] = json.loads(self.checked_file(self.note).read_text())
         return content
-
-    def feature_shape(self) -> tuple[int, int]:
-        """Return (tokens, width) of one frame's features: (257, 1408) for ViT-g."""
-        tokens, width = self.description()["feature_shape"]
-        return tokens, width
-
-    def encoder_fingerprint(self) -> str:
-        """Return what identifies the ViT: backbones with the same one share features, whatever language model they have."""
-        return str(self.description()["encoder"])
 
     @contextmanager
     def folder(self, run: RunContext) -> Iterator[Path]:
@@ -59,6 +50,22 @@ class Backbone(Artifact):
         assert weights.path is not None
         yield weights.path
         weights.refuse_changed()
+
+
+class Backbone(ImportedModel):
+    """The frozen ViT and Flan-T5 of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+
+    kind = "backbone"
+    note = "backbone.json"
+
+    def feature_shape(self) -> tuple[int, int]:
+        """Return (tokens, width) of one frame's features: (257, 1408) for ViT-g."""
+        tokens, width = self.description()["feature_shape"]
+        return tokens, width
+
+    def encoder_fingerprint(self) -> str:
+        """Return what identifies the ViT: backbones with the same one share features, whatever language model they have."""
+        return str(self.description()["encoder"])
 
     def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
         """Return the frozen ViT on the run's device."""

@@ -16,7 +16,7 @@ from pipeline.engine.progress import track
 from pipeline.engine.stage import Artifact, Config, Plan, PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
-from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, VideoFeatures, Windows
+from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import single_frame_prefixes
 from pipeline.models.transfer import to_device, to_host
@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
 
 class Asker(Protocol):
-    """What is asked of a (question, frame) pair."""
+    """A question to a model about a (question, frame) pair."""
 
     @property
     def lengths(self) -> Sequence[int]:
         """Text tokens of each question, by its number."""
 
     @property
-    def model(self) -> Localizer | Answerer:
+    def n_prefix_tokens(self) -> int:
+        """Tokens of a pair beside those of its text and its frame."""
+
+    @property
+    def model(self) -> SeesFrames:
         """Who is asked."""
 
     @property
@@ -55,7 +59,7 @@ class Asker(Protocol):
 
 @dataclass(frozen=True)
 class FrameValues:
-    """What a model says of every frame of the clips of some questions: P rows, in the order of questions, then time.
+    """A model's values of every frame of the clips of some questions: P rows, in the order of questions, then time.
 
     Attributes:
         number: [P] int64, of the row's question.
@@ -81,6 +85,12 @@ class FrameValues:
             "frame_index": self.frame_index,
             "seconds": self.seconds,
         }
+
+
+def n_single_frame_prefix_tokens(model: Localizer | Answerer) -> int:
+    """Return the tokens of what stands before a frame that is looked at alone."""
+    (prefix,) = model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
+    return len(prefix)
 
 
 def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone) -> Plan:
@@ -115,10 +125,12 @@ class _BatchValues(NamedTuple):
 class FrameByFrame:
     """Asks questions about frames of their clips, for one stage."""
 
-    def __init__(self, clips: Clips, features: PooledArtifact, run: RunContext, name: str) -> None:
-        """Args: `name` of the stage, for its log."""
+    def __init__(
+        self, clips: Clips, features: PooledArtifact, run: RunContext, name: str, weights: Artifact | None
+    ) -> None:
+        """Args: `name` of the stage, for its log; `weights` of whom is asked."""
         self._clips = clips
-        self._windows = Windows(features, run.torch_device())
+        self._windows = Windows(features, run.torch_device(), weights)
         self._halving = Halving(name)
 
     def ask(
@@ -165,7 +177,6 @@ class FrameByFrame:
         """
         numbers, rows, places = pairs.T
         device = str(visual.device)
-        (prefix,) = asker.model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
 
         def ask(items: np.ndarray) -> _BatchValues:
             tokens = visual.index_select(0, to_device(places[items], device))
@@ -173,7 +184,7 @@ class FrameByFrame:
             return _BatchValues(rows[items], values, copied)
 
         lengths = [asker.lengths[number] for number in numbers.tolist()]
-        batches = token_batches(lengths, visual.shape[1] + len(prefix), batch_tokens)
+        batches = token_batches(lengths, visual.shape[1] + asker.n_prefix_tokens, batch_tokens)
         return [part for batch in batches for part in self._halving(ask, batch)]
 
 

@@ -37,7 +37,7 @@ class PreparedQuestion:
 
 @dataclass(frozen=True)
 class OptionValues:
-    """What the frames say of one question: a value per option [n_options], and the greedy first token (letters only)."""
+    """The values read for one question: one per option [n_options], and the greedy first token (letters only)."""
 
     values: np.ndarray
     first_token_id: int | None

@@ -1,6 +1,6 @@
 """Are two runs over the same questions different? The paired difference, its interval, and McNemar's test.
 
-Only questions on which one run is right and the other is not tell the runs apart, so pairs say far more than two accuracies
+Only questions on which one run is right and the other is not distinguish the runs, so pairs say far more than two accuracies
 with overlapping intervals do.
 """
 

@@ -22,7 +22,7 @@ from pipeline.models.visual_prompt import VisualPrompt
 
 
 class AnswererOutput(NamedTuple):
-    """What the second decoded token says about each row.
+    """Readings of each row at the second decoded token.
 
     Attributes:
         option_logits: [R, O] float32, raw logits of the letters after the row's own greedy first token; -inf where a

@@ -33,12 +33,12 @@ VISION_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FILE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16
 
-_OFFICIAL_PROMPTS = {
+OFFICIAL_PROMPTS = {
     "blip2": keys.OFFICIAL_ANSWERER,  # BLIP-2's own names; the SeViLA fork kept them for its Answerer
     "answerer": keys.OFFICIAL_ANSWERER,
     "localizer": keys.OFFICIAL_LOCALIZER,
 }
-_EMBEDDING_COPIES = {
+EMBEDDING_COPIES = {
     "encoder.embed_tokens.weight": "shared.weight",
     "decoder.embed_tokens.weight": "shared.weight",
 }
@@ -56,11 +56,20 @@ def check_blip2(config: ModelConfig, folder: Path) -> None:
     with torch.device("meta"):
         parts: list[tuple[nn.Module, str, keys.KeyTable, Mapping[str, str]]] = [
             (VisionEncoder(config.vision), "ViT", keys.HUGGING_FACE_VISION, {}),
-            (T5ForConditionalGeneration(config.text), "language model", keys.HUGGING_FACE_LANGUAGE, _EMBEDDING_COPIES),
+            (T5ForConditionalGeneration(config.text), "language model", keys.HUGGING_FACE_LANGUAGE, EMBEDDING_COPIES),
             (_empty_prompt(config), "blip2", keys.HUGGING_FACE_PROMPT, {}),
         ]
     for module, what, table, copies in parts:
-        _sources(folder, what, table, readers, [own for own in module.state_dict() if own not in copies], copies)
+        tensor_sources(folder, what, table, readers, [own for own in module.state_dict() if own not in copies], copies)
+
+
+def count_parameters(config: ModelConfig) -> tuple[int, int]:
+    """Return how many parameters are frozen, ViT and Flan-T5, and how many a Localizer or an Answerer has of its own."""
+    with torch.device("meta"):
+        vision, prompt = VisionEncoder(config.vision), _empty_prompt(config)
+        language = T5ForConditionalGeneration(config.text).state_dict()
+    frozen = [*vision.state_dict().values(), *(language[name] for name in language if name not in EMBEDDING_COPIES)]
+    return sum(each.numel() for each in frozen), sum(each.numel() for each in prompt.parameters())
 
 
 def load_vision_encoder(
@@ -75,7 +84,7 @@ def load_vision_encoder(
     with torch.device("meta"):
         module = VisionEncoder(config.vision)
     table = keys.HUGGING_FACE_VISION if path.is_dir() else keys.OFFICIAL_VISION
-    _fill(module, path, "ViT", table, dtype, device)
+    fill(module, path, "ViT", table, dtype, device)
     return module.eval().requires_grad_(False)
 
 
@@ -87,12 +96,12 @@ def vision_fingerprint(config: ModelConfig, folder: Path) -> str:
     readers = open_checkpoint(folder)
     with torch.device("meta"):
         wanted = list(VisionEncoder(config.vision).state_dict())
-    sources = _sources(folder, "ViT", keys.HUGGING_FACE_VISION, readers, wanted, {})
+    sources = tensor_sources(folder, "ViT", keys.HUGGING_FACE_VISION, readers, wanted, {})
     vision = config.vision
     sizes = [vision.image_size, vision.patch_size, vision.num_attention_heads, vision.layer_norm_eps, vision.hidden_act]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for own in wanted:
-        tensor = _read(folder, readers, sources[own]).float().contiguous()
+        tensor = read_tensor(folder, readers, sources[own]).float().contiguous()
         digest.update(json.dumps([own, *tensor.shape]).encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()[:20]
@@ -118,7 +127,7 @@ def load_language(
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config.text)
     table = keys.HUGGING_FACE_LANGUAGE if path.is_dir() else keys.OFFICIAL_LANGUAGE
-    _fill(model, path, "language model", table, dtype, device, copies=_EMBEDDING_COPIES, float32=("lm_head.weight",))
+    fill(model, path, "language model", table, dtype, device, copies=EMBEDDING_COPIES, float32=("lm_head.weight",))
     model.set_input_embeddings(model.shared)  # one tensor again, on any device it is moved to
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr(), "transformers tied lm_head to shared"
     return Language(model, verbalizer)
@@ -141,7 +150,7 @@ def load_visual_prompt(
             f"{path}: a Hugging Face directory holds BLIP-2's own Q-Former, no SeViLA {part}; name the official file, "
             f"or take BLIP-2's own with `--set init_{part}.weights=''`"
         )
-    return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else _OFFICIAL_PROMPTS[part], device)
+    return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else OFFICIAL_PROMPTS[part], device)
 
 
 def save_visual_prompt(prompt: VisualPrompt, path: Path) -> None:
@@ -168,7 +177,7 @@ def _prompt(
 ) -> VisualPrompt:
     with torch.device("meta"):
         module = _empty_prompt(config)
-    _fill(module, path, what, table, torch.float32, device)
+    fill(module, path, what, table, torch.float32, device)
     return module.eval()
 
 
@@ -176,7 +185,7 @@ def _empty_prompt(config: ModelConfig) -> VisualPrompt:
     return VisualPrompt(config.qformer, config.num_query_tokens, config.text.d_model)
 
 
-def _fill(
+def fill(
     module: nn.Module,
     path: Path,
     what: str,
@@ -194,11 +203,11 @@ def _fill(
     """
     readers = open_checkpoint(path)
     wanted = {own: parameter.shape for own, parameter in module.state_dict().items() if own not in copies}
-    sources = _sources(path, what, table, readers, list(wanted), copies)
+    sources = tensor_sources(path, what, table, readers, list(wanted), copies)
     state: dict[str, Tensor] = {}
     misshapen: list[str] = []
     for own, shape in wanted.items():
-        tensor = _read(path, readers, sources[own])
+        tensor = read_tensor(path, readers, sources[own])
         if tensor.shape != shape:
             misshapen.append(f"{' + '.join(sources[own])} is {list(tensor.shape)}, wanted {list(shape)}")
             continue
@@ -206,10 +215,15 @@ def _fill(
     if misshapen:
         raise CheckpointError(f"{path}: {what} of another size than config.json says: {_listed(misshapen, '; ')}")
     module.load_state_dict({**state, **{copy: state[original] for copy, original in copies.items()}}, assign=True)
+    for name, buffer in list(module.named_buffers()):
+        owner, _, own_name = name.rpartition(".")
+        if buffer.is_meta and own_name == "position_ids":  # counted, and in no file of ours
+            positions = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+            module.get_submodule(owner).register_buffer(own_name, positions, persistent=False)
     assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())), "a buffer was not loaded"
 
 
-def _sources(
+def tensor_sources(
     path: Path, what: str, table: keys.KeyTable, readers: TensorReaders, wanted: list[str], copies: Mapping[str, str]
 ) -> dict[str, list[str]]:
     """Return, per parameter, the foreign names its tensor is made of; nothing missing, nothing left over."""
@@ -230,7 +244,7 @@ def _sources(
     return sources
 
 
-def _read(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
+def read_tensor(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
     """Return the one tensor, or (q_bias, zeros, v_bias): the official ViT has no bias on its keys."""
     tensors = [readers[name]() for name in names]
     for name, tensor in zip(names, tensors, strict=True):

@@ -6,7 +6,9 @@ in one, `attn_implementation` for instance, which may name code to fetch and run
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,6 +19,9 @@ from cache.errors import CheckpointError
 from cache.printable import shortened
 from pipeline.checkpoint_files import read_json
 
+log = logging.getLogger("sevila")
+
+OFFICIAL_VISION_EPSILON = 1e-6  # of the ViT's blocks in the official code, with which released weights were trained
 ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
 
 LayerSize = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
@@ -40,7 +45,7 @@ def _side(size: Any) -> Any:
 Pixels = Annotated[int, Field(ge=1, le=4096), BeforeValidator(_side)]
 
 
-class _ConfigPart(BaseModel):
+class ConfigPart(BaseModel):
     """Keys of one part, all optional; null is as good as absent."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -51,7 +56,7 @@ class _ConfigPart(BaseModel):
         return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
 
 
-class _Attending(_ConfigPart):
+class _Attending(ConfigPart):
     hidden_size: LayerSize
     num_attention_heads: LayerSize
     num_hidden_layers: Layers
@@ -70,7 +75,9 @@ class _Attending(_ConfigPart):
 
 
 # Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
-class _Vision(_Attending):
+class VisionSizes(_Attending):
+    """Sizes of the ViT."""
+
     hidden_size: LayerSize = 1408
     num_attention_heads: LayerSize = 16
     num_hidden_layers: Layers = 39
@@ -90,7 +97,9 @@ class _Vision(_Attending):
         return self
 
 
-class _QFormer(_Attending):
+class QFormerSizes(_Attending):
+    """Sizes of the Q-Former."""
+
     hidden_size: LayerSize = 768
     num_attention_heads: LayerSize = 12
     num_hidden_layers: Layers = 12
@@ -103,7 +112,7 @@ class _QFormer(_Attending):
     cross_attention_frequency: Layers = 2
 
 
-class _Text(_ConfigPart):
+class _Text(ConfigPart):
     vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] = 32128
     d_model: LayerSize = 512
     d_kv: LayerSize = 64
@@ -121,9 +130,9 @@ class _Text(_ConfigPart):
     decoder_start_token_id: TokenId | None = None  # the padding token
 
 
-class _Model(_ConfigPart):
-    vision_config: _Vision = _Vision()
-    qformer_config: _QFormer = _QFormer()
+class _Model(ConfigPart):
+    vision_config: VisionSizes = VisionSizes()
+    qformer_config: QFormerSizes = QFormerSizes()
     text_config: _Text = _Text()
     num_query_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
 
@@ -163,20 +172,19 @@ def model_config(
     """
     raw = {"vision_config": vision, "qformer_config": qformer, "text_config": text}
     read = _Model.model_validate(raw | {"num_query_tokens": num_query_tokens})
-    text_config = _built(T5Config, read.text_config)
+    text_config = built(T5Config, read.text_config)
     text_config.dense_act_fn = "gelu"
     text_config.scale_decoder_outputs = False  # Flan-T5's own; nothing of ours asks
-    qformer_config = _built(Blip2QFormerConfig, read.qformer_config)
+    qformer_config = built(Blip2QFormerConfig, read.qformer_config)
     qformer_config.encoder_hidden_size = read.vision_config.hidden_size
-    return ModelConfig(
-        _built(Blip2VisionConfig, read.vision_config), qformer_config, text_config, read.num_query_tokens
-    )
+    return ModelConfig(built(Blip2VisionConfig, read.vision_config), qformer_config, text_config, read.num_query_tokens)
 
 
 Built = TypeVar("Built", bound=PretrainedConfig)
 
 
-def _built(kind: type[Built], part: _ConfigPart) -> Built:
+def built(kind: type[Built], part: ConfigPart) -> Built:
+    """Return transformers' own configuration of these sizes."""
     config = kind(**part.model_dump())
     config._attn_implementation = ATTENTION
     return config
@@ -204,12 +212,26 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     n_tokens = raw.get("num_query_tokens")
     try:
         vision, qformer, text = parts["vision_config"], parts["qformer_config"], parts["text_config"]
-        return model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
+        config = model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: not a configuration that can be built: {_in_words(error)}") from error
+        raise CheckpointError(f"{path}: not a configuration that can be built: {in_words(error)}") from error
+    _warn_of_epsilon(path, config.vision.layer_norm_eps)
+    return config
 
 
-def _in_words(error: ValidationError) -> str:
+@cache  # a run reads the file for every model that it loads
+def _warn_of_epsilon(path: Path, epsilon: float) -> None:
+    """Warn of LayerNorms that differ from the official code's, as in configurations on the hub written by older releases."""
+    if epsilon != OFFICIAL_VISION_EPSILON:
+        log.warning(
+            "%s: vision_config.layer_norm_eps is %g; the official code has %g, with which released SeViLA weights were trained. "
+            "Set it in the file for numbers like the paper's: the features are extracted anew then",
+            *(path, epsilon, OFFICIAL_VISION_EPSILON),
+        )
+
+
+def in_words(error: ValidationError) -> str:
+    """Return what is wrong with a configuration, for people."""
     problems = error.errors(include_url=False, include_context=False)
     messages = [
         f"{'.'.join(map(str, problem['loc']))} is {shortened(repr(problem['input']), 63)}: {problem['msg']}"

@@ -28,7 +28,7 @@ MULTIPLE = 8
 
 
 class EncoderInput(NamedTuple):
-    """What T5's encoder reads: embeddings [R, S, D] in the model's dtype and mask [R, S] int64 (0: padding)."""
+    """The input of T5's encoder: embeddings [R, S, D] in the model's dtype and mask [R, S] int64 (0: padding)."""
 
     embeddings: Tensor
     mask: Tensor

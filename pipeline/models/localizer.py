@@ -18,7 +18,7 @@ from pipeline.models.visual_prompt import VisualPrompt
 
 
 class LocalizerScores(NamedTuple):
-    """What the first decoded token says about each row; all [R] float32.
+    """Readings of each row at the first decoded token; all [R] float32.
 
     Attributes:
         logit_yes, logit_no: raw `lm_head` logits. The official code ranks frames by `logit_yes`.

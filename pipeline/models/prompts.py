@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
+from string import Formatter, ascii_uppercase
 
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Question
 
@@ -112,6 +112,16 @@ def moment_localize_prompt(question: str, options: Sequence[str], instruction: s
     return f"Question: {query} Option A: yes. Option B: no. {LOCALIZE_INSTRUCTIONS[instruction]}"
 
 
+def open_answer_prompt(question: str, options: Sequence[str]) -> str:
+    """Return the Answerer's text for a question without options, to be answered in words (LAVIS, zero-shot VQA)."""
+    return f"Question: {question} Short answer:"
+
+
+def open_localize_prompt(question: str, options: Sequence[str], instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the Localizer's text for a question without options: as with options, without these. Ours; the paper has none."""
+    return f"Question: {question} {LOCALIZE_INSTRUCTIONS[instruction]}"
+
+
 @dataclass(frozen=True)
 class PromptStyle:
     """The two texts of one kind of question.
@@ -135,8 +145,26 @@ def localizing_text(style: str, question: Question, instruction: str) -> str:
     return PROMPT_STYLES[style].localize(question.question, question.options, instruction)
 
 
+def template_problem(template: str) -> str:
+    """Return what is wrong with somebody's own text of `{question}` and `{options}`; empty if nothing is."""
+    try:
+        fields = [(name, form, how) for _, name, form, how in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        return f"{error}; a brace that is meant is written twice"
+    for name, form, how in fields:
+        if name not in ("question", "options") or form or how:
+            return f"{{{name}}} is no part of a question; {{question}} and {{options}} are"
+    return "" if fields else "neither {question} nor {options} is in it: all questions would be the same"
+
+
+def template_text(template: str, question: Question) -> str:
+    """Return somebody's own text about a question; options stand beside each other, as in the Localizer's own text."""
+    return template.format(question=question.question, options=" ".join(question.options))
+
+
 PROMPT_STYLES = {
     "multiple_choice": PromptStyle(answer_prompt, localize_prompt),
     "next_event": PromptStyle(next_event_answer_prompt, next_event_localize_prompt),
     "moment": PromptStyle(moment_answer_prompt, moment_localize_prompt),
+    "open": PromptStyle(open_answer_prompt, open_localize_prompt),
 }

@@ -1,18 +1,48 @@
-"""What is refused of a `tokenizer.json` before the library reads it: whatever can make a short text any number of tokens."""
+"""Checks of a `tokenizer.json` before the library reads it: nothing in it may make a short text any number of tokens."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from cache.errors import CheckpointError
+from pipeline.checkpoint_files import read_json
+
 MOST_STEPS = 8  # of each kind; Flan-T5's files have two or three
+MOST_TOKENIZER_BYTES = 64 << 20  # SigLIP 2's has half of it
+MOST_REPLACED = 16  # characters that a text is replaced by
 MOST_EXPANSION_BYTES = 128  # of one character by the tables of SentencePiece; NFKC's longest takes 33
 NORMALIZERS = {"Precompiled", "Strip", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents"}
 PRE_TOKENIZERS = {"Metaspace", "WhitespaceSplit", "Whitespace"}
 RUN_OF_SPACE = re.compile(r"\^?( |▁|\\s|\\n|\\t|\\r)(\+|\{\d,\d?\})?\$?")  # none takes long, whatever the text
+
+
+def read_tokenizer_of_other_model(path: Path) -> Tokenizer:
+    """Return the tokenizer of a model that is no Flan-T5, without padding and truncation of its own; raises `CheckpointError`."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: not found; the fast tokenizer of the weights was wanted, which saves it as such"
+        )
+    content = read_json(path, MOST_TOKENIZER_BYTES)
+    for step in _steps(content.get("normalizer"), "normalizers"):
+        if isinstance(step, dict) and len(str(step.get("content", ""))) > MOST_REPLACED:
+            raise CheckpointError(
+                f"{path}: it replaces text by {step['content']!r}, wanted {MOST_REPLACED} characters at most"
+            )
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path}: not a tokenizer file: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def tokenizer_problem(content: dict[str, Any]) -> str:

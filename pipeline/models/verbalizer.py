@@ -56,9 +56,8 @@ class Verbalizer:
             self._tokenizer = _read_tokenizer(path)
             self._find_ids(required_letters)
         except BaseException as error:
-            if (
-                type(error).__name__ != "PanicException"
-            ):  # the library's, below BaseException: a damaged file can cause it
+            # The library's, below BaseException: a damaged file can cause it.
+            if type(error).__name__ != "PanicException":
                 raise
             raise self._error(f"the tokenizers library cannot use it ({error})") from error
 
@@ -96,6 +95,11 @@ class Verbalizer:
             encodings = self._tokenizer.encode_batch_fast(list(wanted), add_special_tokens=False)
             self._prefixes[wanted] = [encoding.ids for encoding in encodings]
         return self._prefixes[wanted]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what ids say, without the special tokens, which not every file calls so."""
+        said = [id for id in ids if id not in (self.pad_id, self.end_id)]
+        return str(self._tokenizer.decode(said, skip_special_tokens=True)).strip()
 
     def pieces(self) -> list[str]:
         """Return every token in the order of ids, "▁" for a space."""

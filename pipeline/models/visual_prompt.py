@@ -1,4 +1,4 @@
-"""What Localizer and Answerer each own and train: features of a frame -> visual tokens for the language model.
+"""The part that Localizer and Answerer each own and train: features of a frame -> visual tokens for the language model.
 
 Shapes: B frames, P patches + 1 class token, D vision width, Q query tokens, E Q-Former width, L language width.
 """

@@ -1,4 +1,4 @@
-"""What chains find out before they work for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
+"""Checks of a chain before it works for hours: prompts of another kind, splits that overlap, frames of a wrong size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
 from pipeline.recipes.requirements import (
+    SCORER_WEIGHTS,
     asks_for_moments,
+    compares_vectors,
     exists,
     knows_moments,
     pretrains_localizer,
+    reads_features,
+    scorer_of,
     uses_answerer,
     uses_localizer,
+    uses_vlm,
 )
 from pipeline.selection.registry import selector_named
 
@@ -36,6 +41,13 @@ ASKING = {
 def check_chain(recipe: Recipe) -> None:
     """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
+    if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
+        raise RecipeError(
+            "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
+            "--set extract_features.level=features, or --set chain.kind=forward to train nothing"
+        )
+    if uses_vlm(recipe):
+        _check_vlm(recipe)
     if recipe.chain.kind == "full" and not asks_for_moments(recipe):
         _check_full(recipe)
 
@@ -89,12 +101,36 @@ def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
     wanted = adapter_named(dataset).about.prompt
     for name in stages:
         prompt = recipe.config_of(name).prompt
-        if wanted and prompt != wanted:
+        if wanted and prompt not in (wanted, "custom"):
             log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+
+
+def _check_vlm(recipe: Recipe) -> None:
+    """Refuse a chain in which nobody knows which model answers, or whose Answerer would be trained and not asked."""
+    if recipe.chain.kind == "full":
+        raise RecipeError(
+            "[chain] answerer = 'vlm' is for the forward chain; the full one trains SeViLA's Answerer: "
+            "--set chain.kind=forward"
+        )
+    asked = recipe.config_of("answer_with_vlm")
+    if not asked.weights and not asked.served:
+        raise RecipeError(
+            "[answer_with_vlm] names no model: weights = the name of a folder on this machine was wanted, or served = the name "
+            "that a server has for one"
+        )
 
 
 def _check_full(recipe: Recipe) -> None:
     """Refuse a full chain that cannot come to anything."""
+    if recipe.chain.scorer != "localizer" or compares_vectors(recipe):
+        what = "[chain] scorer" if recipe.chain.scorer != "localizer" else "[select_keyframes] selector"
+        name = (
+            recipe.chain.scorer if recipe.chain.scorer != "localizer" else recipe.config_of("select_keyframes").selector
+        )
+        raise RecipeError(
+            f"{what} = {name!r} is for the forward chain; the full one trains Localizers and compares these: "
+            "--set chain.kind=forward"
+        )
     chain, listing = recipe.chain, recipe.config_of("list_questions")
     splits = {"training_split": (listing.dataset, chain.training_split)}
     splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
@@ -171,7 +207,11 @@ def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
     backbone = {recipe.config_of("import_backbone").weights}
     if recipe.chain.backbone == "imported":
         weights |= backbone
-    refuse_unused(given, {"annotations": datasets, "videos": datasets, "weights": weights}, {"weights": backbone})
+    weights |= {recipe.config_of(name).weights for name in SCORER_WEIGHTS.get(scorer_of(recipe), ())}
+    weights |= {recipe.config_of("answer_with_vlm").weights} - {""} if uses_vlm(recipe) else set()
+    scores = {recipe.config_of("import_scores").scores} if scorer_of(recipe) == "imported" else set()
+    used = {"annotations": datasets, "videos": datasets, "weights": weights, "scores": scores}
+    refuse_unused(given, used, {"weights": backbone})
 
 
 def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None]) -> None:
@@ -180,11 +220,14 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     Args:
         asked: the questions of every split whose videos are needed.
     """
-    names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
+    names = ["import_backbone"] * (recipe.chain.backbone == "imported" and reads_features(recipe))
     names += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
+    names += SCORER_WEIGHTS.get(scorer_of(recipe), ())
+    names += ["answer_with_vlm"] * uses_vlm(recipe)
     weights = [recipe.config_of(name).weights for name in names]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
-    sources.check(datasets, filter(None, weights))
+    asks_server = uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
+    sources.check(datasets, filter(None, weights), asks_server)
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
@@ -192,9 +235,9 @@ def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
     if exists(backbone):
         wanted, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
         if size != wanted:
-            mend = f"--set sample_frames.size={wanted}"
+            change = f"--set sample_frames.size={wanted}"
             raise RecipeError(
-                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {mend}"
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {change}"
             )
 
 

@@ -14,7 +14,7 @@ from pipeline.shapes.demo import brings_data, places_in
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for, on the command line or of a worker.
+    """A request, from the command line or to a worker.
 
     Attributes:
         recipe: name of a recipe, or path of a `.toml` file.

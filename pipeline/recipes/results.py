@@ -1,4 +1,4 @@
-"""What a full chain returns: every setting that was evaluated, the pseudo-labels and the trainings."""
+"""The results of a full chain: every setting that was evaluated, the pseudo-labels and the trainings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Column = Literal["zero-shot", "zero-shot, voting", "fine-tuned", "moment recall"
 
 @dataclass(frozen=True)
 class Choice:
-    """Who chooses keyframes: a selector and, of the refined Localizer, the round that it comes from, from 1; else 0."""
+    """A way to choose keyframes: a selector and, of the refined Localizer, the round that it comes from, from 1; else 0."""
 
     selector: str
     iteration: int = 0
@@ -62,12 +62,22 @@ class Choice:
         return Way(self, "fine-tuned", "concatenate")
 
 
-def choices_without_localizer(chain: Chain) -> list[Choice]:
+UNTRAINED, PRETRAINED = Choice("untrained"), Choice("pretrained")
+
+
+class Picked(NamedTuple):
+    """The keyframes of a choice, and the scores that they were chosen by, if any."""
+
+    scores: Artifact | None
+    keyframes: Artifact
+
+
+def baselines(chain: Chain) -> list[Choice]:
     """Return the selectors to compare that look at no score: baselines and upper bounds."""
     return [Choice(selector) for selector in chain.selectors if selector not in LOCALIZERS]
 
 
-def rounds_of_refinement(chain: Chain) -> list[Choice]:
+def refinements(chain: Chain) -> list[Choice]:
     """Return the refined Localizer of each round of self-refinement; none where it is not compared."""
     return [Choice("refined", round) for round in range(1, chain.iterations + 1) if "refined" in chain.selectors]
 
@@ -88,7 +98,7 @@ class Way:
 
     @property
     def name(self) -> str:
-        """What tells it from the chain's other ways, for people."""
+        """Its name among the chain's ways, for people."""
         return f"{self.choice.name}, {self.column}"
 
     @property
@@ -142,7 +152,7 @@ class RoundLabels(Protocol):
 
 @dataclass
 class Results:
-    """What a full chain returns; `labels` are those of each round of self-refinement."""
+    """The results of a full chain; `labels` are those of each round of self-refinement."""
 
     questions: Artifact
     settings: list[Setting] = field(default_factory=list)
@@ -184,7 +194,7 @@ class Results:
 
 
 class Setup(NamedTuple):
-    """What choices of keyframes are compared with and on.
+    """The common ground of all settings that are compared.
 
     Attributes:
         step: what the chain is walked with.

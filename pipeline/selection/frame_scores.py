@@ -1,4 +1,4 @@
-"""The Localizer's scores of the frames of many questions, as columns."""
+"""The scores of the frames of many questions, as columns: the Localizer's, or any other scorer's."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ class ScoresByQuestion:
         """Return by how much the logit of yes exceeds that of no in each frame of a question, [T] float64."""
         where = self.where[id]
         return self.logit_yes[where].astype(np.float64) - self.logit_no[where].astype(np.float64)
+
+
+def columns_of_one_score(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return FrameScores' columns of a scorer that gives one number a frame, [N]: frames rank by it whatever `rank_by` is."""
+    scores = values.astype(np.float32)
+    return {
+        "logit_yes": scores,
+        "logit_no": np.zeros_like(scores),
+        "probability_yes": scores,
+        "truncated": np.zeros(len(scores), bool),
+    }

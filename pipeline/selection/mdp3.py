@@ -37,7 +37,7 @@ def mdp3(scores: Floats, vectors: Floats, k: int, options: Mdp3Options) -> Posit
     """k frames, greedily chosen inside each stretch, with the best numbers of frames a stretch; all if there are at most k.
 
     A frame given the chosen ones counts 2 / trade_off * log of its kernel with the question, plus the log of what they leave
-    of its kernel with itself. The published code counts the last frame of earlier stretches anew in each; here it is only
+    of its kernel with itself. The published code counts the last frame of earlier stretches again in each; here it is only
     given, as in the paper's equations. Of equal sums the fewer frames before, of equal gains the earlier frame.
     """
     n, k = len(scores), min(k, len(scores))

@@ -1,4 +1,4 @@
-"""What a selector is: a function and a version; what it needs to see, and its options, are read off the signature.
+"""The contract of a selector: a function and a version; the inputs it needs, and its options, are read off the signature.
 
     @selector(version=1, source="BOLT, CVPR 2025")
     def bolt(scores: Scores, k: int, options: BoltOptions) -> Positions: ...
@@ -43,7 +43,7 @@ class SeededOptions(Options):
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is known of the candidate frames of one question; what is None is not known.
+    """The candidate frames of one question; None stands for what is not known of them.
 
     Attributes:
         n_frames: T.

@@ -19,7 +19,7 @@ COLOURS = {
     "pink": (245, 130, 175),
     "white": (240, 240, 240),
 }
-GREY = len(COLOURS)  # as a colour: not to be told yet
+GREY = len(COLOURS)  # as a colour: not to be named yet
 PAINTS = (*COLOURS.values(), (150, 150, 150))
 SHAPES = ("square", "dot", "triangle", "bar", "cross", "ring", "pole", "moon")
 NOTHING = -1  # as a shape: only the background is to be seen
@@ -27,7 +27,7 @@ NOTHING = -1  # as a shape: only the background is to be seen
 
 @dataclass(frozen=True)
 class Things:
-    """What is to be seen in each of N pictures; all arrays [N]."""
+    """The things in each of N pictures; all arrays [N]."""
 
     colour: np.ndarray  # index into COLOURS, or GREY
     shape: np.ndarray  # index into SHAPES, or NOTHING

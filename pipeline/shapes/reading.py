@@ -26,14 +26,14 @@ SEVERAL = (2, 2, 2, 4)  # frames of the later steps, in turn
 AS_TEXT_EVERY = 8  # so many questions apart, one is answered by the option's text, for the readout by likelihood
 WRONG_WORDS = 0.03  # share of words in a written frame that say something else
 MOST_BLUR = 0.7  # standard deviation of what is added to words, which are about 1 in size
-OTHER_WEIGHT = 0.1  # of tokens of the target that do not tell the answer: "Option" and the end
+OTHER_WEIGHT = 0.1  # of tokens of the target that are not the answer: "Option" and the end
 EVEN_SHARE = 0.3  # of the steps, the last ones, in which all tokens weigh the same
 
 
 def train_reading(language: Language, seed: int, steps: int, batch: int, show: ShowStep) -> None:
     """Train all of T5 on `steps` batches of written frames.
 
-    What tells the answer weighs most until T5 knows letters. Left so, it begins with an option's text rather than with
+    The answer's tokens weigh most until T5 knows letters. Left so, it begins with an option's text rather than with
     "Option" whenever it is sure of the answer, after which its letters say nothing.
     """
     model = language.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""What happens in the videos of the Shapes world, and what is asked about it; everything follows from a seed.
+"""The events in the videos of the Shapes world, and the questions about them; everything follows from a seed.
 
 A video is a row of short events. In each, one thing comes up grey in the middle, then takes on its colour and moves off, or
 stays. No colour and no shape occurs twice in a video, so that "the ring" is always one thing. The moment of a question is where

@@ -1,8 +1,8 @@
-"""What the Shapes backbone's language model learns to read, written anew for every step: frames in words, and questions.
+"""Texts from which the Shapes backbone's language model learns to read, drawn for every step: frames in words, and questions.
 
 A frame is written as four words, as many as the Q-Former will give visual tokens: what thing, its colour, its shape, its place.
 Text and words are put together exactly as the chain puts text and visual tokens together. No video and no question of any
-split is used: all is drawn anew.
+split is used: all is drawn again.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class AnswererTask:
         n_options = max(question.n_options for question in self._questions)
         self._n_targets = [len(ids) for ids in self._answerer.target_ids(range(n_options))]
         self._micro_batch_size = cfg.micro_batch_size
-        self._reader = FrameReader(features, lambda number: self._questions[number].video_id)
+        self.load = FrameReader(features, lambda number: self._questions[number].video_id).load
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
         """Cut a batch into micro-batches of one number of frames, by length of text."""
@@ -99,10 +99,6 @@ class AnswererTask:
     def validation(self) -> list[MicroBatch]:
         """Return all held-out questions."""
         return self.cut(range(self.n_samples, len(self._questions)), 0)
-
-    def load(self, micro_batch: MicroBatch) -> Data:
-        """Return the micro-batch with its features."""
-        return self._reader.load(micro_batch)
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's "Option X"."""

@@ -33,7 +33,7 @@ ERRORS = {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}
 
 
 def launch(n_processes: int, work: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> list[Any]:
-    """Call `work(*arguments)` in `n_processes` new processes whose environment tells torch and Accelerate who they are.
+    """Call `work(*arguments)` in `n_processes` new processes whose environment gives torch and Accelerate their ranks.
 
     Returns:
         What each of them returned.
@@ -136,7 +136,7 @@ def _results_of_all(members: list[_Child], name: str) -> list[Any]:
             if member.process.sentinel not in running:
                 member.process.join()  # its pipe closes a moment before its status is known
         if any(member.process.exitcode for member in members):
-            # Whoever lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
+            # A process that lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
             wait(list(running), timeout=GRACE_SECONDS)
             then = "so the others were ended too; the last state is kept: the same command goes on from it"
             kind, text = min(

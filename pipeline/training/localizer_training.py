@@ -136,7 +136,7 @@ class LocalizerTask:
         self._ids = words.tokenize([clip.text for clip in self._clips]).token_ids
         self._lengths = [len(ids) for ids in self._ids]
         self._n_targets = [len(ids) for ids in self._localizer.target_ids([False, True])]
-        self._reader = FrameReader(features, lambda number: self._clips[number].video_id)
+        self.load = FrameReader(features, lambda number: self._clips[number].video_id).load
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
         """Cut a batch into micro-batches by length of text, and draw each question's frames of this epoch."""
@@ -145,10 +145,6 @@ class LocalizerTask:
     def validation(self) -> list[MicroBatch]:
         """Return one draw of frames of every held-out question, the same in every epoch."""
         return self._cut(range(self.n_samples, len(self._clips)))
-
-    def load(self, micro_batch: MicroBatch) -> Data:
-        """Return the micro-batch with its features."""
-        return self._reader.load(micro_batch)
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's yes and no."""

@@ -1,4 +1,4 @@
-"""What the trainings of Localizer and Answerer share: questions in, a VisualPrompt trained on cached features out."""
+"""The common part of the trainings of Localizer and Answerer: questions in, a VisualPrompt trained on cached features out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipeline.engine.progress import steps_bar
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.not_finite import LOSS
 from pipeline.inference.visual_prompt_weights import FILE
+from pipeline.inference.visual_windows import queries_of
 from pipeline.models.transfer import to_device
 from pipeline.training.task import MicroBatch, Task, TrainingConfig, TrainingJob, train
 
@@ -108,6 +109,7 @@ class FrameReader:
     """Reads the features of micro-batches, each frame once in each; one thread at a time."""
 
     def __init__(self, features: PooledArtifact, video_of: Callable[[int], str]) -> None:
+        queries_of(features, None)  # a training needs what the ViT gave
         self._features = features
         self._video_of = video_of
         self._held: dict[str, np.ndarray] = {}

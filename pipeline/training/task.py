@@ -20,6 +20,7 @@ from cache.errors import SevilaError
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Config, RunContext
 from pipeline.environment import clear_settings
+from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +75,7 @@ class MicroBatch:
 
 
 class Task(Protocol):
-    """What is trained on what. Samples are numbers from 0 to `n_samples` - 1; validation samples are not among them."""
+    """A module and its samples. Samples are numbers from 0 to `n_samples` - 1; validation samples are not among them."""
 
     n_samples: int
     judged_by: str  # the validation figure that is to be high
@@ -131,21 +132,17 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out.
+    """The outcome of a training: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out.
 
     Attributes:
         hardware: on what each of its processes ran, as fields of a record.
     """
 
     weights: dict[str, Tensor]
-    curves: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    curves: list[TrainingStep]
+    validation: list[ValidationFigure]
     hardware: list[dict[str, Any]]
     n_left_out: int = 0  # their loss is not finite with the weights as given
-
-
-CURVES = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "frames_per_second")
-VALIDATION = ("step", "epoch", "figure", "value")
 
 
 def train(job: TrainingJob) -> Trained:
@@ -172,8 +169,8 @@ def train(job: TrainingJob) -> Trained:
     best = state["best"] if job.cfg.keep == "best" else None
     return Trained(
         best["weights"] if best else state["weights"],
-        [dict(zip(CURVES, row, strict=True)) for row in state["curves"]],
-        [dict(zip(VALIDATION, row, strict=True)) for row in state["validation"]],
+        [TrainingStep(*row) for row in state["curves"]],
+        [ValidationFigure(*row) for row in state["validation"]],
         hardware,
         len(state.get("left_out", ())),
     )

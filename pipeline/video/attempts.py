@@ -25,7 +25,7 @@ TROUBLES_IN_A_ROW = 4  # after which a round is given up: most likely everything
 
 
 class Attempts:
-    """What became of the tries at each video, by key; `reasons` holds those that failed for good."""
+    """The outcomes of the tries at each video, by key; `reasons` holds those that failed for good."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}

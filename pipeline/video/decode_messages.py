@@ -1,4 +1,4 @@
-"""What a decoder process sends: Alive at any time; Started, chunks of frames, Finished; or Failed or Trouble instead."""
+"""Messages of a decoder process: Alive at any time; Started, chunks of frames, Finished; or Failed or Trouble instead."""
 
 from __future__ import annotations
 

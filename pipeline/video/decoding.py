@@ -55,7 +55,7 @@ def check_decoders(wanted: Sequence[str]) -> None:
     if tuple(wanted) != installed:
         raise DecodeError(
             f"Decoders: installed are {', '.join(installed)}, the configuration asks for {', '.join(wanted) or 'none'}. "
-            "Install those versions, or name the installed ones in the configuration (frames are then sampled anew)."
+            "Install those versions, or name the installed ones in the configuration (frames are then sampled again)."
         )
 
 
@@ -139,7 +139,7 @@ class _Worker:
         with theirs:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # never written to: its end tells the worker that we are gone
+                stdin=subprocess.PIPE,  # never written to: it ends when we are gone, which the worker sees
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": import_path},
                 process_group=0,  # Ctrl-C is for us; we end the workers

@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at, and what the vision model sees of them: index arithmetic and pixel scaling, numpy only.
+"""Frames of a video, and their pixels as the vision model takes them: index arithmetic and pixel scaling, numpy only.
 
 A clip is the part of a video that a question is about, in seconds; frame indices count from 0 over the whole video, as displayed.
 """
@@ -20,21 +20,21 @@ Clips = dict[tuple[str, str], dict[str, np.ndarray]]
 
 
 class SampledVideo(NamedTuple):
-    """What became of a video when its frames were sampled; all that is not known of a failed one is None."""
+    """The outcome of sampling a video's frames; all that is not known of a failed one is None."""
 
     video_id: str
     status: str  # ok or failed
     reason: Reason
-    note: str  # what was adjusted; empty when nothing was
-    content_digest: str | None
-    decoder: str | None = None
+    note: str  # what was adjusted (clip bounds clamped, ...); empty when nothing was
+    content_digest: str | None  # SHA-256 of the file; None: no file
+    decoder: str | None = None  # decord, pyav or images: the one that read the file
     codec: str | None = None
     n_frames_in_video: int | None = None
     frames_per_second: float | None = None
     duration_seconds: float | None = None
     width: int | None = None
     height: int | None = None
-    n_frames: int = 0  # stored ones
+    n_frames: int = 0  # stored ones: the distinct ones over all clips
 
 
 class SampledFrame(NamedTuple):
@@ -42,7 +42,7 @@ class SampledFrame(NamedTuple):
 
     clip_id: str
     video_id: str
-    position: int
+    position: int  # 0, 1, ... in time order within the clip; a short clip may repeat a frame
     frame_index: int
     seconds: float
     row: int
@@ -89,15 +89,32 @@ class RandomSampling:
 
 @dataclass(frozen=True)
 class FixedRateSampling:
-    """`frames_per_second` frames for every second of the clip, for videos too long for a fixed number."""
+    """`frames_per_second` frames for every second of the clip, for videos too long for a fixed number.
+
+    A clip that would have more than `most_frames` has so many, at the middles of equal intervals.
+    """
 
     frames_per_second: float
+    most_frames: int | None = None
 
     def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
-        return fixed_rate_indices(n_video_frames, fps, self.frames_per_second, start_frame, end_frame)
+        indices = fixed_rate_indices(n_video_frames, fps, self.frames_per_second, start_frame, end_frame)
+        if self.most_frames is None or len(indices) <= self.most_frames:
+            return indices
+        return uniform_indices(n_video_frames, self.most_frames, start_frame, end_frame)
 
 
-Sampling = UniformSampling | RandomSampling | FixedRateSampling
+@dataclass(frozen=True)
+class EverySecondSampling:
+    """Every n-th frame from the clip's first, n being the whole number of frames a second: what AKS and others score."""
+
+    def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        step = max(1, int(fps))
+        n_frames = max(1, (end_frame - start_frame) // step)
+        return np.minimum(start_frame + step * np.arange(n_frames, dtype=np.int64), n_video_frames - 1)
+
+
+Sampling = UniformSampling | RandomSampling | FixedRateSampling | EverySecondSampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +129,7 @@ class SampledClip:
 
 @dataclass(frozen=True)
 class VideoProbe:
-    """What is known of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
+    """Facts of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
 
     n_frames: int
     fps: float  # average frames a second

@@ -1,4 +1,4 @@
-"""What the boxes of an mp4 promise (ISO/IEC 14496-12), of which FFmpeg says nothing: all of its fragments, so many frames."""
+"""Promises in the boxes of an mp4 (ISO/IEC 14496-12), of which FFmpeg says nothing: all of its fragments, so many frames."""
 
 from __future__ import annotations
 

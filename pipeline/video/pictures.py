@@ -102,7 +102,7 @@ def first_orientation(path: Path) -> tuple[int, int, int, int]:
     try:
         frame = next(pictures(path), None)
     except (av.FFmpegError, DecodeError):
-        return UPRIGHT  # whoever reads the file will say what is wrong with it
+        return UPRIGHT  # its reader will say what is wrong with it
     return UPRIGHT if frame is None else orientation(frame)
 
 

@@ -79,7 +79,7 @@ def _checked(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> 
 
 @dataclass
 class _Packets:
-    """What one pass over a file's packets found. Times of those with a picture are in ticks of their stream, in decode order."""
+    """One pass over a file's packets. Times of those with a picture are in ticks of their stream, in decode order."""
 
     times: list[int | None] = field(default_factory=list)
     is_keyframe: list[bool] = field(default_factory=list)

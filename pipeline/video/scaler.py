@@ -17,7 +17,7 @@ class Scaler:
     """
 
     def __init__(self, sides: Callable[[Any], tuple[int, int]]) -> None:
-        """Args: `sides`, the width and height of what a frame becomes; called anew where a stream changes its resolution."""
+        """Args: `sides`, the width and height of what a frame becomes; called again where a stream changes its resolution."""
         self._sides = sides
         self._graph: Any = None
         self._input_format: tuple[object, ...] = ()

@@ -1,4 +1,4 @@
-"""Whether a video's bytes can be read, and are those it was identified by: what tells a bad file from a machine in trouble."""
+"""Whether a video's bytes can be read, and are those it was identified by: is the file bad, or the machine in trouble?"""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class VideoBytes:
         """Read all; raises OSError where that fails, ReadingError for other bytes than the identified ones."""
         digest = folder_digest(self._path, self._file_digest) if self._path.is_dir() else self._file_digest(self._path)
         if self._digest is not None and digest != self._digest:
-            raise ReadingError("its bytes are not those that were identified: run again to identify it anew")
+            raise ReadingError("its bytes are not those that were identified: run again to identify it again")
 
     def _file_digest(self, path: Path) -> str:
         content = hashlib.sha256()

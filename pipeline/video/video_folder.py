@@ -24,13 +24,12 @@ SHOWN_CHARACTERS = 203  # of a name: a quote that is not closed makes one of a w
 
 @dataclass
 class _Index:
-    """What lies below a folder, by names in one Unicode form: disks of Macs keep another one than people type."""
+    """The files below a folder, by names in one Unicode form: disks of Macs keep another one than people type."""
 
     paths: dict[str, list[Path]] = field(default_factory=dict)  # every file by its path below the root
     names: dict[str, list[Path]] = field(default_factory=dict)  # every file by its name
-    stems: dict[str, list[Path]] = field(
-        default_factory=dict
-    )  # every file with a suffix of videos by its name without it
+    # Every file with a suffix of videos by its name without it.
+    stems: dict[str, list[Path]] = field(default_factory=dict)
     folders: dict[str, list[Path]] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)  # folders that could not be looked into
 

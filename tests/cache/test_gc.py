@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import CorruptArtifactError, StoreError
-from cache.gc import survey, survey_text, sweep
+from cache.gc import survey, sweep
 from cache.names import pinning, remove_name
 from cache.pool import part_paths
 from cache.pool_listing import PARTS, every_part
 from cache.record import Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import write_rows
-from cache.usage import usage, usage_text
+from reports.space import survey_text, usage, usage_text
 
 LONG_AGO = time.time() - 30 * 86400
 SPACE = "make-v1-0"

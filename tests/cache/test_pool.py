@@ -31,7 +31,7 @@ def frames(indices: Sequence[int]) -> np.ndarray:
 
 
 def add(pool: Pool, key: str, indices: Sequence[int]) -> None:
-    pool.add(key, indices, (2,), "float32", iter([frames(indices)]), {"fps": 25.0})
+    pool.write(key, indices, (2,), "float32", iter([frames(indices)]), {"fps": 25.0})()
 
 
 def reader(store: Store, wanted: Sequence[int]) -> PoolReader:
@@ -156,7 +156,7 @@ MAKER = """
             with log.open("a") as file:
                 file.write(key + "\\n")
             time.sleep(seconds)
-            pool.add(key, [0], (2,), "float32", iter([np.zeros((1, 2), "float32")]), {})
+            pool.write(key, [0], (2,), "float32", iter([np.zeros((1, 2), "float32")]), {})()
             yield key
 
     pool.make([f"{number:020x}" for number in range(12)], lambda key: bool(pool.parts(key)), work)

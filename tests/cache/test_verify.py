@@ -189,7 +189,7 @@ def test_files_that_desktops_leave_are_told_and_stop_nothing(tmp_path: Path) -> 
 def test_part_of_the_pool_is_checked_once_and_its_damage_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     pool, part = Pool(store, "space"), fingerprint([3, 5])
-    pool.add("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})
+    pool.write("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})()
     path, note = part_paths(tmp_path, "space", "key", part)
     draw = random.Random(0)
     for damaged in (path, note):
@@ -235,7 +235,7 @@ def test_part_that_its_reader_refuses_is_found_though_its_note_fits(
     forge: Callable[[Path], None], tmp_path: Path
 ) -> None:
     pool, part = Pool(Store(tmp_path), "space"), fingerprint([3, 5])
-    pool.add("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})
+    pool.write("key", [3, 5], (2,), "float32", iter([np.ones((2, 2), "float32")]), {})()
     path, note = part_paths(tmp_path, "space", "key", part)
     forge(path)
     write_note(note, read_note(note) | {"file": describe_files(path.parent, [path.name])[path.name]})

@@ -108,7 +108,7 @@ def _verify(trial: Trial, *more: str) -> int:
 
 
 def _check_made_again(trial: Trial, text: str, kind: str, path: Path, content: bytes, others: dict[str, Stamp]) -> None:
-    """Drop what is damaged and run again: the bytes of before, nothing else made anew, and nothing for verify to find."""
+    """Drop what is damaged and run again: the bytes of before, nothing else rebuilt, and nothing for verify to find."""
     dropped, words = _verify(trial, "--drop"), last_words(trial.beside, 1500)
     status = trial.start(
         more=("--replace",) if kind == NAME else ()
@@ -125,7 +125,7 @@ def _check_made_again(trial: Trial, text: str, kind: str, path: Path, content: b
         own = ["/".join(place[:-1]), place[1].rsplit("-", 1)[0]]
     others_touched = sorted(name for name in touched if not name.startswith(tuple(own)))
     if others_touched:
-        trial.fail("twice", f"{text}: {others_touched[:3]} were made anew, too")
+        trial.fail("twice", f"{text}: {others_touched[:3]} were rebuilt, too")
     if _verify(trial):
         trial.fail("lost", f"{text}: verify finds more after the run: {last_words(trial.beside, 1000)}")
 

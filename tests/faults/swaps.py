@@ -1,4 +1,4 @@
-"""Whole pieces of a store that are exchanged: pool files in each other's place, and an artifact made anew beside a run."""
+"""Whole pieces of a store that are exchanged: pool files in each other's place, and an artifact rebuilt beside a run."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from pipeline.video.frames import (
     PIXEL_MEAN,
     PIXEL_STD,
     Clip,
+    EverySecondSampling,
     FixedRateSampling,
     RandomSampling,
     UniformSampling,
@@ -158,3 +159,22 @@ def test_pixels_are_the_bits_that_numpy_gives_in_float32_for_every_byte() -> Non
     frames = np.arange(256, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
     expected = (frames.astype(np.float32) / np.float32(255) - PIXEL_MEAN) / PIXEL_STD
     np.testing.assert_array_equal(pixels(torch.from_numpy(frames)).numpy(), expected.transpose(0, 3, 1, 2))
+
+
+@given(st.integers(1, 5000), st.floats(0.2, 120, allow_nan=False), st.integers(1, 40))
+def test_a_cap_spreads_no_more_than_so_many_frames_evenly_over_the_clip(length: int, fps: float, most: int) -> None:
+    every = FixedRateSampling(1.0).indices(length, fps, 0, length)
+    capped = FixedRateSampling(1.0, most).indices(length, fps, 0, length)
+    if len(every) <= most:
+        assert np.array_equal(capped, every)
+    else:
+        assert np.array_equal(capped, uniform_indices(length, most, 0, length))
+
+
+def test_every_second_takes_the_frames_that_aks_scores() -> None:
+    """AKS's own extraction: frame j * int(fps) for each j below int(frames / int(fps))."""
+    for length, fps in ((750, 25.0), (899, 29.97), (1000, 23.976), (10, 60.0), (7, 0.5)):
+        step = max(1, int(fps))
+        wanted = [j * step for j in range(int(length / step))] or [0]
+        assert EverySecondSampling().indices(length, fps, 0, length).tolist() == wanted
+    assert EverySecondSampling().indices(750, 25.0, 100, 160).tolist() == [100, 125]

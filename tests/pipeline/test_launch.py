@@ -1,4 +1,4 @@
-"""Processes of a training end together, and say why in a sentence where a user can mend it."""
+"""Processes of a training end together, and say why in a sentence where a user can fix it."""
 
 import errno
 import logging

@@ -9,7 +9,7 @@ from pipeline.metrics.accuracy import Outcome, Reporting, accuracy_table, format
 from pipeline.metrics.resampling import Resampling
 
 FEW = Resampling(resamples=200)
-NEXTQA = Reporting(nextqa.headline, nextqa.pooled_types)
+NEXTQA = Reporting("overall", nextqa.pooled_types)
 MEAN = Reporting("mean_of_groups")
 
 outcome = st.builds(

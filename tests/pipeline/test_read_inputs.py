@@ -1,4 +1,4 @@
-"""Inputs that are made anew while, or after, something is made from them: what was made from former content is never served."""
+"""Inputs that are rebuilt while, or after, something is made from them: what was made from former content is never served."""
 
 import os
 import signal

@@ -20,7 +20,7 @@ from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.engine.stage import RunContext
 from pipeline.training.loop import batches_of, decay_groups
-from pipeline.training.task import CURVES, MicroBatch, Trained, processes, train
+from pipeline.training.task import MicroBatch, Trained, processes, train
 from tests.pipeline.toy_training import (
     N_SAMPLES,
     TINY,
@@ -84,27 +84,26 @@ def same(found: Trained, wanted: Trained) -> None:
     assert found.weights.keys() == wanted.weights.keys()
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in wanted.weights.items())
     assert found.validation == wanted.validation
-    by_clock = {"frames_per_second"}
-    assert [{name: row[name] for name in row.keys() - by_clock} for row in found.curves] == [
-        {name: row[name] for name in row.keys() - by_clock} for row in wanted.curves
-    ]
+    timed = [
+        [row._replace(frames_per_second=0) for row in trained.curves] for trained in (found, wanted)
+    ]  # by the clock
+    assert timed[0] == timed[1]
 
 
 def test_every_step_has_its_row_and_every_epoch_its_validation(tmp_path: Path) -> None:
     trained = train(job(tmp_path))
-    assert [tuple(row) for row in trained.curves] == [CURVES] * N_STEPS
-    assert [row["step"] for row in trained.curves] == list(range(1, N_STEPS + 1))
-    assert [row["epoch"] for row in trained.curves] == [0] * 5 + [1] * 5 + [2] * 5
-    assert [(row["step"], row["epoch"], row["figure"]) for row in trained.validation] == [
+    assert [row.step for row in trained.curves] == list(range(1, N_STEPS + 1))
+    assert [row.epoch for row in trained.curves] == [0] * 5 + [1] * 5 + [2] * 5
+    assert [(row.step, row.epoch, row.figure) for row in trained.validation] == [
         (5, 0, "accuracy"),
         (10, 1, "accuracy"),
         (15, 2, "accuracy"),
     ]
-    assert all(row["frames_per_second"] > 0 and row["gradient_norm"] > 0 for row in trained.curves)
+    assert all(row.frames_per_second > 0 and row.gradient_norm > 0 for row in trained.curves)
 
 
 def test_learning_rate_rises_linearly_and_falls_as_a_cosine(tmp_path: Path) -> None:
-    found = [row["learning_rate"] for row in train(job(tmp_path)).curves]
+    found = [row.learning_rate for row in train(job(tmp_path)).curves]
     warmup, peak = TINY.warmup_steps, TINY.learning_rate
     falls = [(step - warmup) / (N_STEPS - warmup) for step in range(warmup, N_STEPS)]
     wanted = [peak * step / warmup for step in range(warmup)]
@@ -147,7 +146,9 @@ def test_micro_batches_make_the_same_steps_as_the_whole_batch(tmp_path: Path, si
         found.append(train(job(tmp_path / str(micro_batch_size), without_dropout, cfg=cfg)))
     whole, cut = found
     for name in ("loss", "gradient_norm"):
-        assert [row[name] for row in cut.curves] == pytest.approx([row[name] for row in whole.curves], rel=1e-6)
+        assert [getattr(row, name) for row in cut.curves] == pytest.approx(
+            [getattr(row, name) for row in whole.curves], rel=1e-6
+        )
     for name, tensor in whole.weights.items():
         torch.testing.assert_close(cut.weights[name], tensor, rtol=1e-5, atol=1e-6)
 
@@ -157,7 +158,7 @@ def test_the_loss_is_the_mean_over_the_target_tokens_of_the_whole_batch(tmp_path
     batch = batches_of(task.n_samples, TINY.batch_size, TINY.seed, 0)[0]
     with torch.no_grad():
         wanted = float(task.loss(batch)) / sum(number % 3 + 1 for number in batch)
-    found = train(job(tmp_path, without_dropout)).curves[0]["loss"]
+    found = train(job(tmp_path, without_dropout)).curves[0].loss
     assert found == pytest.approx(wanted, rel=1e-6)
 
 
@@ -219,9 +220,9 @@ def test_a_sample_without_a_finite_loss_from_the_start_is_left_out_of_every_epoc
     cfg = TINY.model_copy(update={"batch_size": batch_size})
     found = train(job(tmp_path / "one", with_a_broken_point, cfg=cfg))
     assert found.n_left_out == 1 and all(tensor.isfinite().all() for tensor in found.weights.values())
-    assert all(math.isfinite(row["loss"]) for row in found.curves)
+    assert all(math.isfinite(row.loss) for row in found.curves)
     n_steps = 3 * math.ceil(N_SAMPLES / batch_size)
-    assert len(found.curves) == (n_steps - 3 if batch_size == 1 else n_steps) and found.curves[-1]["step"] <= n_steps
+    assert len(found.curves) == (n_steps - 3 if batch_size == 1 else n_steps) and found.curves[-1].step <= n_steps
     told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert told == ["toy: left out, because the weights as given have no finite loss for them: point 4"]
     same(train(job(tmp_path / "again", with_a_broken_point, cfg=cfg)), found)
@@ -253,9 +254,9 @@ def test_out_of_memory_names_the_keys_that_need_less(tmp_path: Path) -> None:
 def test_the_best_epochs_weights_are_kept_if_asked_for(tmp_path: Path) -> None:
     cfg = TINY.model_copy(update={"keep": "best", "learning_rate": 0.3, "epochs": 6, "seed": 0})
     best = train(job(tmp_path / "best", cfg=cfg))
-    values = [row["value"] for row in best.validation]
+    values = [row.value for row in best.validation]
     wanted = train(job(tmp_path / "last", cfg=cfg.model_copy(update={"keep": "last"})))
-    assert values == [row["value"] for row in wanted.validation]
+    assert values == [row.value for row in wanted.validation]
     assert values.index(max(values)) < 5, values  # else this would show nothing
     assert not torch.equal(best.weights["0.weight"], wanted.weights["0.weight"])
     task = ToyTask(0.0)
@@ -269,7 +270,7 @@ def test_long_gradients_are_clipped_if_asked_for(tmp_path: Path) -> None:
     free = train(job(tmp_path / "free", cfg=cfg))
     # So short that Adam's epsilon stands out beside it, and nothing moves.
     clipped = train(job(tmp_path / "clipped", cfg=cfg.model_copy(update={"clip_gradient_norm": 1e-15})))
-    assert clipped.curves[0]["gradient_norm"] == free.curves[0]["gradient_norm"] > 1e-3
+    assert clipped.curves[0].gradient_norm == free.curves[0].gradient_norm > 1e-3
     start = ToyTask(0.5).module.state_dict()
     torch.testing.assert_close(clipped.weights, start, rtol=0, atol=1e-6)
     assert (free.weights["0.weight"] - start["0.weight"]).abs().max() > 1e-3
@@ -306,7 +307,7 @@ def test_a_process_without_a_micro_batch_does_no_harm(tmp_path: Path) -> None:
     cfg = TINY.model_copy(update={"micro_batch_size": 5, "epochs": 1})
     found = train(job(tmp_path / "two", without_dropout, cfg=cfg, processes=2))
     wanted = train(job(tmp_path / "one", without_dropout, cfg=cfg))
-    assert [row["loss"] for row in found.curves] == pytest.approx([row["loss"] for row in wanted.curves], rel=1e-6)
+    assert [row.loss for row in found.curves] == pytest.approx([row.loss for row in wanted.curves], rel=1e-6)
 
 
 def test_curves_are_written_for_tensorboard_too(tmp_path: Path) -> None:
@@ -323,8 +324,8 @@ def test_trainings_of_both_precisions_follow_each_other_in_one_process(tmp_path:
     exact = train(job(tmp_path / "exact", without_dropout))
     rounded = train(job(tmp_path / "rounded", without_dropout, cfg=TINY.model_copy(update={"precision": "bfloat16"})))
     assert rounded.weights["0.weight"].dtype == torch.float32
-    assert rounded.curves[0]["loss"] == pytest.approx(exact.curves[0]["loss"], rel=1e-2)
-    assert rounded.curves[0]["loss"] != exact.curves[0]["loss"]
+    assert rounded.curves[0].loss == pytest.approx(exact.curves[0].loss, rel=1e-2)
+    assert rounded.curves[0].loss != exact.curves[0].loss
 
 
 @pytest.mark.slow
@@ -337,7 +338,9 @@ def test_a_process_that_dies_ends_the_others_and_two_go_on_later_to_the_steps_of
     one = train(job(tmp_path / "one"))  # with the same dropout
     two = train(job(tmp_path, make_task, processes=2))
     for name in ("loss", "gradient_norm"):
-        assert [row[name] for row in two.curves] == pytest.approx([row[name] for row in one.curves], rel=1e-6)
+        assert [getattr(row, name) for row in two.curves] == pytest.approx(
+            [getattr(row, name) for row in one.curves], rel=1e-6
+        )
     for name, tensor in one.weights.items():
         torch.testing.assert_close(two.weights[name], tensor, rtol=1e-5, atol=1e-6)
     assert two.validation == one.validation

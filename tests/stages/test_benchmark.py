@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from cache.errors import MachineError, SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.benchmarks.matrix import Measured, NightRow, available, holm, load_matrix
+from pipeline.benchmarks.matrix import available, load_matrix
 from pipeline.engine.recipe import load
+from pipeline.metrics.comparison import PairedRow
 from pipeline.training.launch import run_in_subprocess
 from reports.benchmark import run_night
-from reports.benchmark_history import History
+from reports.benchmark_history import History, NightRow
+from reports.benchmark_judging import Measured, Paired, corrected, holm
 from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import as_answered, sevila, with_other_weights
@@ -82,7 +84,7 @@ def test_a_night_makes_the_stages_after_the_features_anew_in_a_store_of_its_own(
     (night,) = (first_night / "benchmarks" / "small-nights" / "nights").iterdir()
     own = {id.rsplit("-v", 1)[0] for id in Store(night)}
     assert own == {"score_frames", "select_keyframes", "answer_questions", "evaluate"}
-    assert Store(first_night).exists(rows[0].answers), "what the night made anew was there before"
+    assert Store(first_night).exists(rows[0].answers), "what the night rebuilt was there before"
 
 
 def test_an_equal_night_is_no_regression_and_the_trend_shows_both(
@@ -119,7 +121,7 @@ def test_a_changed_recipe_begins_a_new_line_and_settings_that_fail_stop_no_other
     assert benchmark(matrix, world, nights) == 1
     told = capsys.readouterr().out
     assert "no regression, 2 failed" in told
-    assert "the store holds no sample_frames" in told and f"sevila run {SMALL} --set {missing[0]}" in told
+    assert "sample_frames has not been run on this" in told and f"sevila run {SMALL} --set {missing[0]}" in told
     assert "did you mean 'k'" in told
     assert "small chosen: the recipe has changed since 2020-02-03 03:00" in told
     assert "the last run was" in told and "the nights between were missed" in told
@@ -197,6 +199,12 @@ def test_holms_correction_keeps_the_order_and_never_makes_a_test_surer(values: l
     by_value = [after for _, after in sorted(zip(values, corrected, strict=True))]
     assert by_value == sorted(by_value)
     assert min(corrected) == min(1, len(values) * min(values))
+
+
+def test_a_difference_too_sure_for_a_float_is_a_regression() -> None:
+    row = PairedRow("overall", "all", True, 4000, 75.0, 25.0, -50.0, -51.0, -49.0, 2000, 0, p_value=0.0)
+    (test,) = corrected([Paired("2026-11-21T03-00-07.123Z", row)])
+    assert test is not None and test.is_worse(alpha=0.05)
 
 
 @given(st.floats(1e-3, 1e12), st.floats(0.1, 99), st.floats(0.01, 0.99))

@@ -14,7 +14,7 @@ from cache.gc import survey
 from cache.names import pinning
 from cache.notes import read_note, write_note
 from cache.record import Record, artifact_id, describe_files
-from cache.store import Store
+from cache.store import Store, remove_folder
 from cache.tables import Schema, write_rows
 from cli import main
 from tests.stages.runs import artifact, sevila
@@ -228,7 +228,7 @@ def test_what_a_dropped_artifact_was_made_from_is_kept_until_it_is_made_again(
         own = Path(shutil.copytree(store, tmp_path / record))
         for path in own.glob("artifacts/*"):  # nothing else needs them
             if path.name.split("-")[0] in ("select_keyframes", "answer_questions", "evaluate", "evaluate_localization"):
-                Store(own).remove(path.name)
+                remove_folder(path)
         shutil.rmtree(own / "recent")
         flip(one(own, f"artifacts/{scores.id}/frame_scores/*.parquet"))
         with pinning(Store(own), "x", "recipe", {}, []) as pins:
@@ -332,7 +332,7 @@ def test_damaged_plan_or_note_of_unfinished_work_is_told_and_made_anew(
     made.rename(store / "partial" / made.name)  # as a killed run leaves it
     flip(store / "partial" / made.name / "progress" / name)
     assert sevila("stage", demo, store, "score_frames") == 0
-    assert f"progress/{name}" in caplog.text and "made anew" in caplog.text
+    assert f"progress/{name}" in caplog.text and "rebuilt" in caplog.text
     assert_made_again(store, before, [made])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.remaking import descendants
-from cache.store import Store
+from cache.store import Store, remove_folder
 from cli import main
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
@@ -211,8 +211,8 @@ def test_occurrences_of_a_stage_that_wait_are_told(
 ) -> None:
     refined = next(id for id, record in records(store).items() if record.stage == "refine_localizer")
     for id in descendants(Store(store), refined):
-        Store(store).remove(id)
-    Store(store).remove(refined)
+        remove_folder(Store(store).own(id))
+    remove_folder(Store(store).own(refined))
     assert sevila("stage score_frames", world, store, "--again") == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert caplog.text.count("not built: score_frames needs localizer: refine_localizer has not been run") == 2

@@ -112,7 +112,7 @@ def test_a_question_without_finite_logits_fails_alone(broken_word: Path, tmp_pat
     if not more:
         scores = artifact(store, "frame_scores")
         assert scores.record.dropped == {SCORES: 8}
-        assert "frame 3: the Localizer gave [nan, nan, nan]" in failed[0]["reason"]
+        assert "frame 3: the scorer gave [nan, nan, nan]" in failed[0]["reason"]
     else:
         made = labels(store, broken_word)
         assert made.record.dropped[ANSWERS] == 8

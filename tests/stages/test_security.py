@@ -20,13 +20,13 @@ from cache.errors import CheckpointError, CorruptArtifactError, RecipeError, Sto
 from cache.notes import read_note, write_note
 from cache.pool_reader import PoolReader
 from cache.record import Record, artifact_id, describe_files
-from cache.show import description
 from cache.store import Store
 from cache.tables import Schema, read_rows, write_rows
 from pipeline.engine.recipe import load
 from pipeline.engine.stage import Artifact
 from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import open_checkpoint
+from reports.artifacts import description
 from stages.all import STAGES
 
 ROOT = Path(__file__).parents[2]

@@ -128,7 +128,6 @@ def test_a_later_version_of_a_selector_is_another_identity(package: Package) -> 
         ),
         (["selector=aks", "options={t1 = 'x'}"], r"aks\.t1 is 'x': Input should be a valid number"),
         (["options={t1 = 1.0}"], r"top_k has no option 't1' \(options of top_k: none\)"),
-        (["selector=mdp3"], r"selector = 'mdp3': compares vectors of frames, which this stage does not have"),
         (["method=aks"], r"method = 'aks': chooses by scores; selector = 'aks' was wanted"),
         (["method=localizer", "selector=uniform"], r"looks at no score; method = 'uniform' was wanted"),
         (["method=uniform", "selector=aks"], r"method = 'uniform' looks at none; one of them was wanted"),
@@ -161,8 +160,9 @@ def test_a_full_chain_compares_another_packages_selector(package: Package) -> No
         load("plain", STAGES, ["chain.selectors=['refind']"])
 
 
-def test_another_packages_selector_of_vectors_is_refused_before_a_run(package: Package) -> None:
+def test_another_packages_selector_of_vectors_sees_those_of_features(demo: Path, store: Path, package: Package) -> None:
     package("every_nth", EVERY_NTH.format(version=1, parameters="vectors", length="len(vectors)"))
-    for key in ("selector", "method"):
-        with pytest.raises(RecipeError, match="compares vectors of frames, which this stage does not have"):
-            config(f"{key}=every_nth")
+    assert sevila("stage", demo, store, "select_keyframes", *settings("selector=every_nth")) == 0
+    assert all(row["positions"] == [0, 2, 4, 6] and row["scores"] == [] for row in chosen_rows(store))
+    inputs = artifact(store, "keyframes").record.inputs
+    assert inputs["scores"] is None and inputs["vectors"].startswith("extract_features-")

@@ -1,4 +1,4 @@
-"""What was made from content that its inputs no longer have is made anew, all the way down, and never served."""
+"""What was made from content that its inputs no longer have is rebuilt, all the way down, and never served."""
 
 import shutil
 from dataclasses import replace
@@ -104,9 +104,8 @@ def test_features_in_the_pool_are_made_anew_where_their_frames_have_other_pixels
     row = next(row for row in frames.rows("parts") if row["video_id"] == video)
     part = next(part for part in pool.parts(row["key"]) if part.name == row["part"])
     negatives = 255 - frames.open().read(video, slice(None))
-    pool.add(
-        part.key, part.frame_indices, negatives.shape[1:], "uint8", [negatives], part.facts
-    )  # as of another machine
+    # As of another machine.
+    pool.write(part.key, part.frame_indices, negatives.shape[1:], "uint8", [negatives], part.facts)()
     assert verify(store, "--drop") == 0  # the frames are published anew, with the pixels that are there now
     assert sevila("run", demo, store) == 0
     now = artifact(store, "features").open()

@@ -21,8 +21,6 @@ from pipeline.datasets.text_file import read_text
 
 name = {name!r}
 about = About("Theirs", {{"val": (SplitFile("val.json", 1),)}}, "{{video}}.mp4", "nowhere", "none", "multiple_choice")
-headline = "overall"
-pooled_types = {{}}
 
 def read(path, split):
     (file,) = find_files(about, path, split)
@@ -80,5 +78,5 @@ def test_a_data_set_that_cannot_be_loaded_or_is_none_is_refused_by_name(package:
     with pytest.raises(SevilaError, match=r"data set 'broken' of theirs cannot be loaded: .*no_such_module_anywhere"):
         adapter_named("broken")
     package("empty", "name = 'empty'\n", "theirs_too", group="sevila.datasets")
-    with pytest.raises(SevilaError, match=r"'empty' of theirs_too is the module \w+ without about, headline, .*wanted"):
+    with pytest.raises(SevilaError, match=r"'empty' of theirs_too is the module \w+ without about, read; .*wanted"):
         adapter_named("empty")

@@ -21,7 +21,6 @@ def test_a_csv_row_becomes_a_question_with_its_right_option_among_the_others(tmp
         question="how many knife is there?",
         options=("10", "12", "1", "16"),
         answer_index=2,
-        question_type="",
         start_seconds=7.2,
         end_seconds=18.0,
     )

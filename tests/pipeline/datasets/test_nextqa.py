@@ -42,8 +42,6 @@ def test_a_row_becomes_a_question_punctuated_as_the_official_preprocessing_does(
             options=("roll the handle.", "tap their feet.", "strum the string.", "hit with sticks.", "pat with hand."),
             answer_index=0,
             question_type="CH",
-            start_seconds=None,
-            end_seconds=None,
         )
     ]
     assert annotations.videos == [Video("4010069381", "1164/4010069381.mp4")]

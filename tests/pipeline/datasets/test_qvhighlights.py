@@ -19,11 +19,6 @@ def test_a_line_becomes_a_query_with_moments_and_without_options(tmp_path: Path)
         question_id="2579",
         video_id="NUsG9BgSes0_210.0_360.0",
         question="A girl and her mother cooked",
-        options=(),
-        answer_index=None,
-        question_type="",
-        start_seconds=None,
-        end_seconds=None,
         moments=(Moment(82.0, 150.0), Moment(10.0, 12.5)),
     )
     assert annotations.videos[1] == Video("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0_210.0_360.0.mp4")

@@ -30,8 +30,6 @@ def test_an_object_becomes_a_question_with_the_texts_as_they_are(tmp_path: Path)
         options=("roll the handle.", "tap their feet.", "strum the string."),
         answer_index=0,
         question_type="CH",
-        start_seconds=None,
-        end_seconds=None,
     )
     assert annotations.videos[0] == Video("1164/4010069381", "1164/4010069381.mp4")
 

@@ -160,3 +160,17 @@ def test_absurd_values_are_one_error_that_names_the_key(key: str, value: Any, tm
 def test_a_section_that_is_no_object_is_refused(section: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"config\.json: {section} is a "):
         read_blip2_config(written(tmp_path, HUB_STYLE | {section: value}))
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-6, None])
+def test_another_epsilon_of_the_vits_norms_than_the_official_codes_is_warned_of_once(
+    epsilon: float | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vision = HUB_STYLE["vision_config"] | ({} if epsilon is None else {"layer_norm_eps": epsilon})
+    (tmp_path / "config.json").write_text(json.dumps(HUB_STYLE | {"vision_config": vision}))
+    for _ in range(2):
+        read_blip2_config(tmp_path)
+    warned = [
+        message for message in caplog.messages if "layer_norm_eps is 1e-05; the official code has 1e-06" in message
+    ]
+    assert len(warned) == len(caplog.messages) == (1 if epsilon == 1e-5 else 0)

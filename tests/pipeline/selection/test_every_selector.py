@@ -10,11 +10,11 @@ from cache.errors import RecipeError, SevilaError
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Options
 
-NAMES = ["aks", "bolt", "dpp", "mdp3", "mmr", "oracle", "peaks", "q_frame", "random", "top_k", "uniform"]
+NAMES = ["aks", "bolt", "dpp", "mdp3", "mmr", "oracle", "peaks", "q_frame", "random", "spans", "top_k", "uniform"]
 SELECTORS = {name: selector_named(name) for name in NAMES}
-RANKING = ["aks", "bolt", "dpp", "mdp3", "mmr", "peaks", "q_frame", "top_k"]  # those that look at scores
+RANKING = ["aks", "bolt", "dpp", "mdp3", "mmr", "peaks", "q_frame", "spans", "top_k"]  # those that look at scores
 # All but the oracle, and AKS and BOLT, whose rules may give fewer frames, or a frame twice.
-FILLING = ["dpp", "mdp3", "mmr", "peaks", "q_frame", "random", "top_k", "uniform"]
+FILLING = ["dpp", "mdp3", "mmr", "peaks", "q_frame", "random", "spans", "top_k", "uniform"]
 
 some_examples = settings(deadline=None, max_examples=50)
 every_selector = pytest.mark.parametrize("name", NAMES)

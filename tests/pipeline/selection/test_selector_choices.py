@@ -205,3 +205,15 @@ def test_mdp3_takes_cosines_as_they_are_where_scores_are_such() -> None:
     similar = np.clip(cosines(vectors)[0] / 50, -1, 1)  # hardly any relevance: diversity decides
     by_cosine = chosen("mdp3", similar, 4, vectors, scores_are="cosine")
     assert by_cosine != chosen("mdp3", similar, 4, vectors)
+
+
+def test_spans_are_filled_evenly_the_best_one_first() -> None:
+    scores = [0, 0, 0.9, 0.9, 0.9, 0.9, 0, 0.4, 0.4, 0, 0, 0]
+    assert chosen("spans", scores, 2) == [3, 5]  # inside the best span, as uniform sampling spreads them
+    assert chosen("spans", scores, 5) == [2, 3, 4, 5, 8]  # all of it, and one of the next
+    assert chosen("spans", scores, 8) == [1, 2, 3, 4, 5, 7, 8, 10]  # and evenly outside, where both are too short
+
+
+def test_spans_of_distinct_scores_are_the_highest_ones() -> None:
+    scores = np.random.default_rng(0).permutation(40)
+    assert chosen("spans", scores, 7) == chosen("top_k", scores, 7)

@@ -1,23 +1,31 @@
-"""An artifact as text for people: what it is, what it was made from, and the first rows of its tables."""
+"""Artifacts as text for people: the listing, one artifact with its first rows, and what it was made from."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CorruptArtifactError
+from cache.folders import size_of, stage_of
+from cache.lineage import Origin
 from cache.matching import newest
 from cache.names import known_uses
 from cache.printable import printable_lines, shortened
 from cache.record import Record
 from cache.store import Store
+from cache.tables import read_head
 from cache.untrusted import inside
+from pipeline.engine.stage import Config
+from pipeline.text_table import human_size
+from stages.all import STAGES
 
 RUNS_SHOWN = 3
+ARTIFACT_ID = re.compile(r"\w+-v\d+-[0-9a-f]{20}")
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class ArtifactLine:
     """One line of the listing.
 
     Attributes:
-        unusual: the config keys worth telling.
+        unusual: the config keys that are not at their defaults.
         settings: which of a chain's steps of this stage it is, as the runs that know it say (see cache/names.py).
         runs: the names of those that have one.
         below: the other store that holds it; empty for one's own.
@@ -45,21 +53,15 @@ class ArtifactLine:
     problem: str = ""
     stale: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return dataclasses.asdict(self)
 
-
-def artifact_lines(
-    store: Store, stage: str = "", unusual: Callable[[Record], Mapping[str, Any]] | None = None
-) -> list[ArtifactLine]:
+def artifact_lines(store: Store, stage: str = "") -> list[ArtifactLine]:
     """Return the artifacts (of one stage), the last finished at the end; those that cannot be read come first."""
     lines = []
     settings, runs = known_uses(store)
     known: dict[str, str] = {}
     with store.one_look():
         for id in store:
-            of_stage, layer = id.rsplit("-v", 1)[0], _layer(store, id)
+            of_stage, layer = stage_of(id), _layer(store, id)
             if stage not in ("", of_stage):
                 continue
             try:
@@ -67,11 +69,10 @@ def artifact_lines(
             except CorruptArtifactError as error:
                 lines.append(ArtifactLine(id, of_stage, "", 0, {}, 0, {}, [], [], layer, str(error)))
                 continue
-            size_bytes = sum(file["size_bytes"] for file in record.files.values())
-            config = dict(unusual(record)) if unusual is not None else {}
+            size_bytes = size_of("", record)
             failed = sum(record.dropped.values())
             uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
-            facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, config, *uses, layer)
+            facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, unusual(record), *uses, layer)
             lines.append(ArtifactLine(*facts, stale=store.why_stale(id, known)))
     return sorted(lines, key=lambda line: line.finished)
 
@@ -104,8 +105,6 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
 
 def description(store: Store, prefix: str, n_rows: int) -> str:
     """Return the record and the first rows of the newest artifact that `Store.matching` finds."""
-    from cache.tables import read_head  # here: a listing does not wait for pyarrow
-
     records = newest(store, prefix)[::-1]
     record = records[-1]
     folder = store.path(record.id)
@@ -113,23 +112,30 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
         [f"the newest of {len(records)}; also: {', '.join(older.id for older in records[:-1])}"] if records[1:] else []
     )
     stale = store.why_stale(record.id)
-    parts += [f"stale, and made anew by the next run of its recipe: {stale}"] if stale else []
+    parts += [f"stale, and rebuilt by the next run of its recipe: {stale}"] if stale else []
     parts += _facts(record, folder)
     for table, schema in record.schemas.items():
-        names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
+        names = _files_of(record, table)
         columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())
         parts.append(f"{table} (version {schema['version']}, {record.rows.get(table, 0)} rows): {columns}")
         parts += [f"  {_line(row)}" for row in read_head([inside(folder, name) for name in names], n_rows)]
     return printable_lines(parts)
 
 
-def human_size(size_bytes: float) -> str:
-    """Return `3.2 GB` and the like, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
+def content(store: Store, prefix: str, n_rows: int) -> dict[str, Any]:
+    """Return the same as JSON values: the record, why it is stale if it is, and first rows by table."""
+    record = newest(store, prefix)[0]
+    folder = store.path(record.id)
+    rows = {
+        table: read_head([inside(folder, name) for name in _files_of(record, table)], n_rows)
+        for table in record.schemas
+    }
+    stale = store.why_stale(record.id)
+    return {**vars(record), "folder": str(folder), "stale": stale, "first_rows": rows}
+
+
+def _files_of(record: Record, table: str) -> list[str]:
+    return sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
 
 
 def _facts(record: Record, folder: Path) -> list[str]:
@@ -157,3 +163,41 @@ def _line(row: dict[str, Any]) -> str:
 def _layer(store: Store, id: str) -> str:
     layer = store.layer(id) if len(store.roots) > 1 else store.root
     return "" if layer == store.root else str(layer)
+
+
+def ancestry_text(origins: Mapping[str, Origin]) -> str:
+    """Return an ancestry as an indented tree; what occurs a second time is named but not followed again."""
+    lines: list[str] = []
+    seen: set[str] = set()
+
+    def write(name: str, origin: Origin, depth: int) -> None:
+        again = origin.id in seen and bool(origin.inputs)
+        seen.add(origin.id)
+        what = "see above" if again else _origin_facts(origin)
+        lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({what})' if what else ''}")
+        for input, id in () if again else origin.inputs.items():
+            write(f"{input}: ", origins[id], depth + 1)
+
+    write("", next(iter(origins.values())), 0)
+    return printable_lines(lines)
+
+
+def _origin_facts(origin: Origin) -> str:
+    if origin.record is None:
+        return "not in the store" if ARTIFACT_ID.fullmatch(origin.id) else ""
+    return ", ".join(f"{key}={value!r}" for key, value in unusual(origin.record).items())
+
+
+def unusual(record: Record) -> dict[str, Any]:
+    """Return the config keys of an artifact that are not at their stage's defaults; all of them for a stage that is no more."""
+    stage = STAGES.get(record.stage)
+    defaults = _defaults(stage.config) if stage is not None else {}
+    return {key: value for key, value in record.config.items() if key not in defaults or value != defaults[key]}
+
+
+@cache
+def _defaults(config: type[Config]) -> dict[str, Any]:
+    fields = {key: field for key, field in config.model_fields.items() if not field.is_required()}
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(defaults))  # tuples are lists in a record
+    return plain

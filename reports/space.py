@@ -1,19 +1,19 @@
-"""What takes the space of a store: its artifacts by stage, its pool by space, and what housekeeping would free."""
+"""The space that a store takes, by stage and by pool space, and the items that housekeeping removes."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.folders import folders_in, readable, size_of, stage_of
-from cache.gc import survey
+from cache.gc import WHOLE_FOLDERS, Item, Survey, survey
 from cache.pool_listing import every_key, references
 from cache.printable import printable_lines
-from cache.show import human_size
 from cache.store import Store
+from pipeline.text_table import human_size
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Share:
 class Usage:
     """Sizes in bytes, of the store's own root only; `other_bytes` are worlds of demos, notes, locks and left-overs.
 
-    `freed_bytes` is what housekeeping would free as it is; None where it cannot tell, for the reason in `problem`.
+    `freed_bytes` is what housekeeping would free as it is; None where that is not known, for the reason in `problem`.
     """
 
     stages: dict[str, Share] = field(default_factory=dict)
@@ -42,10 +42,6 @@ class Usage:
     freed_bytes: int | None = None
     problem: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        return asdict(self)
-
 
 def usage(store: Store) -> Usage:
     """Return what takes the space of a store."""
@@ -54,7 +50,7 @@ def usage(store: Store) -> Usage:
     for id, folder in folders_in(store.root / "artifacts").items():
         _count(result.stages.setdefault(stage_of(id), Share()), size_of(folder))
         record = readable(store.root, id)
-        with suppress(CorruptArtifactError, SchemaError):  # housekeeping tells
+        with suppress(CorruptArtifactError, SchemaError):  # housekeeping says so
             used |= references(store, record) if record is not None else set()
     for held in every_key(store.root):
         share = result.pool.setdefault(held.space, Share())
@@ -103,3 +99,22 @@ def _line(size_bytes: int, what: str, text: str) -> str:
 def _count(share: Share, size_bytes: int) -> None:
     share.count += 1
     share.size_bytes += size_bytes
+
+
+def survey_text(surveyed: Survey, deleted: bool = False) -> str:
+    """Return what goes by stage, and what stays and why, for a terminal."""
+    hint = "" if deleted or not surveyed.goes else " (--delete removes it)"
+    lines = [f"{'removed' if deleted else 'would go'}: {human_size(surveyed.size_bytes)}{hint}"]
+    groups: dict[tuple[str, str], list[Item]] = {}
+    for item in surveyed.goes:
+        groups.setdefault((item.kind, item.stage), []).append(item)
+    for (kind, stage), items in groups.items():
+        size = human_size(sum(item.size_bytes for item in items))
+        lines.append(
+            f"  {size:>9}  {len(items)} {kind}{'s' if len(items) > 1 and kind != 'unfinished' else ''} {stage}".rstrip()
+        )
+        if kind in WHOLE_FOLDERS:
+            lines += [f"             {item.name}" for item in items]
+    lines.append(f"{'kept' if deleted else 'would stay'}: {len(surveyed.kept)} artifacts")
+    lines += [f"  {count:9}  {why}" for why, count in Counter(surveyed.kept.values()).most_common()]
+    return printable_lines(lines)

@@ -1,0 +1,96 @@
+"""`sevila sweep`: ways to choose keyframes, compared on one recipe's questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from cli.options import (
+    ChainOptions,
+    CommandLine,
+    Naming,
+    OutputFile,
+    Positive,
+    SeedOption,
+    Text,
+    Where,
+)
+from cli.terminal import print_text, write_report
+
+Names = Annotated[Sequence[str], Parameter(metavar="NAME...", consume_multiple=(1, None))]
+Numbers = Annotated[Sequence[Positive], Parameter(metavar="N...", consume_multiple=(1, None))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """The ways that are compared.
+
+    Attributes:
+        selectors: ways to choose frames (docs/selection.md); uniform is always among them
+        k: numbers of keyframes
+        scorers: what scores frames: values of chain.scorer (`sevila stages`)
+        answerers: what answers from them: values of chain.answerer; else the recipe's
+    """
+
+    selectors: Names
+    k: Numbers
+    scorers: Names = ("localizer",)
+    answerers: Names = ("",)
+
+
+def sweep(
+    recipe: Text,
+    /,
+    *,
+    grid: GridOptions,
+    points: Annotated[float, Parameter(validator=Number(gt=0, lt=100))] = 5.0,
+    chain: ChainOptions = ChainOptions(),
+    seed: SeedOption = None,
+    naming: Naming = Naming(),
+    output: OutputFile = None,
+    where: Where,
+    command_line: CommandLine,
+) -> None:
+    """Compare selectors, scorers and numbers of keyframes on a recipe's questions, each with uniform frames by a paired test.
+
+    sevila sweep videomme --selectors top_k aks bolt --k 8 16 32
+
+    What the cells have in common is made once; cells that the store holds are read.
+
+    Args:
+        recipe: name of a recipe (`sevila recipes`) or path of a .toml file
+        points: show how likely a difference of so many points would be seen
+        output: write the tables to this file, in Markdown
+    """
+    from pipeline.engine.recipe import load
+    from pipeline.engine.stage import RunContext
+    from pipeline.recipes.opening import Request
+    from pipeline.text_table import aligned
+    from reports.named_runs import pinned
+    from reports.sweep import Grid
+    from reports.sweep import sweep as cells_of
+    from reports.sweep_text import group_table, how_to_read, sweep_report, sweep_table
+    from stages.all import STAGES
+
+    cells = Grid(grid.selectors, grid.k, grid.scorers, grid.answerers)
+    cells.cells()  # a slip in a name is an error before anything is made
+    loaded = load(recipe, STAGES, chain.settings)
+    store = where.open()
+    # Places of one scorer's weights or files are of no use to the cells of the others.
+    shared = set(grid.scorers) != {"localizer"}
+    request = Request(recipe, chain.settings, seed, chain.places.by_kind(), shared)
+    seeds = [] if seed is None else [seed]
+    with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
+        runs = list(cells_of(request, cells, RunContext.of(store, vars(chain.execution)), pin))
+    tables = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points)]
+    print_text("\n\n".join(filter(None, tables)))
+    for run in runs:
+        if run.problem:
+            print_text(f"no numbers for {run.cell.selector}, k = {run.cell.k}: {run.problem}")
+    if output is not None:
+        write_report(sweep_report(runs, command_line, points), output)

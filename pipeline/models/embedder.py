@@ -1,0 +1,180 @@
+"""CLIP and SigLIP: a frame and a text as vectors of one space, compared by their cosine.
+
+Shapes: B frames, H their height = width, R texts, D width of the space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from string import punctuation
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+from cache.errors import CheckpointError
+from pipeline.checkpoint_files import read_json
+from pipeline.models.checkpoint import fill, tensor_sources
+from pipeline.models.config import (
+    ATTENTION,
+    Activation,
+    ConfigPart,
+    Epsilon,
+    Layers,
+    LayerSize,
+    Pixels,
+    TokenId,
+    in_words,
+)
+from pipeline.models.keys import KeyTable
+from pipeline.models.tensors import open_checkpoint
+from pipeline.models.tokenizer_file import read_tokenizer_of_other_model
+from pipeline.models.vision import pixels
+
+CLASSES = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
+KEYS = KeyTable(
+    belongs="",
+    renames=((r"(.+)", r"\1"),),
+    ignored={r"(text|vision)_model\.embeddings\.position_ids": "counted, not learned"},
+)
+SIGLIP_2_TOKENS = 200_000  # a vocabulary so large is SigLIP 2's, whose texts keep their punctuation
+
+
+class _Tower(ConfigPart):
+    hidden_size: LayerSize | None = None
+    intermediate_size: LayerSize | None = None
+    num_hidden_layers: Layers | None = None
+    num_attention_heads: Layers | None = None
+    hidden_act: Activation | None = None
+    layer_norm_eps: Epsilon | None = None
+
+
+class _ImageTower(_Tower):
+    image_size: Pixels | None = None
+    patch_size: Pixels | None = None
+
+
+class _TextTower(_Tower):
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    max_position_embeddings: Annotated[int, Field(ge=4, le=1 << 14)] | None = None
+    projection_size: LayerSize | None = None  # of SigLIP
+    eos_token_id: TokenId | None = None
+
+
+class _Embedders(ConfigPart):
+    model_type: Literal["clip", "siglip"]
+    vision_config: _ImageTower = _ImageTower()
+    text_config: _TextTower = _TextTower()
+    projection_dim: LayerSize | None = None  # of CLIP
+
+
+class Embedder:
+    """A frozen CLIP or SigLIP on one device."""
+
+    def __init__(self, model: CLIPModel | SiglipModel, tokenizer: Tokenizer) -> None:
+        """Args: `model` is transformers' own."""
+        self._model: Any = model
+        self._tokenizer = tokenizer
+        self._is_siglip = isinstance(model, SiglipModel)
+        config: Any = model.config
+        self._image_size = config.vision_config.image_size
+        self._max_tokens = config.text_config.max_position_embeddings
+        pads = [tokenizer.token_to_id(token) for token in ("<pad>", "</s>", "<|endoftext|>")]
+        self._pad_id = next((id for id in pads if id is not None), 0)
+
+    @torch.no_grad()
+    def of_frames(self, frames: Tensor) -> Tensor:
+        """Return the vectors of uint8 RGB frames [B, H, H, 3] on the model's device: [B, D] float32, of length 1."""
+        read = _from_minus_one(frames) if self._is_siglip else pixels(frames)
+        if read.shape[-1] != self._image_size:
+            size = (self._image_size, self._image_size)
+            read = interpolate(read, size, mode="bicubic", antialias=True, align_corners=False)
+        read = read.to(self._model.logit_scale.dtype)
+        return normalize(self._model.get_image_features(pixel_values=read).pooler_output.float(), dim=-1)
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+        """Return the vectors of R texts, [R, D] float32 of length 1, and which of them were cut to what the model reads."""
+        ids, cut = zip(*map(self.token_ids, texts), strict=True)
+        # SigLIP reads its last token, padding or not; CLIP looks back from its end token, and sees no padding.
+        length = self._max_tokens if self._is_siglip else max(map(len, ids))
+        rows = [[*each, *[self._pad_id] * (length - len(each))] for each in ids]
+        given = {"input_ids": torch.tensor(rows, device=self._model.device)}
+        if not self._is_siglip:
+            mask = [[1] * len(each) + [0] * (length - len(each)) for each in ids]
+            given["attention_mask"] = torch.tensor(mask, device=self._model.device)
+        return normalize(self._model.get_text_features(**given).pooler_output.float(), dim=-1), list(cut)
+
+    def token_ids(self, text: str) -> tuple[list[int], bool]:
+        """Return the ids of a text, and whether it was cut to what the model reads; the end token stays."""
+        ids = self._tokenizer.encode(self._prepared(text)).ids
+        if len(ids) <= self._max_tokens:
+            return ids, False
+        return [*ids[: self._max_tokens - 1], ids[-1]], True
+
+    def _prepared(self, text: str) -> str:
+        """Return a text as it was prepared in training, where that is no part of every `tokenizer.json`."""
+        if not self._is_siglip:
+            return text
+        text = text.lower()
+        if self._tokenizer.get_vocab_size() < SIGLIP_2_TOKENS:
+            text = text.translate(str.maketrans("", "", punctuation))
+        return re.sub(r"\s+", " ", text).strip()
+
+
+def _from_minus_one(frames: Tensor) -> Tensor:
+    """Return what SigLIP reads of uint8 frames [B, H, H, 3]: float32 [B, 3, H, H] from -1 to 1."""
+    scaled = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return scaled.div_(torch.full_like(scaled[:1, :, :1, :1], 127.5)).sub_(1)
+
+
+def describe_embedder(folder: Path) -> dict[str, Any]:
+    """Return the kind of the CLIP or SigLIP in a folder, tokens of an image and width of the space; reads tensors' names only.
+
+    Raises:
+        CheckpointError: it is none, its tensors are not those of its config.json, or there is no tokenizer.json.
+    """
+    model: Any = _empty(folder)
+    tensor_sources(folder, "CLIP or SigLIP", KEYS, open_checkpoint(folder), list(model.state_dict()), {})
+    read_tokenizer_of_other_model(folder / "tokenizer.json")
+    config = model.config
+    vision = config.vision_config
+    width = config.projection_dim if config.model_type == "clip" else vision.hidden_size
+    n_tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+    return {"model": config.model_type, "image_size": vision.image_size, "n_tokens": n_tokens, "width": width}
+
+
+def load_embedder(folder: Path, dtype: torch.dtype, device: str) -> Embedder:
+    """Return the CLIP or SigLIP of a Hugging Face folder, frozen, on the device; raises `CheckpointError`."""
+    model: Any = _empty(folder)
+    fill(model, folder, "CLIP or SigLIP", KEYS, dtype, device)
+    return Embedder(model.eval().requires_grad_(False), read_tokenizer_of_other_model(folder / "tokenizer.json"))
+
+
+def _empty(folder: Path) -> CLIPModel | SiglipModel:
+    """Return the model without memory."""
+    path = folder / "config.json"
+    raw = read_json(path) if path.exists() else {}
+    if raw.get("model_type") not in CLASSES:
+        raise CheckpointError(
+            f"{path}: model_type is {raw.get('model_type')!r}; a CLIP or SigLIP as Hugging Face lays it out was wanted, for "
+            "example openai/clip-vit-large-patch14 or google/siglip-so400m-patch14-384"
+        )
+    try:
+        given = _Embedders.model_validate(raw).model_dump(exclude_none=True)
+        kind, of_kind = CLASSES[given.pop("model_type")]
+        config: Any = kind(**given)
+        for part in (config, config.vision_config, config.text_config):
+            part._attn_implementation = ATTENTION
+        with torch.device("meta"):
+            model: CLIPModel | SiglipModel = of_kind(config)
+    except (ValidationError, ValueError) as error:
+        why = in_words(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"{path}: not a configuration that can be built: {why}") from error
+    return model

@@ -1,0 +1,109 @@
+"""A sweep as tables: every cell with its paired test against uniform frames, then by group, and what n questions can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from statistics import NormalDist
+
+from cache.printable import printable
+from pipeline.metrics.comparison import PairedRow
+from pipeline.text_table import Table, escaped, markdown, or_dash
+from reports.benchmark_judging import holm
+from reports.results import headline_interval
+from reports.sweep import UNIFORM, Cell, CellRun, name_of
+
+ALPHA = 0.05
+N_NAMES = 3  # columns of text
+HEAD = ["keyframes", "scored by", "answered by", "k", "accuracy (95 %)", "moment recall", "minus uniform (95 %)"]
+HEAD += ["only uniform", "only this", "p", "p, Holm", "power"]
+
+
+def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
+    """Return the page in Markdown; `points`: the difference whose power is shown."""
+    parts = [f"# Keyframes compared\n\n```bash\n{printable(command)}\n```", how_to_read(points)]
+    parts += [sweep_table(runs, points, markdown)]
+    groups = group_table(runs, markdown)
+    parts += [f"## Minus uniform, by group\n\n{groups}"] if groups else []
+    problems = [f"- {escaped(name_of(run.cell))}: {escaped(run.problem)}" for run in runs if run.problem]
+    parts += ["## Without numbers\n\n" + "\n".join(problems)] if problems else []
+    return "\n\n".join(parts) + "\n"
+
+
+def how_to_read(points: float) -> str:
+    """Return what the columns are."""
+    return (
+        "Accuracy and differences in percent and points. Each row is compared with uniform frames of the same number, answered "
+        "in the same way, on the same questions: the paired interval is by resampling videos, p is McNemar's exact test "
+        "(questions taken as independent), corrected by Holm for all rows. Only uniform / only this: questions that only one "
+        f"of the two answers rightly. Power: the chance that a true difference of {points:g} points would have p below "
+        f"{ALPHA:g} before correction, with as many questions and as many that differ."
+    )
+
+
+def sweep_table(runs: Sequence[CellRun], points: float, table: Table) -> str:
+    """Return a row a cell, in the order of the sweep."""
+    tested = [run for run in runs if run.against_uniform]
+    values = [row.p_value if (row := _headline(run)).p_value is not None else 1.0 for run in tested]
+    corrected = {run.cell: p for run, p in zip(tested, holm(values), strict=True)}
+    lines = [[*_about(run.cell), *_numbers(run, corrected, points)] for run in runs if not run.problem]
+    return table([HEAD, *lines], N_NAMES)
+
+
+def group_table(runs: Sequence[CellRun], table: Table) -> str:
+    """Return the differences from uniform frames in each group of questions; "" where there are no groups."""
+    names = list(dict.fromkeys(row.name for run in runs for row in _groups(run)))
+    lines = []
+    for run in runs:
+        of_group = {row.name: _difference(row) for row in _groups(run)}
+        lines += [[*_about(run.cell), *(of_group.get(name, "-") for name in names)]] if of_group else []
+    return table([[*HEAD[:4], *names], *lines], N_NAMES) if lines else ""
+
+
+def _about(cell: Cell) -> list[str]:
+    return [cell.selector, cell.scorer or "-", cell.answerer or "-", str(cell.k)]
+
+
+def _numbers(run: CellRun, corrected: Mapping[Cell, float], points: float) -> Iterator[str]:
+    assert run.metrics is not None
+    row = run.metrics.headline()
+    interval = headline_interval(row)
+    yield or_dash(row.accuracy_percent, "{:.1f}") + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval else "")
+    yield or_dash(run.recall_percent, "{:.1f}")
+    if run.cell.selector == UNIFORM:
+        yield from ["-"] * 6
+        return
+    paired = _headline(run)
+    yield _difference(paired)
+    yield from (str(paired.n_only_a), str(paired.n_only_b))
+    yield or_dash(paired.p_value, "{:.2g}")
+    yield f"{corrected[run.cell]:.2g}{' *' if corrected[run.cell] < ALPHA else ''}"
+    yield f"{100 * power(paired, points):.0f} %"
+
+
+def power(row: PairedRow, points: float) -> float:
+    """Return the chance that McNemar's test sees a true difference of so many points, 0 to 1.
+
+    In the normal approximation (Connor 1987, Biometrics 43), for as many questions and the share of discordant ones that
+    was seen, which is at least the difference itself.
+    """
+    difference, discordant = points / 100, (row.n_only_a + row.n_only_b) / row.n_questions
+    discordant = max(discordant, difference)
+    spread = sqrt(max(discordant - difference**2, 0.0))
+    normal = NormalDist()
+    excess = difference * sqrt(row.n_questions) - normal.inv_cdf(1 - ALPHA / 2) * sqrt(discordant)
+    return normal.cdf(excess / spread) if spread else float(excess > 0)
+
+
+def _headline(run: CellRun) -> PairedRow:
+    return next(row for row in run.against_uniform if row.is_headline)
+
+
+def _groups(run: CellRun) -> list[PairedRow]:
+    scope = "group" if any(row.scope == "group" for row in run.against_uniform) else "type"
+    return [row for row in run.against_uniform if row.scope == scope]
+
+
+def _difference(row: PairedRow) -> str:
+    interval = "" if row.low_points is None else f" ({row.low_points:+.1f} to {row.high_points:+.1f})"
+    return f"{row.difference_points:+.1f}{interval}"

@@ -1,0 +1,52 @@
+"""Frames -> vectors of CLIP or SigLIP, computed once, whatever is asked of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.batching import cut
+from pipeline.engine.output import ShardedOutput
+from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
+from stages.extract_features import Features
+from stages.import_embedder import EmbedderWeights
+from stages.sample_frames import Frames
+
+
+class Embeddings(Features):
+    """A vector of length 1 for each frame, per video: float32 [frames, width], rows as in Frames; e.g. [32, 768]."""
+
+    kind = "embeddings"
+
+
+class EmbedFrames(Config):
+    """How to compute the vectors."""
+
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="arithmetic; float16 or bfloat16 on a GPU"
+    )
+
+
+def plan_embeddings(cfg: EmbedFrames, run: RunContext, frames: Frames, embedder: EmbedderWeights) -> Plan:
+    """Cut the videos into shards by the size of their frames."""
+    bytes_a_frame = 3 * int(frames.record.config["size"]) ** 2
+    sizes = [video.n_frames * bytes_a_frame for video in frames.videos()]
+    n_tokens = embedder.description()["n_tokens"]
+    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // n_tokens)})
+
+
+@stage(version=1, output=Embeddings, plan=plan_embeddings, gpu=True)
+def embed_frames(
+    cfg: EmbedFrames, run: RunContext, frames: Frames, embedder: EmbedderWeights, *, out: ShardedOutput
+) -> None:
+    """Embed every stored frame once, resized to what the model reads."""
+    content = {"config": cfg.model_dump(), "encoder": embedder.identity()}
+    shape, load = (embedder.description()["width"],), partial(_encoder, cfg, run, embedder)
+    encode_frames(frames, Encoding("the model", content, shape, "float32", load, "set precision to float32"), run, out)
+
+
+def _encoder(cfg: EmbedFrames, run: RunContext, embedder: EmbedderWeights) -> Encoder:
+    return embedder.load(run, cfg.precision).of_frames

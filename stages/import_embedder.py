@@ -1,0 +1,58 @@
+"""A CLIP or SigLIP on this machine -> the frozen model by content; its files are referenced, not copied."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from cache.fingerprint import fingerprint
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import ImportedModel
+
+if TYPE_CHECKING:
+    from pipeline.models.embedder import Embedder
+
+
+class EmbedderWeights(ImportedModel):
+    """A frozen CLIP or SigLIP: sizes, and the digests of the files that hold the weights."""
+
+    kind = "embedder"
+    note = "embedder.json"
+
+    def identity(self) -> str:
+        """Return what identifies the weights, whatever their name."""
+        return fingerprint(sorted(self.description()["files"].values()))
+
+    def load(self, run: RunContext, precision: str) -> Embedder:
+        """Return the model on the run's device."""
+        import torch
+
+        from pipeline.models.embedder import load_embedder
+
+        with self.folder(run) as folder:
+            return load_embedder(folder, getattr(torch, precision), run.torch_device())
+
+
+class ImportEmbedder(Config):
+    """Which CLIP or SigLIP."""
+
+    weights: str = Field(
+        "openai/clip-vit-large-patch14",
+        description="name of a CLIP or SigLIP: placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+    )
+
+
+@stage(version=1, output=EmbedderWeights)
+def import_embedder(cfg: ImportEmbedder, run: RunContext, weights: Weights, *, out: Output) -> None:
+    """Check that a folder holds a whole CLIP or SigLIP, and note what identifies it."""
+    from pipeline.models.embedder import describe_embedder
+
+    assert weights.path is not None
+    content = {"name": weights.name, "files": dict(weights.files), **describe_embedder(weights.path)}
+    weights.refuse_changed()
+    (out.folder / EmbedderWeights.note).write_text(json.dumps(content, indent=1, sort_keys=True))
+    out.add_file(EmbedderWeights.note)

@@ -1,0 +1,63 @@
+"""A BLIP-2 for image-text matching on this machine -> the frozen model by content; its files are referenced, not copied."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone
+
+if TYPE_CHECKING:
+    from pipeline.models.matcher import Matcher
+    from pipeline.models.vision import VisionEncoder
+
+
+class MatcherWeights(Backbone):
+    """The frozen ViT and matching Q-Former of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+
+    kind = "matcher"
+    note = "matcher.json"
+
+    def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
+        """Return the frozen ViT on the run's device."""
+        import torch
+
+        from pipeline.models.checkpoint import load_vision_encoder
+        from pipeline.models.matcher import read_matcher_config
+
+        with self.folder(run) as folder:
+            config = read_matcher_config(folder)
+            return load_vision_encoder(config, folder, getattr(torch, precision), run.torch_device())
+
+    def matcher(self, run: RunContext) -> Matcher:
+        """Return the Q-Former and the matching head on the run's device."""
+        from pipeline.models.matcher import load_matcher
+
+        with self.folder(run) as folder:
+            return load_matcher(folder, run.torch_device())
+
+
+class ImportMatcher(Config):
+    """Which BLIP-2 for image-text matching."""
+
+    weights: str = Field(
+        "Salesforce/blip2-itm-vit-g",
+        description="name of a BLIP-2 for image-text matching: placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+    )
+
+
+@stage(version=1, output=MatcherWeights)
+def import_matcher(cfg: ImportMatcher, run: RunContext, weights: Weights, *, out: Output) -> None:
+    """Check that a folder holds a whole BLIP-2 for image-text matching, and note what identifies it."""
+    from pipeline.models.matcher import describe_matcher
+
+    assert weights.path is not None
+    content = {"name": weights.name, "files": dict(weights.files), **describe_matcher(weights.path)}
+    weights.refuse_changed()
+    (out.folder / MatcherWeights.note).write_text(json.dumps(content, indent=1, sort_keys=True))
+    out.add_file(MatcherWeights.note)

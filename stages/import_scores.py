@@ -1,0 +1,173 @@
+"""Scores made elsewhere, by AKS or anybody's own model, in place of the Localizer's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from cache.errors import SchemaError, SevilaError
+from cache.tables import Schema
+from pipeline.datasets.question import Question
+from pipeline.datasets.score_files import ScoredFrames, read_score_lists, read_score_table
+from pipeline.datasets.text_file import digests_of_what_is_read
+from pipeline.engine.joined import refuse_cut
+from pipeline.engine.output import Output
+from pipeline.engine.sources import AnnotationFiles
+from pipeline.engine.stage import Config, RunContext, stage
+from pipeline.reasons import Reason
+from pipeline.selection.frame_scores import columns_of_one_score
+from pipeline.selection.imported import UNSCORED, scores_of_frames
+from pipeline.video.frames import Clips, SampledVideo
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+
+
+class ImportedScores(FrameScores):
+    """Frame scores from files: the score stands in `logit_yes` and `probability_yes`, and `logit_no` is 0.
+
+    Questions of readable videos without rows are in `unscored`.
+    """
+
+    tables = FrameScores.tables | {
+        "unscored": Schema(1, question_id="string", reason="string"),
+        # What of the files was not used: a row for each question that nobody asks here.
+        "unused": Schema(1, file="string", line="int64", reason="string"),
+    }
+
+    def without_scores(self) -> Mapping[str, Reason]:
+        """Return why questions of readable videos have no rows, by their ids."""
+        return {row.question_id: row.reason for row in self.typed_rows("unscored", UnscoredQuestion)}
+
+    def refuse_cut(self, n_frames: Mapping[str, int]) -> None:
+        """As of any scores; here, all questions of readable videos are scored or unscored."""
+        ids = [self.record.inputs.get(name) or "" for name in ("questions", "frames")]
+        if all(map(self.store.exists, ids)):
+            questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
+            ok = {video.video_id for video in frames.videos() if video.status == "ok"}
+            wanted = [question.question_id for question in questions.questions() if question.video_id in ok]
+            refuse_cut(self, [*n_frames, *self.without_scores()], questions, wanted, "questions")
+
+
+class UnscoredQuestion(NamedTuple):
+    """A question without scores, and why; a row of the table `unscored`."""
+
+    question_id: str
+    reason: Reason
+
+
+class ImportScores(Config):
+    """Which scores, and which frames they are taken to be of."""
+
+    scores: str = Field("scores", description="name of the scores: placed by --scores NAME=PATH or sevila.toml")
+    column: str = Field("score", description="column of the scores, where they are a table")
+    tolerance_seconds: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="a sampled frame has the score of the nearest scored one, so far from it at most; 0: of itself alone",
+    )
+
+
+@stage(version=1, output=ImportedScores)
+def import_scores(
+    cfg: ImportScores, run: RunContext, questions: Questions, frames: Frames, given: AnnotationFiles, *, out: Output
+) -> None:
+    """Read the scores of the sampled frames from files; a question that is not scored in all its frames says why."""
+    clips, videos = frames.clips_of(questions), frames.videos()
+    asked: dict[str, list[Question]] = defaultdict(list)
+    for question in questions.questions():
+        asked[question.video_id].append(question)
+    with digests_of_what_is_read() as read:
+        scored = _read(cfg, given, questions)
+    given.refuse_others(read)
+    known = {question.question_id for of_video in asked.values() for question in of_video}
+    unknown = {id: each.line for id, each in scored.items() if id not in known}
+    if len(unknown) == len(scored):
+        raise SevilaError(
+            f"{given.path}: none of its {len(scored)} questions is asked here, such as {min(unknown, default='')!r}; those asked "
+            f"have ids such as {min(known)!r}"
+        )
+    ok = [video for video in videos if video.status == "ok"]
+    rows = [_scored(cfg, question, video, clips, scored) for video in ok for question in asked[video.video_id]]
+    unscored = [UnscoredQuestion(row.question.question_id, row.reason) for row in rows if row.reason]
+    if rows and len(unscored) == len(rows):
+        raise SevilaError(
+            f"{given.path}: no question has scores for its sampled frames; {unscored[0].question_id}: {unscored[0].reason}"
+        )
+    out.write_columns("frame_scores", _columns([row for row in rows if not row.reason]))
+    out.write_rows("unscored", unscored)
+    assert given.path is not None
+    unused = [(given.path.name, line, f"no question {id!r} is asked here") for id, line in unknown.items()]
+    out.write_rows("unused", [dict(zip(("file", "line", "reason"), row, strict=True)) for row in unused])
+    out.dropped.update(row.reason.code for row in unscored)
+    out.dropped.update("unknown question" for _ in unknown)
+
+
+def _read(cfg: ImportScores, given: AnnotationFiles, questions: Questions) -> Mapping[str, ScoredFrames]:
+    """Return what the files say of each question, by its id."""
+    files = list(given.digests)
+    if len(files) == 1:
+        return read_score_table(files[0], cfg.column)
+    entries = list(read_score_lists(*files))
+    ids = [question.question_id for question in questions.questions()]
+    is_cut = questions.record.config["limit"] is not None and len(entries) >= len(ids)
+    n_rejected = questions.record.rows["rejected"]
+    if n_rejected or (len(entries) != len(ids) and not is_cut):
+        rejected = f" (and {n_rejected} rows of the annotations could not be used)" if n_rejected else ""
+        raise SchemaError(
+            f"{files[0]}: {len(entries)} entries for {len(ids)} questions{rejected}; one each in the annotations' order was "
+            "wanted: the position alone says which is whose. A table with question_id serves any questions"
+        )
+    return dict(zip(ids, entries, strict=False))
+
+
+class _ScoredQuestion(NamedTuple):
+    """A question, its clip, and the scores of the clip's frames, [T]; or why there are none."""
+
+    question: Question
+    clip: dict[str, np.ndarray]
+    reason: Reason
+    values: np.ndarray
+
+
+def _scored(
+    cfg: ImportScores, question: Question, video: SampledVideo, clips: Clips, scored: Mapping[str, ScoredFrames]
+) -> _ScoredQuestion:
+    clip, of_question = clips[question.video_id, question.clip_id], scored.get(question.question_id)
+    fps, n_frames = video.frames_per_second, video.n_frames_in_video
+    assert fps is not None and n_frames is not None
+    nothing = np.empty(0)
+    if of_question is None:
+        return _ScoredQuestion(question, clip, Reason(f"{UNSCORED}: the files have none for it"), nothing)
+    places, values = of_question.places, of_question.values
+    if places.dtype.kind == "f":
+        places = np.rint(places * fps).astype(np.int64)
+    if len(places) and places[-1] >= n_frames:
+        reason = (
+            f"{UNSCORED}: frame {places[-1]} is scored, and the video has {n_frames}: the scores are another video's"
+        )
+        return _ScoredQuestion(question, clip, Reason(reason), nothing)
+    return _ScoredQuestion(
+        question, clip, *scores_of_frames(clip["frame_index"], places, values, cfg.tolerance_seconds * fps)
+    )
+
+
+def _columns(rows: Sequence[_ScoredQuestion]) -> dict[str, np.ndarray]:
+    lengths = [len(row.values) for row in rows]
+
+    def joined(arrays: Sequence[np.ndarray], kind: type) -> np.ndarray:
+        return np.concatenate([np.empty(0, kind), *arrays]).astype(kind)
+
+    return {
+        "question_id": np.repeat(np.array([row.question.question_id for row in rows], object), lengths),
+        "video_id": np.repeat(np.array([row.question.video_id for row in rows], object), lengths),
+        "position": joined([np.arange(length) for length in lengths], np.int32),
+        "frame_index": joined([row.clip["frame_index"] for row in rows], np.int64),
+        "seconds": joined([row.clip["seconds"] for row in rows], np.float64),
+        **columns_of_one_score(joined([row.values for row in rows], np.float32)),
+    }

@@ -1,0 +1,60 @@
+"""Figure 1 where others stand in the Localizer's or the Answerer's place: who scores, whose vectors are compared, who answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import stages.all as stages
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.sources import Sources, VideoFiles
+from pipeline.engine.stage import Artifact
+from pipeline.engine.steps import Step
+from pipeline.recipes import requirements
+from pipeline.recipes.requirements import SplitArtifacts
+
+
+class Scored(NamedTuple):
+    """What keyframes are selected by: scores, and vectors where the selector compares them; None where nobody looks at them."""
+
+    scores: Artifact | None
+    vectors: Artifact | None
+
+
+def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, localizer: Artifact | None) -> Scored:
+    """Return the scores by whom `[chain] scorer` names, and the vectors of frames: CLIP's where that scores, else features."""
+    scores: Artifact | None = None
+    given, vectors = partial(requirements.weights_of, recipe, sources), on.features
+    match requirements.scorer_of(recipe):
+        case "localizer":
+            scores = step(stages.score_frames, *on, localizer)
+        case "imported":
+            files = sources.scores(recipe.config(stages.import_scores).scores)
+            scores = step(stages.import_scores, *on.videos, files)
+        case "clip":
+            embedder = step(stages.import_embedder, given(stages.import_embedder))
+            vectors = step(stages.embed_frames, on.frames, embedder)
+            scores = step(stages.score_by_similarity, *on.videos, vectors, embedder)
+        case "itm":
+            matcher = step(stages.import_matcher, given(stages.import_matcher))
+            features = step(
+                stages.extract_features, on.frames, matcher, None, None, setting="for matching", level="features"
+            )
+            scores = step(stages.score_by_matching, *on.videos, features, matcher)
+    return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
+
+
+def answered(
+    recipe: Recipe,
+    step: Step,
+    sources: Sources,
+    on: SplitArtifacts,
+    keyframes: Artifact,
+    videos: VideoFiles,
+    answerer: Artifact | None,
+) -> Artifact:
+    """Return the answers of whom `[chain] answerer` names, from these keyframes."""
+    if requirements.uses_vlm(recipe):
+        vlm = requirements.vlm_of(recipe, sources)
+        return step(stages.answer_with_vlm, *on.videos, keyframes, videos, vlm)
+    return step(stages.answer_questions, *on.read(keyframes), answerer)

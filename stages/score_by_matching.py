@@ -1,0 +1,107 @@
+"""Frames scored by how surely BLIP-2's matching head says that frame and question belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from pipeline.datasets.question import Question
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.frame_by_frame import FrameByFrame, plan_by_frames
+from pipeline.inference.load_models import OnDemand
+from pipeline.models.prompts import template_problem, template_text
+from stages.extract_features import Features
+from stages.import_matcher import MatcherWeights
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.matcher import Matcher
+
+
+class ScoreByMatching(Config):
+    """What frames are matched with."""
+
+    template: str = Field("{question}", description="text of a question, of {question} and {options}")
+
+    @field_validator("template")
+    @classmethod
+    def _is_a_template(cls, template: str) -> str:
+        problem = template_problem(template)
+        if problem:
+            raise ValueError(problem)
+        return template
+
+
+def plan_matching(
+    cfg: ScoreByMatching,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    features: Features,
+    matcher: MatcherWeights,
+) -> Plan:
+    """Cut the videos into shards by the size of their features."""
+    return plan_by_frames([video.n_frames for video in features.videos()], run, matcher)
+
+
+@stage(version=1, output=FrameScores, plan=plan_matching, gpu=True)
+def score_by_matching(
+    cfg: ScoreByMatching,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    features: Features,
+    matcher: MatcherWeights,
+    *,
+    out: ShardedOutput,
+) -> None:
+    """Score every frame of every question's clip by BLIP-2's image-text matching.
+
+    `logit_yes` is the logit of a match, `logit_no` that of none, `probability_yes` the softmax over the two, as AKS takes it.
+    """
+    videos, asked = features.videos(), features.questions_by_video(questions)
+    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_by_matching", None)
+    loaded = OnDemand(partial(matcher.matcher, run))
+
+    def work(shard: Shard) -> None:
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        if not ok:
+            return shard.write_rows("frame_scores", [])
+        shard_questions = [question for video in ok for question in asked[video.video_id]]
+        with shard.phase("score"):
+            pairs = _Pairs(loaded.model, cfg, shard_questions)
+            said = frame_by_frame.ask(pairs, shard_questions, ok, shard)
+        names = ("logit_yes", "logit_no", "probability_yes")
+        scores = dict(zip(names, said.values.T.astype(np.float32), strict=True))
+        shard.write_columns("frame_scores", {**said.places(), **scores, "truncated": pairs.truncated[said.number]})
+
+    out.each_shard(work)
+
+
+class _Pairs:
+    """Asks the matching head about (question, frame) pairs."""
+
+    n_values = 3
+
+    def __init__(self, matcher: Matcher, cfg: ScoreByMatching, questions: Sequence[Question]) -> None:
+        self.model = matcher
+        self._ids, truncated = matcher.tokenize([template_text(cfg.template, question) for question in questions])
+        self.lengths = [len(ids) for ids in self._ids]
+        self.n_prefix_tokens = matcher.n_query_tokens
+        self.truncated = np.array(truncated)
+
+    def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Return the scores of R pairs, [R, 3] float32; `visual` are their frames, [R, P, D]."""
+        import torch
+
+        no, yes = self.model.score(visual, [self._ids[number] for number in numbers]).unbind(dim=1)
+        return torch.stack([yes, no, torch.sigmoid(yes - no)], dim=1)

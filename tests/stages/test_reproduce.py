@@ -1,0 +1,246 @@
+"""`sevila reproduce` on a few small videos: every table runs, rows share work, and what is missing is said on a page."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cache.record import Record
+from cache.store import Store
+from cli import main
+from reports.paper import read_paper
+from reports.paper_figures import Estimate, difference, over_seeds, tally
+from stages.evaluate_localization import LocalizationMetrics
+from tests.stages.moment_world import places, write_world
+from tests.stages.runs import records
+
+
+class Reproduced(NamedTuple):
+    world: Path
+    store: Path
+    zero_shot: list[Record]  # what table2 alone left
+    tables: str
+    ranking: str
+
+
+def reproduce(world: Path, store: Path, *names: str) -> int:
+    own = ["--dataset", str(world / "full.toml"), "--seeds", "3", "--processes", "1", "--quiet"]
+    return main(["reproduce", *names, *own, *places(world, store)])
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
+    folder = tmp_path_factory.mktemp("reproduced")
+    world, store = folder / "world", folder / "store"
+    write_world(world)
+    pages = []
+    for number, name in enumerate(("table2", "all", "ranking")):
+        page = folder / f"{number}.md"
+        assert reproduce(world, store, name, "-o", str(page)) == 0
+        pages.append(page.read_text())
+        if name == "table2":
+            zero_shot = list(records(store).values())
+    return Reproduced(world, store, zero_shot, *pages[1:])
+
+
+def cells(page: str, table: str) -> dict[tuple[str, str], str]:
+    """The measured numbers of a table by row and figure."""
+    section = page.split(f"\n## {table}: ")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
+    return {(row[0], row[1].removeprefix("full, ")): row[3] for row in rows[2:] if len(row) == 5}
+
+
+@pytest.mark.slow
+def test_every_row_of_every_table_that_can_run_has_a_number_and_the_others_say_what_they_need(
+    reproduced: Reproduced,
+) -> None:
+    for name, table in read_paper().tables.items():
+        measured = cells(reproduced.tables, name)
+        for row in table.rows:
+            numbers = {figure: cell for (of_row, figure), cell in measured.items() if of_row == row.name}
+            if row.unavailable:
+                assert all(cell == f"not available here: {row.unavailable}" for cell in numbers.values())
+            elif "chain.pretraining_dataset=timed_text" in row.settings:
+                assert numbers == {"accuracy": "missing"}
+            else:
+                assert list(numbers) == table.figures
+                assert all(re.match(r"[\d.]+", cell) for cell in numbers.values()), (name, row.name, numbers)
+    assert "annotations timed_text" in reproduced.tables.split("## What is left")[1]
+
+
+@pytest.mark.slow
+def test_a_zero_shot_table_trains_no_answerer_and_encodes_no_training_video_but_the_localizers(
+    reproduced: Reproduced,
+) -> None:
+    made = Counter(record.stage for record in reproduced.zero_shot)
+    assert made["pretrain_localizer"] == 1 and not made["finetune_answerer"] and not made["label_frames"]
+    assert made["extract_features"] == 2  # the evaluated split's and the moments'
+    assert made["answer_questions"] == 3
+
+
+@pytest.mark.slow
+def test_tables_share_all_common_work_and_running_them_again_makes_nothing(
+    reproduced: Reproduced, tmp_path: Path
+) -> None:
+    stages = Counter(record.stage for record in records(reproduced.store).values())
+    # other numbers of frames, of keyframes and other prompts are of the evaluated split: nobody is trained for them
+    assert stages["pretrain_localizer"] == 1
+    assert stages["refine_localizer"] == 4  # rounds 1, 2 and 3, and without pre-training
+    assert stages["import_backbone"] == stages["init_answerer"] == 1
+    before = set(records(reproduced.store))
+    assert reproduce(reproduced.world, reproduced.store, "table3", "table7", "-o", str(tmp_path / "page.md")) == 0
+    assert set(records(reproduced.store)) == before
+    for table in ("table3", "table7"):
+        assert cells((tmp_path / "page.md").read_text(), table) == cells(reproduced.tables, table)
+
+
+@pytest.mark.slow
+def test_rows_are_the_settings_of_the_chain_that_a_run_of_it_reuses(
+    reproduced: Reproduced, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["plan", str(reproduced.world / "full.toml"), "--seed", "3", *places(reproduced.world, reproduced.store)]
+    assert main(asked) == 0
+    for line in capsys.readouterr().out.splitlines():
+        if re.search(r"\(.*(zero-shot|fine-tuned)\)$", line) and "voting" not in line:
+            assert line.startswith("exists"), line
+
+
+@pytest.mark.slow
+def test_the_oracle_is_right_wherever_a_single_frame_is(reproduced: Reproduced) -> None:
+    measured = cells(reproduced.tables, "table9")
+    for row in ("zero-shot", "fine-tuned"):
+        voting, any_frame = (float(measured[row, figure].split()[0]) for figure in ("accuracy", "any frame"))
+        assert any_frame >= voting
+
+
+@pytest.mark.slow
+def test_costs_are_told_by_stage_and_in_all_for_first_and_later_runs(reproduced: Reproduced) -> None:
+    section = reproduced.tables.split("\n## table15: ")[1].split("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
+    figures = [line for line in lines if len(line) == 6 and line[0] not in ("stage", "---")]
+    seconds = {(line[0], line[1]): float(line[2]) for line in figures}
+    for row in ("Answerer alone, uniform frames", "SeViLA"):
+        parts = [value for (stage, of_row), value in seconds.items() if of_row == row and stage != "in all"]
+        assert sum(parts) == pytest.approx(seconds["in all", row], abs=1e-3)
+    assert ("score_frames", "SeViLA") in seconds and ("score_frames", "Answerer alone, uniform frames") not in seconds
+    parameters = [
+        float(cell) for (_, figure), cell in cells(reproduced.tables, "table15").items() if figure == "parameters"
+    ]
+    assert 0 < parameters[0] < parameters[1]  # the Localizer's Q-Former
+
+
+@pytest.mark.slow
+def test_the_ranking_compares_every_rule_for_every_localizer_by_accuracy_and_recall(reproduced: Reproduced) -> None:
+    page = reproduced.ranking
+    rules = {
+        record.config["rank_by"] for record in records(reproduced.store).values() if record.stage == "select_keyframes"
+    }
+    assert rules == {"logit_yes", "probability_yes", "yes_versus_no"}
+    assert page.count("| refined Localizer above pre-trained Localizer | ") == 2
+    assert page.count("surely lower |\n") == 1 and page.count("| probability of yes (paper) | ") == 1 + 3 + 6 + 3
+    measured = [
+        metrics.rows("localization")[0]["moment_recall_percent"] for metrics in _localizations(reproduced.store)
+    ]
+    last = next(line for line in page.splitlines() if line.startswith("| 3 | moment recall |"))
+    assert {float(cell) for cell in last.split("|")[3:-1]} <= {round(value, 1) for value in measured}
+
+
+def _localizations(store: Path) -> list[LocalizationMetrics]:
+    return [
+        LocalizationMetrics(Store(store), id)
+        for id, record in records(store).items()
+        if record.stage == "evaluate_localization"
+    ]
+
+
+def test_with_nothing_present_one_page_says_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "all", "--store", str(tmp_path / "store")]) == 0
+    page = capsys.readouterr().out
+    assert len(page.splitlines()) < 60
+    for wanted in (
+        r"annotations nextqa +splits train, val +https://",
+        r"videos nextqa +at most 4,440 clips; [\d,]+ GB of features",
+        r"weights Salesforce/blip2-flan-t5-xl +15\.8 GB +https://",
+        r"weights sevila-pretrained +0\.8 GB +https://",
+        r"table3 +[\d.]+\n",
+        r"together, as they share work +[\d.]+\n",
+        r"--annotations NAME=PATH",
+    ):
+        assert re.search(wanted, page), wanted
+    hours = [float(line.split()[-1]) for line in page.splitlines() if re.match(r"table\d", line)]
+    together = float(re.findall(r"share work +([\d.]+)", page)[0])
+    assert max(hours) < together < sum(hours)
+    assert not records(tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
+    reproduced: Reproduced, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for store, cell in ((reproduced.store, "16.7 (0.0 - 50.0)"), (tmp_path / "store", "not run")):
+        before = set(records(store))
+        capsys.readouterr()
+        assert reproduce(reproduced.world, store, "table2", "--plan") == 0
+        assert set(cells(capsys.readouterr().out, "table2").values()) == {cell}
+        assert {id.split("-")[0] for id in set(records(store)) - before} <= {"list_questions"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("tabel3", "no 'tabel3' to reproduce (did you mean 'table3'?)"),
+        ("table3 --dataset nextq", "did you mean 'nextqa'?"),
+        (
+            "table3 --dataset qvhighlights",
+            "none of these tables has a column of these data sets; wanted one of nextqa, star",
+        ),
+        ("table3 --set select_keyframes.kk=2", "has no key 'kk'"),
+    ],
+)
+def test_what_no_row_could_run_with_is_refused_at_once(
+    typed: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", *typed.split(), "--store", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "published"),
+    [
+        ("table1", "SeViLA, Localizer refined", (69.4, 74.2, 81.3, 73.8, 64.9, 83.6, 61.6, 68.9)),
+        ("table3", "zero-shot, 32 uniform frames", (54.7, 56.7, 67.8, 57.7, 42.8, 67.0, 33.2, 54.0)),
+        ("table4", "SeViLA's Localizer", (54.5, 36.5, 32.3)),
+        ("table8", "Localizer, then uniform", (72.3,)),
+        ("table9", "fine-tuned", (70.1, 79.7, 51.8, 72.2, 79.6, 86.4, 54.5, 69.0, 67.0, 79.1)),
+        ("table15", "SeViLA", (7.98, 3.28, 4.2)),
+    ],
+)
+def test_published_numbers_are_the_papers(table: str, row: str, published: tuple[float, ...]) -> None:
+    rows = {each.name: each for each in read_paper().tables[table].rows}
+    assert rows[row].published == published
+
+
+def test_numbers_that_stand_in_several_tables_agree() -> None:
+    tables = read_paper().tables
+    of_ablation = {(row.keyframes, row.answered): row.published for row in tables["table3"].rows if not row.evaluated}
+    same = 0
+    for name in ("table1", "table2"):
+        for row in tables[name].rows:
+            if (row.keyframes, row.answered) in of_ablation and not row.settings:
+                assert of_ablation[row.keyframes, row.answered] == row.published
+                same += 1
+    assert same == 5
+
+
+def test_of_several_seeds_the_interval_is_students() -> None:
+    mean = over_seeds([Estimate(60.0, 55.0, 65.0), Estimate(62.0, 57.0, 67.0), Estimate(64.0, 59.0, 69.0)])
+    assert mean is not None and mean.value == 62.0 and mean.low is not None
+    assert mean.value - mean.low == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
+    assert over_seeds([Estimate(60.0, 55.0, 65.0)]) == Estimate(60.0, 55.0, 65.0) and over_seeds([]) is None
+    assert difference(Estimate(60.0, 55.0, 65.0), 62.4).high == pytest.approx(2.6)
+    assert tally([Estimate(1.0, -1.0, 2.0), Estimate(2.0, 1.0, 3.0), Estimate(-3.0, -4.0, -2.0)]) == (2, 1, 1)

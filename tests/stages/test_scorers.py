@@ -1,0 +1,215 @@
+"""Other scorers in the Localizer's place, selectors that compare vectors, and prompts of one's own: in a chain."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import RecipeError
+from cache.store import Store
+from pipeline.datasets.question import Question
+from pipeline.engine.recipe import load
+from pipeline.models.embedder import load_embedder
+from pipeline.models.matcher import load_matcher
+from pipeline.selection.registry import selector_named
+from pipeline.selection.selector import Candidates
+from stages.all import STAGES
+from stages.embed_frames import Embeddings
+from stages.extract_features import Features
+from stages.score_frames import FrameScores
+from tests.stages.runs import artifact, records, sevila
+from tests.tiny_scorers import write_tiny_embedder, write_tiny_matcher
+
+
+@pytest.fixture(scope="module")
+def own(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(finished, tmp_path_factory.mktemp("scorers") / "store"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_embedder(folder / "clip", "clip")
+    write_tiny_embedder(folder / "siglip", "siglip")
+    write_tiny_matcher(folder / "itm")
+    return folder
+
+
+def scored_by(models: Path, kind: str, *settings: str) -> list[str]:
+    stage, scorer = ("import_matcher", "itm") if kind == "itm" else ("import_embedder", "clip")
+    changes = [f"chain.scorer={scorer}", f"{stage}.weights={kind}", *settings]
+    return [*(word for each in changes for word in ("--set", each)), "--weights", f"{kind}={models / kind}"]
+
+
+def of_last_run(store: Path) -> tuple[FrameScores, dict[str, Question]]:
+    """The scores by which the newest keyframes were chosen, and the questions."""
+    keyframes = artifact(store, "keyframes").record
+    questions = artifact(store, "questions").questions()
+    return FrameScores(Store(store), keyframes.inputs["scores"]), {each.question_id: each for each in questions}
+
+
+def pixels_of(store: Path, question: Question) -> torch.Tensor:
+    frames = artifact(store, "frames")
+    rows = frames.clips()[question.video_id, question.clip_id]["row"]
+    return torch.from_numpy(frames.open().read(question.video_id, rows))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_chain_chooses_by_cosines_of_question_and_frame(kind: str, demo: Path, own: Path, models: Path) -> None:
+    assert sevila("run", demo, own, *scored_by(models, kind)) == 0
+    scores, questions = of_last_run(own)
+    by_question = scores.by_question()
+    assert len(by_question.where) == 24 and not by_question.failed
+    embedder = load_embedder(models / kind, torch.float32, "cpu")
+    for id in list(by_question.where)[::7]:
+        vector = embedder.of_texts([questions[id].question])[0][0]
+        wanted = (embedder.of_frames(pixels_of(own, questions[id])) @ vector).numpy()
+        for rank_by in ("logit_yes", "probability_yes", "yes_versus_no"):
+            assert np.allclose(by_question.ranking(rank_by)[id], wanted, atol=1e-5)
+        assert wanted.std() > 1e-3  # frames differ
+    answers = artifact(own, "answers").rows("answers")
+    assert [row["status"] for row in answers].count("ok") == 24
+
+
+def test_a_chain_chooses_by_image_text_matching(demo: Path, own: Path, models: Path) -> None:
+    assert sevila("run", demo, own, *scored_by(models, "itm", "score_by_matching.template={question} {options}")) == 0
+    scores, questions = of_last_run(own)
+    assert scores.record.stage == "score_by_matching"
+    table = scores.columns("frame_scores", "question_id", "logit_yes", "logit_no", "probability_yes")
+    matcher = load_matcher(models / "itm", "cpu")
+    id = table["question_id"][0]
+    text = f"{questions[id].question} {' '.join(questions[id].options)}"
+    features = artifact(own, "features")  # the newest are the matcher's
+    visual = matcher.visual(torch.from_numpy(features.open().read(questions[id].video_id, slice(None)).copy()))
+    clip = artifact(own, "frames").clips()[questions[id].video_id, questions[id].clip_id]
+    wanted = matcher.score(visual[clip["row"].tolist()], matcher.tokenize([text])[0] * len(clip["row"]))
+    of_question = table["question_id"] == id
+    assert np.allclose(table["logit_yes"][of_question], wanted[:, 1], atol=1e-4)
+    assert np.allclose(table["logit_no"][of_question], wanted[:, 0], atol=1e-4)
+    assert np.allclose(table["probability_yes"][of_question], wanted.softmax(dim=1)[:, 1], atol=1e-4)
+
+
+def test_another_question_text_embeds_no_frame_again(demo: Path, own: Path, models: Path) -> None:
+    assert sevila("run", demo, own, *scored_by(models, "clip")) == 0
+    before = records(own)
+    more = ("select_keyframes.k=2", "score_by_similarity.template={question} {options}")
+    assert sevila("run", demo, own, *scored_by(models, "clip", *more)) == 0
+    new = {record.stage for id, record in records(own).items() if id not in before}
+    assert new == {"score_by_similarity", "select_keyframes", "answer_questions", "evaluate"}
+
+
+@pytest.mark.parametrize("selector", ["mdp3", "dpp", "mmr"])
+def test_selectors_compare_the_vectors_of_the_scorer_that_has_some(
+    selector: str, demo: Path, own: Path, models: Path
+) -> None:
+    assert sevila("run", demo, own, *scored_by(models, "clip", f"select_keyframes.selector={selector}")) == 0
+    record = artifact(own, "keyframes").record
+    embeddings = Embeddings(Store(own), record.inputs["vectors"])
+    scores, _ = of_last_run(own)
+    check_selection(own, selector, scores, lambda video: embeddings.open().read(video, slice(None)))
+
+
+def test_selectors_compare_means_of_features_where_the_localizer_scores(demo: Path, own: Path) -> None:
+    assert sevila("run", demo, own, "--set", "select_keyframes.selector=mmr", "--set", "select_keyframes.k=3") == 0
+    features = Features(Store(own), artifact(own, "keyframes").record.inputs["vectors"])
+    scores, _ = of_last_run(own)
+
+    def vectors_of(video: str) -> np.ndarray:
+        means: np.ndarray = features.open().read(video, slice(None)).astype(np.float32).mean(axis=1)
+        return means
+
+    check_selection(own, "mmr", scores, vectors_of)
+
+
+def check_selection(store: Path, selector: str, scores: FrameScores, vectors_of: Any) -> None:
+    clips, values = artifact(store, "frames").clips(), scores.by_question().ranking("logit_yes")
+    keyframes = artifact(store, "keyframes")
+    chosen = [row for row in keyframes.rows("keyframes") if row["status"] == "ok"]
+    assert len(chosen) == 24
+    for row in chosen:
+        clip = clips[row["video_id"], row["clip_id"]]
+        vectors = vectors_of(row["video_id"])[clip["row"]]
+        candidates = Candidates.of(scores=values[row["question_id"]], vectors=vectors)
+        wanted = selector_named(selector)(candidates, keyframes.record.config["k"])
+        assert row["positions"] == wanted.tolist()
+
+
+def test_a_prompt_of_ones_own_that_says_the_same_scores_the_same(demo: Path, own: Path) -> None:
+    template = (
+        "Question: {question} Options: ({options} ) Does the information within the frame provide the necessary details to "
+        "accurately answer the given question?"
+    )
+    by_localizer = (id for id, each in records(own).items() if each.stage == "score_frames")
+    finished = FrameScores(Store(own), next(by_localizer))
+    words = ("--set", "score_frames.prompt=custom", "--set")
+    assert sevila("stage", demo, own, "score_frames", *words, f"score_frames.template={template}") == 0
+    same = artifact(own, "frame_scores")
+    assert same.id != finished.id and same.record.config["template"] == template
+    column = "logit_yes"
+    assert np.array_equal(
+        same.columns("frame_scores", column)[column], finished.columns("frame_scores", column)[column]
+    )
+    assert sevila("stage", demo, own, "score_frames", *words, "score_frames.template=Is {question} answered here?") == 0
+    other = artifact(own, "frame_scores")
+    assert not np.array_equal(
+        other.columns("frame_scores", column)[column], finished.columns("frame_scores", column)[column]
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["score_frames.prompt=custom"], "prompt is 'custom'; 'custom' with a template"),
+        (["score_frames.template={question}"], "prompt is 'multiple_choice'; 'custom' with a template"),
+        (
+            ["score_frames.prompt=custom", "score_frames.template={query}"],
+            r"\{query\} is no part of a question; \{question\}",
+        ),
+        (["score_frames.prompt=custom", "score_frames.template={question"], "a brace that is meant is written twice"),
+        (["score_by_similarity.template=a cat"], "all questions would be the same"),
+        (["chain.scorer=siglip"], "'localizer', 'imported', 'clip' or 'itm'"),
+    ],
+)
+def test_a_template_or_scorer_that_cannot_be_meant_is_one_error(settings: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load("plain", STAGES, settings)
+
+
+def test_the_full_chain_takes_neither_another_scorer_nor_a_selector_of_vectors(
+    demo: Path, own: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = ("chain.kind=full", "chain.training_split=train")
+    assert sevila("plan", demo, own, *scored_by(models, "clip", *full)) == 1
+    assert "[chain] scorer = 'clip' is for the forward chain" in capsys.readouterr().err
+    settings = [*full, "select_keyframes.selector=mdp3"]
+    assert sevila("plan", demo, own, *(word for each in settings for word in ("--set", each))) == 1
+    assert "[select_keyframes] selector = 'mdp3' is for the forward chain" in capsys.readouterr().err
+
+
+def test_keys_and_inputs_that_came_later_change_no_identity_where_they_say_nothing_new() -> None:
+    """Configs and inputs as stores hold them that were made before these keys were there."""
+    recipe = load("plain", STAGES, ["score_frames.precision=float32"])
+    assert recipe.config_of("score_frames").model_dump() == {
+        "prompt": "multiple_choice",
+        "instruction": "necessary_details",
+        "precision": "float32",
+    }
+    assert "most_frames" not in recipe.config_of("sample_frames").model_dump()
+    assert (
+        load("plain", STAGES, ["sample_frames.most_frames=9"]).config_of("sample_frames").model_dump()["most_frames"]
+        == 9
+    )
+    stage = STAGES["select_keyframes"]
+    nothing = stage.input_ids([None] * len(stage.inputs))
+    assert nothing == {"questions": None, "frames": None, "scores": None}
+    before = {
+        "select_keyframes": "select_keyframes-v1-c01411dcbe6680972721",
+        "score_frames": "score_frames-v1-2148e79b0c2e06c11bd4",
+        "sample_frames": "sample_frames-v4-f09e9596ce0c3924e145",
+    }
+    for name, id in before.items():
+        stage, cfg = STAGES[name], load("plain", STAGES).config_of(name)
+        assert stage.artifact_id(cfg, [None] * len(stage.inputs)) == id

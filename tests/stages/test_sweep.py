@@ -1,0 +1,67 @@
+"""`sevila sweep`: ways to choose keyframes on the same questions, each held against uniform frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache.errors import RecipeError
+from cache.store import Store
+from pipeline.metrics.comparison import PairedRow
+from reports.sweep import Cell, Grid
+from reports.sweep_text import power
+from tests.stages.runs import arguments, main
+
+PAIRED = PairedRow("overall", "overall", True, 1000, 50.0, 55.0, 5.0, 1.0, 9.0, 75, 125, 0.0005)
+
+
+def test_what_looks_at_no_score_is_one_cell_whoever_scores() -> None:
+    cells = Grid(["top_k", "oracle"], [2, 4], scorers=["localizer", "clip"]).cells()
+    assert [cell.selector for cell in cells] == ["uniform"] * 2 + ["top_k"] * 4 + ["oracle"] * 2
+    assert len(set(cells)) == len(cells) and all(cell.baseline in cells for cell in cells)
+
+
+def test_a_cell_is_a_few_keys_of_the_recipe() -> None:
+    assert Cell("aks", 8, "clip", "").settings == [
+        "chain.kind=forward",
+        "select_keyframes.selector=aks",
+        "select_keyframes.k=8",
+        "chain.scorer=clip",
+    ]
+    assert Cell("oracle", 8, "", "").settings[1:] == ["select_keyframes.method=oracle", "select_keyframes.k=8"]
+
+
+def test_a_selector_that_there_is_not_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(RecipeError, match=r"no selector 'top'.*did you mean 'top_k'"):
+        Grid(["top"], [2]).cells()
+
+
+def test_power_is_that_of_a_simulation_of_mcnemars_test() -> None:
+    # 20,000 draws of 1,000 questions, 20 % of them discordant, a true difference of 5 points: p < 0.05 in 93.7 %.
+    assert power(PAIRED, 5) == pytest.approx(0.937, abs=0.02)
+    assert power(replace(PAIRED, n_questions=100, n_only_a=8, n_only_b=12), 5) < 0.3
+    assert power(PAIRED, 0.001) == pytest.approx(0.025, abs=0.01)  # as often as chance, on this side
+
+
+def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "sweep.md"
+    command = arguments("sweep", demo, store, "--selectors", "top_k", "oracle", "--k", "1", "2", "-o", str(report))
+    assert main(command) == 0
+    text = report.read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| uniform", "| top", "| oracle"))]
+    assert len(rows) >= 6 and "no\\_moments" not in text
+    assert [(row[0].strip("| "), row[3]) for row in rows[:4]] == [
+        ("uniform", "1"),
+        ("uniform", "2"),
+        ("top\\_k" if "top\\_k" in text else "top_k", "1"),
+        ("top\\_k" if "top\\_k" in text else "top_k", "2"),
+    ]
+    stages = [id.split("-")[0] for id in Store(store)]
+    assert stages.count("score_frames") == stages.count("extract_features") == 1
+    capsys.readouterr()
+    assert main(command) == 0
+    assert ": made " not in capsys.readouterr().err
