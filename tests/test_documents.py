@@ -12,14 +12,17 @@ from cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+VARIABLE = re.compile(r'^(\w+)="(.*)"$', re.MULTILINE)
 CODE = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def commands_in(document: Path) -> list[str]:
-    """Return the `sevila` commands in a document's blocks of shell code, continuation lines joined."""
-    blocks = CODE.findall(document.read_text(encoding="utf-8"))
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    """Return the `sevila` commands in a document's blocks of shell code, continuation lines joined and variables replaced."""
+    code = "".join(CODE.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    for name, value in VARIABLE.findall(code):
+        code = code.replace(f"${name}", value)
+    lines = [line.strip() for line in code.splitlines()]
     return [line for line in lines if line.startswith("sevila ") and "..." not in line and "--install" not in line]
 
 
