@@ -30,7 +30,8 @@ from stages.chain import chain_of
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 
-MEASURED = ("score_frames", "select_keyframes", "answer_questions", "retrieve_moments")
+SCORING = ("score_frames", "score_by_similarity", "score_by_matching")
+MEASURED = (*SCORING, "select_keyframes", "answer_questions", "retrieve_moments")
 EVALUATIONS = ("evaluate", "evaluate_moments")  # run again too; their resampling is no part of the speed
 
 

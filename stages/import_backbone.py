@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from pydantic import Field
 
 from pipeline.engine.output import Output
@@ -32,13 +30,9 @@ def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, o
     config = read_blip2_config(weights.path)
     Verbalizer(weights.path / "tokenizer.json")
     check_blip2(config, weights.path)
-    content = {
-        "name": weights.name,
-        "files": dict(weights.files),
+    facts = {
         "encoder": vision_fingerprint(config, weights.path),
         "feature_shape": list(config.feature_shape),
         "image_size": config.image_size,
     }
-    weights.refuse_changed()
-    (out.folder / "backbone.json").write_text(json.dumps(content, indent=1, sort_keys=True))
-    out.add_file("backbone.json")
+    Backbone.note_weights(weights, facts, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -52,7 +51,4 @@ def import_embedder(cfg: ImportEmbedder, run: RunContext, weights: Weights, *, o
     from pipeline.models.embedder import describe_embedder
 
     assert weights.path is not None
-    content = {"name": weights.name, "files": dict(weights.files), **describe_embedder(weights.path)}
-    weights.refuse_changed()
-    (out.folder / EmbedderWeights.note).write_text(json.dumps(content, indent=1, sort_keys=True))
-    out.add_file(EmbedderWeights.note)
+    EmbedderWeights.note_weights(weights, describe_embedder(weights.path), out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -57,7 +56,4 @@ def import_matcher(cfg: ImportMatcher, run: RunContext, weights: Weights, *, out
     from pipeline.models.matcher import describe_matcher
 
     assert weights.path is not None
-    content = {"name": weights.name, "files": dict(weights.files), **describe_matcher(weights.path)}
-    weights.refuse_changed()
-    (out.folder / MatcherWeights.note).write_text(json.dumps(content, indent=1, sort_keys=True))
-    out.add_file(MatcherWeights.note)
+    MatcherWeights.note_weights(weights, describe_matcher(weights.path), out)

@@ -7,14 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.frame_by_frame import FrameByFrame, plan_by_frames
 from pipeline.inference.load_models import OnDemand
-from pipeline.models.prompts import template_problem, template_text
+from pipeline.models.prompts import Template, template_text
 from stages.extract_features import Features
 from stages.import_matcher import MatcherWeights
 from stages.list_questions import Questions
@@ -30,15 +30,7 @@ if TYPE_CHECKING:
 class ScoreByMatching(Config):
     """What frames are matched with."""
 
-    template: str = Field("{question}", description="text of a question, of {question} and {options}")
-
-    @field_validator("template")
-    @classmethod
-    def _is_a_template(cls, template: str) -> str:
-        problem = template_problem(template)
-        if problem:
-            raise ValueError(problem)
-        return template
+    template: Template = Field("{question}", description="text of a question, of {question} and {options}")
 
 
 def plan_matching(

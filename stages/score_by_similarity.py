@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.batching import cut
 from pipeline.datasets.question import Question
@@ -14,7 +14,7 @@ from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.load_models import OnDemand
-from pipeline.models.prompts import template_problem, template_text
+from pipeline.models.prompts import Template, template_text
 from pipeline.selection.frame_scores import columns_of_one_score
 from stages.embed_frames import Embeddings
 from stages.import_embedder import EmbedderWeights
@@ -29,15 +29,7 @@ TEXTS_AT_ONCE = 256
 class ScoreBySimilarity(Config):
     """What frames are compared with."""
 
-    template: str = Field("{question}", description="text of a question, of {question} and {options}")
-
-    @field_validator("template")
-    @classmethod
-    def _is_a_template(cls, template: str) -> str:
-        problem = template_problem(template)
-        if problem:
-            raise ValueError(problem)
-        return template
+    template: Template = Field("{question}", description="text of a question, of {question} and {options}")
 
 
 def plan_scores(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cache.errors import MissingSourceError
+from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, RunContext
+from pipeline.engine.weights import Weights
 
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig
@@ -27,6 +29,14 @@ class ImportedModel(Artifact):
         """Return what is noted: the weights' name, their files' SHA-256, and the model's identity and sizes."""
         content: dict[str, Any] = json.loads(self.checked_file(self.note).read_text())
         return content
+
+    @classmethod
+    def note_weights(cls, weights: Weights, facts: Mapping[str, Any], out: Output) -> None:
+        """Note the weights' name, their files' SHA-256 and facts about the model, unless they were replaced meanwhile."""
+        weights.refuse_changed()
+        content = {"name": weights.name, "files": dict(weights.files), **facts}
+        (out.folder / cls.note).write_text(json.dumps(content, indent=1, sort_keys=True))
+        out.add_file(cls.note)
 
     @contextmanager
     def folder(self, run: RunContext) -> Iterator[Path]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from string import Formatter, ascii_uppercase
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Question
 
@@ -155,6 +158,15 @@ def template_problem(template: str) -> str:
         if name not in ("question", "options") or form or how:
             return f"{{{name}}} is no part of a question; {{question}} and {{options}} are"
     return "" if fields else "neither {question} nor {options} is in it: all questions would be the same"
+
+
+def _checked(template: str) -> str:
+    if problem := template_problem(template):
+        raise ValueError(problem)
+    return template
+
+
+Template = Annotated[str, AfterValidator(_checked)]  # a config's key
 
 
 def template_text(template: str, question: Question) -> str:
