@@ -19,6 +19,7 @@ from cli import (
     reproduce_command,
     run_commands,
     runs_commands,
+    share_commands,
     sweep_command,
     weights_commands,
 )
@@ -81,6 +82,8 @@ CACHE: Commands = {
     "verify": cache_commands.verify,
     "du": cache_commands.du,
     "gc": cache_commands.gc,
+    "push": share_commands.push,
+    "pull": share_commands.pull,
 }
 
 # What earlier versions had, and what does it now.
