@@ -223,8 +223,7 @@ class Verification:
     def _pooled(self, record: Record, folder: Path) -> None:
         n_before = len(self.problems)
         try:
-            parts = references(self.store, record)
-            absent = absent_parts(self.store, record, parts)
+            absent = absent_parts(self.store, record, parts := references(self.store, record))
             self.parts(parts - absent)
             self.remarks += [f"{record.id}: came without {len(absent)} arrays; {BRING_OR_MAKE}"] * bool(absent)
             noted = record.content.partition(".")[2]

@@ -44,7 +44,7 @@ def make(root: Path, n_videos: int = 3, name: str = "first", shade: int = 1) -> 
     for number in range(n_videos):
         key = f"{number:020d}"
         if not pool.parts(key):
-            pool.add(key, [0, 4], (8,), "uint8", [np.full((2, 8), shade * (number + 1))], {})
+            pool.write(key, [0, 4], (8,), "uint8", [np.full((2, 8), shade * (number + 1))], {})()
         place = {"video_id": f"{number}", "key": key, "part": fingerprint([0, 4])}
         rows.append(place | {"frame_indices": [0, 4], "rows": [0, 1], "part_rows": [0, 1]})
     see = artifact_id("see", 1, {"videos": n_videos}, {"videos": "videos-abc"})
