@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache.errors import CorruptArtifactError, StoreError
+from cache.errors import CorruptArtifactError, StoreError, did_you_mean
 from cache.files import refuse_link
 from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
@@ -94,7 +94,8 @@ def named_run(store: Store, name: str) -> NamedRun:
     path = next((path for root in store.roots if (path := path_of(root, name)).exists()), None)
     if path is None:
         known = ", ".join(every_name(store)) or "none"
-        raise StoreError(f"no run is named {name!r} in {store.root}; names: {known}")
+        hint = did_you_mean(name, every_name(store))
+        raise StoreError(f"no run is named {name!r} in {store.root}{hint}; names: {known}")
     return read_named_run(path)
 
 

@@ -39,6 +39,7 @@ COMMANDS: dict[Group, Commands] = {
     RUN: {
         "demo": run_commands.demo,
         "ask": ask_command.ask,
+        "init": run_commands.init,
         "run": run_commands.run,
         "plan": run_commands.plan,
         "stage": run_commands.stage,

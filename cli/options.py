@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -99,6 +99,15 @@ ReportOption = Annotated[
         env_var="SEVILA_REPORT",
         help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
     ),
+]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16", "auto"] | None,
+    Parameter(
+        help="arithmetic of every stage, for a --set of each; auto: float32 on a CPU, on a GPU bfloat16 (features: float16)"
+    ),
+]
+LimitOption = Annotated[
+    Positive | None, Parameter(help="ask the first N questions of each split only: --set list_questions.limit=N")
 ]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
@@ -203,5 +212,16 @@ class ChainOptions:
     """A recipe's chain: what is changed in the recipe, where its data are, and how it is run."""
 
     settings: SettingsOption = ()
+    precision: PrecisionOption = None
+    limit: LimitOption = None
     places: PlaceOptions = PlaceOptions()
     execution: ExecutionOptions = ExecutionOptions()
+
+    def all_settings(self) -> list[str]:
+        """Return every `stage.key=value`: what the words for many stand for, then those that were typed, which win."""
+        if self.precision is None and self.limit is None:
+            return list(self.settings)
+        from pipeline.recipes.shorthands import settings_of
+        from stages.all import STAGES
+
+        return [*settings_of(STAGES, self.precision, self.limit, self.execution.device), *self.settings]
