@@ -28,4 +28,6 @@ def open_recipe(
     from stages.all import STAGES
 
     request = opening.Request(name, chain.all_settings(), seed, chain.places.by_kind())
-    return opening.open_recipe(request, STAGES, RunContext.of(store, vars(chain.execution)), download, remembered)
+    return opening.open_recipe(
+        request, STAGES, RunContext.of(store, chain.execution.as_options()), download, remembered
+    )

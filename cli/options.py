@@ -51,6 +51,19 @@ def _whole(kind: Any, tokens: Sequence[Token]) -> int | list[int]:
     return numbers if kind is not int else numbers[0]
 
 
+def _whole_or_auto(_: Any, tokens: Sequence[Token]) -> int | str:
+    if tokens[0].value == "auto":
+        return "auto"
+    number = _whole(int, tokens)
+    assert isinstance(number, int)
+    return number
+
+
+def _positive_or_auto(kind: Any, value: Any) -> None:
+    if value != "auto":
+        Number(gt=0, lt=MOST)(kind, value)
+
+
 def _folder(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
     if not all(token.value for token in tokens):  # an unset variable, most likely; a Path would make "." of it
         raise ValueError("wanted a folder, not an empty name")
@@ -99,6 +112,9 @@ ReportOption = Annotated[
         env_var="SEVILA_REPORT",
         help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
     ),
+]
+BatchTokens = Annotated[
+    int | Literal["auto"], Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
 ]
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16", "auto"] | None,
@@ -165,11 +181,17 @@ class Inference:
 
     Attributes:
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
-        batch_tokens: tokens in a forward pass
+        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit
     """
 
     device: str = "auto"
-    batch_tokens: Positive = 16384
+    batch_tokens: BatchTokens = 16384
+
+    def as_options(self) -> dict[str, Any]:
+        """Return every option by name, with the number of tokens that `auto` stands for on the device."""
+        from pipeline.engine.hardware import batch_tokens_of
+
+        return vars(self) | {"batch_tokens": batch_tokens_of(self.batch_tokens, self.device)}
 
 
 @Parameter(name="*", group=EXECUTION)

@@ -55,7 +55,7 @@ def reproduce(
     )
     _check([subject for of_table in (*subjects.values(), ranked) for subject in of_table], chain.all_settings())
     store = where.open()
-    run = RunContext.of(store, vars(chain.execution))
+    run = RunContext.of(store, chain.execution.as_options())
     rows = Reproduction(Request("", chain.all_settings(), None, chain.places.by_kind()), run, plan)
     pages = []
     with store.in_use():

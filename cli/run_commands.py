@@ -251,7 +251,7 @@ def benchmark(
         rows = History(folder_of(store, loaded)).read()
         print_json(rows) if as_json else print_text(trend_text(loaded, rows, nights))
         return 0
-    night = run_night(loaded, store, places.by_kind(), inference.device, inference.batch_tokens)
+    night = run_night(loaded, store, places.by_kind(), inference.device, inference.as_options()["batch_tokens"])
     print_json([judged.row for judged in night.rows]) if as_json else print_text(night_text(night))
     return 1 if night.problems else 0
 

@@ -87,7 +87,7 @@ def sweep(
     request = Request(recipe, settings, seed, chain.places.by_kind(), shared)
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
-        runs = list(cells_of(request, cells, RunContext.of(store, vars(chain.execution)), pin))
+        runs = list(cells_of(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
     tables = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points)]
     print_text("\n\n".join(filter(None, tables)))
     for run in runs:

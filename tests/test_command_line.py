@@ -58,6 +58,7 @@ def test_commands_and_options_are_called_as_they_were() -> None:
         ("cache ancestry x --format=dot", "`sevila cache ancestry` prints text"),
         ("run plain --precision half", 'Choose from: "float32", "bfloat16", "auto"'),
         ("run plain --limit 0", "--limit. Must be > 0."),
+        ("run plain --batch-tokens many", "wanted a whole number, not 'many'"),
         ("inti", 'Did you mean "init"?'),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from pipeline.engine.hardware import is_gpu
 from pipeline.engine.stage import Stage
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -25,7 +26,7 @@ def settings_of(stages: Mapping[str, Stage], precision: Precision | None, limit:
     settings = [] if limit is None else [f"list_questions.limit={limit}"]
     if precision is None:
         return settings
-    is_half = precision == "bfloat16" or (precision == "auto" and _is_gpu(device))
+    is_half = precision == "bfloat16" or (precision == "auto" and is_gpu(device))
     for name, stage in stages.items():
         field = stage.config.model_fields.get("precision")
         if field is not None:
@@ -33,11 +34,3 @@ def settings_of(stages: Mapping[str, Stage], precision: Precision | None, limit:
             half = OF_FEATURES if precision == "auto" and OF_FEATURES in offered else "bfloat16"
             settings.append(f"{name}.precision={half if is_half else 'float32'}")
     return settings
-
-
-def _is_gpu(device: str) -> bool:
-    if device != "auto":
-        return device != "cpu"
-    import torch  # here, as nothing else of a plan needs it
-
-    return torch.cuda.is_available()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli import main
+from pipeline.engine.hardware import BATCH_TOKENS, batch_tokens_of
 from pipeline.engine.recipe import available, load
 from pipeline.recipes.shorthands import settings_of
 from stages.all import STAGES
@@ -42,12 +43,13 @@ def test_a_setting_that_is_typed_goes_before_the_one_for_all() -> None:
 def test_the_command_plans_the_same_as_the_settings_that_it_stands_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "questions.csv").write_text("video,question,a0,a1,answer\n" + "v.mp4,Is it red?,yes,no,yes\n" * 1)
+    (tmp_path / "questions.csv").write_text("video,question,a0,a1,answer\n" + "v.mp4,Is it red?,yes,no,yes\n")
     place = ["--store", str(tmp_path / "store"), "--annotations", str(tmp_path / "questions.csv")]
     plans = []
     for words in (
         ["--precision", "float32", "--limit", "7"],
-        [word for each in settings_of(STAGES, "float32", 7, "cpu") for word in ("--set", each)],
+        ["--batch-tokens", "auto"]  # which is no part of an identity
+        + [word for each in settings_of(STAGES, "float32", 7, "cpu") for word in ("--set", each)],
     ):
         assert main(["plan", "plain", *words, *place]) == 0
         plans.append(capsys.readouterr().out)
@@ -68,3 +70,9 @@ def test_the_first_config_file_says_every_name_and_is_never_overwritten(
     assert main(["init"]) == 1
     assert "is there already, and is left as it is" in capsys.readouterr().err
     assert Path("sevila.toml").read_text() == "[videos]\nplain = 'mine'\n"
+
+
+def test_automatic_batches_begin_large_on_a_gpu_where_what_does_not_fit_is_halved() -> None:
+    assert batch_tokens_of(77, "cuda") == 77
+    assert batch_tokens_of("auto", "cpu") == BATCH_TOKENS
+    assert batch_tokens_of("auto", "cuda:1") > BATCH_TOKENS
