@@ -141,6 +141,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         if content.keys() != {"files", "sources"}:  # else of version 1, which had no checksum
             content = read_note(path)
             content.pop("names", None)  # which source each identity was of, as earlier versions kept it
+            content.pop("left_out", None)  # see cache/pulled.py
         if content.keys() <= nothing.keys() and all(isinstance(part, dict) for part in content.values()):
             return {**nothing, **content}
         problem = f"{path}: not what was written there"

@@ -91,9 +91,15 @@ def written(path: Path) -> Iterator[Path]:
 
     The part's name holds the process id, so that two writers never share one.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with being_written(path.with_name(f"{path.name}.{os.getpid()}.part")) as part:
+        yield part
+
+
+@contextmanager
+def being_written(part: Path) -> Iterator[Path]:
+    """Yield a new file to write to; on an error it is removed."""
     try:
-        with disk_errors(path):
+        with disk_errors(part):
             create(part)
             yield part
     except BaseException:

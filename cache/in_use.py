@@ -23,6 +23,7 @@ OWN_NAMES = {
     "demo",
     "reports",
     "digests.json",
+    "pulled.json",
 }  # in a store's root
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from cache.errors import CorruptArtifactError, StoreError, repair_hint
+from cache.errors import CorruptArtifactError, StoreError, did_you_mean, repair_hint
 from cache.files import refuse_link
+from cache.folders import stage_of
+from cache.names import every_name
 from cache.record import RECORD, Record
 from cache.store import Store
 from cache.untrusted import is_name
@@ -29,7 +31,9 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
             store.own(name) / RECORD for name in store.folders() if store.is_lost(name) and _starts(name, prefix)
         ):
             raise CorruptArtifactError(f"{path}: is lost; {repair_hint(path)}")
-        raise StoreError(f"no artifact starts with {prefix!r} in {store.root}; `sevila cache ls` lists all")
+        stages = dict.fromkeys(map(stage_of, store))
+        hint = did_you_mean(prefix, [*stages, *every_name(store)])
+        raise StoreError(f"no artifact starts with {prefix!r} in {store.root}{hint}; `sevila cache ls` lists all")
     of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
     return [prefix] if prefix in ids else of_stage or ids
 

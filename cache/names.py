@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache.errors import CorruptArtifactError, StoreError
+from cache.errors import CorruptArtifactError, StoreError, did_you_mean
 from cache.files import refuse_link
 from cache.fingerprint import fingerprint
 from cache.notes import read_note, write_note
@@ -94,7 +94,8 @@ def named_run(store: Store, name: str) -> NamedRun:
     path = next((path for root in store.roots if (path := path_of(root, name)).exists()), None)
     if path is None:
         known = ", ".join(every_name(store)) or "none"
-        raise StoreError(f"no run is named {name!r} in {store.root}; names: {known}")
+        hint = did_you_mean(name, every_name(store))
+        raise StoreError(f"no run is named {name!r} in {store.root}{hint}; names: {known}")
     return read_named_run(path)
 
 
@@ -105,12 +106,17 @@ def read_named_run(path: Path) -> NamedRun:
         content = read_note(path)
     except CorruptArtifactError as error:
         raise CorruptArtifactError(f"{error}; {way_out}") from error
+    return run_of(content, path, way_out)
+
+
+def run_of(content: dict[str, Any], path: Path | str, way_out: str) -> NamedRun:
+    """Return the run that a note at a path, which may be one elsewhere, holds; raises `CorruptArtifactError` with the way out."""
     try:
         run = NamedRun(**content | {"artifacts": [Pin(**pin) for pin in content["artifacts"]]})
         foreign = [pin.id for pin in run.artifacts if not PLAIN_ID.fullmatch(pin.id)]
     except (KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{path}: holds {sorted(content)}, not what a named run has; {way_out}") from error
-    if run.name != path.stem:
+    if f"{run.name}.json" != Path(path).name:
         raise CorruptArtifactError(f"{path}: is the file of the name {run.name!r}; {way_out}")
     if foreign:
         raise CorruptArtifactError(f"{path}: {foreign[0]!r} is not an artifact id; {way_out}")
@@ -243,6 +249,22 @@ def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
             if of_a.get(key) != of_b.get(key):
                 lines.append(f"{section}.{key}: {of_a.get(key)} -> {of_b.get(key)}")
     return lines
+
+
+def takes_place(run: NamedRun, of: NamedRun, where: str) -> bool:
+    """Whether a run is to be written in place of another of its name, at `where`: it is the same one, gone further.
+
+    Raises:
+        StoreError: they are two runs.
+    """
+    changes = recipe_differences(of, run)
+    before, now = ({pin.id for pin in each.artifacts} for each in (of, run))
+    if changes or not (before <= now or now <= before):
+        why = "; ".join(changes) or "the same recipe on other data"
+        raise StoreError(
+            f"{where}: the name {run.name!r} stands for another run there: {why}; give it to this one with --replace"
+        )
+    return before < now or (before == now and of.status != "finished" and run.status == "finished")
 
 
 def _seeds_text(seeds: list[int]) -> str:

@@ -16,13 +16,17 @@ from cache.files import NOT_A_FILE, read_whole, write_atomically
 from cache.fingerprint import PLAIN, canonical
 
 CHECKSUM = "checksum"
-LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
+NOTE_LIMIT_BYTES = 256 << 20  # no note of ours comes near; one that is larger was not written by us
 
 
 def write_note(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping of plain values as JSON, with the SHA-256 of its canonical text under `checksum`; in one piece."""
-    text = json.dumps({**content, CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False)
-    write_atomically(path, text.encode())
+    write_atomically(path, note_text(content))
+
+
+def note_text(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes that `write_note` writes."""
+    return json.dumps({**content, CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False).encode()
 
 
 def read_note(path: Path) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
 def read_text(path: Path | str) -> bytes:
     """Return the bytes of a note, whatever they are; raises like `read_note`."""
     try:
-        return read_whole(path, LIMIT_BYTES)
+        return read_whole(path, NOTE_LIMIT_BYTES)
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise CorruptArtifactError(f"{path}: {error.strerror}; it was not written by a stage") from error

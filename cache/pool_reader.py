@@ -107,7 +107,9 @@ class PoolReader:
         if file is None:
             path = part_paths(holder(self._store, (self._space, key, part)), self._space, key, part)[0]
             if not path.exists():
-                raise CorruptArtifactError(f"{path}: gone from the pool; {repair_hint(path)}")
+                raise CorruptArtifactError(
+                    f"{path}: gone from the pool, or left out of a pull, which can be repeated; {repair_hint(path)}"
+                )
             file = open_part(path, (self._space, key, part), self._unmarked)
         self._open[key, part] = file
         if len(self._open) > OPEN_FILES:

@@ -74,3 +74,8 @@ def message_of(error: Exception, path: Path) -> str:
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     return str(error).removeprefix(f"{path}: ").split("; ")[0]
+
+
+def as_written(wanted: Mapping[str, Any]) -> str:
+    """Return in words what a record says of a file."""
+    return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."

@@ -4,6 +4,7 @@
 <root>/partial/<id>/                      work in progress, kept after a kill so that finished shards are not repeated
 <root>/pool/<space>/<key[:2]>/<key>/      arrays by content that artifacts point into, see cache/pool.py
 <root>/locks/                             advisory locks; the operating system frees a dead holder's
+<root>/pulled.json                        what came with artifacts from elsewhere, see cache/pulled.py
 <root>/digests.json                       SHA-256 of files outside the store, remembered by size, mtime and inode
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 
+PULLED = "pulled.json"  # see cache/pulled.py
 MOST_RECORDS = 1 << 14  # kept in memory: chains ask for the same ones again and again
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
 BESIDE_RECORD = (PLAN, DROPPED, f"{PROGRESS}/{RECORD}")  # the last is a copy that earlier versions kept
@@ -52,7 +54,7 @@ class Store:
         self.roots = (self.root, *(folder.absolute() for folder in below))  # nearest first
         for path in [folder / name for folder in self.roots for name in OWN_NAMES]:
             refuse_link(path)
-        own, *others = (root / "digests.json" for root in self.roots)
+        own, *others = (folder / name for folder in self.roots for name in ("digests.json", PULLED))
         self.digests = DigestCache(own, others)
         self._records: dict[tuple[Path, str], tuple[tuple[int, ...], Record]] = {}  # as read, by inode, time and size
         self._looks: dict[str, tuple[Path, tuple[int, ...]]] | None = None  # within `one_look`: what `_place` has seen
@@ -216,7 +218,7 @@ class Store:
             sync(folder)
         (partial / DROPPED).unlink(missing_ok=True)
         write_note(partial / RECORD, (record if record.content else record.sealed()).as_note())
-        self._move_in(record.id)
+        self.move_in(record.id, partial)
 
     def finish(self, artifact: str) -> bool:
         """Publish what a process had only to move into place when it was killed; return whether the artifact is current now.
@@ -232,15 +234,16 @@ class Store:
                     path.unlink()
                 else:
                     refuse_links(path.parent)
-                    self._move_in(artifact)
+                    self.move_in(artifact, path.parent)
         return self.is_current(artifact)
 
-    def _move_in(self, artifact: str) -> None:
-        partial, final = self.partial(artifact), self.own(artifact)
-        shutil.rmtree(partial / PROGRESS / SNAPSHOTS, ignore_errors=True)
+    def move_in(self, artifact: str, folder: Path) -> None:
+        """Have a folder that holds all of an artifact be the artifact; the caller holds its `publish` lock."""
+        final = self.own(artifact)
+        shutil.rmtree(folder / PROGRESS / SNAPSHOTS, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
-        os.rename(partial, final)
+        os.rename(folder, final)
         sync(final.parent)
 
     def is_current(self, artifact: str) -> bool:

@@ -19,9 +19,10 @@ from cache.notes import read_json, read_note
 from cache.pool import noted_owner, owner_problem, part_paths
 from cache.pool_listing import PartId, references
 from cache.pool_reader import arrays_digest, holder, open_part
-from cache.problem import Problem, ProblemKind, message_of, note_problem, refusal
+from cache.problem import Problem, ProblemKind, as_written, message_of, note_problem, refusal
+from cache.pulled import BRING_OR_MAKE, absent_parts
 from cache.record import PROGRESS, RECORD, Record, artifact_id
-from cache.store import Store
+from cache.store import PULLED, Store
 from cache.tables import n_rows
 from cache.untrusted import inside, is_name
 
@@ -87,7 +88,7 @@ class Verification:
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
                 problem = f"its note {note.name}: {message_of(error, note)}"
             if problem:
-                written = _as_written(wanted) if wanted else "what was written"
+                written = as_written(wanted) if wanted else "what was written"
                 self._problem("/".join(part), "part", path.name, path, problem, written)
 
     def _owner(self, part: PartId, path: Path, note: Mapping[str, Any]) -> str:
@@ -125,7 +126,7 @@ class Verification:
             elif folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
                 self.remarks.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
-        self._memory("memory", [root / "digests.json", *run_files(root, RECENT)])
+        self._memory("memory", [root / "digests.json", root / PULLED, *run_files(root, RECENT)])
         self._memory("name", run_files(root, NAMES))
         strays = {path for folder in (NAMES, RECENT) for path in (root / folder).glob("*.json")}
         strays -= {*run_files(root, NAMES), *run_files(root, RECENT)}
@@ -204,7 +205,7 @@ class Verification:
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)
             if problem:
-                self._problem(record.id, "file", name, path, problem, _as_written(wanted))
+                self._problem(record.id, "file", name, path, problem, as_written(wanted))
         return len(self.problems) == n_before
 
     def _tables(self, record: Record, folder: Path) -> None:
@@ -222,9 +223,16 @@ class Verification:
     def _pooled(self, record: Record, folder: Path) -> None:
         n_before = len(self.problems)
         try:
-            self.parts(references(self.store, record))
+            absent = absent_parts(self.store, record, parts := references(self.store, record))
+            self.parts(parts - absent)
+            self.remarks += [f"{record.id}: came without {len(absent)} arrays; {BRING_OR_MAKE}"] * bool(absent)
             noted = record.content.partition(".")[2]
-            if noted and len(self.problems) == n_before and arrays_digest(self.store, record, folder) != noted:
+            if (
+                noted
+                and not absent
+                and len(self.problems) == n_before
+                and arrays_digest(self.store, record, folder) != noted
+            ):
                 self._problem(
                     record.id, "arrays", RECORD, folder / RECORD, "its arrays are others now", "those it was made of"
                 )
@@ -290,7 +298,3 @@ def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -
         with suppress(SevilaError, OSError):
             total += part_paths(holder(store, part), *part)[0].stat().st_size
     return total
-
-
-def _as_written(wanted: Mapping[str, Any]) -> str:
-    return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."

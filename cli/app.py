@@ -19,6 +19,7 @@ from cli import (
     reproduce_command,
     run_commands,
     runs_commands,
+    share_commands,
     sweep_command,
     weights_commands,
 )
@@ -38,6 +39,7 @@ COMMANDS: dict[Group, Commands] = {
     RUN: {
         "demo": run_commands.demo,
         "ask": ask_command.ask,
+        "init": run_commands.init,
         "run": run_commands.run,
         "plan": run_commands.plan,
         "stage": run_commands.stage,
@@ -81,6 +83,8 @@ CACHE: Commands = {
     "verify": cache_commands.verify,
     "du": cache_commands.du,
     "gc": cache_commands.gc,
+    "push": share_commands.push,
+    "pull": share_commands.pull,
 }
 
 # What earlier versions had, and what does it now.

@@ -27,5 +27,7 @@ def open_recipe(
     from pipeline.recipes import opening
     from stages.all import STAGES
 
-    request = opening.Request(name, chain.settings, seed, chain.places.by_kind())
-    return opening.open_recipe(request, STAGES, RunContext.of(store, vars(chain.execution)), download, remembered)
+    request = opening.Request(name, chain.all_settings(), seed, chain.places.by_kind())
+    return opening.open_recipe(
+        request, STAGES, RunContext.of(store, chain.execution.as_options()), download, remembered
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -49,6 +49,19 @@ def _whole(kind: Any, tokens: Sequence[Token]) -> int | list[int]:
             option = f"{token.keyword}: " if len(tokens) > 1 else ""  # of a single one, cyclopts says it
             raise ValueError(f"{option}wanted a whole number, not {token.value!r}") from error
     return numbers if kind is not int else numbers[0]
+
+
+def _whole_or_auto(_: Any, tokens: Sequence[Token]) -> int | str:
+    if tokens[0].value == "auto":
+        return "auto"
+    number = _whole(int, tokens)
+    assert isinstance(number, int)
+    return number
+
+
+def _positive_or_auto(kind: Any, value: Any) -> None:
+    if value != "auto":
+        Number(gt=0, lt=MOST)(kind, value)
 
 
 def _folder(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
@@ -99,6 +112,18 @@ ReportOption = Annotated[
         env_var="SEVILA_REPORT",
         help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
     ),
+]
+BatchTokens = Annotated[
+    int | Literal["auto"], Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
+]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16", "auto"] | None,
+    Parameter(
+        help="arithmetic of every stage, for a --set of each; auto: float32 on a CPU, on a GPU bfloat16 (features: float16)"
+    ),
+]
+LimitOption = Annotated[
+    Positive | None, Parameter(help="ask the first N questions of each split only: --set list_questions.limit=N")
 ]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
@@ -156,11 +181,17 @@ class Inference:
 
     Attributes:
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
-        batch_tokens: tokens in a forward pass
+        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit
     """
 
     device: str = "auto"
-    batch_tokens: Positive = 16384
+    batch_tokens: BatchTokens = 16384
+
+    def as_options(self) -> dict[str, Any]:
+        """Return every option by name, with the number of tokens that `auto` stands for on the device."""
+        from pipeline.engine.hardware import batch_tokens_of
+
+        return vars(self) | {"batch_tokens": batch_tokens_of(self.batch_tokens, self.device)}
 
 
 @Parameter(name="*", group=EXECUTION)
@@ -203,5 +234,16 @@ class ChainOptions:
     """A recipe's chain: what is changed in the recipe, where its data are, and how it is run."""
 
     settings: SettingsOption = ()
+    precision: PrecisionOption = None
+    limit: LimitOption = None
     places: PlaceOptions = PlaceOptions()
     execution: ExecutionOptions = ExecutionOptions()
+
+    def all_settings(self) -> list[str]:
+        """Return every `stage.key=value`: what the words for many stand for, then those that were typed, which win."""
+        if self.precision is None and self.limit is None:
+            return list(self.settings)
+        from pipeline.recipes.shorthands import settings_of
+        from stages.all import STAGES
+
+        return [*settings_of(STAGES, self.precision, self.limit, self.execution.device), *self.settings]

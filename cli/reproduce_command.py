@@ -53,10 +53,10 @@ def reproduce(
     ranked = (
         [_subject(name, seed) for name in dataset or [_demo()] for seed in seeds or SEEDS_OF_RANKING] if ranks else []
     )
-    _check([subject for of_table in (*subjects.values(), ranked) for subject in of_table], chain.settings)
+    _check([subject for of_table in (*subjects.values(), ranked) for subject in of_table], chain.all_settings())
     store = where.open()
-    run = RunContext.of(store, vars(chain.execution))
-    rows = Reproduction(Request("", chain.settings, None, chain.places.by_kind()), run, plan)
+    run = RunContext.of(store, chain.execution.as_options())
+    rows = Reproduction(Request("", chain.all_settings(), None, chain.places.by_kind()), run, plan)
     pages = []
     with store.in_use():
         if tables:

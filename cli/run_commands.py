@@ -19,11 +19,13 @@ from cli.options import (
     Count,
     ExecutionOptions,
     Inference,
+    LimitOption,
     Naming,
     OutputFile,
     PlaceOptions,
     Port,
     Positive,
+    PrecisionOption,
     ReportOption,
     SeedOption,
     Seeds,
@@ -76,6 +78,8 @@ def run(
 def demo(
     *,
     settings: SettingsOption = (),
+    precision: PrecisionOption = None,
+    limit: LimitOption = None,
     seed: SeedOption = None,
     execution: ExecutionOptions = ExecutionOptions(),
     naming: Naming = Naming(),
@@ -86,8 +90,19 @@ def demo(
     """Run the whole chain on a small world of its own, trainings included."""
     from pipeline.shapes.demo import DEMO
 
-    chain = ChainOptions(settings=settings, execution=execution)
+    chain = ChainOptions(settings=settings, precision=precision, limit=limit, execution=execution)
     run(DEMO, chain=chain, seed=seed, naming=naming, report=report, as_json=as_json, where=where)
+
+
+def init(*, where: Where) -> None:
+    """Write a `sevila.toml` to fill in: where data and weights lie on this machine."""
+    from pipeline.engine.places import write_first
+    from pipeline.engine.recipe import available, load
+    from pipeline.recipes.places_file import places_text
+    from stages.all import STAGES
+
+    path = write_first(places_text(load(name, STAGES) for name in available()))
+    print_text(f"{path}: take away the # before what you have, and write your paths")
 
 
 def stage(
@@ -187,7 +202,7 @@ def results(
 
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")
-    loaded, runs = load(recipe, STAGES, chain.settings), []
+    loaded, runs = load(recipe, STAGES, chain.all_settings()), []
     if chain_of(loaded) is not full:
         raise RecipeError(
             f"recipe {loaded.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
@@ -236,7 +251,7 @@ def benchmark(
         rows = History(folder_of(store, loaded)).read()
         print_json(rows) if as_json else print_text(trend_text(loaded, rows, nights))
         return 0
-    night = run_night(loaded, store, places.by_kind(), inference.device, inference.batch_tokens)
+    night = run_night(loaded, store, places.by_kind(), inference.device, inference.as_options()["batch_tokens"])
     print_json([judged.row for judged in night.rows]) if as_json else print_text(night_text(night))
     return 1 if night.problems else 0
 

@@ -79,14 +79,15 @@ def sweep(
 
     cells = Grid(grid.selectors, grid.k, grid.scorers, grid.answerers)
     cells.cells()  # a slip in a name is an error before anything is made
-    loaded = load(recipe, STAGES, chain.settings)
+    settings = chain.all_settings()
+    loaded = load(recipe, STAGES, settings)
     store = where.open()
     # Places of one scorer's weights or files are of no use to the cells of the others.
     shared = set(grid.scorers) != {"localizer"}
-    request = Request(recipe, chain.settings, seed, chain.places.by_kind(), shared)
+    request = Request(recipe, settings, seed, chain.places.by_kind(), shared)
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
-        runs = list(cells_of(request, cells, RunContext.of(store, vars(chain.execution)), pin))
+        runs = list(cells_of(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
     tables = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points)]
     print_text("\n\n".join(filter(None, tables)))
     for run in runs:

@@ -3,7 +3,8 @@
 Whatever process imports it, to compute or to decode, does so before it loads a library that computes.
 """
 
-from pipeline.environment import clear_settings, open_standard_streams
+from pipeline.environment import bound_waiting, clear_settings, open_standard_streams
 
 open_standard_streams()
 clear_settings()
+bound_waiting()

@@ -62,6 +62,18 @@ IGNORED_NAMES = {
 IGNORED_NAMES |= {"MASTER_ADDR", "MASTER_PORT"}
 
 
+# How threads of OpenMP wait: for some tenth of a millisecond busily, then asleep. Its own limit is some 30 times as much, during
+# which a thread that waits for one that another program keeps from its core does nothing but keep others from theirs.
+SPIN_COUNT = "10000"
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+def bound_waiting() -> None:
+    """Have threads that wait for each other fall asleep soon, unless the user says how they wait; no result depends on it."""
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
 def clear_settings() -> None:
     """Remove from the environment what libraries would read there and what would change results; what it was is logged."""
     os.environ.pop("RUST_BACKTRACE", None)  # pages of it would stand before our one line on a damaged tokenizer

@@ -67,6 +67,7 @@ NO_STAGE = ("__init__", "all", "asking", "chain", "others")
 OWNERS = {
     "h5py": {"cache"},
     "pyarrow": {"cache"},
+    "fsspec": {"cache"},
     "decord": {"pipeline/video"},
     "av": {"pipeline/video", "pipeline/shapes"},  # shapes writes the videos of its world
     "transformers": {"pipeline/models", "pipeline/shapes", "pipeline/training", "benchmarks"},

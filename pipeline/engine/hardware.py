@@ -6,10 +6,33 @@ import gc
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.engine.stage import RunContext
 from pipeline.memory import peak_memory_bytes, reset_peak_memory
+
+BATCH_TOKENS = 16384
+MOST_BATCH_TOKENS = 1 << 19  # beyond, no model here became faster on an H100
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a device, as of `RunContext`, is a GPU here."""
+    if device != "auto":
+        return device != "cpu"
+    import torch  # here, as little else of a plan needs it
+
+    return torch.cuda.is_available()
+
+
+def batch_tokens_of(wanted: int | Literal["auto"], device: str) -> int:
+    """Return the tokens of a forward pass; auto: on a GPU most of all, of which each model's first batches find what fits.
+
+    What does not fit is halved, and not tried again (pipeline/memory.py). A CPU has no such limit before the machine stops: there
+    it is the default.
+    """
+    if wanted != "auto":
+        return wanted
+    return MOST_BATCH_TOKENS if is_gpu(device) else BATCH_TOKENS
 
 
 def hardware_facts(gpu: bool, run: RunContext) -> dict[str, Any]:

@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 from cache.errors import MissingSourceError, RecipeError
 from cache.files import kind_of, write_for_user
+
+
+from cache.errors import MissingSourceError, RecipeError, did_you_mean
+from cache.files import kind_of
 from pipeline.engine.toml_file import read_toml
 
 log = logging.getLogger("sevila")
@@ -137,6 +141,17 @@ def write_place(kind: str, name: str, path: Path) -> Path:
     return file
 
 
+def write_first(text: str) -> Path:
+    """Write the config file where there is none, and return it; raises `RecipeError` where there is one."""
+    path = config_file()
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RecipeError(f"{path}: is there already, and is left as it is") from error
+    return path
+
+
 def refuse_unused(
     given: Mapping[str, Iterable[str]], used: Mapping[str, Collection[str]], idle: Mapping[str, Collection[str]] = {}
 ) -> None:
@@ -156,8 +171,9 @@ def refuse_unused(
             name, _ = _split_place(place)
             if name in names or (names and not name):
                 continue
+            hint = did_you_mean(name, names)
             listed = ", ".join(f"`--{kind} {each}=PATH`" for each in names)
-            what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used here"
+            what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used here{hint}"
             if idle.get(kind) and (not name or name in idle[kind]):
                 log.warning("%s; used are %s", what, listed or "none")
             else:

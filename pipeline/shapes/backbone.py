@@ -25,6 +25,7 @@ from pipeline.shapes.optimising import ShowStep
 from pipeline.shapes.reading import reading_figures, train_reading
 from pipeline.shapes.seeing import telling_figures, train_seeing, train_telling
 from pipeline.shapes.tokenizer import write_tokenizer
+from pipeline.threads import as_suits
 
 PHASES = ("read", "see", "tell")
 HELD_OUT = 1 << 20  # added to the seed, for texts and images that training does not see
@@ -45,7 +46,7 @@ class ShapesBackbone:
 
     def train(self, phase: str, steps: int, batch: int, bar: Bar) -> None:
         """Run one phase."""
-        with bar(f"train_backbone, {phase}", steps, 0) as show:
+        with bar(f"train_backbone, {phase}", steps, 0) as show, as_suits(self.model.num_parameters()):
             if phase == "read":
                 train_reading(self._language, self._seed, steps, batch, show)
             elif phase == "see":

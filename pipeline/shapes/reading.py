@@ -6,7 +6,7 @@ Shapes: R samples, K frames a sample, Q words a frame, D language width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from pipeline.shapes.drawing import COLOURS, SHAPES
 from pipeline.shapes.optimising import ShowStep, optimise
 from pipeline.shapes.tokenizer import EMPTY, PLACES, SEEN, UNTOLD
 from pipeline.shapes.writing import Sample, Writer
+from pipeline.threads import side_by_side
 
 LEARNING_RATE, BIAS_LEARNING_RATE = 2e-3, 2e-2  # relative position biases learn too slowly otherwise
 SINGLE_SHARE = 0.25  # of the steps, the first ones, read single frames only
@@ -40,6 +41,7 @@ def train_reading(language: Language, seed: int, steps: int, batch: int, show: S
     writer, noise = Writer(language.verbalizer, seed), torch.Generator().manual_seed(seed)
     biases = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" in name]
     rest = [parameter for name, parameter in model.named_parameters() if "relative_attention_bias" not in name]
+    parameters = [*rest, *biases]
     groups = [{"params": rest, "lr": LEARNING_RATE}, {"params": biases, "lr": BIAS_LEARNING_RATE}]
 
     def backward(step: int) -> float:
@@ -48,12 +50,18 @@ def train_reading(language: Language, seed: int, steps: int, batch: int, show: S
         else:
             single = _questions(writer, batch // 4, 1) + [writer.judgement() for _ in range(batch // 4)]
             pieces = [single, _questions(writer, batch // 2, SEVERAL[step % len(SEVERAL)])]
-        total, other_weight = 0.0, OTHER_WEIGHT if step < steps * (1 - EVEN_SHARE) else 1.0
-        for samples in pieces:
-            loss, _ = _loss(language, samples, noise, other_weight)
-            loss.backward()
-            total += loss.item() / len(pieces)
-        return total
+        other_weight = OTHER_WEIGHT if step < steps * (1 - EVEN_SHARE) else 1.0
+        # What is random is drawn in order; the rest of each piece needs nothing of the other.
+        seen = [_written(language, samples, noise) for samples in pieces]
+        tasks = [
+            partial(_gradient, language, *piece, other_weight, parameters) for piece in zip(pieces, seen, strict=True)
+        ]
+        results = side_by_side(tasks)
+        for _, gradients in results:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return sum(loss / len(pieces) for loss, _ in results)
 
     optimise(groups, steps, backward, show)
     model.requires_grad_(False)
@@ -71,7 +79,8 @@ def reading_figures(language: Language, seed: int, n: int = 400) -> dict[str, fl
     }
     shares = {}
     for name, draw in draws.items():
-        _, right = _loss(language, [draw() for _ in range(n)], None)
+        samples = [draw() for _ in range(n)]
+        _, right = _loss(language, samples, _written(language, samples, None))
         shares[name] = right.float().mean().item()
     return shares
 
@@ -80,11 +89,22 @@ def _questions(writer: Writer, n: int, n_frames: int) -> list[Sample]:
     return [writer.question(n_frames, as_text=number % AS_TEXT_EVERY == 0) for number in range(n)]
 
 
+def _gradient(
+    language: Language, samples: Sequence[Sample], visual: Tensor, other_weight: float, parameters: Sequence[Tensor]
+) -> tuple[float, tuple[Tensor | None, ...]]:
+    """Return the loss and its gradient for each parameter; None for one that it does not depend on."""
+    loss, _ = _loss(language, samples, visual, other_weight)
+    return loss.item(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+
 def _loss(
-    language: Language, samples: Sequence[Sample], noise: torch.Generator | None, other_weight: float = 1.0
+    language: Language, samples: Sequence[Sample], visual: Tensor, other_weight: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean weighted cross-entropy, and per sample [R] whether T5 says the target as far as its telling token."""
-    visual = _written(language, samples, noise)
+    """Return the mean weighted cross-entropy, and per sample [R] whether T5 says the target as far as its telling token.
+
+    Args:
+        visual: the samples' frames, as `_written` returns them.
+    """
     n_frames = visual.shape[1]
     inputs = language.assemble(frame_prefixes(n_frames), visual, [sample.text for sample in samples])
     hidden = language.encode(inputs)

@@ -15,6 +15,7 @@ from cache.errors import SevilaError
 from pipeline.engine.hardware import hardware_facts
 from pipeline.engine.stage import RunContext
 from pipeline.memory import is_out_of_memory
+from pipeline.threads import as_suits
 from pipeline.training.loop import Loop
 from pipeline.training.task import TrainingJob
 
@@ -28,7 +29,9 @@ def train_in_process(job: TrainingJob) -> dict[str, Any]:
         task = job.make_task(own)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
-                Loop(job, task, accelerator).run()
+                n_parameters = sum(parameter.numel() for parameter in task.module.parameters())
+                with as_suits(n_parameters):
+                    Loop(job, task, accelerator).run()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

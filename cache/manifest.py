@@ -1,0 +1,163 @@
+"""What makes up an artifact at a remote (cache/remote.py): its record and notes as they are, and the blobs that they name.
+
+Everything in one may come from anybody, so that it is read as strictly as what lies in a store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from cache.errors import CorruptArtifactError
+from cache.fingerprint import fingerprint
+from cache.notes import checked, note_text, parsed, whole
+from cache.pool import noted_owner, owner_problem
+from cache.pool_listing import PartId
+from cache.record import RECORD_VERSION, Record, artifact_id
+from cache.store import Store
+from cache.untrusted import is_count, is_digest, is_name
+
+PROGRESS_FILE = re.compile(r"plan\.json|\d{5}\.json")
+FIELDS = {"record", "progress", "parts", "sources"}
+
+
+class Blob(NamedTuple):
+    """Bytes by their SHA-256."""
+
+    sha256: str
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Where they lie at a remote."""
+        return f"blobs/{self.sha256[:2]}/{self.sha256}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One artifact as a remote has it.
+
+    Attributes:
+        record_text: of its `record.json`, as `progress` and `parts` hold the texts of notes: by file name, and by part.
+        parts: of the pool, those of its parts whose arrays the remote has.
+        sources: ids that its inputs from outside have, by what the store remembered them as.
+    """
+
+    record: Record
+    record_text: str
+    progress: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[PartId, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def as_bytes(self) -> bytes:
+        """Return what `parse` reads."""
+        parts = {"/".join(part): text for part, text in sorted(self.parts.items())}
+        content = {"record": self.record_text, "progress": dict(self.progress), "parts": parts}
+        return note_text({**content, "sources": dict(self.sources)})
+
+    @classmethod
+    def parse(cls, id: str, content: bytes, where: str) -> Manifest:
+        """Return the manifest of an artifact that bytes hold.
+
+        Raises:
+            CorruptArtifactError: they are not what was written, or nothing that a stage can have made.
+        """
+        note = note_of(content, where)
+        if note.keys() != FIELDS or not all(isinstance(note[name], dict) for name in FIELDS - {"record"}):
+            raise CorruptArtifactError(f"{where}: holds {sorted(note)}, wanted {sorted(FIELDS)}")
+        texts = [note["record"], *note["progress"].values(), *note["parts"].values()]
+        names = [*note["progress"], *note["sources"].values()]
+        if not all(isinstance(text, str) for text in texts) or not all(map(is_name, names)):
+            raise CorruptArtifactError(f"{where}: holds texts or names that no store can have written")
+        record = record_of(note["record"].encode(), where)
+        if artifact_id(record.stage, record.version, record.config, record.inputs) != id or record.id != id:
+            raise CorruptArtifactError(f"{where}: is not of {id}, but of {record.id}, or its id is not of its config")
+        parts = {_part_of(name, where): text for name, text in note["parts"].items()}
+        manifest = cls(record, note["record"], note["progress"], parts, note["sources"])
+        if not all(PROGRESS_FILE.fullmatch(name) for name in manifest.progress):
+            raise CorruptArtifactError(f"{where}: holds notes of no stage")
+        for part, text in parts.items():
+            array_of(part, text, record, where)
+        return manifest
+
+    def files(self) -> Iterator[tuple[str, Blob]]:
+        """Yield the artifact's files by name."""
+        return ((name, Blob(file["sha256"], file["size_bytes"])) for name, file in self.record.files.items())
+
+    def arrays(self) -> Iterator[tuple[PartId, Blob]]:
+        """Yield the arrays of its parts."""
+        return ((part, array_of(part, text, self.record, part[2])) for part, text in self.parts.items())
+
+    def blobs(self) -> set[Blob]:
+        """Return all that it names."""
+        return {blob for of in (self.files(), self.arrays()) for _, blob in of}
+
+    def without(self, stages: Collection[str]) -> Manifest:
+        """Return the manifest without its parts of the pool, if it is of one of these stages."""
+        return replace(self, parts={}) if self.record.stage in stages else self
+
+
+def manifest_name(id: str) -> str:
+    """Return where the manifest of an artifact lies at a remote."""
+    return f"artifacts/{id}.json"
+
+
+def note_of(content: bytes, where: str) -> dict[str, Any]:
+    """Return what a note holds; raises `CorruptArtifactError` if it is not whole."""
+    return whole(content) or checked(parsed(content, where), where)
+
+
+def record_of(content: bytes, where: str) -> Record:
+    """Return the record that the bytes of a `record.json` hold; raises `CorruptArtifactError` like `Record.load`."""
+    version = parsed(content, where).get("record_version")
+    if version == 1:  # without a checksum
+        return Record.of_note({**parsed(content, where), "pool": "", "record_version": 2}, where)
+    if version not in (2, RECORD_VERSION):
+        raise CorruptArtifactError(f"{where}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
+    return Record.of_note(note_of(content, where), where)
+
+
+def array_of(part: PartId, text: str, record: Record, where: str) -> Blob:
+    """Return the array that a part's note is of; raises `CorruptArtifactError` if it is no note, or another part's."""
+    try:
+        note = note_of(text.encode(), where)
+        blob, is_marked = Blob(note["file"]["sha256"], note["file"]["size_bytes"]), "space" in note
+        problem = owner_problem(noted_owner(note), part) if is_marked else ""
+        is_own = part[0] == record.pool and fingerprint(note["frame_indices"]) == part[2]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptArtifactError(f"{where}: the note of {'/'.join(part)} is none: {error}") from error
+    # Parts did not say whose they are before the content of records said what is in them.
+    if problem or not is_own or (not is_marked and "." in record.content):
+        raise CorruptArtifactError(f"{where}: {'/'.join(part)}: {problem or 'is not a part of this artifact'}")
+    if not (is_digest(blob.sha256) and is_count(blob.size_bytes)):
+        raise CorruptArtifactError(f"{where}: {'/'.join(part)}: wanted size and SHA-256 of its array")
+    return blob
+
+
+def _part_of(name: str, where: str) -> PartId:
+    names = name.split("/")
+    if len(names) != 3 or not all(map(is_name, names)):
+        raise CorruptArtifactError(f"{where}: {name!r} is no name of a part of the pool")
+    return names[0], names[1], names[2]
+
+
+def same_arrays(one: str, other: str) -> bool:
+    """Whether the texts of two notes of one part are of the same array, as far as they say what is in it."""
+    a, b = (note_of(text.encode(), "") for text in (one, other))
+    return bool(a.get("array") == b.get("array") if "array" in a and "array" in b else a["file"] == b["file"])
+
+
+def with_inputs(store: Store, ids: Collection[str]) -> list[str]:
+    """Return artifacts with all they were made from that the store holds, each after what it was made from."""
+    order: dict[str, None] = {}
+    waiting = [(id, False) for id in reversed(list(ids))]
+    while waiting:
+        id, is_after = waiting.pop()
+        if is_after:
+            order[id] = None
+        elif id not in order and store.exists(id):
+            inputs = [input for input in store.record(id).inputs.values() if input is not None]
+            waiting += [(id, True), *((input, False) for input in reversed(inputs))]
+    return list(order)

@@ -1,0 +1,236 @@
+"""Copying artifacts from a remote (cache/remote.py), each byte checked on arrival; what the store has is not moved.
+
+As in any store, a part of the pool gets its note last, an artifact its record, and a name comes after all that it names.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import CorruptArtifactError, StoreError, did_you_mean
+from cache.files import published, read_whole, refuse_link, refuse_links, sync, write_atomically
+from cache.fingerprint import file_digest
+from cache.manifest import Blob, Manifest, manifest_name, note_of, same_arrays
+from cache.names import NAME, NAMES, NamedRun, path_of, read_named_run, run_of, takes_place
+from cache.notes import NOTE_LIMIT_BYTES, write_note
+from cache.pool import part_paths
+from cache.pool_listing import PartId, references
+from cache.pool_reader import is_there
+from cache.pulled import note_pulled
+from cache.push import Moved, Transfer, side_by_side
+from cache.record import PROGRESS, RECORD, same_content
+from cache.remote import Remote
+from cache.store import Store
+from cache.untrusted import inside
+
+log = logging.getLogger("sevila")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """One artifact to pull: its manifest without the parts to leave out, and what of it is not here."""
+
+    manifest: Manifest
+    parts: dict[PartId, Blob]
+    is_new: bool
+
+
+class Pull(Transfer):
+    """Artifacts of runs with all they were made from, or everything at a remote, on the way to a store."""
+
+    def __init__(
+        self, store: Store, remote: Remote, runs: Sequence[str], leave_out: Collection[str], is_replacing: bool
+    ) -> None:
+        """Find out what the store lacks; arguments as of `Push`.
+
+        Raises:
+            StoreError: the store has another run of a name, or another content of an artifact; or the remote no such run.
+            CorruptArtifactError: something is damaged there.
+        """
+        super().__init__()
+        self._store, self._remote = store, remote
+        remote.begin_reading()
+        self._there = remote.sizes("artifacts") | remote.sizes("blobs") | remote.sizes(NAMES)
+        wanted = [self._theirs(name) for name in runs or self._names()]
+        self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
+        pinned = list(dict.fromkeys(pin.id for run in wanted for pin in run.artifacts))
+        self.missing = [id for id in pinned if manifest_name(id) not in self._there]
+        every = [Path(name).stem for name in self._there if name.startswith("artifacts/") and name.endswith(".json")]
+        manifests = self._manifests(pinned if runs else every)
+        self.n_artifacts = len(manifests)
+        self._incoming = [self._plan_artifact(manifest.without(leave_out)) for manifest in manifests]
+
+    def run(self, moved: Moved = lambda n_bytes: None) -> None:
+        """Pull it: killed at any moment, it leaves a store, and goes on from there the next time."""
+        for incoming in self._incoming:
+            with self._store.lock(f"{incoming.manifest.record.id}/pull"):
+                self._bring(incoming, moved)
+        for run in self.runs:
+            path = path_of(self._store.root, run.name)
+            with self._store.lock(f"{NAMES}/{run.name}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_note(path, run.as_dict())
+
+    def _names(self) -> list[str]:
+        names = [Path(name).stem for name in self._there if name.startswith(f"{NAMES}/") and name.endswith(".json")]
+        return [name for name in sorted(names) if NAME.fullmatch(name)]
+
+    def _theirs(self, name: str) -> NamedRun:
+        file = path_of(Path(NAMES).parent, name).as_posix()
+        if file not in self._there:
+            known = self._names()
+            hint = did_you_mean(name, known)
+            raise StoreError(
+                f"{self._remote.address}: has no run {name!r}{hint}; runs there: {', '.join(known) or 'none'}"
+            )
+        where = f"{self._remote.address}/{file}"
+        run = run_of(note_of(self._remote.read(file), where), where, "push it again with --replace")
+        if run.name != name:
+            raise CorruptArtifactError(f"{where}: is the file of the name {run.name!r}")
+        return run
+
+    def _is_written(self, run: NamedRun, is_replacing: bool) -> bool:
+        path = path_of(self._store.root, run.name)
+        return is_replacing or not path.exists() or takes_place(run, read_named_run(path), str(path))
+
+    def _manifests(self, ids: Sequence[str]) -> list[Manifest]:
+        """Return the manifests of artifacts with all they were made from, each after those of what it was made from."""
+        manifests: dict[str, Manifest] = {}
+        waiting = [id for id in ids if manifest_name(id) in self._there]
+        with ThreadPoolExecutor(self._remote.threads) as threads:
+            while waiting:
+                manifests |= dict(zip(waiting, threads.map(self._manifest, waiting), strict=True))
+                inputs = {id for manifest in manifests.values() for id in manifest.record.inputs.values() if id}
+                waiting = sorted(id for id in inputs if id not in manifests and manifest_name(id) in self._there)
+        order: dict[str, Manifest] = {}
+        while len(order) < len(manifests):
+            ready = {
+                id: manifest
+                for id, manifest in manifests.items()
+                if id not in order and not {*manifest.record.inputs.values()} & (manifests.keys() - order.keys())
+            }
+            assert ready, "an id is a digest of the ids of its inputs, so that no artifact is made from itself"
+            order |= ready
+        return list(order.values())
+
+    def _manifest(self, id: str) -> Manifest:
+        name = manifest_name(id)
+        where = f"{self._remote.address}/{name}"
+        try:
+            return Manifest.parse(id, self._remote.read(name), where)
+        except CorruptArtifactError as error:
+            raise CorruptArtifactError(f"{error}; pushed again, it is written anew") from error
+
+    def _plan_artifact(self, manifest: Manifest) -> Incoming:
+        record, store = manifest.record, self._store
+        refuse_link(store.own(record.id))
+        is_new = not store.exists(record.id)
+        if not is_new and not same_content(store.record(record.id).content, record.content):
+            raise StoreError(self._conflict(record.id))
+        parts = {part: blob for part, blob in manifest.arrays() if not self._has(part, manifest.parts[part], blob)}
+        blobs = {*parts.values(), *(blob for _, blob in manifest.files() if is_new)}
+        for blob in blobs:
+            self._check_there(blob)
+        self.plan(blobs)
+        self.new += [record.id] if is_new else []
+        return Incoming(manifest, parts, is_new)
+
+    def _conflict(self, what: str) -> str:
+        return (
+            f"{self._store.root}: has {what} with another content than {self._remote.address}, and nothing is overwritten: "
+            "it was made twice, with other numbers (another GPU, other threads); pull into another store, `--store FOLDER`"
+        )
+
+    def _has(self, part: PartId, text: str, blob: Blob) -> bool:
+        """Whether the pool has a part, with the same array; one whose note or size is damaged counts as missing."""
+        for root in self._store.roots:
+            path, note = part_paths(root, *part)
+            try:
+                own = read_whole(note, NOTE_LIMIT_BYTES).decode()
+                is_same, is_whole = same_arrays(own, text), path.stat().st_size == blob.size_bytes
+            except (CorruptArtifactError, FileNotFoundError, UnicodeDecodeError):
+                continue
+            if not is_same:
+                raise StoreError(self._conflict(f"the array {'/'.join(part)}"))
+            if is_whole:
+                return True
+        return False
+
+    def _check_there(self, blob: Blob) -> None:
+        size_bytes = self._there.get(blob.name)
+        if size_bytes != blob.size_bytes:
+            what = "is gone" if size_bytes is None else f"has {size_bytes} bytes, wanted {blob.size_bytes}"
+            raise CorruptArtifactError(
+                f"{self._remote.address}/{blob.name}: {what}; `sevila cache push` from a store that has it mends that"
+            )
+
+    def _bring(self, incoming: Incoming, moved: Moved) -> None:
+        manifest, record = incoming.manifest, incoming.manifest.record
+        side_by_side(self._remote, lambda part: self._bring_part(*part, manifest, moved), incoming.parts.items())
+        folder = self._store.path(record.id)
+        if incoming.is_new:
+            folder = self._store.partial(f"{record.id}.pulled")
+            refuse_links(folder)
+            files = dict(manifest.files())
+            side_by_side(self._remote, lambda name: self._bring_file(folder, name, files[name], moved), files)
+        lacking = {part for part in references(self._store, record, folder) if not is_there(self._store, part)}
+        self.left_out += [record.id] if lacking else []
+        note_pulled(self._store, manifest.sources, [record.id] if lacking else [], [] if lacking else [record.id])
+        if incoming.is_new:
+            self._publish(folder, manifest)
+
+    def _bring_part(self, part: PartId, blob: Blob, manifest: Manifest, moved: Moved) -> None:
+        path, note = part_paths(self._store.root, *part)
+        with self._store.lock(f"pool/{part[0]}/{part[1]}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left_over in path.parent.glob("*.part"):  # of a pull that was killed
+                left_over.unlink()
+            self._fetch(blob, path)
+            write_atomically(note, manifest.parts[part].encode())
+        for folder in note.parents[1:4]:  # which may be new themselves
+            sync(folder)
+        moved(blob.size_bytes)
+
+    def _bring_file(self, folder: Path, name: str, blob: Blob, moved: Moved) -> None:
+        path = inside(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.is_file() and file_digest(path) == blob.sha256):  # else of a pull that was killed
+            self._fetch(blob, path)
+        moved(blob.size_bytes)
+
+    def _fetch(self, blob: Blob, path: Path) -> None:
+        """Copy a blob to a path that gets its name once all bytes are as they should be."""
+        with published(path) as part:
+            self._remote.get(blob.name, part)
+            if part.stat().st_size != blob.size_bytes or file_digest(part) != blob.sha256:
+                raise CorruptArtifactError(
+                    f"{self._remote.address}/{blob.name}: its bytes do not match their name; delete it there, and push it again "
+                    "from a store that has it"
+                )
+
+    def _publish(self, folder: Path, manifest: Manifest) -> None:
+        """Write the record last and move the artifact into its place, unless somebody has made or pulled it meanwhile."""
+        id = manifest.record.id
+        progress = {f"{PROGRESS}/{name}": text for name, text in manifest.progress.items()}
+        for name, text in progress.items():
+            (folder / PROGRESS).mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / name, text.encode())
+        wanted = {*manifest.record.files, *progress}
+        for path in [path for path in folder.rglob("*") if not path.is_dir()]:
+            if path.relative_to(folder).as_posix() not in wanted:  # of a former pull, perhaps from elsewhere
+                path.unlink()
+        for below in [path for path in folder.rglob("*") if path.is_dir()]:
+            sync(below)
+        with self._store.lock(f"{id}/publish"):
+            if not self._store.exists(id):
+                write_atomically(folder / RECORD, manifest.record_text.encode())
+                self._store.move_in(id, folder)
+            elif not same_content(self._store.record(id).content, manifest.record.content):
+                raise StoreError(self._conflict(id))
+            else:
+                shutil.rmtree(folder)

@@ -1,0 +1,214 @@
+"""Copying artifacts to a remote (cache/remote.py): the blobs that it lacks, then what names them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from cache.errors import CorruptArtifactError, StoreError, repair_hint
+from cache.files import read_whole
+from cache.fingerprint import file_digest
+from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, note_of, record_of, same_arrays, with_inputs
+from cache.names import NAMES, NamedRun, every_name, named_run, run_of, takes_place
+from cache.notes import NOTE_LIMIT_BYTES, note_text
+from cache.pool import part_paths
+from cache.pool_listing import references
+from cache.pool_reader import holder
+from cache.pulled import absent_parts
+from cache.record import PROGRESS, RECORD, same_content
+from cache.remote import Remote
+from cache.store import Store
+from cache.untrusted import inside
+
+log = logging.getLogger("sevila")
+
+Item = TypeVar("Item")
+Moved = Callable[[int], object]  # called with the number of bytes of what has arrived
+
+
+class Transfer:
+    """What is to be moved between a store and a remote.
+
+    Attributes:
+        n_artifacts: how many were asked for; `new` are those that were not there.
+        missing: artifacts of the runs that are not where they were to come from: not made yet, or removed.
+        left_out: those of which arrays do not come along.
+    """
+
+    def __init__(self) -> None:
+        self.n_artifacts = self.n_files = self.n_bytes = 0
+        self.new: list[str] = []
+        self.missing: list[str] = []
+        self.left_out: list[str] = []
+        self.runs: list[NamedRun] = []
+
+    def plan(self, blobs: Iterable[Blob]) -> None:
+        """Count what is to be moved."""
+        for blob in blobs:
+            self.n_files, self.n_bytes = self.n_files + 1, self.n_bytes + blob.size_bytes
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One artifact to push: its manifest as the remote will have it, and the files that it lacks."""
+
+    manifest: Manifest
+    copies: dict[Blob, Path]
+    is_written: bool  # the manifest
+
+
+class Push(Transfer):
+    """Artifacts of runs with all they were made from, or everything in a store, on the way to a remote."""
+
+    def __init__(
+        self, store: Store, remote: Remote, runs: Sequence[str], leave_out: Collection[str], is_replacing: bool
+    ) -> None:
+        """Find out what the remote lacks.
+
+        Args:
+            runs: names; none: all artifacts of the store, and all names.
+            leave_out: stages whose arrays in the pool stay here.
+            is_replacing: the names shall stand for these runs, whatever they stand for at the remote.
+
+        Raises:
+            StoreError: the remote has another run of a name, or another content of an artifact.
+            CorruptArtifactError: something is damaged here.
+        """
+        super().__init__()
+        self._store, self._remote = store, remote
+        remote.begin_writing()
+        self._there = remote.sizes("artifacts") | remote.sizes("blobs") | remote.sizes(NAMES)
+        names = runs or every_name(store)
+        wanted = [named_run(store, name) for name in names]
+        self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
+        pinned = dict.fromkeys(pin.id for run in wanted for pin in run.artifacts)
+        self.missing = [id for id in pinned if not store.exists(id)]
+        ids = with_inputs(store, list(pinned) if runs else list(store))
+        self.n_artifacts = len(ids)
+        self._outgoing = [self._plan_artifact(id, leave_out) for id in ids]
+
+    def run(self, moved: Moved = lambda n_bytes: None) -> None:
+        """Push it: killed at any moment, it leaves a remote in which all that has a name is whole."""
+        for outgoing in self._outgoing:
+            side_by_side(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
+            if outgoing.is_written:
+                manifest = outgoing.manifest
+                now = self._theirs(manifest.record.id)  # somebody may push the same, with more of its arrays
+                written = manifest if now is None else merged(now, manifest, self._remote.address)
+                self._remote.write(manifest_name(manifest.record.id), written.as_bytes())
+        for run in self.runs:
+            self._remote.write(f"{NAMES}/{run.name}.json", note_text(run.as_dict()))
+
+    def _put(self, blob: Blob, file: Path, moved: Moved) -> None:
+        try:
+            is_whole = file_digest(file) == blob.sha256
+        except FileNotFoundError:
+            is_whole = False
+        if not is_whole:
+            raise CorruptArtifactError(f"{file}: its bytes do not match their checksum; {repair_hint(file)}")
+        self._remote.put(blob.name, file)
+        moved(blob.size_bytes)
+
+    def _plan_artifact(self, id: str, leave_out: Collection[str]) -> Outgoing:
+        own = manifest_of(self._store, id, leave_out)
+        theirs = self._theirs(id) if manifest_name(id) in self._there else None
+        whole = own if theirs is None else merged(theirs, own, self._remote.address)
+        folder, wanted = self._store.path(id), whole.blobs()
+        files = {blob: inside(folder, name) for name, blob in own.files()}
+        files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
+        copies = {blob: file for blob, file in files.items() if blob in wanted and not self._has(blob)}
+        self._there |= {blob.name: blob.size_bytes for blob in copies}  # once, of artifacts that share it
+        self.plan(copies)
+        self.new += [] if theirs is not None else [id]
+        self.left_out += [id] if own.record.pool and len(own.parts) < len(references(self._store, own.record)) else []
+        return Outgoing(whole, copies, theirs is None or whole != theirs)
+
+    def _has(self, blob: Blob) -> bool:
+        return self._there.get(blob.name) == blob.size_bytes
+
+    def _theirs(self, id: str) -> Manifest | None:
+        """Return the remote's manifest of an artifact; None for one that is damaged, which is written anew."""
+        name = manifest_name(id)
+        try:
+            return Manifest.parse(id, self._remote.read(name), f"{self._remote.address}/{name}")
+        except FileNotFoundError:
+            return None
+        except CorruptArtifactError as error:
+            log.warning("%s; it is written anew", error)
+            return None
+
+    def _is_written(self, run: NamedRun, is_replacing: bool) -> bool:
+        name = f"{NAMES}/{run.name}.json"
+        if is_replacing or name not in self._there:
+            return True
+        where = f"{self._remote.address}/{name}"
+        return takes_place(run, run_of(note_of(self._remote.read(name), where), where, "push it with --replace"), where)
+
+
+def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
+    """Return the manifest of an artifact, without arrays if it is of a stage to leave out.
+
+    Raises:
+        CorruptArtifactError: its record or a note is damaged, or a part of the pool is gone.
+    """
+    folder = store.path(id)
+    text = read_whole(folder / RECORD, NOTE_LIMIT_BYTES)
+    record = record_of(text, f"{folder / RECORD}")
+    progress = {
+        path.name: _note_text(path) for path in (folder / PROGRESS).glob("*.json") if PROGRESS_FILE.fullmatch(path.name)
+    }
+    parts = references(store, record) if record.stage not in leave_out else set()
+    parts -= absent_parts(store, record, parts)
+    notes = {part: _note_text(part_paths(holder(store, part), *part)[1]) for part in sorted(parts)}
+    inputs = {input for input in record.inputs.values() if input is not None}
+    sources = {name: id for name, id in store.digests.remembered_sources().items() if id in inputs}
+    return Manifest(record, text.decode(), progress, notes, sources)
+
+
+def _note_text(path: Path) -> str:
+    try:
+        content = read_whole(path, NOTE_LIMIT_BYTES)
+        note_of(content, str(path))
+        return content.decode()
+    except (CorruptArtifactError, FileNotFoundError, UnicodeDecodeError) as error:
+        raise CorruptArtifactError(f"{path}: gone or damaged; {repair_hint(path)}") from error
+
+
+def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
+    """Return the first of two manifests of one artifact, with the parts and sources that only the second has.
+
+    Raises:
+        StoreError: they are of another content.
+    """
+    id = first.record.id
+    differing = next(
+        (
+            part
+            for part, text in second.parts.items()
+            if part in first.parts and not same_arrays(text, first.parts[part])
+        ),
+        None,
+    )
+    if not same_content(first.record.content, second.record.content) or differing:
+        what = f"the array {'/'.join(differing)} of {id}" if differing else id
+        raise StoreError(
+            f"{where}: has {what} with another content than this store, and nothing is overwritten: it was made twice, with "
+            "other numbers (another GPU, other threads); use another place, or a store of its own"
+        )
+    return replace(first, parts={**second.parts, **first.parts}, sources={**second.sources, **first.sources})
+
+
+def side_by_side(remote: Remote, move: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Call `move` for all items, as many at once as the remote can take; raise the first error, without beginning another."""
+    with ThreadPoolExecutor(remote.threads) as threads:
+        futures = [threads.submit(move, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise

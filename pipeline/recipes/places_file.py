@@ -1,0 +1,40 @@
+"""The first `sevila.toml`: every name that a recipe has data or weights by, as lines to fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pipeline.engine.recipe import Recipe
+
+HEAD = """\
+# Where data and weights lie on this machine. Take away the "#" before a line, and write your path.
+# A path is relative to this file. What is said on the command line (--annotations, --videos, --weights), or in
+# SEVILA_ANNOTATIONS, SEVILA_VIDEOS and SEVILA_WEIGHTS, comes first. Nothing here is part of a result's identity.
+"""
+KINDS_TEXT = {
+    "annotations": "Annotation file of a data set, or folder of the files as downloaded.",
+    "videos": "Folder of its videos.",
+    "weights": "Folder or file of weights. A name OWNER/MODEL that has no line here is downloaded from the Hugging Face Hub.",
+}
+
+
+def places_text(recipes: Iterable[Recipe]) -> str:
+    """Return a config file in which each name of these recipes has a line of comment; empty sections say nothing."""
+    names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS_TEXT}
+    for recipe in recipes:
+        if recipe.chain.backbone == "trained":  # which brings its own world
+            continue
+        datasets = [recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset]
+        weights = [recipe.config_of(stage).weights for stage in ("import_backbone", "init_localizer", "init_answerer")]
+        for kind, of_kind in (("annotations", datasets), ("videos", datasets), ("weights", weights)):
+            names[kind] |= dict.fromkeys(filter(None, of_kind))
+    parts = [HEAD]
+    for kind, about in KINDS_TEXT.items():
+        lines = [f'# "{name}" = "{_example(kind, name)}"' for name in names[kind]]
+        parts.append("\n".join([f"[{kind}]", f"# {about}", *lines, ""]))
+    return "\n".join(parts)
+
+
+def _example(kind: str, name: str) -> str:
+    own = name.rpartition("/")[2]
+    return f"/path/to/{own}/videos" if kind == "videos" else f"/path/to/{own}"

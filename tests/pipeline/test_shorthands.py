@@ -1,0 +1,78 @@
+"""One word for many settings: it stands for the settings themselves, so that identities know no other."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cli import main
+from pipeline.engine.hardware import BATCH_TOKENS, batch_tokens_of
+from pipeline.engine.recipe import available, load
+from pipeline.recipes.shorthands import settings_of
+from stages.all import STAGES
+
+
+def precisions(settings: list[str]) -> dict[str, str]:
+    return dict(setting.split(".precision=") for setting in settings)
+
+
+def test_one_precision_is_a_setting_of_every_stage_that_has_one() -> None:
+    with_one = {name for name, stage in STAGES.items() if "precision" in stage.config.model_fields}
+    for precision in ("float32", "bfloat16"):
+        assert precisions(settings_of(STAGES, precision, None, "cpu")) == dict.fromkeys(with_one, precision)  # type: ignore[arg-type]
+    assert settings_of(STAGES, None, None, "cuda") == []
+    assert settings_of(STAGES, "auto", None, "cpu") == settings_of(STAGES, "float32", None, "cuda")
+
+
+def test_an_automatic_precision_on_a_gpu_is_what_the_recipes_have() -> None:
+    wanted = precisions(settings_of(STAGES, "auto", None, "cuda:1"))
+    for path in available().values():
+        for section, values in tomllib.loads(path.read_text()).items():
+            if "precision" in values:
+                assert wanted[section] == values["precision"], f"{path}: [{section}]"
+
+
+def test_a_setting_that_is_typed_goes_before_the_one_for_all() -> None:
+    settings = [*settings_of(STAGES, "bfloat16", 3, "cpu"), "score_frames.precision=float32"]
+    recipe = load("nextqa", STAGES, settings)
+    assert recipe.config_of("score_frames").precision == "float32"
+    assert recipe.config_of("answer_questions").precision == "bfloat16"
+    assert recipe.config_of("list_questions").limit == 3
+
+
+def test_the_command_plans_the_same_as_the_settings_that_it_stands_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "questions.csv").write_text("video,question,a0,a1,answer\n" + "v.mp4,Is it red?,yes,no,yes\n")
+    place = ["--store", str(tmp_path / "store"), "--annotations", str(tmp_path / "questions.csv")]
+    plans = []
+    for words in (
+        ["--precision", "float32", "--limit", "7"],
+        ["--batch-tokens", "auto"]  # which is no part of an identity
+        + [word for each in settings_of(STAGES, "float32", 7, "cpu") for word in ("--set", each)],
+    ):
+        assert main(["plan", "plain", *words, *place]) == 0
+        plans.append(capsys.readouterr().out)
+    assert plans[0] == plans[1]
+
+
+def test_the_first_config_file_says_every_name_and_is_never_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    text = Path("sevila.toml").read_text()
+    assert tomllib.loads(text) == {"annotations": {}, "videos": {}, "weights": {}}
+    lines = [line.removeprefix("# ") if line.startswith('# "') else line for line in text.splitlines()]
+    places = tomllib.loads("\n".join(lines))
+    assert {"nextqa", "plain"} <= places["videos"].keys() and "sevila-pretrained" in places["weights"]
+    Path("sevila.toml").write_text("[videos]\nplain = 'mine'\n")
+    assert main(["init"]) == 1
+    assert "is there already, and is left as it is" in capsys.readouterr().err
+    assert Path("sevila.toml").read_text() == "[videos]\nplain = 'mine'\n"
+
+
+def test_automatic_batches_begin_large_on_a_gpu_where_what_does_not_fit_is_halved() -> None:
+    assert batch_tokens_of(77, "cuda") == 77
+    assert batch_tokens_of("auto", "cpu") == BATCH_TOKENS
+    assert batch_tokens_of("auto", "cuda:1") > BATCH_TOKENS

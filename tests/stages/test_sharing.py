@@ -1,0 +1,79 @@
+"""Sharing a store: a run that was pushed is read and repeated where it was pulled."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli import main
+from tests.stages.runs import arguments, files, sevila
+
+
+def push(store: Path, remote: Path | str, *more: str) -> int:
+    return main(["cache", "push", str(remote), *more, "--store", str(store)])
+
+
+def pull(store: Path, remote: Path | str, *more: str) -> int:
+    return main(["cache", "pull", str(remote), *more, "--store", str(store)])
+
+
+def without_videos(demo: Path, store: Path, *more: str, command: str = "run") -> list[str]:
+    typed = arguments(command, demo, store, *more)
+    place = typed.index("--videos")
+    return [*typed[:place], *typed[place + 2 :]]
+
+
+@pytest.fixture(scope="session")
+def pushed(named: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to which the run `baseline` was pushed; tests must not change it."""
+    remote = tmp_path_factory.mktemp("remote") / "shared"
+    assert push(named, remote, "baseline") == 0
+    return remote
+
+
+def test_a_pulled_run_replays_on_a_machine_without_the_videos(
+    demo: Path, named: Path, pushed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    assert pull(store, pushed, "baseline") == 0
+    assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
+    assert main(["runs", "show", "baseline", "--store", str(store)]) == 0
+    before = {path: path.read_bytes() for path in (store / "artifacts").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(without_videos(demo, store, "--name", "again")) == 0
+    printed = capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (store / "artifacts").rglob("*") if path.is_file()} == before
+    assert sevila("run", demo, named) == 0
+    assert capsys.readouterr().out.replace(str(named), str(store)) == printed
+    assert files(store) == {id: of for id, of in files(named).items() if id in files(store)}
+
+
+def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
+    demo: Path, named: Path, pushed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    assert pull(store, pushed, "baseline", "--without-features") == 0
+    assert not list((store / "pool").glob("extract_features*")) and list((store / "pool").glob("sample_frames*"))
+    assert main(without_videos(demo, store)) == 0
+    assert main(["cache", "verify", "--all", "--store", str(store)]) == 0
+    assert "came without 8 arrays" in capsys.readouterr().out
+    whole = Path(shutil.copytree(store, tmp_path / "whole"))
+    assert pull(whole, pushed, "baseline") == 0
+    assert main(["cache", "verify", "--all", "--store", str(whole)]) == 0
+    assert "came without" not in capsys.readouterr().out.split("pulled")[-1]
+
+    new = without_videos(demo, store, "--set", "select_keyframes.k=2")
+    assert main(new) == 1
+    assert "gone from the pool, or left out of a pull" in capsys.readouterr().err
+    assert main(without_videos(demo, store, "extract_features", "--again", command="stage")) == 0  # from the frames
+    assert main(new) == 0
+
+
+def test_the_errors_of_sharing_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, message in [
+        (["push", str(tmp_path / "place")], "there is no store at"),
+        (["pull", str(tmp_path / "place")], "`sevila cache push` has put nothing there"),
+        (["pull", "gs://bucket/x"], "pip install 'sevila-pipeline[gs]'"),
+    ]:
+        assert main(["cache", *command, "--store", str(tmp_path / "store")]) == 1
+        assert message in capsys.readouterr().err
