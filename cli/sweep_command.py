@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from cache.errors import RecipeError
 from cli.options import (
     ChainOptions,
     CommandLine,
@@ -18,21 +19,36 @@ from cli.options import (
     Text,
     Where,
 )
-from cli.terminal import print_text
+from cli.terminal import print_text, write_report
 
 Names = Annotated[Sequence[str], Parameter(metavar="NAME...", consume_multiple=(1, None))]
 Numbers = Annotated[Sequence[Positive], Parameter(metavar="N...", consume_multiple=(1, None))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """The ways that are compared.
+
+    Attributes:
+        selectors: ways to choose frames (docs/selection.md); uniform is always among them
+        k: numbers of keyframes
+        scorers: what scores frames: values of chain.scorer (`sevila stages`)
+        answerers: what answers from them: values of chain.answerer; else the recipe's
+    """
+
+    selectors: Names
+    k: Numbers
+    scorers: Names = ("localizer",)
+    answerers: Names = ("",)
 
 
 def sweep(
     recipe: Text,
     /,
     *,
-    selectors: Names,
-    k: Numbers,
-    scorers: Names = ("localizer",),
-    answerers: Names = ("",),
-    points: float = 5.0,
+    grid: GridOptions,
+    points: Annotated[float, Parameter(validator=Number(gt=0, lt=100))] = 5.0,
     chain: ChainOptions = ChainOptions(),
     seed: SeedOption = None,
     naming: Naming = Naming(),
@@ -48,10 +64,6 @@ def sweep(
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
-        selectors: ways to choose frames (docs/selection.md); uniform is always among them
-        k: numbers of keyframes
-        scorers: what scores frames: values of chain.scorer (`sevila stages`)
-        answerers: what answers from them: values of chain.answerer; else the recipe's
         points: show how likely a difference of so many points would be seen
         output: write the tables to this file, in Markdown
     """
@@ -65,24 +77,20 @@ def sweep(
     from reports.sweep_text import group_table, how_to_read, sweep_report, sweep_table
     from stages.all import STAGES
 
-    if not 0 < points < 100:
-        raise RecipeError(f"--points is {points:g}; wanted between 0 and 100")
-    grid = Grid(selectors, k, scorers, answerers)
-    grid.cells()  # a slip in a name is an error before anything is made
+    cells = Grid(grid.selectors, grid.k, grid.scorers, grid.answerers)
+    cells.cells()  # a slip in a name is an error before anything is made
     loaded = load(recipe, STAGES, chain.settings)
     store = where.open()
     # Places of one scorer's weights or files are of no use to the cells of the others.
-    shared = set(scorers) != {"localizer"}
+    shared = set(grid.scorers) != {"localizer"}
     request = Request(recipe, chain.settings, seed, chain.places.by_kind(), shared)
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
-        runs = list(cells_of(request, grid, RunContext.of(store, vars(chain.execution)), pin))
+        runs = list(cells_of(request, cells, RunContext.of(store, vars(chain.execution)), pin))
     tables = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points)]
     print_text("\n\n".join(filter(None, tables)))
     for run in runs:
         if run.problem:
             print_text(f"no numbers for {run.cell.selector}, k = {run.cell.k}: {run.problem}")
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(sweep_report(runs, command_line, points), encoding="utf-8")
-        print_text(str(output))
+        write_report(sweep_report(runs, command_line, points), output)
