@@ -10,6 +10,16 @@ BIN := .venv/bin
 	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
+# The real lmms-eval, for the test that runs a task of ours in it: av < 16, so not beside ours. Of its own requirements only what a
+# run imports: the others bring CUDA (torchvision, timm, sentence-transformers), OpenCV, wandb. It needs a part of filelock 3.
+.venv-lmms/.installed: Makefile
+	$(PYTHON) -m venv .venv-lmms
+	.venv-lmms/bin/pip install -q torch==2.13.0
+	.venv-lmms/bin/pip install -q "transformers==5.23.0" "accelerate<2" datasets evaluate sacrebleu loguru pyyaml jinja2 pillow \
+	  "av<16" tenacity pytz python-dotenv pytablewriter "filelock<4" openai fastapi uvicorn
+	.venv-lmms/bin/pip install -q --no-deps lmms-eval==0.7.3
+	touch $@
+
 demo: .venv/.installed  ## the whole chain on a small world of its own, trainings included
 	$(BIN)/sevila demo
 
@@ -20,7 +30,8 @@ reliability: .venv/.installed  ## kills, flipped bits, full disks, races: tried 
 	$(BIN)/python -m tests.faults --kills 100 --flips 100 -o docs/reliability.md
 
 # Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
-test: .venv/.installed  ## two files of tests at a time; one thread each, so that they do not wait for each other
+# Where a Chromium is installed (Debian: apt-get install chromium), the report's page is tested in it.
+test: .venv/.installed .venv-lmms/.installed  ## two files of tests at a time; one thread each, so that they do not wait for each other
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed
@@ -29,4 +40,4 @@ lint: .venv/.installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-lmms build *.egg-info

@@ -54,7 +54,7 @@ from workers.forms import (
     Settings,
     StageName,
 )
-from workers.pages import key_of, row_shower, show_summary, whose_page
+from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
 from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE, final_state, make_piece, open_request, split
 
 
@@ -87,8 +87,9 @@ def sevila(
 
     def work() -> State[str]:
         chosen, run, sources = open_request(**request)
+        name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
-            steps = Run(chosen, run, pin, make_by(request))
+            steps = Run(chosen, run, pin, make_by(request), chain_of(chosen))
             results = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
         show_summary(
             f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}"), steps.artifacts, steps.settings, results
@@ -124,6 +125,7 @@ def sevila_stage(
 
     def work() -> State[str]:
         chosen, run, sources = open_request(**request, remembered=["videos"])
+        name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
             steps = RunOnly(stage, chosen, run, again, pin, _make_as_tasks(make_by(request)))
             artifacts = steps.walk(chain_of(chosen), sources)
@@ -171,13 +173,13 @@ def _request(
 def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
     """Return a step that runs every stage as a Prefect task.
 
-    The task has the stage's name; its run has the artifact's id, followed by which of the chain's steps it is. A step that the
+    The task has the stage's name; its run says which of the chain's steps it is, and then the artifact's id. A step that the
     machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
     """
 
     def step(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        name = stage.artifact_id(recipe.config(stage, **changes), inputs) or stage.name
-        name = f"{name} {setting_of(changes, setting)}".rstrip()
+        which, id = setting_of(changes, setting), stage.artifact_id(recipe.config(stage, **changes), inputs)
+        name = " ".join(filter(None, (f"{which}:" if which else "", stage.name, f"({id})" if id else "")))
         return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, setting=setting, **changes))
 
     return step
@@ -200,7 +202,7 @@ def _make_as_tasks(make: Make) -> Make:
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
     # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
     # thousands of videos is none of its business.
-    @task(name=stage.name, description=stage.summary, task_run_name=name, **AGAIN)
+    @task(name=stage.name, description=stage.summary, task_run_name=name, **RETRIED)
     def build(reads: list[Artifact]) -> Artifact:
         return work()
 
@@ -216,7 +218,7 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 # A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
-AGAIN: dict[str, Any] = {
+RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "retries": TRIES_OF_A_PIECE - 1,
@@ -265,7 +267,7 @@ def sevila_benchmark(
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
     """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
 
-    @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **AGAIN)
+    @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **RETRIED)
     def run_setting() -> list[NightRow]:
         return run_setting_in_subprocess(job)
 

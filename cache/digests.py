@@ -100,6 +100,10 @@ class DigestCache:
         """Return the identity that a named source had last."""
         return self._known["sources"].get(source)
 
+    def remembered_sources(self) -> dict[str, str]:
+        """Return every named source that something was made from, with the identity it had last."""
+        return dict(self._known["sources"])
+
     def remembered_below(self, source: str) -> str | None:
         """Return the same as a store below remembers it."""
         return self._below["sources"].get(source)

@@ -21,6 +21,7 @@ OWN_NAMES = {
     "names",
     "recent",
     "demo",
+    "reports",
     "digests.json",
 }  # in a store's root
 

@@ -235,8 +235,10 @@ def recipe_differences(a: NamedRun, b: NamedRun) -> list[str]:
     lines = [f"recipe: {a.recipe} -> {b.recipe}"] if a.recipe != b.recipe else []
     if a.seeds != b.seeds:
         lines.append(f"seeds: {_seeds_text(a.seeds)} -> {_seeds_text(b.seeds)}")
-    for section in dict.fromkeys([*a.settings, *b.settings]):
-        of_a, of_b = a.settings.get(section, {}), b.settings.get(section, {})
+    for section in [
+        section for section in a.settings if section in b.settings
+    ]:  # others are of stages that one did not have yet
+        of_a, of_b = a.settings[section], b.settings[section]
         for key in dict.fromkeys([*of_a, *of_b]):
             if of_a.get(key) != of_b.get(key):
                 lines.append(f"{section}.{key}: {of_a.get(key)} -> {of_b.get(key)}")

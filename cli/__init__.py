@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as cache loads numpy
 from cache.errors import SevilaError, sentence
 from cache.printable import printable
-from cli.terminal import drop_output, flush_output, set_up_output
+from cli.terminal import RED, drop_output, flush_output, in_colour, set_up_output
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -70,7 +70,7 @@ def _failed_by_machine(error: OSError) -> int:
 
 def _failed(message: str) -> int:
     try:
-        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+        print(in_colour(f"error: {printable(message)}", RED), file=sys.stderr, flush=True)
     except OSError:  # there is nowhere to print to; the exit status says it
         drop_output()
     return 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -12,7 +10,9 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError, U
 
 from cache.errors import did_you_mean
 from cli import (
+    ask_command,
     cache_commands,
+    doctor_command,
     keyframes_commands,
     moments_commands,
     read_commands,
@@ -20,9 +20,10 @@ from cli import (
     run_commands,
     runs_commands,
     sweep_command,
+    weights_commands,
 )
 from cli.options import DEFAULT_STORE, EVERYWHERE, CommandLine, Folder, Folders, StorePlace, UsageError
-from cli.terminal import help_console, is_terminal
+from cli.terminal import help_console, is_terminal, set_up_log
 
 RUN = Group.create_ordered("Run")
 READ = Group.create_ordered("Read what runs left")
@@ -36,6 +37,7 @@ Commands = dict[str, Callable[..., Any]]
 COMMANDS: dict[Group, Commands] = {
     RUN: {
         "demo": run_commands.demo,
+        "ask": ask_command.ask,
         "run": run_commands.run,
         "plan": run_commands.plan,
         "stage": run_commands.stage,
@@ -45,8 +47,17 @@ COMMANDS: dict[Group, Commands] = {
         "benchmark": run_commands.benchmark,
         "up": run_commands.up,
     },
-    READ: {"answers": read_commands.answers, "compare": read_commands.compare},
-    KNOWN: {"recipes": read_commands.recipes, "stages": read_commands.stages, "datasets": read_commands.datasets},
+    READ: {
+        "report": read_commands.report,
+        "answers": read_commands.answers,
+        "compare": read_commands.compare,
+    },
+    KNOWN: {
+        "doctor": doctor_command.doctor,
+        "recipes": read_commands.recipes,
+        "stages": read_commands.stages,
+        "datasets": read_commands.datasets,
+    },
 }
 MOMENTS: Commands = {
     "evaluate": moments_commands.evaluate,
@@ -54,6 +65,13 @@ MOMENTS: Commands = {
     "export": moments_commands.export,
 }
 KEYFRAMES: Commands = {"select": keyframes_commands.select, "export": keyframes_commands.export}
+WEIGHT_COMMANDS: Commands = {
+    "ls": weights_commands.ls,
+    "show": weights_commands.show,
+    "import": weights_commands.take_in,
+    "export": weights_commands.export,
+    "compare": weights_commands.compare,
+}
 RUNS: Commands = {"show": runs_commands.show, "rm": runs_commands.remove}
 CACHE: Commands = {
     "ls": cache_commands.ls,
@@ -146,7 +164,11 @@ runs.default(runs_commands.ls)
 _add(runs, RUNS)
 cache = App("cache", help="Look into the store, and keep it tidy.", group=KEEP, sort_key=1)
 _add(cache, CACHE)
-for below in (keyframes, moments, runs, cache):
+weights = App(
+    "weights", help="Weights: which there are, and how they go to others and come from them.", group=KEEP, sort_key=2
+)
+_add(weights, WEIGHT_COMMANDS)
+for below in (keyframes, moments, runs, cache, weights):
     app.command(below)
 app.register_install_completion_command(group=ABOUT)
 for flag in ("--help", "--version"):
@@ -159,6 +181,7 @@ def launch(
     store: Annotated[Folder, Parameter(env_var="SEVILA_STORE", group=EVERYWHERE)] = DEFAULT_STORE,
     below: Annotated[Folders, Parameter(group=EVERYWHERE)] = (),
     quiet: Annotated[bool, Parameter(alias="-q", group=EVERYWHERE)] = False,
+    verbose: Annotated[bool, Parameter(alias="-v", group=EVERYWHERE)] = False,
     command_line: CommandLine,
 ) -> Any:
     """Call the command that the tokens name.
@@ -166,8 +189,8 @@ def launch(
     Args:
         store: the artifacts
         below: a store that is only read, a colleague's for example; what it holds is not made again (repeatable)
-        quiet: say only what went wrong
+        quiet: print results, and what went wrong
+        verbose: say the id of everything that is made or used
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("sevila").setLevel(logging.WARNING if quiet else logging.INFO)
+    set_up_log(quiet, verbose)
     return _call(app, tokens, where=StorePlace(store, below), command_line=command_line)

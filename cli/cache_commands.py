@@ -36,16 +36,19 @@ def ls(
         print_text(listing(store, lines))
 
 
-def show(id: Text, /, *, rows: Count = 3, where: Where) -> None:
+def show(id: Text, /, *, rows: Count = 3, as_json: AsJson = False, where: Where) -> None:
     """Show one artifact: its record and the first rows of its tables.
 
     Args:
         id: artifact id, or the beginning of it or of its hexadecimal part, which takes the newest
         rows: rows to show of each table
     """
-    from reports.artifacts import description
+    from reports.artifacts import content, description
 
-    print_text(description(where.open(), id, rows))
+    if as_json:
+        print_json(content(where.open(), id, rows))
+    else:
+        print_text(description(where.open(), id, rows))
 
 
 def why(
@@ -81,14 +84,15 @@ def why(
     print_text("\n".join(lines) or "everything is in the store")
 
 
-def ancestry(id: Id, /, *, where: Where) -> None:
+def ancestry(id: Id, /, *, as_json: AsJson = False, where: Where) -> None:
     """Show all that an artifact was made from, to outside sources."""
     from cache.lineage import ancestry
     from cache.matching import find
     from reports.artifacts import ancestry_text
 
     store = where.open()
-    print_text(ancestry_text(ancestry(store, find(store, id))))
+    origins = ancestry(store, find(store, id))
+    print_json(list(origins.values())) if as_json else print_text(ancestry_text(origins))
 
 
 def verify(

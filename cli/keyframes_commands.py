@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def export(
     /,
     *,
     output: OutputPath,
-    kind: Annotated[Literal["table", "aks", "images", "clips"], Parameter("--as")] = "table",
+    kind: Annotated[Literal["table", "aks", "images", "clips", "lmms-eval"], Parameter("--as")] = "table",
     videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
     height: Annotated[Positive | None, Parameter(validator=_height)] = None,
     processes: Positive = 2,
@@ -79,13 +80,14 @@ def export(
     """Write the keyframes of a run for another model.
 
     As images (one .jpg a keyframe), or as clips: one .mp4 a question that holds just its keyframes, so that whatever takes k
-    frames of it evenly, as most evaluation harnesses do, sees exactly these. keyframes.json beside them says which is whose.
+    frames of it evenly, as most evaluation harnesses do, sees exactly these. keyframes.json beside them says which is whose. As
+    lmms-eval: a task of clips and questions for its --include_path.
 
     sevila keyframes export select_keyframes -o keyframes.parquet
 
     Args:
         id: id of an artifact of select_keyframes, or the beginning of it, which takes the newest
-        output: a file (.parquet or .json for a table, .json for aks), or an empty folder (images, clips)
+        output: a file (.parquet or .json for a table, .json for aks), or an empty folder (images, clips, lmms-eval)
         kind: what to write; aks: a list of frame lists in the order of the annotations
         videos: folder of the videos, for images and clips; else SEVILA_VIDEOS, sevila.toml (repeatable)
         height: of images and clips, in pixels; else the videos' own
@@ -93,6 +95,7 @@ def export(
     """
     from pipeline.engine.sources import Sources
     from reports.keyframe_export import KeyframesOfRun, failures_text, frame_lists, write_pictures, write_table
+    from reports.lmms_task import write_task
     from reports.score_files import write_frames
 
     suffixes = {"table": (".parquet", ".json"), "aks": (".json",)}.get(kind)
@@ -109,6 +112,11 @@ def export(
     else:
         sources = Sources(store.digests, {"videos": list(videos)})
         failures = write_pictures(keyframes, sources, output, kind, height, processes)
+        if kind == "lmms-eval":
+            name = write_task(keyframes, output)
+            print_text(
+                f"lmms-eval --include_path {shlex.quote(str(output))} --tasks {name} --model ... --model_args ..."
+            )
         if failures:
             print_text(failures_text(failures))
             return 1

@@ -92,6 +92,14 @@ SeedOption = Annotated[
 SettingsOption = Annotated[
     Sequence[str], Parameter("--set", metavar="STAGE.KEY=VALUE", help="change one key of the recipe (repeatable)")
 ]
+ReportOption = Annotated[
+    bool,
+    Parameter(
+        negative="--no-report",
+        env_var="SEVILA_REPORT",
+        help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
+    ),
+]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
 RunNameOption = Annotated[str | None, Parameter(validator=_not_empty)]
@@ -164,12 +172,14 @@ class ExecutionOptions(Inference):
         decode_workers: processes that decode
         shard_megabytes: size at which a shard is cut
         processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
+        server_requests: questions that a server is asked at once ([answer_with_vlm] served)
         tensorboard: write training curves there as well
     """
 
     decode_workers: Positive = 2
     shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="MB")] = 1024.0
     processes: Count = 0
+    server_requests: Positive = 4
     tensorboard: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
 
 

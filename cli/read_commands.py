@@ -1,18 +1,19 @@
-"""The commands that print what there is and what runs left: `answers`, `compare`, `recipes`, `stages` and `datasets`."""
+"""The commands that print what there is and what runs left: `answers`, `compare`, `report`, `recipes`, `stages`, `datasets`."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from cli.options import AsJson, Count, DataPlaces, Text, Where
+from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, PlaceOption, Text, Where
 from cli.terminal import print_data, print_json, print_table, print_text
 
 
-def answers(id: Text, /, *, where: Where) -> None:
-    """Print the answers of a run in words, as CSV.
+def answers(id: Text, /, *, as_json: AsJson = False, where: Where) -> None:
+    """Print the answers of a run in words, as CSV or JSON.
 
     Args:
         id: id of an answers artifact, or the beginning of it, which takes the newest
@@ -22,7 +23,8 @@ def answers(id: Text, /, *, where: Where) -> None:
     store = where.open()
     newest = newest_answers(store, id)
     print(newest, file=sys.stderr)
-    print_data(as_csv([row._asdict() for row in answers_in_words(store, newest)]))
+    rows = [row._asdict() for row in answers_in_words(store, newest)]
+    print_json(rows) if as_json else print_data(as_csv(rows))
 
 
 def compare(
@@ -63,19 +65,56 @@ def compare(
         print_text(text)
 
 
-def recipes() -> None:
+def report(
+    run: Text,
+    run_b: Text | None = None,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o", metavar="FOLDER")] = None,
+    videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
+    where: Where,
+) -> None:
+    """Write the report of a run, or of two side by side, as a page to look at, and print its path.
+
+    A folder that needs no network: send it, or put it on any web server. Frames are shown in the shape of their videos where
+    these are at hand when thumbnails are first made.
+
+    Args:
+        run: name of a run (`sevila runs`), a recipe (its last run), or id of an artifact, or the beginning of one
+        run_b: likewise; every question is then shown as both answered it
+        output: folder to write to; else one in the store
+        videos: folder of the videos; else SEVILA_VIDEOS, sevila.toml (repeatable)
+    """
+    from pipeline.engine.sources import Sources
+    from reports.page.runs import reported_run
+    from reports.page.write import write_report
+
+    store = where.open()
+    runs = [reported_run(store, each) for each in (run, run_b) if each is not None]
+    with store.in_use():
+        print_text(str(write_report(runs, Sources(store.digests, {"videos": list(videos)}), output)))
+
+
+def recipes(*, as_json: AsJson = False) -> None:
     """List the recipes that come with the package."""
     from pipeline.engine.recipe import available, load
     from stages.all import STAGES
 
-    print_table(["recipe", "about"], [[name, load(name, STAGES).description] for name in available()])
+    rows = [[name, load(name, STAGES).description] for name in available()]
+    if as_json:
+        print_json([{"recipe": name, "about": about} for name, about in rows])
+    else:
+        print_table(["recipe", "about"], rows)
 
 
-def stages() -> None:
+def stages(*, as_json: AsJson = False) -> None:
     """List the stages and every key of their recipe sections."""
     from pipeline.engine.recipe import section_configs
     from stages.all import STAGES
 
+    if as_json:
+        print_json({section: config.model_json_schema() for section, config in section_configs(STAGES).items()})
+        return
     for section, config in section_configs(STAGES).items():
         print(f"{section}: {STAGES[section].summary if section in STAGES else (config.__doc__ or '').splitlines()[0]}")
         for key, field in config.model_fields.items():

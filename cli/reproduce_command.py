@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from cache.errors import RecipeError
 from cli.options import ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where
-from cli.terminal import print_text
+from cli.terminal import write_report
 
 if TYPE_CHECKING:
+    from pipeline.engine.recipe import Recipe
     from reports.paper import PaperTable
     from reports.reproduce import Subject
 
@@ -41,48 +42,62 @@ def reproduce(
     """
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
-    from reports.paper import read_paper, tables_named
+    from reports.paper import EVERY_TABLE, read_paper, tables_named
     from reports.ranking import rank_seeds, ranking_text
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_text
 
-    ranks = RANKING in names
-    tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else ("all",)))
+    ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
+    tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
+    subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
+    ranked = (
+        [_subject(name, seed) for name in dataset or [_demo()] for seed in seeds or SEEDS_OF_RANKING] if ranks else []
+    )
+    _check([subject for of_table in (*subjects.values(), ranked) for subject in of_table], chain.settings)
     store = where.open()
     run = RunContext.of(store, vars(chain.execution))
     rows = Reproduction(Request("", chain.settings, None, chain.places.by_kind()), run, plan)
     pages = []
     with store.in_use():
         if tables:
-            runs = {name: rows.row_runs(table, _subjects(table, dataset, seeds)) for name, table in tables.items()}
+            runs = {name: rows.row_runs(table, subjects[name]) for name, table in tables.items()}
             pages.append(reproduction_text(read_paper(), tables, runs, command_line))
         if ranks:
-            subjects = [_subject(name, seed) for name in dataset or [_demo()] for seed in seeds or SEEDS_OF_RANKING]
-            pages.append(ranking_text(list(rank_seeds(rows, subjects)), command_line))
-    _write("\n".join(pages), output)
+            pages.append(ranking_text(list(rank_seeds(rows, ranked)), command_line))
+    write_report("\n".join(pages), output)
+
+
+def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:
+    """Refuse at once what every row would fail for: a recipe or a setting that is none, tables of other data sets only."""
+    if not subjects:
+        raise RecipeError(
+            f"none of these tables has a column of these data sets; wanted one of {', '.join(_published())}"
+        )
+    for recipe in dict.fromkeys(subject.recipe for subject in subjects):
+        _loaded(recipe, settings)
 
 
 def _subjects(table: PaperTable, datasets: Sequence[str], seeds: Sequence[int]) -> list[Subject]:
     from reports.reproduce import Subject
 
     of_paper = list(dict.fromkeys(column.dataset for column in table.columns))
-    or_none: Sequence[int | None] = seeds or [None]
-    subjects = [Subject(name, seed) for name in of_paper if name in datasets or not datasets for seed in or_none]
-    return subjects + [
-        _subject(name, seed) for name in datasets if not _is_published(name) for seed in seeds or SEEDS_OF_OWN
-    ]
+    of_each: Sequence[int | None] = seeds or [None]
+    subjects = [Subject(name, seed) for name in of_paper if name in datasets or not datasets for seed in of_each]
+    own = [name for name in datasets if name not in _published()]
+    return subjects + [_subject(name, seed) for name in own for seed in seeds or SEEDS_OF_OWN]
 
 
 def _subject(name: str, seed: int) -> Subject:
     from reports.reproduce import Subject
 
-    return Subject(_demo() if name == _dataset_of(_demo()) else name, seed, is_own=not _is_published(name))
+    is_demos = name == _loaded(_demo()).config_of("list_questions").dataset
+    return Subject(_demo() if is_demos else name, seed, is_own=name not in _published())
 
 
-def _is_published(name: str) -> bool:
+def _published() -> list[str]:
     from reports.paper import read_paper
 
-    return any(name == column.dataset for table in read_paper().tables.values() for column in table.columns)
+    return list(dict.fromkeys(column.dataset for table in read_paper().tables.values() for column in table.columns))
 
 
 def _demo() -> str:
@@ -91,17 +106,8 @@ def _demo() -> str:
     return DEMO
 
 
-def _dataset_of(recipe: str) -> str:
+def _loaded(recipe: str, settings: Sequence[str] = ()) -> Recipe:
     from pipeline.engine.recipe import load
     from stages.all import STAGES
 
-    return str(load(recipe, STAGES).config_of("list_questions").dataset)
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        print_text(text)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    print_text(str(output))
+    return load(recipe, STAGES, settings)

@@ -7,12 +7,13 @@ Stages and models are imported by the commands that need them: decoder processes
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from cache.errors import RecipeError
 from cli.context import open_recipe
 from cli.options import (
+    AsJson,
     ChainOptions,
     CommandLine,
     Count,
@@ -23,13 +24,14 @@ from cli.options import (
     PlaceOptions,
     Port,
     Positive,
+    ReportOption,
     SeedOption,
     Seeds,
     SettingsOption,
     Text,
     Where,
 )
-from cli.terminal import print_table, print_text
+from cli.terminal import is_terminal, is_verbose, print_json, print_table, print_text, write_report
 
 
 def run(
@@ -39,24 +41,36 @@ def run(
     chain: ChainOptions = ChainOptions(),
     seed: SeedOption = None,
     naming: Naming = Naming(),
+    report: ReportOption = True,
+    as_json: AsJson = False,
     where: Where,
 ) -> None:
-    """Run a recipe's chain; what the store holds is not made again.
+    """Run a recipe's chain; what the store holds is not made again. The last line is the path of its report, a page to look at.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
     """
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
+    from reports.page.at_end import report_at_end
+    from reports.page.runs import run_title
     from reports.summary import summary
+    from reports.summary_json import summary_content
     from stages.chain import chain_of
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open())
-    seeds = [] if seed is None else [seed]
+    seeds, started = [] if seed is None else [seed], datetime.now(UTC)
+    title = naming.name or run_title(loaded.name, seeds)
     with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
-        steps = Run(loaded, context, pin)
+        steps = Run(loaded, context, pin, chain=chain_of(loaded))
         results = chain_of(loaded)(loaded, steps, sources)
-    print_text(summary(steps.artifacts, results))
+        page = report_at_end(title, loaded, steps, sources, started, pin) if report else None
+    if as_json:
+        print_json({**summary_content(steps.artifacts, steps.settings, results), "report": page and str(page)})
+        return
+    print_text(summary(steps.artifacts, results, with_ids=is_verbose()))
+    if page is not None:
+        print_text(f"\nreport:\n{page}")
 
 
 def demo(
@@ -65,12 +79,15 @@ def demo(
     seed: SeedOption = None,
     execution: ExecutionOptions = ExecutionOptions(),
     naming: Naming = Naming(),
+    report: ReportOption = True,
+    as_json: AsJson = False,
     where: Where,
 ) -> None:
     """Run the whole chain on a small world of its own, trainings included."""
     from pipeline.shapes.demo import DEMO
 
-    run(DEMO, chain=ChainOptions(settings=settings, execution=execution), seed=seed, naming=naming, where=where)
+    chain = ChainOptions(settings=settings, execution=execution)
+    run(DEMO, chain=chain, seed=seed, naming=naming, report=report, as_json=as_json, where=where)
 
 
 def stage(
@@ -81,6 +98,7 @@ def stage(
     chain: ChainOptions = ChainOptions(),
     seed: SeedOption = None,
     again: bool = False,
+    as_json: AsJson = False,
     where: Where,
 ) -> None:
     """Run one stage from what the store holds, each time it occurs in the chain, and print where its artifacts are.
@@ -99,11 +117,24 @@ def stage(
     loaded.config_of(name)  # an unknown stage is refused before anything is walked
     seeds = [] if seed is None else [seed]
     with context.store.in_use(), pinned(context.store, "", loaded, seeds) as pin:
-        for artifact in RunOnly(name, loaded, context, again, pin).walk(chain_of(loaded), sources):
-            print_text(str(artifact.path))
+        steps = RunOnly(name, loaded, context, again, pin)
+        artifacts = steps.walk(chain_of(loaded), sources)
+    if as_json:
+        which = zip(artifacts, steps.settings, strict=True)
+        print_json([{"id": each.id, "which": setting, "path": str(each.path)} for each, setting in which])
+    else:
+        print_text("\n".join(str(artifact.path) for artifact in artifacts))
 
 
-def plan(recipe: Text, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOption = None, where: Where) -> None:
+def plan(
+    recipe: Text,
+    /,
+    *,
+    chain: ChainOptions = ChainOptions(),
+    seed: SeedOption = None,
+    as_json: AsJson = False,
+    where: Where,
+) -> None:
     """Say what a run would build and why, without running.
 
     Args:
@@ -115,13 +146,16 @@ def plan(recipe: Text, /, *, chain: ChainOptions = ChainOptions(), seed: SeedOpt
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
     steps = DryRun(loaded, context).walk(chain_of(loaded), sources)
-    print_table(
-        ["status", "stage", "id", "why"],
-        [
-            [step.status, step.stage, step.id or "-", f"{step.why} ({step.setting})" if step.setting else step.why]
-            for step in steps
-        ],
-    )
+    if as_json:
+        print_json(steps)
+        return
+    if is_terminal() and not is_verbose():
+        rows = [[step.status, f"{step.setting}: {step.stage}".removeprefix(": "), step.why] for step in steps]
+        print_table(["status", "step", "why"], rows)
+    else:
+        why = [f"{step.why} ({step.setting})" if step.setting else step.why for step in steps]
+        rows = [[step.status, step.stage, step.id or "-", reason] for step, reason in zip(steps, why, strict=True)]
+        print_table(["status", "stage", "id", "why"], rows)
     counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
 
@@ -162,19 +196,10 @@ def results(
     with store.in_use(), pinned(store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
         for seed in seeds:
             loaded, context, sources = open_recipe(recipe, chain, seed, store)
-            steps = Run(loaded, context, partial(pin, of=f"seed {seed}"))
+            steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
             runs.append(SeedRun(seed, full(loaded, steps, sources), steps.artifacts, time.perf_counter() - started))
-    _write(report(loaded, runs, command_line), output)
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        print_text(text)
-    else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-        print_text(str(output))
+    write_report(report(loaded, runs, command_line), output)
 
 
 def benchmark(
@@ -185,6 +210,7 @@ def benchmark(
     nights: Positive = 14,
     places: PlaceOptions = PlaceOptions(),
     inference: Inference = Inference(),
+    as_json: AsJson = False,
     where: Where,
 ) -> int:
     """Run a matrix of settings from cached features, and say what became worse since the nights before.
@@ -207,10 +233,11 @@ def benchmark(
 
     loaded, store = load_matrix(matrix), where.open()
     if history:
-        print_text(trend_text(loaded, History(folder_of(store, loaded)).read(), nights))
+        rows = History(folder_of(store, loaded)).read()
+        print_json(rows) if as_json else print_text(trend_text(loaded, rows, nights))
         return 0
     night = run_night(loaded, store, places.by_kind(), inference.device, inference.batch_tokens)
-    print_text(night_text(night))
+    print_json([judged.row for judged in night.rows]) if as_json else print_text(night_text(night))
     return 1 if night.problems else 0
 
 

@@ -7,27 +7,53 @@ import json
 import logging
 import os
 import select
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from rich.cells import cell_len
+
+from cache.files import write_for_user
 from cache.printable import is_unprintable, keep_logs_printable, printable, printable_lines, traceback_text
-from pipeline.text_table import aligned
+from pipeline.engine.progress import LinesBesideBars
+from pipeline.text_table import aligned, wrap_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NO_WRAPPING = 10_000
+RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
+GAP = 2  # between columns
 LEAST_WIDTH = 20  # below some 3 letters, the help's tables would never end
 
 
 def print_text(text: str) -> None:
-    """Print lines without what would steer a terminal, escaped: records may come from anybody."""
-    print(printable_lines(text.split("\n")))
+    """Print lines without what would steer a terminal, escaped; there, broken between words only."""
+    lines = text.split("\n")
+    if is_terminal():
+        lines = [part for line in lines for part in wrap_words(line, terminal_width(), below=_indent(line)) or [""]]
+    print(printable_lines(lines))
+
+
+def _indent(line: str) -> str:
+    return " " * (len(line) - len(line.lstrip(" ")) + 2)
+
+
+def write_report(text: str, output: Path | None) -> None:
+    """Write a text to a file and print where; or print the text itself where no file is wanted."""
+    if output is not None:
+        write_for_user(output, text.encode())
+    print_text(text if output is None else str(output))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table under its head, wrapped as the terminal is wide; into a file or pipe, a line a row and no head."""
+    """Print rows as a table under its head, as wide as the terminal; into a file or pipe, a line a row and no head.
+
+    Cells are broken between words only; where the longest words of all columns do not fit beside each other, each row is some
+    lines, a cell each.
+    """
     if not is_terminal():
         print(aligned(rows, n_left=len(head)))
         return
@@ -35,10 +61,35 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    widths = _widths([head, *rows], terminal_width())
+    if widths is None:
+        print("\n".join(line for row in rows for line in _block(row)))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for name, width in zip(head, widths, strict=True):
+        table.add_column(name, width=width)
     for row in rows:
         table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     Console().print(table)
+
+
+def _widths(rows: Sequence[Sequence[str]], columns: int) -> list[int] | None:
+    """Return how wide each column of a table is to be so that no word is broken; None where it cannot be."""
+    cells = [[printable(cell) for cell in column] for column in zip(*rows, strict=True)]
+    longest = [max(cell_len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
+    widths = [max(map(cell_len, column)) for column in cells]
+    room = columns - GAP * len(widths)
+    if sum(longest) > room:
+        return None
+    while sum(widths) > room:
+        slack = [width - least for width, least in zip(widths, longest, strict=True)]
+        widths[slack.index(max(slack))] -= 1
+    return widths
+
+
+def _block(row: Sequence[str]) -> list[str]:
+    cells = [cell for cell in row if cell]
+    return [line for n, cell in enumerate(cells) for line in wrap_words(cell, terminal_width(), *["  " * (n > 0)] * 2)]
 
 
 def help_console() -> Console:
@@ -58,9 +109,41 @@ def help_console() -> Console:
     return console if console.width >= LEAST_WIDTH else HelpConsole(width=LEAST_WIDTH)
 
 
+def set_up_log(quiet: bool, verbose: bool) -> None:
+    """Have lines for people go to standard error, above the bars there: warnings alone where it is quiet, ids where verbose."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LinesBesideBars(_styled)])
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("sevila").setLevel(level)
+
+
+def is_verbose() -> bool:
+    """Whether ids are wanted."""
+    return logging.getLogger("sevila").isEnabledFor(logging.DEBUG)
+
+
+def _styled(line: str, level: int) -> str:
+    """Return a line as a terminal shows it: broken between words, a warning in colour; elsewhere as it is."""
+    if not sys.stderr.isatty():
+        return line
+    columns = max(shutil.get_terminal_size().columns, LEAST_WIDTH)
+    lines = [part for each in line.split("\n") for part in wrap_words(each, columns, below="  ") or [""]]
+    return in_colour("\n".join(lines), YELLOW if level >= logging.WARNING else "")
+
+
+def in_colour(text: str, colour: str) -> str:
+    """Return a text in a colour on standard error, if that is a terminal that has some and nobody has asked for none."""
+    wanted = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return f"{colour}{text}{PLAIN}" if colour and wanted else text
+
+
 def is_terminal() -> bool:
     """Whether people read what is printed as it is printed."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def terminal_width() -> int:
+    """Return how wide text for people may be; into a file or pipe a line is as long as it is."""
+    return max(shutil.get_terminal_size().columns, LEAST_WIDTH) if is_terminal() else NO_WRAPPING
 
 
 def print_json(content: Any) -> None:

@@ -34,6 +34,21 @@ def checkpoint_files(path: Path) -> list[Path]:
     return [*beside, tensors, *(path / name for name in sorted(set(weight_map(tensors).values())))]
 
 
+def files_of_vlm(path: Path) -> list[Path]:
+    """Return what loading an image-text-to-text model of a Hugging Face folder may open: tensors, and all that says how it reads.
+
+    Raises:
+        CheckpointError: it is no folder, or as for `checkpoint_files`.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: wanted the folder of a model as Hugging Face has it, with its config.json")
+    beside = (
+        file for pattern in ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt") for file in path.glob(pattern)
+    )
+    described = sorted(file for file in beside if file.is_file() and file.name not in _INDEX_FILES)
+    return list(dict.fromkeys([*checkpoint_files(path), *described]))
+
+
 def tensor_file(folder: Path) -> Path:
     """Return the one file of a Hugging Face folder that loading begins with: all tensors, or an index of shards.
 

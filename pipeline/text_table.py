@@ -1,6 +1,7 @@
 """Tables and sizes for a terminal, and for pages in Markdown, where other people's text stands as it is and does nothing."""
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 
 from rich.cells import cell_len
@@ -48,6 +49,26 @@ def aligned(lines: Cells, n_left: int = 1) -> str:
         return cell + space if column < n_left else space + cell
 
     return "\n".join("  ".join(map(padded, range(len(line)), line)).rstrip() for line in shown)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, as exact as an estimate is: 40 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def wrap_words(text: str, columns: int, begin: str = "", below: str = "") -> list[str]:
+    """Return a text as lines of so many columns, broken between words only: a path or an id stays one that can be copied."""
+    return textwrap.wrap(
+        printable(text),
+        columns,
+        initial_indent=begin,
+        subsequent_indent=below,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def markdown(lines: Cells, n_left: int = 1) -> str:

@@ -35,7 +35,7 @@ def newest_answers(store: Store, prefix: str) -> str:
     record = newest(store, prefix)[0]
     if record.kind != Answers.kind:
         raise StoreError(
-            f"{record.id} holds {record.kind}; wanted an artifact of answer_questions "
+            f"{record.id} holds {record.kind}; wanted an artifact of answer_questions or answer_with_vlm "
             "(`sevila cache ls --stage answer_questions` lists them)"
         )
     return warn_if_stale(store, record.id)

@@ -115,11 +115,27 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
     parts += [f"stale, and rebuilt by the next run of its recipe: {stale}"] if stale else []
     parts += _facts(record, folder)
     for table, schema in record.schemas.items():
-        names = sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
+        names = _files_of(record, table)
         columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())
         parts.append(f"{table} (version {schema['version']}, {record.rows.get(table, 0)} rows): {columns}")
         parts += [f"  {_line(row)}" for row in read_head([inside(folder, name) for name in names], n_rows)]
     return printable_lines(parts)
+
+
+def content(store: Store, prefix: str, n_rows: int) -> dict[str, Any]:
+    """Return the same as JSON values: the record, why it is stale if it is, and first rows by table."""
+    record = newest(store, prefix)[0]
+    folder = store.path(record.id)
+    rows = {
+        table: read_head([inside(folder, name) for name in _files_of(record, table)], n_rows)
+        for table in record.schemas
+    }
+    stale = store.why_stale(record.id)
+    return {**vars(record), "folder": str(folder), "stale": stale, "first_rows": rows}
+
+
+def _files_of(record: Record, table: str) -> list[str]:
+    return sorted(name for name in record.files if name == f"{table}.parquet" or name.startswith(f"{table}/"))
 
 
 def _facts(record: Record, folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ log = logging.getLogger("sevila")
 
 @dataclass(frozen=True)
 class Night:
-    """The outcome of a night. `plot` is where the plot lies, None without matplotlib."""
+    """The outcome of a night. `plot` is where the plot lies, None without a number to show."""
 
     matrix: Matrix
     night: str

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CorruptArtifactError, SchemaError
-from cache.tables import Schema, read_rows, write_rows
+from cache.tables import read_rows, write_rows
+from pipeline.engine.row_schema import schema_of
 
 log = logging.getLogger("sevila")
 
@@ -63,16 +64,7 @@ class NightRow:
         return f"{self.recipe} {self.setting}" + (f": {self.way}" if self.way else "")
 
 
-COLUMN_TYPES = {
-    "str": "string",
-    "int | None": "int64",
-    "float | None": "float64",
-    "Sequence[str]": "list<string>",
-    "Sequence[float]": "list<float64>",
-}
-HISTORY = Schema(
-    1, **{field.name: COLUMN_TYPES[str(field.type)] for field in fields(NightRow)} | {"n_questions": "int32"}
-)
+HISTORY = schema_of(1, NightRow, peak_memory_bytes="int64", peak_gpu_memory_bytes="int64")
 
 
 def shown(night: str) -> str:

@@ -1,27 +1,20 @@
-"""The trend of a benchmark as a picture: accuracy and speed by night, a line for each setting. Needs matplotlib."""
+"""The trend of a benchmark as a picture: accuracy and speed by night, a line for each setting."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 from cache.files import published
 from reports.benchmark_history import OK, NightRow
-
-log = logging.getLogger("sevila")
 
 NIGHTS_SHOWN = 90
 HALF_A_DAY = timedelta(hours=12)
 
 
 def plot(rows: Sequence[NightRow], path: Path) -> Path | None:
-    """Write the picture of the last nights and return its path; None without matplotlib, or without a number to show."""
-    if find_spec("matplotlib") is None:
-        log.info("no plot: matplotlib is not installed (pip install 'sevila-pipeline[benchmark]')")
-        return None
+    """Write the picture of the last nights and return its path; None without a number to show."""
     nights = sorted({row.night for row in rows})[-NIGHTS_SHOWN:]
     lines: dict[str, list[NightRow]] = {}
     for row in rows:

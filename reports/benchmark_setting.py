@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from cache.printable import traceback_text
 from cache.record import Record
 from cache.store import Store
 from pipeline.engine.build import build
+from pipeline.engine.deferred import Deferred, DeferredStep
 from pipeline.engine.recipe import Recipe
-from pipeline.engine.stage import Config, RunContext, Stage
+from pipeline.engine.stage import RunContext, Stage
 from pipeline.engine.steps import stored
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.training.launch import run_in_subprocess
@@ -32,7 +32,6 @@ from stages.evaluate_moments import MomentMetrics
 
 MEASURED = ("score_frames", "select_keyframes", "answer_questions", "retrieve_moments")
 EVALUATIONS = ("evaluate", "evaluate_moments")  # run again too; their resampling is no part of the speed
-NOT_NEEDED = ("evaluate_localization",)
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,13 @@ def measure(job: SettingJob) -> list[NightRow]:
         run = replace(run, store=Store(job.folder, main.roots))
         sections = {"chain": recipe.chain, **recipe.configs}
         identity = fingerprint({name: config.model_dump(mode="json") for name, config in sections.items()})
-        with ExitStack() as hiding, pinned(main, "", recipe, []) as pin:
-            steps = _Measure(job, identity, recipe, run, hiding, pin)
-            chain_of(recipe)(recipe, steps, sources)
-        return steps.rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
+        measurement = _Measurement(job, identity, recipe, run)
+        walk = Deferred(recipe, run, measurement.read, {})
+        with pinned(main, "", recipe, []) as pin:
+            chain_of(recipe)(recipe, walk, sources)
+            evaluations = [step for step in walk.steps if step.stage.name in EVALUATIONS]
+            rows = [measurement.row(walk, evaluation, pin) for evaluation in evaluations]
+        return rows or [job.failed("its chain evaluates nothing", recipe_fingerprint=identity)]
     except SevilaError as error:
         return [job.failed(str(error), recipe_fingerprint=identity)]
     except Exception as error:
@@ -101,71 +103,57 @@ def measure(job: SettingJob) -> list[NightRow]:
         return [job.failed(f"{type(error).__name__}: {error}", recipe_fingerprint=identity)]
 
 
-class _Measure:
-    """A chain's step that runs nothing until an evaluation needs it, and then only the stages after the features."""
+@dataclass(frozen=True)
+class _Measurement:
+    """The ways of one setting, each from what the store holds, its stages after the features run again."""
 
-    def __init__(
-        self, job: SettingJob, identity: str, recipe: Recipe, run: RunContext, hiding: ExitStack, pin: Any
-    ) -> None:
-        self.rows: list[NightRow] = []
-        self._job, self._identity, self._recipe, self._run = job, identity, recipe, run
-        self._hiding, self._pin = hiding, pin
-        self._steps: dict[str, tuple[Stage, Config, tuple[Any, ...]]] = {}
+    job: SettingJob
+    identity: str
+    recipe: Recipe
+    run: RunContext  # whose store is the night's
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle on the artifact of this step; of an evaluation, after it and its inputs were made."""
-        cfg, store = self._recipe.config(stage, **changes), self._run.store
-        id = stage.artifact_id(cfg, inputs)
-        if stage.name not in (*MEASURED, *EVALUATIONS, *NOT_NEEDED):
-            artifact = stored(stage, id, inputs, store)
-            if not artifact.problem:
-                # Housekeeping leaves for some days what is read every night.
-                self._pin(id, stage.name, self._job.setting)
-            return artifact
-        problem = next((value.problem for value in inputs if value is not None and value.problem), "")
-        if id is not None and not problem:
-            self._hiding.enter_context(store.hiding_below([id]))
-            self._steps[id] = (stage, cfg, inputs)
-        if stage.name in EVALUATIONS:
-            self.rows.append(self._row(id, problem, setting))
-        return stage.output(store, id, problem)
+    def read(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
+        """Return the artifact of a step as the store holds it, or a handle that says why it does not."""
+        id = stage.artifact_id(self.recipe.config(stage, **changes), inputs)
+        return stored(stage, id, inputs, self.run.store)
 
-    def _row(self, id: str | None, problem: str, way: str) -> NightRow:
-        if id is None or problem:
-            reason = f"{problem}; a benchmark reads that from the store, this makes it: {self._job.command}"
-            return self._job.failed(reason, way, self._identity)
+    def row(self, walk: Deferred, evaluation: DeferredStep, pin: Any) -> NightRow:
+        """Return the row of one evaluation, after it and all after the features that it needs were made."""
+        needed = walk.needed(evaluation.artifact)
+        own = [step for step in needed if step.stage.name in (*MEASURED, *EVALUATIONS)]
+        for step in [step for step in needed if step not in own]:
+            artifact = stored(step.stage, step.artifact.id, step.inputs, self.run.store)
+            if artifact.problem:
+                reason = f"{artifact.problem}; a benchmark reads that from the store, this makes it: {self.job.command}"
+                return self.job.failed(reason, evaluation.setting, self.identity)
+            # Housekeeping leaves for some days what is read every night.
+            pin(artifact.id, step.stage.name, self.job.setting)
+        store, ids = self.run.store, list(dict.fromkeys(str(step.artifact.id) for step in own))
         try:
-            needed = self._needed(id)
-            for each in needed:
-                stage, cfg, inputs = self._steps[each]
-                build(stage, cfg, self._run, inputs)
-            return self._measured(id, way, [self._run.store.record(each) for each in needed])
+            with store.hiding_below(ids):
+                for step in own:
+                    build(step.stage, step.config, self.run, step.inputs)
+                return self._measured(evaluation, [store.record(id) for id in ids])
         except SevilaError as error:
-            return self._job.failed(str(error), way, self._identity)
+            return self.job.failed(str(error), evaluation.setting, self.identity)
 
-    def _needed(self, id: str) -> list[str]:
-        """Return the artifacts to make for an evaluation, its own included, in the order of the chain."""
-        *_, inputs = self._steps[id]
-        ids = [value.id for value in inputs if value is not None and value.id in self._steps]
-        return list(dict.fromkeys([*(each for other in ids for each in self._needed(other)), id]))
-
-    def _measured(self, id: str, way: str, own: list[Record]) -> NightRow:
+    def _measured(self, evaluation: DeferredStep, own: list[Record]) -> NightRow:
         records = {record.stage: record for record in own}
         working = [records[name] for name in MEASURED if name in records]
-        last = working[-1]
+        last, id = working[-1], str(evaluation.artifact.id)
         seconds = {name: record.seconds for name, record in records.items()}
         spent = sum(seconds[record.stage] for record in working)
         n_questions = last.rows["answers" if last.stage == "answer_questions" else "queries"]
         return NightRow(
-            self._job.night,
-            self._recipe.name,
-            self._job.setting,
-            way,
-            self._identity,
+            self.job.night,
+            self.recipe.name,
+            self.job.setting,
+            evaluation.setting,
+            self.identity,
             OK,
             answers=last.id,
             metrics=id,
-            **_figures(self._run.store, id),
+            **_figures(self.run.store, id),
             stages=list(seconds),
             stage_seconds=list(seconds.values()),
             questions_per_second=n_questions / spent if spent else None,

@@ -151,7 +151,7 @@ class _RunSide:
         if record.kind != Answers.kind:
             raise ComparisonError(
                 f"{given!r} is {id}, of kind {record.kind}; the id of answers or metrics was wanted: "
-                "`sevila cache ls` lists them as answer_questions-... and evaluate-..."
+                "`sevila cache ls` lists them as answer_questions-..., answer_with_vlm-... and evaluate-..."
             )
         questions = Questions(store, record.inputs["questions"])
         self.id = record.id

@@ -12,6 +12,10 @@ from cache.store import Store
 from pipeline.metrics.comparison import PairedRow, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
 from reports.compare import Comparison, compare, comparison_text
+from stages.all import STAGES
+from stages.answer_questions import Answers
+
+ANSWERING = {name for name, stage in STAGES.items() if issubclass(stage.output, Answers)}
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
     """Return the ids of answers by the setting they are of: all of a run, or the one given."""
     if run is None:
         return {"": find(store, given)}
-    pins = [pin for pin in run.artifacts if pin.stage == "answer_questions" and store.exists(pin.id)]
+    pins = [pin for pin in run.artifacts if pin.stage in ANSWERING and store.exists(pin.id)]
     return {pin.setting: pin.id for pin in pins}
 
 

@@ -7,16 +7,13 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
 
-from cache.errors import MachineError, SevilaError, StoreError
+from cache.errors import SevilaError, StoreError
 from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
 from cache.matching import newest
@@ -27,7 +24,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources, VideoFile
 from pipeline.selection.keyframes import ChosenFrames
-from pipeline.video.keyframe_files import WantedFile, WantedFiles, write_files
+from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_files
 from reports.stale import warn_if_stale
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -35,10 +32,11 @@ from stages.select_keyframes import Keyframes
 
 log = logging.getLogger("sevila")
 
-Pictures = Literal["images", "clips"]
-SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4"}
+Pictures = Literal["images", "clips", "lmms-eval"]
+SUFFIXES: dict[Pictures, str] = {"images": ".jpg", "clips": ".mp4", "lmms-eval": ".mp4"}
 SHOWN = 5  # videos that gave nothing
 NOTE, LIST = "export.json", "keyframes.json"  # what a folder holds, and which files are whose
+CLIPS = "clips"  # where a task for a harness has its clips
 OPEN_CLIPS = 64  # written at once by a process, which may usually have 1024 files open
 READABLE = 80  # characters of a question's id in the name of its file
 
@@ -112,6 +110,7 @@ def write_pictures(
 ) -> dict[str, str]:
     """Write each question's keyframes as images or as one video, and `keyframes.json`, which says which file is whose.
 
+    For lmms-eval the videos lie in a folder of their own, beside which there is room for a task (reports/lmms_task.py).
     Files that are there already are kept: after an interruption the same call goes on.
 
     Args:
@@ -127,7 +126,8 @@ def write_pictures(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = _file_names([row.question_id for row in keyframes.rows])
-    files = {row.question_id: _files(row, folder / names[row.question_id], kind) for row in keyframes.rows}
+    place = folder / CLIPS if kind == "lmms-eval" else folder
+    files = {row.question_id: _files(row, place / names[row.question_id], kind) for row in keyframes.rows}
     _refuse_other_content(keyframes, folder, kind, height)
     _remove_parts(folder)
     requests, failures = _requests(keyframes, sources, files, height)
@@ -171,7 +171,7 @@ def _file_names(question_ids: Sequence[str]) -> dict[str, str]:
 def _files(row: ChosenFrames, place: Path, kind: Pictures) -> list[WantedFile]:
     if not row.frame_indices:
         return []
-    if kind == "clips":
+    if kind != "images":
         return [WantedFile(place.with_name(f"{place.name}{SUFFIXES[kind]}"), tuple(row.frame_indices))]
     return [WantedFile(place / f"{index:08d}{SUFFIXES[kind]}", (index,)) for index in sorted(set(row.frame_indices))]
 
@@ -218,7 +218,7 @@ def _requests(
             failures[video_id] = problem
             continue
         assert video.path is not None
-        n_at_once = OPEN_CLIPS if of_video[0].path.suffix == SUFFIXES["clips"] else len(of_video)
+        n_at_once = OPEN_CLIPS if of_video[0].path.suffix == ".mp4" else len(of_video)
         for start in range(0, len(of_video), n_at_once):
             at_once = tuple(of_video[start : start + n_at_once])
             requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, at_once, height)))
@@ -235,20 +235,14 @@ def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str,
     for _, request in requests:
         for folder in {file.path.parent for file in request.files}:
             folder.mkdir(parents=True, exist_ok=True)
-    with (
-        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
-        count_bar("keyframes", len(requests), "video") as advance,
-    ):
-        try:
-            reasons = {}
-            written = pool.map(write_files, [request for _, request in requests])
-            for (video_id, _), reason in zip(requests, written, strict=True):
-                advance(1)
-                if reason:
-                    reasons[video_id] = reason
-            return reasons
-        except BrokenProcessPool as error:
-            raise MachineError("a process that reads videos was killed; run again: what is written stays") from error
+    reasons = {}
+    written = in_processes(write_files, (request for _, request in requests), processes)
+    with count_bar("keyframes", len(requests), "video") as advance:
+        for (video_id, _), reason in zip(requests, written, strict=True):
+            advance(1)
+            if reason:
+                reasons[video_id] = reason
+    return reasons
 
 
 def _json(rows: list[dict[str, Any]]) -> bytes:

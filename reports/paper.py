@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache.errors import RecipeError, did_you_mean
 from pipeline.recipes.results import Column
+from reports.rates import measured_rates
 
 PAPER = Path(__file__).with_name("paper.toml")
 
@@ -95,7 +96,7 @@ class Paper(_PaperPart):
 
 
 GROUPS = ("Temporal", "Causal", "Descriptive")
-ALL = "all"
+EVERY_TABLE = "all"
 
 
 @cache
@@ -103,15 +104,16 @@ def read_paper() -> Paper:
     """Return the paper's tables."""
     content = tomllib.loads(PAPER.read_text(encoding="utf-8"))
     tables = {name: content.pop(name) for name in list(content) if name.startswith("table")}
-    return Paper(tables=tables, **content)
+    rates = {name: rate["per_second"] for name, rate in measured_rates()["stages"].items()}
+    return Paper(tables=tables, rates=rates, **content)
 
 
 def tables_named(names: tuple[str, ...]) -> dict[str, PaperTable]:
     """Return the named tables, `all` for every one, in the paper's order; raises `RecipeError` for an unknown name."""
     known = read_paper().tables
     for name in names:
-        if name not in (*known, ALL):
+        if name not in (*known, EVERY_TABLE):
             raise RecipeError(
-                f"the paper has no {name!r} to reproduce{did_you_mean(name, known)}; there are: {', '.join(known)}, {ALL}"
+                f"the paper has no {name!r} to reproduce{did_you_mean(name, known)}; there are: {', '.join(known)}, {EVERY_TABLE}"
             )
-    return {name: table for name, table in known.items() if name in names or ALL in names}
+    return {name: table for name, table in known.items() if name in names or EVERY_TABLE in names}

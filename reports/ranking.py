@@ -66,7 +66,7 @@ def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
     if not known:
         return f"Nothing could be measured:\n\n{listed}\n"
     parts = [
-        f"# The ranking rule, over {len(known)} seeds\n\n```bash\n{printable(command)}\n```",
+        f"# The ranking rule, over {len(known)} seed{'s' if len(known) > 1 else ''}\n\n```bash\n{printable(command)}\n```",
         f"Seeds {', '.join(str(seed.seed) for seed in known)}; zero-shot answers. In percent: mean ± sample standard deviation "
         "(smallest - largest) over seeds.",
         _numbers(known),

@@ -6,8 +6,7 @@ Every row is the chain of a recipe with settings, of which only what its number 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from cache.errors import SevilaError
 from pipeline.engine.deferred import Deferred, DeferredStep
 from pipeline.engine.places import KINDS
+from pipeline.engine.progress import quiet
 from pipeline.engine.recipe import Recipe, parse_setting
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, RunContext
@@ -123,12 +123,12 @@ class Reproduction:
             places=places,
             shared=True,
         )
-        with _quiet():
+        with quiet(logging.ERROR):
             recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=KINDS)
         seeds = [] if subject.seed is None else [subject.seed]
         with pinned(run.store, "", recipe, seeds) as pin:
             walk = Deferred(recipe, run, Run(recipe, run, pin), _evaluated(row))
-            with _quiet():
+            with quiet(logging.ERROR):
                 metrics, localization = _walked(row, recipe, walk, sources)
             missing = [value for each in (metrics, localization) if each for value in walk.missing(each)]
             steps = walk.needed(metrics)
@@ -173,14 +173,3 @@ def _walked(row: PaperRow, recipe: Recipe, walk: Deferred, sources: Sources) -> 
         assert isinstance(results, Results)
     setting = results.settings_by_cell()[choice.name, row.answered]
     return setting.metrics, setting.localization
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let a walk that makes nothing say nothing: what is worth it is said when something is made."""
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

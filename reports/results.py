@@ -13,11 +13,12 @@ from pipeline.text_table import Table, aligned, or_dash
 Cell = tuple[str, Column]
 
 
-def results_text(results: Results) -> str:
+def results_text(results: Results, with_ids: bool = True) -> str:
     """Return everything that a full chain found, for a terminal: the table, the artifacts behind it, and the trainings."""
     ids = f"metrics of each setting (`sevila compare A B` tests two of them):\n{_indented(aligned(metric_ids(results), 3))}"
-    lines = learned(results)
-    return "\n\n".join([results_table(results), ids, *(["learned:\n" + _indented("\n".join(lines))] if lines else [])])
+    lines = learned(results) if with_ids else training_lines(results)
+    trainings = ["learned:\n" + _indented("\n".join(lines))] if lines else []
+    return "\n\n".join([results_table(results), *([ids] if with_ids else []), *trainings])
 
 
 def results_table(results: Results, table: Table = aligned) -> str:

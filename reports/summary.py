@@ -25,9 +25,10 @@ ANSWERS_SHOWN = 3
 SETTINGS_SHOWN = 3
 
 
-def summary(artifacts: Sequence[Artifact], results: Artifact | Results) -> str:
-    """Return the text that ends a run; `results` is what its chain returned."""
-    parts = ["artifacts:", *(f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts)]
+def summary(artifacts: Sequence[Artifact], results: Artifact | Results, with_ids: bool = True) -> str:
+    """Return the text that ends a run; `results` is what its chain returned, `with_ids` lists every artifact."""
+    ids = [f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts]
+    parts = ["artifacts:", *ids] if with_ids else []
     for artifact in artifacts:
         what, lines = _failures(artifact)
         parts += ["", f"{what}:", *(f"  {line}" for line in lines)] if lines else []
@@ -40,8 +41,8 @@ def summary(artifacts: Sequence[Artifact], results: Artifact | Results) -> str:
         if isinstance(artifact, (Metrics, MomentMetrics)):
             parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
     if isinstance(results, Results):
-        parts += ["", results_text(results)]
-    return "\n".join(parts)
+        parts += ["", results_text(results, with_ids)]
+    return "\n".join(parts if with_ids else parts[1:])
 
 
 def summary_markdown(

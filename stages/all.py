@@ -2,12 +2,14 @@
 
 from pipeline.engine.stage import Stage
 from stages.answer_questions import answer_questions
+from stages.answer_with_vlm import answer_with_vlm
 from stages.embed_frames import embed_frames
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer
+from stages.generate_answers import generate_answers
 from stages.import_backbone import import_backbone
 from stages.import_embedder import import_embedder
 from stages.import_matcher import import_matcher
@@ -16,6 +18,7 @@ from stages.init_answerer import init_answerer
 from stages.init_localizer import init_localizer
 from stages.label_frames import label_frames
 from stages.list_questions import list_questions
+from stages.make_thumbnails import make_thumbnails
 from stages.pretrain_localizer import pretrain_localizer
 from stages.refine_localizer import refine_localizer
 from stages.retrieve_moments import retrieve_moments
@@ -44,6 +47,8 @@ ALL = (
     score_by_matching,
     select_keyframes,
     answer_questions,
+    generate_answers,
+    answer_with_vlm,
     label_frames,
     refine_localizer,
     finetune_answerer,
@@ -51,5 +56,6 @@ ALL = (
     evaluate_localization,
     retrieve_moments,
     evaluate_moments,
+    make_thumbnails,
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in ALL}

@@ -21,6 +21,7 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import Windows
+from pipeline.inference.written_answers import OF_REPLIES
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, majority_vote
 from stages.extract_features import Features
@@ -42,6 +43,7 @@ class Answers(Artifact):
         "no_frame_chosen",
         SCORES,
         ANSWERS,
+        *OF_REPLIES,
     )
     tables = {
         "answers": Schema(

@@ -11,7 +11,7 @@ from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
 from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Picked, Results, Setup, baselines, refinements
-from stages.scoring import scored
+from stages.others import answered, scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
@@ -26,20 +26,22 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
     questions = step(stages.list_questions, splits.test.annotations(sources))
     train_queries = _questions(step, sources, splits.train) if recipe.chain.kind == "full" else None
     checks.check_questions(recipe, sources, questions, train_queries)
-    backbone, localizer, answerer = _released(recipe, step, sources)
+    uses_features = requirements.reads_features(recipe)
+    backbone, localizer, answerer = _released(recipe, step, sources) if uses_features else Released()
     if train_queries:  # paper section 4.5: moments of other queries
         train = _features(step, sources, splits.train, train_queries, backbone)
         localizer = step(stages.pretrain_localizer, *train, localizer)
-    frames = step(stages.sample_frames, sources.videos(splits.test.dataset, questions))
-    features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
-    scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
+    frames = step(stages.sample_frames, videos := sources.videos(splits.test.dataset, questions))
+    queried = requirements.queried_by(recipe, localizer, answerer)
+    features = step(stages.extract_features, frames, backbone, *queried) if uses_features else None
+    test = SplitArtifacts(questions, frames, features, backbone)
+    scores, vectors = scored(recipe, step, sources, test, localizer)
     keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
     if requirements.knows_moments(questions):
         step(stages.evaluate_localization, questions, frames, scores, keyframes)
-    if not answerer:
+    if requirements.asks_for_moments(recipe):
         return step(stages.evaluate_moments, questions, step(stages.retrieve_moments, questions, frames, scores))
-    answers = step(stages.answer_questions, questions, keyframes, features, backbone, answerer)
-    return step(stages.evaluate, questions, answers)
+    return step(stages.evaluate, questions, answered(recipe, step, sources, test, keyframes, videos, answerer))
 
 
 def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
@@ -60,14 +62,12 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
         _evaluate(setup, UNTRAINED, blank, _fine_tune(setup, UNTRAINED, blank, answerer))
-
     if requirements.pretrains_localizer(recipe):  # on moments
         pretraining = _features(step, sources, splits.pretraining, queries, backbone) if splits.pretraining else train
         localizer = step(stages.pretrain_localizer, *pretraining, localizer)
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
         _evaluate(setup, PRETRAINED, localizer, _fine_tune(setup, PRETRAINED, localizer, answerer))
-
     for choice in refinements(recipe.chain):  # on what the Answerer says of single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)

@@ -9,15 +9,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from cache.tables import Schema
 from pipeline.datasets.adapter import headline_of, pooled_types_of
 from pipeline.datasets.question import Question
 from pipeline.datasets.registry import adapter_named
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome, Reporting, accuracy_table, format_accuracy_table
-from pipeline.metrics.coverage import CoverageRow, coverage, format_coverage
+from pipeline.metrics.coverage import CoverageRow, MissingVideo, coverage, format_coverage
 from pipeline.metrics.resampling import Resampling
 from pipeline.text_table import Table, aligned
 from stages.answer_questions import Answers
@@ -29,30 +29,9 @@ class Metrics(Artifact):
 
     kind = "metrics"
     tables = {
-        "metrics": Schema(
-            2,
-            scope="string",  # overall, mean_of_groups, group, type, or pooled: several types, as the data set itself reports them
-            name="string",
-            is_headline="bool",  # the one number by which the data set is compared
-            n_questions="int32",  # those whose right option is known
-            n_correct="int32",
-            n_unanswered="int32",
-            n_unlabelled="int32",  # questions whose right option the file does not give; not in n_questions
-            accuracy_percent="float64",  # null when n_questions is 0
-            bootstrap_low_percent="float64",  # 95 % percentile interval; null when fewer than two videos support it
-            bootstrap_high_percent="float64",
-            wilson_low_percent="float64",  # 95 % Wilson interval; null for a mean of groups
-            wilson_high_percent="float64",
-            unanswered_percent="float64",
-        ),
-        "coverage": Schema(
-            1,
-            reason="string",  # code of a failure; empty: these questions' videos could be read
-            n_questions="int32",
-            questions_percent="float64",  # of all questions, those without a known answer too
-            n_videos="int32",
-        ),
-        "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
+        "metrics": schema_of(2, AccuracyRow),
+        "coverage": schema_of(1, CoverageRow),
+        "missing_videos": schema_of(1, MissingVideo),
     }
 
     def headline(self) -> AccuracyRow:

@@ -8,9 +8,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from cache.tables import Schema
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import FEATURES, SCORES
 from pipeline.metrics.localization_metrics import (
@@ -35,21 +35,7 @@ class LocalizationMetrics(Artifact):
     """Precision and recall of the chosen keyframes, and of the Localizer's k best frames for several k."""
 
     kind = "localization_metrics"
-    tables = {
-        "localization": Schema(
-            1,
-            source="string",  # keyframes: as chosen; ranking: the k best by the Localizer's score
-            k="int32",  # of keyframes: the most that a question has
-            n_questions="int32",  # those whose true moments are known
-            n_failed="int32",  # of these: no frames, the video could not be read, or no finite scores; counted as 0
-            n_without_true_frame="int32",  # of these: frames, but none in a moment; in no frame recall and no rank
-            precision_percent="float64",  # of the keyframes, those in a true moment; null when n_questions is 0
-            frame_recall_percent="float64",  # of the sampled frames in a true moment, those chosen
-            moment_recall_percent="float64",  # of the true moments, those with a keyframe inside
-            hit_percent="float64",  # questions with a keyframe in a true moment
-            mean_first_true_rank="float64",  # from 1, of the best-ranked frame in a true moment; null without scores
-        )
-    }
+    tables = {"localization": schema_of(1, LocalizationRow)}
 
     def text(self, table: Table = aligned) -> str:
         """Return the table."""

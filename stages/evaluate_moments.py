@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.tables import Schema
 from pipeline.engine.output import Output
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import SCORES
-from pipeline.metrics.coverage import coverage
+from pipeline.metrics.coverage import MissingVideo, coverage
 from pipeline.metrics.moment_metrics import (
     IOU_THRESHOLDS,
     LENGTH_RANGES_SECONDS,
@@ -34,29 +34,29 @@ from stages.retrieve_moments import Moments
 class MomentMetricsRow(NamedTuple):
     """Retrieval of the windows of one range of lengths at one IoU; a row of the table `moment_metrics`."""
 
-    window_length: str
+    window_length: str  # full, long, middle or short
     iou_threshold: float
-    n_queries: int
-    recall_at_one_percent: float | None
+    n_queries: int  # those with a true window of that length
+    recall_at_one_percent: float | None  # None when n_queries is 0
     mean_average_precision_percent: float | None
 
 
 class HighlightsRow(NamedTuple):
     """Highlight detection at one level; a row of the table `highlights`."""
 
-    level: str
-    n_queries: int
+    level: str  # rating from which a clip is a highlight: Fair, Good or VeryGood; no rows without ratings
+    n_queries: int  # those whose clips are rated; one that failed counts as found nothing
     mean_average_precision_percent: float
-    hit_at_one_percent: float
+    hit_at_one_percent: float  # queries whose highest-scored clip is a highlight
 
 
 class QueryCounts(NamedTuple):
-    """The counts; the row of the table `counts`, which has the meaning of each."""
+    """The counts; the row of the table `counts`."""
 
-    n_queries: int
-    n_unlabelled: int
-    n_failed: int
-    n_without_moments: int
+    n_queries: int  # those whose true moments are known
+    n_unlabelled: int  # others; in no percentage
+    n_failed: int  # of n_queries: the video could not be read, or no finite scores; counted as found nothing
+    n_without_moments: int  # of n_queries: no frame was yes; likewise
 
 
 class MomentMetrics(Artifact):
@@ -64,29 +64,10 @@ class MomentMetrics(Artifact):
 
     kind = "moment_metrics"
     tables = {
-        "moment_metrics": Schema(
-            1,
-            window_length="string",  # full, long, middle or short
-            iou_threshold="float64",
-            n_queries="int32",  # those with a true window of that length
-            recall_at_one_percent="float64",  # null when n_queries is 0
-            mean_average_precision_percent="float64",
-        ),
-        "highlights": Schema(
-            1,
-            level="string",  # rating from which a clip is a highlight: Fair, Good or VeryGood; no rows without ratings
-            n_queries="int32",  # those whose clips are rated; one that failed counts as found nothing
-            mean_average_precision_percent="float64",
-            hit_at_one_percent="float64",  # queries whose highest-scored clip is a highlight
-        ),
-        "counts": Schema(
-            1,
-            n_queries="int32",  # those whose true moments are known
-            n_unlabelled="int32",  # others; in no percentage
-            n_failed="int32",  # of n_queries: the video could not be read, or no finite scores; counted as found nothing
-            n_without_moments="int32",  # of n_queries: no frame was yes; likewise
-        ),
-        "missing_videos": Schema(1, video_id="string", reason="string", n_questions="int32"),
+        "moment_metrics": schema_of(1, MomentMetricsRow),
+        "highlights": schema_of(1, HighlightsRow),
+        "counts": schema_of(1, QueryCounts),
+        "missing_videos": schema_of(1, MissingVideo),
     }
 
     def headline(self) -> MomentMetricsRow:

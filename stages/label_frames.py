@@ -15,6 +15,7 @@ from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
@@ -36,16 +37,16 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """The frames of a question together; a row of the table `verdicts`, which has the meaning of each field."""
+    """The frames of a question together; a row of the table `verdicts`. All that is not known of a failed one is None."""
 
     question_id: str
     video_id: str
-    status: str
+    status: str  # ok or failed
     reason: Reason
     n_frames: int = 0
     n_yes: int = 0
-    vote_prediction: int | None = None
-    votes: Sequence[int] = ()
+    vote_prediction: int | None = None  # index of the option that most frames choose
+    votes: Sequence[int] = ()  # frames that choose each option; empty when failed
     any_frame_right: bool | None = None
     vote_right: bool | None = None
 
@@ -71,19 +72,7 @@ class PseudoLabels(Artifact):
             option_logits="list<float32>",  # as in Answers; letters are read after the word "Option", which is given
             truncated="bool",  # the question's text was longer than the model reads
         ),
-        "verdicts": Schema(
-            1,
-            question_id="string",
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",
-            n_frames="int32",  # 0 when failed
-            n_yes="int32",
-            vote_prediction="int8",  # index of the option that most frames choose; null when failed, as the two below
-            votes="list<int32>",  # frames that choose each option; empty when failed
-            any_frame_right="bool",
-            vote_right="bool",
-        ),
+        "verdicts": schema_of(1, Verdict, vote_prediction="int8"),
     }
 
     def by_question(self, questions: Questions) -> dict[str, np.ndarray]:

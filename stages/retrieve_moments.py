@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from cache.tables import Schema
 from pipeline.datasets.question import Question
 from pipeline.datasets.values import CLIP_SECONDS
 from pipeline.engine.joined import refuse_cut, typed_rows_of_all
 from pipeline.engine.output import Output
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.reasons import Reason
@@ -29,28 +29,8 @@ class Moments(Artifact):
 
     kind = "moments"
     tables = {
-        "moments": Schema(
-            1,
-            question_id="string",
-            rank="int32",  # from 1, by score
-            start_seconds="float64",  # in the video
-            end_seconds="float64",
-            score="float64",
-        ),
-        "queries": Schema(
-            2,
-            question_id="string",
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",
-            duration_seconds="float64",  # of the video; null when failed, as the three below
-            clip_start_seconds="float64",  # the part of the video that was sampled
-            clip_end_seconds="float64",
-            n_yes_frames="int32",
-            n_frames="int32",  # 0 when failed
-            n_moments="int32",
-            clip_scores="list<float64>",  # the frames' score for every 2 s of the video, its saliency; empty when failed
-        ),
+        "moments": schema_of(1, RankedMoment),
+        "queries": schema_of(2, Query),
     }
 
     def queries_of(self, questions: Questions) -> tuple[list[Query], dict[str, list[list[float]]]]:

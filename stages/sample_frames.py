@@ -14,11 +14,11 @@ from cache.errors import DecodeError, ReadingError
 from cache.fingerprint import fingerprint
 from cache.pool import Part, Pool, part_rows
 from cache.pool_listing import PARTS
-from cache.tables import Schema
 from pipeline.batching import cut, runs_of
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFile, VideoFiles
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.reasons import Reason
@@ -48,31 +48,8 @@ class Frames(PooledArtifact):
     kind = "frames"
     tables = {
         "parts": PARTS,
-        "videos": Schema(
-            2,
-            video_id="string",
-            status="string",  # ok or failed
-            reason="string",  # empty when ok, else `code: details`
-            note="string",  # what was adjusted (clip bounds clamped, ...); empty when nothing was
-            content_digest="string",  # SHA-256 of the file; null: no file
-            decoder="string",  # decord, pyav or images: which one read the file; null when it failed
-            codec="string",
-            n_frames_in_video="int32",
-            frames_per_second="float64",
-            duration_seconds="float64",
-            width="int32",
-            height="int32",
-            n_frames="int32",  # stored frames: the distinct ones over all clips; 0 when failed
-        ),
-        "frames": Schema(
-            1,
-            clip_id="string",
-            video_id="string",
-            position="int32",  # 0, 1, ... in time order within the clip; a short clip may repeat a frame
-            frame_index="int64",  # in the video
-            seconds="float64",
-            row="int32",  # of the video's stored frames
-        ),
+        "videos": schema_of(2, SampledVideo),
+        "frames": schema_of(1, SampledFrame, frame_index="int64"),
     }
 
     def videos(self) -> list[SampledVideo]:

@@ -103,8 +103,9 @@ class ScoreFrames(Config):
 
     later: ClassVar[Mapping[str, Any]] = {"template": ""}
 
-    prompt: Literal["multiple_choice", "next_event", "moment", "custom"] = Field(
-        "multiple_choice", description="kind of question; custom: your own text, the template"
+    prompt: Literal["multiple_choice", "next_event", "moment", "open", "custom"] = Field(
+        "multiple_choice",
+        description="kind of question; open: one without options; custom: your own text, the template",
     )
     template: str = Field(
         "",

@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from pipeline.registry import entry_points_of_others
 
 Package = Callable[..., None]
+os.environ.setdefault("SEVILA_REPORT", "no")  # a page at the end of each of hundreds of runs is seconds each
 pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # whose tests test_flows.py runs
 
 

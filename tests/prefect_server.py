@@ -20,7 +20,7 @@ from cache.store import Store
 from tests.small_world import write_small_world
 from tests.stages.moment_world import write_world
 from workers.prefect_api import PrefectApi
-from workers.up import FOR_SHELLS
+from workers.up import FOR_SHELLS, LOG
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -62,6 +62,10 @@ class PrefectServer:
             "SEVILA_VIDEOS": str(self.world / "videos"),
             "SEVILA_WEIGHTS": f"tiny-blip2={self.world / 'tiny-blip2'}",
         }
+
+    def all_logs(self) -> str:
+        """Return what `sevila up` has printed, and what its server and workers have said into the file it names."""
+        return self.log.read_text() + (self.for_shells.parent / LOG).read_text()
 
     def watch(self, deployment: str, run_name: str, **parameters: Any) -> subprocess.Popen[str]:
         """Have a deployment run, as people do; the command ends with the run."""

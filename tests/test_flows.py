@@ -141,7 +141,11 @@ def test_a_bad_parameter_is_refused_before_a_run_exists(
 def test_every_deployment_has_a_page_that_says_what_to_do_and_tags(prefect: PrefectServer) -> None:
     for deployment in prefect.ask("deployments/filter", {}):
         assert deployment["description"].startswith("# ") and "sevila" in deployment["tags"]
-        if "piece" not in deployment["tags"]:
+        is_internal = "internal" in deployment["tags"]
+        assert (
+            is_internal == ("piece" in deployment["tags"]) == deployment["description"].startswith("# Not for people")
+        )
+        if not is_internal:
             assert "```bash\n prefect deployment run " in deployment["description"]
 
 

@@ -61,6 +61,9 @@ class Execution(BaseModel):
     processes: int = Field(
         default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"
     )
+    server_requests: int = Field(
+        default=4, ge=1, le=256, description="questions that a server is asked at once ([answer_with_vlm] served)"
+    )
 
 
 # What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is

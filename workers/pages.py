@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from prefect import get_client
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -38,6 +40,7 @@ from stages.sample_frames import Frames
 
 log = logging.getLogger("sevila")
 
+DRAWN_NAME = re.compile("[a-z]+-[a-z]+")
 SILENT_SECONDS = 60.0  # without progress, after it could not be shown
 
 
@@ -62,6 +65,23 @@ def progress_artifacts() -> Show:
             silent_until = time.monotonic() + SILENT_SECONDS
 
     return show
+
+
+def run_title(what: str, settings: Sequence[str], seed: int | None) -> str:
+    """Return what a run is to be called: `nextqa full, select_keyframes.k=8, seed 0`."""
+    own = [setting for setting in settings if not setting.startswith("chain.kind=")]
+    return printable(", ".join([what, *own, *([] if seed is None else [f"seed {seed}"])]))
+
+
+def name_run(name: str) -> None:
+    """Call the present run so, unless somebody has given it a name; the two words that Prefect draws say nothing."""
+    if this_run.id is None or not DRAWN_NAME.fullmatch(str(this_run.name)):
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(str(this_run.id)), name=name)
+    except Exception as error:  # which is no reason to fail
+        log.warning("this run could not be called %r: %s", name, error)
 
 
 class _RunLogRecord(PrintableRecord):

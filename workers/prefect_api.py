@@ -89,7 +89,12 @@ def check_private(home: Path) -> None:
 
 def write_for_shells(path: Path, variables: Mapping[str, str]) -> None:
     """Write what a shell is to `source`, for nobody else to read."""
+    write_for_user_alone(path, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+
+
+def write_for_user_alone(path: Path, text: str) -> None:
+    """Write a new file, in the place of a former one, for nobody else to read."""
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
-        file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        file.write(text)

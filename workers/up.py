@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shlex
@@ -24,21 +23,26 @@ from filelock import FileLock, Timeout
 
 from cache.errors import SevilaError
 from cache.store import Store, stores_below
-from workers.prefect_api import HOST, PATIENCE_SECONDS, PrefectApi, check_private, write_for_shells
+from workers.prefect_api import (
+    HOST,
+    PATIENCE_SECONDS,
+    PrefectApi,
+    check_private,
+    write_for_shells,
+    write_for_user_alone,
+)
+from workers.processes import HOME, LOG_VARIABLE, start, stop
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 log = logging.getLogger("sevila")
 
-HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
 AUTOMATIONS = "automations.yaml"
 REASON_LETTERS = 500  # of an answer that refuses
-FOR_SHELLS = "sevila-up.env"  # in Prefect's folder
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+FOR_SHELLS, LOG = "sevila-up.env", "sevila-up.log"  # in Prefect's folder
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def up(options: Server) -> int:
 
     try:
         with FileLock(home / "sevila-up.lock").acquire(timeout=0):
-            return _up(options, home.absolute() / FOR_SHELLS)
+            return _up(options, home.absolute() / FOR_SHELLS, home.absolute() / LOG)
     except HTTPStatusError as error:
         answer, asked = error.response, error.request
         reason = f"{answer.status_code} {answer.reason_phrase}: {answer.text[:REASON_LETTERS]}"
@@ -80,7 +84,7 @@ def up(options: Server) -> int:
         ) from None
 
 
-def _up(options: Server, for_shells: Path) -> int:
+def _up(options: Server, for_shells: Path, log_file: Path) -> int:
     store = Store(options.store, [*options.below, *stores_below()])  # raises where one of the stores is none
     options.store.mkdir(parents=True, exist_ok=True)
     if not os.access(options.store, os.W_OK):
@@ -97,9 +101,12 @@ def _up(options: Server, for_shells: Path) -> int:
     for kind in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores the one, a service manager sends the other
         signal.signal(kind, _interrupt)
     processes: dict[str, subprocess.Popen[bytes]] = {}
+    write_for_user_alone(log_file, "")
+    environment[LOG_VARIABLE] = str(log_file)
+    print(f"starting Prefect's server and workers; what they say goes to {log_file}", flush=True)
     try:
         server = ("server", "start", "--host", HOST, "--port", str(options.port))
-        processes["server"] = _start(environment | api.of_server(), *server)
+        processes["server"] = start(environment | api.of_server(), *server)
         workers = _start_all(options, api, environment, processes)
         write_for_shells(for_shells, clients)
         print(f"ready: {api.page} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")
@@ -124,7 +131,7 @@ def _start_all(
         _mark_runs_over(client, "a former `sevila up` was killed")
         _prepare(client, environment)
         workers = {
-            name: partial(_start, environment | own, *command) for name, (own, *command) in _workers(options).items()
+            name: partial(start, environment | own, *command) for name, (own, *command) in _workers(options).items()
         }
         begin = datetime.now(UTC)
         processes |= {name: start() for name, start in workers.items()}
@@ -137,13 +144,13 @@ def _stop_all(api: PrefectApi, processes: dict[str, subprocess.Popen[bytes]]) ->
     from httpx import HTTPError
 
     server = processes.pop("server", None)
-    _stop(list(processes.values()))
+    stop(list(processes.values()))
     if server is None:
         return
     if server.poll() is None:
         with suppress(HTTPError), api.client() as client:
             _mark_runs_over(client, "`sevila up` was stopped")
-    _stop([server])
+    stop([server])
 
 
 def _mark_runs_over(client: SyncPrefectClient, why: str) -> None:
@@ -167,13 +174,13 @@ def _keep_up(processes: dict[str, subprocess.Popen[bytes]], workers: Mapping[str
     """Start workers again that end, for the runs that are due at night; without the server, or if they do not live, raise."""
     since = dict.fromkeys(workers, 0.0)
     while (status := processes["server"].poll()) is None:
-        for name, start in workers.items():
+        for name, again in workers.items():
             if (status := processes[name].poll()) is None:
                 continue
             if time.monotonic() - since[name] < SHORT_LIFE_SECONDS:
                 raise SevilaError(f"worker {name} ends again and again (status {status}); the rest is stopped")
             log.warning("worker %s ended by itself (status %s) and is started again", name, status)
-            processes[name], since[name] = start(), time.monotonic()
+            processes[name], since[name] = again(), time.monotonic()
         time.sleep(POLL_SECONDS)
     raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
 
@@ -192,32 +199,6 @@ def _check(port: int) -> None:
 def _listens(port: int) -> bool:
     with socket.socket() as connection:
         return connection.connect_ex((HOST, port)) == 0
-
-
-def _start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us."""
-    command = [sys.executable, "-m", "prefect", *arguments]
-    return subprocess.Popen(
-        command, cwd=HOME, env=environment, stdout=sys.stderr, start_new_session=True, preexec_fn=_end_with_parent
-    )
-
-
-def _end_with_parent() -> None:
-    """Have the new process ended when its parent is killed: nobody else would stop it. Only Linux can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    give_up = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, give_up - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _prepare(client: SyncPrefectClient, environment: Mapping[str, str]) -> None:
@@ -271,7 +252,7 @@ def _wait(processes: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Ca
     while time.monotonic() < give_up:
         stopped = [name for name, process in processes.items() if process.poll() is not None]
         if stopped:
-            raise SevilaError(f"{', '.join(stopped)} ended while {what} started; its last lines say why")
+            raise SevilaError(f"{', '.join(stopped)} ended while {what} started; the end of {LOG} says why")
         if is_up():
             return
         time.sleep(POLL_SECONDS)

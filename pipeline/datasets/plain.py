@@ -7,7 +7,6 @@ where known, `moments: [[start, end], ...]`, the parts of the video that answer 
 """
 
 import logging
-import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About, refuse_others
-from pipeline.datasets.options import OPTION_LETTERS
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect, read_csv, read_jsonl
-from pipeline.datasets.values import BadRow, moments, text, video_name
+from pipeline.datasets.values import BadRow, moments, optional_seconds, text, video_name
+from pipeline.option_letters import OPTION_LETTERS
 
 name = "plain"
 about = About(
@@ -125,7 +124,7 @@ def _parse(row: Row, default_id: str) -> tuple[Question, Video]:
     cells = row.cells
     video_id = video_name("video", cells.get("video"))
     options = _options(cells.get("options"))
-    start_seconds, end_seconds = (_seconds(key, cells.get(key)) for key in ("start_seconds", "end_seconds"))
+    start_seconds, end_seconds = (optional_seconds(key, cells.get(key)) for key in ("start_seconds", "end_seconds"))
     if end_seconds is not None and end_seconds < (start_seconds or 0.0):
         raise BadRow(f"end_seconds {end_seconds} is before start_seconds {start_seconds}")
     spans, note = moments("moments", cells.get("moments") or None)
@@ -167,15 +166,3 @@ def _answer_index(value: Any, options: tuple[str, ...]) -> int | None:
         several = f"; it could mean the options {sorted(meanings)}" if meanings else ""
         raise BadRow(f"answer is {value!r}, {wanted} was wanted{several}")
     return meanings.pop()
-
-
-def _seconds(what: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise BadRow(f"{what} is {value!r}, a number of seconds from 0 was wanted")
-    return seconds

@@ -59,6 +59,19 @@ def video_name(what: str, value: Any) -> str:
     return name
 
 
+def optional_seconds(what: str, value: Any) -> float | None:
+    """A number of seconds from 0; None for no value."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise BadRow(f"{what} is {value!r}, a number of seconds from 0 was wanted")
+    return seconds
+
+
 def option_index(what: str, value: Any, n_options: int) -> int | None:
     """The 0-based position of an option, given as a number or as its digits; None for no value, which is never 0."""
     if isinstance(value, str):

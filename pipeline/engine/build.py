@@ -22,6 +22,7 @@ from cache.remaking import aside, note_inputs, retire, set_aside
 from cache.store import Store
 from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput
+from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 
@@ -86,14 +87,17 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     id = stage.artifact_id(cfg, inputs)
     if id is not None and _is_finished(run.store, id):
         shutil.rmtree(aside(run.store, id), ignore_errors=True)  # of a `rebuild` that was killed at its end
-        log.info("%s: reused %s", stage.name, id)
+        log.info("%s: reused", step_name(stage.name))
+        log.debug("%s: %s", stage.name, id)
         _remember(run.store, inputs)
         return stage.output(run.store, id)
     id = _identity(stage, cfg, inputs)
     names = ", ".join(
         f"{name} {value.id}" for name, value in zip(stage.inputs, inputs, strict=True) if value is not None
     )
-    log.info("%s: reads %s", stage.name, names or "nothing but its config")
+    is_long = stage.gpu or stage.resumes or stage.plan is not None
+    log.log(logging.INFO if is_long else logging.DEBUG, "%s ...", step_name(stage.name))
+    log.debug("%s: %s reads %s", stage.name, id, names or "nothing but its config")
     for left in range(TRIES - 1, -1, -1):
         try:
             _make(stage, cfg, run, inputs, id)
@@ -220,7 +224,8 @@ def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, A
 
 def _log_result(out: Output, id: str, seconds: float) -> None:
     contents = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
-    log.info("%s: made %s (%s) in %.1f s", out.stage.name, id, contents, seconds)
+    log.info("%s: made (%s) in %.1f s", step_name(out.stage.name), contents, seconds)
+    log.debug("%s: %s", out.stage.name, id)
     if out.dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in out.dropped.most_common())
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
@@ -237,6 +242,7 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
+@cache  # the code that runs is what was loaded when the process began
 def _git_revision() -> str | None:
     """Return the commit of the project's own repository, None where it is installed elsewhere, perhaps inside a stranger's."""
     here = Path(__file__).resolve()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from cache.errors import MissingSourceError
@@ -34,9 +35,8 @@ class Deferred:
     """
 
     def __init__(self, recipe: Recipe, run: RunContext, step: Step, evaluated: Changes) -> None:
-        self.given: dict[
-            tuple[str, str], Artifact
-        ] = {}  # by stage and setting: taken instead of what the step would make
+        # By stage and setting: taken instead of what the step would make.
+        self.given: dict[tuple[str, str], Artifact] = {}
         self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
 
@@ -50,21 +50,23 @@ class Deferred:
         id = stage.artifact_id(cfg, inputs)
         problem = next((value.problem for value in inputs if value is not None and value.problem), "")
 
-        def make() -> Artifact:
-            made_now: Artifact = self._step(stage, *inputs, setting=setting, **changes)
-            return made_now
-
+        make = partial(self._step, stage, *inputs, setting=setting, **changes)
         is_here = id is not None and self._store.is_current(id)
         if stage.plan_needs_rows and id is not None and (is_here or not problem):
-            artifact = make()
+            artifact: Artifact = make()
         else:
             artifact = stage.output(self._store, id, "" if is_here else problem)
         self._steps[id_of(artifact)] = DeferredStep(stage, cfg, inputs, artifact, setting, make)
         return artifact
 
+    @property
+    def steps(self) -> list[DeferredStep]:
+        """All steps of the chain, in its order."""
+        return list(self._steps.values())
+
     def step_of(self, stage: str, setting: str) -> DeferredStep:
         """Return the step of this stage and setting; raises KeyError."""
-        for step in self._steps.values():
+        for step in self.steps:
             if (step.stage.name, step.setting) == (stage, setting):
                 return step
         raise KeyError(f"{stage}, {setting!r}")
@@ -102,12 +104,10 @@ class Deferred:
             return
         if only_left and artifact.id is not None and self._store.is_current(artifact.id):
             return
-        for value in self._artifacts(step):
-            self._collect(value, only_left, into)
+        for value in step.inputs:
+            if isinstance(value, Artifact):
+                self._collect(value, only_left, into)
         into[id_of(artifact)] = step
-
-    def _artifacts(self, step: DeferredStep) -> Iterator[Artifact]:
-        return (value for value in step.inputs if isinstance(value, Artifact))
 
 
 id_of = id  # of a handle in this process; an artifact's own `id` is another thing

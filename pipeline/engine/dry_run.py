@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,12 +12,11 @@ from cache.lineage import own_differences
 from cache.record import DROPPED, Record
 from cache.store import Store
 from pipeline.engine.build import build
+from pipeline.engine.progress import quiet
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, RunContext, Stage
 from pipeline.engine.steps import setting_of
-
-log = logging.getLogger("sevila")
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class DryRun:
         status, why = self._status(stage, id, inputs)
         self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
         if stage.plan_needs_rows and status == "build":
-            with _quiet():  # "made ..." would not be true of the store
+            with quiet():  # "made ..." would not be true of the store
                 return build(stage, cfg, self._scratch, inputs)
         return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
@@ -98,16 +95,6 @@ class DryRun:
         if built:
             return "build", f"its input {built[0]} is not built yet"
         return "build", _difference(self.records[id], store)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _difference(planned: Record, store: Store) -> str:

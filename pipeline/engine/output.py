@@ -21,6 +21,7 @@ from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
 from cache.tables import write_columns, write_rows
 from pipeline.engine.hardware import merged_facts
+from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Plan, Stage
@@ -244,7 +245,9 @@ class ShardedOutput(Output):
         write_note(self._hardware_note(shard.number), self._own_hardware())
         write_note(self._note(shard.number), {**shard.notes(), "shard": shard.number, **self.read.header})
         seconds = time.perf_counter() - start
-        log.info("%s: shard %d of %d done in %.1f s", self.stage.name, shard.number + 1, n_shards, seconds)
+        name = step_name(self.stage.name)
+        level = logging.INFO if n_shards > 1 else logging.DEBUG
+        log.log(level, "%s: shard %d of %d done in %.1f s", name, shard.number + 1, n_shards, seconds)
 
     def _is_done(self, number: int, items: list[Any]) -> bool:
         note = self._own_note(self._note(number))

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
+import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.errors import MissingSourceError, RecipeError
-from cache.files import kind_of
+from cache.files import kind_of, write_for_user
 from pipeline.engine.toml_file import read_toml
 
 log = logging.getLogger("sevila")
 
 KINDS = ("annotations", "videos", "weights", "scores")
+
+
+class ServerPlace(NamedTuple):
+    """Where a server of OpenAI's interface is: the address before `/chat/completions`; and the key that it wants, or none."""
+
+    url: str
+    key: str
+
+    @classmethod
+    def of_environment(cls) -> ServerPlace:
+        """Return the server that the variables of OpenAI's own client name; raises `MissingSourceError` if they name none."""
+        url = os.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/")
+        if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+            raise MissingSourceError(
+                f"OPENAI_BASE_URL is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
+                "(and OPENAI_API_KEY where it wants a key)"
+            )
+        return cls(url, os.environ.get("OPENAI_API_KEY", "").strip())
 
 
 class PlaceLookup:
@@ -31,13 +53,19 @@ class PlaceLookup:
         self._levels: list[dict[tuple[str, str], Path]] = [
             {(kind, name): path for kind in KINDS for name, path in map(_split_place, given.get(kind, ()))},
             {(kind, name): path for kind in KINDS for name, path in map(_split_place, environment[kind])},
-            _read_config_file(Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))),
+            _read_config_file(config_file()),
         ]
 
     def configured(self, kind: str, name: str) -> Path | None:
         """Return where the named source is said to lie, or None if nobody said."""
         places = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
         return next((place for place in places if place is not None), None)
+
+    def named(self, kind: str) -> dict[str, Path]:
+        """Return every place of a kind that was said for a name, by name."""
+        return {
+            name: path for level in reversed(self._levels) for (of, name), path in level.items() if of == kind and name
+        }
 
     def given(self, kind: str, name: str) -> bool:
         """Whether the command line says where the named source lies."""
@@ -70,6 +98,43 @@ class PlaceLookup:
                 f"the {kind} {name!r} should lie at {place}, but that is {kind_there}, not {wanted}"
             )
         return place
+
+
+def config_file() -> Path:
+    """Return the file that says where things lie: `sevila.toml` here, or the one that SEVILA_CONFIG names."""
+    return Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))
+
+
+def write_place(kind: str, name: str, path: Path) -> Path:
+    """Write into the config file where a named source lies, all else in it as it is, and return the file.
+
+    Raises:
+        RecipeError: the file is written in a way that this would not be read back from; the message is the line to write.
+    """
+    file = config_file()
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    line = f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(str(path.absolute()), ensure_ascii=False)}"
+    lines, heading = before.splitlines(), f"[{kind}]"
+    spellings = {name, json.dumps(name, ensure_ascii=False), f"'{name}'"}
+    section = next((number for number, each in enumerate(lines) if each.strip() == heading), None)
+    if section is None:
+        lines += [*([""] if lines else []), heading, line]
+    else:
+        end = next((n for n in range(section + 1, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
+        old = [n for n in range(section + 1, end) if lines[n].partition("=")[0].strip() in spellings]
+        lines[slice(old[0], old[0] + 1) if old else slice(section + 1, section + 1)] = [line]
+    text = "\n".join(lines) + "\n"
+    wanted = {**(tomllib.loads(before)), kind: {**tomllib.loads(before).get(kind, {}), name: str(path.absolute())}}
+    try:
+        is_read_back = tomllib.loads(text) == wanted
+    except tomllib.TOMLDecodeError:
+        is_read_back = False
+    if not is_read_back:
+        raise RecipeError(
+            f"{file}: cannot be changed without changing more of it; write `{line}` under {heading} in it"
+        )
+    write_for_user(file, text.encode())
+    return file
 
 
 def refuse_unused(

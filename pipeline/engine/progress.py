@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -11,6 +12,8 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pipeline.text_table import duration
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -18,15 +21,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 LOG_EVERY_SECONDS = 30.0
+TO_PARENT_EVERY_SECONDS = 1.0  # by a process that another one shows the progress of, in a terminal
 SHOW_EVERY_SECONDS = 5.0
+WORTH_GUESSING_SECONDS = 10.0  # before, the pace says little of how long the rest will take
 
 Item = TypeVar("Item")
 # Takes what is being done, how much of it in percent, and that in words. The end, 100 %, is shown even of what was too
 # short to be shown before.
 Show = Callable[[str, float, str], object]
 
-# A variable of the context: processes started from here do not have it.
+# Variables of the context: processes started from here do not have them.
 _show: ContextVar[Show | None] = ContextVar("show", default=None)
+_step: ContextVar[str] = ContextVar("step", default="")
+
+
+@contextmanager
+def at_step(number: int, total: int, setting: str) -> Iterator[None]:
+    """Have `step_name` say, in the block, which of how many steps is at work; `total` 0: nobody knows how many."""
+    which = f"[{number}/{total}] " if total else f"[{number}] "
+    before = _step.set(f"{which}{setting}: " if setting else which)
+    try:
+        yield
+    finally:
+        _step.reset(before)
+
+
+def step_name(stage: str) -> str:
+    """Return a stage's name as people follow it: `[31/71] refined Localizer, zero-shot: answer_questions`."""
+    return f"{_step.get()}{stage}"
 
 
 @contextmanager
@@ -48,13 +70,15 @@ def _bar(*items: Any, **options: Any) -> tqdm[Any]:
 def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of a shard, showing how many are done."""
     what = shard.stage.name
+    which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
     if total is None and isinstance(items, Sized):
         total = len(items)
     if _is_for_eyes():
-        yield from _bar(items, desc=what, unit=unit, total=total, dynamic_ncols=True)
+        # The line above it says which step it is: both do not fit in a line.
+        desc = f"{what}, {which}".rstrip(", ")
+        yield from _bar(items, desc=desc, unit=unit, total=total, dynamic_ncols=True)
         return
     course = _Course(what)
-    which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
     done = 0
 
     def words() -> str:
@@ -162,18 +186,86 @@ class _Course:
         """Tell that this share of it, from 0 to 1, is done, if it is time to."""
         now = time.monotonic()
         ends_what_was_logged = share >= 1 and self._last_line > self._started
-        if ends_what_was_logged or now - self._last_line > LOG_EVERY_SECONDS:
+        is_shown_by_parent = _is_child() and sys.stderr.isatty()
+        every = min(TO_PARENT_EVERY_SECONDS, LOG_EVERY_SECONDS) if is_shown_by_parent else LOG_EVERY_SECONDS
+        if ends_what_was_logged or now - self._last_line > every:
             self._last_line = now
-            text = words()
+            text = f"{words()}{self._left(share)}"
             # A process that others have started shows nothing; its lines arrive where they can be shown.
-            log.info("%s: %s", self._what, text, extra={"progress": (self._what, 100 * share, text)})
+            extra = {"progress": (self._what, 100 * share, text)}
+            log.info("%s: %s", step_name(self._what), text, extra=extra)
         if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
             self._last_show = now
-            self._show(self._what, 100 * share, words())
+            self._show(self._what, 100 * share, f"{words()}{self._left(share)}")
+
+    def _left(self, share: float) -> str:
+        """Return how long it will take at the pace so far, once that says something."""
+        seconds = self.seconds()
+        if not 0 < share < 1 or seconds < WORTH_GUESSING_SECONDS:
+            return ""
+        return f", about {duration(seconds / share - seconds)} left"
 
 
 def _is_for_eyes() -> bool:
-    return _show.get() is None and sys.stderr.isatty()
+    """Whether bars are drawn: by the process that people have started, and not where they asked for quiet."""
+    return _show.get() is None and not _is_child() and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+
+
+def _is_child() -> bool:
+    return multiprocessing.parent_process() is not None
+
+
+class LinesBesideBars(logging.Handler):
+    """Prints each line above the bars that are drawn; of other processes' progress, which arrives as lines, draws a bar."""
+
+    def __init__(self, style: Callable[[str, int], str]) -> None:
+        """Args: `style` makes what is printed of a line and its level."""
+        super().__init__()
+        self._style = style
+        self._others: dict[str, tqdm[Any]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        try:
+            progress = getattr(record, "progress", None)
+            if progress is not None and _is_for_eyes():
+                self._draw(*progress)
+            else:
+                print_line(self._style(self.format(record), record.levelno))
+        except Exception:
+            self.handleError(record)
+
+    def _draw(self, what: str, percent: float, text: str) -> None:
+        if what not in self._others:
+            self._others[what] = _bar(
+                desc=what, total=100, dynamic_ncols=True, bar_format="{desc}: {percentage:3.0f}%{postfix}"
+            )
+        bar = self._others[what]
+        bar.set_postfix_str(text, refresh=False)
+        bar.n = percent
+        bar.refresh()
+        if percent >= 100:
+            self._others.pop(what).close()
+
+
+@contextmanager
+def quiet(least: int = logging.WARNING) -> Iterator[None]:
+    """Log nothing below this level in the block."""
+    level = log.level
+    log.setLevel(max(least, level))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def print_line(text: str) -> None:
+    """Print a line for people, above whatever bars are drawn."""
+    tqdm = sys.modules.get("tqdm")  # nobody has drawn one without it
+    if tqdm is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def _in_words(figures: dict[str, float]) -> str:

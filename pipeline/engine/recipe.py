@@ -42,6 +42,10 @@ class Chain(Config):
         description="who scores frames (forward): the Localizer; files made elsewhere; CLIP or SigLIP; or BLIP-2's image-text "
         "matching (docs/scorers.md)",
     )
+    answerer: Literal["sevila", "vlm"] = Field(
+        "sevila",
+        description="who answers (forward): SeViLA's Answerer; or another video-language model, as [answer_with_vlm] says",
+    )
     training_split: str = Field(
         "train", description="split of the recipe's data set that Localizer and Answerer are trained on"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pipeline.datasets.question import Question, Video
 from pipeline.datasets.registry import adapter_named
 from pipeline.datasets.score_files import files_of_scores
 from pipeline.engine.joined import refuse_cut
-from pipeline.engine.places import KINDS, PlaceLookup
+from pipeline.engine.places import KINDS, PlaceLookup, ServerPlace
 from pipeline.engine.progress import LOG_EVERY_SECONDS
 from pipeline.engine.weights import Weights, links_to, of_hub
 from pipeline.reasons import Reason
@@ -130,14 +130,14 @@ class Sources:
         self._digests.save()
         return AnnotationFiles(f"scores-{fingerprint(list(digests.values()))}", "", path, digests, source)
 
-    def weights(self, name: str) -> Weights:
-        """Return a set of weights: a file, or those of a folder's files that loading opens."""
+    def weights(self, name: str, files_of: Callable[[Path], list[Path]] = checkpoint_files) -> Weights:
+        """Return a set of weights: a file, or those of a folder's files that loading opens, as `files_of` lists them."""
         source = f"weights {name}"
         try:
             path = self.weights_place(name)
             # The folder itself: a link to it may lead to another one by the time that it is loaded.
             path = path.resolve() if path.is_dir() else path
-            links = {file: links_to(file) for file in checkpoint_files(path)}
+            links = {file: links_to(file) for file in files_of(path)}
             identified = {file: self._digests.identify(file) for file in links}
             refuse_downloads_gone_wrong(identified)
         except (MissingSourceError, CheckpointError, OSError) as error:
@@ -147,7 +147,7 @@ class Sources:
         # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
         stamps = {file: (of_file, *links[file]) for file, (_, of_file) in identified.items()}
-        return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source)
+        return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source, files_of)
 
     def weights_place(self, name: str) -> Path:
         """Return the folder or file of weights; a name like `owner/model` that nobody placed is asked of the model hub."""
@@ -155,7 +155,7 @@ class Sources:
             return self.places.place("weights", name)
         return of_hub(name, self._download)
 
-    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str]) -> None:
+    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str], asks_server: bool = False) -> None:
         """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
 
         Where the store's memory may stand in for something, not everything is needed: only what the command line says is
@@ -164,6 +164,7 @@ class Sources:
         Args:
             datasets: names of data sets, each with its questions (see `videos`).
             weights: names of weights.
+            asks_server: whether a server has a model that answers.
 
         Raises:
             MissingSourceError: nobody said where they lie, nothing is there, or none of a data set's videos is.
@@ -181,6 +182,8 @@ class Sources:
         for name in weights:
             if self._is_checked("weights", name) and not self._is_of_hub(name):
                 self.places.place("weights", name)
+        if asks_server and not self._remembered_kinds:
+            ServerPlace.of_environment()
 
     def _is_checked(self, kind: str, name: str) -> bool:
         return not self._remembered_kinds or self.places.given(kind, name)

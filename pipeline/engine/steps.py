@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
 from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
+from pipeline.engine.counting import count_steps
+from pipeline.engine.progress import at_step
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
@@ -35,7 +37,15 @@ PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting 
 class Run:
     """Builds every step that is not in the store, and pins each (see cache/names.py)."""
 
-    def __init__(self, recipe: Recipe, run: RunContext, pin: PinStep, make: Make = build) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunContext,
+        pin: PinStep,
+        make: Make = build,
+        chain: Callable[..., Any] | None = None,
+    ) -> None:
+        """Args: `chain` that is walked with this, to say how many steps it has."""
         self.artifacts: list[Artifact] = []
         self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
         self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
@@ -43,15 +53,24 @@ class Run:
         self._run = run
         self._pin = pin
         self._make = make
+        self._chain = chain
+        self._total = 0
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
         cfg = self._recipe.config(stage, **changes)
         self._pin(stage.artifact_id(cfg, inputs), stage.name, setting_of(changes, setting))
-        self.artifacts.append(self._make_step(stage, cfg, inputs))
+        with at_step(len(self.artifacts) + 1, self._count(), setting_of(changes, setting)):
+            self.artifacts.append(self._make_step(stage, cfg, inputs))
         self._calls.append((stage, cfg, inputs))
         self.settings.append(setting_of(changes, setting))
         return self.artifacts[-1]
+
+    def _count(self) -> int:
+        """Return how many steps the chain has; 0 before any questions are listed, on which it depends."""
+        if self._chain is not None and self._calls and self._calls[-1][0].plan_needs_rows:
+            self._total = count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
+        return self._total
 
     def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
         for left in range(TRIES - 1, -1, -1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,14 @@ from cache.digests import stamp
 from cache.errors import CheckpointError, MissingSourceError
 from pipeline.checkpoint_files import checkpoint_files
 
-HUB_FILES = ["*.safetensors", "*.json"]  # hubs hold the same weights a second time as *.bin
+HUB_FILES = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "merges.txt",
+    "vocab.txt",
+]  # hubs hold the same weights a second time as *.bin
 MOST_LINKS = 40  # as Linux has it
 
 
@@ -20,7 +27,8 @@ MOST_LINKS = 40  # as Linux has it
 class Weights:
     """The files of one set of weights, and what was there when they were identified.
 
-    `files` maps each file's name to its SHA-256, `stamps` each file to its stamp and those of the links that lead to it.
+    `files` maps each file's name to its SHA-256, `stamps` each file to its stamp and those of the links that lead to it;
+    `files_of` lists what loading opens.
     """
 
     id: str | None
@@ -30,12 +38,13 @@ class Weights:
     files: Mapping[str, str] = field(default_factory=dict)
     stamps: Mapping[Path, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     source: str = ""
+    files_of: Callable[[Path], list[Path]] = checkpoint_files
 
     def refuse_changed(self) -> None:
         """Raise `MissingSourceError` unless what loading opens is what was identified; to be asked after it was loaded."""
         assert self.path is not None
         try:
-            now = {file: (stamp(file), *links_to(file)) for file in checkpoint_files(self.path)}
+            now = {file: (stamp(file), *links_to(file)) for file in self.files_of(self.path)}
         except (CheckpointError, OSError) as error:
             raise MissingSourceError(f"{self.path}: the weights went while they were read: {error}") from error
         if now != self.stamps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from pipeline.batching import token_batches
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
-from pipeline.inference.option_reader import OptionReader
+from pipeline.inference.option_reader import OptionValues, PreparedQuestion
 from pipeline.inference.streams import behind
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, Windows
 from pipeline.memory import Halving
@@ -22,6 +22,8 @@ from pipeline.reasons import Reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
 
 # Numbers of what was asked, its table of values on its way from the device, and what waits until that is here.
 _Batch = tuple[list[int], "Tensor", Callable[[], None]]
@@ -48,10 +50,25 @@ class FramesAnswer(NamedTuple):
         return int(self.values.argmax())
 
 
+class Reader(Protocol):
+    """What is read from the Answerer: a value an option (`OptionReader`), or a text (`TextReader`)."""
+
+    @property
+    def answerer(self) -> Answerer: ...
+
+    def refusal(self, question: Question) -> Reason: ...
+
+    def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]: ...
+
+    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor: ...
+
+    def values(self, said: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]: ...
+
+
 class KeyframeReader:
     """Asks questions in batches of one number of frames and similar text length, for one shard."""
 
-    def __init__(self, reader: OptionReader, windows: Windows, shard: Shard) -> None:
+    def __init__(self, reader: Reader, windows: Windows, shard: Shard) -> None:
         self._reader, self._windows, self._shard = reader, windows, shard
         self._halving = Halving("answer_questions")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
-from cache.tables import Schema
 from pipeline.engine.output import Output
+from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
@@ -19,18 +19,18 @@ FILE = "visual_prompt.safetensors"
 
 
 class TrainingStep(NamedTuple):
-    """One optimizer step; a row of the table `curves`, which says what is what."""
+    """One optimizer step; a row of the table `curves`."""
 
-    step: int
-    epoch: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    frames_per_second: float
+    step: int  # steps done, from 1
+    epoch: int  # from 0
+    loss: float  # mean cross-entropy of the batch's target tokens, before the step
+    learning_rate: float  # of the step
+    gradient_norm: float  # before clipping
+    frames_per_second: float  # by the wall clock
 
 
 class ValidationFigure(NamedTuple):
-    """One figure over the held-out videos at the end of an epoch; a row of the table `validation`."""
+    """One figure over the held-out videos at the end of an epoch; a row of the table `validation`; none if none is held out."""
 
     step: int
     epoch: int
@@ -41,19 +41,7 @@ class ValidationFigure(NamedTuple):
 class VisualPromptWeights(Artifact):
     """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors; where they were trained, the curves."""
 
-    tables = {
-        "curves": Schema(
-            1,
-            step="int32",  # optimizer steps done, from 1
-            epoch="int32",  # from 0
-            loss="float64",  # mean cross-entropy of the batch's target tokens, before the step
-            learning_rate="float64",  # of the step
-            gradient_norm="float64",  # before clipping
-            frames_per_second="float64",  # by the wall clock
-        ),
-        # Of the held-out videos, at the end of each epoch; no row where none is held out.
-        "validation": Schema(1, step="int32", epoch="int32", figure="string", value="float64"),
-    }
+    tables = {"curves": schema_of(1, TrainingStep), "validation": schema_of(1, ValidationFigure)}
     measured = ("curves",)
 
     def identity(self) -> str:

@@ -65,9 +65,9 @@ class AccuracyRow:
     counts and near 0 and 100 % too; None for a mean of groups, to which it does not apply.
     """
 
-    scope: Scope
+    scope: Scope  # pooled: several types, as the data set itself reports them
     name: str
-    is_headline: bool
+    is_headline: bool  # the one number by which the data set is compared
     n_questions: int
     n_correct: int
     n_unanswered: int

@@ -17,7 +17,7 @@ class CoverageRow:
 
     reason: str
     n_questions: int
-    questions_percent: float
+    questions_percent: float  # of all questions, those without a known answer too
     n_videos: int
 
 

@@ -77,16 +77,16 @@ class LocalizationRow:
     `n_without_true_frame` have frames, none of them inside a true moment: not in `frame_recall_percent` nor in the ranks.
     """
 
-    source: str
-    k: int
+    source: str  # keyframes: as chosen; ranking: the k best by the Localizer's score
+    k: int  # of keyframes: the most that a question has
     n_questions: int
     n_failed: int
     n_without_true_frame: int
-    precision_percent: float | None
-    frame_recall_percent: float | None
-    moment_recall_percent: float | None
-    hit_percent: float | None
-    mean_first_true_rank: float | None
+    precision_percent: float | None  # of the keyframes, those in a true moment
+    frame_recall_percent: float | None  # of the sampled frames in a true moment, those chosen
+    moment_recall_percent: float | None  # of the true moments, those with a keyframe inside
+    hit_percent: float | None  # questions with a keyframe in a true moment
+    mean_first_true_rank: float | None  # from 1, of the best-ranked frame in a true moment
 
 
 def localization_row(

@@ -33,12 +33,12 @@ VISION_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FILE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16
 
-_OFFICIAL_PROMPTS = {
+OFFICIAL_PROMPTS = {
     "blip2": keys.OFFICIAL_ANSWERER,  # BLIP-2's own names; the SeViLA fork kept them for its Answerer
     "answerer": keys.OFFICIAL_ANSWERER,
     "localizer": keys.OFFICIAL_LOCALIZER,
 }
-_EMBEDDING_COPIES = {
+EMBEDDING_COPIES = {
     "encoder.embed_tokens.weight": "shared.weight",
     "decoder.embed_tokens.weight": "shared.weight",
 }
@@ -56,7 +56,7 @@ def check_blip2(config: ModelConfig, folder: Path) -> None:
     with torch.device("meta"):
         parts: list[tuple[nn.Module, str, keys.KeyTable, Mapping[str, str]]] = [
             (VisionEncoder(config.vision), "ViT", keys.HUGGING_FACE_VISION, {}),
-            (T5ForConditionalGeneration(config.text), "language model", keys.HUGGING_FACE_LANGUAGE, _EMBEDDING_COPIES),
+            (T5ForConditionalGeneration(config.text), "language model", keys.HUGGING_FACE_LANGUAGE, EMBEDDING_COPIES),
             (_empty_prompt(config), "blip2", keys.HUGGING_FACE_PROMPT, {}),
         ]
     for module, what, table, copies in parts:
@@ -68,7 +68,7 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
     with torch.device("meta"):
         vision, prompt = VisionEncoder(config.vision), _empty_prompt(config)
         language = T5ForConditionalGeneration(config.text).state_dict()
-    frozen = [*vision.state_dict().values(), *(language[name] for name in language if name not in _EMBEDDING_COPIES)]
+    frozen = [*vision.state_dict().values(), *(language[name] for name in language if name not in EMBEDDING_COPIES)]
     return sum(each.numel() for each in frozen), sum(each.numel() for each in prompt.parameters())
 
 
@@ -101,7 +101,7 @@ def vision_fingerprint(config: ModelConfig, folder: Path) -> str:
     sizes = [vision.image_size, vision.patch_size, vision.num_attention_heads, vision.layer_norm_eps, vision.hidden_act]
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for own in wanted:
-        tensor = _read(folder, readers, sources[own]).float().contiguous()
+        tensor = read_tensor(folder, readers, sources[own]).float().contiguous()
         digest.update(json.dumps([own, *tensor.shape]).encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()[:20]
@@ -127,7 +127,7 @@ def load_language(
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config.text)
     table = keys.HUGGING_FACE_LANGUAGE if path.is_dir() else keys.OFFICIAL_LANGUAGE
-    fill(model, path, "language model", table, dtype, device, copies=_EMBEDDING_COPIES, float32=("lm_head.weight",))
+    fill(model, path, "language model", table, dtype, device, copies=EMBEDDING_COPIES, float32=("lm_head.weight",))
     model.set_input_embeddings(model.shared)  # one tensor again, on any device it is moved to
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr(), "transformers tied lm_head to shared"
     return Language(model, verbalizer)
@@ -150,7 +150,7 @@ def load_visual_prompt(
             f"{path}: a Hugging Face directory holds BLIP-2's own Q-Former, no SeViLA {part}; name the official file, "
             f"or take BLIP-2's own with `--set init_{part}.weights=''`"
         )
-    return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else _OFFICIAL_PROMPTS[part], device)
+    return _prompt(config, path, part, keys.HUGGING_FACE_PROMPT if path.is_dir() else OFFICIAL_PROMPTS[part], device)
 
 
 def save_visual_prompt(prompt: VisualPrompt, path: Path) -> None:
@@ -207,7 +207,7 @@ def fill(
     state: dict[str, Tensor] = {}
     misshapen: list[str] = []
     for own, shape in wanted.items():
-        tensor = _read(path, readers, sources[own])
+        tensor = read_tensor(path, readers, sources[own])
         if tensor.shape != shape:
             misshapen.append(f"{' + '.join(sources[own])} is {list(tensor.shape)}, wanted {list(shape)}")
             continue
@@ -244,7 +244,7 @@ def tensor_sources(
     return sources
 
 
-def _read(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
+def read_tensor(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
     """Return the one tensor, or (q_bias, zeros, v_bias): the official ViT has no bias on its keys."""
     tensors = [readers[name]() for name in names]
     for name, tensor in zip(names, tensors, strict=True):

@@ -99,3 +99,33 @@ HUGGING_FACE_VISION = KeyTable(
 HUGGING_FACE_LANGUAGE = KeyTable(belongs=r"language_model\.", renames=((r"language_model\.(.+)", r"\1"),))
 
 OWN = KeyTable(belongs="", renames=((r"(.+)", r"\1"),))  # a VisualPrompt saved by us
+
+# The other way round, to write a VisualPrompt: the beginning of our name -> of the foreign one, the first that fits.
+_TO_OFFICIAL = (
+    ("layer_norm.", "ln_vision{suffix}."),
+    ("query_tokens", "query_tokens{suffix}"),
+    ("projection.", "t5_proj{suffix}."),
+    ("qformer.layernorm.", "Qformer{suffix}.bert.embeddings.LayerNorm."),
+    ("qformer.", "Qformer{suffix}.bert."),
+)
+_TO_HUGGING_FACE = (
+    ("layer_norm.", "vision_model.post_layernorm."),
+    ("query_tokens", "query_tokens"),
+    ("projection.", "language_projection."),
+    ("qformer.", "qformer."),
+)
+
+
+def official_name(own: str, suffix: str) -> str:
+    """Return the official name of one of a VisualPrompt's tensors; the suffix is "_loc" of a Localizer's, else empty."""
+    return _renamed(own, _TO_OFFICIAL).format(suffix=suffix).replace("attention.attention.", "attention.self.")
+
+
+def hugging_face_name(own: str) -> str:
+    """Return the name in a Hugging Face BLIP-2 of one of a VisualPrompt's tensors."""
+    return _renamed(own, _TO_HUGGING_FACE)
+
+
+def _renamed(own: str, table: tuple[tuple[str, str], ...]) -> str:
+    start, foreign = next(pair for pair in table if own.startswith(pair[0]))
+    return foreign + own.removeprefix(start)

@@ -112,6 +112,16 @@ def moment_localize_prompt(question: str, options: Sequence[str], instruction: s
     return f"Question: {query} Option A: yes. Option B: no. {LOCALIZE_INSTRUCTIONS[instruction]}"
 
 
+def open_answer_prompt(question: str, options: Sequence[str]) -> str:
+    """Return the Answerer's text for a question without options, to be answered in words (LAVIS, zero-shot VQA)."""
+    return f"Question: {question} Short answer:"
+
+
+def open_localize_prompt(question: str, options: Sequence[str], instruction: str = DEFAULT_INSTRUCTION) -> str:
+    """Return the Localizer's text for a question without options: as with options, without these. Ours; the paper has none."""
+    return f"Question: {question} {LOCALIZE_INSTRUCTIONS[instruction]}"
+
+
 @dataclass(frozen=True)
 class PromptStyle:
     """The two texts of one kind of question.
@@ -156,4 +166,5 @@ PROMPT_STYLES = {
     "multiple_choice": PromptStyle(answer_prompt, localize_prompt),
     "next_event": PromptStyle(next_event_answer_prompt, next_event_localize_prompt),
     "moment": PromptStyle(moment_answer_prompt, moment_localize_prompt),
+    "open": PromptStyle(open_answer_prompt, open_localize_prompt),
 }

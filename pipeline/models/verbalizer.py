@@ -96,6 +96,11 @@ class Verbalizer:
             self._prefixes[wanted] = [encoding.ids for encoding in encodings]
         return self._prefixes[wanted]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what ids say, without the special tokens, which not every file calls so."""
+        said = [id for id in ids if id not in (self.pad_id, self.end_id)]
+        return str(self._tokenizer.decode(said, skip_special_tokens=True)).strip()
+
     def pieces(self) -> list[str]:
         """Return every token in the order of ids, "▁" for a space."""
         return [token for token, _ in sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])]

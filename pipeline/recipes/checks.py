@@ -21,9 +21,11 @@ from pipeline.recipes.requirements import (
     exists,
     knows_moments,
     pretrains_localizer,
+    reads_features,
     scorer_of,
     uses_answerer,
     uses_localizer,
+    uses_vlm,
 )
 from pipeline.selection.registry import selector_named
 
@@ -44,6 +46,8 @@ def check_chain(recipe: Recipe) -> None:
             "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
             "--set extract_features.level=features, or --set chain.kind=forward to train nothing"
         )
+    if uses_vlm(recipe):
+        _check_vlm(recipe)
     if recipe.chain.kind == "full" and not asks_for_moments(recipe):
         _check_full(recipe)
 
@@ -99,6 +103,21 @@ def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
         prompt = recipe.config_of(name).prompt
         if wanted and prompt not in (wanted, "custom"):
             log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+
+
+def _check_vlm(recipe: Recipe) -> None:
+    """Refuse a chain in which nobody knows which model answers, or whose Answerer would be trained and not asked."""
+    if recipe.chain.kind == "full":
+        raise RecipeError(
+            "[chain] answerer = 'vlm' is for the forward chain; the full one trains SeViLA's Answerer: "
+            "--set chain.kind=forward"
+        )
+    asked = recipe.config_of("answer_with_vlm")
+    if not asked.weights and not asked.served:
+        raise RecipeError(
+            "[answer_with_vlm] names no model: weights = the name of a folder on this machine was wanted, or served = the name "
+            "that a server has for one"
+        )
 
 
 def _check_full(recipe: Recipe) -> None:
@@ -189,6 +208,7 @@ def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
     if recipe.chain.backbone == "imported":
         weights |= backbone
     weights |= {recipe.config_of(name).weights for name in SCORER_WEIGHTS.get(scorer_of(recipe), ())}
+    weights |= {recipe.config_of("answer_with_vlm").weights} - {""} if uses_vlm(recipe) else set()
     scores = {recipe.config_of("import_scores").scores} if scorer_of(recipe) == "imported" else set()
     used = {"annotations": datasets, "videos": datasets, "weights": weights, "scores": scores}
     refuse_unused(given, used, {"weights": backbone})
@@ -200,12 +220,14 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     Args:
         asked: the questions of every split whose videos are needed.
     """
-    names = ["import_backbone"] if recipe.chain.backbone == "imported" else []
+    names = ["import_backbone"] * (recipe.chain.backbone == "imported" and reads_features(recipe))
     names += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
     names += SCORER_WEIGHTS.get(scorer_of(recipe), ())
+    names += ["answer_with_vlm"] * uses_vlm(recipe)
     weights = [recipe.config_of(name).weights for name in names]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
-    sources.check(datasets, filter(None, weights))
+    asks_server = uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
+    sources.check(datasets, filter(None, weights), asks_server)
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pipeline.checkpoint_files import files_of_vlm
 from pipeline.datasets.registry import adapter_named
 from pipeline.engine.recipe import LOCALIZERS, Recipe
 from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.weights import Weights
-from pipeline.inference.backbone import Backbone
 
 # The stages that take in the weights of scorers other than the Localizer.
 SCORER_WEIGHTS = {"clip": ("import_embedder",), "itm": ("import_matcher",)}
@@ -47,12 +47,15 @@ class Splits(NamedTuple):
 
 
 class SplitArtifacts(NamedTuple):
-    """The questions of one split, the frames of their videos, the ViT's features of those, and the ViT."""
+    """The questions of one split, the frames of their videos, the ViT's features of those, and the ViT.
+
+    The forward chain has neither of the latter where nobody reads features.
+    """
 
     questions: Artifact
     frames: Artifact
-    features: Artifact
-    backbone: Artifact
+    features: Any
+    backbone: Any
 
     @property
     def videos(self) -> tuple[Artifact, Artifact]:
@@ -67,9 +70,9 @@ class SplitArtifacts(NamedTuple):
 class Released(NamedTuple):
     """The models before a chain trains them; None for one that it does not use."""
 
-    backbone: Backbone
-    localizer: Artifact | None
-    answerer: Artifact | None
+    backbone: Any = None  # a Backbone
+    localizer: Artifact | None = None
+    answerer: Artifact | None = None
 
 
 def asks_for_moments(recipe: Recipe) -> bool:
@@ -104,15 +107,32 @@ def compares_vectors(recipe: Recipe) -> bool:
     return "vectors" in recipe.config_of("select_keyframes").chosen_by.needs
 
 
+def uses_vlm(recipe: Recipe) -> bool:
+    """Whether another video-language model answers in the Answerer's place."""
+    return recipe.chain.answerer == "vlm" and not asks_for_moments(recipe)
+
+
 def uses_answerer(recipe: Recipe) -> bool:
     """Whether the recipe's chain has an Answerer."""
-    return not asks_for_moments(recipe)
+    return not asks_for_moments(recipe) and not uses_vlm(recipe)
+
+
+def reads_features(recipe: Recipe) -> bool:
+    """Whether somebody in the recipe's chain reads the ViT's features: nobody where others both score and answer."""
+    compared = compares_vectors(recipe) and scorer_of(recipe) != "clip"  # which brings vectors of its own
+    return uses_localizer(recipe) or uses_answerer(recipe) or compared
 
 
 def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:
     """Return the weights that the recipe names for a stage; None where it names none."""
     name = recipe.config_of(stage.name).weights
     return sources.weights(name) if name else None
+
+
+def vlm_of(recipe: Recipe, sources: Sources) -> Weights | None:
+    """Return the video-language model that answers; None for one that a server has."""
+    name = recipe.config_of("answer_with_vlm").weights
+    return sources.weights(name, files_of_vlm) if name else None
 
 
 def exists(artifact: Artifact) -> bool:

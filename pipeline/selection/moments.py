@@ -22,26 +22,26 @@ class RankedMoment(NamedTuple):
     """A moment of a query, `rank` from 1, best first."""
 
     question_id: str
-    rank: int
-    start_seconds: float
+    rank: int  # by score
+    start_seconds: float  # in the video
     end_seconds: float
     score: float
 
 
 class Query(NamedTuple):
-    """The outcome of a query; a row of the table `queries`, which says what is what."""
+    """The outcome of a query; a row of the table `queries`. All that is not known of a failed one is None."""
 
     question_id: str
     video_id: str
-    status: str
+    status: str  # ok or failed
     reason: Reason
-    duration_seconds: float | None = None
-    clip_start_seconds: float | None = None
+    duration_seconds: float | None = None  # of the video
+    clip_start_seconds: float | None = None  # the part of the video that was sampled
     clip_end_seconds: float | None = None
     n_yes_frames: int | None = None
     n_frames: int = 0
     n_moments: int = 0
-    clip_scores: Sequence[float] = ()
+    clip_scores: Sequence[float] = ()  # the frames' score for every 2 s of the video, its saliency; empty when failed
 
 
 def interval_edges(start_seconds: float, end_seconds: float, n_frames: int) -> NDArray[np.float64]:

@@ -25,16 +25,16 @@ class SampledVideo(NamedTuple):
     video_id: str
     status: str  # ok or failed
     reason: Reason
-    note: str  # what was adjusted; empty when nothing was
-    content_digest: str | None
-    decoder: str | None = None
+    note: str  # what was adjusted (clip bounds clamped, ...); empty when nothing was
+    content_digest: str | None  # SHA-256 of the file; None: no file
+    decoder: str | None = None  # decord, pyav or images: the one that read the file
     codec: str | None = None
     n_frames_in_video: int | None = None
     frames_per_second: float | None = None
     duration_seconds: float | None = None
     width: int | None = None
     height: int | None = None
-    n_frames: int = 0  # stored ones
+    n_frames: int = 0  # stored ones: the distinct ones over all clips
 
 
 class SampledFrame(NamedTuple):
@@ -42,7 +42,7 @@ class SampledFrame(NamedTuple):
 
     clip_id: str
     video_id: str
-    position: int
+    position: int  # 0, 1, ... in time order within the clip; a short clip may repeat a frame
     frame_index: int
     seconds: float
     row: int

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import av
 
-from cache.errors import DecodeError, ReadingError
+from cache.errors import DecodeError, MachineError, ReadingError
 from cache.files import published
 from pipeline.video.containers import best_video_stream, open_container
 from pipeline.video.image_folder import decode_image, list_images
@@ -29,6 +32,8 @@ JPEG = {
     "range": "JPEG",
     "options": {"qmin": "2", "qmax": "2"},
 }
+PNG = {"format": "image2", "codec": "png", "pixels": "rgb24", "range": "JPEG", "options": {"compression_level": "1"}}
+STILLS = {".jpg": JPEG, ".png": PNG}
 H264 = {
     "format": "mp4",
     "codec": "libx264",
@@ -42,7 +47,7 @@ Put = Callable[[Any], None]  # takes a picture
 
 @dataclass(frozen=True)
 class WantedFile:
-    """A file to write: a .jpg of one frame, or an .mp4 of several, one a second; `frames` are ascending indices."""
+    """A file to write: a .jpg or .png of one frame, or an .mp4 of several, one a second; `frames` are ascending indices."""
 
     path: Path
     frames: tuple[int, ...]
@@ -70,26 +75,57 @@ def write_files(wanted: WantedFiles) -> str:
     Raises:
         OSError: the disk is full, say.
     """
+    try:
+        return write_decodable(wanted)
+    except ReadingError as error:
+        return str(error)
+
+
+def write_decodable(wanted: WantedFiles) -> str:
+    """Do as `write_files`, but raise `ReadingError` for what is no fault of the video's bytes: the same may succeed later."""
     accept_unknown_side_data()
     source = VideoBytes(wanted.path, wanted.digest, wanted.stamp, nothing)
     try:
         with ExitStack() as files:
             takers: dict[int, list[Put]] = defaultdict(list)
             for file in wanted.files:
-                put = files.enter_context(_still(file.path) if file.path.suffix == ".jpg" else _clip(file.path))
+                put = files.enter_context(_still(file.path) if file.path.suffix in STILLS else _clip(file.path))
                 for index in file.frames:
                     takers[index].append(put)
             with source.checked_path(check_first=False) as path:
-                scale = Scaler(partial(_sides, _pixel_shape(path), wanted.height))
+                scale = Scaler(partial(upright_sides, pixel_shape(path), wanted.height))
                 for index, picture in _pictures(path, sorted(takers)):
                     scaled = scale(picture)
                     for put in takers[index]:
                         put(scaled)
     except _WritingError as error:
         raise error.cause from error
-    except (DecodeError, ReadingError, av.FFmpegError) as error:
+    except (DecodeError, av.FFmpegError) as error:
         return str(error)
     return ""
+
+
+def in_processes(
+    write: Callable[[WantedFiles], str], wanted: Iterable[WantedFiles], processes: int
+) -> Generator[str, None, None]:
+    """Yield what `write` returns of each video, in their order, from processes that are but a few videos ahead.
+
+    Raises:
+        MachineError: a process died.
+    """
+    ahead: deque[Future[str]] = deque()
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        try:
+            for each in wanted:
+                ahead.append(pool.submit(write, each))
+                if len(ahead) > processes:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BrokenProcessPool as error:
+            raise MachineError("a process that reads videos was killed; run again: what is written stays") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _WritingError(Exception):
@@ -117,7 +153,7 @@ def _pictures(path: Path, indices: list[int]) -> Iterator[tuple[int, Any]]:
     raise DecodeError(f"frame {index} was wanted, and the video ends before it")
 
 
-def _pixel_shape(path: Path) -> Fraction:
+def pixel_shape(path: Path) -> Fraction:
     """Return the width of a video's pixels by their height."""
     if path.is_dir():
         return Fraction(1)
@@ -125,7 +161,7 @@ def _pixel_shape(path: Path) -> Fraction:
         return Fraction(best_video_stream(container).sample_aspect_ratio or 1)
 
 
-def _sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int, int]:
+def upright_sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int, int]:
     """Return width and height of what a picture becomes, upright and with square pixels."""
     sides = [pixel_shape * picture.width, Fraction(picture.height)]
     if orientation(picture)[1]:  # turned by a quarter
@@ -141,7 +177,7 @@ def _still(path: Path) -> Iterator[Put]:
     with published(path) as part:
 
         def put(picture: Any) -> None:
-            with _encoded(part, path, JPEG) as put_picture:
+            with _encoded(part, path, STILLS[path.suffix]) as put_picture:
                 put_picture(picture)
 
         yield put

@@ -97,7 +97,7 @@ def test_second_build_reuses_the_first(run: RunContext, caplog: pytest.LogCaptur
     with caplog.at_level(logging.INFO, "sevila"):
         second = build(toy_count, Count(), run, [None])
     assert second.id == first.id
-    assert f"toy_count: reused {first.id}" in caplog.text
+    assert "toy_count: reused" in caplog.text
 
 
 def test_config_changes_identity_and_execution_does_not(run: RunContext, tmp_path: Path) -> None:

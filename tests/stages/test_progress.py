@@ -1,16 +1,22 @@
 """Progress as a front door shows it."""
 
+import io
+import json
 import logging
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from cli import terminal
 from pipeline.engine import progress
 from pipeline.engine.output import Shard
-from pipeline.engine.progress import shown_by, steps_bar, track
+from pipeline.engine.progress import LinesBesideBars, at_step, shown_by, step_name, steps_bar, track
 from pipeline.inference.streams import read_ahead
 from pipeline.training.launch import run_in_subprocess
 from stages.extract_features import extract_features
+from tests.stages.runs import sevila
 
 
 @pytest.fixture
@@ -45,6 +51,89 @@ def test_progress_is_shown_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     assert shown == [100.0]
     list(track("ab", shard(tmp_path, 0, 1), "video"))
     assert shown == [100.0]
+
+
+def test_a_line_says_how_long_it_will_take_once_the_pace_is_known(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 60.0, 60.0, 120.0, 120.0, 120.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock, 120.0))
+    with caplog.at_level(logging.INFO, "sevila"), steps_bar("train", 3, 0) as step:
+        step(1, {"loss": 1.0})
+    assert "train: step 1 of 3: loss 1, about 2.0 min left" in caplog.messages
+
+
+def test_every_line_of_a_run_says_which_of_how_many_steps_is_at_work(
+    demo: Path, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "sevila"):
+        assert sevila("run", demo, finished) == 0
+    lines = [message for message in caplog.messages if message.endswith(": reused")]
+    assert lines[1:] == [f"[{n}/10] {line.split()[-2]} reused" for n, line in enumerate(lines[1:], start=2)]
+    assert lines[-1] == "[10/10] evaluate: reused" and not any("-v1-" in message for message in caplog.messages)
+
+
+def test_a_step_is_called_by_its_name_for_people_and_its_ids_are_said_where_asked_for(
+    demo: Path, finished: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with at_step(31, 71, "refined Localizer, zero-shot"):
+        assert step_name("answer_questions") == "[31/71] refined Localizer, zero-shot: answer_questions"
+    capsys.readouterr()
+    assert sevila("run", demo, finished) == 0
+    brief = capsys.readouterr().out
+    assert sevila("run", demo, finished, "-v") == 0
+    full = capsys.readouterr().out
+    assert "select_keyframes-v1-" in full and "select_keyframes-v1-" not in brief and full.endswith(brief)
+    assert any(message.startswith("select_keyframes: select_keyframes-v1-") for message in caplog.messages)
+    assert sevila("run", demo, finished, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [step["stage"] for step in content["steps"]][-1] == "evaluate" and content["results"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_stand_above_bars_and_other_processes_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    log = logging.getLogger("sevila")
+    handler = LinesBesideBars(lambda line, level: line)
+    monkeypatch.setattr(log, "handlers", [handler])
+    monkeypatch.setattr(log, "propagate", False)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        with progress.count_bar("verify", 10, "video") as advance:
+            advance(5)
+            log.info("a line")
+            log.info("train: step 1 of 2", extra={"progress": ("train", 50.0, "step 1 of 2")})
+            log.info("train: step 2 of 2", extra={"progress": ("train", 100.0, "step 2 of 2")})
+        log.setLevel(logging.WARNING)
+        before = screen.getvalue()
+        with progress.count_bar("verify", 10, "video") as advance:
+            advance(5)
+        assert screen.getvalue() == before  # quiet
+    finally:
+        log.setLevel(level)
+    drawn = re.split("[\r\n]", screen.getvalue())
+    assert "a line" in drawn and "train: step 1 of 2" not in drawn
+    assert any(line.startswith("train:  50%") for line in drawn)
+
+
+@pytest.mark.parametrize("columns", ["60", "100"])
+def test_a_table_breaks_no_word_however_narrow_the_terminal(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", columns)
+    id, why = "answer_questions-v1-0123456789abcdef0123", "its input keyframes is not built yet"
+    terminal.print_table(["status", "stage", "id", "why"], [["build", "answer_questions", id, why]] * 2)
+    printed = capsys.readouterr().out
+    words = printed.split()
+    assert words.count(id) == 2 and all(words.count(word) >= 2 for word in why.split())
+    assert max(map(len, printed.splitlines())) <= int(columns)
 
 
 def train() -> None:

@@ -139,7 +139,7 @@ def test_the_ranking_compares_every_rule_for_every_localizer_by_accuracy_and_rec
     }
     assert rules == {"logit_yes", "probability_yes", "yes_versus_no"}
     assert page.count("| refined Localizer above pre-trained Localizer | ") == 2
-    assert page.count("surely lower |\n") == 1 and page.count("| probability of yes (paper) | ") == 3 + 6 + 3
+    assert page.count("surely lower |\n") == 1 and page.count("| probability of yes (paper) | ") == 1 + 3 + 6 + 3
     measured = [
         metrics.rows("localization")[0]["moment_recall_percent"] for metrics in _localizations(reproduced.store)
     ]
@@ -190,11 +190,23 @@ def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
         assert {id.split("-")[0] for id in set(records(store)) - before} <= {"list_questions"}
 
 
-def test_a_table_that_the_paper_does_not_have_is_refused_with_the_nearest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("tabel3", "no 'tabel3' to reproduce (did you mean 'table3'?)"),
+        ("table3 --dataset nextq", "did you mean 'nextqa'?"),
+        (
+            "table3 --dataset qvhighlights",
+            "none of these tables has a column of these data sets; wanted one of nextqa, star",
+        ),
+        ("table3 --set select_keyframes.kk=2", "has no key 'kk'"),
+    ],
+)
+def test_what_no_row_could_run_with_is_refused_at_once(
+    typed: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["reproduce", "tabel3", "--store", str(tmp_path)]) == 1
-    assert "no 'tabel3' to reproduce (did you mean 'table3'?)" in capsys.readouterr().err
+    assert main(["reproduce", *typed.split(), "--store", str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,12 @@ def only_rejection(layout: Layout, folder: Path, rows: Any) -> str:
 
 
 def test_every_published_data_set_has_a_layout_here() -> None:
-    assert {layout.adapter.name for layout in LAYOUTS} == set(adapter_names()) - {"plain", "timed_text", "shapes"}
+    assert {layout.adapter.name for layout in LAYOUTS} == set(adapter_names()) - {
+        "plain",
+        "open_questions",
+        "timed_text",
+        "shapes",
+    }
 
 
 @every_layout

@@ -1,4 +1,4 @@
-"""Figure 1 where others stand in the Localizer's place: who scores frames, and whose vectors selectors compare."""
+"""Figure 1 where others stand in the Localizer's or the Answerer's place: who scores, whose vectors are compared, who answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import stages.all as stages
 from pipeline.engine.recipe import Recipe
-from pipeline.engine.sources import Sources
+from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import requirements
@@ -42,3 +42,19 @@ def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, loc
             )
             scores = step(stages.score_by_matching, *on.videos, features, matcher)
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
+
+
+def answered(
+    recipe: Recipe,
+    step: Step,
+    sources: Sources,
+    on: SplitArtifacts,
+    keyframes: Artifact,
+    videos: VideoFiles,
+    answerer: Artifact | None,
+) -> Artifact:
+    """Return the answers of whom `[chain] answerer` names, from these keyframes."""
+    if requirements.uses_vlm(recipe):
+        vlm = requirements.vlm_of(recipe, sources)
+        return step(stages.answer_with_vlm, *on.videos, keyframes, videos, vlm)
+    return step(stages.answer_questions, *on.read(keyframes), answerer)

@@ -1,0 +1,122 @@
+"""`sevila ask`: one question about one video."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cache.printable import printable, printable_lines
+from cli.options import (
+    PLACE_GROUP,
+    AsJson,
+    ExecutionOptions,
+    Inference,
+    OutputFile,
+    PlaceOption,
+    SettingsOption,
+    Text,
+    Texts,
+    Where,
+)
+from cli.terminal import print_json, print_text
+
+if TYPE_CHECKING:
+    from reports.asked_answer import AskedAnswer
+    from reports.asking import AskedRun
+
+
+@Parameter(name="*", group=PLACE_GROUP)
+@dataclass(frozen=True, kw_only=True)
+class AnsweringWeights:
+    """Whose weights answer.
+
+    Attributes:
+        weights: as for `sevila run`; or demo: the tiny backbone that `sevila demo` has trained in the store
+        localizer: trained weights of the store, by id or the beginning of it; else the released ones, or BLIP-2's own
+        answerer: likewise
+        download: ask the model hub for weights that nobody placed
+    """
+
+    weights: PlaceOption = ()
+    localizer: Annotated[str, Parameter(metavar="ID")] = ""
+    answerer: Annotated[str, Parameter(metavar="ID")] = ""
+    download: bool = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Where the page goes.
+
+    Attributes:
+        output: write a page with the strip of frames to this file
+        in_browser: write the page, and open it in a browser
+    """
+
+    output: OutputFile = None
+    in_browser: Annotated[bool, Parameter("--open")] = False
+
+
+def ask(
+    video: Path,
+    question: Text,
+    /,
+    *,
+    options: Annotated[Texts, Parameter("--option", metavar="TEXT")] = (),
+    answering: AnsweringWeights = AnsweringWeights(),
+    settings: SettingsOption = (),
+    page: PageOptions = PageOptions(),
+    inference: Inference = Inference(),
+    as_json: AsJson = False,
+    where: Where,
+) -> int:
+    """Ask one question about one video.
+
+    sevila ask walk.mp4 "What does the man carry?" --option "a bag" --option "a dog" --weights demo
+
+    Args:
+        video: a video, or a folder of numbered images
+        question: the question
+        options: an answer to choose from (repeatable); without any, the answer is in words
+    """
+    from pipeline.engine.stage import RunContext
+    from reports.asked_answer import answer_of, answer_text
+    from reports.asking import AskRequest, NoWeightsError, ask_video
+
+    texts: Sequence[str] = list(options)
+    request = AskRequest(video, question, texts, settings=list(settings), **_as_lists(answering))
+    try:
+        run = ask_video(request, RunContext.of(where.open(), vars(ExecutionOptions()) | vars(inference)))
+    except NoWeightsError as error:
+        print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
+        return 1
+    answer = answer_of(run)
+    if as_json:
+        print_json(answer.as_dict())
+    else:
+        print_text(answer_text(answer))
+    if page.output or page.in_browser:
+        _show(run, answer, page, quiet=as_json)
+    return 1 if answer.reason else 0
+
+
+def _as_lists(answering: AnsweringWeights) -> dict[str, Any]:
+    return vars(answering) | {"weights": list(answering.weights)}
+
+
+def _show(run: AskedRun, answer: AskedAnswer, page: PageOptions, quiet: bool) -> None:
+    from cache.files import write_for_user
+    from reports.ask_page import answer_page
+
+    path = page.output or Path(tempfile.mkdtemp(prefix="sevila-ask-")) / "answer.html"
+    write_for_user(path, answer_page(run, answer).encode())
+    print_text(f"\npage: {path}") if not quiet else None
+    if page.in_browser:
+        webbrowser.open(path.absolute().as_uri())

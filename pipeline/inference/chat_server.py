@@ -1,0 +1,185 @@
+"""A server of OpenAI's chat completions (vLLM, `transformers serve`), asked about pictures: patiently, and in parallel."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cache.errors import MachineError, MissingSourceError
+from pipeline.datasets.question import Question
+from pipeline.engine.places import ServerPlace
+from pipeline.inference.written_answers import GARBAGE, REFUSED, WrittenAnswer, answer_of, prompt_of
+from pipeline.reasons import Reason
+
+log = logging.getLogger("sevila")
+
+OF_THE_QUESTION = {400, 413, 415, 422}  # what a server says of one request: too long, too large, against a policy
+OF_THE_PLACE = {401: "the key", 403: "the key", 404: "the address and the model's name", 405: "the address"}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for.
+
+    Attributes:
+        tries: of a request that a server fails at or does not answer; what it puts off by 429 does not count.
+        first_seconds: wait after the first failure; doubled after each, to at most a minute.
+        put_off_seconds: for how long in all a server may put off one request.
+        answer_seconds: silence after which a request counts as not answered.
+    """
+
+    tries: int = 6
+    first_seconds: float = 1.0
+    put_off_seconds: float = 1800.0
+    answer_seconds: float = 600.0
+
+    def after(self, failures: int) -> float:
+        """Return how long to wait after so many failures."""
+        return min(60.0, self.first_seconds * 2.0 ** (failures - 1))
+
+
+PATIENCE = Patience()
+
+
+class ServedVlm:
+    """Asks a server; its answers do not depend on how many questions are asked at once."""
+
+    suffix = ".jpg"
+
+    def __init__(self, server: ServerPlace, model: str, instruction: str, max_new_tokens: int, at_once: int) -> None:
+        """Args: `at_once`, how many questions are asked at the same time."""
+        self._server, self._model = server, model
+        self._instruction, self._max_new_tokens = instruction, max_new_tokens
+        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        timeout = httpx.Timeout(PATIENCE.answer_seconds, connect=min(30.0, PATIENCE.answer_seconds))
+        self._client = httpx.Client(headers=headers, timeout=timeout)
+        self._threads = ThreadPoolExecutor(at_once)
+        self._waiting = threading.Semaphore(2 * at_once)  # so many questions are held with their pictures
+        self._not_before = 0.0  # what one request is put off by, all are
+        self._stopped = threading.Event()
+        self._cause: BaseException | None = None  # why others are no longer asked
+
+    def ask(self, question: Question, pictures: Sequence[Path]) -> Callable[[], WrittenAnswer]:
+        """Send a question and return what waits for its answer; raises `MachineError` there if the server gives none to any."""
+        body = self._body(question, pictures)
+        self._waiting.acquire()
+
+        def answer() -> WrittenAnswer:
+            try:
+                return self._answer(question, body)
+            except BaseException as error:
+                self._cause = self._cause or error
+                self._stopped.set()  # others need not wait for their turn to find out the same
+                raise
+            finally:
+                self._waiting.release()
+
+        return self._threads.submit(answer).result
+
+    def close(self) -> None:
+        """Give up what is not answered yet."""
+        self._stopped.set()
+        self._threads.shutdown(cancel_futures=True)
+        self._client.close()
+
+    def _body(self, question: Question, pictures: Sequence[Path]) -> dict[str, Any]:
+        urls = [f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in pictures]
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        content.append({"type": "text", "text": prompt_of(question, self._instruction)})
+        messages = [{"role": "user", "content": content}]
+        return {"model": self._model, "messages": messages, "max_tokens": self._max_new_tokens, "temperature": 0}
+
+    def _answer(self, question: Question, body: dict[str, Any]) -> WrittenAnswer:
+        response = self._response(body)
+        if response.status_code in OF_THE_QUESTION:
+            return WrittenAnswer(Reason(f"{REFUSED}: {response.status_code}: {_shown(response)}"))
+        reply = _reply(response)
+        return reply if reply.reason else answer_of(question, reply)
+
+    def _response(self, body: dict[str, Any]) -> httpx.Response:
+        """Return what the server says of a request in the end; raises `MachineError` where that is nothing to go on with."""
+        failures, put_off, patience = 0, 0.0, PATIENCE
+        while True:
+            self._sleep(self._not_before - time.monotonic())
+            try:
+                response = self._client.post(f"{self._server.url}/chat/completions", json=body)
+                problem = f"{response.status_code}: {_shown(response)}"
+            except httpx.RequestError as error:
+                response, problem = None, f"{type(error).__name__}: {error}"
+            if response is not None and response.status_code == 429:
+                wait = max(_retry_after(response), patience.first_seconds)
+                put_off += wait
+                if put_off > patience.put_off_seconds:
+                    raise self._error(f"puts requests off again and again ({problem})", "ask it for less at once")
+                self._not_before = max(self._not_before, time.monotonic() + wait)
+                log.info("the server asks to wait for %.0f s", wait)
+            elif response is None or response.status_code >= 500 or response.status_code == 408:
+                failures += 1
+                if failures == patience.tries:
+                    raise self._error(f"failed {failures} times ({problem})", "see its log")
+                asked_for = 0.0 if response is None else _retry_after(response)
+                self._sleep(min(60.0, max(asked_for, patience.after(failures))))
+            elif response.status_code in OF_THE_PLACE:
+                what = OF_THE_PLACE[response.status_code]
+                raise MissingSourceError(f"{self._server.url}: the server says {problem}; check {what}")
+            elif response.is_success or response.status_code in OF_THE_QUESTION:
+                return response
+            else:
+                raise self._error(f"says {problem}", "wanted the address of an OpenAI-compatible server")
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(max(0.0, seconds)):
+            raise self._cause or MachineError(f"{self._server.url}: no longer asked")
+
+    def _error(self, problem: str, mend: str) -> MachineError:
+        return MachineError(
+            f"{self._server.url}: the server {problem}; {mend}, then run the same command again: finished shards are kept"
+        )
+
+
+def _reply(response: httpx.Response) -> WrittenAnswer:
+    """Return the text of a chat completion and how many tokens it took, or why there is none in the response."""
+    try:
+        content = response.json()
+        choice = content["choices"][0]
+        text = choice["message"]["content"] or ""
+        usage = content.get("usage") or {}
+        if not isinstance(text, str):
+            raise TypeError(f"content is {type(text).__name__}")
+        finish = str(choice.get("finish_reason") or "")
+        prompt_tokens, reply_tokens = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return WrittenAnswer(Reason(f"{GARBAGE}: wanted a chat completion, got {_shown(response)}"))
+    return WrittenAnswer(text=text, finish=finish, prompt_tokens=prompt_tokens, reply_tokens=reply_tokens)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 2**31 else None
+
+
+def _shown(response: httpx.Response) -> str:
+    text = " ".join(response.text.split())
+    return (f"{text[:200]}..." if len(text) > 200 else text) or "an empty response"
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Return the seconds that a server asks to wait, as a number or as a date; 0 if it says nothing of use."""
+    value = response.headers.get("Retry-After", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0

@@ -1,0 +1,118 @@
+"""Our weights in files that others load: official names, or a whole BLIP-2 as Hugging Face lays it out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from cache.errors import CheckpointError
+from cache.files import published, write_atomically
+from pipeline.checkpoint_files import read_json
+from pipeline.models import keys
+from pipeline.models.checkpoint import OFFICIAL_PROMPTS
+from pipeline.models.tensors import TensorReaders, open_checkpoint
+
+Part = Literal["localizer", "answerer"]
+
+SUFFIXES: dict[Part, str] = {"localizer": "_loc", "answerer": ""}
+FILE_SUFFIXES = (".safetensors", ".pth")
+SHARD_BYTES = 4 << 30
+# What else a Hugging Face folder holds that whoever loads it wants.
+BESIDE = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "processor.json",
+)
+# As the chain runs Flan-T5, which is what these weights were trained with; transformers sets others unless it is told.
+TEXT_CONFIG = {"dense_act_fn": "gelu", "tie_word_embeddings": False, "scale_decoder_outputs": False}
+
+
+def write_official(parts: Mapping[Part, Mapping[str, Tensor]], path: Path) -> None:
+    """Write Localizer, Answerer or both, each by our names, under the official ones: .safetensors, or .pth as published."""
+    tensors: dict[str, Tensor] = {}
+    for part, state in parts.items():
+        named = {keys.official_name(own, SUFFIXES[part]): tensor.contiguous() for own, tensor in state.items()}
+        sources, unknown = OFFICIAL_PROMPTS[part].resolve(named)
+        assert not unknown and sources.keys() == state.keys(), "a name that would not come back as ours"
+        tensors |= named
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pth":
+        with published(path) as file:
+            torch.save({"model": tensors}, file)
+    else:
+        write_atomically(path, save(tensors))
+
+
+def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the BLIP-2 in the folder `source` again, with this Q-Former, LayerNorm and projection in the place of its own.
+
+    All other tensors keep their bits; `config.json`, without which nobody takes the folder for a model, is written last.
+
+    Raises:
+        CheckpointError: the folder is not empty, or `source` is no such BLIP-2.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: is there already; wanted a new or an empty folder")
+    readers = open_checkpoint(source)
+    ours = {keys.hugging_face_name(own): tensor.contiguous() for own, tensor in state.items()}
+    replaced = [name for name in readers if name in ours]
+    if len(replaced) != len(ours):
+        missing = sorted(ours.keys() - set(replaced))
+        raise CheckpointError(
+            f"{source}: has no {missing[0]} and {len(missing) - 1} others; wanted a BLIP-2 of this size"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [_write_shard(folder, number, shard) for number, shard in enumerate(_shards(readers, ours), start=1)]
+    _write_index(folder, names)
+    for name in BESIDE:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    config: dict[str, Any] = read_json(source / "config.json")
+    config["text_config"] = {**config.get("text_config", {}), **TEXT_CONFIG}
+    write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _shards(readers: TensorReaders, ours: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield all tensors in pieces of at most `SHARD_BYTES`; of a pickle, some share memory, which safetensors refuses."""
+    shard: dict[str, Tensor] = {}
+    for name in sorted(readers):
+        tensor = ours[name] if name in ours else readers[name]().clone().contiguous()
+        if shard and sum(each.nbytes for each in shard.values()) + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard = {}
+        shard[name] = tensor
+    yield shard
+
+
+def _write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> list[str]:
+    write_atomically(folder / f"shard-{number}.safetensors", save(tensors, metadata={"format": "pt"}))
+    return list(tensors)
+
+
+def _write_index(folder: Path, names: list[list[str]]) -> None:
+    """Give the shards the names that transformers looks for."""
+    if len(names) == 1:
+        (folder / "shard-1.safetensors").rename(folder / "model.safetensors")
+        return
+    files: dict[str, str] = {}
+    size_bytes = 0
+    for number, of_shard in enumerate(names, start=1):
+        file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
+        (folder / f"shard-{number}.safetensors").rename(folder / file)
+        size_bytes += (folder / file).stat().st_size
+        files |= dict.fromkeys(of_shard, file)
+    index = {"metadata": {"total_size": size_bytes}, "weight_map": files}
+    write_atomically(folder / "model.safetensors.index.json", json.dumps(index, indent=1).encode())

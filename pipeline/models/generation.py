@@ -1,0 +1,44 @@
+"""An answer in words: the language model's likeliest next token, again and again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.models.language import EncoderInput, Language
+
+
+class Generated(NamedTuple):
+    """What R rows say, M tokens each at most.
+
+    Attributes:
+        token_ids: [R, M] int64, `</s>` included where it came; what stands after it is padding.
+        log_probabilities: [R, M] float32 of each token; 0 after `</s>`.
+    """
+
+    token_ids: Tensor
+    log_probabilities: Tensor
+
+
+@torch.no_grad()
+def generate(language: Language, inputs: EncoderInput, max_tokens: int) -> Generated:
+    """Return the greedy texts of R rows, as transformers' `generate` does; a row ends with `</s>` or after `max_tokens`.
+
+    The decoder reads all that was said anew for each token: a short answer is not worth a cache of its own.
+    """
+    hidden, words = language.encode(inputs), language.verbalizer
+    said = language.decoder_ids(len(hidden))
+    log_probabilities = hidden.new_zeros((len(hidden), max_tokens), dtype=torch.float32)
+    is_over = torch.zeros(len(hidden), dtype=torch.bool, device=said.device)
+    for step in range(max_tokens):
+        best = language.decode(hidden, inputs.mask, said)[:, -1].log_softmax(dim=-1).max(dim=-1)
+        log_probabilities[:, step] = best.values.masked_fill(is_over, 0.0)
+        said = torch.cat([said, best.indices.masked_fill(is_over, words.pad_id)[:, None]], dim=1)
+        is_over = is_over | (best.indices == words.end_id)
+        if bool(is_over.all()):
+            break
+    token_ids = said.new_full((len(hidden), max_tokens), words.pad_id)
+    token_ids[:, : said.shape[1] - 1] = said[:, 1:]
+    return Generated(token_ids, log_probabilities)

@@ -1,0 +1,63 @@
+"""Small pictures of stored frames, for people: upright and in the shape that players show, though frames are stored squashed."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from cache.errors import DecodeError, ReadingError
+from pipeline.video.image_folder import decode_image, list_images
+from pipeline.video.keyframe_files import pixel_shape, upright_sides
+from pipeline.video.pictures import accept_unknown_side_data, nothing, pictures
+from pipeline.video.video_bytes import VideoBytes
+
+MOST_TIMES_AS_WIDE = 4  # as high: a panorama becomes lower instead of wider
+
+
+def shown_shape(path: Path, digest: str | None, stamp: tuple[int, ...]) -> tuple[int, int]:
+    """Return width and height of a video's first picture as players show it: turned upright, with square pixels.
+
+    Raises:
+        DecodeError: there is no picture.
+        ReadingError: the bytes are not those of `digest` and `stamp`, or cannot be read.
+    """
+    accept_unknown_side_data()
+    with VideoBytes(path, digest, stamp, nothing).checked_path(check_first=False) as checked:
+        try:
+            picture = decode_image(list_images(checked)[0]) if checked.is_dir() else next(pictures(checked), None)
+            if picture is None:
+                raise DecodeError("it has no picture")
+            return upright_sides(pixel_shape(checked), None, picture)
+        except av.FFmpegError as error:
+            raise DecodeError(str(error.strerror or error)) from error
+
+
+def shape_or_coded(
+    path: Path | None, digest: str | None, stamp: tuple[int, ...], coded: tuple[int, int]
+) -> tuple[tuple[int, int], str]:
+    """Return the shape that players show and "", or the coded one and why that is all that is known."""
+    if path is None:
+        return coded, "the video was not at hand"
+    try:
+        return shown_shape(path, digest, stamp), ""
+    except (DecodeError, ReadingError) as error:
+        return coded, str(error)
+
+
+def thumbnail_size(shape: tuple[int, int], height: int) -> tuple[int, int]:
+    """Return width and height in pixels of thumbnails of a video of this shape."""
+    wide, high = shape
+    factor = min(height / high, MOST_TIMES_AS_WIDE * height / wide)
+    return max(2, round(wide * factor)), max(2, round(high * factor))
+
+
+def thumbnail(frame: np.ndarray, size: tuple[int, int], quality: int) -> str:
+    """Return a frame, uint8 [H, W, 3], as WebP of this width and height, in base64."""
+    stream = BytesIO()
+    Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC).save(stream, "WEBP", quality=quality, method=2)
+    return b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,59 @@
+"""The answer to one question as a page of its own: one file, no network, the strip of frames in the video's own shape."""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.video.jpeg import as_jpeg
+from reports.asked_answer import AskedAnswer, AskedFrame, clock
+from reports.asking import AskedRun
+
+
+def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
+    """Return the page as HTML; texts of other people are escaped in it."""
+    width, height = 1, 1
+    strip: list[dict[str, Any]] = []
+    if answer.frames:
+        (video,) = run.asked.frames.videos()
+        width, height = video.width or 1, video.height or 1
+        (clip,) = run.asked.frames.clips().values()
+        rows = clip["row"].tolist()
+        distinct = sorted(set(rows))
+        pictures = run.asked.frames.open().read(video.video_id, distinct)
+        images = {
+            row: base64.b64encode(as_jpeg(picture)).decode() for row, picture in zip(distinct, pictures, strict=True)
+        }
+        shares = _shares(answer.frames)
+        strip = [
+            {
+                "image": images[row],
+                "time": clock(frame.seconds),
+                "keyframe": frame.keyframe,
+                "height": share,
+                "says": "" if frame.probability_yes is None else f"{frame.probability_yes:.1%}",
+            }
+            for row, frame, share in zip(rows, answer.frames, shares, strict=True)
+        ]
+    return _template("ask.html").render(answer=answer, strip=strip, width=width, height=height)
+
+
+def _shares(frames: list[AskedFrame]) -> list[int | None]:
+    """Return how high each frame's score stands between the lowest and the highest, in percent."""
+    scores = [frame.logit_yes for frame in frames if frame.logit_yes is not None]
+    if len(scores) < len(frames):
+        return [None] * len(frames)
+    low, high = min(scores), max(scores)
+    return [round(100 * (score - low) / (high - low)) if high > low else 100 for score in scores]
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def _template(name: str) -> Any:
+    return _environment().get_template(name)

@@ -1,0 +1,177 @@
+"""What a question about one video came to, as values, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.datasets.question import Question
+from pipeline.engine.joined import typed_rows_of_all
+from pipeline.reasons import Reason
+from pipeline.selection.keyframes import ChosenFrames
+from pipeline.text_table import aligned
+from reports.asking import AskedRun
+from stages.generate_answers import AnswerText, GeneratedAnswers
+
+BAR_CELLS = 20
+
+
+class OptionShare(NamedTuple):
+    """An option and how likely the Answerer holds it, among the options."""
+
+    text: str
+    probability: float
+    chosen: bool
+
+
+class AskedFrame(NamedTuple):
+    """A sampled frame: where it is, what the Localizer said of it (None: it was not asked), and whether it was read."""
+
+    seconds: float
+    frame_index: int
+    probability_yes: float | None
+    logit_yes: float | None
+    keyframe: bool
+
+
+@dataclass(frozen=True)
+class AskedAnswer:
+    """The answer to one question.
+
+    Attributes:
+        reason: why there is none; empty if there is one.
+        probability: of the chosen option among the options, or of all tokens of the text; None where there is no answer.
+        options: as they were given; none where the answer is in words.
+        truncated: the question was longer than the model reads.
+        artifacts: ids by what they hold.
+    """
+
+    video: str
+    question: str
+    answer: str
+    probability: float | None
+    reason: str
+    options: list[OptionShare]
+    frames: list[AskedFrame]
+    truncated: bool
+    answered_by: str
+    artifacts: dict[str, str]
+
+    @property
+    def keyframes(self) -> list[AskedFrame]:
+        """The frames that the Answerer read."""
+        return [frame for frame in self.frames if frame.keyframe]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        content = asdict(self) | {
+            "options": [option._asdict() for option in self.options],
+            "keyframes": [frame._asdict() for frame in self.keyframes],
+            "frames": [frame._asdict() for frame in self.frames],
+        }
+        return content
+
+
+class _AskedRow(NamedTuple):
+    """A row of answers: the values of the options."""
+
+    question_id: str
+    reason: Reason
+    prediction: int | None
+    option_logits: Sequence[float]
+    truncated: bool
+
+
+def answer_of(run: AskedRun) -> AskedAnswer:
+    """Return what a run came to."""
+    asked = run.asked
+    (question,) = asked.questions.questions()
+    (chosen,) = typed_rows_of_all(asked.keyframes, "keyframes", asked.questions, ChosenFrames)
+    options: list[OptionShare] = []
+    if isinstance(asked.answers, GeneratedAnswers):
+        (said,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerText)
+        answer, reason, truncated = said.text, said.reason, said.truncated
+        probability = float(np.exp(np.sum(said.log_probabilities))) if not reason else None
+    else:
+        (row,) = typed_rows_of_all(asked.answers, "answers", asked.questions, _AskedRow)
+        options, reason, truncated = _shares(question, row), row.reason, row.truncated
+        best = next((option for option in options if option.chosen), None)
+        answer, probability = (best.text, best.probability) if best else ("", None)
+    kinds = {name: artifact.id for name, artifact in asked._asdict().items() if artifact is not None}
+    return AskedAnswer(
+        *(question.video_id, question.question, answer, probability, str(reason), options),
+        *(_frames(run, question, chosen), truncated, run.answered_by, kinds),
+    )
+
+
+def _shares(question: Question, row: _AskedRow) -> list[OptionShare]:
+    if row.reason:
+        return []
+    logits = np.asarray(row.option_logits, np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    pairs = zip(question.options, shares.tolist(), strict=True)
+    return [OptionShare(text, share, number == row.prediction) for number, (text, share) in enumerate(pairs)]
+
+
+def _frames(run: AskedRun, question: Question, chosen: ChosenFrames) -> list[AskedFrame]:
+    frames, scores = run.asked.frames, run.asked.scores
+    clip = frames.clips().get((question.video_id, question.clip_id))
+    if clip is None:  # the video could not be read
+        return []
+    said: dict[int, list[float | None]] = {}
+    if scores is not None:
+        table = scores.columns("frame_scores", "position", "probability_yes", "logit_yes")
+        said = {place: values for place, *values in zip(*(each.tolist() for each in table.values()), strict=True)}
+    keyframes, rows = set(chosen.positions), []
+    for place, (seconds, index) in enumerate(zip(clip["seconds"], clip["frame_index"], strict=True)):
+        yes, logit = said.get(place, [None, None])
+        rows.append(AskedFrame(float(seconds), int(index), yes, logit, place in keyframes))
+    return rows
+
+
+def answer_text(answer: AskedAnswer) -> str:
+    """Return the answer for people: the options, the answer, and the keyframes it was read from."""
+    lines = [answer.question, ""]
+    if answer.options:
+        rows = [_option_row(option) for option in answer.options]
+        lines += [*aligned(rows, n_left=3).splitlines(), ""]
+    if answer.reason:
+        lines += [f"no answer: {answer.reason}"]
+    elif answer.options:
+        lines += [f"answer: {answer.answer}"]
+    else:
+        lines += [f"answer: {answer.answer or '(nothing was said)'} ({answer.probability:.1%} for the whole text)"]
+    lines += [f"by:     {answer.answered_by}"]
+    if answer.truncated:
+        lines += ["note:   the question was longer than the model reads; its end was cut"]
+    if answer.keyframes:
+        lines += ["", f"keyframes, {len(answer.keyframes)} of {len(answer.frames)} sampled frames:"]
+        head = ["  time", "frame", "says yes", "score"]
+        lines += aligned([head, *map(_frame_row, answer.keyframes)]).splitlines()
+    return "\n".join(lines)
+
+
+def _option_row(option: OptionShare) -> list[str]:
+    bar = "#" * round(option.probability * BAR_CELLS)
+    return ["->" if option.chosen else "  ", option.text, bar.ljust(BAR_CELLS), f"{option.probability:.1%}"]
+
+
+def _frame_row(frame: AskedFrame) -> list[str]:
+    says = "-" if frame.probability_yes is None else f"{frame.probability_yes:.1%}"
+    return [
+        f"  {clock(frame.seconds)}",
+        str(frame.frame_index),
+        says,
+        "-" if frame.logit_yes is None else f"{frame.logit_yes:.2f}",
+    ]
+
+
+def clock(seconds: float) -> str:
+    """Return a time as players show it, with tenths: 0:04.2, 1:02:03.0."""
+    minutes, rest = divmod(round(seconds * 10) / 10, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

@@ -1,0 +1,135 @@
+"""What this machine has: libraries, devices, memory, decoders, and the store's disk and file system."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+from cache.store import Store
+from pipeline.text_table import human_size
+from pipeline.video.decoding import installed_decoders
+from reports.findings import Finding
+from stages.sample_frames import SampleFrames
+
+PACKAGE = "sevila-pipeline"
+LITTLE_DISK_BYTES = 10e9
+NETWORK = ("nfs", "cifs", "smb", "lustre", "fuse", "9p", "ceph", "gpfs", "beegfs")
+
+
+def installation() -> Iterator[Finding]:
+    """The package, Python, and whether every library is of a release that it was tried with."""
+    version = importlib.metadata.version(PACKAGE)
+    yield Finding("installation", "ok", f"sevila {version}, Python {platform.python_version()}, {platform.platform()}")
+    wrong = []
+    for line in importlib.metadata.requires(PACKAGE) or []:
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append((wanted, "missing"))
+            continue
+        if not wanted.specifier.contains(installed, prereleases=True):
+            wrong.append((wanted, installed))
+    for wanted, installed in wrong:
+        mend = f"pip install '{wanted.name}{wanted.specifier}'"
+        yield Finding("installation", "problem", f"{wanted.name} is {installed}, wanted {wanted.specifier}", mend)
+    if not wrong:
+        yield Finding("installation", "ok", "all libraries are of releases that it was tried with")
+
+
+def devices() -> Iterator[Finding]:
+    """Cores, memory and GPUs."""
+    import torch
+
+    memory = psutil.virtual_memory()
+    yield Finding(
+        "devices",
+        "ok",
+        f"{os.cpu_count()} cores, {human_size(memory.total)} memory, {human_size(memory.available)} of it free",
+    )
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        name = torch.cuda.get_device_name(number)
+        yield Finding("devices", "ok", f"cuda:{number} {name}, {human_size(total)}, {human_size(free)} of it free")
+    if not torch.cuda.device_count():
+        why = "torch is built without CUDA" if torch.version.cuda is None else "torch sees no GPU here"
+        yield Finding(
+            "devices",
+            "note",
+            f"no GPU ({why}, {torch.__version__}): the demo needs none, BLIP-2 on whole data sets does",
+            "on a CPU, set all precisions to float32 (README, Your own videos)",
+        )
+
+
+def decoders() -> Iterator[Finding]:
+    """Whether the decoders are those that frames are identified by."""
+    config, installed = SampleFrames(), installed_decoders()  # type: ignore[call-arg]
+    wanted = (config.decoder, config.fallback_decoder)
+    if installed == wanted:
+        yield Finding("decoders", "ok", ", ".join(installed))
+        return
+    pins = " ".join(name.replace("pyav", "av").replace("-", "==") for name in wanted)
+    mend = f"pip install {pins}; or --set sample_frames.decoder=... , which makes other frames"
+    yield Finding("decoders", "problem", f"{', '.join(installed)}; recipes ask for {', '.join(wanted)}", mend)
+
+
+def store_disk(root: Path) -> Iterator[Finding]:
+    """The store's disk: room, kind, whether it locks and syncs, as several processes at once need it, and holds no links."""
+    Store(root)  # which refuses a link in it
+    here = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+    state = "" if here == root.absolute() else " (not made yet)"
+    kind = file_system(here)
+    free = shutil.disk_usage(here).free
+    room = Finding("store", "ok", f"{root}{state}: {human_size(free)} free on {kind}")
+    if free < LITTLE_DISK_BYTES:
+        room = room._replace(
+            state="note",
+            mend="frames and features of NExT-QA take about 150 GB; --store FOLDER or SEVILA_STORE moves it",
+        )
+    yield room
+    if not os.access(here, os.W_OK):
+        mend = "give a folder of your own by --store; this one can still be read by --below"
+        yield Finding("store", "problem", f"{here} cannot be written", mend)
+        return
+    with tempfile.TemporaryDirectory(prefix=".sevila-doctor-", dir=here) as folder:
+        yield from _file_system_works(Path(folder), kind)
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder is on, as the machine's list of mounts names it."""
+    parts = psutil.disk_partitions(all=True)
+    real = folder.resolve()
+    on = [part for part in parts if real.is_relative_to(part.mountpoint)]
+    return max(on, key=lambda part: len(part.mountpoint)).fstype if on else "an unknown file system"
+
+
+def _file_system_works(folder: Path, kind: str) -> Iterator[Finding]:
+    first, second = (folder / "lock").open("a+"), (folder / "lock").open("a+")
+    with first, second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mend = "put the store on a local disk, NFSv4, or Lustre mounted with -o flock"
+            yield Finding("store", "problem", "locks (flock) do not lock: two runs would write the same shard", mend)
+        except BlockingIOError:
+            far = " on this host; between hosts it depends on how it is mounted" if kind.startswith(NETWORK) else ""
+            yield Finding("store", "ok", f"locks work{far}")
+        first.write("x")
+        first.flush()
+        os.fsync(first.fileno())
+    os.rename(folder / "lock", folder / "renamed")
+    directory = os.open(folder, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    yield Finding("store", "ok", "files and folders are synced and renamed")

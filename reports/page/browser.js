@@ -1,0 +1,283 @@
+"use strict";
+// The example browser: filters over all questions, and one question with its frames. Text from data sets only ever becomes text
+// nodes; the data come as scripts that call R, since a page opened from a disk may fetch nothing.
+(() => {
+  const meta = JSON.parse(document.getElementById("meta").textContent);
+  const byId = (id) => document.getElementById(id);
+  const NONE = "-", PER_PAGE = 40, LETTER = (option) => String.fromCharCode(65 + option % 26) + (option > 25 ? Math.floor(option / 26) : "");
+  const RESULTS = {right: "right", wrong: "wrong", none: "not answered", unknown: "right answer not known"};
+  const MARKS = {right: "✓", wrong: "✗", none: "–", unknown: "·"};
+
+  // ---- data files
+  const parts = [], pages = new Map(), pictures = new Map(), loading = new Map();
+  const all = {i: [], q: [], t: [], v: [], y: "", p: meta.settings.map(() => ""), videos: []};
+  let lower = null, place = null;
+  window.R = {
+    index: (number, part) => { parts[number] = part; },
+    page: (number, details) => { pages.set(number, details); },
+    thumbs: (name, width, height, images) => { pictures.set(name, {width, height, images}); },
+  };
+  function load(path) {
+    if (!loading.has(path)) {
+      loading.set(path, new Promise((done, failed) => {
+        const script = document.createElement("script");
+        script.onload = done;
+        script.onerror = () => failed(new Error(`${path} is missing: the whole folder of the report is needed`));
+        script.src = path;
+        document.head.append(script);
+      }));
+    }
+    return loading.get(path);
+  }
+  async function loadIndex() {
+    await Promise.all(Array.from({length: meta.indexes}, (_, number) => load(`data/index-${number}.js`)));
+    for (const part of parts) {
+      for (const name of ["i", "q", "t", "v"]) for (const value of part[name]) all[name].push(value);
+      all.y += part.y;
+      part.p.forEach((text, setting) => { all.p[setting] += text; });
+      if (part.videos) all.videos = part.videos;
+    }
+    place = new Map(all.i.map((id, number) => [id, number]));
+  }
+  async function detailOf(number) {
+    let page = meta.pages.findIndex((start, at) => start <= number && (at + 1 === meta.pages.length || meta.pages[at + 1] > number));
+    await load(`data/page-${page}.js`);
+    return pages.get(page)[number - meta.pages[page]];
+  }
+  async function picturesOf(set, video) {
+    const name = `${set}-${video}`;
+    await load(`thumbs/${name}.js`).catch(() => null);  // none of a video that failed
+    return pictures.get(name) || null;
+  }
+
+  // ---- state, which is the address after #
+  const DEFAULTS = {question: "", text: "", type: "", result: "", change: "", video: "", a: String(meta.a), b: String(meta.b), page: "0"};
+  let state = {...DEFAULTS};
+  function fromAddress() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    state = {...DEFAULTS};
+    for (const name of Object.keys(DEFAULTS)) if (given.has(name)) state[name] = given.get(name);
+    const isSetting = (text) => /^\d+$/.test(text) && Number(text) < meta.settings.length;
+    if (!isSetting(state.a)) state.a = DEFAULTS.a;
+    if (!isSetting(state.b)) state.b = state.b === "-1" ? "-1" : DEFAULTS.b;
+  }
+  function address(changes) {
+    const wanted = {...state, ...changes}, given = new URLSearchParams();
+    for (const [name, value] of Object.entries(wanted)) if (value !== DEFAULTS[name]) given.set(name, value);
+    return "#" + given.toString();
+  }
+
+  // ---- which questions
+  const outcome = (number, setting) => {
+    const said = all.p[setting][number], right = all.y[number];
+    return said === NONE ? "none" : right === NONE ? "unknown" : said === right ? "right" : "wrong";
+  };
+  const CHANGES = {
+    changed: (a, b, said) => said[0] !== said[1],
+    first: (a, b) => a === "right" && b !== "right",
+    second: (a, b) => b === "right" && a !== "right",
+    both: (a, b, said) => said[0] !== said[1] && a !== "right" && b !== "right",
+  };
+  function filtered() {
+    const a = Number(state.a), b = Number(state.b), wanted = state.text.trim().toLowerCase(), video = state.video.trim().toLowerCase();
+    const type = state.type === "" ? -2 : meta.types.indexOf(state.type), change = b >= 0 ? CHANGES[state.change] : undefined;
+    if (wanted && !lower) lower = all.q.map((text, number) => `${text}\n${all.i[number]}`.toLowerCase());
+    const videos = video ? all.videos.map((id) => id.toLowerCase().includes(video)) : null;
+    const numbers = [];
+    for (let number = 0; number < all.i.length; number++) {
+      if (type !== -2 && all.t[number] !== type) continue;
+      if (videos && !videos[all.v[number]]) continue;
+      if (state.result && outcome(number, a) !== state.result) continue;
+      if (change && !change(outcome(number, a), outcome(number, b), [all.p[a][number], all.p[b][number]])) continue;
+      if (wanted && !lower[number].includes(wanted)) continue;
+      numbers.push(number);
+    }
+    return numbers;
+  }
+
+  // ---- elements
+  function el(tag, attributes, ...children) {
+    const element = tag === "svg" || tag === "path" || tag === "circle"
+      ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes || {})) if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
+    element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+    return element;
+  }
+  const mark = (result, who) => el("span", {class: `mark ${result}`, role: "img", "aria-label": `${who}: ${RESULTS[result]}`, title: `${who}: ${RESULTS[result]}`}, MARKS[result]);
+  const compares = () => Number(state.b) >= 0;
+
+  // ---- the list
+  let numbers = [], drawing = 0;
+  function drawList() {
+    numbers = filtered();
+    const nPages = Math.max(1, Math.ceil(numbers.length / PER_PAGE)), page = Math.min(Math.max(0, Number(state.page) || 0), nPages - 1);
+    const hasAnswers = meta.settings[Number(state.a)].answers;
+    const rows = numbers.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((number) => {
+      const link = el("a", {href: address({question: all.i[number]}), "data-number": number},
+        el("span", {class: "marks"}, hasAnswers ? mark(outcome(number, Number(state.a)), "A") : null, hasAnswers && compares() ? mark(outcome(number, Number(state.b)), "B") : null),
+        el("span", {class: "words"}, el("span", {class: "text"}, all.q[number]), el("span", {class: "of"}, all.videos[all.v[number]])));
+      return el("li", {}, link);
+    });
+    byId("results").replaceChildren(...rows);
+    byId("count").textContent = `${numbers.length.toLocaleString("en")} of ${all.i.length.toLocaleString("en")} questions`;
+    byId("pageno").textContent = `${page + 1} / ${nPages}`;
+    byId("before").disabled = page === 0;
+    byId("after").disabled = page + 1 === nPages;
+    byId("before").onclick = () => change({page: String(page - 1)});
+    byId("after").onclick = () => change({page: String(page + 1)});
+  }
+  function markCurrent(number) {
+    for (const link of byId("results").querySelectorAll("a")) {
+      const isCurrent = Number(link.dataset.number) === number;
+      link.toggleAttribute("aria-current", isCurrent);
+      if (isCurrent) link.scrollIntoView({block: "nearest"});
+    }
+  }
+
+  // ---- one question
+  const seconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} s`;
+  function shownPositions(n, set, settings) {
+    const shown = new Set(meta.shown[set][n]);
+    for (const setting of settings) for (const position of (setting && setting.k) || []) shown.add(position);
+    return [...shown].sort((x, y) => x - y);
+  }
+  function curve(values, positions, at, className) {
+    const low = Math.min(...values), high = Math.max(...values), y = (position) => 30 - 26 * (high > low ? (values[position] - low) / (high - low) : 0.5);
+    const here = y(positions[at]), before = at ? (y(positions[at - 1]) + here) / 2 : null, after = at + 1 < positions.length ? (y(positions[at + 1]) + here) / 2 : null;
+    const path = (before === null ? `M50 ${here}` : `M0 ${before}L50 ${here}`) + (after === null ? "" : `L100 ${after}`);
+    return el("path", {d: path, class: className, "vector-effect": "non-scaling-stroke"});
+  }
+  function strip(detail, set, sides, images) {
+    const frames = detail.f[set];
+    if (!frames) return el("p", {class: "muted"}, "No frames: the video could not be read.");
+    const n = frames.s.length, uniform = meta.uniform[set][n] || [], settings = sides.map((side) => side.content);
+    const positions = shownPositions(n, set, settings);
+    const scored = sides.map((side) => (side.scorer >= 0 ? detail.c[side.scorer] : null));
+    const alone = aloneOf(detail, sides);
+    const shape = images ? images.width / images.height : 16 / 9;
+    const list = el("ol", {class: "strip", style: `--cell:${Math.round(Math.min(150, Math.max(58, 68 * shape)))}px;--shape:${shape}`, "aria-label": `${n} sampled frames, ${positions.length} shown`});
+    positions.forEach((position, at) => {
+      const time = frames.s[position], isTrue = detail.m.some(([start, end]) => start <= time && time <= end);
+      const by = sides.filter((side) => side.content && (side.content.k || []).includes(position));
+      const isUniform = uniform.includes(position), scores = sides.map((side, number) => scored[number] ? `score of ${side.letter} ${scored[number][position].toPrecision(3)}` : "").filter((text, number, each) => text && each.indexOf(text) === number);
+      const said = alone ? alone[position] : undefined;
+      const words = [`Frame ${position + 1} of ${n}, at ${seconds(time)}`, ...scores, ...by.map((side) => `keyframe of ${side.letter}`), isUniform ? "evenly spread keyframe" : "", isTrue ? "in a true moment" : "", said === undefined ? "" : `alone it answers: ${detail.o[said]}`].filter(Boolean).join("; ");
+      const image = images && images.images[frames.r[position]];
+      const chart = el("svg", {viewBox: "0 0 100 34", preserveAspectRatio: "none", "aria-hidden": "true"});
+      scored.forEach((values, number) => { if (values && (number === 0 || values !== scored[0])) chart.append(curve(values, positions, at, `curve ${sides[number].letter}`)); });
+      list.append(el("li", {class: ["cell", by.length ? "chosen" : "", ...by.map((side) => `by-${side.letter}`), isTrue ? "true" : ""].join(" "), title: words},
+        el("span", {class: "tags", "aria-hidden": "true"}, ...by.map((side) => el("b", {class: side.letter}, side.letter)), isUniform ? el("i", {}, "◇") : null),
+        image ? el("img", {src: `data:image/webp;base64,${image}`, alt: words, width: images.width, height: images.height}) : el("span", {class: "blank", role: "img", "aria-label": words}),
+        el("span", {class: "truth"}), chart,
+        el("span", {class: "time", "aria-hidden": "true"}, seconds(time), said === undefined ? null : el("b", {class: detail.y === null ? "" : said === detail.y ? "right" : "wrong"}, LETTER(said)))));
+    });
+    return list;
+  }
+  function aloneOf(detail, sides) {
+    if (detail.l) return detail.l;
+    const said = {};
+    for (const side of sides) if (side.content && side.content.f) side.content.k.forEach((position, at) => { said[position] = side.content.f[at]; });
+    meta.settings.forEach((setting, number) => {  // voting asks about each keyframe alone, whoever looks at it
+      const content = detail.w[number];
+      if (setting.frames === meta.settings[Number(state.a)].frames && content && content.f) content.k.forEach((position, at) => { if (!(position in said)) said[position] = content.f[at]; });
+    });
+    return Object.keys(said).length ? said : null;
+  }
+  function optionsTable(detail, sides, number) {
+    if (!detail.o.length) return momentsList(detail, sides);
+    const answered = sides.filter((side) => side.content && side.content.p);
+    const head = el("tr", {}, el("th", {scope: "col"}, ""), el("th", {scope: "col", class: "left"}, "Option"), ...sides.map((side) => el("th", {scope: "col"}, el("span", {class: `who ${side.letter}`}, side.letter))));
+    const rows = detail.o.map((option, at) => el("tr", {class: at === detail.y ? "answer" : ""}, el("th", {scope: "row"}, LETTER(at)),
+      el("td", {class: "left"}, option, at === detail.y ? el("span", {class: "flag"}, "right answer") : null),
+      ...sides.map((side) => {
+        if (!answered.includes(side)) return el("td", {}, "–");
+        const isChosen = all.p[side.number].charCodeAt(number) - 48 === at, thousandths = side.content.p[at];
+        const votes = side.content.v ? ` · ${side.content.v[at]} votes` : "";
+        return el("td", {class: `chance ${side.letter}${isChosen ? " picked" : ""}`}, el("span", {class: "bar", style: `--share:${thousandths / 10}%`}), el("span", {}, `${(thousandths / 10).toFixed(1)} %${votes}`), isChosen ? el("span", {class: "sr"}, " (chosen)") : null);
+      })));
+    return el("table", {class: "options"}, el("caption", {class: "sr"}, "Options with their probabilities"), el("thead", {}, head), el("tbody", {}, ...rows));
+  }
+  function momentsList(detail, sides) {
+    const spans = (moments) => (moments || []).map(([start, end]) => `${start}–${end} s`).join(", ") || "none";
+    return el("dl", {}, el("dt", {}, "True moments"), el("dd", {}, spans(detail.m)), ...sides.flatMap((side) => [el("dt", {}, `Retrieved by ${side.letter}, best first`), el("dd", {}, spans(side.content && side.content.m))]));
+  }
+  function legend(detail, sides) {
+    const items = sides.map((side) => {
+      const values = side.scorer >= 0 ? detail.c[side.scorer] : null, scores = values ? `; score ${Math.min(...values).toPrecision(3)} to ${Math.max(...values).toPrecision(3)}` : side.scorer < 0 ? "; looks at no score" : "";
+      const result = meta.settings[side.number].answers ? mark(outcome(side.at, side.number), side.letter) : null;
+      return el("li", {}, el("b", {class: `who ${side.letter}`}, side.letter), " ", result, " ", side.name, scores, side.content && side.content.r ? el("span", {class: "reason"}, ` ${side.content.r}`) : null, side.content ? null : el("span", {class: "reason"}, " was not asked this question, or another of its id"));
+    });
+    return el("ul", {class: "legend"}, ...items, el("li", {class: "muted"}, "◇ evenly spread", detail.m.length ? " · green: true moment" : "", aloneOf(detail, sides) ? " · letter: what the frame alone would answer" : ""));
+  }
+  async function drawDetail() {
+    const turn = ++drawing, target = byId("detail");
+    const asked = state.question ? place.get(state.question) : numbers[Number(state.page) * PER_PAGE] ?? numbers[0];
+    if (asked === undefined) {
+      target.replaceChildren(el("p", {class: "muted"}, state.question ? `There is no question ${state.question} in this report.` : "No question passes these filters."));
+      return;
+    }
+    try {
+      const detail = await detailOf(asked), a = Number(state.a), b = Number(state.b);
+      const sides = (b >= 0 ? [a, b] : [a]).map((number, side) => {
+        const setting = meta.settings[number], run = meta.runs.length > 1 ? `${meta.runs[setting.run]}: ` : "";
+        return {letter: "AB"[side], number, at: asked, name: run + setting.name, scorer: setting.scorer, set: setting.frames, content: detail.w[number]};
+      });
+      const strips = [];
+      for (const set of new Set(sides.map((side) => side.set))) {
+        const own = sides.filter((side) => side.set === set), images = detail.f[set] ? await picturesOf(set, all.v[asked]) : null;
+        strips.push(strip(detail, set, own, images));
+      }
+      if (turn !== drawing) return;
+      const type = all.t[asked] >= 0 ? meta.types[all.t[asked]] : "", [start, end] = detail.d, at = numbers.indexOf(asked);
+      const step = (by, words) => { const next = numbers[at + by]; return el("a", {class: "step", href: at < 0 || next === undefined ? null : address({question: all.i[next]}), "aria-label": words}, by < 0 ? "←" : "→"); };
+      target.replaceChildren(
+        el("div", {class: "title"}, el("h3", {tabindex: "-1"}, all.q[asked]), el("nav", {"aria-label": "questions"}, step(-1, "previous question"), step(1, "next question"))),
+        el("p", {class: "muted"}, el("a", {href: address({video: all.videos[all.v[asked]], page: "0"}), title: "all questions about this video"}, all.videos[all.v[asked]]),
+          type ? ` · ${type}` : "", start !== null || end !== null ? ` · clip ${start === null ? "from the beginning" : `${start} s`} to ${end === null ? "the end" : `${end} s`}` : "", detail.m.length ? ` · true moments ${detail.m.map(([from, to]) => `${from}–${to} s`).join(", ")}` : "", ` · ${all.i[asked]}`),
+        legend(detail, sides), ...strips, optionsTable(detail, sides, asked));
+      target.dataset.question = all.i[asked];
+      markCurrent(asked);
+    } catch (error) {
+      if (turn === drawing) target.replaceChildren(el("p", {class: "reason"}, error.message));
+    }
+  }
+
+  // ---- controls
+  function drawControls() {
+    for (const name of ["text", "video", "type", "result", "change", "a", "b"]) {
+      const control = byId(`by-${name}`);
+      if (control && control.value !== state[name]) control.value = state[name];
+    }
+    byId("by-change").disabled = !compares();
+  }
+  function draw() { drawControls(); drawList(); return drawDetail(); }
+  function change(changes) {
+    const next = address({page: "0", question: "", ...changes});
+    history.replaceState(null, "", next);
+    fromAddress();
+    return draw();
+  }
+  let waiting = 0;
+  for (const name of ["text", "video"]) byId(`by-${name}`).addEventListener("input", (event) => { clearTimeout(waiting); waiting = setTimeout(() => change({[name]: event.target.value}), 150); });
+  for (const name of ["type", "result", "change"]) byId(`by-${name}`).addEventListener("change", (event) => change({[name]: event.target.value}));
+  for (const name of ["a", "b"]) byId(`by-${name}`).addEventListener("change", (event) => change({[name]: event.target.value, question: state.question}));
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("clear").addEventListener("click", () => change({...DEFAULTS}));
+  document.addEventListener("keydown", (event) => {
+    const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+    if (event.key === "Escape" && isTyping) event.target.blur();
+    if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+    const steps = byId("detail").querySelectorAll(".step");
+    if (event.key === "/") { event.preventDefault(); byId("by-text").focus(); }
+    if ((event.key === "j" || event.key === "n") && steps[1] && steps[1].hasAttribute("href")) location.hash = steps[1].getAttribute("href");
+    if ((event.key === "k" || event.key === "p") && steps[0] && steps[0].hasAttribute("href")) location.hash = steps[0].getAttribute("href");
+  });
+  window.addEventListener("hashchange", () => { fromAddress(); draw(); });
+
+  fromAddress();
+  const isLinked = state.question !== "";
+  loadIndex().then(draw).then(() => {
+    byId("examples").setAttribute("aria-busy", "false");
+    if (isLinked) byId("examples").scrollIntoView();
+  }).catch((error) => { byId("count").textContent = error.message; });
+})();

@@ -1,0 +1,226 @@
+"""The facts of a run for its report: what ran with which data and weights, what failed, what it cost and what the cache saved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cache.record import Record
+from pipeline.datasets.question import Rejected
+from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
+from pipeline.metrics.accuracy import Answered
+from pipeline.text_table import human_size
+from reports.artifacts import unusual
+from reports.page.runs import ReportedRun
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+
+EXAMPLES_SHOWN = 20
+TRAININGS = ("pretrain_localizer", "refine_localizer", "finetune_answerer")
+STAGES_OF_WEIGHTS = ("import_backbone", "train_backbone", "init_localizer", "init_answerer", *TRAININGS)
+# What several steps read: each would make it again if nothing was kept.
+SHARED = ("sample_frames", "extract_features")
+
+
+@dataclass(frozen=True)
+class ReportedStep:
+    """A step of the chain: its stage, which of them it is, its artifact, and the config keys worth showing."""
+
+    stage: str
+    setting: str
+    id: str
+    holds: str
+    config: str
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Inputs that failed for one reason: `what` they are, the reason's code, how many, and the first of them with details."""
+
+    what: str
+    code: str
+    count: int
+    examples: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage cost, by the records of its artifacts; `reused_seconds` of these were spent before the run."""
+
+    stage: str
+    n_artifacts: int
+    seconds: float
+    reused_seconds: float
+    peak_memory: str
+    devices: str
+
+
+@dataclass(frozen=True)
+class TrainingCourse:
+    """The course of a training: its steps, and by figure the (step, value) over held-out videos."""
+
+    name: str
+    steps: Sequence[TrainingStep]
+    figures: dict[str, list[tuple[int, float]]]
+
+
+def what_ran(run: ReportedRun) -> list[tuple[str, str]]:
+    """Return what was run, on what and with what, as names and values."""
+    records = run.records()
+    questions = run.store.record(run.headline.questions)
+    frames = run.store.record(run.headline.frames)
+    split = f", split {questions.config['split']}" if questions.config["split"] else ""
+    first = f", the first {questions.config['limit']} questions" if questions.config["limit"] else ""
+    videos = f"{frames.rows.get('videos', 0):,} videos" if frames.rows else ""
+    facts = [
+        ("Recipe", run.recipe),
+        ("Data", f"{questions.config['dataset']}{split}{first}: {questions.rows['questions']:,} questions, {videos}"),
+        ("Frames", _sampling(frames)),
+        ("Keyframes", _keyframes(run)),
+        ("Weights", "; ".join(_weights(run))),
+        ("Devices", ", ".join(sorted({record.device for record in records if record.device}))),
+        ("Libraries", ", ".join(sorted({f"{name} {v}" for record in records for name, v in record.libraries.items()}))),
+        ("Code", ", ".join(sorted({record.git_revision[:12] for record in records if record.git_revision}))),
+        ("Finished", max(record.finished for record in records)[:16].replace("T", " ") + " UTC"),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def steps_of(run: ReportedRun) -> list[ReportedStep]:
+    """Return every step of the chain, in its order."""
+    steps = []
+    for pin in run.pins:
+        if run.store.exists(pin.id):
+            record = run.store.record(pin.id)
+            holds = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in list(record.rows.items())[:1])
+            config = ", ".join(f"{key} = {value}" for key, value in unusual(record).items())
+            steps.append(ReportedStep(pin.stage, pin.setting, pin.id, holds, config))
+    return steps
+
+
+def failures_of(run: ReportedRun) -> list[FailureGroup]:
+    """Return what could not be used, by reason: annotation rows, videos, and questions of the headline's setting."""
+    rejected = [
+        (row.reason, f"{row.file} line {row.line}: {row.reason}")
+        for _, questions in run.artifacts("list_questions")
+        if isinstance(questions, Questions)
+        for row in questions.typed_rows("rejected", Rejected)
+    ]
+    videos = {
+        video.video_id: (video.reason.code, f"{video.video_id}: {video.reason.details or video.reason}")
+        for _, frames in run.artifacts("sample_frames")
+        if isinstance(frames, Frames)
+        for video in frames.videos()
+        if video.status != "ok"
+    }
+    groups = [*_groups("annotation rows", rejected), *_groups("videos", list(videos.values()))]
+    if run.headline.answers is not None:
+        rows = Answers(run.store, run.headline.answers).typed_rows("answers", Answered)
+        reasons = [(row.reason.code, f"{row.question_id}: {row.reason}") for row in rows if row.reason]
+        groups += _groups("questions without an answer", reasons)
+    return groups
+
+
+def costs_of(run: ReportedRun) -> list[StageCost]:
+    """Return what each stage cost, in the order of the chain."""
+    by_stage: dict[str, list[Record]] = {}
+    for record in run.records():
+        by_stage.setdefault(record.stage, []).append(record)
+    return [
+        StageCost(
+            stage,
+            len(records),
+            sum(record.seconds for record in records),
+            sum(record.seconds for record in records if run.started and record.finished < run.started),
+            human_size(max(record.peak_memory_bytes for record in records)),
+            ", ".join(sorted({record.device for record in records})),
+        )
+        for stage, records in by_stage.items()
+    ]
+
+
+def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
+    """Return what was not made again, in sentences: between runs, and between the steps of this one."""
+    sentences = []
+    reused = sum(cost.reused_seconds for cost in costs)
+    if reused:
+        n_before = sum(record.finished < run.started for record in run.records())
+        sentences.append(
+            f"{n_before} of {len(run.records())} artifacts were there before this run and were reused: "
+            f"{duration(reused)} of work."
+        )
+    uses = Counter(id for record in run.records() for id in set(record.inputs.values()) if id)
+    shared = [record for record in run.records() if record.stage in SHARED and uses[record.id] > 1]
+    if shared:
+        saved = sum((uses[record.id] - 1) * record.seconds for record in shared)
+        once = sum(record.seconds for record in shared)
+        sentences.append(
+            f"Frames and features were made once, in {duration(once)}, and read by "
+            f"{sum(uses[record.id] for record in shared)} steps: making them for each would have taken {duration(saved)} more."
+        )
+    return sentences
+
+
+def trainings_of(run: ReportedRun) -> list[TrainingCourse]:
+    """Return the course of each training that has one."""
+    courses = []
+    for stage in TRAININGS:
+        for setting, weights in run.artifacts(stage):
+            steps = sorted(weights.typed_rows("curves", TrainingStep))
+            figures: dict[str, list[tuple[int, float]]] = {}
+            for row in sorted(weights.typed_rows("validation", ValidationFigure)):
+                figures.setdefault(row.figure, []).append((row.step, row.value))
+            part = "Answerer" if stage == "finetune_answerer" else "Localizer"
+            done = {
+                "pretrain_localizer": "pre-trained",
+                "refine_localizer": "refined",
+                "finetune_answerer": "fine-tuned",
+            }
+            name = f"{part} {done[stage]}" + (f", {setting}" if setting else "")
+            courses += [TrainingCourse(name, steps, figures)] if steps else []
+    return courses
+
+
+def duration(seconds: float) -> str:
+    """Return `3.2 s`, `5 min`, `2 h 05 min` and the like."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _groups(what: str, failed: Sequence[tuple[str, str]]) -> list[FailureGroup]:
+    by_code: dict[str, list[str]] = {}
+    for code, example in failed:
+        by_code.setdefault(code, []).append(example)
+    ordered = sorted(by_code.items(), key=lambda item: -len(item[1]))
+    return [FailureGroup(what, code, len(examples), examples[:EXAMPLES_SHOWN]) for code, examples in ordered]
+
+
+def _sampling(frames: Record) -> str:
+    config = frames.config
+    if config["sampling"] == "fixed_rate":
+        return f"{config['frames_per_second']:g} a second, {config['size']} × {config['size']} pixels for the model"
+    return f"{config['frames']} a clip, {config['sampling']}, {config['size']} × {config['size']} pixels for the model"
+
+
+def _keyframes(run: ReportedRun) -> str:
+    if run.headline.keyframes is None:
+        return ""
+    config = run.store.record(run.headline.keyframes).config
+    by = f", ranked by {config['rank_by'].replace('_', ' ')}" if run.headline.scores else ""
+    return f"{config['k']} a question{by}"
+
+
+def _weights(run: ReportedRun) -> list[str]:
+    lines = []
+    for pin in run.pins:
+        if pin.stage in STAGES_OF_WEIGHTS and run.store.exists(pin.id):
+            name = run.store.record(pin.id).config.get("weights")
+            if name:
+                lines.append(f"{pin.stage.split('_', 1)[1]}: {name}")
+            elif pin.stage == "train_backbone":
+                lines.append("backbone: trained from scratch")
+    return list(dict.fromkeys(lines))

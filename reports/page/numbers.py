@@ -1,0 +1,216 @@
+"""The numbers of a report's upper part: what was measured, beside what the paper says, and what each step adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from pipeline.datasets.question import Question
+from pipeline.engine.recipe import LOCALIZERS, available, load
+from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome
+from pipeline.metrics.comparison import PairedRow, comparison_table
+from pipeline.metrics.coverage import CoverageRow
+from pipeline.reasons import Reason
+from pipeline.recipes.results import Choice, keyframe_quality
+from reports.page.runs import ANSWERED_COLUMNS, EvaluatedSetting, ReportedRun
+from reports.paper import read_paper
+from reports.results import headline_interval
+from stages.all import STAGES
+from stages.answer_questions import Answers
+from stages.evaluate import Metrics, outcomes, reporting
+from stages.evaluate_localization import LocalizationMetrics
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.select_keyframes import Keyframes
+
+OF_THE_PAPER = {"frames": 32, "k": 4}
+_NOT_ASKED = Reason("not_asked")
+FIRST, LAST = ("random", "uniform"), ("oracle",)
+
+
+@dataclass(frozen=True)
+class MeasuredCell:
+    """One number of the table of results, in percent; `interval` is its 95 % interval, `paper` what the paper reports."""
+
+    percent: float | None
+    interval: tuple[float, float] | None = None
+    paper: float | None = None
+    is_headline: bool = False
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one step of the chain adds: the paired difference of two settings over the same questions."""
+
+    step: str
+    paired: PairedRow
+
+
+class RunNumbers:
+    """The numbers of one run whose questions have options; each table is read once."""
+
+    def __init__(self, run: ReportedRun) -> None:
+        self.run = run
+        self.questions = Questions(run.store, run.headline.questions)
+        self._outcomes: dict[str, list[Outcome]] = {}
+
+    @cached_property
+    def asked(self) -> list[Question]:
+        """The questions, in the order of their file."""
+        return self.questions.questions()
+
+    @cached_property
+    def settings(self) -> list[EvaluatedSetting]:
+        """The settings that answered the headline's questions, in the order of the table."""
+        same = [each for each in self.run.settings if each.questions == self.run.headline.questions and each.answers]
+        return sorted(same, key=lambda setting: (_place(setting.row), ANSWERED_COLUMNS.index(_column(setting))))
+
+    def metrics(self, setting: EvaluatedSetting) -> list[AccuracyRow]:
+        """Return the rows of a setting's accuracy table."""
+        return Metrics(self.run.store, setting.metrics).accuracies()
+
+    def headline(self, setting: EvaluatedSetting) -> AccuracyRow:
+        """Return the one row by which the data set is compared."""
+        return next(row for row in self.metrics(setting) if row.is_headline)
+
+    def coverage(self) -> list[CoverageRow]:
+        """Return how many of the headline's questions could be asked."""
+        return Metrics(self.run.store, self.run.headline.metrics).typed_rows("coverage", CoverageRow)
+
+    def outcomes(self, setting: EvaluatedSetting) -> list[Outcome]:
+        """Return what became of each question, in the order of the questions."""
+        assert setting.answers is not None
+        if setting.answers not in self._outcomes:
+            rows = Answers(self.run.store, setting.answers).typed_rows("answers", Answered)
+            by_id = {row.question_id: row for row in rows}
+            known = {question.question_id: question for question in self.asked}
+            in_order = [by_id.get(id) or Answered(id, known[id].video_id, _NOT_ASKED, None) for id in known]
+            self._outcomes[setting.answers] = outcomes(known, in_order)
+        return self._outcomes[setting.answers]
+
+    def paired(self, a: EvaluatedSetting, b: EvaluatedSetting) -> PairedRow | None:
+        """Return what the headline row says of B against A; None where no question has a known answer."""
+        pairs = [(x, y) for x, y in zip(self.outcomes(a), self.outcomes(b), strict=True) if x.answer_index is not None]
+        if not pairs:
+            return None
+        rows = comparison_table([x for x, _ in pairs], [y for _, y in pairs], reporting(self.questions))
+        return next(row for row in rows if row.is_headline)
+
+    def table(self) -> tuple[list[str], dict[str, dict[str, MeasuredCell]]]:
+        """Return the columns that have a number, and by row and column the cells."""
+        published, rows = self._published(), dict[str, dict[str, MeasuredCell]]()
+        for setting in self.settings:
+            headline, row = self.headline(setting), rows.setdefault(setting.row, {})
+            paper = published.get(setting.row, {}).get(setting.column)
+            is_headline = setting == self.run.headline
+            interval = headline_interval(headline)
+            row[setting.column] = MeasuredCell(headline.accuracy_percent, interval, paper, is_headline)
+            if setting.localization is not None:
+                quality = keyframe_quality(LocalizationMetrics(self.run.store, setting.localization))
+                row["moment recall"] = MeasuredCell(quality.moment_recall_percent)
+                row["hit"] = MeasuredCell(quality.hit_percent)
+        order = (*ANSWERED_COLUMNS, "moment recall", "hit")
+        return [column for column in order if any(column in row for row in rows.values())], rows
+
+    def gains(self) -> list[Gain]:
+        """Return what each step of the chain adds, in the chain's order."""
+        cells = {(each.row, each.column): each for each in self.settings}
+        rows = list(dict.fromkeys(each.row for each in self.settings))
+        learned = [row for row in rows if row not in ("random", *LAST)]
+        wanted = [(f"{a} → {b}", (a, "zero-shot"), (b, "zero-shot")) for a, b in pairwise(learned)]
+        last, column = self.run.headline.row, self.run.headline.column
+        wanted += [
+            ("voting → frames read together", (last, "zero-shot, voting"), (last, "zero-shot")),
+            ("zero-shot → fine-tuned Answerer", (last, "zero-shot"), (last, "fine-tuned")),
+            (f"uniform → {last}, fine-tuned", ("uniform", "fine-tuned"), (last, "fine-tuned")),
+            (f"{last} → oracle, an upper bound", (last, column), ("oracle", column)),
+        ]
+        gains = []
+        for step, a, b in wanted:
+            if a != b and a in cells and b in cells and (paired := self.paired(cells[a], cells[b])) is not None:
+                gains.append(Gain(step, paired))
+        return gains
+
+    def _published(self) -> Mapping[str, Mapping[str, float]]:
+        """Return the paper's numbers for this data set, by row and column; none where frames or k are not the paper's."""
+        config, headline = self.questions.record.config, self.run.headline
+        sampling = Frames(self.run.store, headline.frames).record.config
+        k = Keyframes(self.run.store, headline.keyframes).record.config["k"] if headline.keyframes else None
+        as_paper = {"frames": sampling["frames"] if sampling["sampling"] == "uniform" else None, "k": k}
+        if as_paper != OF_THE_PAPER or config.get("limit") is not None:
+            return {}
+        known, dataset = available(), config["dataset"]
+        is_split = dataset in known and load(dataset, STAGES).config_of("list_questions").split == config["split"]
+        return published(dataset) if is_split else {}
+
+
+def published(dataset: str) -> dict[str, dict[str, float]]:
+    """Return the paper's accuracies on a data set, by row and column of the table of results."""
+    known: dict[str, dict[str, float]] = {}
+    for table in read_paper().tables.values():
+        for place, column in enumerate(table.columns):
+            for row in table.rows if (column.dataset, column.figure) == (dataset, "accuracy") else ():
+                is_plain = row.published and not (row.settings or row.evaluated or row.tuned_on or row.is_forward)
+                if is_plain and row.keyframes and (value := row.published_in(place)) is not None:
+                    known.setdefault(Choice(row.keyframes, 1).name, {}).setdefault(row.answered, value)
+    return known
+
+
+def _column(setting: EvaluatedSetting) -> str:
+    return setting.column if setting.column in ANSWERED_COLUMNS else ANSWERED_COLUMNS[-1]
+
+
+def _place(row: str) -> tuple[str, int, str]:
+    """Where a row stands: by seed, then plain selectors, Localizers in the order of their training, upper bounds."""
+    seed, _, name = row.rpartition(": ")
+    localizers = [place for place, known in enumerate(LOCALIZERS.values()) if name.startswith(known)]
+    if name in FIRST:
+        return seed, FIRST.index(name), name
+    return seed, 100 if name in LAST else 10 + localizers[0] if localizers else 5, name
+
+
+def sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
+    """Return the result in one sentence, as parts of it that are (text, whether it is the result itself)."""
+    run, config = numbers.run, numbers.questions.record.config
+    headline = numbers.headline(run.headline)
+    where = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
+    if headline.accuracy_percent is None:
+        n = headline.n_unlabelled
+        return [
+            (
+                f"On {where}, {n:,} questions were answered; the right answers are not known, so there is no accuracy.",
+                False,
+            )
+        ]
+    setting = run.headline
+    who = "the fine-tuned Answerer" if setting.column == "fine-tuned" else "the zero-shot Answerer"
+    how = "voting over" if setting.column.endswith("voting") else "reading"
+    parts = [
+        (f"On {where}, {who}, {how} {_frames_of(setting.row)}, gives the right answer to ", False),
+        (f"{headline.accuracy_percent:.1f} %", True),
+        (f" of {headline.n_questions:,} questions", False),
+    ]
+    if (interval := headline_interval(headline)) is not None:
+        parts.append((f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f})", False))
+    baseline = run.baseline
+    if baseline is not None and (paired := numbers.paired(baseline, setting)) is not None:
+        parts += _against_uniform(paired)
+    return [*parts, (".", False)]
+
+
+def _frames_of(row: str) -> str:
+    _, _, name = row.rpartition(": ")
+    if "Localizer" in name:
+        return f"the keyframes of the {name}"
+    return f"{'evenly spread' if name == 'uniform' else name} keyframes"
+
+
+def _against_uniform(paired: PairedRow) -> list[tuple[str, bool]]:
+    points, low, high = paired.difference_points, paired.low_points, paired.high_points
+    words = f"{abs(points):.1f} points {'more' if points >= 0 else 'fewer'} than from evenly spread frames"
+    if low is None or high is None:
+        return [(f": {words}", False)]
+    verdict = "" if low > 0 or high < 0 else ", which may be chance"
+    return [(": ", False), (words, True), (f" ({low:+.1f} to {high:+.1f}{verdict})", False)]

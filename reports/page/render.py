@@ -1,0 +1,140 @@
+"""From a run to the words, tables and plots of its page, and the page itself."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.metrics.accuracy import AccuracyRow
+from pipeline.metrics.calibration import expected_calibration_error
+from reports.page import figures
+from reports.page.compared import compared
+from reports.page.curves import calibration_of, keyframes_over_clips, scores_over_clips
+from reports.page.facts import cache_savings, costs_of, duration, failures_of, steps_of, trainings_of, what_ran
+from reports.page.numbers import RunNumbers, sentence
+from reports.page.runs import EvaluatedSetting, ReportedRun
+from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
+from stages.list_questions import Questions
+
+HERE = Path(__file__).parent
+ASSETS = ("page.html.j2", "style.css", "theme.js", "browser.js")
+TYPE_SCOPES = ("group", "type", "pooled")
+
+
+def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) -> str:
+    """Return the HTML; `shape_notes` is of how many videos the shape that players show is not known."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"duration": duration, "enumerate": enumerate}
+    css, theme_js, browser_js = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ASSETS[1:])
+    shapes = "that players show" + (f", of {shape_notes:,} videos as they are coded" if shape_notes else "")
+    now = datetime.now(UTC)
+    return environment.get_template(ASSETS[0]).render(
+        title=" against ".join(run.title for run in runs[::-1]) if runs[1:] else runs[0].title,
+        runs=[_of_run(run) for run in runs],
+        comparison=compared(*runs) if runs[1:] else None,
+        meta=meta,
+        css=css,
+        theme_js=theme_js,
+        browser_js=browser_js,
+        policy=_policy([theme_js, browser_js]),
+        shape_words=shapes,
+        footer=f"Written on {now:%Y-%m-%d at %H:%M} UTC by sevila. Needs no network; nothing leaves this folder.",
+    )
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return what the page may load: its own two scripts, and data files beside it; nothing from anywhere else."""
+    hashes = " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts)
+    own = {"script-src": f"'self' file: {hashes}", "style-src": "'unsafe-inline'", "img-src": "data:"}
+    none = dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
+    return "; ".join(f"{what} {where}" for what, where in (none | own).items())
+
+
+def _of_run(run: ReportedRun) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "title": run.title,
+        "facts": what_ran(run),
+        "steps": steps_of(run),
+        "failures": failures_of(run),
+        "costs": (costs := costs_of(run)),
+        "savings": cache_savings(run, costs),
+        "training_figures": list(map(figures.training_figure, trainings_of(run))),
+        "position_figure": figures.position_figure(scores_over_clips(run), keyframes_over_clips(run), "yes, %"),
+        "moment_rows": [],
+        "columns": [],
+        "rows": {},
+        "types": {},
+        "gains": [],
+        "calibration_figure": None,
+    }
+    return content | (_of_answers(run) if run.headline.answers else _of_moments(run))
+
+
+def _of_answers(run: ReportedRun) -> dict[str, Any]:
+    numbers = RunNumbers(run)
+    columns, rows = numbers.table()
+    shown = [run.headline, *([run.baseline] if run.baseline else [])]
+    types = {setting.name: _types(numbers, setting) for setting in shown}
+    types = {name: of_types for name, of_types in types.items() if len(of_types) > 1}
+    bins = {setting.name: calibration_of(numbers, setting) for setting in shown}
+    gains = numbers.gains()
+    is_known = numbers.headline(run.headline).accuracy_percent is not None
+    return {
+        "sentence": sentence(numbers),
+        "columns": columns if is_known else [],
+        "rows": rows,
+        "notes": _notes(numbers, rows) if is_known else [],
+        "types": types if is_known else {},
+        "type_names": list(dict.fromkeys(name for of_types in types.values() for name in of_types)),
+        "types_figure": figures.types_figure({name: list(each.values()) for name, each in types.items()}),
+        "gains": gains,
+        "gains_figure": figures.gains_figure(gains),
+        "calibration_figure": figures.calibration_figure(bins),
+        "calibration_error": expected_calibration_error(bins[run.headline.name]),
+    }
+
+
+def _of_moments(run: ReportedRun) -> dict[str, Any]:
+    metrics = MomentMetrics(run.store, run.headline.metrics)
+    config, headline = Questions(run.store, run.headline.questions).record.config, metrics.headline()
+    where = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
+    parts = [(f"On {where}, the true moments of the {headline.n_queries:,} queries are not known.", False)]
+    if headline.recall_at_one_percent is not None:
+        value = (f"{headline.recall_at_one_percent:.1f} %", True)
+        parts = [(f"On {where}, the first moment retrieved is right (IoU 0.5) for ", False), value]
+        parts.append((f" of {headline.n_queries:,} queries.", False))
+    rows = [row for row in metrics.typed_rows("moment_metrics", MomentMetricsRow) if row.iou_threshold in (0.5, 0.7)]
+    return {"sentence": parts, "moment_rows": rows, "notes": []}
+
+
+def _types(numbers: RunNumbers, setting: EvaluatedSetting) -> dict[str, AccuracyRow]:
+    return {row.name: row for row in numbers.metrics(setting) if row.scope in TYPE_SCOPES}
+
+
+def _notes(numbers: RunNumbers, rows: dict[str, dict[str, Any]]) -> list[str]:
+    asked, *others = numbers.coverage()
+    n_questions = sum(row.n_questions for row in (asked, *others))
+    notes = ["Right answers in percent, with 95 % intervals by resampling whole videos."]
+    notes[0] += f" {asked.n_questions:,} of {n_questions:,} questions ({asked.questions_percent:.1f} %) could be asked"
+    lost = ", ".join(f"{row.n_questions:,} {row.reason.replace('_', ' ')}" for row in others)
+    notes[0] += f"; the others count as wrong ({lost})." if others else "."
+    if any("moment recall" in cells for cells in rows.values()):
+        notes.append(
+            "Moment recall: of the true moments, those with a keyframe inside. Hit: questions with such a keyframe."
+        )
+    is_published = any(cell.paper is not None for cells in rows.values() for cell in cells.values())
+    if is_published:
+        notes.append("Paper: SeViLA, arXiv 2305.06988, the same split, 4 of 32 frames.")
+    else:
+        notes.append("The paper has no number for this data, split, or number of frames.")
+    return notes

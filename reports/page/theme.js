@@ -1,0 +1,17 @@
+"use strict";
+(() => {
+  const root = document.documentElement, KEY = "sevila-theme";
+  const kept = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
+  const isDark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  if (["dark", "light"].includes(kept())) root.dataset.theme = kept();
+  document.addEventListener("DOMContentLoaded", () => {
+    const button = document.getElementById("theme");
+    const show = () => { button.textContent = isDark() ? "Light" : "Dark"; };
+    button.addEventListener("click", () => {
+      root.dataset.theme = isDark() ? "light" : "dark";
+      try { localStorage.setItem(KEY, root.dataset.theme); } catch { /* a page from a disk may keep nothing */ }
+      show();
+    });
+    show();
+  });
+})();

@@ -1,0 +1,195 @@
+"""Whether a recipe can run here, and what that would take: time, disk and GPU memory by measured rates."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cache.errors import MissingSourceError
+from pipeline.engine.dry_run import DryRun
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.sources import Sources, VideoFiles
+from pipeline.engine.stage import Artifact, RunContext, Stage
+from pipeline.recipes.requirements import SCORER_WEIGHTS, scorer_of, uses_answerer, uses_localizer
+from pipeline.text_table import aligned, duration, human_size
+from reports.findings import Finding
+from reports.rates import measured_rates
+from stages.chain import chain_of
+from stages.list_questions import Questions
+
+OF_RECIPE = "recipe"
+ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and nobody knows yet how long it is
+
+
+class Amounts(NamedTuple):
+    """What an artifact is of, as far as it is known before it is made."""
+
+    questions: int = 0
+    videos: int = 0
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """One step that is to be made: how much of what, and how long that took on the card that was measured; None: not measured."""
+
+    stage: str
+    setting: str
+    amount: int
+    unit: str
+    seconds: float | None
+    disk_bytes: int = 0
+    gpu_bytes: float = 0.0
+
+
+@dataclass
+class RecipeEstimate:
+    """What a recipe would take; `card` is whose rates they are."""
+
+    card: str
+    steps: list[StepEstimate] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps that are measured."""
+        return sum(step.seconds or 0.0 for step in self.steps)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of frames and features, which are nearly all of it."""
+        return sum(step.disk_bytes for step in self.steps)
+
+    @property
+    def gpu_bytes(self) -> float:
+        """The most that a step takes."""
+        return max((step.gpu_bytes for step in self.steps), default=0.0)
+
+
+class Estimating(DryRun):
+    """Walks a chain as a plan does, and adds up what it would make."""
+
+    def __init__(self, recipe: Recipe, run: RunContext) -> None:
+        super().__init__(recipe, run)
+        self.estimate = RecipeEstimate(str(measured_rates()["card"]))
+        self._cfg = recipe
+        self._amounts: dict[int, tuple[Any, Amounts]] = {}  # by the handle, which is kept alive
+
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
+        """Return a handle as a plan does, and note how much it is of."""
+        handle = super().__call__(stage, *inputs, setting=setting, **changes)
+        amounts = self._of(stage, handle, inputs)
+        self._amounts[id(handle)] = (handle, amounts)
+        if self.steps[-1].status != "exists":
+            self.estimate.steps.append(_step(self._cfg.config(stage, **changes), stage.name, amounts, setting))
+        return handle
+
+    def _of(self, stage: Stage, handle: Artifact, inputs: tuple[Any, ...]) -> Amounts:
+        if isinstance(handle, Questions) and handle.id is not None and handle.store.exists(handle.id):
+            return Amounts(questions=handle.record.rows["questions"], videos=handle.record.rows["videos"])
+        for value in inputs:
+            if isinstance(value, VideoFiles):
+                return _frames(self._cfg.config_of(stage.name), value)
+        known = [self._amounts[id(value)][1] for value in inputs if id(value) in self._amounts]
+        return Amounts(*(max((getattr(each, name) for each in known), default=0) for name in Amounts._fields))
+
+
+def _frames(cfg: Any, files: VideoFiles) -> Amounts:
+    there = [video for video in files.videos if video.path is not None]
+    a_clip = cfg.frames if cfg.sampling != "fixed_rate" else round(cfg.frames_per_second * ASSUMED_SECONDS)
+    return Amounts(0, len(there), sum(a_clip * len(video.clips) for video in there))
+
+
+def _step(cfg: Any, name: str, amounts: Amounts, setting: str) -> StepEstimate:
+    rates: Mapping[str, Any] = measured_rates()["stages"].get(name, {})
+    tokens, width = measured_rates()["tensor_shape"]
+    if name == "sample_frames":
+        return StepEstimate(name, setting, amounts.frames, "frames", None, amounts.frames * cfg.size**2 * 3)
+    a_question = amounts.frames / max(amounts.videos, 1)
+    counts = {"frames": amounts.frames, "questions": amounts.questions, "pairs": round(amounts.questions * a_question)}
+    unit = rates.get("unit", "questions")
+    amount = counts[unit] * getattr(cfg, "epochs", 1)
+    seconds = amount / rates["per_second"] if rates else None
+    disk = amounts.frames * tokens * width * 2 if name == "extract_features" else 0
+    return StepEstimate(name, setting, amount, unit, seconds, disk, rates.get("gpu_gigabytes", 0.0) * 1e9)
+
+
+def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[list[Finding], RecipeEstimate | None]:
+    """Return what stands in a recipe's way here, and what it would take; None where its models were not measured.
+
+    Args:
+        sources: those that the store's memory stands in for, so that one missing thing does not hide the next.
+    """
+    findings = [*_missing(recipe, sources)]
+    walked = Estimating(recipe, run)
+    steps = walked.walk(chain_of(recipe), sources)
+    why = dict.fromkeys(
+        step.why for step in steps if step.status == "blocked" and not step.why.startswith("waits for ")
+    )
+    findings += [Finding(OF_RECIPE, "problem", each) for each in why if each not in {known.text for known in findings}]
+    counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
+    there = f"{counts['exists']} of {len(steps)} steps are in the store, {counts['build']} can be made"
+    findings.append(Finding(OF_RECIPE, "ok", f"{recipe.name}: {there}, {counts['blocked']} cannot yet"))
+    findings += _precision_findings(recipe, run)
+    if recipe.chain.backbone == "trained":
+        return findings, None
+    findings += _room(walked.estimate, run)
+    return findings, walked.estimate
+
+
+def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
+    """Everything that the recipe names and that is not here; what nobody said comes first."""
+    datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
+    names = [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
+    stages = ["import_backbone"] if recipe.chain.backbone == "imported" else []
+    stages += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
+    stages += SCORER_WEIGHTS.get(scorer_of(recipe), ())
+    names += [("weights", recipe.config_of(stage).weights) for stage in stages]
+    for kind, name in dict.fromkeys(names):
+        try:
+            if name:
+                _ = sources.weights_place(name) if kind == "weights" else sources.places.place(kind, name)
+        except MissingSourceError as error:
+            yield Finding(OF_RECIPE, "problem", str(error))
+
+
+def _precision_findings(recipe: Recipe, run: RunContext) -> Iterator[Finding]:
+    low = [name for name, cfg in recipe.configs.items() if getattr(cfg, "precision", "float32") == "float16"]
+    if low and run.torch_device() == "cpu" and "extract_features" in low:
+        text = "extract_features in float16 on a CPU: as good as never done"
+        yield Finding(OF_RECIPE, "problem", text, "--set extract_features.precision=float32, and so for the others")
+
+
+def _room(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:
+    root = run.store.root
+    here = next(folder for folder in (root, *root.parents) if folder.is_dir())
+    free = shutil.disk_usage(here).free
+    if estimate.disk_bytes:
+        enough = free > estimate.disk_bytes
+        text = (
+            f"{human_size(estimate.disk_bytes)} of frames and features are to be written, {human_size(free)} are free"
+        )
+        mend = "" if enough else "--store FOLDER on a larger disk, fewer sample_frames.frames, or `sevila cache gc`"
+        yield Finding(OF_RECIPE, "ok" if enough else "problem", text, mend)
+    if run.torch_device().startswith("cuda") and estimate.gpu_bytes:
+        import torch
+
+        total = torch.cuda.get_device_properties(run.torch_device()).total_memory
+        enough = total > estimate.gpu_bytes
+        text = f"{human_size(estimate.gpu_bytes)} of GPU memory was the most a step took, {human_size(total)} are here"
+        mend = "" if enough else "--batch-tokens 4096, and a smaller micro_batch_size of trainings"
+        yield Finding(OF_RECIPE, "ok" if enough else "problem", text, mend)
+
+
+def estimate_text(estimate: RecipeEstimate) -> str:
+    """Return the estimate for people."""
+    if not estimate.steps:
+        return "everything is in the store"
+    rows = [["step", "which", "amount", f"on one {estimate.card}"]]
+    for step in estimate.steps:
+        took = "not measured" if step.seconds is None else duration(step.seconds)
+        if step.amount and (step.seconds is not None or step.disk_bytes):
+            rows.append([step.stage, step.setting, f"{step.amount:,} {step.unit}", took])
+    total = f"together {duration(estimate.seconds)} for what was measured ({measured_rates()['setting']})"
+    return "\n".join([aligned(rows, n_left=2), "", total])

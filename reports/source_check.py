@@ -1,0 +1,46 @@
+"""What is said of where weights and data lie on this machine, and whether it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.engine.places import PlaceLookup, config_file
+from pipeline.models.released import RELEASED
+from reports.findings import Finding
+from reports.weights import placed_weights
+
+
+def weight_findings() -> Iterator[Finding]:
+    """The weights that have a place, and of those that recipes name the ones that have none."""
+    for line in placed_weights():
+        mend = f"`sevila weights import {line.name} PATH` writes another place into {config_file()}"
+        here = Finding("weights", "ok", f"{line.name}: {line.where}, {line.state}")
+        yield here if line.size_bytes is not None else here._replace(state="problem", mend=mend)
+    for name, known in RELEASED.items():
+        if name not in PlaceLookup({}).named("weights"):
+            mend = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
+            yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run without", mend)
+
+
+def dataset_findings() -> Iterator[Finding]:
+    """The data sets that have a place, and whether it is there."""
+    lookup = PlaceLookup({})
+    n_places = 0
+    for kind in ("annotations", "videos"):
+        for name, path in lookup.named(kind).items():
+            n_places += 1
+            mend = f"mount or download it, or change [{kind}] in {config_file()}"
+            text = f"{kind} {name}: {path}"
+            is_here = path.exists()
+            yield (
+                Finding("data sets", "ok", text)
+                if is_here
+                else Finding("data sets", "problem", f"{text}: nothing is there", mend)
+            )
+    if not n_places:
+        yield Finding(
+            "data sets",
+            "note",
+            f"none has a place in {config_file()} or the environment",
+            "`sevila datasets` says what is expected where; the demo brings its own",
+        )

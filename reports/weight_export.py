@@ -1,0 +1,65 @@
+"""Weights of the store, written for others: official names, or a BLIP-2 folder with our Q-Former."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.errors import SevilaError
+from cache.matching import newest
+from cache.store import Store
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.visual_prompt_weights import FILE, VisualPromptWeights
+from reports.weights import PART_OF_KIND, prompt_of
+from stages.train_backbone import TrainedBackbone, train_backbone
+
+
+def export_weights(store: Store, ids: Sequence[str], output: Path, sources: Sources) -> str:
+    """Write the weights of one or two artifacts, and return what was written, in words.
+
+    Args:
+        ids: of Localizer or Answerer weights, or the beginnings, which take the newest.
+        output: a file (.safetensors or .pth) gets official names, of a Localizer, an Answerer or both; a folder a whole BLIP-2.
+
+    Raises:
+        SevilaError: what was asked for cannot be written so.
+    """
+    from pipeline.models.export import FILE_SUFFIXES, Part, write_blip2, write_official
+    from pipeline.models.tensors import open_checkpoint
+
+    prompts = [_weights(store, id) for id in ids]
+    names = [PART_OF_KIND[prompt.kind] for prompt in prompts]
+    if len(set(names)) < len(names):
+        raise SevilaError(f"{' and '.join(ids)} are both weights of the {names[0]}; wanted a Localizer and an Answerer")
+    states = [{name: read() for name, read in open_checkpoint(prompt.checked_file(FILE)).items()} for prompt in prompts]
+    what = " and ".join(f"{name} {prompt.id}" for name, prompt in zip(names, prompts, strict=True))
+    if output.suffix in FILE_SUFFIXES:
+        parts: dict[Part, object] = {name.lower(): state for name, state in zip(names, states, strict=True)}  # type: ignore[misc]
+        write_official(parts, output)  # type: ignore[arg-type]
+        return f"{output}: {what}, by the official names; `sevila weights import NAME {output}` takes it in elsewhere"
+    if len(prompts) > 1:
+        raise SevilaError(
+            f"{output}: a BLIP-2 folder has one Q-Former; give one id, or for both a file that ends in "
+            f"{' or '.join(FILE_SUFFIXES)}"
+        )
+    backbone = _backbone(store, prompts[0])
+    with backbone.folder(RunContext(store, device="cpu", sources=sources)) as folder:
+        write_blip2(folder, states[0], output)
+    return f"{output}: BLIP-2 with the Q-Former of {what}; transformers' Blip2ForConditionalGeneration loads it"
+
+
+def _weights(store: Store, prefix: str) -> VisualPromptWeights:
+    record = newest(store, prefix)[0]
+    if record.kind not in PART_OF_KIND:
+        raise SevilaError(
+            f"{record.id} holds {record.kind}; wanted weights of a Localizer or an Answerer (`sevila weights ls` lists them)"
+        )
+    return prompt_of(store, record)
+
+
+def _backbone(store: Store, prompt: VisualPromptWeights) -> Backbone:
+    id = str(prompt.record.inputs["backbone"])
+    is_trained = store.record(id).stage == train_backbone.name
+    return (TrainedBackbone if is_trained else Backbone)(store, id)

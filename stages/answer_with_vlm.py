@@ -1,0 +1,239 @@
+"""Another video-language model reads the keyframes, as pictures of the videos' own, and chooses an option."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from cache.errors import RecipeError
+from cache.tables import Schema
+from pipeline.batching import cut
+from pipeline.engine.joined import typed_rows_of_all
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.places import ServerPlace
+from pipeline.engine.progress import track
+from pipeline.engine.sources import VideoFiles
+from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.asked_videos import AskedVideo, ask_videos
+from pipeline.inference.local_vlm import LetterReadout, LocalVlm
+from pipeline.inference.not_finite import ANSWERS, BROKEN
+from pipeline.inference.written_answers import (
+    GARBAGE,
+    REFUSED,
+    PictureReader,
+    WrittenAnswer,
+    prompt_of,
+)
+from pipeline.option_letters import INSTRUCTION
+from pipeline.reasons import Reason
+from pipeline.selection.keyframes import ChosenFrames
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.select_keyframes import Keyframes
+
+if TYPE_CHECKING:
+    from pipeline.models.image_text import ImageTextModel
+
+log = logging.getLogger("sevila")
+
+CHARACTERS_A_TOKEN, PIXELS_A_TOKEN = 4, 28 * 28  # for an estimate: English text, and the pictures of many models
+
+
+class WrittenAnswers(Answers):
+    """`answers` as `Answers` has them; `option_logits` are log-probabilities of the letters, empty where a reply was read."""
+
+    tables = {
+        "answers": Answers.tables["answers"],
+        "replies": Schema(
+            1,
+            question_id="string",
+            text="string",  # as it came; empty where letters' likelihoods were read
+            finish="string",  # why it ended: stop, length, or what the server says
+            prompt_tokens="int32",  # null where a server does not say
+            reply_tokens="int32",
+        ),
+    }
+
+
+class AnswerWithVlm(Config):
+    """Which model answers (`weights` on this machine, or `served`), and how it is asked."""
+
+    weights: str = Field("", description="name of a Hugging Face folder of an image-text-to-text model; else `served`")
+    served: str = Field(
+        "", description="the model's name at an OpenAI-compatible server, whose address OPENAI_BASE_URL says"
+    )
+    revision: str = Field(
+        "", description="of the model served, as you call it: the server's weights cannot be looked at"
+    )
+    readout: LetterReadout = Field(
+        "likelihood",
+        description="likelihood: the letter that most probably begins the reply; generation: the one that a written reply "
+        "names, none where it names none or several (of a server always)",
+    )
+    instruction: str = Field(INSTRUCTION, description="said after question and options")
+    max_new_tokens: int = Field(32, ge=1, description="length of a written reply at most")
+    height: int | None = Field(None, ge=16, le=8192, description="of the pictures in pixels; else the videos' own")
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="arithmetic of a model on this machine")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_server_replies_are_read(cls, values: Any) -> Any:
+        return {"readout": "generation"} | values if values.get("served") else values
+
+    @model_validator(mode="after")
+    def _one_model(self) -> AnswerWithVlm:
+        if self.served and (self.weights or self.readout == "likelihood"):
+            raise ValueError("served = ... goes without weights, and with readout = 'generation'")
+        return self
+
+
+def plan_by_videos(
+    cfg: AnswerWithVlm,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    keyframes: Keyframes,
+    videos: VideoFiles,
+    weights: Weights | None,
+) -> Plan:
+    """Cut the videos that are asked about into shards by the size of their pictures."""
+    asked = _asked(questions, frames, keyframes, videos)
+    sizes = [3 * len(of_video.frame_indices) * of_video.pixels_of_one(cfg.height) for of_video in asked]
+    return Plan(cut(sizes, run.shard_bytes))
+
+
+@stage(version=1, output=WrittenAnswers, plan=plan_by_videos, gpu=True)
+def answer_with_vlm(
+    cfg: AnswerWithVlm,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    keyframes: Keyframes,
+    videos: VideoFiles,
+    weights: Weights | None,
+    *,
+    out: ShardedOutput,
+) -> None:
+    """Answer every question from its keyframes by another model, on this machine or at a server."""
+    asked = _asked(questions, frames, keyframes, videos)
+    with closing(_reader(cfg, run, weights)) as reader:
+        if cfg.served:
+            log.info("%s is asked %s", cfg.served, _estimate(cfg, asked))
+        tokens: Counter[str] = Counter()
+        examples: dict[str, Reason] = {}
+
+        def work(shard: Shard) -> None:
+            wanted = [asked[item] for item in shard.items]
+            with shard.phase("answer"):
+                asking = track(ask_videos(wanted, reader, cfg.height, run.decode_workers), shard, "video", len(wanted))
+                waiting = [answer for of_video in asking for answer in of_video]
+                answers = [answer() for answer in waiting]
+            for answer in answers:
+                tokens.update(prompt=answer.prompt_tokens or 0, reply=answer.reply_tokens or 0)
+            chosen = [chosen for of_video in wanted for _, chosen in of_video.questions]
+            rows = list(map(_row, chosen, answers))
+            shard.dropped.update(row.reason.code for row in rows if row.reason)
+            examples.update((row.reason.code, row.reason) for row in rows)
+            shard.write_rows("answers", rows)
+            shard.write_rows("replies", [_reply(*each) for each in zip(chosen, answers, strict=True)])
+
+        out.each_shard(work)
+    if cfg.served and tokens:
+        log.info("%s took %s tokens of questions and %s of replies", cfg.served, *(f"{n:,}" for n in tokens.values()))
+    n_asked = sum(len(of_video.questions) for of_video in asked)
+    out.refuse_all(ANSWERS, n_asked, f"the model gave no question finite values; {BROKEN}")
+    for code in (REFUSED, GARBAGE):
+        out.refuse_all(code, n_asked, f"{cfg.served} answered no question; the last reason: {examples.get(code, code)}")
+
+
+def _asked(questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles) -> list[AskedVideo]:
+    """Return the questions of each video, in Keyframes' order."""
+    texts = {question.question_id: question for question in questions.questions()}
+    files = {video.video_id: video for video in videos.videos}
+    sampled = {video.video_id: video for video in frames.videos()}
+    rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    return [
+        AskedVideo(files[video_id], sampled[video_id], [(texts[row.question_id], row) for row in of_video])
+        for video_id, of_video in groupby(rows, key=lambda row: row.video_id)
+    ]
+
+
+def _reader(cfg: AnswerWithVlm, run: RunContext, weights: Weights | None) -> PictureReader:
+    if cfg.served:
+        from pipeline.inference.chat_server import ServedVlm
+
+        server = ServerPlace.of_environment()
+        return ServedVlm(server, cfg.served, cfg.instruction, cfg.max_new_tokens, run.server_requests)
+    if weights is None:
+        raise RecipeError(
+            "[answer_with_vlm] weights: the name of a model on this machine was wanted, or one that is `served`"
+        )
+    return LocalVlm(partial(_load, cfg, run, weights), cfg.readout, cfg.instruction, cfg.max_new_tokens)
+
+
+def _load(cfg: AnswerWithVlm, run: RunContext, weights: Weights) -> ImageTextModel:
+    from pipeline.models.image_text import ImageTextModel
+
+    assert weights.path is not None
+    model = ImageTextModel(weights.path, run.torch_device(), cfg.precision)
+    weights.refuse_changed()
+    return model
+
+
+class _WrittenRow(NamedTuple):
+    """A row of the table `answers`, which says what is what."""
+
+    question_id: str
+    video_id: str
+    status: str
+    reason: Reason
+    prediction: int | None
+    option_logits: Sequence[float]
+    n_frames: int
+    votes: Sequence[int] = ()
+    first_token_id: int | None = None
+    truncated: bool = False
+
+
+def _row(chosen: ChosenFrames, answer: WrittenAnswer) -> _WrittenRow:
+    n_frames = 0 if answer.reason else len(chosen.frame_indices)
+    status = "failed" if answer.reason else "ok"
+    of_answer = (answer.reason, answer.prediction, answer.log_probabilities)
+    return _WrittenRow(chosen.question_id, chosen.video_id, status, *of_answer, n_frames)
+
+
+class _ReplyRow(NamedTuple):
+    """A row of the table `replies`."""
+
+    question_id: str
+    text: str
+    finish: str
+    prompt_tokens: int | None
+    reply_tokens: int | None
+
+
+def _reply(chosen: ChosenFrames, answer: WrittenAnswer) -> _ReplyRow:
+    return _ReplyRow(chosen.question_id, answer.text, answer.finish, answer.prompt_tokens, answer.reply_tokens)
+
+
+def _estimate(cfg: AnswerWithVlm, asked: Sequence[AskedVideo]) -> str:
+    """Return how much a server is asked, in words, before anybody pays for it."""
+    n_questions = n_pictures = n_tokens = 0
+    for of_video in asked:
+        for question, chosen in of_video.askable:
+            n_questions, n_pictures = n_questions + 1, n_pictures + len(chosen.frame_indices)
+            n_tokens += len(chosen.frame_indices) * of_video.pixels_of_one(cfg.height) // PIXELS_A_TOKEN
+            n_tokens += len(prompt_of(question, cfg.instruction)) // CHARACTERS_A_TOKEN
+    return (
+        f"{n_questions:,} questions with {n_pictures:,} pictures: about {n_tokens:,} tokens, and at most "
+        f"{n_questions * cfg.max_new_tokens:,} of replies; what is answered already is not asked again"
+    )

@@ -1,0 +1,75 @@
+"""One question about one video: Figure 1 without the evaluation, for any `step` callable; see `chain.py`."""
+
+from functools import partial
+from typing import NamedTuple, cast
+
+import stages.all as stages
+from cache.errors import SevilaError
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import Artifact
+from pipeline.engine.steps import Step
+from pipeline.recipes import checks, requirements
+from pipeline.recipes.requirements import SplitArtifacts
+from stages.answer_questions import Answers
+from stages.generate_answers import GeneratedAnswers
+from stages.init_answerer import AnswererWeights
+from stages.init_localizer import LocalizerWeights
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.scoring import scored
+from stages.select_keyframes import Keyframes
+
+
+class TrainedParts(NamedTuple):
+    """Weights of the store that take the place of those that the recipe names."""
+
+    localizer: LocalizerWeights | None = None
+    answerer: AnswererWeights | None = None
+
+
+class Asked(NamedTuple):
+    """What came of the questions; no scores where the selector looks at none."""
+
+    questions: Questions
+    frames: Frames
+    scores: FrameScores | None
+    keyframes: Keyframes
+    answers: Answers | GeneratedAnswers
+
+
+def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> Asked:
+    """Figure 1 up to the answers; in words, where the questions have no options."""
+    checks.check_chain(recipe)
+    split = requirements.splits_of(recipe).test
+    questions = step(stages.list_questions, split.annotations(sources))
+    given = partial(requirements.weights_of, recipe, sources)
+    is_trained = recipe.chain.backbone == "trained"
+    backbone = (
+        step(stages.train_backbone) if is_trained else step(stages.import_backbone, given(stages.import_backbone))
+    )
+    checks.check_frame_size(recipe, backbone)
+    _refuse_others(trained, backbone)
+    localizer = None
+    if requirements.uses_localizer(recipe):
+        localizer = trained.localizer or step(stages.init_localizer, backbone, given(stages.init_localizer))
+    answerer = trained.answerer or step(stages.init_answerer, backbone, given(stages.init_answerer))
+    frames = step(stages.sample_frames, sources.videos(split.dataset, questions))
+    features = step(stages.extract_features, frames, backbone, *requirements.queried_by(recipe, localizer, answerer))
+    scores, vectors = scored(recipe, step, sources, SplitArtifacts(questions, frames, features, backbone), localizer)
+    keyframes = step(stages.select_keyframes, questions, frames, scores, vectors)
+    read = (questions, keyframes, features, backbone, answerer)
+    answers: Answers | GeneratedAnswers = (
+        step(stages.answer_questions, *read) if has_options else step(stages.generate_answers, *read)
+    )
+    return Asked(questions, frames, cast(FrameScores | None, scores), keyframes, answers)
+
+
+def _refuse_others(trained: TrainedParts, backbone: Artifact) -> None:
+    for weights in filter(None, trained):
+        if backbone.id and weights.record.inputs.get("backbone") != backbone.id:
+            raise SevilaError(
+                f"{weights.id} belongs to another backbone, {weights.record.inputs.get('backbone')}, than {backbone.id}; "
+                "give that one's --weights, or none of its trained ones"
+            )

@@ -1,0 +1,131 @@
+"""The Answerer reads the keyframes and answers in words: for questions without options, which the paper does not ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from cache.tables import Schema
+from pipeline.engine.joined import typed_rows_of_all
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.keyframe_reader import FramesAnswer, KeyframeReader, QuestionFrames
+from pipeline.inference.load_models import OnDemand, load_answerer
+from pipeline.inference.not_finite import ANSWERS, BROKEN
+from pipeline.inference.text_reader import SaidText, TextReader
+from pipeline.inference.visual_windows import Windows
+from pipeline.reasons import Reason
+from pipeline.selection.keyframes import ChosenFrames
+from stages.extract_features import Features
+from stages.init_answerer import AnswererWeights
+from stages.list_questions import Questions
+from stages.select_keyframes import Keyframes
+
+
+class GeneratedAnswers(Artifact):
+    """One row per question, in Keyframes' order."""
+
+    kind = "generated_answers"
+    tables = {
+        "answers": Schema(
+            1,
+            question_id="string",
+            video_id="string",
+            status="string",  # ok or failed
+            reason="string",
+            text="string",
+            token_ids="list<int32>",  # `</s>` included, unless the text was cut
+            log_probabilities="list<float32>",  # of each token
+            n_frames="int32",
+            truncated="bool",  # the question's text was longer than the model reads
+        )
+    }
+
+
+PROMPT = "open"
+
+
+class GenerateAnswers(Config):
+    """How the Answerer answers in words."""
+
+    max_tokens: int = Field(30, ge=1, le=512, description="tokens of an answer at most; it is cut there")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+
+
+def plan_open_questions(
+    cfg: GenerateAnswers,
+    run: RunContext,
+    questions: Questions,
+    keyframes: Keyframes,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+) -> Plan:
+    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
+    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
+
+
+@stage(version=1, output=GeneratedAnswers, plan=plan_open_questions, gpu=True)
+def generate_answers(
+    cfg: GenerateAnswers,
+    run: RunContext,
+    questions: Questions,
+    keyframes: Keyframes,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+    *,
+    out: ShardedOutput,
+) -> None:
+    """Answer every question in words from its keyframes, each next token the likeliest."""
+    texts = {question.question_id: question for question in questions.questions()}
+    chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    failed = {video.video_id: video.reason for video in features.videos() if video.reason}
+    windows = Windows(features, run.torch_device(), answerer)
+    loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
+
+    def work(shard: Shard) -> None:
+        wanted = [chosen[item] for item in shard.items]
+        reasons = [Reason(frames.reason or failed.get(frames.video_id) or "") for frames in wanted]
+        answers = {frames.question_id: FramesAnswer(why) for frames, why in zip(wanted, reasons, strict=True)}
+        asked = [frames for frames, why in zip(wanted, reasons, strict=True) if not why]
+        units = [QuestionFrames(texts[frames.question_id], frames.rows) for frames in asked]
+        said: dict[str, SaidText] = {}
+        if units:
+            with shard.phase("answer"):
+                reader = TextReader(loaded.model, PROMPT, cfg.max_tokens)
+                read = KeyframeReader(reader, windows, shard).answers(units)
+            answers |= {question_id: of_frames[0] for question_id, of_frames in read.items()}
+            said = {id: reader.said(answer.values) for id, answer in answers.items() if not answer.reason}
+        rows = [_row(frames, answers[frames.question_id], said.get(frames.question_id)) for frames in wanted]
+        shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
+        shard.write_rows("answers", rows)
+
+    out.each_shard(work)
+    out.refuse_all(ANSWERS, len(chosen), f"the Answerer gave no question finite values; {BROKEN}")
+
+
+class AnswerText(NamedTuple):
+    """A row of the table `answers`, which says what is what."""
+
+    question_id: str
+    video_id: str
+    status: str
+    reason: Reason
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    log_probabilities: Sequence[float] = ()
+    n_frames: int = 0
+    truncated: bool = False
+
+
+def _row(frames: ChosenFrames, answer: FramesAnswer, said: SaidText | None) -> AnswerText:
+    row = AnswerText(frames.question_id, frames.video_id, "failed" if answer.reason else "ok", answer.reason)
+    if said is None:
+        return row
+    return row._replace(**said._asdict(), n_frames=len(frames.rows), truncated=answer.truncated)

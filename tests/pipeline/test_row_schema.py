@@ -1,0 +1,42 @@
+"""Schemas read off the classes of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from cache.tables import Schema
+from pipeline.engine.row_schema import schema_of
+from pipeline.reasons import Reason
+
+
+class Things(NamedTuple):
+    """A row of every kind of column."""
+
+    name: str
+    kind: Literal["a", "b"]
+    reason: Reason
+    is_known: bool | None
+    count: int
+    share: float | None
+    bytes: int
+    words: Sequence[str] = ()
+    places: tuple[int, ...] = ()
+    values: Sequence[float] = ()
+
+
+def test_a_tables_columns_are_the_fields_of_its_rows() -> None:
+    wanted = Schema(
+        3,
+        **dict.fromkeys(("name", "kind", "reason"), "string"),
+        is_known="bool",
+        count="int32",
+        share="float64",
+        bytes="int64",
+        words="list<string>",
+        places="list<int32>",
+        values="list<float32>",
+    )
+    schema = schema_of(3, Things, bytes="int64", values="list<float32>")
+    assert list(schema.as_dict()["columns"].items()) == list(wanted.as_dict()["columns"].items())
+    assert schema.version == 3

@@ -1,0 +1,177 @@
+"""`answer_with_vlm`: another video-language model answers from the keyframes."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.errors import CheckpointError, MachineError
+from cache.store import Store
+from cli import main
+from pipeline.datasets.question import Question
+from pipeline.inference.local_vlm import LocalVlm
+from pipeline.models.image_text import ImageTextModel
+from stages.answer_with_vlm import WrittenAnswers
+from stages.evaluate import Metrics
+from tests.small_world import SMALL
+from tests.stages.runs import UNIFORM, artifact, records
+from tests.tiny_vlm import TINY, write_tiny_vlm
+
+VLM = (*UNIFORM, "--set", "chain.answerer=vlm", "--set", "answer_with_vlm.precision=float32")
+OWN = ("--set", "answer_with_vlm.weights=tiny-vlm")
+
+
+@pytest.fixture(scope="session")
+def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_vlm(tmp_path_factory.mktemp("vlm"))
+
+
+def run(demo: Path, store: Path, *more: str, weights: Path | None = None, command: str = "run") -> int:
+    places = ["--annotations", str(demo / "questions.csv"), "--videos", str(demo / "videos")]
+    if weights is not None:
+        places += ["--weights", f"tiny-vlm={weights}"]
+    return main([command, SMALL, *places, "--store", str(store), "--device", "cpu", *VLM, *more])
+
+
+def answers_of(store: Path) -> WrittenAnswers:
+    return WrittenAnswers(Store(store), artifact(store, "answers").id)
+
+
+def test_a_vlm_answers_without_blip2_and_its_answers_are_evaluated_compared_and_shown(
+    demo: Path, vlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    assert run(demo, store, *OWN, "--name", "four", weights=vlm) == 0
+    made = {record.stage for record in records(store).values()}
+    assert made == {"list_questions", "sample_frames", "select_keyframes", "answer_with_vlm", "evaluate"}
+    answers = answers_of(store)
+    rows = {row["question_id"]: row for row in answers.rows("answers")}
+    assert {row["status"] for row in rows.values()} == {"ok", "failed"}
+    for row in rows.values():
+        assert (row["prediction"] is None) == (row["status"] == "failed") == (not row["option_logits"])
+        if row["prediction"] is not None:
+            assert row["prediction"] == np.argmax(row["option_logits"]) and max(row["option_logits"]) < 0
+    metrics: Metrics = artifact(store, "metrics")
+    assert metrics.headline().n_unanswered == sum(row["status"] == "failed" for row in rows.values()) == 6
+    capsys.readouterr()
+    assert main(["answers", answers.id, "--store", str(store)]) == 0
+    assert "empty" in capsys.readouterr().out
+    assert run(demo, store, *OWN, "--set", "select_keyframes.k=1", "--name", "one", weights=vlm) == 0
+    assert main(["compare", "four", "one", "--store", str(store)]) == 0
+    assert main(["compare", answers.id, answers_of(store).id, "--store", str(store)]) == 0
+
+
+def test_an_interrupted_run_goes_on_after_its_finished_shards_and_gives_the_same_answers(
+    demo: Path, vlm: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ("--shard-megabytes", "0.25")  # two videos each
+    asked: list[int] = []
+    letters = ImageTextModel.letters
+
+    def ended(model: ImageTextModel, inputs: dict[str, Any], wanted: str) -> Any:
+        asked.append(inputs["input_ids"].shape[1])
+        if len(asked) == 9:
+            raise MachineError("the machine is switched off")
+        return letters(model, inputs, wanted)
+
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    monkeypatch.setattr(ImageTextModel, "letters", ended)
+    assert run(demo, store, *OWN, *shards, weights=vlm) == 1
+    asked[:] = [0] * 10
+    assert run(demo, store, *OWN, *shards, weights=vlm) == 0
+    assert len(asked) == 10 + 24 - 6  # two videos of three questions were answered
+    assert run(demo, other, *OWN, weights=vlm) == 0
+    assert answers_of(store).id == answers_of(other).id
+    assert answers_of(store).rows("answers") == answers_of(other).rows("answers")
+
+
+def test_replies_that_name_no_option_are_unanswered_and_what_they_said_is_kept(
+    demo: Path, vlm: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = iter(["B", "(a)", "A or B", *["what?"] * 21])
+    monkeypatch.setattr(ImageTextModel, "write", lambda *_: (next(written), 3))
+    assert run(demo, store, *OWN, "--set", "answer_with_vlm.readout=generation", weights=vlm) == 0
+    answers = answers_of(store)
+    assert [row["prediction"] for row in answers.rows("answers")][:4] == [1, 0, None, None]
+    assert [row["text"] for row in answers.rows("replies")][:4] == ["B", "(a)", "A or B", "what?"]
+    assert answers.rows("answers")[2]["reason"] == "unparsed_reply: names no option, or several: 'A or B'"
+
+
+def test_the_chat_template_is_part_of_the_weights_identity_and_a_picture_of_their_maker_is_not(
+    demo: Path, vlm: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(folder: Path) -> str:
+        capsys.readouterr()
+        assert run(demo, store, *OWN, weights=folder, command="plan") == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "answer_with_vlm" in line]
+        return next(word for word in line.split() if word.startswith("answer_with_vlm-"))
+
+    other = Path(shutil.copytree(vlm, tmp_path / "other"))
+    (other / "maker.png").write_bytes(b"")
+    assert plan(other) == plan(vlm)
+    with (other / "chat_template.jinja").open("a") as file:
+        file.write(" ")
+    assert plan(other) != plan(vlm)
+
+
+def test_a_model_is_named_in_the_recipe_and_the_full_chain_trains_sevilas_own(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(demo, tmp_path) == 1
+    assert "[answer_with_vlm] names no model" in capsys.readouterr().err
+    assert run(demo, tmp_path, *OWN, "--set", "chain.kind=full") == 1
+    assert "for the forward chain" in capsys.readouterr().err
+    assert run(demo, tmp_path, *OWN, "--set", "answer_with_vlm.served=x") == 1
+    assert "without weights" in capsys.readouterr().err
+
+
+def pictures_in(folder: Path, n: int) -> list[Path]:
+    paths = [folder / f"{number}.png" for number in range(n)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (60 + number, 40), (40 * number, 90, 10)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_any_class_of_model_reads_several_pictures_and_no_torchvision(kind: str, tmp_path: Path) -> None:
+    model = ImageTextModel(write_tiny_vlm(tmp_path / kind, kind), "cpu", "float32")
+    three, one = (model.inputs("Which?\nA. x", pictures_in(tmp_path, n)) for n in (3, 1))
+    assert three["input_ids"].shape[1] > one["input_ids"].shape[1] and three["pixel_values"].shape[0] % 3 == 0
+    values = model.letters(three, "ABC")
+    assert values.shape == (3,) and np.isfinite(values).all() and np.array_equal(values, model.letters(three, "ABC"))
+    text, n_tokens = model.write(three, 4)
+    assert isinstance(text, str) and n_tokens == 4
+
+
+def test_likelihoods_count_a_letter_with_and_without_the_space_before_it(tmp_path: Path) -> None:
+    model = ImageTextModel(write_tiny_vlm(tmp_path / "tiny"), "cpu", "float32")
+    inputs = model.inputs("Which?", pictures_in(tmp_path, 1))
+    vocabulary = model._processor.tokenizer.get_vocab()
+    probabilities = model._model(**inputs).logits[0, -1].softmax(dim=-1).detach()
+    both = float(probabilities[vocabulary["B"]] + probabilities[vocabulary["\u0120B"]])
+    assert np.exp(model.letters(inputs, "AB")[1]) == pytest.approx(both, rel=1e-5)
+
+
+def test_a_question_that_is_too_long_or_holds_the_models_own_words_is_a_row_with_the_reason(tmp_path: Path) -> None:
+    model = ImageTextModel(write_tiny_vlm(tmp_path / "internvl", "internvl"), "cpu", "float32")
+    reader = LocalVlm(lambda: model, "likelihood", "", 8)
+
+    def reason(text: str) -> str:
+        question = Question("q", "v", text, ("x", "y"), 0, "", None, None)
+        return reader.ask(question, pictures_in(tmp_path, 1))().reason
+
+    assert reason("What?") == ""
+    assert reason("What is <IMG_CONTEXT>?").startswith("refused_prompt: the model's processor says: ")
+    model.most_tokens = 100
+    assert reason("What " * 100).startswith("too_long: ")
+
+
+@pytest.mark.parametrize("spoiled", ["chat_template.jinja", "config.json", "tokenizer.json"])
+def test_a_folder_that_lacks_a_part_is_one_clear_error(spoiled: str, tmp_path: Path) -> None:
+    folder = write_tiny_vlm(tmp_path / "tiny")
+    (folder / spoiled).unlink()
+    with pytest.raises(CheckpointError, match=r"tiny: (has no chat template|is no image-text-to-text model)"):
+        ImageTextModel(folder, "cpu", "float32")

@@ -1,0 +1,117 @@
+"""One question about one video, by the command."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.store import Store
+from cli import main
+from tests.stages.runs import artifact
+
+BLIP2 = "Salesforce/blip2-flan-t5-xl"
+SMALL = ("--set", "sample_frames.size=28", "--set", "sample_frames.frames=8", "--device", "cpu")
+
+
+def ask(demo: Path, store: Path, question: str, *more: str, video: str = "", weights: str = "") -> int:
+    path = demo / "videos" / video if video else min((demo / "videos").iterdir())
+    places = ["--weights", weights or f"{BLIP2}={demo / 'tiny-blip2'}", "--store", str(store)]
+    return main(["ask", str(path), question, *more, *SMALL, *places])
+
+
+@pytest.fixture(scope="module")
+def asked(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which one question was asked."""
+    store = tmp_path_factory.mktemp("asked")
+    assert ask(demo, store, "What colour is it?", "--option", "red", "--option", "blue", "--option", "green") == 0
+    return store
+
+
+def stages(store: Path) -> list[str]:
+    return sorted(id.split("-v")[0] for id in Store(store))
+
+
+def answer(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_second_question_about_a_video_decodes_and_encodes_nothing(
+    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert ask(demo, asked, "Where does it go?", "--option", "left", "--option", "up", "--json") == 0
+    said = answer(capsys)
+    assert [option["text"] for option in said["options"]] == ["left", "up"]
+    assert sum(option["probability"] for option in said["options"]) == pytest.approx(1)
+    best = max(said["options"], key=lambda option: option["probability"])
+    assert best["chosen"] and said["answer"] == best["text"] and said["probability"] == best["probability"]
+    assert len(said["frames"]) == 8 and len(said["keyframes"]) == 4
+    scores = sorted(frame["logit_yes"] for frame in said["frames"])
+    assert sorted(frame["logit_yes"] for frame in said["keyframes"]) == scores[4:]
+    made = stages(asked)
+    assert made.count("sample_frames") == made.count("extract_features") == 1
+    assert made.count("score_frames") == made.count("answer_questions") > 1
+
+
+def test_without_options_the_answer_is_in_words(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    words = ("--set", "generate_answers.max_tokens=5", "--json")
+    assert ask(demo, asked, "What happens?", *words) == 0
+    said = answer(capsys)
+    assert said["options"] == [] and 0 < said["probability"] <= 1 and "</s>" not in said["answer"]
+    assert stages(asked).count("generate_answers") == 1
+    assert ask(demo, asked, "What happens?", *words[:2]) == 0
+    text = capsys.readouterr().out
+    assert f"answer: {said['answer']}".strip() in text and "keyframes, 4 of 8 sampled frames" in text
+
+
+def test_a_page_holds_the_strip_and_nothing_of_it_is_obeyed(demo: Path, asked: Path, tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script>'
+    page = tmp_path / "out" / "answer.html"
+    assert ask(demo, asked, evil, "--option", evil, "--option", "{{ 1 + 1 }}", "-o", str(page)) == 0
+    content = page.read_text()
+    assert "<script" not in content and "&lt;script&gt;" in content and "{{ 1 + 1 }}" in content
+    assert content.count("data:image/jpeg;base64,/9j/") == 8 and content.count('class="keyframe"') == 4
+    assert not re.search(r"(src|href)=\"(?!data:)", content)
+
+
+def test_without_weights_it_says_what_is_needed_from_where_and_how_large(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = str(min((demo / "videos").iterdir()))
+    assert main(["ask", video, "What?", "--store", str(tmp_path / "store")]) == 1
+    message = capsys.readouterr().err
+    for part in (BLIP2, "https://huggingface.co/", "16 GB", "--download", "--weights demo", "sevila.toml"):
+        assert part in message
+    assert main(["ask", video, "What?", "--store", str(tmp_path / "store"), "--weights", "demo"]) == 1
+    message = capsys.readouterr().err
+    assert "the demo's backbone is not in" in message and "`sevila demo` trains it" in message
+    assert not list(Store(tmp_path / "store"))
+
+
+def test_a_video_that_cannot_be_read_is_no_answer_with_the_reason(
+    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = next(path.name for path in (demo / "videos").iterdir() if not path.stat().st_size)
+    capsys.readouterr()
+    assert ask(demo, asked, "What?", "--option", "a", "--option", "b", video=empty) == 1
+    assert "no answer: " in capsys.readouterr().out
+    assert main(["ask", "nowhere.mp4", "What?", "--store", str(asked)]) == 1
+    assert "nowhere.mp4: there is no such video" in capsys.readouterr().err
+    assert ask(demo, asked, "What?", "--option", "a") == 1
+    assert "this cannot be asked: 1 options, 2 to 26 were wanted" in capsys.readouterr().err
+
+
+def test_trained_weights_of_the_store_answer_and_those_of_another_backbone_do_not(
+    demo: Path, asked: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = artifact(asked, "answerer_weights").id
+    choice = ("--option", "red", "--option", "blue")
+    capsys.readouterr()
+    assert ask(demo, asked, "What?", *choice, "--answerer", id, "--json") == 0
+    assert "answerer: init_answerer" in answer(capsys)["answered_by"]
+    assert ask(demo, asked, "What?", *choice, "--localizer", id) == 1
+    assert "holds answerer_weights, wanted localizer_weights" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""What stands in the way on a machine, and what a recipe would take."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import main
+from pipeline.text_table import wrap_words
+from reports import machine_check
+from tests.stages.runs import arguments
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no sevila.toml
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
+    capsys.readouterr()
+    status = main(["doctor", *words, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def problems(content: Any) -> str:
+    return "\n".join(each["text"] for each in content["findings"] if each["state"] == "problem")
+
+
+def test_a_recipe_that_can_run_here_has_status_zero_and_one_that_cannot_says_all_that_is_missing(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments("doctor", demo, tmp_path / "store")[1:]
+    status, content = doctor(capsys, *words)
+    assert (status, problems(content)) == (0, "")
+    steps = {step["stage"]: step for step in content["estimate"]["steps"]}
+    assert steps["extract_features"]["amount"] == 10 * 8  # videos, frames of each
+    assert steps["score_frames"]["amount"] == 30 * 8 and steps["answer_questions"]["amount"] == 30  # questions
+    assert steps["extract_features"]["disk_bytes"] == 80 * 257 * 1408 * 2
+    assert content["estimate"]["card"] == "NVIDIA H100 80GB HBM3"
+    assert not (tmp_path / "store" / "artifacts").exists()  # nothing was made
+    status, content = doctor(capsys, "nextqa", "--store", str(tmp_path / "store"))
+    assert status == 1
+    for name in ("annotations 'nextqa'", "videos 'nextqa'", "'Salesforce/blip2-flan-t5-xl'", "'sevila-pretrained'"):
+        assert name in problems(content)
+    assert "extract_features in float16 on a CPU" in problems(content)
+
+
+def test_what_is_made_is_not_estimated(demo: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments("doctor", demo, finished)) == 0
+    assert capsys.readouterr().out.endswith("nothing stands in the way\n\neverything is in the store\n")
+
+
+def test_every_problem_of_the_machine_comes_with_its_mend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sevila.toml").write_text('[weights]\nours = "gone.pth"\n[videos]\nplain = "gone"\n')
+    monkeypatch.setattr(machine_check, "installed_decoders", lambda: ("decord-0.5.0", "pyav-18.1.0"))
+    monkeypatch.setattr(machine_check.fcntl, "flock", lambda file, kind: None)  # as on a disk that does not lock
+    store = tmp_path / "store"
+    store.mkdir()
+    (tmp_path / "pool").mkdir()
+    status, content = doctor(capsys, "--store", str(store))
+    assert status == 1
+    for words in ("ours: ", "videos plain: ", "decord-0.5.0", "do not lock"):
+        (finding,) = [each for each in content["findings"] if words in each["text"]]
+        assert finding["state"] == "problem" and finding["mend"]
+    (store / "pool").symlink_to(tmp_path / "pool")
+    status, content = doctor(capsys, "--store", str(store))
+    assert "link" in problems(content)
+    (tmp_path / "sevila.toml").write_text("[wieghts]\n")
+    status, content = doctor(capsys, "--store", str(tmp_path / "other"))
+    assert status == 1 and "[wieghts]" in problems(content)
+
+
+def test_lines_break_between_words_only() -> None:
+    text = "from https://huggingface.co/Salesforce/blip2-flan-t5-xl-of-a-very-long-name-that-has-no-end to the folder"
+    lines = wrap_words(text, 40, "", "  ")
+    assert " ".join(" ".join(lines).split()) == text and len(lines) == 3

@@ -1,0 +1,352 @@
+"""The report of a run: what stands in it, when it is written, and how it behaves in a browser."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from cache.errors import StoreError
+from cache.names import named_run, pinning
+from cache.store import Store
+from cli import main
+from pipeline.metrics.accuracy import Answered
+from pipeline.metrics.calibration import calibration_bins, expected_calibration_error, option_probabilities
+from pipeline.selection.keyframes import ChosenFrames
+from pipeline.video.thumbnails import shape_or_coded, shown_shape, thumbnail_size
+from reports.page import examples
+from reports.page.numbers import published
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.make_thumbnails import Thumbnails
+from stages.select_keyframes import Keyframes
+from tests.browser import WatchedPage, chromium
+from tests.stages.runs import UNIFORM, artifact, sevila
+from tests.videos import make_image_folder, make_video, rotate
+
+HOSTILE = (
+    """</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'"&{{ 7 * 7 }}\u2028 end"""
+)
+HOSTILE_ID, HOSTILE_TYPE = "q '\"</script> & #1", "<b>kind</b></script>"
+
+
+def with_hostile_texts(demo: Path, folder: Path) -> Path:
+    """The small world with known moments, and hostile texts wherever its owner may put one: id, question, option, type."""
+    folder.mkdir()
+    for name in ("videos", "tiny-blip2"):
+        (folder / name).symlink_to(demo / name)
+    with (demo / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    questions = []
+    for number, row in enumerate(rows):
+        options = [row[f"a{n}"] for n in range(4) if row[f"a{n}"]]
+        about = {"question_id": f"q{number}", "video": row["video"], "question": row["question"], "type": row["type"]}
+        questions.append(about | {"options": options, "answer": row["answer"], "moments": [[1.0, 2.5]]})
+    questions[0] |= {"question_id": HOSTILE_ID, "question": HOSTILE, "type": HOSTILE_TYPE}
+    questions[0]["options"] = [*questions[0]["options"][:-1], HOSTILE]
+    questions[0]["answer"] = HOSTILE
+    (folder / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_runs(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the runs `localizer` and `uniform` over hostile questions; tests must not change it."""
+    folder = tmp_path_factory.mktemp("report")
+    world, store = with_hostile_texts(demo, folder / "world"), Path(shutil.copytree(finished, folder / "store"))
+    annotations = ("--annotations", f"{world / 'questions.jsonl'}")
+    assert sevila("run", world, store, *annotations, "--name", "localizer", "--report") == 0
+    assert sevila("run", world, store, *annotations, "--name", "uniform", *UNIFORM) == 0
+    return store
+
+
+@pytest.fixture(scope="module")
+def folder(two_runs: Path, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of both runs side by side, in many small pages, in a folder of its own far from the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "PAGE_BYTES", 4000)
+        patch.setattr(examples, "INDEX_BYTES", 1500)
+        folder = tmp_path_factory.mktemp("sent") / "to a colleague"
+        assert main(["report", "localizer", "uniform", "--store", str(two_runs), "-o", str(folder)]) == 0
+    assert len(list((folder / "data").glob("page-*.js"))) > 2 and len(list((folder / "data").glob("index-*.js"))) > 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+def answers_of(store: Path, name: str) -> dict[str, tuple[int | None, int | None]]:
+    """By question, the option that a run chose and the right one."""
+    ids = {pin.stage: pin.id for pin in named_run(Store(store), name).artifacts}
+    said = Answers(Store(store), ids["answer_questions"]).typed_rows("answers", Answered)
+    right = {question.question_id: question.answer_index for question in questions_of(store)}
+    return {row.question_id: (row.prediction, right[row.question_id]) for row in said}
+
+
+def questions_of(store: Path) -> list[Any]:
+    ids = {pin.stage: pin.id for pin in named_run(Store(store), "localizer").artifacts}
+    return Questions(Store(store), ids["list_questions"]).questions()
+
+
+def count(watched: WatchedPage) -> int:
+    watched.page.wait_for_timeout(250)  # a search waits until nobody types
+    return int(watched.texts("#count")[0].split()[0])
+
+
+def test_a_page_renders_without_a_complaint_and_asks_for_nothing_outside_its_folder(folder: Path, browser: Any) -> None:
+    watched = WatchedPage(browser, folder)
+    page = watched.page
+    assert "gives the right answer to" in watched.texts(".sentence")[0]
+    assert page.locator("svg.plot").count() >= 4 and page.locator("#detail .cell img").count() == 8
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.click("#theme")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+        page.evaluate("document.documentElement.removeAttribute('data-theme'); localStorage.clear()")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("fetch('https://example.org').then(() => 'reached', () => 'refused')") == "refused"
+    assert [url for url in watched.requests if not url.startswith((folder.as_uri(), "data:", "about:"))] == []
+    assert all("example.org" in complaint for complaint in watched.complaints)
+    missing = page.evaluate("[...document.images].filter((image) => !image.complete || !image.naturalWidth).length")
+    assert missing == 0 and "undefined" not in page.inner_text("body") and "NaN" not in page.inner_text("body")
+
+
+def test_filters_leave_the_questions_that_pass_them(folder: Path, browser: Any, two_runs: Path) -> None:
+    watched = WatchedPage(browser, folder)
+    page = watched.page
+    a, b = answers_of(two_runs, "localizer"), answers_of(two_runs, "uniform")
+    questions = questions_of(two_runs)
+    assert count(watched) == len(a) == 30
+    expected = {
+        "right": sum(said == right for said, right in a.values()),
+        "wrong": sum(said not in (None, right) for said, right in a.values()),
+        "none": sum(said is None for said, _ in a.values()),
+    }
+    for result, n_questions in expected.items():
+        page.select_option("#by-result", result)
+        assert count(watched) == n_questions
+    page.click("#clear")
+    page.select_option("#by-change", "changed")
+    assert count(watched) == sum(a[id][0] != b[id][0] for id in a)
+    page.select_option("#by-change", "first")
+    assert count(watched) == sum(a[id][0] == a[id][1] and b[id][0] != b[id][1] for id in a)
+    page.click("#clear")
+    page.select_option("#by-type", "motion")
+    assert count(watched) == sum(question.question_type == "motion" for question in questions)
+    page.click("#clear")
+    page.fill("#by-video", questions[5].video_id)
+    assert count(watched) == sum(question.video_id == questions[5].video_id for question in questions)
+    page.fill("#by-text", questions[5].question.upper())
+    assert count(watched) == 1 and questions[5].question in watched.texts("#results a")[0]
+    page.reload()  # the address holds the filters
+    page.wait_for_selector('#examples[aria-busy="false"]')
+    assert count(watched) == 1 and page.input_value("#by-video") == questions[5].video_id
+    page.fill("#by-text", "no such words")
+    assert count(watched) == 0 and "No question passes" in watched.texts("#detail")[0]
+    assert watched.complaints == []
+
+
+def test_a_deep_link_opens_its_question_as_both_runs_answered_it(folder: Path, browser: Any, two_runs: Path) -> None:
+    a, b = answers_of(two_runs, "localizer"), answers_of(two_runs, "uniform")
+    question = next(q for q in questions_of(two_runs)[6:] if a[q.question_id][0] is not None)
+    watched = WatchedPage(browser, folder, f"#question={quote(question.question_id)}")
+    assert watched.texts("#detail h3") == [question.question]
+    legend = watched.texts("#detail .legend li")
+    assert legend[0].startswith("A") and "localizer: " in legend[0] and "uniform: uniform" in legend[1]
+    for letter, answers in (("A", a), ("B", b)):
+        rows = watched.page.locator(f"#detail .options tbody tr:has(td.picked.{letter}) .left").all_inner_texts()
+        assert [row.replace("right answer", "").strip() for row in rows] == [
+            question.options[answers[question.question_id][0]]
+        ]
+    watched.open("#question=nowhere")
+    assert watched.texts("#detail") == ["There is no question nowhere in this report."]
+    assert watched.complaints == []
+
+
+def test_a_strip_marks_keyframes_uniform_frames_and_true_moments_in_words_too(
+    folder: Path, browser: Any, two_runs: Path
+) -> None:
+    ids = {pin.stage: pin.id for pin in named_run(Store(two_runs), "localizer").artifacts}
+    rows = Keyframes(Store(two_runs), ids["select_keyframes"]).typed_rows("keyframes", ChosenFrames)
+    chosen = {row.question_id: row.positions for row in rows}
+    watched = WatchedPage(browser, folder, "#question=q4")
+    words = [image.get_attribute("alt") for image in watched.page.locator("#detail .cell img").all()]
+    assert len(words) == 8 and words[0].startswith("Frame 1 of 8, at ") and "score of A" in words[0]
+    assert [at for at, text in enumerate(words) if "keyframe of A" in text] == list(chosen["q4"])
+    uniform = [at for at, text in enumerate(words) if "evenly spread keyframe" in text]
+    assert uniform == [1, 3, 5, 7] == [at for at, text in enumerate(words) if "keyframe of B" in text]
+    true = [text for text in words if "in a true moment" in text]
+    assert true and len(true) == watched.page.locator("#detail .cell.true").count() < 8
+    assert watched.page.locator("#detail .cell.by-A").count() == len(chosen["q4"])
+
+
+def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
+    two_runs: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "MOST_CELLS", 5)
+    monkeypatch.setattr(examples, "EVEN_CELLS", 2)
+    assert main(["report", "localizer", "--store", str(two_runs), "-o", str(tmp_path / "out")]) == 0
+    ids = {pin.stage: pin.id for pin in named_run(Store(two_runs), "localizer").artifacts}
+    rows = Keyframes(Store(two_runs), ids["select_keyframes"]).typed_rows("keyframes", ChosenFrames)
+    wanted = {row.question_id: sorted({2, 6, 1, 3, 5, 7, *row.positions}) for row in rows if row.positions}
+    question_id = min(wanted, key=lambda id: len(wanted[id]))
+    watched = WatchedPage(browser, tmp_path / "out", f"#question={quote(question_id)}")
+    words = [str(image.get_attribute("alt")) for image in watched.page.locator("#detail .cell img").all()]
+    assert [text.split(" of 8")[0] for text in words] == [f"Frame {position + 1}" for position in wanted[question_id]]
+    assert sum("; keyframe of A" in text for text in words) == 4 == sum("evenly spread" in text for text in words)
+    assert watched.page.locator("#detail .blank").count() == 0 and watched.complaints == []
+
+
+def test_texts_of_data_sets_are_shown_and_do_nothing(folder: Path, browser: Any) -> None:
+    watched = WatchedPage(browser, folder, f"#question={quote(HOSTILE_ID)}")
+    page = watched.page
+    assert page.text_content("#detail h3") == HOSTILE
+    assert HOSTILE_ID in page.inner_text("#detail") and HOSTILE_TYPE in page.inner_text("#detail")
+    assert "window.hacked" in page.inner_text("#detail .options") and "49" not in page.inner_text(
+        "#detail .options .left"
+    )
+    assert HOSTILE_TYPE in watched.texts("#by-type option")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#detail script, #detail b.hacked, #results script, img[src=x]").count() == 0
+    assert watched.complaints == []
+
+
+def test_the_browser_is_used_by_keyboard(folder: Path, browser: Any, two_runs: Path) -> None:
+    watched, questions = WatchedPage(browser, folder), questions_of(two_runs)
+    page = watched.page
+
+    def shown() -> str:
+        page.wait_for_timeout(150)
+        return str(page.get_attribute("#detail", "data-question"))
+
+    first = shown()
+    page.keyboard.press("j")
+    assert shown() != first
+    page.keyboard.press("k")
+    assert shown() == first
+    page.keyboard.press("/")
+    page.keyboard.type(questions[7].question)
+    page.wait_for_timeout(250)
+    page.keyboard.press("Escape")
+    assert watched.texts("#results a") and watched.complaints == []
+    assert page.evaluate("document.activeElement === document.body")
+
+
+def test_a_run_ends_with_the_path_of_its_report_and_the_same_run_again_writes_nothing(
+    store: Path, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevila("run", demo, store, "--report") == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    assert path == store / "reports" / "small" / "index.html"
+    thumbnails = artifact_ids(store, "make_thumbnails")
+    before = path.stat()
+    assert sevila("run", demo, store, "--report") == 0
+    assert main(["report", "small", "--store", str(store)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    after = path.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert artifact_ids(store, "make_thumbnails") == thumbnails and len(thumbnails) == 1
+    assert sevila("run", demo, store, "--report", *UNIFORM) == 0
+    assert path.stat().st_ino != before.st_ino and "uniform" in path.read_text()
+    assert artifact_ids(store, "make_thumbnails") == thumbnails
+
+
+def artifact_ids(store: Path, stage: str) -> list[str]:
+    return [id for id in Store(store) if id.startswith(stage)]
+
+
+def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_whole(
+    store: Path, demo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store / "reports").write_text("in the way")
+    assert sevila("run", demo, store, "--report") == 0
+    assert "no report: " in caplog.text
+
+
+def test_an_artifact_stands_for_the_chain_it_belongs_to(finished: Path, tmp_path: Path) -> None:
+    answers = artifact(finished, "answers").record.id
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    for number, id in enumerate((answers, artifact(finished, "frames").record.id)):
+        assert main(["report", id, "--store", str(store), "-o", str(tmp_path / f"{number}")]) == 0
+        text = (tmp_path / f"{number}" / "index.html").read_text()
+        assert answers in text and "gives the right answer to" in text
+
+
+def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    assert main(["report", "small", "--store", str(store), "-o", str(tmp_path / "mine")]) == 1
+    assert "is no report" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    assert main(["report", "unheard", "--store", str(store)]) == 1
+    assert "'unheard' is no run's name" in capsys.readouterr().err
+
+
+def test_thumbnails_have_the_shape_that_players_show(tmp_path: Path, two_runs: Path) -> None:
+    """A phone held upright writes lying pictures, and that they are to be turned."""
+    lying = make_video(tmp_path / "lying.mp4", size=(96, 48))
+    turned = rotate(make_video(tmp_path / "turned.mp4", size=(96, 48)), 90)
+    images = make_image_folder(tmp_path / "images", n_frames=1)
+    assert shown_shape(lying, None, ()) == (96, 48) and shown_shape(turned, None, ()) == (48, 96)
+    assert shown_shape(images, None, ())[0] > 0
+    gone, note = shape_or_coded(tmp_path / "gone.mp4", None, (), (96, 48))
+    assert gone == (96, 48) and "No such file" in note
+    assert [thumbnail_size(shape, 96) for shape in ((96, 48), (48, 96), (960, 96))] == [(192, 96), (48, 96), (384, 38)]
+    (id,) = artifact_ids(two_runs, "make_thumbnails")
+    rows = list(Thumbnails(Store(two_runs), id).by_video())
+    assert {(row.width, row.height, row.note, len(row.images)) for row in rows} == {(80, 80, "", 8)} and len(rows) == 8
+
+
+def test_answers_are_calibrated_where_the_share_of_right_ones_is_their_probability() -> None:
+    assert option_probabilities([0.0, 0.0]).tolist() == [0.5, 0.5]
+    bins = calibration_bins([0.75, 0.75, 0.75, 0.75, 1.0], [True, True, True, False, False])
+    assert [(each.low, each.n_answers, each.share_right) for each in bins if each.n_answers] == [
+        (0.7, 4, 0.75),
+        (0.9, 1, 0),
+    ]
+    assert expected_calibration_error(bins) == pytest.approx(0.2) and expected_calibration_error([]) is None
+
+
+def test_a_run_of_queries_reports_its_moments(finished: Path, demo: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    assert sevila("run", demo, store, "--set", "score_frames.prompt=moment", "--report") == 0
+    text = (store / "reports" / "small" / "index.html").read_text()
+    assert "the true moments of the 0 queries are not known" in text or "of 30 queries" in text
+    assert "retrieve_moments" in text
+
+
+def test_the_papers_numbers_stand_beside_those_of_its_data_sets() -> None:
+    assert published("nextqa")["refined Localizer"] == {"zero-shot": 64.6, "fine-tuned": 73.8}
+    assert published("plain") == {}
+
+
+def test_a_name_goes_on_though_a_later_version_has_a_stage_more(tmp_path: Path) -> None:
+    with pinning(Store(tmp_path), "baseline", "small", {"evaluate": {"seed": 0}}, []):
+        pass
+    with pinning(
+        Store(tmp_path), "baseline", "small", {"evaluate": {"seed": 0}, "make_thumbnails": {"height": 96}}, []
+    ):
+        pass
+    with (
+        pytest.raises(StoreError, match=r"evaluate\.seed: 0 -> 1"),
+        pinning(Store(tmp_path), "baseline", "small", {"evaluate": {"seed": 1}}, []),
+    ):
+        pass
+
+
+def test_no_report_is_written_where_nobody_wants_one(store: Path, demo: Path) -> None:
+    assert os.environ["SEVILA_REPORT"] == "no"
+    assert sevila("run", demo, store) == 0 and not (store / "reports").exists()

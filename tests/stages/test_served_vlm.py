@@ -1,0 +1,209 @@
+"""`answer_with_vlm` by a server: what it says, and what it fails to."""
+
+import base64
+import email.utils
+import io
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from cache.errors import MachineError, MissingSourceError
+from pipeline.datasets.question import Question
+from pipeline.engine.places import ServerPlace
+from pipeline.inference import chat_server
+from pipeline.inference.chat_server import Patience, ServedVlm
+from pipeline.inference.written_answers import WrittenAnswer
+from tests.chat_server import Said, ScriptedServer, completion
+from tests.stages.runs import artifact, records
+from tests.stages.test_answer_with_vlm import answers_of, run
+from tests.stages.test_lmms_eval import PYTHON
+from tests.tiny_vlm import write_tiny_vlm
+
+SERVED = ("--set", "answer_with_vlm.served=some/model", "--set", "answer_with_vlm.height=64")
+OF_TWO_VIDEOS_EACH = ("--shard-megabytes", "0.1")
+Say = Callable[[int, dict[str, Any]], Said]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Say], ScriptedServer]]:
+    """Return a function that starts a server, which is then asked, with little patience."""
+    patience = Patience(tries=3, first_seconds=0.001, put_off_seconds=5, answer_seconds=3)
+    monkeypatch.setattr(chat_server, "PATIENCE", patience)
+    with ExitStack() as running:
+
+        def start(say: Say) -> ScriptedServer:
+            server = running.enter_context(ScriptedServer(say).running())
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/")
+            monkeypatch.setenv("OPENAI_API_KEY", "a key")
+            return server
+
+        yield start
+
+
+def ask(n_questions: int, folder: Path, at_once: int = 1) -> list[WrittenAnswer]:
+    picture = folder / "picture.jpg"
+    Image.new("RGB", (8, 8)).save(picture)
+    question = Question("q", "v", "What?", ("red", "green"), 0, "", None, None)
+    with closing(ServedVlm(ServerPlace.of_environment(), "some/model", "", 8, at_once)) as server:
+        return [answer() for answer in [server.ask(question, [picture]) for _ in range(n_questions)]]
+
+
+def test_a_server_that_is_busy_fails_hangs_up_or_is_silent_is_asked_again(
+    serve: Callable[[Say], ScriptedServer], tmp_path: Path
+) -> None:
+    trouble = [
+        Said(429, b"slow down", {"Retry-After": "0.01"}),
+        Said(429, b"slow down", {"Retry-After": email.utils.formatdate()}),
+        Said(429, b"slow down", {"Retry-After": "soon"}),
+        Said(500, b"<html>oops</html>"),
+        Said(503, b"", {"Retry-After": "0"}),
+        completion("A"),
+        Said(hangs_up=True),
+        Said(waits=True),
+    ]
+    server = serve(lambda number, _: trouble[number] if number < len(trouble) else completion("B"))
+    assert [answer.prediction for answer in ask(3, tmp_path)] == [0, 1, 1]
+    assert len(server.bodies) == 2 + len(trouble)
+    assert len(ask(40, tmp_path, at_once=8)) == 40
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (completion("I cannot tell: A or B"), "unparsed_reply: names no option, or several: 'I cannot tell: A or B'"),
+        (
+            completion("Well, let me look", "length"),
+            "unparsed_reply: names no option, or several, cut after 3 tokens: ",
+        ),
+        (completion(""), "empty_reply: "),
+        (completion(None), "empty_reply: "),
+        (completion(["A"]), "garbage_from_server: wanted a chat completion, got "),
+        (Said(body=b""), "garbage_from_server: wanted a chat completion, got an empty response"),
+        (Said(body=b"\xff\x00<html>"), "garbage_from_server: "),
+        (Said(body=b'{"choices": []}'), "garbage_from_server: "),
+        (Said(body=b"null"), "garbage_from_server: "),
+        (Said(body=b"[" * 100_000), "garbage_from_server: "),
+        (Said(400, b"context length is 100 tokens"), "refused_by_server: 400: context length is 100 tokens"),
+    ],
+)
+def test_what_a_server_says_that_is_no_answer_is_unanswered_with_the_reason(
+    serve: Callable[[Say], ScriptedServer], tmp_path: Path, said: Said, reason: str
+) -> None:
+    serve(lambda *_: said)
+    (answer,) = ask(1, tmp_path)
+    assert answer.prediction is None and answer.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (Said(500, b"out of memory"), "the server failed 3 times (500: out of memory)"),
+        (Said(hangs_up=True), "the server failed 3 times (RemoteProtocolError"),
+        (Said(429, b"tomorrow", {"Retry-After": "86400"}), "the server puts requests off again and again"),
+        (Said(401, b"bad key"), "the server says 401: bad key; check the key"),
+        (Said(404, b"no such model"), "the server says 404: no such model; check the address and the model's name"),
+        (Said(302, b"moved"), "says 302: moved; wanted the address of an OpenAI-compatible server"),
+    ],
+)
+def test_a_server_that_answers_nobody_is_one_clear_error_however_many_are_asked_at_once(
+    serve: Callable[[Say], ScriptedServer], tmp_path: Path, said: Said, message: str
+) -> None:
+    serve(lambda number, _: completion("A") if number < 2 else said)
+    with pytest.raises((MachineError, MissingSourceError), match=re.escape(message)) as error:
+        ask(9, tmp_path, at_once=4)
+    assert "a key" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "http://"])
+def test_an_address_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(MissingSourceError, match="OPENAI_BASE_URL"):
+        ServerPlace.of_environment()
+
+
+def test_a_run_needs_the_servers_address_before_it_decodes_and_a_plan_does_not(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert run(demo, tmp_path, *SERVED) == 1
+    assert {record.stage for record in records(tmp_path).values()} == {"list_questions"}
+    assert run(demo, tmp_path, *SERVED, command="plan") == 0
+
+
+def test_a_server_sees_the_keyframes_and_is_asked_each_question_once(
+    serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def say(number: int, body: dict[str, Any]) -> Said:
+        asked = body["messages"][0]["content"][-1]["text"]
+        return completion("The answer is B." if "colour" in asked else "" if "Where" in asked else "b")
+
+    server = serve(say)
+    assert run(demo, store, *SERVED) == 0
+    answered = {row["question_id"]: row for row in answers_of(store).rows("answers") if row["status"] == "ok"}
+    assert len(server.bodies) == 24 and {row["prediction"] for row in answered.values()} == {1} and len(answered) == 16
+    assert not any(row["option_logits"] for row in answered.values())
+    for body, headers in zip(server.bodies, server.headers, strict=True):
+        *pictures, text = body["messages"][0]["content"]
+        images = [picture["image_url"]["url"].partition("data:image/jpeg;base64,")[2] for picture in pictures]
+        assert [Image.open(io.BytesIO(base64.b64decode(image))).size for image in images] == [(64, 64)] * 4
+        assert re.fullmatch("What .*|Where .*", text["text"].splitlines()[0]) and "\nB. " in text["text"]
+        assert (body["path"], body["model"], body["temperature"]) == ("/v1/chat/completions", "some/model", 0)
+        assert headers["Authorization"] == "Bearer a key"
+    assert re.search(r"some/model is asked 24 questions with 96 pictures: about [\d,]+ tokens", caplog.text)
+    assert "some/model took 24,000 tokens of questions and 72 of replies" in caplog.text
+    metrics = artifact(store, "metrics")
+    assert metrics.headline().n_unanswered == 6 + 8 and len(metrics.rows("missing_videos")) == 2
+    assert run(demo, store, *SERVED) == 0 and len(server.bodies) == 24
+    assert run(demo, store, *SERVED, "--set", 'answer_with_vlm.revision="2"') == 0 and len(server.bodies) == 48
+
+
+def test_what_was_answered_before_a_server_failed_is_not_asked_again(
+    serve: Callable[[Say], ScriptedServer], demo: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(lambda *_: Said(400, b"no pictures, please"))
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 1
+    assert "some/model answered no question" in capsys.readouterr().err
+    serve(lambda number, _: completion("A") if number < 7 else Said(500, b"out of memory"))
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests", "1") == 1
+    assert "out of memory); see its log, then run the same command again" in capsys.readouterr().err
+    server = serve(lambda *_: completion("A"))
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 0
+    assert len(server.bodies) == 24 - 6  # two videos of three questions were answered
+    assert [row["prediction"] for row in answers_of(store).rows("answers") if row["status"] == "ok"] == [0] * 24
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-lmms: `make .venv-lmms/.installed` builds it")
+def test_transformers_serve_answers(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_tcp_port: int
+) -> None:
+    write_tiny_vlm(tmp_path / "tiny", "llava")
+    command = [PYTHON.with_name("transformers"), "serve", "tiny", "--host", "127.0.0.1", "--port", free_tcp_port]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen([*map(str, command), "--device", "cpu", "--dtype", "float32"], env=offline, cwd=tmp_path)
+    try:
+        url = f"http://127.0.0.1:{free_tcp_port}"
+        while server.poll() is None:
+            try:
+                if httpx.get(f"{url}/health").is_success:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        few = ("--set", "list_questions.limit=3", "--set", "answer_with_vlm.max_new_tokens=4")
+        assert run(demo, tmp_path / "store", *few, "--set", "answer_with_vlm.served=tiny") == 0
+        replies = answers_of(tmp_path / "store").rows("replies")
+        assert len(replies) == 3 and all(row["prompt_tokens"] > 40 and row["reply_tokens"] == 4 for row in replies)
+    finally:
+        server.terminate()
+        server.wait()
