@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo results reliability test lint clean
+.PHONY: demo results sweep reliability test lint clean
 
 .venv/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,14 @@ demo: .venv/.installed  ## the whole chain on a small world of its own, training
 
 results: .venv/.installed  ## the demo's chain for three seeds on which nothing was chosen; what the store holds is not made again
 	$(BIN)/sevila results demo --seeds 3 4 5 -o docs/shapes-results.md
+
+# Named by stage, so that the newest is taken: those of the demo, which has just run.
+.sevila/shapes-sevila.safetensors: .venv/.installed
+	$(BIN)/sevila demo
+	$(BIN)/sevila weights export refine_localizer init_answerer -o $@
+
+sweep: .sevila/shapes-sevila.safetensors  ## ways to choose keyframes of long videos, compared, with the demo's weights
+	$(BIN)/sevila sweep shapes_long --weights shapes-sevila=$< --selectors random top_k aks bolt q_frame peaks oracle --k 4 8
 
 reliability: .venv/.installed  ## kills, flipped bits, full disks, races: tried for real (full disks as root only), and counted
 	$(BIN)/python -m tests.faults --kills 100 --flips 100 -o docs/reliability.md

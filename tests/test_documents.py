@@ -1,0 +1,46 @@
+"""README and docs as a reader meets them: commands that exist, links that lead somewhere, a README that is short."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cli.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+VARIABLE = re.compile(r'^(\w+)="(.*)"$', re.MULTILINE)
+CODE = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def commands_in(document: Path) -> list[str]:
+    """Return the `sevila` commands in a document's blocks of shell code, continuation lines joined and variables replaced."""
+    code = "".join(CODE.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    for name, value in VARIABLE.findall(code):
+        code = code.replace(f"${name}", value)
+    lines = [line.strip() for line in code.splitlines()]
+    return [line for line in lines if line.startswith("sevila ") and "..." not in line and "--install" not in line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_are_ones_that_sevila_takes(document: Path) -> None:
+    for command in commands_in(document):
+        tokens = shlex.split(command, comments=True)[1:]
+        _, bound, _ = app.meta.parse_args(tokens, exit_on_error=False, print_error=False)
+        app.parse_args(bound.args, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_of_the_repository_lead_to_one(document: Path) -> None:
+    targets = [link for link in LINK.findall(document.read_text(encoding="utf-8")) if "://" not in link]
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
+    assert len(commands_in(ROOT / "README.md")) > 5, "the blocks of code were not recognized"
