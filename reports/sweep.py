@@ -102,6 +102,8 @@ def sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> Iterat
     Raises:
         SevilaError: uniform frames cannot be answered from, so that there is nothing to compare with.
     """
+    # Places of one scorer's weights or files are of no use to the cells of the others.
+    request = replace(request, shared=request.shared or set(grid.scorers) != {LOCALIZER})
     uniform: dict[Cell, Metrics] = {}
     cells = grid.cells()
     for number, cell in enumerate(cells, start=1):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from cache.errors import SevilaError
 from cache.pool_listing import PARTS
 from cache.tables import Schema
 from pipeline.batching import cut
@@ -103,6 +104,8 @@ def extract_features(
 ) -> None:
     """Run the frozen ViT once over every stored frame; with Q-Formers, keep their outputs in place of its."""
     prompts = [weights for weights in (localizer, answerer) if weights is not None]
+    if cfg.level == "queries" and not prompts:
+        raise SevilaError("level = 'queries' keeps what Q-Formers make of frames; neither Localizer nor Answerer is used here")
     content: dict[str, Any] = {"config": cfg.model_dump(), "encoder": backbone.encoder_fingerprint()}
     shape: tuple[int, ...] = backbone.feature_shape()
     if prompts:
