@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cli.options import OutputFile, Seconds, Text, Where
+from cli.options import OutputFile, Text, Where
 from cli.terminal import print_data, print_text, printable_json
 
 
@@ -38,25 +38,17 @@ def evaluate(
         print_text(format_report(report))
 
 
-def scores(
-    predictions: Path,
-    /,
-    *,
-    every: Seconds = 0.5,
-    until: Seconds = 150.0,
-    output: OutputFile = None,
-) -> None:
+def scores(predictions: Path, id: Text, /, *, output: OutputFile = None, where: Where) -> None:
     """Write the windows of a predictions file as scores of frames, .jsonl: the selector `spans` chooses inside the best one.
 
     Args:
-        predictions: a submission, .jsonl, whose qids are the questions' ids
-        every: seconds from one scored time to the next
-        until: seconds of the longest video
+        predictions: a submission, .jsonl, whose qids are the questions' ids, and whose windows are seconds of the video
+        id: artifact id of select_keyframes, or the beginning of it: any choice of keyframes for these questions and frames
         output: the table; else standard output
     """
     from reports.moment_submissions import span_scores
 
-    text = "".join(json.dumps(row) + "\n" for row in span_scores(predictions, every, until))
+    text = "".join(json.dumps(row) + "\n" for row in span_scores(where.open(), id, predictions))
     if output is None:
         print_data(text)
     else:

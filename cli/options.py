@@ -93,7 +93,6 @@ MOST = 1e15  # of anything that is counted; what computes with it takes 64 bits
 Count = Annotated[int, Parameter(converter=_whole, validator=Number(gte=0, lt=MOST), metavar="N")]
 Positive = Annotated[int, Parameter(converter=_whole, validator=Number(gt=0, lt=MOST), metavar="N")]
 Port = Annotated[int, Parameter(converter=_whole, validator=Number(gt=0, lt=65536), metavar="N")]
-Seconds = Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="SECONDS")]
 Days = Annotated[float, Parameter(validator=Number(gte=0, lt=MOST), metavar="DAYS")]
 Seeds = Annotated[
     Sequence[int],

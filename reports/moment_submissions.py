@@ -20,6 +20,8 @@ from reports.moment_files import matched, read_annotations, read_predictions
 from reports.stale import warn_if_stale
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
+from stages.sample_frames import Frames
+from stages.select_keyframes import Keyframes
 
 log = logging.getLogger("sevila")
 
@@ -84,26 +86,37 @@ def submission_text(store: Store, prefix: str) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in submission(store, prefix))
 
 
-def span_scores(predictions: Path, every: float, until: float) -> Iterator[dict[str, Any]]:
-    """Yield rows question_id, seconds, score of a predictions file: at each time the score of the best window there.
+def span_scores(store: Store, prefix: str, predictions: Path) -> Iterator[dict[str, Any]]:
+    """Yield rows question_id, frame_index, score: of each sampled frame the score of the best predicted window that holds it.
 
-    Where there is no window it is 0, or the lowest score below that.
+    Of a frame in no window it is 0, or the lowest score below that. Questions that nobody predicted windows of have no rows.
 
     Args:
-        every: seconds from one time to the next, from 0.
-        until: the last time: no video is longer.
+        prefix: as in `Store.find`, of any keyframes of the questions: which questions and which sampled frames.
+        predictions: a file whose qids are the questions' ids, and whose windows are seconds of the video.
 
     Raises:
-        SevilaError: the file is at fault, or has no windows.
+        SevilaError: the file is at fault, has no windows, or none for these questions; the artifact is of another kind.
     """
-    times = np.arange(0, until + every, every)
-    for prediction in read_predictions(predictions):
-        if prediction.windows is None:
-            raise SevilaError(f"{predictions}: has no pred_relevant_windows, of which frames could be scored")
-        values = prediction.windows[:, 2]
-        covered = np.where(inside(times, prediction.windows[:, :2]), values, -np.inf)
-        for at, score in zip(times, covered.max(axis=1, initial=values.min(initial=0.0)), strict=True):
-            yield {"question_id": str(prediction.qid), "seconds": float(at), "score": float(score)}
+    keyframes = Keyframes(store, find(store, prefix))
+    if keyframes.record.kind != Keyframes.kind:
+        raise StoreError(f"{keyframes.id} holds {keyframes.record.kind}; wanted an artifact of select_keyframes")
+    questions = Questions(store, keyframes.record.inputs["questions"])
+    clips = Frames(store, keyframes.record.inputs["frames"]).clips_of(questions)
+    windows = {str(each.qid): each.windows for each in read_predictions(predictions) if each.windows is not None}
+    asked = [question for question in questions.questions() if question.question_id in windows]
+    if not asked:
+        raise SevilaError(
+            f"{predictions}: {len(windows)} queries with windows, none of which is a question of {questions.id}; the qids "
+            "have to be the questions' ids (`sevila cache show` lists them)"
+        )
+    for question in asked:
+        if (clip := clips.get((question.video_id, question.clip_id))) is not None:
+            spans, scores = windows[question.question_id][:, :2], windows[question.question_id][:, 2]
+            covered = np.where(inside(clip["seconds"], spans), scores, -np.inf)
+            best = covered.max(axis=1, initial=scores.min(initial=0.0))
+            for frame, score in zip(clip["frame_index"], best, strict=True):
+                yield {"question_id": question.question_id, "frame_index": int(frame), "score": float(score)}
 
 
 def _warn_of_empty(queries: Sequence[Query]) -> None:

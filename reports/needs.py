@@ -73,7 +73,7 @@ def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list
             known = paper.weights.get(name, NeededWeights(size_gigabytes=0, where="your own"))
             lines["weights", name] = [f"weights {name}", f"{known.size_gigabytes:g} GB", known.where]
         elif source.split()[1] not in datasets:
-            lines["others", source] = [source, "", "your own"]
+            lines["others", source] = [source, "", paper.scores.get(source.split()[1], "your own")]
     return list(lines.values())
 
 

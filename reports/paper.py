@@ -90,6 +90,7 @@ class Paper(_PaperPart):
 
     source: str
     tables: dict[str, PaperTable]
+    scores: dict[str, str] = Field(default_factory=dict)
     weights: dict[str, NeededWeights] = Field(default_factory=dict)
     clips: dict[str, dict[str, int]] = Field(default_factory=dict)
     rates: dict[str, float] = Field(default_factory=dict)

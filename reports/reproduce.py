@@ -114,7 +114,7 @@ class Reproduction:
     def _measure(self, row: PaperRow, subject: Subject) -> RowRun:
         places = self.request.places
         if brings_data(subject.recipe):
-            places = {"weights": places.get("weights", ())}
+            places = {kind: given for kind, given in places.items() if kind not in ("annotations", "videos")}
         request = replace(
             self.request,
             recipe=subject.recipe,
@@ -146,7 +146,7 @@ class Reproduction:
 def _settings(row: PaperRow, subject: Subject) -> list[str]:
     own = [*row.settings, *(row.shapes if subject.is_own else ())]
     if row.is_forward:
-        return own
+        return ["chain.kind=forward", *own]
     selectors = list(dict.fromkeys(filter(None, (row.tuned_on, row.keyframes))))
     return ["chain.kind=full", f"chain.selectors={selectors}", *own]
 

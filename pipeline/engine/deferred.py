@@ -39,6 +39,7 @@ class Deferred:
         self.given: dict[tuple[str, str], Artifact] = {}
         self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
+        self._stale: dict[str, str] = {}  # why an artifact is stale, as far as it was asked
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return a handle on the artifact of this step."""
@@ -51,7 +52,7 @@ class Deferred:
         problem = next((value.problem for value in inputs if value is not None and value.problem), "")
 
         make = partial(self._step, stage, *inputs, setting=setting, **changes)
-        is_here = id is not None and self._store.is_current(id)
+        is_here = self._is_here(id)
         if stage.plan_needs_rows and id is not None and (is_here or not problem):
             artifact: Artifact = make()
         else:
@@ -97,12 +98,16 @@ class Deferred:
         for step in self.needed(artifact, only_left=True):
             step.make()
             step.artifact.problem = ""
+        self._stale.clear()
+
+    def _is_here(self, id: str | None) -> bool:
+        return id is not None and self._store.exists(id) and not self._store.why_stale(id, self._stale)
 
     def _collect(self, artifact: Artifact, only_left: bool, into: dict[int, DeferredStep]) -> None:
         step = self._steps.get(id_of(artifact))
         if step is None or id_of(artifact) in into:
             return
-        if only_left and artifact.id is not None and self._store.is_current(artifact.id):
+        if only_left and self._is_here(artifact.id):
             return
         for value in step.inputs:
             if isinstance(value, Artifact):

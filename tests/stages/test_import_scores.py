@@ -12,6 +12,7 @@ import pytest
 
 from cache.store import Store
 from cache.tables import Schema, write_rows
+from cli import main
 from pipeline.datasets.question import Question
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
@@ -230,3 +231,25 @@ def test_scores_that_nobody_placed_or_uses_are_refused(
     )
     assert sevila("run", demo, own, "--scores", f"{tmp_path}") == 1
     assert "scores are not used here; wanted no --scores" in capsys.readouterr().err
+
+
+def test_predicted_spans_become_scores_inside_the_best_of_which_frames_are_spread(
+    demo: Path, own: Path, questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = [[0.0, 3.0, 0.9], [2.5, 6.0, 0.4]]
+    rows = [{"qid": question.question_id, "pred_relevant_windows": windows} for question in questions]
+    predictions, table = tmp_path / "spans.jsonl", tmp_path / "scores.jsonl"
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keyframes = next(id for id in Store(own) if id.startswith("select_keyframes"))
+    command = ["moments", "scores", str(predictions), keyframes, "--store", str(own)]
+    assert main([*command, "-o", str(table)]) == 0
+    more = ("--set", "select_keyframes.selector=spans", "--set", "select_keyframes.k=2")
+    assert sevila("run", demo, own, *IMPORTED, "--scores", f"{table}", *more) == 0
+    chosen = [row for row in artifact(own, "keyframes").rows("keyframes") if row["status"] == "ok"]
+    assert len(chosen) == 24 and all(max(row["seconds"]) <= 3.0 for row in chosen)
+    assert all(np.allclose(row["scores"], 0.9) for row in chosen)
+
+    predictions.write_text(json.dumps(rows[0] | {"qid": "another"}) + "\n")
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "1 queries with windows, none of which is a question of list_questions-" in capsys.readouterr().err

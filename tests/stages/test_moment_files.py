@@ -245,15 +245,3 @@ def test_a_missing_or_empty_file_is_told(files: Files, tmp_path: Path, capsys: p
     assert "the file is empty" in files.error([], [annotation()])
     assert main(["moments", "evaluate", str(tmp_path / "none.jsonl"), str(files.annotations)]) == 1
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
-
-
-def test_predicted_windows_become_scores_of_frames(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    files.write(files.predictions, [prediction("a", pred_relevant_windows=[[0, 1, 0.4], [0.5, 2, 0.9]])])
-    assert main(["moments", "scores", str(files.predictions), "--every", "0.5", "--until", "2.5"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["question_id"], row["seconds"], row["score"]) for row in rows] == [
-        *(("a", 0.0, 0.4), ("a", 0.5, 0.9), ("a", 1.0, 0.9), ("a", 1.5, 0.9), ("a", 2.0, 0.9), ("a", 2.5, 0.0))
-    ]
-    files.write(files.predictions, [prediction("a", pred_relevant_windows=...)])
-    assert main(["moments", "scores", str(files.predictions)]) == 1
-    assert "has no pred_relevant_windows" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`sevila reproduce` on a few small videos: every table runs, rows share work, and what is missing is said on a page."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,9 @@ from reports.paper_figures import Estimate, difference, over_seeds, tally
 from stages.evaluate_localization import LocalizationMetrics
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import records
+from tests.tiny_scorers import write_tiny_embedder
+
+CLIP = "openai/clip-vit-large-patch14"
 
 
 class Reproduced(NamedTuple):
@@ -27,7 +31,17 @@ class Reproduced(NamedTuple):
 
 def reproduce(world: Path, store: Path, *names: str) -> int:
     own = ["--dataset", str(world / "full.toml"), "--seeds", "3", "--processes", "1", "--quiet"]
+    own += ["--weights", f"{CLIP}={world / 'clip'}", "--scores", f"moment-detr={world / 'scores.jsonl'}"]
     return main(["reproduce", *names, *own, *places(world, store)])
+
+
+def write_spans(world: Path, store: Path, keyframes: str) -> None:
+    """Write windows that a Moment-DETR might have predicted, as scores of the sampled frames."""
+    asked = [f"test{video}.mp4#{number}" for video in range(3) for number in range(2)]
+    spans = [{"qid": id, "pred_relevant_windows": [[0.5, 2.0, 0.9]]} for id in asked]
+    (world / "spans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spans))
+    there = ["--store", str(store), "-o", str(world / "scores.jsonl")]
+    assert main(["moments", "scores", str(world / "spans.jsonl"), keyframes, *there]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +49,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
     folder = tmp_path_factory.mktemp("reproduced")
     world, store = folder / "world", folder / "store"
     write_world(world)
+    write_tiny_embedder(world / "clip", "clip")
     pages = []
     for number, name in enumerate(("table2", "all", "ranking")):
         page = folder / f"{number}.md"
@@ -42,6 +57,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
         pages.append(page.read_text())
         if name == "table2":
             zero_shot = list(records(store).values())
+            write_spans(world, store, next(record.id for record in zero_shot if record.stage == "select_keyframes"))
     return Reproduced(world, store, zero_shot, *pages[1:])
 
 
