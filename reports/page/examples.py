@@ -29,7 +29,7 @@ from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, RankBy
 from pipeline.selection.moments import Query
 from pipeline.selection.uniform import uniform_positions
-from reports.page.runs import EvaluatedSetting, ReportedRun
+from reports.page.runs import EvaluatedSetting, ReportedRun, stored
 from stages.answer_questions import Answers
 from stages.label_frames import PseudoLabels
 from stages.list_questions import Questions
@@ -181,7 +181,7 @@ class Examples:
         return sorted(positions)
 
     def _scores(self, id: str) -> Fragments:
-        scores = FrameScores(self.store, id).by_question()
+        scores = stored(self.store, id, FrameScores).by_question()
         rank_by: RankBy = next(
             (
                 self.store.record(each.setting.keyframes).config["rank_by"]
@@ -209,7 +209,7 @@ class Examples:
                     )
                     self.wanted_rows[setting.frames, row.video_id].update(row.rows)
         if setting.answers is not None:
-            answers = Answers(self.store, setting.answers)
+            answers = stored(self.store, setting.answers, Answers)
             alone = _frame_answers(answers)
             for answer in answers.typed_rows("answers", _ReadAnswer):
                 if answer.question_id in contents:
@@ -275,7 +275,11 @@ def _answer(answer: _ReadAnswer, alone: list[int] | None) -> dict[str, Any]:
     if answer.prediction is None:
         return {"r": answer.reason}
     chances = [round(1000 * chance) for chance in option_probabilities(answer.option_logits).tolist()]
-    return {"p": chances} | ({"v": answer.votes} if len(answer.votes) else {}) | ({"f": alone} if alone else {})
+    return (
+        ({"p": chances} if chances else {})
+        | ({"v": answer.votes} if len(answer.votes) else {})
+        | ({"f": alone} if alone else {})
+    )
 
 
 def _frame_answers(answers: Answers) -> dict[str, list[int]]:
