@@ -155,7 +155,7 @@
     const scored = sides.map((side) => (side.scorer >= 0 ? detail.c[side.scorer] : null));
     const alone = aloneOf(detail, sides);
     const shape = images ? images.width / images.height : 16 / 9;
-    const list = el("ol", {class: "strip", style: `--cell:${Math.round(Math.min(150, Math.max(58, 68 * shape)))}px;--shape:${shape}`, "aria-label": `${n} sampled frames, ${positions.length} shown`});
+    const list = el("ol", {class: "strip", style: `--cell:${Math.round(Math.min(150, Math.max(58, 68 * shape)))}px;--shape:${shape};--n:${positions.length}`, "aria-label": `${n} sampled frames, ${positions.length} shown`});
     positions.forEach((position, at) => {
       const time = frames.s[position], isTrue = detail.m.some(([start, end]) => start <= time && time <= end);
       const by = sides.filter((side) => side.content && (side.content.k || []).includes(position));

@@ -177,13 +177,10 @@ def sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     headline = numbers.headline(run.headline)
     where = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
     if headline.accuracy_percent is None:
-        n = headline.n_unlabelled
-        return [
-            (
-                f"On {where}, {n:,} questions were answered; the right answers are not known, so there is no accuracy.",
-                False,
-            )
-        ]
+        asked, *others = numbers.coverage()
+        n_questions = sum(row.n_questions for row in (asked, *others))
+        answered = f"{asked.n_questions:,} of {n_questions:,} questions were answered"
+        return [(f"On {where}, {answered}; the right answers are not known, so there is no accuracy.", False)]
     setting = run.headline
     is_ours = setting.column in ANSWERED_COLUMNS
     who = f"the {setting.column.split(',')[0]} Answerer" if is_ours else setting.column
