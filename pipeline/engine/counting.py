@@ -32,7 +32,7 @@ class _NoSources:
     def weights(self, name: str) -> Weights:
         return Weights(None, NOT_YET)
 
-    def check(self, datasets: Any, weights: Any) -> None:
+    def check(self, datasets: Any, weights: Any, asks_server: bool = False) -> None:
         return None
 
 
