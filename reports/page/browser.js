@@ -155,7 +155,7 @@
     const scored = sides.map((side) => (side.scorer >= 0 ? detail.c[side.scorer] : null));
     const alone = aloneOf(detail, sides);
     const shape = images ? images.width / images.height : 16 / 9;
-    const list = el("ol", {class: "strip", style: `--cell:${Math.round(Math.min(150, Math.max(58, 68 * shape)))}px;--shape:${shape}`, "aria-label": `${n} sampled frames, ${positions.length} shown`});
+    const list = el("ol", {class: "strip", style: `--cell:${Math.round(Math.min(150, Math.max(58, 68 * shape)))}px;--shape:${shape};--n:${positions.length}`, "aria-label": `${n} sampled frames, ${positions.length} shown`});
     positions.forEach((position, at) => {
       const time = frames.s[position], isTrue = detail.m.some(([start, end]) => start <= time && time <= end);
       const by = sides.filter((side) => side.content && (side.content.k || []).includes(position));
@@ -185,15 +185,15 @@
   }
   function optionsTable(detail, sides, number) {
     if (!detail.o.length) return momentsList(detail, sides);
-    const answered = sides.filter((side) => side.content && side.content.p);
+    const answered = sides.filter((side) => side.content && all.p[side.number][number] !== NONE);
     const head = el("tr", {}, el("th", {scope: "col"}, ""), el("th", {scope: "col", class: "left"}, "Option"), ...sides.map((side) => el("th", {scope: "col"}, el("span", {class: `who ${side.letter}`}, side.letter))));
     const rows = detail.o.map((option, at) => el("tr", {class: at === detail.y ? "answer" : ""}, el("th", {scope: "row"}, LETTER(at)),
       el("td", {class: "left"}, option, at === detail.y ? el("span", {class: "flag"}, "right answer") : null),
       ...sides.map((side) => {
         if (!answered.includes(side)) return el("td", {}, "–");
-        const isChosen = all.p[side.number].charCodeAt(number) - 48 === at, thousandths = side.content.p[at];
+        const isChosen = all.p[side.number].charCodeAt(number) - 48 === at, thousandths = side.content.p ? side.content.p[at] : isChosen ? 1000 : 0;
         const votes = side.content.v ? ` · ${side.content.v[at]} votes` : "";
-        return el("td", {class: `chance ${side.letter}${isChosen ? " picked" : ""}`}, el("span", {class: "bar", style: `--share:${thousandths / 10}%`}), el("span", {}, `${(thousandths / 10).toFixed(1)} %${votes}`), isChosen ? el("span", {class: "sr"}, " (chosen)") : null);
+        return el("td", {class: `chance ${side.letter}${isChosen ? " picked" : ""}`}, el("span", {class: "bar", style: `--share:${thousandths / 10}%`}), el("span", {}, side.content.p ? `${(thousandths / 10).toFixed(1)} %${votes}` : isChosen ? "chosen" : ""), isChosen ? el("span", {class: "sr"}, " (chosen)") : null);
       })));
     return el("table", {class: "options"}, el("caption", {class: "sr"}, "Options with their probabilities"), el("thead", {}, head), el("tbody", {}, ...rows));
   }

@@ -13,36 +13,26 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from cache.errors import CorruptArtifactError
 from cache.store import Store
-from pipeline.batching import cut, runs_of
+from pipeline.batching import cut
 from pipeline.datasets.question import Question
-from pipeline.metrics.calibration import option_probabilities
-from pipeline.reasons import Reason
-from pipeline.selection.keyframes import ChosenFrames, RankBy
-from pipeline.selection.moments import Query
+from pipeline.selection.keyframes import RankBy
 from pipeline.selection.uniform import uniform_positions
-from reports.page.runs import EvaluatedSetting, ReportedRun
-from stages.answer_questions import Answers
-from stages.label_frames import PseudoLabels
+from reports.page.answered import contents_of, same_questions, single_frame_answers
+from reports.page.runs import EvaluatedSetting, ReportedRun, stored
 from stages.list_questions import Questions
-from stages.retrieve_moments import Moments
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
-from stages.select_keyframes import Keyframes
 
 PAGE_BYTES, INDEX_BYTES = 1 << 19, 1 << 22
 MOST_CELLS = 64  # of a strip; of clips with more frames, EVEN_CELLS evenly spread ones are shown, and all keyframes
 EVEN_CELLS = 40
-NOBODY = -3  # as an option: chr(48 - 3) is "-"
-SAME = attrgetter("video_id", "options", "answer_index")
 Fragments = dict[str, bytes]
 
 
@@ -52,17 +42,6 @@ class ShownSetting:
 
     run: int
     setting: EvaluatedSetting
-
-
-@dataclass(frozen=True)
-class _ReadAnswer:
-    """A row of `answers`, as far as it is shown."""
-
-    question_id: str
-    reason: Reason
-    prediction: int | None
-    option_logits: Sequence[float]
-    votes: Sequence[int]
 
 
 class Examples:
@@ -181,7 +160,7 @@ class Examples:
         return sorted(positions)
 
     def _scores(self, id: str) -> Fragments:
-        scores = FrameScores(self.store, id).by_question()
+        scores = stored(self.store, id, FrameScores).by_question()
         rank_by: RankBy = next(
             (
                 self.store.record(each.setting.keyframes).config["rank_by"]
@@ -198,59 +177,21 @@ class Examples:
 
     def _answered(self, setting: EvaluatedSetting) -> tuple[Fragments, str]:
         """Return what a setting has for each question, and the options chosen as a text: a letter a question."""
-        same = self._same(setting)
-        contents: dict[str, dict[str, Any]] = {id: {} for id in same}
-        predictions = [NOBODY] * len(self.questions)
-        if setting.keyframes is not None:
-            for row in Keyframes(self.store, setting.keyframes).typed_rows("keyframes", ChosenFrames):
-                if row.question_id in contents:
-                    contents[row.question_id] |= (
-                        {"k": row.positions, "r": row.reason} if row.reason else {"k": row.positions}
-                    )
-                    self.wanted_rows[setting.frames, row.video_id].update(row.rows)
-        if setting.answers is not None:
-            answers = Answers(self.store, setting.answers)
-            alone = _frame_answers(answers)
-            for answer in answers.typed_rows("answers", _ReadAnswer):
-                if answer.question_id in contents:
-                    contents[answer.question_id] |= _answer(answer, alone.get(answer.question_id))
-                    if answer.prediction is not None:
-                        predictions[self._number[answer.question_id]] = answer.prediction
-        if setting.moments is not None:
-            queries, windows = Moments(self.store, setting.moments).typed_rows("queries", Query), defaultdict(list)
-            for moment in Moments(self.store, setting.moments).rows("moments"):
-                windows[moment["question_id"]].append([round(moment[n], 2) for n in ("start_seconds", "end_seconds")])
-            for query in (query for query in queries if query.question_id in contents):
-                contents[query.question_id] |= {"m": windows[query.question_id][:5], "r": query.reason}
-        return {id: orjson.dumps(content) for id, content in contents.items()}, "".join(
-            chr(48 + prediction) for prediction in predictions
-        )
-
-    def _same(self, setting: EvaluatedSetting) -> set[str]:
-        """Return the ids of the questions that a setting was asked as they are here."""
-        if setting.questions == self.runs[0].headline.questions:
-            return set(self._number)
-        others = Questions(self.store, setting.questions).questions()
-        return {
-            other.question_id
-            for other in others
-            if other.question_id in self._number
-            and SAME(other) == SAME(self.questions[self._number[other.question_id]])
-        }
+        is_own = setting.questions == self.runs[0].headline.questions
+        ids = set(self._number) if is_own else same_questions(self.store, setting, self.questions)
+        contents, rows = contents_of(self.store, setting, ids)
+        for video_id, of_question in rows:
+            self.wanted_rows[setting.frames, video_id].update(of_question)
+        letters = ["-"] * len(self.questions)
+        for id, content in contents.items():
+            if (prediction := content.pop("prediction", None)) is not None:
+                letters[self._number[id]] = chr(48 + prediction)
+        return {id: orjson.dumps(content) for id, content in contents.items()}, "".join(letters)
 
     @cached_property
     def _alone(self) -> Fragments:
-        """Return by question the option that each single frame gives, where the store has labels of these frames."""
         headline = self.runs[0].headline
-        for record in self.store.of_stage("label_frames"):
-            if (record.inputs["questions"], record.inputs["frames"]) == (headline.questions, headline.frames):
-                try:
-                    table = PseudoLabels(self.store, record.id).columns("pseudo_labels", "question_id", "prediction")
-                except CorruptArtifactError:
-                    continue
-                runs = runs_of(table["question_id"])
-                return {id: orjson.dumps(table["prediction"][where].tolist()) for id, where in runs.items()}
-        return {}
+        return single_frame_answers(self.store, headline.questions, headline.frames)
 
     def _write_index(self, folder: Path, predictions: Sequence[str]) -> int:
         video_of = {video_id: number for number, video_id in enumerate(self.videos)}
@@ -264,26 +205,11 @@ class Examples:
                 "q": [question.question for question in questions],
                 "t": [type_of.get(question.question_type, -1) for question in questions],
                 "v": [video_of[question.video_id] for question in questions],
-                "y": "".join(chr(48 + (NOBODY if q.answer_index is None else q.answer_index)) for q in questions),
+                "y": "".join("-" if q.answer_index is None else chr(48 + q.answer_index) for q in questions),
                 "p": [text[file[0] : file[-1] + 1] for text in predictions],
             } | ({"videos": self.videos} if number == 0 else {})
             _write(folder / f"index-{number}.js", b"index", number, orjson.dumps(content))
         return len(files)
-
-
-def _answer(answer: _ReadAnswer, alone: list[int] | None) -> dict[str, Any]:
-    if answer.prediction is None:
-        return {"r": answer.reason}
-    chances = [round(1000 * chance) for chance in option_probabilities(answer.option_logits).tolist()]
-    return {"p": chances} | ({"v": answer.votes} if len(answer.votes) else {}) | ({"f": alone} if alone else {})
-
-
-def _frame_answers(answers: Answers) -> dict[str, list[int]]:
-    """Return the option that each keyframe gives by itself, in the order of the keyframes; none where they are read together."""
-    if not answers.record.rows.get("frame_answers"):
-        return {}
-    table = answers.columns("frame_answers", "question_id", "prediction")
-    return {id: table["prediction"][where].tolist() for id, where in runs_of(table["question_id"]).items()}
 
 
 def _chosen(shown: Iterable[ShownSetting], scores: str) -> str:

@@ -12,14 +12,22 @@ from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFig
 from pipeline.metrics.accuracy import Answered
 from pipeline.text_table import human_size
 from reports.artifacts import unusual
-from reports.page.runs import ReportedRun
+from reports.page.runs import ReportedRun, stored
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
 EXAMPLES_SHOWN = 20
 TRAININGS = ("pretrain_localizer", "refine_localizer", "finetune_answerer")
-STAGES_OF_WEIGHTS = ("import_backbone", "train_backbone", "init_localizer", "init_answerer", *TRAININGS)
+STAGES_OF_WEIGHTS = (
+    "import_backbone",
+    "train_backbone",
+    "init_localizer",
+    "init_answerer",
+    "import_embedder",
+    "import_matcher",
+    *TRAININGS,
+)
 # What several steps read: each would make it again if nothing was kept.
 SHARED = ("sample_frames", "extract_features")
 
@@ -117,7 +125,7 @@ def failures_of(run: ReportedRun) -> list[FailureGroup]:
     }
     groups = [*_groups("annotation rows", rejected), *_groups("videos", list(videos.values()))]
     if run.headline.answers is not None:
-        rows = Answers(run.store, run.headline.answers).typed_rows("answers", Answered)
+        rows = stored(run.store, run.headline.answers, Answers).typed_rows("answers", Answered)
         reasons = [(row.reason.code, f"{row.question_id}: {row.reason}") for row in rows if row.reason]
         groups += _groups("questions without an answer", reasons)
     return groups
@@ -201,9 +209,14 @@ def _groups(what: str, failed: Sequence[tuple[str, str]]) -> list[FailureGroup]:
 
 def _sampling(frames: Record) -> str:
     config = frames.config
-    if config["sampling"] == "fixed_rate":
-        return f"{config['frames_per_second']:g} a second, {config['size']} × {config['size']} pixels for the model"
-    return f"{config['frames']} a clip, {config['sampling']}, {config['size']} × {config['size']} pixels for the model"
+    size, how = f"{config['size']} × {config['size']} pixels for the model", config["sampling"]
+    if how == "fixed_rate":
+        return f"{config['frames_per_second']:g} a second, {size}"
+    return (
+        f"{config['frames']} a clip, {how}, {size}"
+        if how in ("uniform", "random")
+        else f"{how.replace('_', ' ')}, {size}"
+    )
 
 
 def _keyframes(run: ReportedRun) -> str:

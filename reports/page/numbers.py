@@ -14,7 +14,7 @@ from pipeline.metrics.comparison import PairedRow, comparison_table
 from pipeline.metrics.coverage import CoverageRow
 from pipeline.reasons import Reason
 from pipeline.recipes.results import Choice, keyframe_quality
-from reports.page.runs import ANSWERED_COLUMNS, EvaluatedSetting, ReportedRun
+from reports.page.runs import ANSWERED_COLUMNS, OTHER_SCORES, EvaluatedSetting, ReportedRun, stored
 from reports.paper import read_paper
 from reports.results import headline_interval
 from stages.all import STAGES
@@ -83,7 +83,7 @@ class RunNumbers:
         """Return what became of each question, in the order of the questions."""
         assert setting.answers is not None
         if setting.answers not in self._outcomes:
-            rows = Answers(self.run.store, setting.answers).typed_rows("answers", Answered)
+            rows = stored(self.run.store, setting.answers, Answers).typed_rows("answers", Answered)
             by_id = {row.question_id: row for row in rows}
             known = {question.question_id: question for question in self.asked}
             in_order = [by_id.get(id) or Answered(id, known[id].video_id, _NOT_ASKED, None) for id in known]
@@ -111,7 +111,7 @@ class RunNumbers:
                 quality = keyframe_quality(LocalizationMetrics(self.run.store, setting.localization))
                 row["moment recall"] = MeasuredCell(quality.moment_recall_percent)
                 row["hit"] = MeasuredCell(quality.hit_percent)
-        order = (*ANSWERED_COLUMNS, "moment recall", "hit")
+        order = dict.fromkeys((*ANSWERED_COLUMNS, *(each.column for each in self.settings), "moment recall", "hit"))
         return [column for column in order if any(column in row for row in rows.values())], rows
 
     def gains(self) -> list[Gain]:
@@ -177,15 +177,13 @@ def sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     headline = numbers.headline(run.headline)
     where = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
     if headline.accuracy_percent is None:
-        n = headline.n_unlabelled
-        return [
-            (
-                f"On {where}, {n:,} questions were answered; the right answers are not known, so there is no accuracy.",
-                False,
-            )
-        ]
+        asked, *others = numbers.coverage()
+        n_questions = sum(row.n_questions for row in (asked, *others))
+        answered = f"{asked.n_questions:,} of {n_questions:,} questions were answered"
+        return [(f"On {where}, {answered}; the right answers are not known, so there is no accuracy.", False)]
     setting = run.headline
-    who = "the fine-tuned Answerer" if setting.column == "fine-tuned" else "the zero-shot Answerer"
+    is_ours = setting.column in ANSWERED_COLUMNS
+    who = f"the {setting.column.split(',')[0]} Answerer" if is_ours else setting.column
     how = "voting over" if setting.column.endswith("voting") else "reading"
     parts = [
         (f"On {where}, {who}, {how} {_frames_of(setting.row)}, gives the right answer to ", False),
@@ -204,6 +202,8 @@ def _frames_of(row: str) -> str:
     _, _, name = row.rpartition(": ")
     if "Localizer" in name:
         return f"the keyframes of the {name}"
+    if name.startswith(tuple(OTHER_SCORES.values())):
+        return f"the keyframes by {name}"
     return f"{'evenly spread' if name == 'uniform' else name} keyframes"
 
 

@@ -61,6 +61,8 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _of_run(run: ReportedRun) -> dict[str, Any]:
+    scores = scores_over_clips(run)
+    what_scores = "yes, %" if all("Localizer" in name for name in scores) else "score × 100"
     content: dict[str, Any] = {
         "title": run.title,
         "facts": what_ran(run),
@@ -69,7 +71,7 @@ def _of_run(run: ReportedRun) -> dict[str, Any]:
         "costs": (costs := costs_of(run)),
         "savings": cache_savings(run, costs),
         "training_figures": list(map(figures.training_figure, trainings_of(run))),
-        "position_figure": figures.position_figure(scores_over_clips(run), keyframes_over_clips(run), "yes, %"),
+        "position_figure": figures.position_figure(scores, keyframes_over_clips(run), what_scores),
         "moment_rows": [],
         "columns": [],
         "rows": {},

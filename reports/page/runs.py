@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.lineage import ancestry
@@ -18,6 +19,7 @@ from reports.stale import warn_if_stale
 from stages.all import STAGES
 from stages.make_thumbnails import make_thumbnails
 
+Kind = TypeVar("Kind", bound=Artifact)
 ANSWERED_COLUMNS: Sequence[Column] = (
     "zero-shot, voting",
     "zero-shot",
@@ -28,6 +30,11 @@ SCORERS = {
     "refine_localizer": LOCALIZERS["refined"],
     "pretrain_localizer": LOCALIZERS["pretrained"],
     "init_localizer": LOCALIZERS["untrained"],
+}
+OTHER_SCORES = {
+    "score_by_similarity": "CLIP",
+    "score_by_matching": "image-text matching",
+    "import_scores": "imported scores",
 }
 
 
@@ -215,15 +222,31 @@ def _chosen_by(store: Store, config: dict[str, object], scores: str | None) -> s
     method = config.get("method", "localizer")
     if method != "localizer" or scores is None or not store.exists(scores):
         return str(method)
-    weights = store.record(scores).inputs["localizer"] or ""
-    stage = weights.rsplit("-v", 1)[0]
-    is_released = stage == "init_localizer" and store.exists(weights) and store.record(weights).config.get("weights")
-    row = LOCALIZERS["pretrained"] if is_released else SCORERS.get(stage, "Localizer")
+    row = OTHER_SCORES.get(store.record(scores).stage) or _localizer(
+        store, store.record(scores).inputs.get("localizer")
+    )
     selector = config.get("selector", "top_k")
     return row if selector == "top_k" else f"{row}, {selector}"
 
 
+def _localizer(store: Store, weights: str | None) -> str:
+    stage = (weights or "").rsplit("-v", 1)[0]
+    is_released = (
+        stage == "init_localizer" and store.exists(weights or "") and store.record(str(weights)).config["weights"]
+    )
+    return LOCALIZERS["pretrained"] if is_released else SCORERS.get(stage, "Localizer")
+
+
 def _answered(answers: Record) -> str:
+    if answers.stage != "answer_questions":  # by another model
+        return str(answers.config.get("served") or answers.config.get("weights") or answers.stage.replace("_", " "))
     if str(answers.inputs["answerer"]).startswith("finetune_answerer"):
         return "fine-tuned"
     return "zero-shot, voting" if answers.config.get("method") == "vote" else "zero-shot"
+
+
+def stored(store: Store, id: str, kind: type[Kind]) -> Kind:
+    """Return an artifact by its id, as its own stage reads it: several stages make scores, or answers."""
+    artifact = STAGES[store.record(id).stage].output(store, id)
+    assert isinstance(artifact, kind)
+    return artifact

@@ -328,6 +328,17 @@ def test_a_run_of_queries_reports_its_moments(finished: Path, demo: Path, tmp_pa
     assert "retrieve_moments" in text
 
 
+def test_keyframes_by_scores_from_elsewhere_are_called_so(store: Path, demo: Path, tmp_path: Path) -> None:
+    videos = [path.stem for path in sorted((demo / "videos").iterdir())]
+    rows = [f"{video}#{number},{frame},{frame % 7}" for video in videos for number in range(3) for frame in range(48)]
+    (tmp_path / "scores.csv").write_text("\n".join(["question_id,frame_index,score", *rows]))
+    options = ("--set", "chain.scorer=imported", "--scores", f"{tmp_path / 'scores.csv'}", "--report")
+    assert sevila("run", demo, store, *options) == 0
+    text = (store / "reports" / "small" / "index.html").read_text()
+    assert "reading the keyframes by imported scores, gives the right answer to" in text
+    assert "score × 100" in text and "import_scores" in text
+
+
 def test_the_papers_numbers_stand_beside_those_of_its_data_sets() -> None:
     assert published("nextqa")["refined Localizer"] == {"zero-shot": 64.6, "fine-tuned": 73.8}
     assert published("plain") == {}
