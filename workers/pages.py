@@ -75,7 +75,8 @@ def run_title(what: str, settings: Sequence[str], seed: int | None) -> str:
 
 def _is_drawn(name: str) -> bool:
     """Whether a name is two words of the lists that Prefect draws from."""
-    words = {word for entry in drawn_words.values() if entry.get("type") == "words" for word in entry["words"]}
+    lists: dict[str, Any] = drawn_words
+    words = {word for entry in lists.values() if entry.get("type") == "words" for word in entry["words"]}
     return any(name[:at] in words and name[at + 1 :] in words for at, sign in enumerate(name) if sign == "-")
 
 
