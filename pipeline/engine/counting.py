@@ -28,7 +28,7 @@ class _NoSources:
     def scores(self, name: str) -> AnnotationFiles:
         return AnnotationFiles(None, NOT_YET)
 
-    def weights(self, name: str) -> Weights:
+    def weights(self, name: str, *of: Any) -> Weights:
         return Weights(None, NOT_YET)
 
     def check(self, *names: Any) -> None:
