@@ -194,7 +194,7 @@ def _make_as_tasks(make: Make) -> Make:
 
         if any(value is not None and value.problem for value in inputs):
             return work()  # which says so: no step that has failed, but one that is not yet to be made
-        return _as_a_task(str(stage.artifact_id(cfg, inputs)), stage, inputs, work)
+        return _as_a_task(f"{stage.name} ({stage.artifact_id(cfg, inputs)})", stage, inputs, work)
 
     return make_task
 

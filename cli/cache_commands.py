@@ -59,6 +59,7 @@ def why(
     chain: ChainOptions = ChainOptions(),
     seed: SeedOption = None,
     than: Annotated[Text | None, Parameter(metavar="NAME")] = None,
+    as_json: AsJson = False,
     where: Where,
 ) -> None:
     """Say which change makes an artifact be rebuilt, followed to its root.
@@ -81,7 +82,7 @@ def why(
     plan = DryRun(loaded, context)
     plan.walk(chain_of(loaded), sources)
     lines = why_lines(plan, context.store, stage or "", other)
-    print_text("\n".join(lines) or "everything is in the store")
+    print_json(lines) if as_json else print_text("\n".join(lines) or "everything is in the store")
 
 
 def ancestry(id: Id, /, *, as_json: AsJson = False, where: Where) -> None:
@@ -99,6 +100,7 @@ def verify(
     *ids: Annotated[Text, Parameter(metavar="ID")],
     everything: Annotated[bool, Parameter("--all")] = False,
     drop: bool = False,
+    as_json: AsJson = False,
     where: Where,
 ) -> int:
     """Reread every byte of artifacts against their checksums; exit status 1 if anything is wrong.
@@ -110,7 +112,7 @@ def verify(
     """
     from cli.verify_command import verify
 
-    return verify(where.open(), ids, everything, drop)
+    return verify(where.open(), ids, everything, drop, as_json)
 
 
 def du(*, as_json: AsJson = False, where: Where) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from cache.drop import Drops, pointing
 from cache.errors import StoreError
@@ -15,11 +16,12 @@ from cache.printable import printable, printable_lines
 from cache.store import Store
 from cache.verify import Verification, size_bytes
 from cli.options import UsageError
+from cli.terminal import print_json
 from pipeline.engine.progress import count_bar
 from pipeline.text_table import human_size
 
 
-def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> int:
+def verify(store: Store, names: Sequence[str], everything: bool, drop: bool, as_json: bool) -> int:
     """Check artifacts, drop what is damaged if asked to, and return 1 if something is wrong after that."""
     _check_usage(names, everything)
     if not store.root.is_dir():  # a mount that is gone, for one
@@ -30,6 +32,27 @@ def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> 
         drops = Drops(store, remove=drop)
         if not read_only:  # whose locks nobody could take
             drops.of(verification)
+    status = 1 if verification.problems and not (drop and not drops.left) else 0
+    if as_json:
+        print_json(_content(verification, drops, drop))
+    else:
+        _print(verification, drops, drop)
+    return status
+
+
+def _content(verification: Verification, drops: Drops, dropped: bool) -> dict[str, Any]:
+    return {
+        "files": verification.n_files,
+        "bytes": verification.n_bytes,
+        "problems": [str(problem) for problem in verification.problems],
+        "remarks": list(verification.remarks),
+        "missing": list(verification.missing),
+        "dropped" if dropped else "would_drop": drops.gone,
+        "not_dropped": drops.left,
+    }
+
+
+def _print(verification: Verification, drops: Drops, drop: bool) -> None:
     for line in verification.remarks:
         print(printable(line))
     for problem in verification.problems:
@@ -40,10 +63,9 @@ def verify(store: Store, names: Sequence[str], everything: bool, drop: bool) -> 
         n = len(verification.missing)
         but = f" of what is here; not here: {n} artifact{'s' if n > 1 else ''} that no named run needs" if n else ""
         print(f"checked {read}: all as written{but}")
-        return 0
+        return
     n_problems = len(verification.problems)
     print(f"checked {read}: {n_problems} problem{'s' if n_problems > 1 else ''}")
-    return 0 if drop and not drops.left else 1
 
 
 def _print_drops(drops: Drops, dropped: bool) -> None:

@@ -16,9 +16,9 @@ from stages.generate_answers import GeneratedAnswers
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
+from stages.others import scored
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
-from stages.scoring import scored
 from stages.select_keyframes import Keyframes
 
 
@@ -42,6 +42,8 @@ class Asked(NamedTuple):
 def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> Asked:
     """Figure 1 up to the answers; in words, where the questions have no options."""
     checks.check_chain(recipe)
+    if requirements.uses_vlm(recipe):
+        raise SevilaError("[chain] answerer: one question is answered by the Answerer; `sevila run` asks other models")
     split = requirements.splits_of(recipe).test
     questions = step(stages.list_questions, split.annotations(sources))
     given = partial(requirements.weights_of, recipe, sources)

@@ -105,7 +105,9 @@ def extract_features(
     """Run the frozen ViT once over every stored frame; with Q-Formers, keep their outputs in place of its."""
     prompts = [weights for weights in (localizer, answerer) if weights is not None]
     if cfg.level == "queries" and not prompts:
-        raise SevilaError("level = 'queries' keeps what Q-Formers make of frames; neither Localizer nor Answerer is used here")
+        raise SevilaError(
+            "level = 'queries' keeps what Q-Formers make of frames; neither Localizer nor Answerer is used here"
+        )
     content: dict[str, Any] = {"config": cfg.model_dump(), "encoder": backbone.encoder_fingerprint()}
     shape: tuple[int, ...] = backbone.feature_shape()
     if prompts:

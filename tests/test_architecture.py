@@ -82,6 +82,7 @@ OWNERS = {
     "cyclopts": {"cli"},
     "rich": {"cli", "pipeline/text_table.py"},
     "prefect": {"flows.py", "workers"},
+    "coolname": {"workers"},  # the words that Prefect names runs by
     "httpx": {"workers", "pipeline/inference"},  # whose errors Prefect's client raises; and of servers that have models
     "ray": {"workers"},
     "prefect_ray": {"workers"},

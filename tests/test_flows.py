@@ -179,13 +179,15 @@ def test_deployment_runs_the_whole_chain_into_the_store(
     assert all(prefect.store.exists(pin.id) for pin in named.artifacts)
 
 
-def test_every_step_is_a_task_whose_run_has_the_name_of_its_artifact_and_says_which_step_it_is(
+def test_every_step_is_a_task_whose_run_says_which_step_it_is_and_then_the_artifact(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
     steps = prefect.ended_steps("first")
-    names = [step["name"].partition(" ") for step in steps]
-    assert {id for id, _, _ in names} == {pin.id for pin in named_run(prefect.store, "nightly").artifacts}
-    assert {setting for id, _, setting in names if id.startswith("answer_questions")} == {
+    names = [step["name"].removesuffix(")").partition(" (") for step in steps]
+    assert {id for _, _, id in names} == {pin.id for pin in named_run(prefect.store, "nightly").artifacts}
+    assert {
+        which.removesuffix(": answer_questions") for which, _, id in names if id.startswith("answer_questions")
+    } == {
         "refined Localizer, zero-shot",
         "refined Localizer, zero-shot, voting",
         "refined Localizer, fine-tuned",

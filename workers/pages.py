@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from coolname.data import config as drawn_words
 from prefect import get_client
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -40,7 +41,6 @@ from stages.sample_frames import Frames
 
 log = logging.getLogger("sevila")
 
-DRAWN_NAME = re.compile("[a-z]+-[a-z]+")
 SILENT_SECONDS = 60.0  # without progress, after it could not be shown
 
 
@@ -73,9 +73,16 @@ def run_title(what: str, settings: Sequence[str], seed: int | None) -> str:
     return printable(", ".join([what, *own, *([] if seed is None else [f"seed {seed}"])]))
 
 
+def _is_drawn(name: str) -> bool:
+    """Whether a name is two words of the lists that Prefect draws from."""
+    lists: dict[str, Any] = drawn_words
+    words = {word for entry in lists.values() if entry.get("type") == "words" for word in entry["words"]}
+    return any(name[:at] in words and name[at + 1 :] in words for at, sign in enumerate(name) if sign == "-")
+
+
 def name_run(name: str) -> None:
     """Call the present run so, unless somebody has given it a name; the two words that Prefect draws say nothing."""
-    if this_run.id is None or not DRAWN_NAME.fullmatch(str(this_run.name)):
+    if this_run.id is None or not _is_drawn(str(this_run.name)):
         return
     try:
         with get_client(sync_client=True) as client:

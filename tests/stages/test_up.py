@@ -140,3 +140,15 @@ def test_a_server_that_refuses_is_told_with_its_reason(
     assert capsys.readouterr().err == (
         "error: Prefect's server refused GET http://x/api/csrf: 422 Unprocessable Entity: not enabled\n"
     )
+
+
+def test_a_run_that_somebody_named_keeps_its_name() -> None:
+    from prefect.utilities.names import generate_slug
+
+    from workers.pages import _is_drawn, run_title
+
+    assert all(_is_drawn(generate_slug(2)) for _ in range(50))
+    assert not any(map(_is_drawn, ("my-run", "first", "nextqa-full", "two words", "")))
+    assert run_title("nextqa full", ["chain.kind=full", "select_keyframes.k=8"], 0) == (
+        "nextqa full, select_keyframes.k=8, seed 0"
+    )
