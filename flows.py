@@ -43,7 +43,6 @@ from reports.named_runs import pinned
 from stages.chain import chain_of
 from workers.dispatch import cancel_pieces, make_by
 from workers.forms import (
-    BatchTokens,
     Device,
     Execution,
     MatrixName,
@@ -53,6 +52,7 @@ from workers.forms import (
     Seed,
     Settings,
     StageName,
+    TokenCount,
 )
 from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
 from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE, final_state, make_piece, open_request, split
@@ -231,7 +231,7 @@ RETRIED: dict[str, Any] = {
 def sevila_benchmark(
     matrix: MatrixName = "demo",
     device: Device = "auto",
-    batch_tokens: BatchTokens = 16384,
+    batch_tokens: TokenCount = 16384,
     places: Places = Places(),  # noqa: B008
 ) -> State[str]:
     """Run a matrix of settings from cached features, and fail with a named regression if one is real.

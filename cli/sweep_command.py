@@ -70,11 +70,10 @@ def sweep(
     from pipeline.engine.recipe import load
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
-    from pipeline.text_table import aligned
     from reports.named_runs import pinned
     from reports.sweep import Grid
     from reports.sweep import sweep as cells_of
-    from reports.sweep_text import group_table, how_to_read, sweep_report, sweep_table
+    from reports.sweep_text import sweep_report, sweep_text
     from stages.all import STAGES
 
     cells = Grid(grid.selectors, grid.k, grid.scorers, grid.answerers)
@@ -88,10 +87,6 @@ def sweep(
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
         runs = list(cells_of(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
-    tables = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points)]
-    print_text("\n\n".join(filter(None, tables)))
-    for run in runs:
-        if run.problem:
-            print_text(f"no numbers for {run.cell.selector}, k = {run.cell.k}: {run.problem}")
+    print_text(sweep_text(runs, points))
     if output is not None:
         write_report(sweep_report(runs, command_line, points), output)

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 from cache.printable import printable
 from pipeline.metrics.comparison import PairedRow
-from pipeline.text_table import Table, escaped, markdown, or_dash
+from pipeline.text_table import Table, aligned, escaped, markdown, or_dash
 from reports.benchmark_judging import holm
 from reports.results import headline_interval
 from reports.sweep import UNIFORM, Cell, CellRun, name_of
@@ -28,6 +28,13 @@ def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
     problems = [f"- {escaped(name_of(run.cell))}: {escaped(run.problem)}" for run in runs if run.problem]
     parts += ["## Without numbers\n\n" + "\n".join(problems)] if problems else []
     return "\n\n".join(parts) + "\n"
+
+
+def sweep_text(runs: Sequence[CellRun], points: float) -> str:
+    """Return the tables for a terminal, how to read them, and why a cell has no numbers."""
+    problems = [f"no numbers for {name_of(run.cell)}: {run.problem}" for run in runs if run.problem]
+    parts = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points), "\n".join(problems)]
+    return "\n\n".join(filter(None, parts))
 
 
 def how_to_read(points: float) -> str:

@@ -22,7 +22,7 @@ def _name_or_file(names: Iterable[str]) -> str:
 
 
 Device = Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")]
-BatchTokens = Annotated[int, Field(ge=1, le=1 << 22)]
+TokenCount = Annotated[int, Field(ge=1, le=1 << 22)]
 
 
 class Places(BaseModel):
@@ -55,7 +55,7 @@ class Execution(BaseModel):
         description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
     )
     device: Device = Field(default="auto", description="auto: the first GPU, else the CPU")
-    batch_tokens: BatchTokens = Field(default=16384, description="tokens in a forward pass, padding included")
+    batch_tokens: TokenCount = Field(default=16384, description="tokens in a forward pass, padding included")
     decode_workers: int = Field(default=2, ge=1, le=256, description="processes that decode videos")
     shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
     processes: int = Field(
