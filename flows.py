@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,8 @@ from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
+from reports.page.at_end import is_report_wanted, report_at_end
+from reports.page.runs import title_of
 from stages.chain import chain_of
 from workers.dispatch import cancel_pieces, make_by
 from workers.forms import (
@@ -83,7 +86,7 @@ def sevila(
         execution: speed and place
     """
     settings = (*settings, *([] if chain == "as the recipe says" else [f"chain.kind={chain}"]))
-    request = _request(recipe, settings, seed, places, execution)
+    request, started = _request(recipe, settings, seed, places, execution), datetime.now(UTC)
 
     def work() -> State[str]:
         chosen, run, sources = open_request(**request)
@@ -91,9 +94,10 @@ def sevila(
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request), chain_of(chosen))
             results = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
-        show_summary(
-            f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}"), steps.artifacts, steps.settings, results
-        )
+            called = name or title_of(chosen.name, [] if seed is None else [seed])
+            page = report_at_end(called, chosen, steps, sources, started, pin) if is_report_wanted() else None
+        title, key = f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}")
+        show_summary(title, key, steps.artifacts, steps.settings, results, page)
         metrics = results.settings[-1].metrics if isinstance(results, Results) else results
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 

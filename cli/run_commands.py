@@ -55,14 +55,14 @@ def run(
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
     from reports.page.at_end import report_at_end
-    from reports.page.runs import run_title
+    from reports.page.runs import title_of
     from reports.summary import summary
     from reports.summary_json import summary_content
     from stages.chain import chain_of
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open())
     seeds, started = [] if seed is None else [seed], datetime.now(UTC)
-    title = naming.name or run_title(loaded.name, seeds)
+    title = naming.name or title_of(loaded.name, seeds)
     with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
         steps = Run(loaded, context, pin, chain=chain_of(loaded))
         results = chain_of(loaded)(loaded, steps, sources)

@@ -149,9 +149,19 @@ def show_summary(
     artifacts: Sequence[Artifact],
     settings: Sequence[str],
     results: Artifact | Results | None = None,
+    report: Path | None = None,
 ) -> None:
-    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed."""
-    page = f"# {title}\n\n{whose_page(artifacts[0].store)}\n\n{summary_markdown(artifacts, settings, results)}"
+    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed.
+
+    Args:
+        report: where the run's own page lies, with plots and every question.
+    """
+    link = (
+        f" Plots, and every question with its frames: [report]({report.as_uri()}), {code(str(report))}."
+        if report
+        else ""
+    )
+    page = f"# {title}\n\n{whose_page(artifacts[0].store)}{link}\n\n{summary_markdown(artifacts, settings, results)}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     videos = [video for artifact in artifacts if isinstance(artifact, Frames) for video in artifact.videos()]
     failed = dict.fromkeys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,11 @@ from reports.page.runs import run_of_steps
 from reports.page.write import write_report
 
 log = logging.getLogger("sevila")
+
+
+def is_report_wanted() -> bool:
+    """Whether SEVILA_REPORT leaves it to us to write reports, where no command line says it."""
+    return os.environ.get("SEVILA_REPORT", "").lower() not in ("0", "n", "no", "f", "false")
 
 
 def report_at_end(

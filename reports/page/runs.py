@@ -104,7 +104,7 @@ class ReportedRun:
         return [self.store.record(id) for id in dict.fromkeys(pin.id for pin in self.pins) if self.store.exists(id)]
 
 
-def run_title(recipe: str, seeds: Sequence[int]) -> str:
+def title_of(recipe: str, seeds: Sequence[int]) -> str:
     """Return what a run without a name is called."""
     return f"{recipe}, seed{'s' if len(seeds) > 1 else ''} {' '.join(map(str, seeds))}" if seeds else recipe
 
@@ -132,7 +132,7 @@ def _found_run(store: Store, given: str) -> ReportedRun:
     if given in every_name(store):
         return _of_named(given, named_run(store, given), store)
     if last := _last_of_recipe(store, given.removesuffix(".toml").rpartition("/")[2]):
-        return _of_named(run_title(last.recipe, last.seeds), last, store)
+        return _of_named(title_of(last.recipe, last.seeds), last, store)
     try:
         id = find(store, given)
     except StoreError as error:

@@ -28,6 +28,7 @@ from stages.select_keyframes import Keyframes
 from tests.browser import WatchedPage, chromium
 from tests.stages.runs import UNIFORM, artifact, sevila
 from tests.videos import make_image_folder, make_video, rotate
+from workers.pages import show_summary
 
 HOSTILE = (
     """</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'"&{{ 7 * 7 }}\u2028 end"""
@@ -356,6 +357,18 @@ def test_a_name_goes_on_though_a_later_version_has_a_stage_more(tmp_path: Path) 
         pinning(Store(tmp_path), "baseline", "small", {"evaluate": {"seed": 1}}, []),
     ):
         pass
+
+
+def test_the_page_in_prefect_names_the_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+    monkeypatch.setattr("workers.pages.create_markdown_artifact", lambda page, key, about: pages.append(page))
+    monkeypatch.setattr("workers.pages.whose_page", lambda store: "Made by a run.")
+    answers = artifact(finished, "answers")
+    show_summary("Recipe", "sevila", [answers], [""], report=Path("/store/reports/a b/index.html"))
+    assert (
+        "Made by a run. Plots, and every question" in pages[0]
+        and "(file:///store/reports/a%20b/index.html)" in pages[0]
+    )
 
 
 def test_no_report_is_written_where_nobody_wants_one(store: Path, demo: Path) -> None:
