@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cli import terminal
+from cache.store import Store
+from cli import main, terminal
 from pipeline.engine import progress
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import LinesBesideBars, at_step, shown_by, step_name, steps_bar, track
 from pipeline.inference.streams import read_ahead
 from pipeline.training.launch import run_in_subprocess
 from stages.extract_features import extract_features
-from tests.stages.runs import sevila
+from tests.stages.runs import arguments, sevila
 
 
 @pytest.fixture
@@ -148,3 +149,27 @@ def test_progress_of_another_process_arrives_with_its_log(caplog: pytest.LogCapt
         run_in_subprocess(train)
     told = [record.progress for record in caplog.records]  # type: ignore[attr-defined]
     assert told == [("train", 50.0, "step 1 of 2: loss 0.5"), ("train", 100.0, "step 2 of 2: loss 0.25")]
+
+
+def test_every_command_that_prints_data_prints_it_as_json(
+    demo: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, id = ["--store", str(finished)], next(id for id in Store(finished) if id.startswith("answer_questions"))
+    plan, why = arguments("plan", demo, finished), arguments("why", demo, finished)
+    printed = {}
+    for words in (
+        plan,
+        ["cache", *why],
+        ["answers", id, *store],
+        ["recipes"],
+        ["stages"],
+        ["cache", "show", id, *store],
+        ["cache", "ancestry", id, *store],
+        ["cache", "verify", id, *store],
+    ):
+        capsys.readouterr()
+        assert main([*words, "--json"]) == 0
+        printed[words[0] if words[0] != "cache" else words[1]] = json.loads(capsys.readouterr().out)
+    assert {step["status"] for step in printed["plan"]} == {"exists"} and printed["why"] == []
+    assert printed["show"]["id"] == printed["ancestry"][0]["id"] == id and printed["verify"]["problems"] == []
+    assert printed["answers"][0]["question"] and printed["recipes"][0]["about"] and "chain" in printed["stages"]
