@@ -93,7 +93,7 @@ def ask(
     texts: Sequence[str] = list(options)
     request = AskRequest(video, question, texts, settings=list(settings), **_as_lists(answering))
     try:
-        run = ask_video(request, RunContext.of(where.open(), vars(ExecutionOptions()) | vars(inference)))
+        run = ask_video(request, RunContext.of(where.open(), vars(ExecutionOptions()) | inference.as_options()))
     except NoWeightsError as error:
         print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
         return 1
