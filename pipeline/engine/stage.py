@@ -21,7 +21,7 @@ from cache.pool_listing import PARTS
 from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
-from cache.tables import Schema, read_columns, read_lists, read_rows
+from cache.tables import Schema, read_columns, read_lists, read_rows, read_table
 from cache.untrusted import inside
 from pipeline.engine.sources import Sources
 from pipeline.reasons import Reason
@@ -187,6 +187,10 @@ class Artifact:
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""
         return read_columns(self._table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
+
+    def arrow(self, table: str) -> Any:
+        """Return a table as a `pyarrow.Table`; raises like `rows`."""
+        return read_table(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
 
     def _table_files(self, table: str) -> list[Path]:
         names = self._names(table, ".parquet")
