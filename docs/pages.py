@@ -26,8 +26,8 @@ from stages.all import STAGES
 TABLES = """# Tables
 
 What stages leave: Parquet files in the artifact's folder, `<store>/artifacts/<id>/NAME.parquet`, or a folder `NAME` with a file
-a shard. Names say the unit: `seconds`, `_percent`, `size_bytes`; `frame_index` counts the frames of a video from 0. Every column may
-hold nulls; a null means "not known". `sevila.artifact(ID).arrow(NAME)` reads one from Python."""
+a shard. Names say the unit: `seconds`, `_percent`, `size_bytes`; `frame_index` counts the frames of a video from 0. A null means
+"not known". `sevila.artifact(ID).arrow(NAME)` reads one from Python."""
 
 RECIPES = """# Recipes and keys
 
@@ -48,7 +48,7 @@ def commands() -> str:
 
 def recipes() -> str:
     """Return the recipes, and every key of every section that one may have."""
-    rows = [[code(name), load(name, STAGES).description] for name in available()]
+    rows = [[code(name), Markup(load(name, STAGES).description)] for name in available()]
     parts = [RECIPES, markdown([["recipe", "about"], *rows], n_left=2), "## Keys"]
     for section, config in section_configs(STAGES).items():
         about = STAGES[section].summary if section in STAGES else str(inspect.getdoc(config))
@@ -72,14 +72,15 @@ def tables() -> str:
         notes = column_notes(stage.output)
         for name, schema in stage.output.tables.items():
             rows = [[code(column), kind, notes.get((name, column), "")] for column, kind in schema.columns.items()]
-            about = str(inspect.getdoc(stage.output)).split("\n\n")[0].replace("\n", " ")
+            whole = str(inspect.getdoc(stage.output)).split("\n\n")[0].replace("\n", " ")
+            about = notes.get((name, ""), whole)
             heading = f"## {name}, of {stage.name}"
             parts += [heading, about, markdown([["column", "type", "meaning"], *rows], n_left=3)]
     return "\n\n".join(parts)
 
 
 def column_notes(kind: type[Any]) -> Mapping[tuple[str, str], str]:
-    """Return the comment at each column of an artifact's tables, by table and column."""
+    """Return the comment at each column of an artifact's tables, by table and column; "" of a table that stands in one line."""
     owner = next(base for base in kind.__mro__ if "tables" in vars(base))
     parts = dict(_notes(pool_listing))["PARTS"]
     return {
@@ -100,10 +101,11 @@ def _notes(holder: type[Any] | ModuleType) -> Iterator[tuple[str, dict[str, str]
             named = [(node.targets[0], node.value)]
         for name, call in named:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Schema":
-                yield (
-                    ast.unparse(name).strip("'"),
-                    {str(column.arg): _comment(comments, column.lineno) for column in call.keywords},
-                )
+                lines = {str(column.arg): column.lineno for column in call.keywords}
+                if call.lineno in lines.values():
+                    lines = {"": call.lineno}
+                notes = {column: _comment(comments, line) for column, line in lines.items()}
+                yield ast.unparse(name).strip("'"), {column: note for column, note in notes.items() if note}
 
 
 def _comment(comments: Mapping[int, tokenize.TokenInfo], line: int) -> str:

@@ -7,6 +7,9 @@ from pipeline.datasets.rows import Row, collect_split, read_csv, read_json_list,
 from pipeline.datasets.values import BadRow, option_index, video_name
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone, StoredBackbone, describe_backbone
+from pipeline.models.prompts import PromptStyle
 from pipeline.selection.selector import Floats, Options, Positions, SeededOptions, selector
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
@@ -19,6 +22,7 @@ __all__ = [
     "Annotations",
     "Answers",
     "Artifact",
+    "Backbone",
     "BadRow",
     "Config",
     "Floats",
@@ -29,6 +33,7 @@ __all__ = [
     "Options",
     "Output",
     "Positions",
+    "PromptStyle",
     "Question",
     "Questions",
     "Row",
@@ -36,8 +41,11 @@ __all__ = [
     "Schema",
     "SeededOptions",
     "SplitFile",
+    "StoredBackbone",
     "Video",
+    "Weights",
     "collect_split",
+    "describe_backbone",
     "find_files",
     "option_index",
     "read_csv",

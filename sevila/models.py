@@ -5,7 +5,7 @@ Shapes: T frames of H x W pixels, O options.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -157,8 +157,7 @@ class Localizer(_OnTensors):
         Raises:
             SevilaError: frames of another shape or type, or an unknown prompt or instruction.
         """
-        known = _known("instruction", instruction, prompts.LOCALIZE_INSTRUCTIONS)
-        text = prompts.PROMPT_STYLES[_known("prompt", prompt, prompts.PROMPT_STYLES)].localize(question, options, known)
+        text = prompts.prompt_named(prompt).localize(question, options, _instruction(instruction))
         (ids,) = self._words.tokenize([text]).token_ids
         visual = self._model.visual(self._frozen.features(frames))
         batches = token_batches([len(ids)] * len(visual), visual.shape[1], self._frozen.batch_tokens)
@@ -196,7 +195,7 @@ class Answerer(_OnTensors):
         """
         if not options:
             raise SevilaError("no options: the Answerer chooses one; wanted at least one")
-        text = prompts.PROMPT_STYLES[_known("prompt", prompt, prompts.PROMPT_STYLES)].answer(question, options)
+        text = prompts.prompt_named(prompt).answer(question, options)
         ids = self._words.tokenize([text]).token_ids
         visual = self._model.visual(self._frozen.features(frames))
         out = self._model.answer(visual[None], ids, [len(options)], prompts.frame_prefixes(len(frames)))
@@ -227,9 +226,12 @@ def _prompt(frozen: _Frozen, backbone: Path, weights: PathLike | None, part: Pro
     return load_visual_prompt(frozen.config, path, part, frozen.device)
 
 
-def _known(what: str, name: str, known: Collection[str]) -> str:
-    if name not in known:
-        raise SevilaError(f"no {what} is called {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+def _instruction(name: str) -> str:
+    if name not in prompts.LOCALIZE_INSTRUCTIONS:
+        known = prompts.LOCALIZE_INSTRUCTIONS
+        raise SevilaError(
+            f"no instruction is called {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}"
+        )
     return name
 
 

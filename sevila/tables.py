@@ -15,6 +15,7 @@ from cache.errors import SevilaError, did_you_mean
 from cache.matching import newest
 from cache.record import Record
 from cache.store import Store, stores_below
+from cache.tables import read_table
 from pipeline.engine.stage import Artifact, PooledArtifact
 from stages.all import STAGES
 
@@ -74,7 +75,8 @@ class ArtifactTables:
         Raises:
             SevilaError: there is no such table, or a byte of it has changed.
         """
-        return self._artifact.arrow(self._named(table))
+        name = self._named(table)
+        return read_table(self._artifact.table_files(name), self._artifact.tables[name], self.record.rows.get(name, 0))
 
     def pandas(self, table: str = "") -> pandas.DataFrame:
         """Return a table as `arrow` does, for pandas; lists are arrays in their cells."""

@@ -63,7 +63,7 @@ EXCEPTIONS = {
 }
 
 # Files of stages/ that hold no stage.
-NO_STAGE = ("__init__", "all", "asking", "chain", "others")
+NO_STAGE = ("__init__", "all", "asking", "chain", "extensions", "others")
 
 # Who may import a library.
 OWNERS = {

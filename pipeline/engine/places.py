@@ -11,12 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import MissingSourceError, RecipeError
-from cache.files import kind_of, write_for_user
-
-
 from cache.errors import MissingSourceError, RecipeError, did_you_mean
-from cache.files import kind_of
+from cache.files import kind_of, write_for_user
 from pipeline.engine.toml_file import read_toml
 
 log = logging.getLogger("sevila")
