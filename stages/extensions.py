@@ -16,7 +16,7 @@ from pipeline.recipes import requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from pipeline.registry import Registry
 
-WEIGHTS = "weights"  # an input of this name is the weights that the key of this name names
+NAMED_WEIGHTS = "weights"  # an input of this name is the weights that the key of this name names
 Chain = Callable[[Recipe, Step, Sources], Any]
 
 
@@ -44,7 +44,7 @@ def scorer_stage(stages: Mapping[str, Stage], kind: type[Artifact], name: str) -
         RecipeError: there is none, or it takes something else.
     """
     stage = _making(stages, kind, name, "[chain] scorer", ["localizer", "imported", "clip", "itm"])
-    known = (*SplitArtifacts._fields, WEIGHTS)
+    known = (*SplitArtifacts._fields, NAMED_WEIGHTS)
     if unknown := set(stage.inputs) - {*known}:
         raise RecipeError(
             f"[chain] scorer: {name} takes {', '.join(sorted(unknown))}; of {', '.join(known)} was wanted"

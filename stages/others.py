@@ -12,7 +12,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import requirements
 from pipeline.recipes.requirements import SplitArtifacts
-from stages.extensions import WEIGHTS, scorer_stage
+from stages.extensions import NAMED_WEIGHTS, scorer_stage
 from stages.score_frames import FrameScores
 
 
@@ -45,7 +45,7 @@ def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, loc
             scores = step(stages.score_by_matching, *on.videos, features, matcher)
         case name if name:
             by = scorer_stage(stages.STAGES, FrameScores, name)
-            scores = step(by, *(given(by) if each == WEIGHTS else getattr(on, each) for each in by.inputs))
+            scores = step(by, *(given(by) if each == NAMED_WEIGHTS else getattr(on, each) for each in by.inputs))
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
 
 

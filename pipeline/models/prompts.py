@@ -191,7 +191,7 @@ CUSTOM = "custom"  # somebody's own text in place of one of these; see `template
 
 def prompt_named(name: str) -> PromptStyle:
     """Return one of these prompts, or another package's. Raises as `Registry.named`."""
-    return PROMPTS.named(name)
+    return ALL_PROMPTS.named(name)
 
 
 def _problem(value: Any, name: str) -> str:
@@ -220,7 +220,7 @@ def _known_instruction(name: str) -> str:
     return name
 
 
-PROMPTS = Registry("prompt", "sevila.prompts", lambda: PROMPT_STYLES, _problem)
+ALL_PROMPTS = Registry("prompt", "sevila.prompts", lambda: PROMPT_STYLES, _problem)
 _ANSWERED = ", ".join(name for name, style in PROMPT_STYLES.items() if style.is_answered)
 # Types of config keys: names of the two tables above, and of other packages' prompts.
 _KINDS = f"kind of question: {', '.join(PROMPT_STYLES)}, or another package's"

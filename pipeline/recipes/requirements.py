@@ -143,7 +143,8 @@ def uses_answerer(recipe: Recipe) -> bool:
 def reads_features(recipe: Recipe) -> bool:
     """Whether somebody in the recipe's chain reads the ViT's features: nobody where others both score and answer."""
     compared = compares_vectors(recipe) and scorer_of(recipe) != "clip"  # which brings vectors of its own
-    return uses_localizer(recipe) or uses_answerer(recipe) or compared
+    is_of_others = scorer_of(recipe) in recipe.configs  # another package's stage, which may read them
+    return uses_localizer(recipe) or uses_answerer(recipe) or compared or is_of_others
 
 
 def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:

@@ -20,7 +20,7 @@ SCRIPT = """
 import json, sys
 import sevila
 
-folder, recipe = sys.argv[1:]
+folder, recipe, scorer = sys.argv[1:]
 settings = {
     "list_questions.dataset": "toy_questions",
     "list_questions.split": "val",
@@ -66,7 +66,10 @@ def test_a_page_has_at_most_forty_lines(page: Path) -> None:
     assert len(page.read_text().splitlines()) <= 40
 
 
-def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(demo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scorer", ["localizer", "score_by_brightness"])
+def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(
+    scorer: str, demo: Path, tmp_path: Path
+) -> None:
     install(tmp_path / "site")
     world = tmp_path / "world"
     world.mkdir()
@@ -77,7 +80,7 @@ def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(d
     (world / "toy.csv").write_text("\n".join(lines))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SEVILA_")}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(world), SMALL],
+        [sys.executable, "-c", SCRIPT, str(world), SMALL, scorer],
         cwd=tmp_path,
         env={**environment, "PYTHONPATH": f"{REPOSITORY}:{tmp_path / 'site'}"},
         capture_output=True,
@@ -90,7 +93,8 @@ def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(d
     assert config["options"] == {"stride": 3} and all({*row["positions"]} <= {0, 3, 6} for row in keyframes)
     assert [row["question_id"] for row in gaps] == [f"{videos[0]}#Is it red?", f"{videos[1]}#Is it round?"]
     store = Store(tmp_path / ".sevila")
-    assert store.record(stages["score_frames"]).config["prompt"] == "short"
+    assert store.record(stages["answer_questions"]).config["prompt"] == "short"
+    assert ("score_by_brightness" in stages) == ("score_frames" not in stages) == (scorer != "localizer")
     assert store.record(stages["extract_features"]).inputs["backbone"] == stages["shallow_vit"]
 
 
