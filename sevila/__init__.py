@@ -17,7 +17,7 @@ from sevila.rooms import ROOMS
 if TYPE_CHECKING:
     from cache.errors import SevilaError
     from sevila.experiment import Experiment, RunTables, load
-    from sevila.models import Answerer, Localizer, OptionAnswer
+    from sevila.models import Answerer, Localizer, OptionAnswer, ScoredFrames
     from sevila.selecting import select
     from sevila.tables import ArtifactTables, artifact
 
@@ -28,6 +28,7 @@ __all__ = [
     "Localizer",
     "OptionAnswer",
     "RunTables",
+    "ScoredFrames",
     "SevilaError",
     "artifact",
     "load",
@@ -37,15 +38,16 @@ __all__ = [
 _MODULES = {
     "cache.errors": ["SevilaError"],
     "experiment": ["Experiment", "RunTables", "load"],
-    "models": ["Answerer", "Localizer", "OptionAnswer"],
+    "models": ["Answerer", "Localizer", "OptionAnswer", "ScoredFrames"],
     "selecting": ["select"],
     "tables": ["ArtifactTables", "artifact"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-__version__ = version("sevila-pipeline")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("sevila-pipeline")
     if name in _MODULE_OF:
         import_module("sevila.pipeline")  # before a library that computes: it clears what would change results
         return getattr(import_module(f"sevila.{_MODULE_OF[name]}"), name)

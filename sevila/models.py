@@ -39,6 +39,19 @@ from sevila.tables import PathLike
 FEATURES = torch.float16  # as stored features are, so that what comes out is what a run with a store gives
 
 
+class ScoredFrames(NamedTuple):
+    """What the Localizer says of each frame, all [T] float32 on the CPU.
+
+    Attributes:
+        logit_yes, logit_no: raw logits of its first word; the official code ranks frames by `logit_yes`.
+        probability_yes: softmax over the whole vocabulary, by which the paper ranks them.
+    """
+
+    logit_yes: Tensor
+    logit_no: Tensor
+    probability_yes: Tensor
+
+
 class OptionAnswer(NamedTuple):
     """What the Answerer chose.
 
@@ -144,10 +157,8 @@ class Localizer(_OnTensors):
         *,
         prompt: str = "multiple_choice",
         instruction: str = prompts.DEFAULT_INSTRUCTION,
-    ) -> LocalizerScores:
-        """Return what the Localizer says of each frame: `logit_yes`, `logit_no`, `probability_yes`, each [T] float32 on the CPU.
-
-        The official code ranks frames by `logit_yes`, the paper by `probability_yes`.
+    ) -> ScoredFrames:
+        """Return what the Localizer says of each frame, by which frames are ranked.
 
         Args:
             frames: [T, H, W, 3] uint8, RGB, on any device. Other sizes than the model's are scaled, bilinearly and to a square.
@@ -163,7 +174,7 @@ class Localizer(_OnTensors):
         batches = token_batches([len(ids)] * len(visual), visual.shape[1], self._frozen.batch_tokens)
         ask = partial(self._ask, visual, ids)
         parts = [part for batch in batches for part in self._halving(ask, batch)]
-        return LocalizerScores(*(torch.cat(values).float().cpu() for values in zip(*parts, strict=True)))
+        return ScoredFrames(*(torch.cat(values).float().cpu() for values in zip(*parts, strict=True)))
 
     def _ask(self, visual: Tensor, ids: list[int], rows: Any) -> LocalizerScores:
         return self._model.score(visual[torch.from_numpy(rows).to(visual.device)], [ids] * len(rows))

@@ -355,3 +355,15 @@ def test_every_package_is_part_of_the_distribution_and_sevila_its_only_name() ->
     assert {name if name == "sevila" else f"sevila.{name}" for name in names} == set(settings["packages"])
     assert settings["package-dir"] == {f"sevila.{room}": room for room in sevila.rooms.ROOMS}
     assert set(DISTRIBUTED) == {"sevila", *sevila.rooms.ROOMS}
+
+
+def test_files_beside_the_code_are_part_of_the_distribution() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    listed = {
+        path
+        for package, names in patterns.items()
+        for name in names
+        for path in (ROOT / package.removeprefix("sevila.").replace(".", "/")).glob(name)
+    }
+    beside = {path for room in DISTRIBUTED for path in (ROOT / room).rglob("*") if path.is_file()}
+    assert {path for path in beside if path.suffix not in (".py", ".pyc")} == listed
