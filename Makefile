@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo results sweep reliability test lint clean
+.PHONY: demo results sweep reliability test lint docs clean
 
 .venv/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
@@ -47,5 +47,8 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: .venv/.installed  ## the manual as a site, in site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+
 clean:
-	rm -rf .venv .venv-lmms build *.egg-info
+	rm -rf .venv .venv-lmms build site *.egg-info

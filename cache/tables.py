@@ -113,6 +113,11 @@ def read_rows(paths: Sequence[Path], schema: Schema, n_rows: int | None = None) 
     return as_rows(_read(paths, schema, None, n_rows))
 
 
+def read_table(paths: Sequence[Path], schema: Schema, n_rows: int | None = None) -> pa.Table:
+    """Return a table's files, in order, as one Arrow table of the declared types; raises like `read_columns`."""
+    return _read(paths, schema, None, n_rows).cast(schema.arrow())
+
+
 def read_columns(
     paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None
 ) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -23,20 +23,22 @@ class Registry(Generic[Entry]):
     Attributes:
         kind: what one is called, for people.
         group: of the entry points by which other packages offer theirs.
-        folder: the package whose files hold ours.
-        entries_in: returns those that a module of the folder declares, by name.
+        ours: returns those of this package, by name.
         problem: says what is wrong with what an entry point of a name leads to; "" where it is one of that name.
     """
 
     kind: str
     group: str
-    folder: ModuleType
-    entries_in: Callable[[ModuleType], Mapping[str, Entry]]
+    ours: Callable[[], Mapping[str, Entry]]
     problem: Callable[[Any, str], str]
 
     def names(self) -> list[str]:
         """The names of all, ascending; other people's code is not loaded for that."""
-        return sorted({*self._built_in(), *(point.name for point in entry_points_of_others(self.group))})
+        return sorted({*self.ours(), *self.names_of_others()})
+
+    def names_of_others(self) -> list[str]:
+        """The names of those that other packages offer, ascending."""
+        return sorted({point.name for point in self._points()})
 
     def named(self, name: str, also: Iterable[str] = ()) -> Entry:
         """The one called `name`; `also` are further names that could have been meant.
@@ -44,8 +46,8 @@ class Registry(Generic[Entry]):
         Raises:
             SevilaError: there is none, with the nearest one there is; two have the name; or other people's cannot be loaded.
         """
-        built_in = self._built_in()
-        points = [point for point in entry_points_of_others(self.group) if point.name == name]
+        built_in = self.ours()
+        points = [point for point in self._points() if point.name == name]
         if len(points) + (name in built_in) > 1:
             owners = [*(["this package"] if name in built_in else []), *map(_owner, points)]
             raise SevilaError(
@@ -60,25 +62,39 @@ class Registry(Generic[Entry]):
             f"no {self.kind} is called {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}"
         )
 
-    def _built_in(self) -> dict[str, Entry]:
-        modules = [import_module(f"{self.folder.__name__}.{each.name}") for each in iter_modules(self.folder.__path__)]
-        return {name: entry for module in modules for name, entry in self.entries_in(module).items()}
+    def _points(self) -> EntryPoints:
+        points: EntryPoints = entry_points_of_others().select(group=self.group)
+        return points
 
     def _loaded(self, point: EntryPoint) -> Entry:
         try:
             value: Entry = point.load()
         except (Exception, SystemExit) as error:  # other people's code may raise anything
-            raise SevilaError(f"{self.kind} {point.name!r} of {_owner(point)} cannot be loaded: {error!r}") from error
+            hint = "; other packages import our code by `from sevila.extending import ...`" if _is_ours(error) else ""
+            raise SevilaError(
+                f"{self.kind} {point.name!r} of {_owner(point)} cannot be loaded: {error!r}{hint}"
+            ) from error
         problem = self.problem(value, point.name)
         if problem:
             raise SevilaError(f"entry point {point.name!r} of {_owner(point)} is {problem}")
         return value
 
 
+def in_folder(folder: ModuleType, entries_in: Callable[[ModuleType], Mapping[str, Entry]]) -> Mapping[str, Entry]:
+    """Return, by name, what the modules of a package declare; `entries_in` returns those of a module."""
+    modules = [import_module(f"{folder.__name__}.{each.name}") for each in iter_modules(folder.__path__)]
+    return {name: entry for module in modules for name, entry in entries_in(module).items()}
+
+
 @cache
-def entry_points_of_others(group: str) -> tuple[EntryPoint, ...]:
-    """The entry points of installed packages, read once a process: it takes longer than a plan's step."""
-    return tuple(entry_points(group=group))
+def entry_points_of_others() -> Any:
+    """All entry points of installed packages, of which to `select`; read once a process: it takes longer than a plan's step."""
+    return entry_points()
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a module is missing that the repository has under this name, and the installed package under another."""
+    return isinstance(error, ModuleNotFoundError) and error.name in ("cache", "pipeline", "stages")
 
 
 def _owner(point: EntryPoint) -> str:

@@ -1,4 +1,4 @@
-"""Every stage, upstream first: those that recipes may set and that a store may hold artifacts of."""
+"""Every stage, upstream first: those that recipes may set and that a store may hold artifacts of; other packages' at the end."""
 
 from pipeline.engine.stage import Stage
 from stages.answer_questions import answer_questions
@@ -7,6 +7,7 @@ from stages.embed_frames import embed_frames
 from stages.evaluate import evaluate
 from stages.evaluate_localization import evaluate_localization
 from stages.evaluate_moments import evaluate_moments
+from stages.extensions import of_others
 from stages.extract_features import extract_features
 from stages.finetune_answerer import finetune_answerer
 from stages.generate_answers import generate_answers
@@ -58,4 +59,5 @@ ALL = (
     evaluate_moments,
     make_thumbnails,
 )
-STAGES: dict[str, Stage] = {stage.name: stage for stage in ALL}
+OURS: dict[str, Stage] = {stage.name: stage for stage in ALL}
+STAGES = OURS | of_others(OURS)

@@ -22,6 +22,7 @@ from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import Windows
 from pipeline.inference.written_answers import OF_REPLIES
+from pipeline.models.prompts import AnsweringPrompt
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, majority_vote
 from stages.extract_features import Features
@@ -82,7 +83,7 @@ class AnswerQuestions(Config):
     method: Literal["concatenate", "vote"] = Field(
         "concatenate", description="read all keyframes together, or each alone and take the majority"
     )
-    prompt: Literal["multiple_choice", "next_event"] = Field("multiple_choice", description="kind of question")
+    prompt: AnsweringPrompt = "multiple_choice"
     readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 

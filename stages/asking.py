@@ -12,6 +12,7 @@ from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from stages.answer_questions import Answers
+from stages.extensions import backbone_stage
 from stages.generate_answers import GeneratedAnswers
 from stages.init_answerer import AnswererWeights
 from stages.init_localizer import LocalizerWeights
@@ -47,10 +48,8 @@ def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has
     split = requirements.splits_of(recipe).test
     questions = step(stages.list_questions, split.annotations(sources))
     given = partial(requirements.weights_of, recipe, sources)
-    is_trained = recipe.chain.backbone == "trained"
-    backbone = (
-        step(stages.train_backbone) if is_trained else step(stages.import_backbone, given(stages.import_backbone))
-    )
+    maker = backbone_stage(stages.STAGES, recipe)
+    backbone = step(maker, *(given(maker) for _ in maker.inputs))
     checks.check_frame_size(recipe, backbone)
     _refuse_others(trained, backbone)
     localizer = None

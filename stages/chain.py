@@ -11,12 +11,13 @@ from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
 from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Picked, Results, Setup, baselines, refinements
+from stages import extensions
 from stages.others import answered, scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
     """Return `full`, which returns `Results`, or `forward`, which returns metrics: always for queries, which have no answers."""
-    return full if recipe.chain.kind == "full" and not requirements.asks_for_moments(recipe) else forward
+    return full if requirements.evaluates_settings(recipe) else extensions.with_others(stages.STAGES, forward)
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
@@ -55,7 +56,6 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     test = _features(step, sources, splits.test, test_questions, backbone)
     train = _features(step, sources, splits.train, train_questions, backbone)
     setup = Setup(step, test, train, answerer, results := Results(test_questions))
-
     for choice in baselines(recipe.chain):  # baselines and upper bounds
         _evaluate(setup, choice, None, _fine_tune(setup, choice, None, answerer))
     if "untrained" in recipe.chain.selectors:
@@ -78,8 +78,8 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
 
 
 def _released(recipe: Recipe, step: Step, sources: Sources) -> Released:
-    given, trains = partial(requirements.weights_of, recipe, sources), recipe.chain.backbone == "trained"
-    backbone = step(stages.train_backbone) if trains else step(stages.import_backbone, given(stages.import_backbone))
+    given, maker = partial(requirements.weights_of, recipe, sources), extensions.backbone_stage(stages.STAGES, recipe)
+    backbone = step(maker, *(given(maker) for _ in maker.inputs))
     checks.check_frame_size(recipe, backbone)
     localizer = step(stages.init_localizer, backbone, given(stages.init_localizer)) if uses_localizer(recipe) else None
     answerer = step(stages.init_answerer, backbone, given(stages.init_answerer)) if uses_answerer(recipe) else None

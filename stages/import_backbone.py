@@ -7,7 +7,7 @@ from pydantic import Field
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.engine.weights import Weights
-from pipeline.inference.backbone import Backbone
+from pipeline.inference.backbone import Backbone, backbone_facts
 
 
 class ImportBackbone(Config):
@@ -22,17 +22,5 @@ class ImportBackbone(Config):
 @stage(version=2, output=Backbone)
 def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
     """Check that a folder holds a complete BLIP-2 Flan-T5 that fits, and note what identifies it."""
-    from pipeline.models.checkpoint import check_blip2, vision_fingerprint
-    from pipeline.models.config import read_blip2_config
-    from pipeline.models.verbalizer import Verbalizer
-
     assert weights.path is not None
-    config = read_blip2_config(weights.path)
-    Verbalizer(weights.path / "tokenizer.json")
-    check_blip2(config, weights.path)
-    facts = {
-        "encoder": vision_fingerprint(config, weights.path),
-        "feature_shape": list(config.feature_shape),
-        "image_size": config.image_size,
-    }
-    Backbone.note_weights(weights, facts, out)
+    Backbone.note_weights(weights, backbone_facts(weights.path), out)

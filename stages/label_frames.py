@@ -23,7 +23,7 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import VideoFeatures
-from pipeline.models.prompts import single_frame_prefixes
+from pipeline.models.prompts import AnsweringPrompt, single_frame_prefixes
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import majority_vote
 from pipeline.text_table import or_dash
@@ -125,7 +125,7 @@ NOTHING_TO_LEARN = ("no_options", "no_answer")  # codes of questions that have n
 class LabelFrames(Config):
     """How the Answerer is asked; as it is for answering."""
 
-    prompt: Literal["multiple_choice", "next_event"] = Field("multiple_choice", description="kind of question")
+    prompt: AnsweringPrompt = "multiple_choice"
     readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 

@@ -12,6 +12,8 @@ from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import requirements
 from pipeline.recipes.requirements import SplitArtifacts
+from stages.extensions import NAMED_WEIGHTS, scorer_stage
+from stages.score_frames import FrameScores
 
 
 class Scored(NamedTuple):
@@ -41,6 +43,9 @@ def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, loc
                 stages.extract_features, on.frames, matcher, None, None, setting="for matching", level="features"
             )
             scores = step(stages.score_by_matching, *on.videos, features, matcher)
+        case name if name:
+            by = scorer_stage(stages.STAGES, FrameScores, name)
+            scores = step(by, *(given(by) if each == NAMED_WEIGHTS else getattr(on, each) for each in by.inputs))
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,6 +12,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.metrics.localization_metrics import inside
+from pipeline.models.prompts import LocalizingPrompt
 from pipeline.training.localizer_training import LocalizerTraining, labelled_clips, train_localizer
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
@@ -23,7 +23,7 @@ from stages.sample_frames import Frames
 class PretrainLocalizer(LocalizerTraining):
     """How the Localizer is pre-trained; defaults: paper table 11, 4 GPUs of 16 videos and 4 frames each."""
 
-    prompt: Literal["multiple_choice", "next_event", "moment"] = Field("moment", description="kind of question")
+    prompt: LocalizingPrompt = "moment"
     epochs: int = Field(80, ge=1, description="passes over the training questions")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +11,7 @@ from pipeline.datasets.question import Question
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
+from pipeline.models.prompts import LocalizingPrompt
 from pipeline.training.localizer_training import LocalizerTraining, labelled_clips, train_localizer
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
@@ -23,9 +23,7 @@ from stages.sample_frames import Frames
 class RefineLocalizer(LocalizerTraining):
     """How the Localizer is refined; defaults: paper table 11, 4 random frames a question."""
 
-    prompt: Literal["multiple_choice", "next_event", "moment"] = Field(
-        "multiple_choice", description="kind of question"
-    )
+    prompt: LocalizingPrompt = "multiple_choice"
     warmup_steps: int = Field(500, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
 
 

@@ -19,7 +19,15 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.not_finite import BROKEN, SCORES
-from pipeline.models.prompts import localizing_text, template_problem, template_text
+from pipeline.models.prompts import (
+    CUSTOM,
+    DEFAULT_INSTRUCTION,
+    Instruction,
+    ScoringPrompt,
+    localizing_text,
+    template_problem,
+    template_text,
+)
 from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import ScoresByQuestion
 from stages.extract_features import Features
@@ -103,26 +111,21 @@ class ScoreFrames(Config):
 
     later: ClassVar[Mapping[str, Any]] = {"template": ""}
 
-    prompt: Literal["multiple_choice", "next_event", "moment", "open", "custom"] = Field(
-        "multiple_choice",
-        description="kind of question; open: one without options; custom: your own text, the template",
-    )
+    prompt: ScoringPrompt = "multiple_choice"
     template: str = Field(
         "",
         validate_default=True,
         description='your own text (custom), such as "Question: {question} Options: ({options} ) Is the answer to be seen?"; '
         "the Localizer says yes or no to it",
     )
-    instruction: Literal["necessary_details", "information_needed", "necessary_information"] = Field(
-        "necessary_details", description="wording of the request (paper Table 16)"
-    )
+    instruction: Instruction = DEFAULT_INSTRUCTION
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
     @field_validator("template")
     @classmethod
     def _is_custom(cls, template: str, info: ValidationInfo) -> str:
-        prompt = info.data.get("prompt", "custom")
-        if (prompt == "custom") != bool(template):
+        prompt = info.data.get("prompt", CUSTOM)
+        if (prompt == CUSTOM) != bool(template):
             raise ValueError(
                 f"prompt is {prompt!r}; 'custom' with a template, or another prompt without one was wanted"
             )

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.engine.output import Output
 from pipeline.engine.progress import steps_bar
 from pipeline.engine.stage import Config, RunContext, stage
-from pipeline.inference.backbone import Backbone
-
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
+from pipeline.inference.backbone import StoredBackbone, describe_backbone
 
 
-class TrainedBackbone(Backbone):
+class TrainedBackbone(StoredBackbone):
     """A backbone that holds its own weights, and what they can do on held-out texts and images."""
 
     tables = {"figures": Schema(1, phase="string", figure="string", share="float64")}
-
-    @contextmanager
-    def folder(self, run: RunContext) -> Iterator[Path]:
-        """Yield the artifact's own folder; raises `CorruptArtifactError` if a file of the weights has changed."""
-        for name in FILES:
-            self.checked_file(name)
-        yield self.path
 
 
 class TrainBackbone(Config):
@@ -48,8 +34,6 @@ def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
     On the CPU, whatever the device of the run: the same bytes for the same number of threads. Killed, it goes on from the last
     finished phase.
     """
-    from pipeline.models.checkpoint import check_blip2, vision_fingerprint
-    from pipeline.models.config import read_blip2_config
     from pipeline.shapes.backbone import PHASES, ShapesBackbone, read_state
 
     backbone = ShapesBackbone(out.folder, cfg.seed)
@@ -72,15 +56,4 @@ def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
             for figure, share in figures.items()
         ],
     )
-    config = read_blip2_config(out.folder)
-    check_blip2(config, out.folder)
-    content = {
-        "name": "",  # nothing that could be found elsewhere
-        "files": {},
-        "encoder": vision_fingerprint(config, out.folder),
-        "feature_shape": list(config.feature_shape),
-        "image_size": config.image_size,
-    }
-    (out.folder / "backbone.json").write_text(json.dumps(content, indent=1, sort_keys=True))
-    for name in (*FILES, "backbone.json"):
-        out.add_file(name)
+    describe_backbone(out)

@@ -7,6 +7,9 @@ import pytest
 
 from pipeline.registry import entry_points_of_others
 
+# The folders of the repository are installed as parts of `sevila` only: what tests start finds them by their own names.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+
 Package = Callable[..., None]
 os.environ.setdefault("SEVILA_REPORT", "no")  # a page at the end of each of hundreds of runs is seconds each
 pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # whose tests test_flows.py runs

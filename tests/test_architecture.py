@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import sevila.rooms
 from pipeline.datasets.registry import adapter_names
 from pipeline.engine.stage import Artifact, Stage
 from stages.all import STAGES
@@ -25,9 +26,10 @@ ROOMS = {
     "workers": {"workers", "reports", "stages", "pipeline", "cache"},
     "flows": {"flows", "workers", "reports", "stages", "pipeline", "cache"},
     "cli": {"cli", "workers", "reports", "stages", "pipeline", "cache"},
+    "sevila": {"sevila", "reports", "stages", "pipeline", "cache"},
     "benchmarks": {"benchmarks", "tests", "stages", "pipeline", "cache"},  # measures models and videos of the tests
 }
-DISTRIBUTED = [room for room in ROOMS if room != "benchmarks"]  # what is installed
+DISTRIBUTED = [room for room in ROOMS if room not in ("benchmarks", "flows")]  # what is installed
 OURS = {*ROOMS, "tests"}  # nobody imports tests, and nobody benchmarks, but where a door says so
 
 # What each folder of pipeline/ may import of the others. All may import the files directly in pipeline/, which import no folder.
@@ -61,12 +63,14 @@ EXCEPTIONS = {
 }
 
 # Files of stages/ that hold no stage.
-NO_STAGE = ("__init__", "all", "asking", "chain", "others")
+NO_STAGE = ("__init__", "all", "asking", "chain", "extensions", "others")
 
 # Who may import a library.
 OWNERS = {
     "h5py": {"cache"},
-    "pyarrow": {"cache"},
+    "pyarrow": {"cache", "sevila/tables.py"},  # the latter, as a type that it hands out
+    "pandas": {"sevila/tables.py"},
+    "polars": {"sevila/tables.py"},
     "fsspec": {"cache"},
     "decord": {"pipeline/video"},
     "av": {"pipeline/video", "pipeline/shapes"},  # shapes writes the videos of its world
@@ -110,6 +114,8 @@ UNTYPED_IN_STAGES = {
     *("select_keyframes._one_without_scores_is_the_method", "select_keyframes._complete"),
     *("select_keyframes.without_later", "select_keyframes._options"),
 }
+# What people ask with tensors is called as what the pipeline asks with features: it is the same model, with its ViT.
+ON_TENSORS = {"Localizer", "Answerer"}
 # `import pipeline` for its effect: what BLAS libraries read from the environment is cleared before any of them is loaded.
 IMPORTED_FOR_AN_EFFECT = {"flows.py", "cli/__init__.py"}
 # What each module of a kind declares for itself.
@@ -286,7 +292,7 @@ def test_a_word_has_one_meaning_as_a_class_has_one_name() -> None:
     for path in sources():
         for node in nodes(path, ast.ClassDef):
             places.setdefault(node.name.lstrip("_"), []).append(f"{path}:{node.lineno}")
-    assert not {name: where for name, where in places.items() if len(where) > 1}
+    assert {name for name, where in places.items() if len(where) > 1} == ON_TENSORS
 
 
 def test_names_say_what_a_thing_is() -> None:
@@ -342,7 +348,22 @@ def test_a_constant_that_others_import_has_a_name_of_its_own() -> None:
     assert not {name: meanings for name, meanings in values.items() if len(meanings) > 1 and name not in SAID_OF_EACH}
 
 
-def test_every_package_is_part_of_the_distribution() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {path.parent for room in DISTRIBUTED for path in (ROOT / room).rglob("__init__.py")}
-    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in found} == set(listed)
+def test_every_package_is_part_of_the_distribution_and_sevila_its_only_name() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for room in DISTRIBUTED for path in (ROOT / room).rglob("__init__.py")}
+    names = {str(folder).replace("/", ".") for folder in folders}
+    assert {name if name == "sevila" else f"sevila.{name}" for name in names} == set(settings["packages"])
+    assert settings["package-dir"] == {f"sevila.{room}": room for room in sevila.rooms.ROOMS}
+    assert set(DISTRIBUTED) == {"sevila", *sevila.rooms.ROOMS}
+
+
+def test_files_beside_the_code_are_part_of_the_distribution() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    listed = {
+        path
+        for package, names in patterns.items()
+        for name in names
+        for path in (ROOT / package.removeprefix("sevila.").replace(".", "/")).glob(name)
+    }
+    beside = {path for room in DISTRIBUTED for path in (ROOT / room).rglob("*") if path.is_file()}
+    assert {path for path in beside if path.suffix not in (".py", ".pyc")} == listed

@@ -33,7 +33,7 @@ class About:
         videos: how videos are named below the videos folder.
         published: where the owners publish annotations and videos.
         licence: the licence of the annotations as far as the owners state one.
-        prompt: the style of its questions, a key of `prompts.PROMPT_STYLES`; empty where a file may hold any.
+        prompt: the kind of its questions, a name of a prompt (pipeline/models/prompts.py); empty where a file may hold any.
         name_says: what more the name of a file says, for example which video: names are part of its identity then. None: nothing.
     """
 
@@ -42,7 +42,7 @@ class About:
     videos: str
     published: str
     licence: str
-    prompt: Literal["multiple_choice", "next_event", "moment", ""]
+    prompt: str
     beside: tuple[str, ...] = ()
     name_says: Callable[[str], list[str]] | None = None
     same_questions: bool = False

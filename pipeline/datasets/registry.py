@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pipeline.datasets
 from pipeline.datasets.adapter import About, Adapter
-from pipeline.registry import Registry
+from pipeline.registry import Registry, in_folder
 
 WANTED = ("name", "about", "read")
 
@@ -36,4 +37,4 @@ def _problem(value: Any, name: str) -> str:
     return ""
 
 
-ADAPTERS = Registry("data set", "sevila.datasets", pipeline.datasets, _declared, _problem)
+ADAPTERS = Registry("data set", "sevila.datasets", partial(in_folder, pipeline.datasets, _declared), _problem)

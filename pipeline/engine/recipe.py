@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from cache.errors import RecipeError, did_you_mean
 from pipeline.datasets.registry import adapter_named
@@ -34,13 +34,15 @@ class Chain(Config):
         "forward",
         description="forward: inference; full: the reverse chain and both trainings too, every setting evaluated",
     )
-    backbone: Literal["imported", "trained"] = Field(
-        "imported", description="the frozen BLIP-2: weights from outside, or trained from scratch by a stage"
+    backbone: str = Field(
+        "imported",
+        description="the frozen BLIP-2: imported, weights from outside; trained, from scratch by a stage; or made by another "
+        "package's stage of this name",
     )
-    scorer: Literal["localizer", "imported", "clip", "itm"] = Field(
+    scorer: str = Field(
         "localizer",
-        description="who scores frames (forward): the Localizer; files made elsewhere; CLIP or SigLIP; or BLIP-2's image-text "
-        "matching (docs/scorers.md)",
+        description="who scores frames (forward): localizer; imported, files made elsewhere; clip, CLIP or SigLIP; itm, BLIP-2's "
+        "image-text matching (docs/scorers.md); or another package's stage of this name",
     )
     answerer: Literal["sevila", "vlm"] = Field(
         "sevila",
@@ -65,6 +67,17 @@ class Chain(Config):
         description="keyframes to evaluate, zero-shot and fine-tuned: chosen by the untrained, the pretrained, the refined "
         "Localizer, or by a selector that looks at no score: uniform, random, oracle (the true moments)",
     )
+
+    also: tuple[str, ...] = Field(
+        (), strict=False, description="other packages' stages that the forward chain runs at its end (docs/extending)"
+    )
+
+    @field_validator("also")
+    @classmethod
+    def _forward_only(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if names and info.data.get("kind") == "full":
+            raise ValueError("a full chain has several artifacts of a stage; kind = 'forward' was wanted")
+        return names
 
     @field_validator("pretraining_dataset")
     @classmethod

@@ -172,13 +172,13 @@ class Artifact:
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
-        return read_rows(self._table_files(table), self.tables[table], self.record.rows.get(table, 0))
+        return read_rows(self.table_files(table), self.tables[table], self.record.rows.get(table, 0))
 
     def typed_rows(self, table: str, kind: type[TypedRow]) -> list[TypedRow]:
         """Return all rows of a table as `kind`, a NamedTuple or dataclass; its fields are columns, others have defaults."""
         schema = self.tables[table]
         hints = {name: hint for name, hint in get_type_hints(kind).items() if name in schema.columns}
-        columns = read_lists(self._table_files(table), schema, list(hints), self.record.rows.get(table, 0))
+        columns = read_lists(self.table_files(table), schema, list(hints), self.record.rows.get(table, 0))
         for number, hint in enumerate(hints.values()):
             if hint is Reason or get_origin(hint) is tuple:
                 columns[number] = list(map(Reason if hint is Reason else tuple, columns[number]))
@@ -186,9 +186,10 @@ class Artifact:
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""
-        return read_columns(self._table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
+        return read_columns(self.table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
 
-    def _table_files(self, table: str) -> list[Path]:
+    def table_files(self, table: str) -> list[Path]:
+        """Return the files of a table after comparing each with its SHA-256; raises like `checked_file`."""
         names = self._names(table, ".parquet")
         if not names and table in self.record.rows:
             path = self.path / RECORD

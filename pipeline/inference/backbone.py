@@ -112,3 +112,45 @@ class Backbone(ImportedModel):
 
         with self.folder(run) as folder:
             return read_blip2_config(folder)
+
+
+class StoredBackbone(Backbone):
+    """A backbone that holds its own weights."""
+
+    @contextmanager
+    def folder(self, run: RunContext) -> Iterator[Path]:
+        """Yield the artifact's own folder; raises `CorruptArtifactError` if a file of the weights has changed."""
+        for name in FILES:
+            self.checked_file(name)
+        yield self.path
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def backbone_facts(folder: Path) -> dict[str, Any]:
+    """Return what identifies a BLIP-2 in a folder as Hugging Face lays it out, and its sizes.
+
+    Raises:
+        CheckpointError: a file or a tensor is missing, there is one too many, or they do not fit each other.
+    """
+    from pipeline.models.checkpoint import check_blip2, vision_fingerprint
+    from pipeline.models.config import read_blip2_config
+    from pipeline.models.verbalizer import Verbalizer
+
+    config = read_blip2_config(folder)
+    Verbalizer(folder / "tokenizer.json")
+    check_blip2(config, folder)
+    return {
+        "encoder": vision_fingerprint(config, folder),
+        "feature_shape": list(config.feature_shape),
+        "image_size": config.image_size,
+    }
+
+
+def describe_backbone(out: Output) -> None:
+    """Add the weights that a stage has written into its artifact's folder, and what identifies them; raises likewise."""
+    content = {"name": "", "files": {}, **backbone_facts(out.folder)}  # nothing that could be found elsewhere
+    (out.folder / Backbone.note).write_text(json.dumps(content, indent=1, sort_keys=True))
+    for name in (*FILES, Backbone.note):
+        out.add_file(name)

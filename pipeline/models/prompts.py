@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from string import Formatter, ascii_uppercase
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
+from cache.errors import did_you_mean
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Question
+from pipeline.registry import Registry
 
 # Official sevila.py: the prefix of each frame's visual tokens. Both end in a space, which the T5 tokenizer turns into a
 # token of its own ("▁"); the visual tokens follow it directly.
@@ -132,20 +134,22 @@ class PromptStyle:
     Attributes:
         answer: (question, options) -> text for the Answerer.
         localize: (question, options, instruction name) -> text for the Localizer.
+        is_answered: an Answerer is asked so for one of the options.
     """
 
     answer: Callable[[str, Sequence[str]], str]
     localize: Callable[[str, Sequence[str], str], str]
+    is_answered: bool = True
 
 
 def answering_text(style: str, question: Question) -> str:
-    """Return what the Answerer reads of a question; `style` is a key of `PROMPT_STYLES`."""
-    return PROMPT_STYLES[style].answer(question.question, question.options)
+    """Return what the Answerer reads of a question; `style` is the name of a prompt."""
+    return prompt_named(style).answer(question.question, question.options)
 
 
 def localizing_text(style: str, question: Question, instruction: str) -> str:
     """Return what the Localizer reads of a question; `instruction` is a key of `LOCALIZE_INSTRUCTIONS`."""
-    return PROMPT_STYLES[style].localize(question.question, question.options, instruction)
+    return prompt_named(style).localize(question.question, question.options, instruction)
 
 
 def template_problem(template: str) -> str:
@@ -177,6 +181,58 @@ def template_text(template: str, question: Question) -> str:
 PROMPT_STYLES = {
     "multiple_choice": PromptStyle(answer_prompt, localize_prompt),
     "next_event": PromptStyle(next_event_answer_prompt, next_event_localize_prompt),
-    "moment": PromptStyle(moment_answer_prompt, moment_localize_prompt),
-    "open": PromptStyle(open_answer_prompt, open_localize_prompt),
+    "moment": PromptStyle(moment_answer_prompt, moment_localize_prompt, is_answered=False),
+    "open": PromptStyle(open_answer_prompt, open_localize_prompt, is_answered=False),
 }
+
+
+CUSTOM = "custom"  # somebody's own text in place of one of these; see `template_text`
+
+
+def prompt_named(name: str) -> PromptStyle:
+    """Return one of these prompts, or another package's. Raises as `Registry.named`."""
+    return ALL_PROMPTS.named(name)
+
+
+def _problem(value: Any, name: str) -> str:
+    return "" if isinstance(value, PromptStyle) else f"a {type(value).__name__}; a PromptStyle was wanted"
+
+
+def _known(name: str) -> str:
+    prompt_named(name)
+    return name
+
+
+def _known_or_custom(name: str) -> str:
+    return name if name == CUSTOM else _known(name)
+
+
+def _answered(name: str) -> str:
+    if not prompt_named(name).is_answered:
+        raise ValueError("is not a prompt by which an Answerer is asked for an option")
+    return name
+
+
+def _known_instruction(name: str) -> str:
+    if name not in LOCALIZE_INSTRUCTIONS:
+        known = ", ".join(LOCALIZE_INSTRUCTIONS)
+        raise ValueError(f"is no instruction{did_you_mean(name, LOCALIZE_INSTRUCTIONS)}; there are: {known}")
+    return name
+
+
+ALL_PROMPTS = Registry("prompt", "sevila.prompts", lambda: PROMPT_STYLES, _problem)
+_ANSWERED = ", ".join(name for name, style in PROMPT_STYLES.items() if style.is_answered)
+# Types of config keys: names of the two tables above, and of other packages' prompts.
+_KINDS = f"kind of question: {', '.join(PROMPT_STYLES)}, or another package's"
+LocalizingPrompt = Annotated[str, AfterValidator(_known), Field(description=_KINDS)]
+ScoringPrompt = Annotated[
+    str, AfterValidator(_known_or_custom), Field(description=f"{_KINDS}; {CUSTOM}: your own text, the template")
+]
+AnsweringPrompt = Annotated[
+    str, AfterValidator(_answered), Field(description=f"kind of question: {_ANSWERED}, or another package's")
+]
+Instruction = Annotated[
+    str,
+    AfterValidator(_known_instruction),
+    Field(description=f"wording of the request (paper Table 16): {', '.join(LOCALIZE_INSTRUCTIONS)}"),
+]

@@ -15,14 +15,15 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
 from pipeline.recipes.requirements import (
-    SCORER_WEIGHTS,
     asks_for_moments,
+    backbone_weights,
     compares_vectors,
     exists,
     knows_moments,
     pretrains_localizer,
     reads_features,
     scorer_of,
+    scorer_weights,
     uses_answerer,
     uses_localizer,
     uses_vlm,
@@ -205,9 +206,7 @@ def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
     backbone = {recipe.config_of("import_backbone").weights}
-    if recipe.chain.backbone == "imported":
-        weights |= backbone
-    weights |= {recipe.config_of(name).weights for name in SCORER_WEIGHTS.get(scorer_of(recipe), ())}
+    weights |= backbone_weights(recipe) | scorer_weights(recipe)
     weights |= {recipe.config_of("answer_with_vlm").weights} - {""} if uses_vlm(recipe) else set()
     scores = {recipe.config_of("import_scores").scores} if scorer_of(recipe) == "imported" else set()
     used = {"annotations": datasets, "videos": datasets, "weights": weights, "scores": scores}
@@ -220,11 +219,10 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     Args:
         asked: the questions of every split whose videos are needed.
     """
-    names = ["import_backbone"] * (recipe.chain.backbone == "imported" and reads_features(recipe))
-    names += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
-    names += SCORER_WEIGHTS.get(scorer_of(recipe), ())
+    names = ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
     names += ["answer_with_vlm"] * uses_vlm(recipe)
     weights = [recipe.config_of(name).weights for name in names]
+    weights += [*(backbone_weights(recipe) if reads_features(recipe) else ()), *scorer_weights(recipe)]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
     asks_server = uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
     sources.check(datasets, filter(None, weights), asks_server)

@@ -83,9 +83,25 @@ def asks_for_moments(recipe: Recipe) -> bool:
     return bool(prompt == "moment")
 
 
+def evaluates_settings(recipe: Recipe) -> bool:
+    """Whether the chain is the full one of questions, which compares choices of keyframes."""
+    return recipe.chain.kind == "full" and not asks_for_moments(recipe)
+
+
+def backbone_stage(recipe: Recipe) -> str:
+    """Return the name of the stage that makes the recipe's backbone, if there is one."""
+    name = recipe.chain.backbone
+    return {"imported": "import_backbone", "trained": "train_backbone"}.get(name, name)
+
+
+def backbone_weights(recipe: Recipe) -> set[str]:
+    """Return the name of the weights that the backbone is made from; none where it is made from none."""
+    return {getattr(recipe.config_of(backbone_stage(recipe)), "weights", "")} - {""}
+
+
 def uses_localizer(recipe: Recipe) -> bool:
     """Whether the recipe's chain has a Localizer."""
-    if recipe.chain.kind == "full" and not asks_for_moments(recipe):
+    if evaluates_settings(recipe):
         return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
     return scorer_of(recipe) == "localizer"
 
@@ -94,6 +110,13 @@ def scorer_of(recipe: Recipe) -> str:
     """Return who scores frames for the forward chain, as `[chain] scorer` names it; empty where nobody looks at scores."""
     looks = asks_for_moments(recipe) or recipe.config_of("select_keyframes").method == "localizer"
     return recipe.chain.scorer if looks else ""
+
+
+def scorer_weights(recipe: Recipe) -> set[str]:
+    """Return the names of the weights that a scorer other than the Localizer is made from."""
+    scorer = scorer_of(recipe)
+    stages = SCORER_WEIGHTS.get(scorer, (scorer,) if scorer in recipe.configs else ())
+    return {getattr(recipe.config_of(name), "weights", "") for name in stages} - {""}
 
 
 def queried_by(recipe: Recipe, *weights: Artifact | None) -> tuple[Artifact | None, ...]:
@@ -120,7 +143,8 @@ def uses_answerer(recipe: Recipe) -> bool:
 def reads_features(recipe: Recipe) -> bool:
     """Whether somebody in the recipe's chain reads the ViT's features: nobody where others both score and answer."""
     compared = compares_vectors(recipe) and scorer_of(recipe) != "clip"  # which brings vectors of its own
-    return uses_localizer(recipe) or uses_answerer(recipe) or compared
+    is_of_others = scorer_of(recipe) in recipe.configs  # another package's stage, which may read them
+    return uses_localizer(recipe) or uses_answerer(recipe) or compared or is_of_others
 
 
 def weights_of(recipe: Recipe, sources: Sources, stage: Stage) -> Weights | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pipeline.selection
-from pipeline.registry import Registry
+from pipeline.registry import Registry, in_folder
 from pipeline.selection.selector import Selector
 
 
@@ -33,4 +34,4 @@ def _problem(value: Any, name: str) -> str:
     return f"a {what}; a function of that name, declared by pipeline.selection.selector.selector, was wanted"
 
 
-SELECTORS = Registry("selector", "sevila.selectors", pipeline.selection, _declared, _problem)
+SELECTORS = Registry("selector", "sevila.selectors", partial(in_folder, pipeline.selection, _declared), _problem)

@@ -15,7 +15,7 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import load_answerer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
-from pipeline.models.prompts import frame_prefixes
+from pipeline.models.prompts import AnsweringPrompt, frame_prefixes
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
@@ -42,7 +42,7 @@ class AnswererTraining(TrainingConfig):
     method: Literal["concatenate", "vote"] = Field(
         "concatenate", description="learn to answer from all keyframes together, or from each alone"
     )
-    prompt: Literal["multiple_choice", "next_event"] = Field("multiple_choice", description="kind of question")
+    prompt: AnsweringPrompt = "multiple_choice"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +20,7 @@ from pipeline.inference.load_models import load_localizer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.inference.visual_windows import VideoFeatures
-from pipeline.models.prompts import localizing_text
+from pipeline.models.prompts import DEFAULT_INSTRUCTION, Instruction, localizing_text
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
@@ -47,9 +47,7 @@ class LocalizerTraining(TrainingConfig):
         ge=1,
         description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip",
     )
-    instruction: Literal["necessary_details", "information_needed", "necessary_information"] = Field(
-        "necessary_details", description="wording of the request (paper Table 16)"
-    )
+    instruction: Instruction = DEFAULT_INSTRUCTION
 
 
 @dataclass(frozen=True)

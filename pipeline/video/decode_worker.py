@@ -214,6 +214,12 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
+    """Serve requests until the parent closes the pool."""
+    with suppress(EOFError, ConnectionError):
+        _serve_parent()
+
+
+def _serve_parent() -> None:
     # Not at the end of a request but at once: a decoder that hangs would outlive its parent.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     decord.logging.set_level(decord.logging.QUIET)
@@ -235,8 +241,3 @@ def main() -> None:
         send(Alive())  # started
         while True:
             serve(connection.recv(), size, send, on_progress)
-
-
-if __name__ == "__main__":
-    with suppress(EOFError, ConnectionError):  # the parent has closed the pool
-        main()

@@ -133,7 +133,8 @@ class _Worker:
         self.watchdog, self.has_started, self.problem = None, False, None
         self.connection, theirs = Pipe()
         heartbeat_seconds = min(1.0, self.timeout_seconds / 4)
-        command = [sys.executable, "-P", "-m", "pipeline.video.decode_worker"]
+        # By import, as part of what this module is part of: messages are pickled with the names of their classes' modules.
+        command = [sys.executable, "-P", "-c", f"from {__package__}.decode_worker import main; main()"]
         command += [str(theirs.fileno()), str(self.size), str(heartbeat_seconds)]
         import_path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
         with theirs:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -18,12 +20,16 @@ import pytest
 from pydantic import Field, ValidationError
 
 from cache.errors import MissingSourceError, SchemaError
+from cache.record import artifact_id
 from cache.store import Store
 from cache.tables import Schema
 from pipeline.engine.build import build, build_piece, pieces
 from pipeline.engine.output import Output, Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from pipeline.engine.weights import Weights
+from stages.list_questions import ListQuestions
+
+GOLDEN_STORE = Path(__file__).parents[1] / "golden" / "store_v1"
 
 
 class Numbers(Artifact):
@@ -284,3 +290,17 @@ def test_planning_does_not_run_the_stage(run: RunContext) -> None:
     assert pieces(planned, Square(), run, inputs) == [0, 2] and begun(run) == [1]
     build(toy_square, Square(), run, inputs)
     assert pieces(planned, Square(), run, inputs) == []
+
+
+def test_a_key_that_came_later_leaves_artifacts_of_before_as_they_are_and_at_another_value_makes_another() -> None:
+    class Asking(ListQuestions):
+        later: ClassVar[Mapping[str, Any]] = {**ListQuestions.later, "shuffled": False}
+        shuffled: bool = False
+
+    stored = Store(GOLDEN_STORE).of_stage("list_questions")[0]
+
+    def id_of(**changes: Any) -> str:
+        config = Asking(**stored.config, **changes).model_dump(mode="python")
+        return artifact_id(stored.stage, stored.version, config, stored.inputs)
+
+    assert id_of() == id_of(shuffled=False) == stored.id != id_of(shuffled=True)

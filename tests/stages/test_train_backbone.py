@@ -13,8 +13,9 @@ from cache.store import Store
 from pipeline.datasets.registry import adapter_names
 from pipeline.engine.build import build
 from pipeline.engine.stage import RunContext
+from pipeline.inference.backbone import FILES
 from pipeline.models.checkpoint import load_visual_prompt
-from stages.train_backbone import FILES, TrainBackbone, TrainedBackbone, train_backbone
+from stages.train_backbone import TrainBackbone, TrainedBackbone, train_backbone
 
 BRIEF = TrainBackbone(reading_steps=2, seeing_steps=2, telling_steps=2, batch_size=8)
 

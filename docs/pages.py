@@ -1,0 +1,118 @@
+"""Pages of the documentation that are read off the code when it is built: tables, recipes and keys, commands.
+
+A hook of MkDocs; mkdocs.yml names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import tokenize
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from types import ModuleType
+from typing import Any, get_args
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from cache import pool_listing
+from cli.app import app
+from pipeline.engine.recipe import available, load, section_configs
+from pipeline.engine.stage import Config
+from pipeline.text_table import Markup, code, escaped, markdown
+from stages.all import STAGES
+
+TABLES = """# Tables
+
+What stages leave: Parquet files in the artifact's folder, `<store>/artifacts/<id>/NAME.parquet`, or a folder `NAME` with a file
+a shard. Names say the unit: `seconds`, `_percent`, `size_bytes`; `frame_index` counts the frames of a video from 0. A null means
+"not known". `sevila.artifact(ID).arrow(NAME)` reads one from Python."""
+
+RECIPES = """# Recipes and keys
+
+A recipe is a TOML file with a section a stage; its name, or its path, is what `sevila run` takes. These come with the package:"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add these pages to those that are written by hand."""
+    for name, text in {"tables.md": tables(), "recipes.md": recipes(), "commands.md": commands()}.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def commands() -> str:
+    """Return every command with its options."""
+    return str(app.generate_docs()).replace("# sevila", "# Commands", 1)
+
+
+def recipes() -> str:
+    """Return the recipes, and every key of every section that one may have."""
+    rows = [[code(name), Markup(load(name, STAGES).description)] for name in available()]
+    parts = [RECIPES, markdown([["recipe", "about"], *rows], n_left=2), "## Keys"]
+    for section, config in section_configs(STAGES).items():
+        about = STAGES[section].summary if section in STAGES else str(inspect.getdoc(config))
+        parts += [f"### [{section}]", about, _keys(config)]
+    return "\n\n".join(parts)
+
+
+def _keys(config: type[Config]) -> str:
+    rows: list[list[str]] = []
+    for key, field in config.model_fields.items():
+        choices = [str(code(choice)) for choice in get_args(field.annotation) if isinstance(choice, str)]
+        meaning = Markup("; ".join(filter(None, (", ".join(choices), escaped(field.description or "")))))
+        rows.append([code(key), code(repr(field.default)), meaning])
+    return markdown([["key", "default", "meaning"], *rows], n_left=3) if rows else "It has no keys."
+
+
+def tables() -> str:
+    """Return the columns of every table that a stage makes, each with what stands beside it in the schema."""
+    parts = [TABLES]
+    for stage in STAGES.values():
+        notes = column_notes(stage.output)
+        for name, schema in stage.output.tables.items():
+            rows = [[code(column), kind, notes.get((name, column), "")] for column, kind in schema.columns.items()]
+            whole = str(inspect.getdoc(stage.output)).split("\n\n")[0].replace("\n", " ")
+            about = notes.get((name, ""), whole)
+            heading = f"## {name}, of {stage.name}"
+            parts += [heading, about, markdown([["column", "type", "meaning"], *rows], n_left=3)]
+    return "\n\n".join(parts)
+
+
+def column_notes(kind: type[Any]) -> Mapping[tuple[str, str], str]:
+    """Return the comment at each column of an artifact's tables, by table and column; "" of a table that stands in one line."""
+    owner = next(base for base in kind.__mro__ if "tables" in vars(base))
+    parts = dict(_notes(pool_listing))["PARTS"]
+    return {
+        (name, column): note
+        for name, columns in [*_notes(owner), *([("parts", parts)] if "parts" in kind.tables else [])]
+        for column, note in columns.items()
+    }
+
+
+def _notes(holder: type[Any] | ModuleType) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the name of each `Schema(...)` in a class's dict of them, or of a module's own, with the comments at its columns."""
+    source = inspect.getsource(holder)
+    tokens = tokenize.generate_tokens(StringIO(source).readline)
+    comments = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.walk(ast.parse(source)):
+        named = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else []
+        if isinstance(node, ast.Assign):
+            named = [(node.targets[0], node.value)]
+        for name, call in named:
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Schema":
+                lines = {str(column.arg): column.lineno for column in call.keywords}
+                if call.lineno in lines.values():
+                    lines = {"": call.lineno}
+                notes = {column: _comment(comments, line) for column, line in lines.items()}
+                yield ast.unparse(name).strip("'"), {column: note for column, note in notes.items() if note}
+
+
+def _comment(comments: Mapping[int, tokenize.TokenInfo], line: int) -> str:
+    """Return the comment at the end of a line, or the one that fills the lines above it."""
+    if line in comments:
+        return comments[line].string.strip("# ")
+    above = line - 1
+    while above in comments and not comments[above].line.split("#")[0].strip():
+        above -= 1
+    return " ".join(comments[number].string.strip("# ") for number in range(above + 1, line))

@@ -1,0 +1,60 @@
+"""SeViLA from Python: recipes that run, what they leave as tables, and the models on plain tensors.
+
+    experiment = sevila.load("plain", annotations="questions.csv", videos="videos")
+    answers = experiment.run()["answer_questions"].pandas()
+
+Nothing large is loaded before it is used. docs/api.md has an example of everything.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from sevila.rooms import ROOMS
+
+if TYPE_CHECKING:
+    from cache.errors import SevilaError
+    from sevila.experiment import Experiment, RunTables, load
+    from sevila.models import Answerer, Localizer, OptionAnswer, ScoredFrames
+    from sevila.selecting import select
+    from sevila.tables import ArtifactTables, artifact
+
+__all__ = [
+    "Answerer",
+    "ArtifactTables",
+    "Experiment",
+    "Localizer",
+    "OptionAnswer",
+    "RunTables",
+    "ScoredFrames",
+    "SevilaError",
+    "artifact",
+    "load",
+    "select",
+]
+
+_MODULES = {
+    "cache.errors": ["SevilaError"],
+    "experiment": ["Experiment", "RunTables", "load"],
+    "models": ["Answerer", "Localizer", "OptionAnswer", "ScoredFrames"],
+    "selecting": ["select"],
+    "tables": ["ArtifactTables", "artifact"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("sevila-pipeline")
+    if name in _MODULE_OF:
+        import_module("sevila.pipeline")  # before a library that computes: it clears what would change results
+        return getattr(import_module(f"sevila.{_MODULE_OF[name]}"), name)
+    if name in ROOMS:
+        return import_module(f"sevila.{name}")
+    raise AttributeError(f"module 'sevila' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,13 @@
+"""`python -m sevila` is the command `sevila`."""
+
+import sys
+from importlib import import_module
+
+
+def main() -> int:
+    """Run the command that the arguments name and return its exit status."""
+    return int(import_module("sevila.cli").main())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

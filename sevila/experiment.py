@@ -1,0 +1,190 @@
+"""A recipe with its data and its store: what it would make, running it, and what it left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+from cache.errors import SevilaError
+from cache.store import Store
+from pipeline.engine.dry_run import DryRun, PlannedStep
+from pipeline.engine.places import KINDS
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.recipe import load as load_recipe
+from pipeline.engine.stage import RunContext
+from pipeline.engine.steps import Run
+from pipeline.engine.toml_file import typed_value
+from pipeline.recipes import opening
+from reports.named_runs import pinned
+from reports.summary import summary
+from sevila.tables import ArtifactTables, PathLike, open_store
+from stages.all import STAGES
+from stages.chain import chain_of
+
+Place = PathLike | Mapping[str, PathLike]
+
+
+class HowToRun(TypedDict, total=False):
+    """Speed and place, never part of an identity; what is left out is as on the command line (docs/commands.md).
+
+    Keys:
+        device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
+        batch_tokens: tokens in a forward pass.
+        decode_workers: processes that decode.
+        shard_bytes: size at which a shard is cut.
+        processes: of a training; 0: one for each GPU.
+    """
+
+    device: str
+    batch_tokens: int
+    decode_workers: int
+    shard_bytes: int
+    processes: int
+
+
+def load(
+    recipe: PathLike,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    annotations: Place | None = None,
+    videos: Place | None = None,
+    weights: Place | None = None,
+    store: PathLike | None = None,
+    below: Iterable[PathLike] = (),
+    **how: Unpack[HowToRun],
+) -> Experiment:
+    """Return a recipe that is checked, and can be run; nothing is read yet but the recipe.
+
+        sevila.load("plain", settings={"select_keyframes.k": 8}, annotations="questions.csv", videos="videos",
+                    weights={"Salesforce/blip2-flan-t5-xl": "/models/blip2-flan-t5-xl"})
+
+    Args:
+        recipe: name of a recipe (`sevila recipes`), or path of a .toml file.
+        settings: keys that are changed in the recipe, `stage.key` -> value.
+        seed: of all that is random in the stages, and of the demo's world.
+        annotations, videos, weights: where they lie: a path that serves all names, or paths by name; else `SEVILA_ANNOTATIONS`
+            and so on, or sevila.toml, as for the command.
+        store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
+        below: stores below it, which are only read.
+
+    Raises:
+        SevilaError: the recipe, a setting or a place's name is wrong.
+    """
+    given = {"annotations": annotations, "videos": videos, "weights": weights}
+    places = {kind: _places(place) for kind, place in given.items()}
+    lines = [_setting(key, value) for key, value in (settings or {}).items()]
+    request = opening.Request(str(recipe), lines, seed, places)
+    return Experiment(load_recipe(request.recipe, STAGES, lines, seed), open_store(store, below), request, how)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with its data and its store.
+
+    Attributes:
+        recipe: with every stage's config, at its defaults where the recipe does not set it.
+    """
+
+    recipe: Recipe
+    store: Store
+    request: opening.Request
+    how: HowToRun
+
+    def plan(self) -> list[PlannedStep]:
+        """Return what a run would do, step by step, and why; as `sevila plan` it makes nothing."""
+        return self._dry_run()[0].steps
+
+    def run(self, name: str = "", replace: bool = False) -> RunTables:
+        """Run the chain, and return what it made or found in the store, where nothing is made twice.
+
+        Args:
+            name: keeps everything of the run under a name (`sevila runs`).
+            replace: let the name stand for this run, whatever it stood for before.
+
+        Raises:
+            SevilaError: data or weights are missing, or the machine failed; the same call goes on from what is finished.
+        """
+        recipe, context, sources = opening.open_recipe(self.request, STAGES, RunContext(self.store, **self.how))
+        seeds = [] if self.request.seed is None else [self.request.seed]
+        with self.store.in_use(), pinned(self.store, name, recipe, seeds, replace) as pin:
+            steps = Run(recipe, context, pin)
+            outcome = chain_of(recipe)(recipe, steps, sources)
+        return RunTables(list(map(ArtifactTables, steps.artifacts, steps.settings)), summary(steps.artifacts, outcome))
+
+    def results(self) -> RunTables:
+        """Return what a run has left in the store, and make nothing; neither videos nor weights need to be here.
+
+        Raises:
+            SevilaError: a step has not been run.
+        """
+        walked, outcome = self._dry_run()
+        missing = next((step for step in walked.steps if step.status != "exists"), None)
+        if missing is not None:
+            why = f"{missing.stage}{f' ({missing.setting})' if missing.setting else ''}: {missing.why}"
+            raise SevilaError(
+                f"{self.store.root} does not hold all results of {self.recipe.name!r}; run() first: {why}"
+            )
+        artifacts = [STAGES[step.stage].output(self.store, step.id) for step in walked.steps]
+        tables = [
+            ArtifactTables(artifact, step.setting) for artifact, step in zip(artifacts, walked.steps, strict=True)
+        ]
+        return RunTables(tables, summary(artifacts, outcome))
+
+    def _dry_run(self) -> tuple[DryRun, Any]:
+        context = RunContext(self.store, **self.how)
+        recipe, context, sources = opening.open_recipe(self.request, STAGES, context, download=False, remembered=KINDS)
+        walked, outcomes = DryRun(recipe, context), list[Any]()
+        walked.walk(lambda *chain: outcomes.append(chain_of(recipe)(*chain)), sources)
+        return walked, outcomes[0]
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """The artifacts of a run, in the chain's order; `run["answer_questions"].pandas()` is a table of one.
+
+    Attributes:
+        text: what `sevila run` prints at its end: what was made, what failed, the metrics.
+    """
+
+    artifacts: Sequence[ArtifactTables]
+    text: str
+
+    def __getitem__(self, stage: str) -> ArtifactTables:
+        """Return the artifact of a stage that the chain has once; see `of`."""
+        return self.of(stage)
+
+    def of(self, stage: str, setting: str = "") -> ArtifactTables:
+        """Return the artifact of a stage; `setting` says which one of a full chain's, such as "uniform, zero-shot".
+
+        Raises:
+            SevilaError: there is none, or more than one.
+        """
+        of_stage = [each for each in self.artifacts if each.stage == stage]
+        chosen = {each.id: each for each in of_stage if setting in ("", each.setting)}
+        if len(chosen) == 1:
+            return next(iter(chosen.values()))
+        known = sorted({each.stage for each in self.artifacts}) if not of_stage else [each.setting for each in of_stage]
+        wanted = (
+            f"no {stage!r}{f' with setting {setting!r}' if setting else ''}" if not chosen else f"several {stage!r}"
+        )
+        raise SevilaError(f"this run has {wanted}; {'settings' if of_stage else 'stages'}: {'; '.join(known)}")
+
+
+def _places(place: Place | None) -> list[str]:
+    if isinstance(place, Mapping):
+        return [f"{name}={path}" for name, path in place.items()]
+    return [] if place is None else [str(place)]
+
+
+def _setting(key: str, value: Any) -> str:
+    """Return a setting as `--set` takes it."""
+    return f"{key}={value if isinstance(value, str) and typed_value(value) == value else _toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml(each)}' for key, each in value.items())}}}"
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list | tuple) else json.dumps(value)

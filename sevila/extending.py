@@ -1,0 +1,57 @@
+"""What packages that add to SeViLA build on; docs/extending/ has a page and an example for each kind of addition."""
+
+from cache.tables import Schema
+from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
+from pipeline.datasets.question import Annotations, Question, Video
+from pipeline.datasets.rows import Row, collect_split, read_csv, read_json_list, read_jsonl
+from pipeline.datasets.values import BadRow, option_index, video_name
+from pipeline.engine.output import Output
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.weights import Weights
+from pipeline.inference.backbone import Backbone, StoredBackbone, describe_backbone
+from pipeline.models.prompts import PromptStyle
+from pipeline.selection.selector import Floats, Options, Positions, SeededOptions, selector
+from stages.answer_questions import Answers
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.select_keyframes import Keyframes
+
+__all__ = [
+    "About",
+    "Annotations",
+    "Answers",
+    "Artifact",
+    "Backbone",
+    "BadRow",
+    "Config",
+    "Floats",
+    "FrameScores",
+    "Frames",
+    "Headline",
+    "Keyframes",
+    "Options",
+    "Output",
+    "Positions",
+    "PromptStyle",
+    "Question",
+    "Questions",
+    "Row",
+    "RunContext",
+    "Schema",
+    "SeededOptions",
+    "SplitFile",
+    "StoredBackbone",
+    "Video",
+    "Weights",
+    "collect_split",
+    "describe_backbone",
+    "find_files",
+    "option_index",
+    "read_csv",
+    "read_json_list",
+    "read_jsonl",
+    "selector",
+    "stage",
+    "video_name",
+]

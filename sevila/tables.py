@@ -1,0 +1,145 @@
+"""Artifacts as tables: Arrow, and with the library installed pandas or polars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import SevilaError, did_you_mean
+from cache.matching import newest
+from cache.record import Record
+from cache.store import Store, stores_below
+from cache.tables import read_table
+from pipeline.engine.stage import Artifact, PooledArtifact
+from stages.all import STAGES
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+PathLike = str | os.PathLike[str]
+
+
+class ArtifactTables:
+    """One artifact and its tables. docs/tables.md says what their columns hold.
+
+    Every byte of a table is held against its checksum when it is read.
+
+    Attributes:
+        setting: which of the chain's steps of this stage it is; empty where it has one.
+    """
+
+    def __init__(self, artifact: Artifact, setting: str = "") -> None:
+        self.setting = setting
+        self._artifact = artifact
+
+    def __repr__(self) -> str:
+        tables = ", ".join(f"{name} [{self.record.rows.get(name, 0)} rows]" for name in self.tables)
+        return f"<{self.id}{f' ({self.setting})' if self.setting else ''}: {tables or 'no table'}>"
+
+    @cached_property
+    def record(self) -> Record:
+        """Everything known about it: config, inputs, files, seconds, libraries."""
+        return self._artifact.record
+
+    @property
+    def id(self) -> str:
+        """Its identity: stage, version, fingerprint of config and inputs."""
+        return self.record.id
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        return self.record.stage
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._artifact.path
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of its tables."""
+        return list(self._artifact.tables)
+
+    def arrow(self, table: str = "") -> pyarrow.Table:
+        """Return a table; without a name the one that is called as the artifact's kind is, or the only one.
+
+        Raises:
+            SevilaError: there is no such table, or a byte of it has changed.
+        """
+        name = self._named(table)
+        return read_table(self._artifact.table_files(name), self._artifact.tables[name], self.record.rows.get(name, 0))
+
+    def pandas(self, table: str = "") -> pandas.DataFrame:
+        """Return a table as `arrow` does, for pandas; lists are arrays in their cells."""
+        _optional("pandas")
+        return self.arrow(table).to_pandas()
+
+    def polars(self, table: str = "") -> polars.DataFrame:
+        """Return a table as `arrow` does, for polars."""
+        frame: polars.DataFrame = _optional("polars").from_arrow(self.arrow(table))
+        return frame
+
+    def array(self, video_id: str, rows: slice | Sequence[int] = slice(None)) -> np.ndarray:
+        """Return stored frames of one video, [rows, size, size, 3] uint8, or their features, [rows, P, D] float16.
+
+        Args:
+            rows: which of them, as the column `rows` of keyframes says; all, if left out.
+
+        Raises:
+            SevilaError: the artifact holds none, the video has none, or they do not match their checksum.
+        """
+        reader = self._artifact.open() if isinstance(self._artifact, PooledArtifact) else None
+        if reader is None or video_id not in reader.videos:
+            has = "no frames of any video" if reader is None else f"no frames of {video_id!r}"
+            raise SevilaError(f"{self.id}: holds {has}; artifacts of sample_frames and extract_features do")
+        return reader.read(video_id, rows)
+
+    def _named(self, table: str) -> str:
+        known, kind = self.tables, self._artifact.kind
+        if not table and (kind in known or len(known) == 1):
+            return kind if kind in known else known[0]
+        if table not in known:
+            wanted = f"no table {table!r}{did_you_mean(table, known)}" if table else "several tables, name one"
+            raise SevilaError(f"{self.id} has {wanted}; tables: {', '.join(known) or 'none'}")
+        return table
+
+
+def artifact(id: str, *, store: PathLike | None = None, below: Iterable[PathLike] = ()) -> ArtifactTables:
+    """Return the newest artifact whose id starts so, as `sevila cache show` does: `artifact("answer_questions")`.
+
+    Args:
+        store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
+        below: stores below it, which are only read, besides those that SEVILA_STORE_BELOW names.
+
+    Raises:
+        SevilaError: there is none.
+    """
+    artifacts = open_store(store, below)
+    record = newest(artifacts, id)[0]
+    if record.stage not in STAGES:
+        raise SevilaError(
+            f"{record.id}: this version has no stage {record.stage!r}; its files are in {artifacts.path(record.id)}"
+        )
+    return ArtifactTables(STAGES[record.stage].output(artifacts, record.id))
+
+
+def open_store(store: PathLike | None, below: Iterable[PathLike] = ()) -> Store:
+    """Return the store of this folder, over those below it; see `artifact`."""
+    root = Path(os.environ.get("SEVILA_STORE", ".sevila") if store is None else store)
+    return Store(root, [*map(Path, below), *stores_below()])
+
+
+def _optional(library: str) -> Any:
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise SevilaError(f'{library} is not installed here: pip install "sevila-pipeline[{library}]"') from error

@@ -1,0 +1,176 @@
+"""`import sevila`: recipes, tables and models from Python, on the demo data set and its tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+
+import sevila
+from stages.answer_questions import Answers
+from stages.extract_features import Features
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.select_keyframes import Keyframes
+from tests.small_world import SMALL
+from tests.stages.runs import artifact
+
+QUESTION, OPTIONS = "What colour is the square?", ["red", "green"]
+
+
+def experiment(demo: Path, store: Path, **more: Any) -> sevila.Experiment:
+    places = {"annotations": demo / "questions.csv", "videos": demo / "videos"}
+    weights = {"tiny-blip2": demo / "tiny-blip2"}
+    return sevila.load(SMALL, **places, weights=weights, store=store, device="cpu", **more)
+
+
+def pixels(store: Path, video_id: str, rows: list[int]) -> torch.Tensor:
+    return torch.from_numpy(artifact(store, "frames").open().read(video_id, rows))
+
+
+def test_a_run_from_python_makes_what_the_command_makes_and_keeps_it_under_a_name(demo: Path, store: Path) -> None:
+    run = experiment(demo, store, settings={"select_keyframes.k": 2}).run(name="two")
+    assert run["score_frames"].id == artifact(store, "frame_scores").record.id  # nothing was made twice
+    keyframes = run["select_keyframes"].arrow().to_pylist()
+    assert {len(row["rows"]) for row in keyframes if row["status"] == "ok"} == {2}
+    assert "% right" in run.text or "accuracy" in run.text
+    assert "two" in [line.name for line in sevila.reports.named_runs.run_lines(artifact(store, "frames").store)]
+
+
+def test_results_are_read_where_neither_videos_nor_weights_are_and_nothing_is_made(store: Path) -> None:
+    elsewhere = sevila.load(SMALL, store=store)
+    results = elsewhere.results()
+    assert {step.status for step in elsewhere.plan()} == {"exists"}
+    assert results["answer_questions"].id == artifact(store, "answers").record.id
+    before = sorted(store.rglob("*"))
+    with pytest.raises(sevila.SevilaError, match=r"run\(\) first: .*select_keyframes"):
+        sevila.load(SMALL, store=store, settings={"select_keyframes.k": 3}).results()
+    assert sorted(path for path in store.rglob("*") if path.suffix != ".lock") == [
+        path for path in before if path.suffix != ".lock"
+    ]
+
+
+def test_settings_from_python_are_those_of_the_command_line(store: Path) -> None:
+    settings = {"select_keyframes.selector": "aks", "select_keyframes.options": {"t1": 0.7, "official": True}}
+    settings |= {"chain.selectors": ["uniform", "oracle"], "list_questions.split": "1"}
+    recipe = sevila.load(SMALL, store=store, settings=settings, seed=3).recipe
+    chosen = recipe.config_of("select_keyframes")
+    assert (chosen.options["t1"], chosen.options["official"], chosen.seed) == (0.7, True, 3)
+    assert recipe.chain.selectors == ("uniform", "oracle") and recipe.config_of("list_questions").split == "1"
+    with pytest.raises(sevila.SevilaError, match="did you mean 'k'"):
+        sevila.load(SMALL, store=store, settings={"select_keyframes.kk": 3})
+
+
+@pytest.mark.parametrize("kind", [Answers, Features, Frames, FrameScores, Keyframes, Questions])
+def test_every_table_of_an_artifact_is_an_arrow_table_of_its_declared_types(store: Path, kind: Any) -> None:
+    tables = sevila.artifact(artifact(store, kind.kind).record.id, store=store)
+    assert tables.tables == list(kind.tables)
+    for name in tables.tables:
+        table = tables.arrow(name)
+        assert isinstance(table, pyarrow.Table) and table.schema == kind.tables[name].arrow()
+        assert table.to_pylist() == artifact(store, kind.kind).rows(name)
+
+
+def test_a_table_that_is_not_there_and_a_damaged_one_are_errors_that_say_so(store: Path) -> None:
+    answers = sevila.artifact("answer_questions", store=store)
+    with pytest.raises(sevila.SevilaError, match=r"did you mean .answers..*tables: answers, frame_answers"):
+        answers.arrow("answer")
+    with pytest.raises(sevila.SevilaError, match="several tables, name one"):
+        sevila.artifact("extract_features", store=store).arrow()
+    with pytest.raises(sevila.SevilaError, match="no artifact starts with 'x'"):
+        sevila.artifact("x", store=store)
+    for path in answers.path.rglob("answers*/*.parquet"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(sevila.SevilaError, match="checksum"):
+        sevila.artifact("answer_questions", store=store).arrow()
+
+
+def test_tables_for_pandas_and_polars_hold_the_same(store: Path) -> None:
+    answers = sevila.artifact("answer_questions", store=store)
+    ids = answers.arrow()["question_id"].to_pylist()
+    pytest.importorskip("polars")
+    assert answers.polars()["question_id"].to_list() == ids
+    pytest.importorskip("pandas")
+    assert answers.pandas()["question_id"].tolist() == ids
+
+
+def test_a_library_that_is_not_installed_is_named_with_how_to_install_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "polars", None)
+    with pytest.raises(sevila.SevilaError, match=r'pip install "sevila-pipeline\[polars\]"'):
+        sevila.artifact("answer_questions", store=store).polars()
+
+
+def test_frames_as_tensors_get_the_scores_and_answers_that_a_run_gives_them(demo: Path, finished: Path) -> None:
+    localizer = sevila.Localizer.load(demo / "tiny-blip2", device="cpu")
+    answerer = sevila.Answerer.load(demo / "tiny-blip2", device="cpu")
+    assert localizer._frozen is answerer._frozen
+    texts = {question.question_id: question for question in artifact(finished, "questions").questions()}
+    scores = artifact(finished, "frame_scores").by_question()
+    answers = {row["question_id"]: row for row in artifact(finished, "answers").rows("answers")}
+    for row in artifact(finished, "keyframes").rows("keyframes")[:4]:
+        question, where = texts[row["question_id"]], scores.where[row["question_id"]]
+        every = pixels(finished, question.video_id, list(range(where.stop - where.start)))
+        said = localizer.score(every, question.question, question.options)
+        for name, values in said._asdict().items():
+            assert values.numpy() == pytest.approx(getattr(scores, name)[where], rel=1e-4, abs=1e-5)
+        assert sevila.select(said.logit_yes, "top_k", k=4).tolist() == row["positions"]
+        answer = answerer.answer(every[row["rows"]], question.question, question.options)
+        stored = answers[question.question_id]
+        assert (answer.prediction, answer.option) == (stored["prediction"], question.options[stored["prediction"]])
+        assert answer.logits.numpy() == pytest.approx(np.array(stored["option_logits"]), rel=1e-4, abs=1e-5)
+
+
+def test_frames_of_any_size_are_scaled_and_what_are_no_frames_is_refused(demo: Path) -> None:
+    localizer = sevila.Localizer.load(demo / "tiny-blip2", device="cpu")
+    large = torch.full((3, 60, 100, 3), 90, dtype=torch.uint8)
+    small = torch.full((3, 28, 28, 3), 90, dtype=torch.uint8)
+    assert torch.equal(localizer.score(large, QUESTION, OPTIONS)[0], localizer.score(small, QUESTION, OPTIONS)[0])
+    for wrong in (large.float(), large[0], large.permute(0, 3, 1, 2), large[:0]):
+        with pytest.raises(sevila.SevilaError, match=r"uint8 \[T, H, W, 3\] was wanted"):
+            localizer.score(wrong, QUESTION, OPTIONS)
+    with pytest.raises(sevila.SevilaError, match="did you mean 'next_event'"):
+        localizer.score(small, QUESTION, OPTIONS, prompt="next_events")
+
+
+def test_weights_are_taken_from_a_trained_artifact_too_and_what_is_missing_is_named(demo: Path, finished: Path) -> None:
+    stored = sevila.artifact("init_answerer", store=finished).path
+    frames = torch.zeros(2, 28, 28, 3, dtype=torch.uint8)
+    with_stored, as_it_came = (
+        sevila.Answerer.load(demo / "tiny-blip2", weights, device="cpu").answer(frames, QUESTION, OPTIONS)
+        for weights in (stored, None)
+    )
+    assert torch.equal(with_stored.logits, as_it_came.logits)
+    with pytest.raises(sevila.SevilaError, match="nothing is there"):
+        sevila.Localizer.load(demo / "tiny-blip2", demo / "absent.pth")
+    with pytest.raises(sevila.SevilaError, match="set SEVILA_WEIGHTS"):
+        sevila.Localizer.load("absent")
+    with pytest.raises(sevila.SevilaError, match="at least one"):
+        sevila.Answerer.load(demo / "tiny-blip2").answer(frames, QUESTION, [])
+
+
+def test_keyframes_are_selected_from_tensors_arrays_and_lists_alike() -> None:
+    scores = [0.1, 0.9, 0.3, 0.8, 0.2]
+    for same in (
+        scores,
+        np.array(scores, np.float32),
+        torch.tensor(scores),
+        torch.tensor(scores, dtype=torch.bfloat16),
+    ):
+        assert sevila.select(same, "top_k", k=2).tolist() == [1, 3]
+    assert sevila.select(None, "uniform", k=2, n_frames=5).tolist() == sevila.select(scores, "uniform", 2).tolist()
+    assert len(sevila.select(torch.rand(64), "aks", k=8, t1=0.9)) <= 8
+    assert len(sevila.select(torch.rand(64), "mmr", k=8, vectors=torch.rand(64, 3))) == 8
+    for problem, arguments in {
+        "no selector is called 'top_kk'": (scores, "top_kk", 2),
+        "needs a vector of each frame": (scores, "mmr", 2),
+        "nan at": ([0.1, float("nan")], "top_k", 1),
+    }.items():
+        with pytest.raises(sevila.SevilaError, match=problem.replace("?", ".")):
+            sevila.select(*arguments)
+    with pytest.raises(sevila.SevilaError, match="top_k has no option 't1'"):
+        sevila.select(scores, "top_k", 2, t1=0.5)

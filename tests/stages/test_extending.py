@@ -1,0 +1,126 @@
+"""The packages of docs/extending, as printed there, installed outside the repository and used by one run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache.store import Store
+from tests.conftest import Package
+from tests.small_world import SMALL
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = sorted((REPOSITORY / "docs" / "extending").glob("[!i]*.md"))
+
+SCRIPT = """
+import json, sys
+import sevila
+
+folder, recipe, scorer = sys.argv[1:]
+settings = {
+    "list_questions.dataset": "toy_questions",
+    "list_questions.split": "val",
+    "score_frames.prompt": "short",
+    "answer_questions.prompt": "short",
+    "select_keyframes.selector": "best_of_every_nth",
+    "select_keyframes.options": {"stride": 3},
+    "select_keyframes.k": 2,
+    "chain.backbone": "shallow_vit",
+    "shallow_vit.weights": "tiny-blip2",
+    "shallow_vit.n_blocks": 1,
+    "chain.scorer": scorer,
+    "chain.also": ["measure_gaps"],
+}
+places = {"annotations": f"{folder}/toy.csv", "videos": f"{folder}/videos", "weights": f"{folder}/tiny-blip2"}
+run = sevila.load(recipe, settings=settings, **places, device="cpu").run()
+stages = {each.stage: each.id for each in run.artifacts}
+keyframes = run["select_keyframes"].arrow().to_pylist()
+gaps = run["measure_gaps"].arrow().to_pylist()
+config = run["select_keyframes"].record.config
+print(json.dumps([stages, keyframes, gaps, config, sevila.cache.__name__]))
+"""
+
+
+def install(site: Path) -> None:
+    """Write the modules of all pages, and what an installer would write of the package that holds them."""
+    (site / "toy-1.0.dist-info").mkdir(parents=True)
+    groups: dict[str, list[str]] = {}
+    for page in PAGES:
+        text = page.read_text()
+        (module,) = re.findall(r"`(toy_\w+)\.py`", text)
+        (code,) = re.findall("```python\n(.*?)```", text, re.DOTALL)
+        (site / f"{module}.py").write_text(code)
+        (group,) = re.findall(r'entry-points\."([\w.]+)"', text)
+        groups.setdefault(group, []).extend(re.findall(rf'\w+ = "{module}[:\w]*"', text))
+    entries = [line.replace('"', "") for group, lines in groups.items() for line in (f"[{group}]", *lines)]
+    (site / "toy-1.0.dist-info" / "entry_points.txt").write_text("\n".join(entries))
+    (site / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_has_at_most_forty_lines(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("scorer", ["localizer", "score_by_brightness"])
+def test_what_a_package_outside_adds_is_used_by_a_run_as_printed_in_the_manual(
+    scorer: str, demo: Path, tmp_path: Path
+) -> None:
+    install(tmp_path / "site")
+    world = tmp_path / "world"
+    world.mkdir()
+    for name in ("videos", "tiny-blip2"):
+        (world / name).symlink_to(demo / name)
+    videos = [path.stem for path in sorted((demo / "videos").iterdir())[:2]]
+    lines = ["video,question,right", f"{videos[0]},Is it red?,yes", f"{videos[1]},Is it round?,no"]
+    (world / "toy.csv").write_text("\n".join(lines))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SEVILA_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(world), SMALL, scorer],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": f"{REPOSITORY}:{tmp_path / 'site'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    stages, keyframes, gaps, config, name = json.loads(done.stdout.splitlines()[-1])
+    assert name == "sevila.cache"  # as where it is installed, not as the tests import it
+    assert {"shallow_vit", "measure_gaps"} <= stages.keys() and "import_backbone" not in stages
+    assert config["options"] == {"stride": 3} and all({*row["positions"]} <= {0, 3, 6} for row in keyframes)
+    assert [row["question_id"] for row in gaps] == [f"{videos[0]}#Is it red?", f"{videos[1]}#Is it round?"]
+    store = Store(tmp_path / ".sevila")
+    assert store.record(stages["answer_questions"]).config["prompt"] == "short"
+    assert ("score_by_brightness" in stages) == ("score_frames" not in stages) == (scorer != "localizer")
+    assert store.record(stages["extract_features"]).inputs["backbone"] == stages["shallow_vit"]
+
+
+PROMPT = """
+from sevila.extending import PromptStyle
+{name} = PromptStyle(lambda question, options: question, lambda question, options, instruction: question)
+"""
+
+
+def test_an_unknown_prompt_is_refused_with_the_nearest_one_of_ours_and_of_other_packages(package: Package) -> None:
+    import sevila
+
+    package("brief", PROMPT.format(name="brief"), group="sevila.prompts")
+    assert (
+        sevila.load(SMALL, settings={"score_frames.prompt": "brief"}).recipe.config_of("score_frames").prompt == "brief"
+    )
+    with pytest.raises(sevila.SevilaError, match=r"did you mean 'brief'.*there are: brief, moment, multiple_choice"):
+        sevila.load(SMALL, settings={"score_frames.prompt": "brif"})
+    with pytest.raises(sevila.SevilaError, match="not a prompt by which an Answerer is asked for an option"):
+        sevila.load(SMALL, settings={"answer_questions.prompt": "moment"})
+
+
+def test_code_of_ours_under_its_name_in_the_repository_is_an_error_that_says_how_to_import_it(package: Package) -> None:
+    from pipeline.models.prompts import prompt_named
+
+    code = "raise ModuleNotFoundError(\"No module named 'pipeline'\", name='pipeline')"
+    package("old", code, group="sevila.prompts")
+    with pytest.raises(ValueError, match=r"by `from sevila.extending import \.\.\.`"):
+        prompt_named("old")

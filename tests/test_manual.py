@@ -1,0 +1,42 @@
+"""Pages of the manual that are read off the code say of every table, key and command what the code says."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.app import app
+from pipeline.engine.recipe import available, section_configs
+from stages.all import STAGES
+from stages.score_frames import FrameScores
+
+pytest.importorskip("mkdocs")
+sys.path.append(str(Path(__file__).parents[1] / "docs"))
+pages = __import__("pages")
+
+
+def test_every_column_of_every_table_stands_with_the_comment_of_its_schema() -> None:
+    text = pages.tables()
+    for stage in STAGES.values():
+        for name, schema in stage.output.tables.items():
+            of_table = text.split(f"## {name}, of {stage.name}\n")[1].split("\n## ")[0]
+            assert all(f"| `{column}` | " in of_table for column in schema.columns)
+    assert "| `probability_yes` | float32 | softmax over the whole vocabulary |" in text
+    assert pages.column_notes(FrameScores)["frame_scores", "position"] == "of the frame in the question's clip"
+    assert "| `rows` | list\\<int32\\> | where these frames stand among the video's frames" in text
+    assert "The parts of the video that answer a question, where the data set knows them" in text.split("## moments")[1]
+
+
+def test_every_recipe_and_every_key_stands_with_its_default_and_meaning() -> None:
+    text = pages.recipes()
+    for section, config in section_configs(STAGES).items():
+        of_section = text.split(f"### [{section}]\n")[1].split("\n### ")[0]
+        assert all(f"| `{key}` | `{field.default!r}` | " in of_section for key, field in config.model_fields.items())
+    assert all(f"| `{name}` | " in text for name in available())
+
+
+def test_every_command_stands_with_its_options() -> None:
+    text = pages.commands()
+    assert text.startswith("# Commands\n")
+    assert all(f"[`{name}`](#sevila-{name})" in text for name in app if not name.startswith("-"))
+    assert "--batch-tokens" in text and "tokens in a forward pass" in text
