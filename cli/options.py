@@ -112,7 +112,7 @@ ReportOption = Annotated[
         help="write a page about the run at its end; not with --no-report, or where SEVILA_REPORT is no",
     ),
 ]
-BatchTokens = Annotated[
+TokensOption = Annotated[
     int | Literal["auto"], Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
 ]
 PrecisionOption = Annotated[
@@ -184,7 +184,7 @@ class Inference:
     """
 
     device: str = "auto"
-    batch_tokens: BatchTokens = 16384
+    batch_tokens: TokensOption = 16384
 
     def as_options(self) -> dict[str, Any]:
         """Return every option by name, with the number of tokens that `auto` stands for on the device."""
