@@ -78,8 +78,7 @@ def sweep(
 
     cells = Grid(grid.selectors, grid.k, grid.scorers, grid.answerers)
     cells.cells()  # a slip in a name is an error before anything is made
-    settings = chain.all_settings()
-    loaded = load(recipe, STAGES, settings)
+    loaded = load(recipe, STAGES, settings := chain.all_settings())
     store = where.open()
     # Places of one scorer's weights or files are of no use to the cells of the others.
     shared = set(grid.scorers) != {"localizer"}
