@@ -17,8 +17,13 @@ from tests.faults.kinds import Kind
 from tests.faults.world import Trial, make_world
 
 LANES = 2  # trials at a time
-# Another number of threads gives other bytes; and killed processes clean up nothing, which a helper of Python's would tell.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+# Another number of threads gives other bytes; killed processes clean up nothing, which a helper of Python's would tell; and a
+# report is made from what is judged here, after it.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
+    "SEVILA_REPORT": "no",
+}
 # What victims need and would otherwise import anew; nothing of it starts a thread by being imported.
 PRELOADED = (
     "cli",
