@@ -109,10 +109,13 @@ def write_place(kind: str, name: str, path: Path) -> Path:
     """Write into the config file where a named source lies, all else in it as it is, and return the file.
 
     Raises:
-        RecipeError: the file is written in a way that this would not be read back from; the message is the line to write.
+        MissingSourceError: the file cannot be read.
+        RecipeError: it is written in a way that this would not be read back from; the message is the line to write.
     """
     file = config_file()
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    if file.exists():
+        _read_config_file(file)  # which says what is wrong with it
+    before = file.read_text(encoding="utf-8-sig") if file.exists() else ""
     line = f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(str(path.absolute()), ensure_ascii=False)}"
     lines, heading = before.splitlines(), f"[{kind}]"
     spellings = {name, json.dumps(name, ensure_ascii=False), f"'{name}'"}

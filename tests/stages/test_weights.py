@@ -71,6 +71,9 @@ def test_what_cannot_be_exported_or_named_says_why(
     assert "wanted weights of a Localizer or an Answerer" in capsys.readouterr().err
     assert weights(store, "import", "ours", str(demo / "questions.csv")) == 1
     assert not config.exists()
+    config.write_text("[weights\n")
+    assert weights(store, "import", "ours", str(demo / "tiny-blip2")) == 1
+    assert "not readable as TOML" in capsys.readouterr().err and config.read_text() == "[weights\n"
     config.write_text('weights = {ours = "x"}\n')
     assert weights(store, "import", "ours", str(demo / "tiny-blip2")) == 1
     assert "under [weights] in it" in capsys.readouterr().err and config.read_text() == 'weights = {ours = "x"}\n'
