@@ -17,7 +17,7 @@ from sevila.rooms import ROOMS
 if TYPE_CHECKING:
     from cache.errors import SevilaError
     from sevila.experiment import Experiment, RunTables, load
-    from sevila.models import Answerer, Localizer, OptionAnswer, ScoredFrames
+    from sevila.models import Answerer, Localizer, OptionAnswer, TensorScores
     from sevila.selecting import select
     from sevila.tables import ArtifactTables, artifact
 
@@ -28,8 +28,8 @@ __all__ = [
     "Localizer",
     "OptionAnswer",
     "RunTables",
-    "ScoredFrames",
     "SevilaError",
+    "TensorScores",
     "artifact",
     "load",
     "select",
@@ -38,7 +38,7 @@ __all__ = [
 _MODULES = {
     "cache.errors": ["SevilaError"],
     "experiment": ["Experiment", "RunTables", "load"],
-    "models": ["Answerer", "Localizer", "OptionAnswer", "ScoredFrames"],
+    "models": ["Answerer", "Localizer", "OptionAnswer", "TensorScores"],
     "selecting": ["select"],
     "tables": ["ArtifactTables", "artifact"],
 }

@@ -39,7 +39,7 @@ from sevila.tables import PathLike
 FEATURES = torch.float16  # as stored features are, so that what comes out is what a run with a store gives
 
 
-class ScoredFrames(NamedTuple):
+class TensorScores(NamedTuple):
     """What the Localizer says of each frame, all [T] float32 on the CPU.
 
     Attributes:
@@ -157,7 +157,7 @@ class Localizer(_OnTensors):
         *,
         prompt: str = "multiple_choice",
         instruction: str = prompts.DEFAULT_INSTRUCTION,
-    ) -> ScoredFrames:
+    ) -> TensorScores:
         """Return what the Localizer says of each frame, by which frames are ranked.
 
         Args:
@@ -174,7 +174,7 @@ class Localizer(_OnTensors):
         batches = token_batches([len(ids)] * len(visual), visual.shape[1], self._frozen.batch_tokens)
         ask = partial(self._ask, visual, ids)
         parts = [part for batch in batches for part in self._halving(ask, batch)]
-        return ScoredFrames(*(torch.cat(values).float().cpu() for values in zip(*parts, strict=True)))
+        return TensorScores(*(torch.cat(values).float().cpu() for values in zip(*parts, strict=True)))
 
     def _ask(self, visual: Tensor, ids: list[int], rows: Any) -> LocalizerScores:
         return self._model.score(visual[torch.from_numpy(rows).to(visual.device)], [ids] * len(rows))

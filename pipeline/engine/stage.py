@@ -189,12 +189,11 @@ class Artifact:
         return read_columns(self.table_files(table), self.tables[table], names, self.record.rows.get(table, 0))
 
     def table_files(self, table: str) -> list[Path]:
-        """Return the files of a table after comparing each with its SHA-256; raises like `checked_file`."""
+        """Return the files of a table, each held as a whole against its SHA-256: what says where pages lie has no checksum."""
         names = self._names(table, ".parquet")
         if not names and table in self.record.rows:
             path = self.path / RECORD
             raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {repair_hint(path)}")
-        # As a whole: pages have checksums, but what says where they lie has none.
         return [self.checked_file(name) for name in names]
 
     def _names(self, name: str, suffix: str) -> list[str]:
