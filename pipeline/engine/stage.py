@@ -67,8 +67,7 @@ class RunContext:
     Attributes:
         device: a torch device, or `auto` for the first GPU if there is one.
         batch_tokens: tokens a forward pass may hold, padding included; also bounds frames per ViT batch.
-        decode_workers: processes that decode videos.
-        shard_bytes: size at which a shard of frames or features is cut.
+        decode_workers: processes that decode videos; `shard_bytes`: size at which a shard is cut.
         sources: finds data and weights by name on this machine.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
         checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
