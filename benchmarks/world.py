@@ -147,7 +147,8 @@ def draw_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: 
             video = videos.videos[item]
             assert video.digest is not None
             if not pool.parts(video.digest):
-                pool.add(video.digest, indices, (cfg.size, cfg.size, 3), "uint8", _frames(cfg, item), {})
+                publish = pool.write(video.digest, indices, (cfg.size, cfg.size, 3), "uint8", _frames(cfg, item), {})
+                publish()
             row: dict[str, Any] = dict.fromkeys(Frames.tables["videos"].columns)
             row |= {"video_id": video.video_id, "status": "ok", "reason": "", "note": "", "decoder": "drawn"}
             row |= {"codec": "none", "n_frames_in_video": cfg.frames * 8, "frames_per_second": 8.0, "width": cfg.size}
