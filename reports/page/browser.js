@@ -130,7 +130,7 @@
     for (const link of byId("results").querySelectorAll("a")) {
       const isCurrent = Number(link.dataset.number) === number;
       link.toggleAttribute("aria-current", isCurrent);
-      if (isCurrent) link.scrollIntoView({block: "nearest"});
+      if (isCurrent && location.hash) link.scrollIntoView({block: "nearest"});  // without an address the page begins at its top
     }
   }
 

@@ -107,6 +107,7 @@ def test_a_page_renders_without_a_complaint_and_asks_for_nothing_outside_its_fol
     page = watched.page
     assert "gives the right answer to" in watched.texts(".sentence")[0]
     assert page.locator("svg.plot").count() >= 4 and page.locator("#detail .cell img").count() == 8
+    assert page.evaluate("window.scrollY") == 0, "the page begins at its top"
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
