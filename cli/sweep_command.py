@@ -33,13 +33,13 @@ class GridOptions:
     Attributes:
         selectors: ways to choose frames (docs/selection.md); uniform is always among them
         k: numbers of keyframes
-        scorers: what scores frames: values of chain.scorer (`sevila stages`)
+        scorers: what scores frames: values of chain.scorer (`sevila stages`); else the recipe's
         answerers: what answers from them: values of chain.answerer; else the recipe's
     """
 
     selectors: Names
     k: Numbers
-    scorers: Names = ("localizer",)
+    scorers: Names = ()
     answerers: Names = ("",)
 
 
@@ -76,13 +76,11 @@ def sweep(
     from reports.sweep_text import sweep_report, sweep_text
     from stages.all import STAGES
 
-    cells = Grid(grid.selectors, grid.k, grid.scorers, grid.answerers)
-    cells.cells()  # a slip in a name is an error before anything is made
     loaded = load(recipe, STAGES, settings := chain.all_settings())
+    cells = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers)
+    cells.cells()  # a slip in a name is an error before anything is made
     store = where.open()
-    # Places of one scorer's weights or files are of no use to the cells of the others.
-    shared = set(grid.scorers) != {"localizer"}
-    request = Request(recipe, settings, seed, chain.places.by_kind(), shared)
+    request = Request(recipe, settings, seed, chain.places.by_kind())
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
         runs = list(cells_of(request, cells, RunContext.of(store, chain.execution.as_options()), pin))

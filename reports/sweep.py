@@ -69,8 +69,10 @@ class Cell:
     @property
     def settings(self) -> list[str]:
         """The recipe's keys that make this cell."""
-        keyframes = [f"select_keyframes.{'selector' if self.scorer else 'method'}={self.selector}"]
-        scorer = [f"chain.scorer={self.scorer}"] if self.scorer not in (ANY, LOCALIZER) else []
+        keyframes = [f"select_keyframes.method={self.selector}", "select_keyframes.options={}"]
+        if self.scorer:
+            keyframes = ["select_keyframes.method=localizer", f"select_keyframes.selector={self.selector}"]
+        scorer = [f"chain.scorer={self.scorer}"] if self.scorer else []
         answerer = [f"chain.answerer={self.answerer}"] if self.answerer else []
         return ["chain.kind=forward", *keyframes, f"select_keyframes.k={self.k}", *scorer, *answerer]
 

@@ -26,11 +26,14 @@ def test_what_looks_at_no_score_is_one_cell_whoever_scores() -> None:
 def test_a_cell_is_a_few_keys_of_the_recipe() -> None:
     assert Cell("aks", 8, "clip", "").settings == [
         "chain.kind=forward",
+        "select_keyframes.method=localizer",
         "select_keyframes.selector=aks",
         "select_keyframes.k=8",
         "chain.scorer=clip",
     ]
-    assert Cell("oracle", 8, "", "").settings[1:] == ["select_keyframes.method=oracle", "select_keyframes.k=8"]
+    # Whatever the recipe says of its selector's options, what looks at no score has none of them.
+    keys = ["select_keyframes.method=oracle", "select_keyframes.options={}", "select_keyframes.k=8"]
+    assert Cell("oracle", 8, "", "").settings[1:] == keys
 
 
 def test_a_selector_that_there_is_not_is_refused_with_the_nearest_one() -> None:
