@@ -85,8 +85,10 @@ class Embedder:
         config: Any = model.config
         self._image_size = config.vision_config.image_size
         self._max_tokens = config.text_config.max_position_embeddings
-        pads = [tokenizer.token_to_id(token) for token in ("<pad>", "</s>", "<|endoftext|>")]
-        self._pad_id = next((id for id in pads if id is not None), 0)
+        self._is_siglip_2 = self._is_siglip and tokenizer.get_vocab_size() >= SIGLIP_2_TOKENS
+        # SigLIP pads with its end token, although its vocabulary has a <pad>; SigLIP 2 with that.
+        pad = "<pad>" if self._is_siglip_2 else "</s>" if self._is_siglip else "<|endoftext|>"
+        self._pad_id = tokenizer.token_to_id(pad) or 0
 
     @torch.no_grad()
     def of_frames(self, frames: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class Embedder:
         if not self._is_siglip:
             return text
         text = text.lower()
-        if self._tokenizer.get_vocab_size() < SIGLIP_2_TOKENS:
+        if not self._is_siglip_2:
             text = text.translate(str.maketrans("", "", punctuation))
         return re.sub(r"\s+", " ", text).strip()
 

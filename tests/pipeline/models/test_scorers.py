@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cache.errors import CheckpointError
+from pipeline.models import embedder
 from pipeline.models.checkpoint import load_vision_encoder
 from pipeline.models.embedder import describe_embedder, load_embedder
 from pipeline.models.matcher import describe_matcher, load_matcher, read_matcher_config
@@ -31,7 +32,7 @@ def test_cosines_are_those_of_transformers_own_forward(kind: str, tmp_path: Path
     assert cut == [False, False, True]
     ids = [ours.token_ids(text)[0] for text in TEXTS]
     assert len(ids[2]) == MAX_TOKENS and ids[2][-1] == 1  # the end token
-    padded = torch.tensor([[*each, *[1 if kind == "clip" else 0] * (MAX_TOKENS - len(each))] for each in ids])
+    padded = torch.tensor([[*each, *[1] * (MAX_TOKENS - len(each))] for each in ids])  # CLIP and SigLIP: the end token
     given = {"input_ids": padded}
     if kind == "clip":
         given["attention_mask"] = torch.tensor([[1] * len(each) + [0] * (MAX_TOKENS - len(each)) for each in ids])
@@ -40,13 +41,22 @@ def test_cosines_are_those_of_transformers_own_forward(kind: str, tmp_path: Path
     assert torch.allclose(ours.of_frames(frames()) @ texts.T, out.image_embeds @ out.text_embeds.T, atol=1e-5)
 
 
+def test_siglip_2_pads_with_its_padding_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = write_tiny_embedder(tmp_path, "siglip")
+    monkeypatch.setattr(embedder, "SIGLIP_2_TOKENS", 8)  # its vocabulary is known by its size
+    ours = load_embedder(tmp_path, torch.float32, "cpu")
+    ids = ours.token_ids("who")[0]
+    out = theirs.get_text_features(torch.tensor([[*ids, *[0] * (MAX_TOKENS - len(ids))]])).pooler_output
+    assert torch.allclose(ours.of_texts(["who"])[0], torch.nn.functional.normalize(out, dim=-1), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_frames_of_another_size_are_resized_to_what_the_model_reads(kind: str, tmp_path: Path) -> None:
     write_tiny_embedder(tmp_path, kind)
-    embedder = load_embedder(tmp_path, torch.float32, "cpu")
+    ours = load_embedder(tmp_path, torch.float32, "cpu")
     grey = torch.full((1, 56, 56, 3), 90, dtype=torch.uint8)
-    assert torch.allclose(embedder.of_frames(grey), embedder.of_frames(grey[:, :28, :28]), atol=1e-5)
-    assert torch.allclose(embedder.of_frames(frames(2, 56)).norm(dim=1), torch.ones(2))
+    assert torch.allclose(ours.of_frames(grey), ours.of_frames(grey[:, :28, :28]), atol=1e-5)
+    assert torch.allclose(ours.of_frames(frames(2, 56)).norm(dim=1), torch.ones(2))
 
 
 @torch.no_grad()
