@@ -160,6 +160,7 @@ def _reply(response: httpx.Response) -> WrittenAnswer:
         prompt_tokens, reply_tokens = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return WrittenAnswer(Reason(f"{GARBAGE}: wanted a chat completion, got {_shown(response)}"))
+    text, finish = _storable(text), _storable(finish)
     return WrittenAnswer(text=text, finish=finish, prompt_tokens=prompt_tokens, reply_tokens=reply_tokens)
 
 
@@ -167,8 +168,13 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 <= value < 2**31 else None
 
 
+def _storable(text: str) -> str:
+    """Return the text with "?" for each half of a surrogate pair: JSON can say one, and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _shown(response: httpx.Response) -> str:
-    text = " ".join(response.text.split())
+    text = _storable(" ".join(response.text.split()))
     return (f"{text[:200]}..." if len(text) > 200 else text) or "an empty response"
 
 

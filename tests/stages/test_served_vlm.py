@@ -103,6 +103,12 @@ def test_what_a_server_says_that_is_no_answer_is_unanswered_with_the_reason(
     assert answer.prediction is None and answer.reason.startswith(reason)
 
 
+def test_half_a_surrogate_pair_in_a_reply_can_be_stored(serve: Callable[[Say], ScriptedServer], tmp_path: Path) -> None:
+    serve(lambda *_: completion("B. \ud83d \U0001f600", finish="\udcff"))
+    (answer,) = ask(1, tmp_path)
+    assert (answer.prediction, answer.text, answer.finish) == (1, "B. ? \U0001f600", "?")
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
