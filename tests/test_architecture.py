@@ -87,7 +87,8 @@ OWNERS = {
     "rich": {"cli", "pipeline/text_table.py"},
     "prefect": {"flows.py", "workers"},
     "coolname": {"workers"},  # the words that Prefect names runs by
-    "httpx": {"workers", "pipeline/inference"},  # whose errors Prefect's client raises; and of servers that have models
+    # Whose errors Prefect's client raises; of servers that have models, and whether an address is one.
+    "httpx": {"workers", "pipeline/inference", "pipeline/engine"},
     "ray": {"workers"},
     "prefect_ray": {"workers"},
 }

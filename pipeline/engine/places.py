@@ -30,12 +30,29 @@ class ServerPlace(NamedTuple):
     def of_environment(cls) -> ServerPlace:
         """Return the server that the variables of OpenAI's own client name; raises `MissingSourceError` if they name none."""
         url = os.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/")
-        if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+        if not _is_address(url):
             raise MissingSourceError(
                 f"OPENAI_BASE_URL is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
                 "(and OPENAI_API_KEY where it wants a key)"
             )
-        return cls(url, os.environ.get("OPENAI_API_KEY", "").strip())
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (key.isascii() and key.isprintable()):  # a header cannot hold it; nor is it shown, which is secret
+            raise MissingSourceError("OPENAI_API_KEY holds a character that no key has; wanted printable ASCII alone")
+        return cls(url, key)
+
+
+def _is_address(url: str) -> bool:
+    """Whether the client that asks servers can ask there."""
+    import httpx
+
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+        return False
+    try:
+        address = httpx.URL(url)
+        address.raw_host.decode("ascii").encode("idna")  # as a look-up of the host does: its labels' lengths
+        return bool(address.host) and (address.port is None or 0 < address.port < 1 << 16)
+    except (httpx.InvalidURL, ValueError):
+        return False
 
 
 class PlaceLookup:

@@ -129,11 +129,25 @@ def test_a_server_that_answers_nobody_is_one_clear_error_however_many_are_asked_
     assert "a key" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "http://"])
+BAD_HOSTS = ["127.0.0.1:abc", "127.0.0.1:99999", "[::1", "[zz]", "a..b", "xn--", f"{'a' * 70}.org", ":80", "a\x01b"]
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "http://", *(f"http://{host}/v1" for host in BAD_HOSTS)])
 def test_an_address_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(MissingSourceError, match="OPENAI_BASE_URL"):
         ServerPlace.of_environment()
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-\u2026", "sk-1\nsk-2"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://[::1]:8000/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    assert ServerPlace.of_environment() == ("http://[::1]:8000/v1", "a key")
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(MissingSourceError, match="OPENAI_API_KEY holds a character that no key has") as error:
+        ServerPlace.of_environment()
+    assert "sk-" not in str(error.value)
 
 
 def test_a_run_needs_the_servers_address_before_it_decodes_and_a_plan_does_not(
