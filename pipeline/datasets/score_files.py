@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -66,7 +65,7 @@ def read_score_lists(scores: Path, frames: Path) -> Iterator[ScoredFrames]:
 
     Raises:
         SchemaError: a file or an entry of it is at fault: no list, another number of scores than of frames, a score that is
-            no finite number, a frame that is no number from 0 or lies before the one in front of it.
+            no finite float32, a frame that is no number from 0 or lies before the one in front of it.
         MissingSourceError: a file cannot be read.
     """
     all_scores, all_frames = _outer_list(scores), _outer_list(frames)
@@ -91,7 +90,7 @@ def _scores(path: Path, number: int, entry: list[Any]) -> NDArray[np.float64]:
     if set(map(type, entry)) <= {float, int}:
         with suppress(OverflowError):  # of whole numbers
             array = np.array(entry, np.float64)
-            if np.isfinite(array).all():
+            if (np.abs(array) <= LARGEST).all():  # which is false of NaN
                 return array
     place = next(place for place, value in enumerate(entry) if not _is_score(value))
     raise SchemaError(
@@ -100,7 +99,7 @@ def _scores(path: Path, number: int, entry: list[Any]) -> NDArray[np.float64]:
 
 
 def _is_score(value: Any) -> bool:
-    return type(value) in (float, int) and abs(value) <= sys.float_info.max
+    return type(value) in (float, int) and abs(value) <= LARGEST
 
 
 def _frames(path: Path, number: int, entry: list[Any]) -> list[int]:

@@ -90,6 +90,7 @@ def test_entries_of_equal_scores_have_draws_of_their_own(tmp_path: Path) -> None
         ("[[1, NaN, 2, 3], [], [1, 2]]", FRAMES, r"scores.json: entry 0 \(from 0\), score 1 is NaN"),
         ("[[1, 2, 2, 3], [], [1, -Infinity]]", FRAMES, r"entry 2 \(from 0\), score 1 is -Infinity"),
         ("[[1, 2, 2, 1e999], [], [1, 2]]", FRAMES, r"entry 0 \(from 0\), score 3 is Infinity"),
+        ([[1, 2, 2, 1e300], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 3 is 1e\+300; a finite number"),
         ([[1, 2, None, 3], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 2 is null; a finite number"),
         ([[1, 2, 3, "0.5"], [], [1, 2]], FRAMES, r'entry 0 \(from 0\), score 3 is "0.5"'),
         ([[1, 2, True, 3], [], [1, 2]], FRAMES, r"entry 0 \(from 0\), score 2 is true"),
