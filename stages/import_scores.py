@@ -147,6 +147,7 @@ def _scored(
     places, values = of_question.places, of_question.values
     if places.dtype.kind == "f":
         places = np.rint(places * fps).astype(np.int64)
+        places[places == n_frames] -= 1  # the video's end, which is the last frame's, too
     if len(places) and places[-1] >= n_frames:
         reason = (
             f"{UNSCORED}: frame {places[-1]} is scored, and the video has {n_frames}: the scores are another video's"

@@ -22,6 +22,9 @@ def scores_of_frames(
     """
     if not len(scored):
         return Reason(f"{UNSCORED}: the scores hold no frame of it"), np.empty(0)
+    twice = np.flatnonzero((np.diff(scored) == 0) & (np.diff(values) != 0))
+    if len(twice):
+        return Reason(f"{UNSCORED}: two scores lie on frame {scored[twice[0]]}"), np.empty(0)
     after = np.searchsorted(scored, sampled).clip(1, max(len(scored) - 1, 1))
     after = np.minimum(after, len(scored) - 1)
     before = np.maximum(after - 1, 0)

@@ -131,6 +131,25 @@ def test_rows_in_seconds_and_of_another_column_are_of_the_frame_shown_then(
     assert not unscored(of_seconds) and of_seconds.record.rows["frame_scores"] == len(rows)
 
 
+def test_seconds_of_one_frame_have_one_score_and_the_videos_end_is_its_last_frames(
+    demo: Path, own: Path, scores: Scores, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"question_id": id, "seconds": index / 8, "score": score}
+        for id, frames in scores.items()
+        for index, score in frames.items()
+    ]
+    twice, again, end, *_ = (id for id, frames in scores.items() if frames)
+    (index, score), *_ = scores[twice].items()
+    rows += [{"question_id": twice, "seconds": index / 8 + 0.01, "score": score + 1}]
+    (index, score), *_ = scores[again].items()
+    rows += [{"question_id": again, "seconds": index / 8 + 0.01, "score": score}]
+    rows += [{"question_id": end, "seconds": 6.0, "score": 0.5}]  # of 48 frames, 8 a second
+    of_seconds = imported(demo, own, write_table(tmp_path / "s.jsonl", rows))
+    first = next(iter(scores[twice]))
+    assert unscored(of_seconds) == {twice: f"no_scores: two scores lie on frame {first}"}
+
+
 def test_a_question_without_scores_of_its_frames_is_a_row_with_the_reason(
     demo: Path, own: Path, questions: list[Question], scores: Scores, tmp_path: Path
 ) -> None:
