@@ -8,6 +8,7 @@ import pytest
 from cache.store import Store
 from cli import main
 from tests.stages.runs import arguments, sevila
+from tests.tiny_blip2 import write_tiny_blip2
 
 
 @pytest.fixture
@@ -60,6 +61,26 @@ def test_weights_are_compared_tensor_by_tensor(
     assert capsys.readouterr().out.startswith("Localizer against Answerer: all ")
     assert weights(store, "compare", "init_localizer", "nothing") == 1
     assert "`sevila weights ls` lists what there is" in capsys.readouterr().err
+
+
+def test_a_localizer_and_an_answerer_of_two_backbones_are_not_exported_as_one(
+    demo: Path, store: Path, tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_blip2(tmp_path / "other", seed=7)
+    (former,) = [id for id in Store(store) if id.startswith("init_answerer")]
+    other = ("--weights", f"tiny-blip2={tmp_path / 'other'}")
+    for stage in ("import_backbone", "init_answerer"):
+        assert sevila("stage", demo, store, stage, *other) == 0
+    (id,) = [id for id in Store(store) if id.startswith("init_answerer") and id != former]
+    backbones = {str(Store(store).record(each).inputs["backbone"]) for each in (former, id)}
+    assert len(backbones) == 2
+    capsys.readouterr()
+    assert weights(store, "export", "init_localizer", id, "-o", str(tmp_path / "x.pth")) == 1
+    printed = capsys.readouterr().err
+    assert "a Localizer and an Answerer of one backbone were wanted" in printed
+    assert all(each in printed for each in backbones) and not (tmp_path / "x.pth").exists()
+    assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(tmp_path / "x.pth")) == 0
+    assert f"Answerer {former}" in capsys.readouterr().out  # not the newest, which is the other backbone's
 
 
 def test_what_cannot_be_exported_or_named_says_why(
