@@ -293,6 +293,23 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
     assert main(["report", "small", "--store", str(store), "-o", str(tmp_path / "mine")]) == 1
     assert "is no report" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    report, beside = tmp_path / "report", tmp_path / "report.part"
+    beside.mkdir()
+    (beside / "half.txt").write_text("of a thesis")
+    assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 0
+    assert (beside / "half.txt").is_file() and {path.name for path in report.parent.glob(".*")} == set()
+    for name in ("thesis.txt", "data/thesis.txt"):
+        (report / name).write_text("years")
+        (report / "index.html").unlink(missing_ok=True)  # so that it is to be written anew
+        assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 1
+        assert f"holds {name!r}, which is no part of a report" in capsys.readouterr().err
+        (report / name).unlink()
+    assert (
+        main(["report", "small", "--store", str(store), "-o", str(report)]) == 0 and (report / "index.html").is_file()
+    )
+    (report / "report.json").write_text('{"key": "of another program"}')
+    assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 1
+    assert "is no report" in capsys.readouterr().err and (report / "index.html").is_file()
     assert main(["report", "unheard", "--store", str(store)]) == 1
     assert "'unheard' is no run's name" in capsys.readouterr().err
 
