@@ -165,6 +165,7 @@ class Examples:
 
     def _scores(self, id: str) -> Fragments:
         scores = stored(self.store, id, FrameScores).by_question()
+        asked = self._asked(next(each.setting for each in self.shown if each.setting.scores == id))
         rank_by: RankBy = next(
             (
                 self.store.record(each.setting.keyframes).config["rank_by"]
@@ -176,14 +177,17 @@ class Examples:
         return {
             question_id: orjson.dumps([float(f"{value:.4g}") for value in values.tolist()])
             for question_id, values in scores.ranking(rank_by).items()
-            if question_id in self._number
+            if question_id in asked
         }
+
+    def _asked(self, setting: EvaluatedSetting) -> set[str]:
+        """Return the ids of the questions that a setting was asked as they are here."""
+        is_own = setting.questions == self.runs[0].headline.questions
+        return set(self._number) if is_own else same_questions(self.store, setting, self.questions)
 
     def _answered(self, setting: EvaluatedSetting) -> tuple[Fragments, str]:
         """Return what a setting has for each question, and the options chosen as a text: a letter a question."""
-        is_own = setting.questions == self.runs[0].headline.questions
-        ids = set(self._number) if is_own else same_questions(self.store, setting, self.questions)
-        contents, rows = contents_of(self.store, setting, ids)
+        contents, rows = contents_of(self.store, setting, self._asked(setting))
         for video_id, of_question in rows:
             self.wanted_rows[setting.frames, video_id].update(of_question)
         letters = ["-"] * len(self.questions)
