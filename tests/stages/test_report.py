@@ -329,6 +329,19 @@ def test_thumbnails_have_the_shape_that_players_show(tmp_path: Path, two_runs: P
     assert {(row.width, row.height, row.note, len(row.images)) for row in rows} == {(80, 80, "", 8)} and len(rows) == 8
 
 
+def test_thumbnails_are_the_same_however_many_frames_are_read_at_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for n_frames in (256, 3):
+        monkeypatch.setattr("stages.make_thumbnails.FRAMES_READ", n_frames)
+        store = Path(shutil.copytree(finished, tmp_path / f"{n_frames}"))
+        assert main(["report", "small", "--store", str(store)]) == 0
+        (id,) = artifact_ids(store, "make_thumbnails")
+        rows.append(list(Thumbnails(Store(store), id).by_video()))
+    assert rows[0] == rows[1] and len(rows[0][0].images) == 8
+
+
 def test_answers_are_calibrated_where_the_share_of_right_ones_is_their_probability() -> None:
     assert option_probabilities([0.0, 0.0]).tolist() == [0.5, 0.5]
     bins = calibration_bins([0.75, 0.75, 0.75, 0.75, 1.0], [True, True, True, False, False])
