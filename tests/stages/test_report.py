@@ -192,6 +192,41 @@ def test_a_strip_marks_keyframes_uniform_frames_and_true_moments_in_words_too(
     assert watched.page.locator("#detail .cell.by-A").count() == len(chosen["q4"])
 
 
+def test_runs_that_sampled_differently_each_have_their_own_marks(
+    finished: Path, demo: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run looks at 4 frames, where the first sees 8, and was asked one question with another option."""
+    store, other = Path(shutil.copytree(finished, tmp_path / "store")), tmp_path / "other.csv"
+    with (demo / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    read = {row.question_id for row in artifact(store, "keyframes").typed_rows("keyframes", ChosenFrames) if row.rows}
+    questions = [question for question in artifact(store, "questions").questions() if question.question_id in read]
+    ids, about = [question.question_id for question in questions], (questions[0].video_id, questions[0].question)
+    for row in rows:
+        if (row["video"], row["question"]) == about:
+            row |= {name: f"{text} indeed" for name, text in row.items() if text == row["a0"]}
+    with other.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert sevila("run", demo, store, "--name", "eight") == 0
+    settings = ("--set", "sample_frames.frames=4", "--set", "select_keyframes.k=2")
+    assert sevila("run", demo, store, "--annotations", str(other), "--name", "four", *settings) == 0
+    monkeypatch.setattr(examples, "single_frame_answers", lambda *_: dict.fromkeys(ids, b"[0,0,0,0,0,0,0,0]"))
+    assert main(["report", "eight", "four", "--store", str(store), "-o", str(tmp_path / "out")]) == 0
+    watched, scored = WatchedPage(browser, tmp_path / "out"), []
+    for question_id in (ids[0], ids[-1]):
+        watched.open(f"#question={quote(question_id)}")
+        strips = [
+            [str(cell.get_attribute("title")) for cell in strip.locator(".cell").all()]
+            for strip in watched.page.locator("#detail .strip").all()
+        ]
+        assert [sum("alone it answers" in words for words in strip) for strip in strips] == [8, 0]
+        assert [sum("evenly spread" in words for words in strip) for strip in strips] == [4, 2]
+        scored.append([sum("score of" in words for words in strip) for strip in strips])
+    assert scored == [[8, 0], [8, 4]] and watched.complaints == []
+
+
 def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
     two_runs: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
