@@ -128,6 +128,7 @@ Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
 RunNameOption = Annotated[str | None, Parameter(validator=_not_empty)]
 OutputPath = Annotated[Path, Parameter(alias="-o", converter=_path, metavar="PATH")]
+OutputFolder = Annotated[Path | None, Parameter(alias="-o", converter=_path, metavar="FOLDER")]
 OutputFile = Annotated[
     Path | None, Parameter(alias="-o", converter=_path, validator=PathKind(dir_okay=False), metavar="FILE")
 ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, PlaceOption, Text, Where
+from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, OutputFolder, PlaceOption, Text, Where
 from cli.terminal import print_data, print_json, print_table, print_text
 
 
@@ -70,7 +69,7 @@ def report(
     run_b: Text | None = None,
     /,
     *,
-    output: Annotated[Path | None, Parameter(alias="-o", metavar="FOLDER")] = None,
+    output: OutputFolder = None,
     videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
     where: Where,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.video.jpeg import as_jpeg
+from pipeline.video.thumbnails import shape_or_coded
 from reports.asked_answer import AskedAnswer, AskedFrame, clock
 from reports.asking import AskedRun
 
@@ -19,7 +20,7 @@ def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
     strip: list[dict[str, Any]] = []
     if answer.frames:
         (video,) = run.asked.frames.videos()
-        width, height = video.width or 1, video.height or 1
+        (width, height), _ = shape_or_coded(run.video, None, (), (video.width or 1, video.height or 1))
         (clip,) = run.asked.frames.clips().values()
         rows = clip["row"].tolist()
         distinct = sorted(set(rows))

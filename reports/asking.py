@@ -66,8 +66,9 @@ class NoWeightsError(SevilaError):
 
 
 class AskedRun(NamedTuple):
-    """What came of a question, and whose weights answered it, in words."""
+    """What came of a question about a video, and whose weights answered it, in words."""
 
+    video: Path
     asked: Asked
     recipe: Recipe
     answered_by: str
@@ -97,7 +98,7 @@ def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
         with run.store.in_use(), pinned(run.store, "", loaded, []) as pin:
             chain = partial(ask, trained=trained, has_options=bool(request.options))
             asked = chain(loaded, Run(loaded, run, pin, chain=chain), sources)
-    return AskedRun(asked, loaded, _answered_by(loaded, trained))
+    return AskedRun(video, asked, loaded, _answered_by(loaded, trained))
 
 
 def _of_demo(request: AskRequest) -> bool:

@@ -17,6 +17,7 @@ from pipeline.video.thumbnails import shape_or_coded, thumbnail, thumbnail_size
 from stages.sample_frames import Frames
 
 SHARD_BYTES = 1 << 26  # of frames: shards are read whole, one at a time, by whoever writes a page
+FRAMES_READ = 256  # at once: of a video of hours there are more than fit into memory
 
 
 class VideoThumbnails(NamedTuple):
@@ -83,8 +84,11 @@ def make_thumbnails(
                 shape, note = shape_or_coded(*place, (video.width or 1, video.height or 1))
             size = thumbnail_size(shape, cfg.height)
             with shard.phase("shrink"):
-                pixels = reader.read(video.video_id, slice(None))
-                images = [thumbnail(frame, size, cfg.quality) for frame in pixels]
+                images = [
+                    thumbnail(frame, size, cfg.quality)
+                    for start in range(0, reader.n_rows(video.video_id), FRAMES_READ)
+                    for frame in reader.read(video.video_id, slice(start, start + FRAMES_READ))
+                ]
             rows.append(VideoThumbnails(video.video_id, *size, note, images))
         shard.write_rows("thumbnails", rows)
 

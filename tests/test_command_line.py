@@ -165,6 +165,7 @@ def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffe
     ("arguments", "problem"),
     [
         (["--store", "", "cache", "ls"], "wanted a folder, not an empty name"),
+        (["report", "x", "-o", ""], "wanted a path, not an empty name"),
         (["cache", "show", "x", "--rows", "1" + 21 * "0"], "Must be < 1"),
         (["plan", "plain", "--shard-megabytes", "inf"], "Must be < 1"),
     ],

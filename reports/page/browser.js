@@ -153,7 +153,7 @@
     const n = frames.s.length, uniform = meta.uniform[set][n] || [], settings = sides.map((side) => side.content);
     const positions = shownPositions(n, set, settings);
     const scored = sides.map((side) => (side.scorer >= 0 ? detail.c[side.scorer] : null));
-    const alone = aloneOf(detail, sides);
+    const alone = aloneOf(detail, sides, set);
     const shape = images ? images.width / images.height : 16 / 9;
     const list = el("ol", {class: "strip", style: `--cell:${Math.round(Math.min(150, Math.max(58, 68 * shape)))}px;--shape:${shape};--n:${positions.length}`, "aria-label": `${n} sampled frames, ${positions.length} shown`});
     positions.forEach((position, at) => {
@@ -173,13 +173,13 @@
     });
     return list;
   }
-  function aloneOf(detail, sides) {
-    if (detail.l) return detail.l;
+  function aloneOf(detail, sides, set) {  // positions count the frames of one sampling
+    if (detail.l && set === meta.settings[meta.a].frames) return detail.l;
     const said = {};
-    for (const side of sides) if (side.content && side.content.f) side.content.k.forEach((position, at) => { said[position] = side.content.f[at]; });
+    for (const side of sides) if (side.set === set && side.content && side.content.f) side.content.k.forEach((position, at) => { said[position] = side.content.f[at]; });
     meta.settings.forEach((setting, number) => {  // voting asks about each keyframe alone, whoever looks at it
       const content = detail.w[number];
-      if (setting.frames === meta.settings[Number(state.a)].frames && content && content.f) content.k.forEach((position, at) => { if (!(position in said)) said[position] = content.f[at]; });
+      if (setting.frames === set && content && content.f) content.k.forEach((position, at) => { if (!(position in said)) said[position] = content.f[at]; });
     });
     return Object.keys(said).length ? said : null;
   }
@@ -207,7 +207,7 @@
       const result = meta.settings[side.number].answers ? mark(outcome(side.at, side.number), side.letter) : null;
       return el("li", {}, el("b", {class: `who ${side.letter}`}, side.letter), " ", result, " ", side.name, scores, side.content && side.content.r ? el("span", {class: "reason"}, ` ${side.content.r}`) : null, side.content ? null : el("span", {class: "reason"}, " was not asked this question, or another of its id"));
     });
-    return el("ul", {class: "legend"}, ...items, el("li", {class: "muted"}, "◇ evenly spread", detail.m.length ? " · green: true moment" : "", aloneOf(detail, sides) ? " · letter: what the frame alone would answer" : ""));
+    return el("ul", {class: "legend"}, ...items, el("li", {class: "muted"}, "◇ evenly spread", detail.m.length ? " · green: true moment" : "", sides.some((side) => aloneOf(detail, sides, side.set)) ? " · letter: what the frame alone would answer" : ""));
   }
   async function drawDetail() {
     const turn = ++drawing, target = byId("detail");

@@ -76,7 +76,6 @@ class Examples:
     def _meta(self, page_starts: list[int], n_index: int) -> dict[str, Any]:
         names = [_chosen(self.shown, id) for id in self.scores]
         lengths = [[int(n) for n in sorted(set(self._lengths[id]))] for id in self.frames]
-        k = self._k
         return {
             "pages": page_starts,
             "indexes": n_index,
@@ -84,8 +83,13 @@ class Examples:
             "types": self.types,
             "runs": [run.title for run in self.runs],
             "scorers": names,
-            "uniform": [{str(n): uniform_positions(n, k).tolist() for n in of_set} for of_set in lengths],
-            "shown": [{str(n): self._shown(n) for n in of_set} for of_set in lengths],
+            "uniform": [
+                {str(n): uniform_positions(n, self._k(id)).tolist() for n in of_set}
+                for id, of_set in zip(self.frames, lengths, strict=True)
+            ],
+            "shown": [
+                {str(n): self._shown(n, id) for n in of_set} for id, of_set in zip(self.frames, lengths, strict=True)
+            ],
             "settings": [
                 {
                     "run": each.run,
@@ -100,10 +104,10 @@ class Examples:
             "b": self._default(self.runs[-1], self.runs[-1].headline if self.runs[1:] else self.runs[0].baseline),
         }
 
-    @property
-    def _k(self) -> int:
-        """How many uniform frames are marked: as many as the headline's keyframes."""
-        keyframes = self.runs[0].headline.keyframes
+    def _k(self, frames: str) -> int:
+        """Return how many uniform frames of a sampling are marked: as many as the keyframes of the headline that looks at it."""
+        settings = [*(run.headline for run in self.runs), *(each.setting for each in self.shown)]
+        keyframes = next((each.keyframes for each in settings if each.frames == frames and each.keyframes), None)
         return int(self.store.record(keyframes).config["k"]) if keyframes else 4
 
     @cached_property
@@ -147,20 +151,21 @@ class Examples:
                 n = len(clip["row"])
                 lengths.add(n)
                 of_clip[key] = orjson.dumps({"s": clip["seconds"].round(2).tolist(), "r": clip["row"].tolist()})
-                self.wanted_rows[id, question.video_id].update(clip["row"][self._shown(n)].tolist())
+                self.wanted_rows[id, question.video_id].update(clip["row"][self._shown(n, id)].tolist())
             if key in of_clip:
                 fragments[question.question_id] = of_clip[key]
         return fragments
 
-    def _shown(self, n_frames: int) -> list[int]:
+    def _shown(self, n_frames: int, frames: str) -> list[int]:
         """Return which of a clip's frames are shown whatever the keyframes: all, or where they are many some evenly spread."""
         if n_frames <= MOST_CELLS:
             return list(range(n_frames))
-        positions = {*uniform_positions(n_frames, EVEN_CELLS).tolist(), *uniform_positions(n_frames, self._k).tolist()}
-        return sorted(positions)
+        marked = uniform_positions(n_frames, self._k(frames))
+        return sorted({*uniform_positions(n_frames, EVEN_CELLS).tolist(), *marked.tolist()})
 
     def _scores(self, id: str) -> Fragments:
         scores = stored(self.store, id, FrameScores).by_question()
+        asked = self._asked(next(each.setting for each in self.shown if each.setting.scores == id))
         rank_by: RankBy = next(
             (
                 self.store.record(each.setting.keyframes).config["rank_by"]
@@ -172,14 +177,17 @@ class Examples:
         return {
             question_id: orjson.dumps([float(f"{value:.4g}") for value in values.tolist()])
             for question_id, values in scores.ranking(rank_by).items()
-            if question_id in self._number
+            if question_id in asked
         }
+
+    def _asked(self, setting: EvaluatedSetting) -> set[str]:
+        """Return the ids of the questions that a setting was asked as they are here."""
+        is_own = setting.questions == self.runs[0].headline.questions
+        return set(self._number) if is_own else same_questions(self.store, setting, self.questions)
 
     def _answered(self, setting: EvaluatedSetting) -> tuple[Fragments, str]:
         """Return what a setting has for each question, and the options chosen as a text: a letter a question."""
-        is_own = setting.questions == self.runs[0].headline.questions
-        ids = set(self._number) if is_own else same_questions(self.store, setting, self.questions)
-        contents, rows = contents_of(self.store, setting, ids)
+        contents, rows = contents_of(self.store, setting, self._asked(setting))
         for video_id, of_question in rows:
             self.wanted_rows[setting.frames, video_id].update(of_question)
         letters = ["-"] * len(self.questions)

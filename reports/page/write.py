@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cache.errors import CorruptArtifactError, SevilaError
 from cache.files import refuse_link
@@ -24,6 +25,7 @@ from stages.make_thumbnails import Thumbnails
 log = logging.getLogger("sevila")
 
 NOTE, INDEX = "report.json", "index.html"
+OURS = re.compile(r"index\.html|report\.json|data|data/(page|index)-\d+\.js|thumbs|thumbs/\d+-\d+\.js")
 HERE = Path(__file__).parent
 
 
@@ -55,8 +57,11 @@ def write_report(
     with store.lock(f"reports/{fingerprint(str(target.absolute()))}"):
         thumbnails = _thumbnails(runs, sources, pin)
         key = _key(runs, thumbnails)
-        if _key_of(target) != key:
+        if _key_of(target) != key or not (target / INDEX).is_file():
             _refuse_others(target)
+            if folder is None:  # of a process that was killed: the lock is ours, and so is what lies in a store
+                for left_over in target.parent.glob(f".{target.name}.{'?' * 8}.part"):
+                    shutil.rmtree(left_over)
             _replace(target, runs, thumbnails, key)
     return target / INDEX
 
@@ -85,36 +90,49 @@ def _key(runs: Sequence[ReportedRun], thumbnails: dict[str, Thumbnails]) -> str:
 
 def _key_of(folder: Path) -> str:
     try:
-        return str(read_note(folder / NOTE)["key"]) if (folder / INDEX).is_file() else ""
+        return str(read_note(folder / NOTE)["key"])
     except (OSError, KeyError, CorruptArtifactError):
         return ""
 
 
 def _refuse_others(folder: Path) -> None:
-    if folder.exists() and not (folder / NOTE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raise `SevilaError` unless all that is there was written by us: it is going to be removed."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir() or not _key_of(folder):
         raise SevilaError(f"{folder}: is there, and is no report; give a folder that is empty or new")
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not OURS.fullmatch(name):
+            raise SevilaError(
+                f"{folder}: holds {name!r}, which is no part of a report; give a folder that is empty or new"
+            )
 
 
 def _replace(target: Path, runs: Sequence[ReportedRun], thumbnails: dict[str, Thumbnails], key: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as work:
+        part = Path(work) / "new"  # a folder in it, as the temporary one may be read by nobody else
+        part.mkdir()
+        _write(part, runs, thumbnails, key)
+        _refuse_others(target)  # what came meanwhile
+        if target.exists():
+            target.rename(Path(work) / "old")
+        part.rename(target)
+
+
+def _write(folder: Path, runs: Sequence[ReportedRun], thumbnails: dict[str, Thumbnails], key: str) -> None:
     from reports.page.examples import Examples
     from reports.page.render import page
 
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed: the lock is ours
-    part.mkdir(parents=True)
-    try:
-        examples = Examples(runs)
-        meta = examples.write(part / "data")
-        numbers, n_coded = {video_id: number for number, video_id in enumerate(examples.videos)}, 0
-        for number, frames in enumerate(examples.frames):
-            wanted = {video: rows for (of, video), rows in examples.wanted_rows.items() if of == frames}
-            n_coded += write_pictures_of(thumbnails[frames], number, numbers, wanted, part / "thumbs")
-        (part / INDEX).write_text(page(runs, meta, n_coded), encoding="utf-8")
-        write_note(part / NOTE, {"key": key})
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    examples = Examples(runs)
+    meta = examples.write(folder / "data")
+    numbers, n_coded = {video_id: number for number, video_id in enumerate(examples.videos)}, 0
+    for number, frames in enumerate(examples.frames):
+        wanted = {video: rows for (of, video), rows in examples.wanted_rows.items() if of == frames}
+        n_coded += write_pictures_of(thumbnails[frames], number, numbers, wanted, folder / "thumbs")
+    (folder / INDEX).write_text(page(runs, meta, n_coded), encoding="utf-8")
+    write_note(folder / NOTE, {"key": key})
 
 
 def _name_of(runs: Sequence[ReportedRun]) -> str:

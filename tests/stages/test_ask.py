@@ -10,6 +10,7 @@ import pytest
 from cache.store import Store
 from cli import main
 from tests.stages.runs import artifact
+from tests.videos import make_video, rotate
 
 BLIP2 = "Salesforce/blip2-flan-t5-xl"
 SMALL = ("--set", "sample_frames.size=28", "--set", "sample_frames.frames=8", "--device", "cpu")
@@ -75,6 +76,12 @@ def test_a_page_holds_the_strip_and_nothing_of_it_is_obeyed(demo: Path, asked: P
     assert "<script" not in content and "&lt;script&gt;" in content and "{{ 1 + 1 }}" in content
     assert content.count("data:image/jpeg;base64,/9j/") == 8 and content.count('class="keyframe"') == 4
     assert not re.search(r"(src|href)=\"(?!data:)", content)
+
+
+def test_a_page_shows_a_turned_video_as_players_do(demo: Path, asked: Path, tmp_path: Path) -> None:
+    turned, page = rotate(make_video(tmp_path / "turned.mp4", size=(96, 48)), 90), tmp_path / "answer.html"
+    assert ask(demo, asked, "What?", "--option", "a", "--option", "b", "-o", str(page), video=str(turned)) == 0
+    assert "aspect-ratio: 48 / 96;" in page.read_text()
 
 
 def test_without_weights_it_says_what_is_needed_from_where_and_how_large(

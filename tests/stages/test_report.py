@@ -192,6 +192,41 @@ def test_a_strip_marks_keyframes_uniform_frames_and_true_moments_in_words_too(
     assert watched.page.locator("#detail .cell.by-A").count() == len(chosen["q4"])
 
 
+def test_runs_that_sampled_differently_each_have_their_own_marks(
+    finished: Path, demo: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run looks at 4 frames, where the first sees 8, and was asked one question with another option."""
+    store, other = Path(shutil.copytree(finished, tmp_path / "store")), tmp_path / "other.csv"
+    with (demo / "questions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    read = {row.question_id for row in artifact(store, "keyframes").typed_rows("keyframes", ChosenFrames) if row.rows}
+    questions = [question for question in artifact(store, "questions").questions() if question.question_id in read]
+    ids, about = [question.question_id for question in questions], (questions[0].video_id, questions[0].question)
+    for row in rows:
+        if (row["video"], row["question"]) == about:
+            row |= {name: f"{text} indeed" for name, text in row.items() if text == row["a0"]}
+    with other.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert sevila("run", demo, store, "--name", "eight") == 0
+    settings = ("--set", "sample_frames.frames=4", "--set", "select_keyframes.k=2")
+    assert sevila("run", demo, store, "--annotations", str(other), "--name", "four", *settings) == 0
+    monkeypatch.setattr(examples, "single_frame_answers", lambda *_: dict.fromkeys(ids, b"[0,0,0,0,0,0,0,0]"))
+    assert main(["report", "eight", "four", "--store", str(store), "-o", str(tmp_path / "out")]) == 0
+    watched, scored = WatchedPage(browser, tmp_path / "out"), []
+    for question_id in (ids[0], ids[-1]):
+        watched.open(f"#question={quote(question_id)}")
+        strips = [
+            [str(cell.get_attribute("title")) for cell in strip.locator(".cell").all()]
+            for strip in watched.page.locator("#detail .strip").all()
+        ]
+        assert [sum("alone it answers" in words for words in strip) for strip in strips] == [8, 0]
+        assert [sum("evenly spread" in words for words in strip) for strip in strips] == [4, 2]
+        scored.append([sum("score of" in words for words in strip) for strip in strips])
+    assert scored == [[8, 0], [8, 4]] and watched.complaints == []
+
+
 def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
     two_runs: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +328,23 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
     assert main(["report", "small", "--store", str(store), "-o", str(tmp_path / "mine")]) == 1
     assert "is no report" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    report, beside = tmp_path / "report", tmp_path / "report.part"
+    beside.mkdir()
+    (beside / "half.txt").write_text("of a thesis")
+    assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 0
+    assert (beside / "half.txt").is_file() and {path.name for path in report.parent.glob(".*")} == set()
+    for name in ("thesis.txt", "data/thesis.txt"):
+        (report / name).write_text("years")
+        (report / "index.html").unlink(missing_ok=True)  # so that it is to be written anew
+        assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 1
+        assert f"holds {name!r}, which is no part of a report" in capsys.readouterr().err
+        (report / name).unlink()
+    assert (
+        main(["report", "small", "--store", str(store), "-o", str(report)]) == 0 and (report / "index.html").is_file()
+    )
+    (report / "report.json").write_text('{"key": "of another program"}')
+    assert main(["report", "small", "--store", str(store), "-o", str(report)]) == 1
+    assert "is no report" in capsys.readouterr().err and (report / "index.html").is_file()
     assert main(["report", "unheard", "--store", str(store)]) == 1
     assert "'unheard' is no run's name" in capsys.readouterr().err
 
@@ -310,6 +362,19 @@ def test_thumbnails_have_the_shape_that_players_show(tmp_path: Path, two_runs: P
     (id,) = artifact_ids(two_runs, "make_thumbnails")
     rows = list(Thumbnails(Store(two_runs), id).by_video())
     assert {(row.width, row.height, row.note, len(row.images)) for row in rows} == {(80, 80, "", 8)} and len(rows) == 8
+
+
+def test_thumbnails_are_the_same_however_many_frames_are_read_at_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for n_frames in (256, 3):
+        monkeypatch.setattr("stages.make_thumbnails.FRAMES_READ", n_frames)
+        store = Path(shutil.copytree(finished, tmp_path / f"{n_frames}"))
+        assert main(["report", "small", "--store", str(store)]) == 0
+        (id,) = artifact_ids(store, "make_thumbnails")
+        rows.append(list(Thumbnails(Store(store), id).by_video()))
+    assert rows[0] == rows[1] and len(rows[0][0].images) == 8
 
 
 def test_answers_are_calibrated_where_the_share_of_right_ones_is_their_probability() -> None:
