@@ -16,7 +16,7 @@ def workers_of(parent_id: int) -> set[int]:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue  # it has just ended
-        if b"pipeline.video.decode_worker" in words and parent == parent_id:
+        if any(b"decode_worker import main" in word for word in words) and parent == parent_id:
             found.add(int(entry.name))
     return found
 

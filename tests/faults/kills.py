@@ -12,7 +12,7 @@ from tests.faults.judging import being_made
 from tests.faults.victims import KILLED, Victim, last_words
 from tests.faults.world import Trial
 
-DECODER, TRAINER = "pipeline.video.decode_worker", "spawn_main"  # words of their command lines
+DECODER, TRAINER = "decode_worker import main", "spawn_main"  # words of their command lines
 
 
 def by_the_clock(trial: Trial) -> None:

@@ -154,7 +154,8 @@ def test_only_the_damaged_shard_is_made_again(
     assert verify(store, "--drop") == 0
     caplog.clear()
     assert sevila("run", demo, store, *small) == 0
-    done = {record.getMessage().split(" done in")[0] for record in caplog.records if " done in" in record.getMessage()}
+    messages = [record.getMessage() for record in caplog.records]
+    done = {line.partition("] ")[2].split(" done in")[0] for line in messages if " done in" in line}
     of_part = {"sample_frames: shard 1 of 3"}
     assert done == (of_part | {"sample_frames: shard 2 of 3"} if piece != "record.json" else of_part)
     assert_made_again(store, before, [frames, part, part.with_suffix(".json")])

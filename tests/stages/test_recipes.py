@@ -105,4 +105,4 @@ def test_annotations_alone_are_enough_to_plan_past_the_questions(
 
 
 def test_no_recipe_is_left_out_of_these_tests() -> None:
-    assert set(available()) == {*SIX, *LONG, "demo", "plain"}
+    assert set(available()) == {*SIX, *LONG, "demo", "plain", "shapes_long"}

@@ -149,7 +149,7 @@ def test_evaluation_counts_failed_and_empty_queries_as_wrong_and_says_so(world: 
 
 
 def test_keyframes_and_the_ranking_behind_them_are_judged_where_moments_are_known(world: World) -> None:
-    chosen = build(select_keyframes, SelectKeyframes(k=2), world.run, [world.questions, world.frames, world.scores])
+    chosen = build(select_keyframes, SelectKeyframes(k=2), world.run, [world.questions, world.frames, world.scores, None])
     inputs = [world.questions, world.frames, world.scores, chosen]
     metrics: Any = build(evaluate_localization, EvaluateLocalization(ks=(1, 2, 10)), world.run, inputs)
     keyframes, first, two, ten = metrics.rows("localization")
@@ -167,7 +167,7 @@ def test_keyframes_and_the_ranking_behind_them_are_judged_where_moments_are_know
 
 def test_keyframes_chosen_without_scores_are_judged_alone(world: World) -> None:
     uniform = SelectKeyframes(method="uniform", k=5)
-    chosen = build(select_keyframes, uniform, world.run, [world.questions, world.frames, None])
+    chosen = build(select_keyframes, uniform, world.run, [world.questions, world.frames, None, None])
     inputs = [world.questions, world.frames, None, chosen]
     (row,) = build(evaluate_localization, EvaluateLocalization(), world.run, inputs).rows("localization")
     assert row["source"] == "keyframes" and row["k"] == 5 and row["mean_first_true_rank"] is None
@@ -176,7 +176,7 @@ def test_keyframes_chosen_without_scores_are_judged_alone(world: World) -> None:
 def test_oracle_keyframes_are_spread_over_the_frames_in_true_moments(world: World) -> None:
     def oracle(k: int) -> Any:
         cfg = SelectKeyframes(method="oracle", k=k)
-        return build(select_keyframes, cfg, world.run, [world.questions, world.frames, None])
+        return build(select_keyframes, cfg, world.run, [world.questions, world.frames, None, None])
 
     rows = {row["question_id"]: row for row in oracle(2).rows("keyframes")}
     # Frames at 1, 3, ..., 19 s: two of query 1's lie in 2 to 6 s, two of query 2's in its two moments, two of query 3's.
@@ -195,7 +195,7 @@ def test_a_moment_between_two_sampled_frames_has_no_oracle_frame_and_is_no_faile
     moments = [{"question_id": "1", "start_seconds": 3.5, "end_seconds": 4.5}]
     tables = {"questions": world.questions.rows("questions"), "moments": moments, "videos": [], "rejected": []}
     questions = publish(world.store, "list_questions", tables)
-    chosen = build(select_keyframes, SelectKeyframes(method="oracle"), world.run, [questions, world.frames, None])
+    chosen = build(select_keyframes, SelectKeyframes(method="oracle"), world.run, [questions, world.frames, None, None])
     first = chosen.rows("keyframes")[0]
     assert first["reason"] == "no_true_frame: none of the 10 sampled frames lies in a true moment"
     inputs = [questions, world.frames, None, chosen]
