@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from cache.errors import MissingSourceError
 from pipeline.engine.dry_run import DryRun
+from pipeline.engine.places import ServerPlace
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact, RunContext, Stage
-from pipeline.recipes.requirements import SCORER_WEIGHTS, scorer_of, uses_answerer, uses_localizer
+from pipeline.recipes.requirements import asks_server, needed_weights, scorer_of
 from pipeline.text_table import aligned, duration, human_size
 from reports.findings import Finding
 from reports.rates import measured_rates
@@ -89,7 +90,7 @@ class Estimating(DryRun):
         if isinstance(handle, Questions) and handle.id is not None and handle.store.exists(handle.id):
             return Amounts(questions=handle.record.rows["questions"], videos=handle.record.rows["videos"])
         for value in inputs:
-            if isinstance(value, VideoFiles):
+            if stage.name == "sample_frames" and isinstance(value, VideoFiles):
                 return _frames(self._cfg.config_of(stage.name), value)
         known = [self._amounts[id(value)][1] for value in inputs if id(value) in self._amounts]
         return Amounts(*(max((getattr(each, name) for each in known), default=0) for name in Amounts._fields))
@@ -142,14 +143,17 @@ def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
     """Everything that the recipe names and that is not here; what nobody said comes first."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     names = [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
-    stages = ["import_backbone"] if recipe.chain.backbone == "imported" else []
-    stages += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
-    stages += SCORER_WEIGHTS.get(scorer_of(recipe), ())
-    names += [("weights", recipe.config_of(stage).weights) for stage in stages]
+    names += [("scores", recipe.config_of("import_scores").scores)] * (scorer_of(recipe) == "imported")
+    names += [("weights", name) for name in needed_weights(recipe)]
     for kind, name in dict.fromkeys(names):
         try:
             if name:
                 _ = sources.weights_place(name) if kind == "weights" else sources.places.place(kind, name)
+        except MissingSourceError as error:
+            yield Finding(OF_RECIPE, "problem", str(error))
+    if asks_server(recipe):
+        try:
+            ServerPlace.of_environment()
         except MissingSourceError as error:
             yield Finding(OF_RECIPE, "problem", str(error))
 
