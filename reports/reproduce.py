@@ -123,8 +123,9 @@ class Reproduction:
             places=places,
             shared=True,
         )
+        remembered = KINDS if self.plan_only else ()  # numbers are of what is here
         with quiet(logging.ERROR):
-            recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=KINDS)
+            recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=remembered)
         seeds = [] if subject.seed is None else [subject.seed]
         with pinned(run.store, "", recipe, seeds) as pin:
             walk = Deferred(recipe, run, Run(recipe, run, pin), _evaluated(row))

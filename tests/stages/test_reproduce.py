@@ -11,9 +11,13 @@ import pytest
 from cache.record import Record
 from cache.store import Store
 from cli import main
-from reports.paper import read_paper
+from pipeline.engine.stage import RunContext
+from pipeline.recipes.opening import Request
+from reports.paper import PaperRow, read_paper
 from reports.paper_figures import Estimate, difference, over_seeds, tally
+from reports.reproduce import Reproduction, Subject
 from stages.evaluate_localization import LocalizationMetrics
+from tests.small_world import SMALL
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import records
 from tests.tiny_scorers import write_tiny_embedder
@@ -192,6 +196,19 @@ def test_with_nothing_present_one_page_says_what_is_needed(
     together = float(re.findall(r"share work +([\d.]+)", page)[0])
     assert max(hours) < together < sum(hours)
     assert not records(tmp_path / "store")
+
+
+def test_only_a_plan_takes_the_stores_memory_for_what_is_not_here(
+    demo: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no sevila.toml
+    row, subject = PaperRow(name="any", keyframes="forward"), Subject(SMALL, is_own=True)
+    there = {"annotations": [str(demo / "questions.csv")], "videos": [str(demo / "videos")]}
+    there["weights"] = [f"tiny-blip2={demo / 'tiny-blip2'}"]
+    for given, plan_only, is_measured in (({}, True, True), ({}, False, False), (there, False, True)):
+        rows = Reproduction(Request("", (), None, given), RunContext(Store(store)), plan_only)
+        of_row = rows.measure(row, subject)
+        assert of_row.is_measured == is_measured, of_row.problem
 
 
 @pytest.mark.slow
