@@ -13,13 +13,14 @@ from cache.store import Store
 from cli import main
 from pipeline.engine.stage import RunContext
 from pipeline.recipes.opening import Request
-from reports.paper import PaperRow, read_paper
+from reports.paper import PaperColumn, PaperRow, PaperTable, read_paper
 from reports.paper_figures import Estimate, difference, over_seeds, tally
-from reports.reproduce import Reproduction, Subject
+from reports.reproduce import Reproduction, RowRun, Subject
+from reports.reproduce_text import table_text
 from stages.evaluate_localization import LocalizationMetrics
 from tests.small_world import SMALL
 from tests.stages.moment_world import places, write_world
-from tests.stages.runs import records
+from tests.stages.runs import artifact, records
 from tests.tiny_scorers import write_tiny_embedder
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -277,3 +278,12 @@ def test_of_several_seeds_the_interval_is_students() -> None:
     assert over_seeds([Estimate(60.0, 55.0, 65.0)]) == Estimate(60.0, 55.0, 65.0) and over_seeds([]) is None
     assert difference(Estimate(60.0, 55.0, 65.0), 62.4).high == pytest.approx(2.6)
     assert tally([Estimate(1.0, -1.0, 2.0), Estimate(2.0, 1.0, 3.0), Estimate(-3.0, -4.0, -2.0)]) == (2, 1, 1)
+
+
+def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: Path) -> None:
+    metrics = artifact(finished, "metrics")
+    row = PaperRow(name="any", keyframes="uniform", published=(60.0,))
+    table = PaperTable(title="t", columns=(PaperColumn(name="c", dataset=SMALL),), rows=(row, row), note="")
+    of_seeds = [RowRun(Subject(SMALL, seed), metrics=metrics) for seed in (1, 2, 3)]
+    alone, several = (table_text("t", table, [runs, runs]) for runs in (of_seeds[:1], of_seeds))
+    assert several == alone and re.search(r"\| \d+\.\d \(\d+\.\d - \d+\.\d\) \|", alone)
