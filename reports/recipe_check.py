@@ -22,6 +22,7 @@ from stages.list_questions import Questions
 
 OF_RECIPE = "recipe"
 ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and nobody knows yet how long it is
+QUERIES, QUERY_WIDTH = 32, 768  # what a Q-Former of BLIP-2 makes of a frame
 
 
 class Amounts(NamedTuple):
@@ -83,7 +84,7 @@ class Estimating(DryRun):
         amounts = self._of(stage, handle, inputs)
         self._amounts[id(handle)] = (handle, amounts)
         if self.steps[-1].status != "exists":
-            self.estimate.steps.append(_step(self._cfg.config(stage, **changes), stage.name, amounts, setting))
+            self.estimate.steps.append(_step(self._cfg.config(stage, **changes), stage, inputs, amounts, setting))
         return handle
 
     def _of(self, stage: Stage, handle: Artifact, inputs: tuple[Any, ...]) -> Amounts:
@@ -98,13 +99,16 @@ class Estimating(DryRun):
 
 def _frames(cfg: Any, files: VideoFiles) -> Amounts:
     there = [video for video in files.videos if video.path is not None]
-    a_clip = cfg.frames if cfg.sampling != "fixed_rate" else round(cfg.frames_per_second * ASSUMED_SECONDS)
+    a_second = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
+    a_clip = cfg.frames if a_second is None else round(a_second * ASSUMED_SECONDS)
+    if cfg.sampling == "fixed_rate":
+        a_clip = min(a_clip, cfg.most_frames or a_clip)
     return Amounts(0, len(there), sum(a_clip * len(video.clips) for video in there))
 
 
-def _step(cfg: Any, name: str, amounts: Amounts, setting: str) -> StepEstimate:
+def _step(cfg: Any, stage: Stage, inputs: tuple[Any, ...], amounts: Amounts, setting: str) -> StepEstimate:
+    name = stage.name
     rates: Mapping[str, Any] = measured_rates()["stages"].get(name, {})
-    tokens, width = measured_rates()["tensor_shape"]
     if name == "sample_frames":
         return StepEstimate(name, setting, amounts.frames, "frames", None, amounts.frames * cfg.size**2 * 3)
     a_question = amounts.frames / max(amounts.videos, 1)
@@ -112,8 +116,16 @@ def _step(cfg: Any, name: str, amounts: Amounts, setting: str) -> StepEstimate:
     unit = rates.get("unit", "questions")
     amount = counts[unit] * getattr(cfg, "epochs", 1)
     seconds = amount / rates["per_second"] if rates else None
-    disk = amounts.frames * tokens * width * 2 if name == "extract_features" else 0
+    disk = amounts.frames * _frame_bytes(cfg, stage, inputs) if name == "extract_features" else 0
     return StepEstimate(name, setting, amount, unit, seconds, disk, rates.get("gpu_gigabytes", 0.0) * 1e9)
+
+
+def _frame_bytes(cfg: Any, stage: Stage, inputs: tuple[Any, ...]) -> int:
+    """Return the size of what is kept of a frame: the ViT's features, or the outputs of those Q-Formers that are inputs."""
+    q_formers = [each for name, each in zip(stage.inputs, inputs, strict=True) if name in stage.later_inputs and each]
+    tokens, width = measured_rates()["tensor_shape"]
+    numbers = len(q_formers) * QUERIES * QUERY_WIDTH if q_formers else tokens * width
+    return int(numbers * (4 if cfg.stored_as == "float32" else 2))
 
 
 def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[list[Finding], RecipeEstimate | None]:

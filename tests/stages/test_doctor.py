@@ -64,6 +64,19 @@ def test_of_a_recipe_whose_answerer_is_another_model_that_model_is_missing_and_n
     assert status == 1 and "OPENAI_BASE_URL" in problems(content)
 
 
+def test_frames_by_the_second_and_q_formers_outputs_are_estimated_as_they_are_stored(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments("doctor", demo, tmp_path / "store")[1:]
+    dense = ["--set", "sample_frames.sampling=fixed_rate", "--set", "sample_frames.most_frames=50"]
+    each = ["--set", "sample_frames.sampling=every_second"]
+    for more, frames in ((dense, 10 * 50), (each, 10 * 600)):
+        _, content = doctor(capsys, *words, *more, "--set", "extract_features.level=queries")
+        steps = {step["stage"]: step for step in content["estimate"]["steps"]}
+        assert steps["sample_frames"]["amount"] == frames
+        assert steps["extract_features"]["disk_bytes"] == frames * 2 * 32 * 768 * 2  # Localizer's and Answerer's
+
+
 def test_scores_that_are_missing_are_named(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = arguments("doctor", demo, tmp_path / "store")[1:]
     status, content = doctor(capsys, *words, "--set", "chain.scorer=imported", "--set", "import_scores.scores=aks")
