@@ -138,9 +138,10 @@ class Reproduction:
                 problem = "; ".join(dict.fromkeys(value.problem for value in missing)) or NOT_RUN
                 return RowRun(subject, steps=steps, missing=missing, problem=problem, splits=splits_of(recipe))
             log.info("%s: %s", subject.title, row.name)
-            walk.make(metrics)
-            if localization is not None:
-                walk.make(localization)
+            for number in filter(None, (metrics, localization)):
+                for step in walk.needed(number):  # what is reused is kept from housekeeping too
+                    pin(step.artifact.id, step.stage.name, step.setting)
+                walk.make(number)
         return RowRun(subject, metrics, localization, steps, run=run, splits=splits_of(recipe))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cache.names import known_uses
 from cache.record import Record
 from cache.store import Store
 from cli import main
@@ -210,6 +211,8 @@ def test_only_a_plan_takes_the_stores_memory_for_what_is_not_here(
         rows = Reproduction(Request("", (), None, given), RunContext(Store(store)), plan_only)
         of_row = rows.measure(row, subject)
         assert of_row.is_measured == is_measured, of_row.problem
+    steps, pinned = of_row.steps, known_uses(Store(store))[0]
+    assert {step.artifact.id for step in steps} <= set(pinned)  # though all of it is reused
 
 
 @pytest.mark.slow
