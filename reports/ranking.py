@@ -67,7 +67,7 @@ def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
         return f"Nothing could be measured:\n\n{listed}\n"
     parts = [
         f"# The ranking rule, over {len(known)} seed{'s' if len(known) > 1 else ''}\n\n```bash\n{printable(command)}\n```",
-        f"Seeds {', '.join(str(seed.seed) for seed in known)}; zero-shot answers. In percent: mean ± sample standard deviation "
+        f"Seeds {', '.join(map(_seed_name, known))}; zero-shot answers. In percent: mean ± sample standard deviation "
         "(smallest - largest) over seeds; seeds that give the same are one.",
         _numbers(known),
         "## The paper's orders under each rule\n\nSeeds in which the order holds / in which the paired 95 % interval, by "
@@ -174,8 +174,12 @@ def _each_seed(seeds: Sequence[SeedRanking]) -> str:
     lines = [["seed", "of", *(", ".join(filter(None, cell)) for cell in cells)]]
     for seed in seeds:
         for name in _figures(seeds):
-            lines.append([str(seed.seed), name, *(f"{_value(seed.rows[cell], name):.1f}" for cell in cells)])
+            lines.append([_seed_name(seed), name, *(f"{_value(seed.rows[cell], name):.1f}" for cell in cells)])
     return markdown(lines, n_left=2)
+
+
+def _seed_name(of: SeedRanking) -> str:
+    return "as in the recipe" if of.seed is None else str(of.seed)
 
 
 def _difference(name: str, a: RowRun, b: RowRun) -> Estimate:

@@ -12,6 +12,7 @@ from cache.names import known_uses
 from cache.record import Record
 from cache.store import Store
 from cli import main
+from cli.reproduce_command import SEEDS_OF_RANKING, _ranked
 from pipeline.engine.stage import RunContext
 from pipeline.recipes.opening import Request
 from reports.paper import PaperColumn, PaperRow, PaperTable, read_paper
@@ -290,3 +291,9 @@ def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: P
     of_seeds = [RowRun(Subject(SMALL, seed), metrics=metrics) for seed in (1, 2, 3)]
     alone, several = (table_text("t", table, [runs, runs]) for runs in (of_seeds[:1], of_seeds))
     assert several == alone and re.search(r"\| \d+\.\d \(\d+\.\d - \d+\.\d\) \|", alone)
+
+
+def test_the_ranking_runs_a_data_set_of_the_paper_once_and_the_demo_with_ten_seeds() -> None:
+    assert [(each.recipe, each.seed) for each in _ranked(["nextqa"], [])] == [("nextqa", None)]
+    assert [each.seed for each in _ranked(["shapes"], [])] == list(SEEDS_OF_RANKING)
+    assert [each.seed for each in _ranked(["nextqa"], [1, 2])] == [1, 2]
