@@ -13,8 +13,10 @@ from cache.record import Record
 from cache.store import Store
 from cli import main
 from cli.reproduce_command import SEEDS_OF_RANKING, _ranked
+from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import RunContext
 from pipeline.recipes.opening import Request
+from reports.needs import needs_text
 from reports.paper import PaperColumn, PaperRow, PaperTable, read_paper
 from reports.paper_figures import Estimate, difference, over_seeds, tally
 from reports.reproduce import Reproduction, RowRun, Subject
@@ -297,3 +299,9 @@ def test_the_ranking_runs_a_data_set_of_the_paper_once_and_the_demo_with_ten_see
     assert [(each.recipe, each.seed) for each in _ranked(["nextqa"], [])] == [("nextqa", None)]
     assert [each.seed for each in _ranked(["shapes"], [])] == list(SEEDS_OF_RANKING)
     assert [each.seed for each in _ranked(["nextqa"], [1, 2])] == [1, 2]
+
+
+def test_missing_videos_of_ones_own_recipe_are_listed() -> None:
+    missing = [VideoFiles(None, "not here", source="videos plain questions-1")]
+    run = RowRun(Subject("mine.toml", 3, is_own=True), missing=missing, problem="not here")
+    assert re.search(r"^videos plain +named ", needs_text(read_paper(), {"table2": [run]}), re.MULTILINE)
