@@ -66,8 +66,8 @@ def load(
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file.
         settings: keys that are changed in the recipe, `stage.key` -> value.
         seed: of all that is random in the stages, and of the demo's world.
-        annotations, videos, weights, scores: where they lie: a path that serves all names, or paths by name; else `SEVILA_ANNOTATIONS`
-            and so on, or sevila.toml, as for the command.
+        annotations, videos, weights, scores: where they lie: a path that serves all names, or paths by name; else
+            `SEVILA_ANNOTATIONS` and so on, or sevila.toml, as for the command.
         store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
         below: stores below it, which are only read.
 
