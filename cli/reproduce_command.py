@@ -50,9 +50,7 @@ def reproduce(
     ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
     tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
-    ranked = (
-        [_subject(name, seed) for name in dataset or [_demo()] for seed in seeds or SEEDS_OF_RANKING] if ranks else []
-    )
+    ranked = _ranked(dataset or [_demo()], seeds) if ranks else []
     _check([subject for of_table in (*subjects.values(), ranked) for subject in of_table], chain.all_settings())
     store = where.open()
     run = RunContext.of(store, chain.execution.as_options())
@@ -87,7 +85,14 @@ def _subjects(table: PaperTable, datasets: Sequence[str], seeds: Sequence[int]) 
     return subjects + [_subject(name, seed) for name in own for seed in seeds or SEEDS_OF_OWN]
 
 
-def _subject(name: str, seed: int) -> Subject:
+def _ranked(datasets: Sequence[str], seeds: Sequence[int]) -> list[Subject]:
+    """Return what the ranking is compared on: of a data set of the paper, whose world no seed changes, one run."""
+    published = _published()
+    by_default: dict[bool, Sequence[int | None]] = {True: [None], False: SEEDS_OF_RANKING}
+    return [_subject(name, seed) for name in datasets for seed in seeds or by_default[name in published]]
+
+
+def _subject(name: str, seed: int | None) -> Subject:
     from reports.reproduce import Subject
 
     is_demos = name == _loaded(_demo()).config_of("list_questions").dataset

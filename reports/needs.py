@@ -64,8 +64,9 @@ def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list
             lines["annotations", name] = [f"annotations {name}", listed, about.published]
         clips = {each.split.split: each.clips for each in work if each.split.dataset == name}
         frames = sum(each.clips * each.frames for each in work if each.split.dataset == name and each.stage == ENCODING)
-        if frames:
+        if frames or any(source.startswith(f"videos {name} ") for source in lacking):
             amount = f"at most {sum(clips.values()):,} clips; {frames * FEATURE_BYTES / 1e9:,.0f} GB of features"
+            amount = amount if frames else ""  # nobody knows yet: the data set is somebody's own
             lines["videos", name] = [f"videos {name}", amount, f"named {about.videos}"]
     for source in lacking:
         if source.startswith("weights"):

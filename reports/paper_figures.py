@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cache.errors import SevilaError
 from cache.record import Record
@@ -23,6 +23,7 @@ from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
 
 GIGABYTE = 1e9
+SideBySide = TypeVar("SideBySide", bound=tuple[RowRun, ...])
 # What a first run pays for each sample, and of that what later runs pay again.
 PER_SAMPLE = ("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions")
 AGAIN = PER_SAMPLE[2:]
@@ -94,6 +95,12 @@ def over_seeds(estimates: Sequence[Estimate]) -> Estimate | None:
     values = [estimate.value for estimate in estimates]
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
     return Estimate(mean(values), mean(values) - half, mean(values) + half)
+
+
+def distinct(measured: Iterable[SideBySide]) -> list[SideBySide]:
+    """Return one of those with the same numbers, of runs side by side: a seed that changes nothing is no further sample."""
+    ids = {tuple(run.metrics.record.id for run in each if run.metrics): each for each in measured}
+    return list(ids.values())
 
 
 def difference(of: Estimate, published: float) -> Estimate:

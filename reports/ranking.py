@@ -23,7 +23,7 @@ from pipeline.metrics.resampling import BY_VIDEO, percentile_interval, resampled
 from pipeline.selection.keyframes import ChosenFrames, RankBy
 from pipeline.text_table import markdown
 from reports.paper import PaperRow
-from reports.paper_figures import Estimate, figure, span, tally
+from reports.paper_figures import Estimate, distinct, figure, span, tally
 from reports.reproduce import Reproduction, RowRun, Subject
 from reports.reproduce_text import paired_difference
 from stages.answer_questions import Answers
@@ -67,8 +67,8 @@ def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
         return f"Nothing could be measured:\n\n{listed}\n"
     parts = [
         f"# The ranking rule, over {len(known)} seed{'s' if len(known) > 1 else ''}\n\n```bash\n{printable(command)}\n```",
-        f"Seeds {', '.join(str(seed.seed) for seed in known)}; zero-shot answers. In percent: mean ± sample standard deviation "
-        "(smallest - largest) over seeds.",
+        f"Seeds {', '.join(map(_seed_name, known))}; zero-shot answers. In percent: mean ± sample standard deviation "
+        "(smallest - largest) over seeds; seeds that give the same are one.",
         _numbers(known),
         "## The paper's orders under each rule\n\nSeeds in which the order holds / in which the paired 95 % interval, by "
         "resampling videos, lies above 0.",
@@ -121,7 +121,8 @@ def _spread(values: Sequence[float]) -> str:
 def _numbers(seeds: Sequence[SeedRanking]) -> str:
     lines = [["keyframes", "ranked by", *_figures(seeds)]]
     for who, rule in _measured_cells(seeds):
-        values = [[_value(seed.rows[who, rule], name) for seed in seeds] for name in _figures(seeds)]
+        runs = distinct((seed.rows[who, rule],) for seed in seeds)
+        values = [[_value(run, name) for (run,) in runs] for name in _figures(seeds)]
         lines.append([_name(who), RULES.get(rule, "-"), *map(_spread, values)])  # type: ignore[call-overload]
     return markdown(lines, n_left=2)
 
@@ -133,10 +134,10 @@ def _orders(seeds: Sequence[SeedRanking]) -> str:
         for name in _figures(seeds):
             cells = []
             for rule in RULES:
-                pairs = [(seed.rows[_cell(worse, rule)], seed.rows[_cell(better, rule)]) for seed in seeds]
+                pairs = distinct((seed.rows[_cell(worse, rule)], seed.rows[_cell(better, rule)]) for seed in seeds)
                 tests = [_difference(name, *pair) for pair in pairs]
                 counts = tally(tests)
-                cells.append(f"{counts.n_above} / {counts.n_surely_above} of {len(seeds)}")
+                cells.append(f"{counts.n_above} / {counts.n_surely_above} of {len(pairs)}")
             lines.append([f"{_name(better)} above {_name(worse)}", name, *cells])
     return markdown(lines, n_left=2)
 
@@ -150,7 +151,8 @@ def _against_official(seeds: Sequence[SeedRanking]) -> str:
     for who in LOCALIZERS:
         for rule in [rule for rule in RULES if rule != OFFICIAL]:
             for name in _figures(seeds):
-                tests = [_difference(name, seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds]
+                pairs = distinct((seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds)
+                tests = [_difference(name, *pair) for pair in pairs]
                 lines.append([_name(who), RULES[rule], name, span(tests), *map(str, tally(tests))])
     return markdown(lines, n_left=3)
 
@@ -159,7 +161,7 @@ def _changed(seeds: Sequence[SeedRanking]) -> str:
     lines = [["keyframes", "ranked by", "other keyframes", "another answer"]]
     for who in LOCALIZERS:
         for rule in [rule for rule in RULES if rule != OFFICIAL]:
-            pairs = [(seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds]
+            pairs = distinct((seed.rows[who, OFFICIAL], seed.rows[who, rule]) for seed in seeds)
             shares = [
                 [_share_changed(stage, *pair) for pair in pairs] for stage in ("select_keyframes", "answer_questions")
             ]
@@ -172,8 +174,12 @@ def _each_seed(seeds: Sequence[SeedRanking]) -> str:
     lines = [["seed", "of", *(", ".join(filter(None, cell)) for cell in cells)]]
     for seed in seeds:
         for name in _figures(seeds):
-            lines.append([str(seed.seed), name, *(f"{_value(seed.rows[cell], name):.1f}" for cell in cells)])
+            lines.append([_seed_name(seed), name, *(f"{_value(seed.rows[cell], name):.1f}" for cell in cells)])
     return markdown(lines, n_left=2)
+
+
+def _seed_name(of: SeedRanking) -> str:
+    return "as in the recipe" if of.seed is None else str(of.seed)
 
 
 def _difference(name: str, a: RowRun, b: RowRun) -> Estimate:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from cache.errors import MissingSourceError
 from pipeline.engine.dry_run import DryRun
+from pipeline.engine.places import ServerPlace
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact, RunContext, Stage
-from pipeline.recipes.requirements import SCORER_WEIGHTS, scorer_of, uses_answerer, uses_localizer
+from pipeline.recipes.requirements import asks_server, needed_weights, scorer_of
 from pipeline.text_table import aligned, duration, human_size
 from reports.findings import Finding
 from reports.rates import measured_rates
@@ -21,6 +22,7 @@ from stages.list_questions import Questions
 
 OF_RECIPE = "recipe"
 ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and nobody knows yet how long it is
+QUERIES, QUERY_WIDTH = 32, 768  # what a Q-Former of BLIP-2 makes of a frame
 
 
 class Amounts(NamedTuple):
@@ -82,14 +84,14 @@ class Estimating(DryRun):
         amounts = self._of(stage, handle, inputs)
         self._amounts[id(handle)] = (handle, amounts)
         if self.steps[-1].status != "exists":
-            self.estimate.steps.append(_step(self._cfg.config(stage, **changes), stage.name, amounts, setting))
+            self.estimate.steps.append(_step(self._cfg.config(stage, **changes), stage, inputs, amounts, setting))
         return handle
 
     def _of(self, stage: Stage, handle: Artifact, inputs: tuple[Any, ...]) -> Amounts:
         if isinstance(handle, Questions) and handle.id is not None and handle.store.exists(handle.id):
             return Amounts(questions=handle.record.rows["questions"], videos=handle.record.rows["videos"])
         for value in inputs:
-            if isinstance(value, VideoFiles):
+            if stage.name == "sample_frames" and isinstance(value, VideoFiles):
                 return _frames(self._cfg.config_of(stage.name), value)
         known = [self._amounts[id(value)][1] for value in inputs if id(value) in self._amounts]
         return Amounts(*(max((getattr(each, name) for each in known), default=0) for name in Amounts._fields))
@@ -97,13 +99,16 @@ class Estimating(DryRun):
 
 def _frames(cfg: Any, files: VideoFiles) -> Amounts:
     there = [video for video in files.videos if video.path is not None]
-    a_clip = cfg.frames if cfg.sampling != "fixed_rate" else round(cfg.frames_per_second * ASSUMED_SECONDS)
+    a_second = {"fixed_rate": cfg.frames_per_second, "every_second": 1.0}.get(cfg.sampling)
+    a_clip = cfg.frames if a_second is None else round(a_second * ASSUMED_SECONDS)
+    if cfg.sampling == "fixed_rate":
+        a_clip = min(a_clip, cfg.most_frames or a_clip)
     return Amounts(0, len(there), sum(a_clip * len(video.clips) for video in there))
 
 
-def _step(cfg: Any, name: str, amounts: Amounts, setting: str) -> StepEstimate:
+def _step(cfg: Any, stage: Stage, inputs: tuple[Any, ...], amounts: Amounts, setting: str) -> StepEstimate:
+    name = stage.name
     rates: Mapping[str, Any] = measured_rates()["stages"].get(name, {})
-    tokens, width = measured_rates()["tensor_shape"]
     if name == "sample_frames":
         return StepEstimate(name, setting, amounts.frames, "frames", None, amounts.frames * cfg.size**2 * 3)
     a_question = amounts.frames / max(amounts.videos, 1)
@@ -111,8 +116,16 @@ def _step(cfg: Any, name: str, amounts: Amounts, setting: str) -> StepEstimate:
     unit = rates.get("unit", "questions")
     amount = counts[unit] * getattr(cfg, "epochs", 1)
     seconds = amount / rates["per_second"] if rates else None
-    disk = amounts.frames * tokens * width * 2 if name == "extract_features" else 0
+    disk = amounts.frames * _frame_bytes(cfg, stage, inputs) if name == "extract_features" else 0
     return StepEstimate(name, setting, amount, unit, seconds, disk, rates.get("gpu_gigabytes", 0.0) * 1e9)
+
+
+def _frame_bytes(cfg: Any, stage: Stage, inputs: tuple[Any, ...]) -> int:
+    """Return the size of what is kept of a frame: the ViT's features, or the outputs of those Q-Formers that are inputs."""
+    q_formers = [each for name, each in zip(stage.inputs, inputs, strict=True) if name in stage.later_inputs and each]
+    tokens, width = measured_rates()["tensor_shape"]
+    numbers = len(q_formers) * QUERIES * QUERY_WIDTH if q_formers else tokens * width
+    return int(numbers * (4 if cfg.stored_as == "float32" else 2))
 
 
 def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[list[Finding], RecipeEstimate | None]:
@@ -142,14 +155,17 @@ def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
     """Everything that the recipe names and that is not here; what nobody said comes first."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     names = [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
-    stages = ["import_backbone"] if recipe.chain.backbone == "imported" else []
-    stages += ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
-    stages += SCORER_WEIGHTS.get(scorer_of(recipe), ())
-    names += [("weights", recipe.config_of(stage).weights) for stage in stages]
+    names += [("scores", recipe.config_of("import_scores").scores)] * (scorer_of(recipe) == "imported")
+    names += [("weights", name) for name in needed_weights(recipe)]
     for kind, name in dict.fromkeys(names):
         try:
             if name:
                 _ = sources.weights_place(name) if kind == "weights" else sources.places.place(kind, name)
+        except MissingSourceError as error:
+            yield Finding(OF_RECIPE, "problem", str(error))
+    if asks_server(recipe):
+        try:
+            ServerPlace.of_environment()
         except MissingSourceError as error:
             yield Finding(OF_RECIPE, "problem", str(error))
 

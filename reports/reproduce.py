@@ -123,8 +123,9 @@ class Reproduction:
             places=places,
             shared=True,
         )
+        remembered = KINDS if self.plan_only else ()  # numbers are of what is here
         with quiet(logging.ERROR):
-            recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=KINDS)
+            recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=remembered)
         seeds = [] if subject.seed is None else [subject.seed]
         with pinned(run.store, "", recipe, seeds) as pin:
             walk = Deferred(recipe, run, Run(recipe, run, pin), _evaluated(row))
@@ -137,9 +138,10 @@ class Reproduction:
                 problem = "; ".join(dict.fromkeys(value.problem for value in missing)) or NOT_RUN
                 return RowRun(subject, steps=steps, missing=missing, problem=problem, splits=splits_of(recipe))
             log.info("%s: %s", subject.title, row.name)
-            walk.make(metrics)
-            if localization is not None:
-                walk.make(localization)
+            for number in filter(None, (metrics, localization)):
+                for step in walk.needed(number):  # what is reused is kept from housekeeping too
+                    pin(step.artifact.id, step.stage.name, step.setting)
+                walk.make(number)
         return RowRun(subject, metrics, localization, steps, run=run, splits=splits_of(recipe))
 
 

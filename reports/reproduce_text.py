@@ -11,7 +11,18 @@ from pipeline.text_table import escaped, markdown, or_dash
 from reports.compare import compare
 from reports.needs import needs_text
 from reports.paper import Paper, PaperColumn, PaperRow, PaperTable
-from reports.paper_figures import AGAIN, Estimate, cost_records, difference, figure, n_samples, over_seeds, span, tally
+from reports.paper_figures import (
+    AGAIN,
+    Estimate,
+    cost_records,
+    difference,
+    distinct,
+    figure,
+    n_samples,
+    over_seeds,
+    span,
+    tally,
+)
 from reports.reproduce import NOT_RUN, RowRun
 from stages.evaluate import Metrics
 
@@ -75,8 +86,10 @@ def _line(row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun]
     Args:
         of_paper: the published column, where the number is of another world: a difference would say nothing.
     """
-    published, known = row.published_in(place), [number for run in runs if (number := figure(column.figure, run))]
-    measured, shown = over_seeds(known), _number(published) + (f" ({of_paper})" if of_paper else "")
+    known = [figure(column.figure, run) for (run,) in distinct((run,) for run in runs if run.is_measured)]
+    measured = over_seeds([number for number in known if number is not None])
+    published = row.published_in(place)
+    shown = _number(published) + (f" ({of_paper})" if of_paper else "")
     if measured is None:
         is_missing, is_left = any(run.missing for run in runs), any(run.problem == NOT_RUN for run in runs)
         return [column.name, shown, "missing" if is_missing else "not run" if is_left else "-", "-"]
@@ -98,6 +111,7 @@ def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:
             pairs = [(a, b) for a, b in pairs if isinstance(a.metrics, Metrics) and isinstance(b.metrics, Metrics)]
             if not pairs or not places or one is None or two is None or one == two:
                 continue
+            pairs = distinct(pairs)
             if two < one:
                 yield f"{name}: {escaped(_order(lower, upper, [(b, a) for a, b in pairs]))}"
             else:
@@ -143,11 +157,9 @@ def _how(runs: Mapping[str, Sequence[RowRun]], paper: Paper) -> str:
     seeds = sorted({run.subject.seed for run in measured if run.subject.seed is not None})
     versions = sorted({f"{name} {version}" for record in records for name, version in record.libraries.items()})
     lines = [f"- wrote this on {datetime.now(UTC):%Y-%m-%d}; published: {escaped(paper.source)}"]
-    lines += (
-        [f"- seeds {', '.join(map(str, seeds))}; with several, a number is their mean with its 95 % interval"]
-        if seeds
-        else []
-    )
+    if seeds:
+        several = "with several, a number is the mean over those that change it, with its 95 % interval"
+        lines.append(f"- seeds {', '.join(map(str, seeds))}; {several}")
     lines += [f"- {escaped(', '.join(versions))}"]
     return "\n".join([*lines, f"- {HOW_TO_READ}"])
 

@@ -52,6 +52,7 @@ def load(
     annotations: Place | None = None,
     videos: Place | None = None,
     weights: Place | None = None,
+    scores: Place | None = None,
     store: PathLike | None = None,
     below: Iterable[PathLike] = (),
     **how: Unpack[HowToRun],
@@ -65,15 +66,15 @@ def load(
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file.
         settings: keys that are changed in the recipe, `stage.key` -> value.
         seed: of all that is random in the stages, and of the demo's world.
-        annotations, videos, weights: where they lie: a path that serves all names, or paths by name; else `SEVILA_ANNOTATIONS`
-            and so on, or sevila.toml, as for the command.
+        annotations, videos, weights, scores: where they lie: a path that serves all names, or paths by name; else
+            `SEVILA_ANNOTATIONS` and so on, or sevila.toml, as for the command.
         store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
         below: stores below it, which are only read.
 
     Raises:
         SevilaError: the recipe, a setting or a place's name is wrong.
     """
-    given = {"annotations": annotations, "videos": videos, "weights": weights}
+    given = {"annotations": annotations, "videos": videos, "weights": weights, "scores": scores}
     places = {kind: _places(place) for kind, place in given.items()}
     lines = [_setting(key, value) for key, value in (settings or {}).items()]
     request = opening.Request(str(recipe), lines, seed, places)

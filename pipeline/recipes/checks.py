@@ -16,16 +16,15 @@ from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
 from pipeline.recipes.requirements import (
     asks_for_moments,
+    asks_server,
     backbone_weights,
     compares_vectors,
     exists,
     knows_moments,
+    needed_weights,
     pretrains_localizer,
-    reads_features,
     scorer_of,
     scorer_weights,
-    uses_answerer,
-    uses_localizer,
     uses_vlm,
 )
 from pipeline.selection.registry import selector_named
@@ -219,13 +218,8 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
     Args:
         asked: the questions of every split whose videos are needed.
     """
-    names = ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
-    names += ["answer_with_vlm"] * uses_vlm(recipe)
-    weights = [recipe.config_of(name).weights for name in names]
-    weights += [*(backbone_weights(recipe) if reads_features(recipe) else ()), *scorer_weights(recipe)]
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
-    asks_server = uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
-    sources.check(datasets, filter(None, weights), asks_server)
+    sources.check(datasets, needed_weights(recipe), asks_server(recipe))
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:

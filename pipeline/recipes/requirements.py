@@ -119,6 +119,15 @@ def scorer_weights(recipe: Recipe) -> set[str]:
     return {getattr(recipe.config_of(name), "weights", "") for name in stages} - {""}
 
 
+def needed_weights(recipe: Recipe) -> list[str]:
+    """Return the names of all weights that the recipe's chain reads, each once."""
+    stages = ["init_localizer"] * uses_localizer(recipe) + ["init_answerer"] * uses_answerer(recipe)
+    stages += ["answer_with_vlm"] * uses_vlm(recipe)
+    names = [recipe.config_of(stage).weights for stage in stages]
+    names += [*(backbone_weights(recipe) if reads_features(recipe) else ()), *sorted(scorer_weights(recipe))]
+    return list(dict.fromkeys(filter(None, names)))
+
+
 def queried_by(recipe: Recipe, *weights: Artifact | None) -> tuple[Artifact | None, ...]:
     """Return the weights whose Q-Formers' outputs are kept in place of the ViT's features; None for each where those are."""
     keeps = recipe.config_of("extract_features").level == "queries"
@@ -167,6 +176,11 @@ def exists(artifact: Artifact) -> bool:
 def knows_moments(questions: Artifact) -> bool:
     """Whether keyframes can be judged by true moments; a plan may not have the questions."""
     return exists(questions) and questions.record.rows["moments"] > 0
+
+
+def asks_server(recipe: Recipe) -> bool:
+    """Whether a server has the model that answers."""
+    return uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
 
 
 def pretrains_localizer(recipe: Recipe) -> bool:

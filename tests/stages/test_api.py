@@ -53,6 +53,12 @@ def test_results_are_read_where_neither_videos_nor_weights_are_and_nothing_is_ma
     ]
 
 
+def test_scores_made_elsewhere_have_a_place(tmp_path: Path) -> None:
+    settings = {"chain.scorer": "imported", "import_scores.scores": "aks"}
+    loaded = sevila.load(SMALL, settings=settings, scores={"aks": tmp_path / "aks.jsonl"}, store=tmp_path)
+    assert loaded.request.places["scores"] == [f"aks={tmp_path / 'aks.jsonl'}"]
+
+
 def test_settings_from_python_are_those_of_the_command_line(store: Path) -> None:
     settings = {"select_keyframes.selector": "aks", "select_keyframes.options": {"t1": 0.7, "official": True}}
     settings |= {"chain.selectors": ["uniform", "oracle"], "list_questions.split": "1"}

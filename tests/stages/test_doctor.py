@@ -48,6 +48,41 @@ def test_a_recipe_that_can_run_here_has_status_zero_and_one_that_cannot_says_all
     assert "extract_features in float16 on a CPU" in problems(content)
 
 
+def test_of_a_recipe_whose_answerer_is_another_model_that_model_is_missing_and_no_backbone(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    others = ["--set", "select_keyframes.method=uniform", "--set", "chain.answerer=vlm"]
+    words = [*arguments("doctor", demo, tmp_path / "store")[1:], *others]
+    at = words.index("--weights")
+    del words[at : at + 2]
+    status, content = doctor(capsys, *words, "--set", "answer_with_vlm.weights=qwen")
+    assert status == 1 and "the weights 'qwen'" in problems(content) and "tiny-blip2" not in problems(content)
+    frames = next(step for step in content["estimate"]["steps"] if step["stage"] == "sample_frames")
+    assert frames["amount"] == 10 * 8
+    status, content = doctor(capsys, *words, "--set", "answer_with_vlm.served=qwen")
+    assert status == 1 and "OPENAI_BASE_URL" in problems(content)
+
+
+def test_frames_by_the_second_and_q_formers_outputs_are_estimated_as_they_are_stored(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments("doctor", demo, tmp_path / "store")[1:]
+    dense = ["--set", "sample_frames.sampling=fixed_rate", "--set", "sample_frames.most_frames=50"]
+    each = ["--set", "sample_frames.sampling=every_second"]
+    for more, frames in ((dense, 10 * 50), (each, 10 * 600)):
+        _, content = doctor(capsys, *words, *more, "--set", "extract_features.level=queries")
+        steps = {step["stage"]: step for step in content["estimate"]["steps"]}
+        assert steps["sample_frames"]["amount"] == frames
+        assert steps["extract_features"]["disk_bytes"] == frames * 2 * 32 * 768 * 2  # Localizer's and Answerer's
+
+
+def test_scores_that_are_missing_are_named(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = arguments("doctor", demo, tmp_path / "store")[1:]
+    status, content = doctor(capsys, *words, "--set", "chain.scorer=imported", "--set", "import_scores.scores=aks")
+    assert status == 1 and problems(content).count("the scores 'aks'") == 1
+
+
 def test_what_is_made_is_not_estimated(demo: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments("doctor", demo, finished)) == 0
     assert capsys.readouterr().out.endswith("nothing stands in the way\n\neverything is in the store\n")

@@ -8,14 +8,23 @@ from typing import NamedTuple
 
 import pytest
 
+from cache.names import known_uses
 from cache.record import Record
 from cache.store import Store
 from cli import main
-from reports.paper import read_paper
+from cli.reproduce_command import SEEDS_OF_RANKING, _ranked
+from pipeline.engine.sources import VideoFiles
+from pipeline.engine.stage import RunContext
+from pipeline.recipes.opening import Request
+from reports.needs import needs_text
+from reports.paper import PaperColumn, PaperRow, PaperTable, read_paper
 from reports.paper_figures import Estimate, difference, over_seeds, tally
+from reports.reproduce import Reproduction, RowRun, Subject
+from reports.reproduce_text import table_text
 from stages.evaluate_localization import LocalizationMetrics
+from tests.small_world import SMALL
 from tests.stages.moment_world import places, write_world
-from tests.stages.runs import records
+from tests.stages.runs import artifact, records
 from tests.tiny_scorers import write_tiny_embedder
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -194,6 +203,21 @@ def test_with_nothing_present_one_page_says_what_is_needed(
     assert not records(tmp_path / "store")
 
 
+def test_only_a_plan_takes_the_stores_memory_for_what_is_not_here(
+    demo: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no sevila.toml
+    row, subject = PaperRow(name="any", keyframes="forward"), Subject(SMALL, is_own=True)
+    there = {"annotations": [str(demo / "questions.csv")], "videos": [str(demo / "videos")]}
+    there["weights"] = [f"tiny-blip2={demo / 'tiny-blip2'}"]
+    for given, plan_only, is_measured in (({}, True, True), ({}, False, False), (there, False, True)):
+        rows = Reproduction(Request("", (), None, given), RunContext(Store(store)), plan_only)
+        of_row = rows.measure(row, subject)
+        assert of_row.is_measured == is_measured, of_row.problem
+    steps, pinned = of_row.steps, known_uses(Store(store))[0]
+    assert {step.artifact.id for step in steps} <= set(pinned)  # though all of it is reused
+
+
 @pytest.mark.slow
 def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
     reproduced: Reproduced, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -260,3 +284,24 @@ def test_of_several_seeds_the_interval_is_students() -> None:
     assert over_seeds([Estimate(60.0, 55.0, 65.0)]) == Estimate(60.0, 55.0, 65.0) and over_seeds([]) is None
     assert difference(Estimate(60.0, 55.0, 65.0), 62.4).high == pytest.approx(2.6)
     assert tally([Estimate(1.0, -1.0, 2.0), Estimate(2.0, 1.0, 3.0), Estimate(-3.0, -4.0, -2.0)]) == (2, 1, 1)
+
+
+def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: Path) -> None:
+    metrics = artifact(finished, "metrics")
+    row = PaperRow(name="any", keyframes="uniform", published=(60.0,))
+    table = PaperTable(title="t", columns=(PaperColumn(name="c", dataset=SMALL),), rows=(row, row), note="")
+    of_seeds = [RowRun(Subject(SMALL, seed), metrics=metrics) for seed in (1, 2, 3)]
+    alone, several = (table_text("t", table, [runs, runs]) for runs in (of_seeds[:1], of_seeds))
+    assert several == alone and re.search(r"\| \d+\.\d \(\d+\.\d - \d+\.\d\) \|", alone)
+
+
+def test_the_ranking_runs_a_data_set_of_the_paper_once_and_the_demo_with_ten_seeds() -> None:
+    assert [(each.recipe, each.seed) for each in _ranked(["nextqa"], [])] == [("nextqa", None)]
+    assert [each.seed for each in _ranked(["shapes"], [])] == list(SEEDS_OF_RANKING)
+    assert [each.seed for each in _ranked(["nextqa"], [1, 2])] == [1, 2]
+
+
+def test_missing_videos_of_ones_own_recipe_are_listed() -> None:
+    missing = [VideoFiles(None, "not here", source="videos plain questions-1")]
+    run = RowRun(Subject("mine.toml", 3, is_own=True), missing=missing, problem="not here")
+    assert re.search(r"^videos plain +named ", needs_text(read_paper(), {"table2": [run]}), re.MULTILINE)
