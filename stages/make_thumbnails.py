@@ -13,7 +13,6 @@ from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
-from pipeline.video.thumbnails import shape_or_coded, thumbnail, thumbnail_size
 from stages.sample_frames import Frames
 
 SHARD_BYTES = 1 << 26  # of frames: shards are read whole, one at a time, by whoever writes a page
@@ -73,6 +72,12 @@ def make_thumbnails(
     """Make small pictures of the sampled frames, in the shape that players show; without the videos, in the coded one."""
     sampled, reader = frames.videos(), frames.open()
     files = {file.video_id: file for file in videos.videos} if videos is not None else {}
+
+    from pipeline.video.thumbnails import (  # where no decoder is, other stages run
+        shape_or_coded,
+        thumbnail,
+        thumbnail_size,
+    )
 
     def work(shard: Shard) -> None:
         rows = []

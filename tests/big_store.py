@@ -120,7 +120,7 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
     out.each_shard(work)
 
 
-def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *, out: ShardedOutput) -> None:
+def _features(cfg: Any, run: RunContext, frames: Any, backbone: Any, *_: Any, out: ShardedOutput) -> None:
     videos, indices = frames.videos(), frames.frame_indices()
     pool = out.pool(config=cfg.model_dump(), encoder=backbone.encoder_fingerprint())
 

@@ -58,6 +58,7 @@ class PrefectServer:
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
             "DO_NOT_TRACK": "1",
+            "SEVILA_REPORT": "no",
             "SEVILA_ANNOTATIONS": str(self.world / "questions.jsonl"),
             "SEVILA_VIDEOS": str(self.world / "videos"),
             "SEVILA_WEIGHTS": f"tiny-blip2={self.world / 'tiny-blip2'}",

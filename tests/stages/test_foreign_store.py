@@ -117,7 +117,7 @@ def test_the_demo_writes_its_world_through_no_link(
 
 
 @pytest.mark.parametrize(
-    "place", ["", "nights", "nights/2020-01-01", "nights/evil/pool", "history.parquet", "at-work.json", "trend.png"]
+    "place", ["", "nights", "nights/2020-01-01", "nights/evil/pool", "history.parquet", "at-work.txt", "trend.png"]
 )
 def test_a_benchmark_reads_and_writes_through_no_link(
     place: str, store: Path, outside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

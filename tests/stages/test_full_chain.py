@@ -396,7 +396,7 @@ def test_moments_that_are_evaluated_are_not_trained_on(
 def test_the_summary_names_the_metrics_of_every_setting_and_answers_takes_the_newest(
     whole: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sevila("run", world, whole) == 0
+    assert sevila("run", world, whole, "-v") == 0
     printed = capsys.readouterr().out.split("metrics of each setting")[1]
     found = {
         record.id: record for record in records(whole).values() if record.stage in ("evaluate", "answer_questions")

@@ -149,7 +149,9 @@ def test_evaluation_counts_failed_and_empty_queries_as_wrong_and_says_so(world: 
 
 
 def test_keyframes_and_the_ranking_behind_them_are_judged_where_moments_are_known(world: World) -> None:
-    chosen = build(select_keyframes, SelectKeyframes(k=2), world.run, [world.questions, world.frames, world.scores, None])
+    chosen = build(
+        select_keyframes, SelectKeyframes(k=2), world.run, [world.questions, world.frames, world.scores, None]
+    )
     inputs = [world.questions, world.frames, world.scores, chosen]
     metrics: Any = build(evaluate_localization, EvaluateLocalization(ks=(1, 2, 10)), world.run, inputs)
     keyframes, first, two, ten = metrics.rows("localization")

@@ -97,7 +97,7 @@ def make_world(folder: Path, videos: int = 10, moments: bool = True, answers: in
         "backbone": backbone,
         "questions": questions,
         "frames": frames,
-        "features": step("extract_features", frames, backbone),
+        "features": step("extract_features", frames, backbone, None, None),
         "localizer": step("init_localizer", backbone, None),
         "answerer": step("init_answerer", backbone, None),
         "keyframes": step("select_keyframes", questions, frames, None, method="uniform", k=3),
