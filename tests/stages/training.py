@@ -100,7 +100,7 @@ def make_world(folder: Path, videos: int = 10, moments: bool = True, answers: in
         "features": step("extract_features", frames, backbone, None, None),
         "localizer": step("init_localizer", backbone, None),
         "answerer": step("init_answerer", backbone, None),
-        "keyframes": step("select_keyframes", questions, frames, None, method="uniform", k=3),
+        "keyframes": step("select_keyframes", questions, frames, None, None, method="uniform", k=3),
         "labels": build(LABEL_EVERY_OTHER_FRAME, Config(), run, [questions, frames]),
     }
     return world
