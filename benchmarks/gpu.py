@@ -150,7 +150,7 @@ def run_stages(bench: Bench) -> None:
     of_visual = flops.qformer(config) / size.questions_a_video
     pair = float(np.mean([flops.answer(config, seen + n, 1) for n in texts])) + of_visual
     scores = bench.step(score_frames, *read, localizer, rows=n_pairs, operations=pair, unit="pairs")
-    keyframes = artifacts["keyframes"] = bench.step(select_keyframes, questions, frames, scores)
+    keyframes = artifacts["keyframes"] = bench.step(select_keyframes, questions, frames, scores, None)
     k = bench.recipe.config(select_keyframes).k
     question = float(np.mean([flops.answer(config, k * (seen + 2) + n, 2) for n in texts])) + k * flops.qformer(config)
     given = (questions, keyframes, features, backbone, answerer)

@@ -75,8 +75,7 @@ def export(
     sevila weights export refine_localizer finetune_answerer -o ours.pth
 
     Args:
-        ids: artifacts with weights of a Localizer, an Answerer or, for a file, both; the beginning of an id takes the newest
-            (of two, the newest of one backbone)
+        ids: weights of a Localizer, an Answerer or, for a file, both; beginnings of ids take the newest of one backbone
         output: .pth or .safetensors for official names; a new folder for what transformers' Blip2ForConditionalGeneration loads
         weights: where the BLIP-2 lies that they belong to, for a folder; else SEVILA_WEIGHTS, sevila.toml (repeatable)
     """

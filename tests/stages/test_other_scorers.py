@@ -170,7 +170,6 @@ def test_a_prompt_of_ones_own_that_says_the_same_scores_the_same(demo: Path, own
         ),
         (["score_frames.prompt=custom", "score_frames.template={question"], "a brace that is meant is written twice"),
         (["score_by_similarity.template=a cat"], "all questions would be the same"),
-        (["chain.scorer=siglip"], "'localizer', 'imported', 'clip' or 'itm'"),
     ],
 )
 def test_a_template_or_scorer_that_cannot_be_meant_is_one_error(settings: list[str], message: str) -> None:
