@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cache.errors import SevilaError
+from cache.errors import MissingSourceError, SevilaError
 from pipeline.engine.deferred import Deferred, DeferredStep
 from pipeline.engine.places import KINDS
 from pipeline.engine.progress import quiet
@@ -106,10 +106,20 @@ class Reproduction:
         same = row.model_copy(update={"name": "", "published": ()})
         if (subject, same) not in self._runs:
             try:
-                self._runs[subject, same] = self._measure(row, subject)
+                self._runs[subject, same] = self._measured_or_missing(row, subject)
             except SevilaError as error:
                 self._runs[subject, same] = RowRun(subject, problem=str(error))
         return self._runs[subject, same]
+
+    def _measured_or_missing(self, row: PaperRow, subject: Subject) -> RowRun:
+        """Numbers are of what is here; where something is not, a plan says all that is missing."""
+        if self.plan_only:
+            return self._measure(row, subject)
+        try:
+            return self._measure(row, subject)
+        except MissingSourceError as error:
+            planned = replace(self, plan_only=True)._measure(row, subject)
+            return planned if planned.problem else RowRun(subject, problem=str(error))
 
     def _measure(self, row: PaperRow, subject: Subject) -> RowRun:
         places = self.request.places
@@ -123,7 +133,7 @@ class Reproduction:
             places=places,
             shared=True,
         )
-        remembered = KINDS if self.plan_only else ()  # numbers are of what is here
+        remembered = KINDS if self.plan_only else ()
         with quiet(logging.ERROR):
             recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=remembered)
         seeds = [] if subject.seed is None else [subject.seed]
