@@ -93,7 +93,7 @@ KINDS = (
         "One bit of one file, its type drawn first, is flipped. `cache verify --all` must name the file; every reader of the "
         "store must give what it gave before or refuse; `--drop` and the same run must bring back the old bytes and make nothing "
         "else anew. "
-        "(Excepted: the name of a run, which only the run can give again; digests and recent runs, which are told and "
+        "(Excepted: the name of a run, which only the run can give again; digests and recent runs, which are reported and "
         "forgotten.)",
         "flips",
         options=(NAMED,),

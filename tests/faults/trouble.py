@@ -49,7 +49,7 @@ def while_reading(trial: Trial) -> None:
             if status:
                 _check_clear_error(trial, name, status)
                 status = trial.start(world).finish()
-            trial.end(status)
+            trial.end(status, other_inputs=name == "videos exchanged")
 
 
 def sources_exchanged(trial: Trial) -> None:

@@ -107,18 +107,18 @@ class Trial:
         """Count one thing that is `lost`, `wrong` or built `twice`."""
         self.tally.fail(what, f"{self.name}: {told}")
 
-    def end(self, status: int | None = None) -> None:
+    def end(self, status: int | None = None, other_inputs: bool = False) -> None:
         """Judge a run that ended with `status`, or run the same command again and judge that; then begin with a new store."""
         status = self.start().finish() if status is None else status
         if status:
             self.fail("lost", f"the same command ended with status {status}: {last_words(self.beside)}")
         else:
-            self.judge(self.world.contents)
+            self.judge(self.world.contents, other_inputs)
         self.begin_anew()
 
-    def judge(self, wanted: dict[str, str]) -> None:
+    def judge(self, wanted: dict[str, str], other_inputs: bool = False) -> None:
         """Count what is amiss in the store."""
-        judge(self.tally, self.store, wanted, self.seen, self.name, self.beside)
+        judge(self.tally, self.store, wanted, self.seen, self.name, self.beside, other_inputs)
 
     def begin_anew(self) -> None:
         """Count what was survived since the last time, and remove the store and all notes."""
