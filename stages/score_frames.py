@@ -18,6 +18,7 @@ from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_localizer
+from pipeline.inference.long_images import FramesAtOnce, StretchByStretch
 from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
 from pipeline.models.prompts import (
     CUSTOM,
@@ -96,7 +97,7 @@ class FrameScores(Artifact):
 class ScoreFrames(Config):
     """How the Localizer is asked."""
 
-    later: ClassVar[Mapping[str, Any]] = {"template": ""}
+    later: ClassVar[Mapping[str, Any]] = {"template": "", "frames_at_once": 1}
 
     prompt: ScoringPrompt = "multiple_choice"
     template: str = Field(
@@ -106,6 +107,7 @@ class ScoreFrames(Config):
         "the Localizer says yes or no to it",
     )
     instruction: Instruction = DEFAULT_INSTRUCTION
+    frames_at_once: FramesAtOnce = 1
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
     @field_validator("template")
@@ -142,7 +144,12 @@ def score_frames(
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames", localizer)
+    clips = frames.clips_of(questions)
+    asking: FrameByFrame | StretchByStretch
+    if cfg.frames_at_once == 1:
+        asking = FrameByFrame(clips, features, run, "score_frames", localizer)
+    else:
+        asking = StretchByStretch(clips, features, run, "score_frames", cfg.frames_at_once)
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
 
     def work(shard: Shard) -> None:
@@ -152,7 +159,7 @@ def score_frames(
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
             scorer = _Scorer(loaded.model, cfg, shard_questions)
-            said = frame_by_frame.ask(scorer, shard_questions, ok, shard)
+            said = asking.ask(scorer, shard_questions, ok, shard)
         scores = dict(zip(SCORE_COLUMNS, said.values.T.astype(np.float32), strict=True))
         columns = {**said.places(), **scores, "truncated": scorer.truncated[said.number]}
         shard.dropped.update(SCORES for _ in without_finite_scores(columns))

@@ -42,6 +42,7 @@ ASKING = {
 def check_chain(recipe: Recipe) -> None:
     """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
+    _warn_of_other_frames_at_once(recipe)
     if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
         raise RecipeError(
             "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
@@ -87,6 +88,23 @@ def _warn_of_odd_prompts(recipe: Recipe) -> None:
     _warn_of_odd_prompt(recipe, recipe.config_of("list_questions").dataset, *asking)
     if recipe.chain.kind == "full" and recipe.chain.pretraining_dataset:
         _warn_of_odd_prompt(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
+
+
+def _warn_of_other_frames_at_once(recipe: Recipe) -> None:
+    """Warn where the Localizer is asked about another number of frames at once than it is trained on."""
+    trains = recipe.chain.kind == "full"
+    pretrains = trains and (asks_for_moments(recipe) or pretrains_localizer(recipe))
+    refines = trains and not asks_for_moments(recipe) and "refined" in recipe.chain.selectors
+    stages = ["pretrain_localizer"] * pretrains + ["refine_localizer"] * refines
+    asked = recipe.config_of("score_frames").frames_at_once
+    for name in stages:
+        trained = recipe.config_of(name).frames_at_once
+        if trained != asked:
+            log.warning(
+                "[score_frames] frames_at_once = %d, but the Localizer is trained with [%s] frames_at_once = %d; "
+                "--set %s.frames_at_once=%d",
+                *(asked, name, trained, name, asked),
+            )
 
 
 def _warn_of_second_pretraining(recipe: Recipe) -> None:
