@@ -44,7 +44,8 @@ class FrameSelector(nn.Module):
     def forward(self, frames: Tensor, question: Tensor) -> Tensor:
         """Return scores [R, T] float32 of frames [R, T, L] and questions [R, L]."""
         inputs = torch.cat([question.unsqueeze(1), frames], dim=1).float()
-        modality = self.modality[torch.tensor([0] + [1] * frames.shape[1], device=inputs.device)]
+        # No index [0, 1, 1, ...]: the gradient of that is summed up in no fixed order.
+        modality = torch.cat([self.modality[:1], self.modality[1:].expand(frames.shape[1], -1)])
         encoded = self.encoder(self.dropout(self.embedding(self.norm(inputs)) + modality))
         scores: Tensor = self.score(encoded[:, 1:]).squeeze(2).float()
         return scores
