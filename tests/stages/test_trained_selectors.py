@@ -95,6 +95,24 @@ def test_a_question_without_finite_scores_fails_with_its_reason_and_all_of_them_
         scored(world, tmp_path / "broken", weights)
 
 
+def test_a_selector_reads_the_answerers_queries_where_they_are_kept_and_a_localizer_of_several_frames_refuses_them(
+    world: World, tmp_path: Path
+) -> None:
+    weights = trained(world, tmp_path, "atp")
+    extract = STAGES["extract_features"]
+    inputs = [world.inputs[name] for name in ("frames", "backbone", "localizer", "answerer")]
+    queries = build(extract, extract.config(level="queries", stored_as="float32"), world.run(tmp_path), inputs)
+    kept = World(world.folder, {**world.inputs, "features": queries})
+    logits = [
+        scored(each, tmp_path, weights).columns("frame_scores", "logit_yes")["logit_yes"] for each in (world, kept)
+    ]
+    assert np.abs(logits[0] - logits[1]).max() < 0.02  # the ViT's features are float16
+    stage = STAGES["score_frames"]
+    asked = [kept.inputs[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
+    with pytest.raises(SevilaError, match="the ViT's features are wanted"):
+        build(stage, stage.config(frames_at_once=4), world.run(tmp_path), asked)
+
+
 def test_a_selector_finds_the_frame_that_answers() -> None:
     """Of eight frames one has the vector that a question names."""
     generator = torch.Generator().manual_seed(0)
