@@ -127,7 +127,7 @@ def _split(run: RowRun, step: DeferredStep) -> Split:
     assert run.splits is not None
     if step.setting == "pre-training split" or step.stage.name == "pretrain_localizer":
         return run.splits.pretraining or run.splits.train
-    of_training = ("label_frames", "refine_localizer", "finetune_answerer")
+    of_training = ("label_frames", "refine_localizer", "finetune_answerer", "train_selector")
     if step.setting.endswith(OF_TRAINING) or step.stage.name in of_training:
         return run.splits.train
     return run.splits.test

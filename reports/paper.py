@@ -37,6 +37,7 @@ class PaperRow(_PaperPart):
     answered: Column = "zero-shot"
     settings: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
+    of_paper: tuple[str, ...] = ()
     evaluated: tuple[str, ...] = ()
     tuned_on: str = ""
     unavailable: str = ""

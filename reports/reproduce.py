@@ -156,7 +156,7 @@ class Reproduction:
 
 
 def _settings(row: PaperRow, subject: Subject) -> list[str]:
-    own = [*row.settings, *(row.shapes if subject.is_own else ())]
+    own = [*row.settings, *(row.shapes if subject.is_own else row.of_paper)]
     if row.is_forward:
         return ["chain.kind=forward", *own]
     selectors = list(dict.fromkeys(filter(None, (row.tuned_on, row.keyframes))))

@@ -25,10 +25,12 @@ from stages.refine_localizer import refine_localizer
 from stages.retrieve_moments import retrieve_moments
 from stages.sample_frames import sample_frames
 from stages.score_by_matching import score_by_matching
+from stages.score_by_selector import score_by_selector
 from stages.score_by_similarity import score_by_similarity
 from stages.score_frames import score_frames
 from stages.select_keyframes import select_keyframes
 from stages.train_backbone import train_backbone
+from stages.train_selector import train_selector
 
 ALL = (
     import_backbone,
@@ -46,6 +48,8 @@ ALL = (
     score_by_similarity,
     import_matcher,
     score_by_matching,
+    train_selector,
+    score_by_selector,
     select_keyframes,
     answer_questions,
     generate_answers,

@@ -10,9 +10,9 @@ from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
-from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Picked, Results, Setup, baselines, refinements
+from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Results, Setup, baselines, learned, refinements
 from stages import extensions
-from stages.others import answered, scored
+from stages.others import answered, picked, scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
@@ -58,6 +58,10 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     setup = Setup(step, test, train, answerer, results := Results(test_questions))
     for choice in baselines(recipe.chain):  # baselines and upper bounds
         _evaluate(setup, choice, None, _fine_tune(setup, choice, None, answerer))
+    for choice in learned(recipe.chain):  # on answers alone
+        named = {"setting": choice.name, "selector": choice.selector}
+        results.trained(f"selector, {choice.name}", selector := step(stages.train_selector, *train, answerer, **named))
+        _evaluate(setup, choice, selector, _fine_tune(setup, choice, selector, answerer))
     if "untrained" in recipe.chain.selectors:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
@@ -96,25 +100,19 @@ def _features(step: Step, sources: Sources, split: Split, questions: Artifact, b
     return SplitArtifacts(questions, frames, features, backbone)
 
 
-def _pick(on: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str) -> Picked:
-    scores = on.step(stages.score_frames, *split, scorer, setting=setting) if scorer else None
-    keyframes = on.step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes)
-    return Picked(scores, keyframes)
-
-
 def _fine_tune(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
     """Return the Answerer after it has learned from the keyframes chosen so in the training split."""
-    picked = _pick(on, on.train, choice, scorer, f"{choice.name}, training split")
-    tuned = on.step(stages.finetune_answerer, *on.train.read(picked.keyframes), answerer, setting=choice.name)
+    chosen = picked(on, on.train, choice, scorer, f"{choice.name}, training split")
+    tuned = on.step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
     on.results.trained(f"Answerer, {choice.name}", tuned)
     return tuned
 
 
 def _evaluate(on: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> None:
     """Answer from the keyframes chosen so in the evaluated split, zero-shot and with the fine-tuned Answerer."""
-    picked, known = _pick(on, on.test, choice, scorer, choice.name), requirements.knows_moments(on.test.questions)
-    localized = on.step(stages.evaluate_localization, *on.test.videos, *picked, setting=choice.name) if known else None
+    chosen, known = picked(on, on.test, choice, scorer, choice.name), requirements.knows_moments(on.test.questions)
+    localized = on.step(stages.evaluate_localization, *on.test.videos, *chosen, setting=choice.name) if known else None
     for way in (*choice.zero_shot, choice.tuned):
-        read = (*on.test.read(picked.keyframes), tuned if way == choice.tuned else on.answerer)
+        read = (*on.test.read(chosen.keyframes), tuned if way == choice.tuned else on.answerer)
         answers = on.step(stages.answer_questions, *read, setting=way.name, method=way.method)
         on.results.add(way, on.step(stages.evaluate, on.test.questions, answers, setting=way.name), localized)

@@ -12,6 +12,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.recipes import requirements
 from pipeline.recipes.requirements import SplitArtifacts
+from pipeline.recipes.results import Choice, Picked, Setup
 from stages.extensions import NAMED_WEIGHTS, scorer_stage
 from stages.score_frames import FrameScores
 
@@ -47,6 +48,18 @@ def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, loc
             by = scorer_stage(stages.STAGES, FrameScores, name)
             scores = step(by, *(given(by) if each == NAMED_WEIGHTS else getattr(on, each) for each in by.inputs))
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
+
+
+def picked(on: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str) -> Picked:
+    """Return the keyframes of the full chain for a choice, and their scores: a Localizer's, a trained selector's, or nobody's."""
+    scores: Artifact | None = None
+    if choice.is_trained_selector:
+        scores = on.step(stages.score_by_selector, *split, on.answerer, scorer, setting=setting)
+    elif scorer:
+        scores = on.step(stages.score_frames, *split, scorer, setting=setting)
+    return Picked(
+        scores, on.step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes)
+    )
 
 
 def answered(

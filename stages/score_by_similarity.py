@@ -15,7 +15,7 @@ from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.load_models import OnDemand
 from pipeline.models.prompts import Template, template_text
-from pipeline.selection.frame_scores import columns_of_one_score
+from pipeline.selection.frame_scores import columns_of_question, joined_columns
 from stages.embed_frames import Embeddings
 from stages.import_embedder import EmbedderWeights
 from stages.list_questions import Questions
@@ -72,21 +72,15 @@ def score_by_similarity(
             return shard.write_rows("frame_scores", [])
         with shard.phase("embed questions"):
             vectors, truncated = _vectors(loaded, cfg, [question for _, question in pairs])
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in FrameScores.tables["frame_scores"].columns}
+        parts: list[dict[str, np.ndarray]] = []
         of_video, frame_vectors = "", np.empty((0, 0), np.float32)
         for number, (video, question) in enumerate(track(pairs, shard, "question")):
             if video.video_id != of_video:
                 of_video, frame_vectors = video.video_id, reader.read(video.video_id, slice(None))
             clip = clips[video.video_id, question.clip_id]
-            scores = columns_of_one_score(frame_vectors[clip["row"]] @ vectors[number])
-            scores["truncated"][:] = truncated[number]
-            n_frames = len(clip["row"])
-            of_question = {"question_id": question.question_id, "video_id": video.video_id}
-            rows = {name: np.full(n_frames, value, object) for name, value in of_question.items()}
-            rows |= {"position": np.arange(n_frames), "frame_index": clip["frame_index"], "seconds": clip["seconds"]}
-            for name, values in (rows | scores).items():
-                columns[name].append(values)
-        shard.write_columns("frame_scores", {name: np.concatenate(parts) for name, parts in columns.items()})
+            scores = frame_vectors[clip["row"]] @ vectors[number]
+            parts.append(columns_of_question(question, clip, scores, truncated[number]))
+        shard.write_columns("frame_scores", joined_columns(parts))
 
     out.each_shard(work)
 

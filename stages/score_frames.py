@@ -18,7 +18,8 @@ from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.load_models import OnDemand, load_localizer
-from pipeline.inference.not_finite import BROKEN, SCORES
+from pipeline.inference.long_images import FramesAtOnce, StretchByStretch
+from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
 from pipeline.models.prompts import (
     CUSTOM,
     DEFAULT_INSTRUCTION,
@@ -29,7 +30,7 @@ from pipeline.models.prompts import (
     template_text,
 )
 from pipeline.reasons import Reason
-from pipeline.selection.frame_scores import ScoresByQuestion
+from pipeline.selection.frame_scores import SCORE_COLUMNS, ScoresByQuestion
 from stages.extract_features import Features
 from stages.init_localizer import LocalizerWeights
 from stages.list_questions import Questions
@@ -67,7 +68,7 @@ class FrameScores(Artifact):
     def by_question(self) -> ScoresByQuestion:
         """Return the scores of all frames, and where those of each question stand."""
         table = self.columns("frame_scores", "question_id", "frame_index", *SCORE_COLUMNS)
-        failed, runs = _not_finite(table), runs_of(table["question_id"])
+        failed, runs = without_finite_scores(table), runs_of(table["question_id"])
         self.refuse_cut({id: where.stop - where.start for id, where in runs.items()})
         failed |= self.without_scores()
         where = {id: run for id, run in runs.items() if id not in failed}
@@ -93,23 +94,10 @@ class FrameScores(Artifact):
             refuse_cut(self, n_frames.items(), features, wanted, "questions with their frames")
 
 
-SCORE_COLUMNS = ("logit_yes", "logit_no", "probability_yes")
-
-
-def _not_finite(table: Mapping[str, np.ndarray]) -> dict[str, Reason]:
-    """Return why each question of these columns failed that has a frame without finite scores, by its id."""
-    values = np.stack([table[name] for name in SCORE_COLUMNS], axis=1)
-    reasons: dict[str, Reason] = {}
-    for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
-        reason = f"{SCORES}: frame {table['frame_index'][row]}: the scorer gave {values[row].tolist()}"
-        reasons.setdefault(table["question_id"][row], Reason(reason))
-    return reasons
-
-
 class ScoreFrames(Config):
     """How the Localizer is asked."""
 
-    later: ClassVar[Mapping[str, Any]] = {"template": ""}
+    later: ClassVar[Mapping[str, Any]] = {"template": "", "frames_at_once": 1}
 
     prompt: ScoringPrompt = "multiple_choice"
     template: str = Field(
@@ -119,6 +107,7 @@ class ScoreFrames(Config):
         "the Localizer says yes or no to it",
     )
     instruction: Instruction = DEFAULT_INSTRUCTION
+    frames_at_once: FramesAtOnce = 1
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
     @field_validator("template")
@@ -155,7 +144,12 @@ def score_frames(
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_frames", localizer)
+    clips = frames.clips_of(questions)
+    asking: FrameByFrame | StretchByStretch
+    if cfg.frames_at_once == 1:
+        asking = FrameByFrame(clips, features, run, "score_frames", localizer)
+    else:
+        asking = StretchByStretch(clips, features, run, "score_frames", cfg.frames_at_once)
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
 
     def work(shard: Shard) -> None:
@@ -165,10 +159,10 @@ def score_frames(
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
             scorer = _Scorer(loaded.model, cfg, shard_questions)
-            said = frame_by_frame.ask(scorer, shard_questions, ok, shard)
+            said = asking.ask(scorer, shard_questions, ok, shard)
         scores = dict(zip(SCORE_COLUMNS, said.values.T.astype(np.float32), strict=True))
         columns = {**said.places(), **scores, "truncated": scorer.truncated[said.number]}
-        shard.dropped.update(SCORES for _ in _not_finite(columns))
+        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
         shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)

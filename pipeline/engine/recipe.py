@@ -26,6 +26,10 @@ KEEP_THEIR_SEED = ("sample_frames", "evaluate", "evaluate_moments")
 # Who chooses keyframes by the scores of a Localizer, and what their results are called.
 LOCALIZERS = {"untrained": "untrained Localizer", "pretrained": "pre-trained Localizer", "refined": "refined Localizer"}
 
+# Selectors that the chain trains on answers alone, and what their results are called.
+TRAINED_SELECTORS = {"atp": "ATP", "differentiable_top_k": "differentiable top-k"}
+BY_SCORES = LOCALIZERS | TRAINED_SELECTORS
+
 
 class Chain(Config):
     """Which chain is walked; the section `[chain]` of a recipe. No identity: each stage's own config and inputs are."""
@@ -65,7 +69,8 @@ class Chain(Config):
         ("uniform", "pretrained", "refined"),
         strict=False,
         description="keyframes to evaluate, zero-shot and fine-tuned: chosen by the untrained, the pretrained, the refined "
-        "Localizer, or by a selector that looks at no score: uniform, random, oracle (the true moments)",
+        "Localizer; by a selector trained on answers: atp, differentiable_top_k; or by one that looks at no score: uniform, "
+        "random, oracle (the true moments)",
     )
 
     also: tuple[str, ...] = Field(
@@ -90,7 +95,7 @@ class Chain(Config):
     @classmethod
     def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in LOCALIZERS and "scores" in selector_named(name, also=LOCALIZERS).needs:
+            if name not in BY_SCORES and "scores" in selector_named(name, also=BY_SCORES).needs:
                 raise ValueError(
                     f"{name} chooses by scores; [select_keyframes] selector = {name!r} says how Localizers choose"
                 )

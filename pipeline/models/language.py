@@ -98,6 +98,11 @@ class Language:
             torch.cat([seen, self.model.shared(text_ids)], dim=1), torch.cat([seen_mask, text_mask], dim=1)
         )
 
+    def text_only(self, token_ids: Sequence[Sequence[int]]) -> EncoderInput:
+        """Return R texts, given as ids including `</s>`, as embeddings and mask: no frame stands before them."""
+        text_ids, mask = self._padded(token_ids, 0)
+        return EncoderInput(self.model.shared(text_ids), mask)
+
     def encode(self, inputs: EncoderInput) -> Tensor:
         """Return the encoder's hidden states [R, S, D].
 

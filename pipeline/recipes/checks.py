@@ -10,7 +10,7 @@ from cache.errors import RecipeError
 from pipeline.datasets.question import Question
 from pipeline.datasets.registry import adapter_named
 from pipeline.engine.places import refuse_unused
-from pipeline.engine.recipe import LOCALIZERS, Recipe
+from pipeline.engine.recipe import BY_SCORES, Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
@@ -27,6 +27,7 @@ from pipeline.recipes.requirements import (
     scorer_weights,
     uses_vlm,
 )
+from pipeline.recipes.results import learned
 from pipeline.selection.registry import selector_named
 
 log = logging.getLogger("sevila")
@@ -41,6 +42,7 @@ ASKING = {
 def check_chain(recipe: Recipe) -> None:
     """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
+    _warn_of_other_frames_at_once(recipe)
     if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
         raise RecipeError(
             "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
@@ -80,10 +82,29 @@ def check_questions(
 
 def _warn_of_odd_prompts(recipe: Recipe) -> None:
     """Warn where a data set's questions are asked with the prompt of another kind: an experiment perhaps, or a slip."""
-    asking = ("score_frames",) if asks_for_moments(recipe) else ASKING[recipe.chain.kind]
+    asking: tuple[str, ...] = ("score_frames",) if asks_for_moments(recipe) else ASKING[recipe.chain.kind]
+    if recipe.chain.kind == "full" and learned(recipe.chain):
+        asking += ("train_selector",)
     _warn_of_odd_prompt(recipe, recipe.config_of("list_questions").dataset, *asking)
     if recipe.chain.kind == "full" and recipe.chain.pretraining_dataset:
         _warn_of_odd_prompt(recipe, recipe.chain.pretraining_dataset, "pretrain_localizer")
+
+
+def _warn_of_other_frames_at_once(recipe: Recipe) -> None:
+    """Warn where the Localizer is asked about another number of frames at once than it is trained on."""
+    trains = recipe.chain.kind == "full"
+    pretrains = trains and (asks_for_moments(recipe) or pretrains_localizer(recipe))
+    refines = trains and not asks_for_moments(recipe) and "refined" in recipe.chain.selectors
+    stages = ["pretrain_localizer"] * pretrains + ["refine_localizer"] * refines
+    asked = recipe.config_of("score_frames").frames_at_once
+    for name in stages:
+        trained = recipe.config_of(name).frames_at_once
+        if trained != asked:
+            log.warning(
+                "[score_frames] frames_at_once = %d, but the Localizer is trained with [%s] frames_at_once = %d; "
+                "--set %s.frames_at_once=%d",
+                *(asked, name, trained, name, asked),
+            )
 
 
 def _warn_of_second_pretraining(recipe: Recipe) -> None:
@@ -159,12 +180,12 @@ def _check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> N
 
 def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretraining: Artifact | None) -> None:
     """Refuse to learn from what is evaluated, and oracle keyframes where nobody knows the true moments."""
-    for key, learned in (("training_split", training), ("pretraining_split", pretraining)):
-        if learned is not None:
-            _check_unseen(evaluated, learned, key)
+    for key, taught in (("training_split", training), ("pretraining_split", pretraining)):
+        if taught is not None:
+            _check_unseen(evaluated, taught, key)
     if pretraining is not None:
         _check_taught(pretraining, "pretraining_split")
-    selectors = [name for name in recipe.chain.selectors if name not in LOCALIZERS]
+    selectors = [name for name in recipe.chain.selectors if name not in BY_SCORES]
     upper_bounds = ", ".join(name for name in selectors if "moments" in selector_named(name).needs)
     for questions in (evaluated, training):
         if upper_bounds and exists(questions) and not knows_moments(questions):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pipeline.engine.recipe import LOCALIZERS, Chain
+from pipeline.engine.recipe import BY_SCORES, LOCALIZERS, TRAINED_SELECTORS, Chain
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
 from pipeline.metrics.localization_metrics import LocalizationRow
@@ -28,9 +28,7 @@ class Choice:
     @property
     def name(self) -> str:
         """The name of the table's row for these keyframes."""
-        return LOCALIZERS.get(self.selector, self.selector) + (
-            f", round {self.iteration}" if self.iteration > 1 else ""
-        )
+        return BY_SCORES.get(self.selector, self.selector) + (f", round {self.iteration}" if self.iteration > 1 else "")
 
     @property
     def round(self) -> str:
@@ -38,15 +36,20 @@ class Choice:
         return f"round {self.iteration}"
 
     @property
-    def uses_localizer(self) -> bool:
-        """Whether the keyframes are those that a Localizer scores highest."""
-        return self.selector in LOCALIZERS
+    def is_scored(self) -> bool:
+        """Whether the keyframes are those that a Localizer, or a selector trained on answers, scores highest."""
+        return self.selector in BY_SCORES
+
+    @property
+    def is_trained_selector(self) -> bool:
+        """Whether a selector trained on answers alone scores the frames."""
+        return self.selector in TRAINED_SELECTORS
 
     @property
     def changes(self) -> dict[str, Any]:
         """Config keys of the selection."""
         # Where nothing is drawn, another seed of the recipe must not make the same keyframes again.
-        if self.uses_localizer:
+        if self.is_scored:
             return {"method": "localizer", "seed": 0}
         seed = {} if "rng" in selector_named(self.selector).needs else {"seed": 0}
         return {"method": self.selector, "selector": "top_k", "options": {}, **seed}
@@ -74,7 +77,12 @@ class Picked(NamedTuple):
 
 def baselines(chain: Chain) -> list[Choice]:
     """Return the selectors to compare that look at no score: baselines and upper bounds."""
-    return [Choice(selector) for selector in chain.selectors if selector not in LOCALIZERS]
+    return [Choice(selector) for selector in chain.selectors if selector not in BY_SCORES]
+
+
+def learned(chain: Chain) -> list[Choice]:
+    """Return the selectors to compare that are trained on answers alone."""
+    return [choice for choice in map(Choice, chain.selectors) if choice.is_trained_selector]
 
 
 def refinements(chain: Chain) -> list[Choice]:
@@ -213,7 +221,9 @@ class Setup(NamedTuple):
 
 def _place(choice: Choice) -> tuple[int, int]:
     """Where the row of a choice stands: selectors as they came, then Localizers, then upper bounds."""
-    if choice.uses_localizer:
+    if choice.is_trained_selector:
+        return 0, 0
+    if choice.is_scored:
         return 1 + list(LOCALIZERS).index(choice.selector), choice.iteration
     return (1 + len(LOCALIZERS) if "moments" in selector_named(choice.selector).needs else 0), 0
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.datasets.question import Question
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import RankBy, ranking_scores
+
+SCORE_COLUMNS = ("logit_yes", "logit_no", "probability_yes")
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,21 @@ def columns_of_one_score(values: np.ndarray) -> dict[str, np.ndarray]:
         "probability_yes": scores,
         "truncated": np.zeros(len(scores), bool),
     }
+
+
+def columns_of_question(
+    question: Question, clip: Mapping[str, np.ndarray], values: np.ndarray, truncated: bool
+) -> dict[str, np.ndarray]:
+    """Return FrameScores' columns of one question's clip of T frames, each [T], by a scorer that gives one number a frame."""
+    scores = columns_of_one_score(values)
+    scores["truncated"][:] = truncated
+    n_frames = len(clip["row"])
+    of_question = {"question_id": question.question_id, "video_id": question.video_id}
+    rows = {name: np.full(n_frames, value, object) for name, value in of_question.items()}
+    places = {"position": np.arange(n_frames), "frame_index": clip["frame_index"], "seconds": clip["seconds"]}
+    return rows | places | scores
+
+
+def joined_columns(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the columns of several questions, at least one, as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

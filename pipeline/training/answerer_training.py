@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
+from pipeline.datasets.question import Question
+from pipeline.engine.output import Output
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import load_answerer
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
-from pipeline.models.prompts import AnsweringPrompt, frame_prefixes
+from pipeline.models.prompts import AnsweringPrompt, answering_text, frame_prefixes
+from pipeline.reasons import Reason
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
     HeldOutSplit,
     MicroBatchRow,
     micro_batches,
+    refuse_no_samples,
     visual_tokens,
 )
 from pipeline.training.task import MicroBatch, TrainingConfig
@@ -57,6 +61,45 @@ class AnsweredQuestion:
     right: int
 
 
+class SeenFrames(NamedTuple):
+    """A question, the stored rows of its video that are shown, and why they cannot be, if they cannot."""
+
+    question: Question
+    rows: Sequence[int]
+    reason: Reason
+
+
+def answered_questions(
+    prompt: AnsweringPrompt, n_letters: int, seen: Iterable[SeenFrames], frames: str, out: Output
+) -> list[AnsweredQuestion]:
+    """Return the questions that can be learned from; the others are counted by reason.
+
+    Args:
+        n_letters: most options that a question may have.
+        frames: what is shown, for people; the reason code of questions without any is `no_` and this.
+
+    Raises:
+        SevilaError: nothing is left.
+    """
+    samples: list[AnsweredQuestion] = []
+    skipped: Counter[str] = Counter()
+    for question, rows, reason in seen:
+        options, right = question.options, question.answer_index
+        if reason:
+            skipped[reason.code] += 1
+        elif not options or len(options) > n_letters:
+            skipped["too_many_options" if options else "no_options"] += 1
+        elif right is None or not len(rows):
+            skipped["no_answer" if right is None else f"no_{frames}"] += 1
+        else:
+            text = answering_text(prompt, question)
+            samples.append(
+                AnsweredQuestion(question.question_id, question.video_id, text, tuple(rows), len(options), right)
+            )
+    refuse_no_samples(samples, skipped, out.stage.name, f"questions with a known answer and {frames}", out)
+    return samples
+
+
 class AnswererTask:
     """The right option from keyframes (a `Task` of the training loop); a row is a question, or one of its frames."""
 
@@ -65,23 +108,26 @@ class AnswererTask:
 
     def __init__(
         self,
-        cfg: AnswererTraining,
+        cfg: TrainingConfig,
         split: HeldOutSplit,
         features: PooledArtifact,
         backbone: Backbone,
         weights: VisualPromptWeights,
         run: RunContext,
+        *,
+        alone: bool = False,
     ) -> None:
-        self._answerer = load_answerer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
-        self.module = self._answerer.prompt
+        """Args: `alone`: a row is one frame of a question's."""
+        self.answerer = load_answerer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
+        self.module = self.answerer.prompt
         self.n_samples = len(split.train)
         self._questions = [*split.train, *split.held_out]
-        self._alone = cfg.method == "vote"
-        words = self._answerer.language.verbalizer
+        self._alone = alone
+        words = self.answerer.language.verbalizer
         self._ids = words.tokenize([question.text for question in self._questions]).token_ids
         self._lengths = [len(ids) for ids in self._ids]
         n_options = max(question.n_options for question in self._questions)
-        self._n_targets = [len(ids) for ids in self._answerer.target_ids(range(n_options))]
+        self._n_targets = [len(ids) for ids in self.answerer.target_ids(range(n_options))]
         self._micro_batch_size = cfg.micro_batch_size
         self.load = FrameReader(features, lambda number: self._questions[number].video_id).load
 
@@ -102,19 +148,23 @@ class AnswererTask:
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's "Option X"."""
-        visual = visual_tokens(self._answerer, data)
-        token_ids = [self._ids[row.sample] for row in data.rows]
+        return self.loss_of(data, visual_tokens(self.answerer, data))
+
+    def loss_of(self, data: Data, visual: Tensor) -> Tensor:
+        """Return the loss where these frames are seen, visual tokens [R, K, Q, L]."""
         right = [row.target for row in data.rows]
-        return self._answerer.loss(visual, token_ids, right, frame_prefixes(visual.shape[1]))
+        return self.answerer.loss(visual, self.token_ids(data), right, frame_prefixes(visual.shape[1]))
 
     def judge(self, data: Data) -> Tensor:
         """Return the number of rows with finite logits, how many of them were answered right, and the number of other rows."""
+        return self.judged(data, visual_tokens(self.answerer, data))
+
+    def judged(self, data: Data, visual: Tensor) -> Tensor:
+        """Return the counts of `judge` where these frames are seen, visual tokens [R, K, Q, L]."""
         import torch
 
-        visual = visual_tokens(self._answerer, data)
-        token_ids = [self._ids[row.sample] for row in data.rows]
         n_options = [self._questions[row.sample].n_options for row in data.rows]
-        answers = self._answerer.answer(visual, token_ids, n_options, frame_prefixes(visual.shape[1]))
+        answers = self.answerer.answer(visual, self.token_ids(data), n_options, frame_prefixes(visual.shape[1]))
         logits = answers.option_logits
         is_finite = ~(logits.isnan() | logits.isposinf()).any(dim=1)  # -inf: no such option
         right = answers.prediction == torch.tensor([row.target for row in data.rows], device=logits.device)
@@ -124,6 +174,10 @@ class AnswererTask:
         """Return the share of right answers; when voting, of single frames. Rows without finite logits are counted apart."""
         n_rows, n_right, n_not_finite = counts
         return {"accuracy": n_right / n_rows if n_rows else math.nan, **not_finite_figure(n_not_finite)}
+
+    def token_ids(self, data: Data) -> list[Sequence[int]]:
+        """Return the text of each row, as ids."""
+        return [self._ids[row.sample] for row in data.rows]
 
     def names(self, samples: Sequence[int]) -> list[str]:
         """Return the questions' ids."""

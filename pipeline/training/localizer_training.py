@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -17,10 +17,12 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.load_models import load_localizer
+from pipeline.inference.long_images import FramesAtOnce, long_images, stretches_of
 from pipeline.inference.not_finite import not_finite_figure
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import DEFAULT_INSTRUCTION, Instruction, localizing_text
+from pipeline.models.transfer import to_device
 from pipeline.training.prompt_training import (
     Data,
     FrameReader,
@@ -42,11 +44,15 @@ if TYPE_CHECKING:
 class LocalizerTraining(TrainingConfig):
     """How a Localizer is trained; each stage has the paper's numbers as defaults."""
 
+    later: ClassVar[Mapping[str, Any]] = {"frames_at_once": 1}
+
     frames_per_question: int = Field(
         4,
         ge=1,
-        description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip",
+        description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip; stretches "
+        "where several frames are read at once",
     )
+    frames_at_once: FramesAtOnce = 1
     instruction: Instruction = DEFAULT_INSTRUCTION
 
 
@@ -146,7 +152,7 @@ class LocalizerTask:
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of the micro-batch's yes and no."""
-        visual = visual_tokens(self._localizer, data)[:, 0]
+        visual = self._visual(data)
         labels = [row.target == 1 for row in data.rows]
         return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
 
@@ -154,7 +160,7 @@ class LocalizerTask:
         """Return how many rows with finite logits are yes and how many no, of each how many were right, and the other rows."""
         import torch
 
-        visual = visual_tokens(self._localizer, data)[:, 0]
+        visual = self._visual(data)
         scores = self._localizer.score(visual, [self._ids[row.sample] for row in data.rows])
         says_yes = scores.logit_yes > scores.logit_no
         is_yes = torch.tensor([row.target == 1 for row in data.rows], device=says_yes.device)
@@ -183,13 +189,23 @@ class LocalizerTask:
         clip = self._clips[number]
         # Seeded by the question, so that a draw depends on no other question and on no order.
         rng = np.random.default_rng([self._cfg.seed, *epoch, *clip.question_id.encode()])
-        n_frames = len(clip.rows)
-        positions = random_indices(n_frames, self._cfg.frames_per_question, 0, n_frames, rng)
-        return [MicroBatchRow(number, (int(clip.rows[at]),), int(clip.labels[at])) for at in positions]
+        stretches = stretches_of(len(clip.rows), self._cfg.frames_at_once)
+        drawn = stretches[random_indices(len(stretches), self._cfg.frames_per_question, 0, len(stretches), rng)]
+        # One frame that matters is enough for a stretch to.
+        return [MicroBatchRow(number, tuple(clip.rows[at].tolist()), int(clip.labels[at].any())) for at in drawn]
+
+    def _visual(self, data: Data) -> Tensor:
+        """Return the visual tokens of each row's frame, or of its frames as one image, [R, Q, L], with gradients."""
+        if self._cfg.frames_at_once == 1:
+            return visual_tokens(self._localizer, data)[:, 0]
+        device = str(self._localizer.language.device)
+        return self._localizer.prompt(to_device(long_images(data.features, data.where), device))
 
     def _cut(self, samples: Sequence[int], *epoch: int) -> list[MicroBatch]:
         cut = []
         for chosen in micro_batches(samples, self._lengths, self._cfg.micro_batch_size):
             rows = [row for number in chosen for row in self._draw(number, *epoch)]
-            cut.append(MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), len(rows)))
+            cut.append(
+                MicroBatch(rows, sum(self._n_targets[row.target] for row in rows), sum(len(row.stored) for row in rows))
+            )
         return cut

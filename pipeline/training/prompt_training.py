@@ -75,8 +75,10 @@ def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> 
     )
 
 
-def train_prompt(out: Output, cfg: TrainingConfig, run: RunContext, make_task: Callable[[RunContext], Task]) -> None:
-    """Train, and write weights and curves."""
+def train_prompt(
+    out: Output, cfg: TrainingConfig, run: RunContext, make_task: Callable[[RunContext], Task], file: str = FILE
+) -> None:
+    """Train, and write weights, under this name, and curves."""
     from pipeline.models.checkpoint import save_tensors
 
     name = out.stage.name
@@ -85,8 +87,8 @@ def train_prompt(out: Output, cfg: TrainingConfig, run: RunContext, make_task: C
     out.hardware = trained.hardware
     if trained.n_left_out:
         out.dropped.update({LOSS: trained.n_left_out})
-    save_tensors(trained.weights, out.folder / FILE)
-    out.add_file(FILE)
+    save_tensors(trained.weights, out.folder / file)
+    out.add_file(file)
     out.write_rows("curves", trained.curves)
     out.write_rows("validation", trained.validation)
 

@@ -18,7 +18,7 @@ from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
 EXAMPLES_SHOWN = 20
-TRAININGS = ("pretrain_localizer", "refine_localizer", "finetune_answerer")
+TRAININGS = ("pretrain_localizer", "refine_localizer", "finetune_answerer", "train_selector")
 STAGES_OF_WEIGHTS = (
     "import_backbone",
     "train_backbone",
@@ -180,13 +180,13 @@ def trainings_of(run: ReportedRun) -> list[TrainingCourse]:
             figures: dict[str, list[tuple[int, float]]] = {}
             for row in sorted(weights.typed_rows("validation", ValidationFigure)):
                 figures.setdefault(row.figure, []).append((row.step, row.value))
-            part = "Answerer" if stage == "finetune_answerer" else "Localizer"
             done = {
-                "pretrain_localizer": "pre-trained",
-                "refine_localizer": "refined",
-                "finetune_answerer": "fine-tuned",
+                "pretrain_localizer": "Localizer pre-trained",
+                "refine_localizer": "Localizer refined",
+                "finetune_answerer": "Answerer fine-tuned",
+                "train_selector": "Selector trained",
             }
-            name = f"{part} {done[stage]}" + (f", {setting}" if setting else "")
+            name = done[stage] + (f", {setting}" if setting else "")
             courses += [TrainingCourse(name, steps, figures)] if steps else []
     return courses
 

@@ -35,6 +35,7 @@ OTHER_SCORES = {
     "score_by_similarity": "CLIP",
     "score_by_matching": "image-text matching",
     "import_scores": "imported scores",
+    "score_by_selector": "selector trained on answers",
 }
 
 

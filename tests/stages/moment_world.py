@@ -49,6 +49,12 @@ learning_rate = 1e-3
 warmup_steps = 1
 epochs = 2
 batch_size = 2
+
+[train_selector]
+learning_rate = 1e-3
+warmup_steps = 1
+epochs = 2
+batch_size = 2
 """
 
 

@@ -128,6 +128,23 @@ def test_each_round_labels_with_the_newest_answerer_and_refines_the_newest_local
     assert not any("(pre-trained Localizer" in target for _, target in figure.arrows)  # trained, not evaluated
 
 
+def test_a_selector_learns_from_the_training_split_and_scores_both_and_no_localizer_is_there(tmp_path: Path) -> None:
+    figure = Drawing((*FULL[:2], 'chain.selectors=["atp", "differentiable_top_k"]'), tmp_path)
+    for name in ("ATP", "differentiable top-k"):
+        train, test = (
+            [f"list_questions ({split})", f"sample_frames ({which} split)", f"extract_features ({which} split)"]
+            for split, which in (("train", "training"), ("test", "evaluation"))
+        )
+        models = ["import_backbone", "init_answerer"]
+        trained = f"train_selector ({name})"
+        assert figure.into(trained) == [*train, *models]
+        assert figure.into(f"score_by_selector ({name}, training split)") == [*train, *models, trained]
+        assert figure.into(f"score_by_selector ({name})") == [*test, *models, trained]
+        assert figure.into(f"select_keyframes ({name})")[-1] == f"score_by_selector ({name})"
+        assert figure.into(f"finetune_answerer ({name})")[1] == f"select_keyframes ({name}, training split)"
+    assert not {"init_localizer", "score_frames"} & {*figure.stages}
+
+
 def test_moments_of_the_training_split_itself_are_listed_and_extracted_once(tmp_path: Path) -> None:
     settings = ("chain.pretraining_dataset=plain", "chain.pretraining_split=train", 'chain.selectors=["pretrained"]')
     figure = Drawing((*FULL[:2], *settings), tmp_path)

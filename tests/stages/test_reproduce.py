@@ -111,8 +111,9 @@ def test_tables_share_all_common_work_and_running_them_again_makes_nothing(
 ) -> None:
     stages = Counter(record.stage for record in records(reproduced.store).values())
     # other numbers of frames, of keyframes and other prompts are of the evaluated split: nobody is trained for them
-    assert stages["pretrain_localizer"] == 1
-    assert stages["refine_localizer"] == 4  # rounds 1, 2 and 3, and without pre-training
+    assert stages["pretrain_localizer"] == 2  # of one frame, and of four
+    assert stages["refine_localizer"] == 5  # rounds 1, 2 and 3, without pre-training, and of four frames
+    assert stages["train_selector"] == 2 and stages["score_by_selector"] == 2  # table 6 is zero-shot
     assert stages["import_backbone"] == stages["init_answerer"] == 1
     before = set(records(reproduced.store))
     assert reproduce(reproduced.world, reproduced.store, "table3", "table7", "-o", str(tmp_path / "page.md")) == 0

@@ -236,7 +236,8 @@ def test_voting_learns_from_each_keyframe_alone(world: World, tmp_path: Path) ->
         cfg = FinetuneAnswerer(method=method)
         row = world.inputs["keyframes"].rows("keyframes")[0]
         question = world.answered(row)
-        task = AnswererTask(cfg, HeldOutSplit([question] * 2, []), *inputs, world.run(tmp_path))
+        split = HeldOutSplit([question] * 2, [])
+        task = AnswererTask(cfg, split, *inputs, world.run(tmp_path), alone=method == "vote")
         data = list(map(task.load, task.cut([0, 1], 0)))
         assert [batch.where.shape for batch in data] == shapes
 

@@ -23,6 +23,7 @@ INPUTS = {
     "refine_localizer": ("questions", "frames", "features", "backbone", "localizer", "labels"),
     "finetune_answerer": ("questions", "keyframes", "features", "backbone", "answerer"),
 }
+SELECTOR_INPUTS = {"train_selector": ("questions", "frames", "features", "backbone", "answerer")}
 # The demo's eight readable videos make three questions each; a few steps of all of them.
 FEW_STEPS = {"epochs": 2, "batch_size": 9, "warmup_steps": 1, "learning_rate": 1e-3}
 
@@ -43,7 +44,7 @@ class World:
     def train(self, name: str, store: Path, run: dict[str, Any] | None = None, **config: Any) -> Any:
         """Run a training stage into a store of its own; inputs are read from where they lie."""
         stage = STAGES[name]
-        inputs = [self.inputs[which] for which in INPUTS[name]]
+        inputs = [self.inputs[which] for which in (INPUTS | SELECTOR_INPUTS)[name]]
         return build(stage, stage.config(**{**FEW_STEPS, **config}), self.run(store, **(run or {})), inputs)
 
     def answered(self, keyframes: dict[str, Any]) -> AnsweredQuestion:

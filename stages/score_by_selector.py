@@ -1,0 +1,89 @@
+"""Frames scored by a selector that was trained on answers, all frames of a clip at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.datasets.question import Question
+from pipeline.engine.output import Shard, ShardedOutput
+from pipeline.engine.progress import track
+from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.backbone import Backbone
+from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.load_models import OnDemand, load_answerer
+from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
+from pipeline.inference.selector_scoring import frame_vectors, question_vectors
+from pipeline.inference.visual_windows import Windows
+from pipeline.models.prompts import answering_text
+from pipeline.selection.frame_scores import columns_of_question, joined_columns
+from stages.extract_features import Features
+from stages.init_answerer import AnswererWeights
+from stages.list_questions import Questions
+from stages.sample_frames import Frames
+from stages.score_frames import FrameScores
+from stages.train_selector import SelectorWeights
+
+
+class ScoreBySelector(Config):
+    """How frames are scored; the question is put as in the selector's training."""
+
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+
+
+def plan_selector(
+    cfg: ScoreBySelector,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+    selector: SelectorWeights,
+) -> Plan:
+    """Cut the videos into shards by the size of their features."""
+    return plan_by_frames([video.n_frames for video in features.videos()], run, backbone)
+
+
+@stage(version=1, output=FrameScores, plan=plan_selector, gpu=True)
+def score_by_selector(
+    cfg: ScoreBySelector,
+    run: RunContext,
+    questions: Questions,
+    frames: Frames,
+    features: Features,
+    backbone: Backbone,
+    answerer: AnswererWeights,
+    selector: SelectorWeights,
+    *,
+    out: ShardedOutput,
+) -> None:
+    """Score every frame of every question's clip; the score stands in `logit_yes` and `probability_yes`, `logit_no` is 0."""
+    videos, asked, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
+    windows, prompt = Windows(features, run.torch_device(), answerer), selector.record.config["prompt"]
+    models = OnDemand(lambda: (load_answerer(run, backbone, answerer, cfg.precision), selector.load(run)))
+
+    def work(shard: Shard) -> None:
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        if not ok:
+            return shard.write_rows("frame_scores", [])
+        model, scorer = models.model
+        parts: list[dict[str, np.ndarray]] = []
+        with shard.phase("score"):
+            read = frame_vectors(windows, model, ok, shard.settings["batch_frames"])
+            for video, vectors in zip(track(ok, shard, "video"), read, strict=True):
+                of_video: list[Question] = asked[video.video_id]
+                texts, truncated = question_vectors(model, [answering_text(prompt, each) for each in of_video])
+                for question, text, was_cut in zip(of_video, texts, truncated, strict=True):
+                    clip = clips[video.video_id, question.clip_id]
+                    scores = scorer.scores(vectors, clip["row"], text)
+                    parts.append(columns_of_question(question, clip, scores, was_cut))
+        columns = joined_columns(parts)
+        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
+        shard.write_columns("frame_scores", columns)
+
+    out.each_shard(work)
+    n_asked = sum(len(asked[video.video_id]) for video in videos if video.status == "ok")
+    out.refuse_all(SCORES, n_asked, f"the selector gave no question finite scores; {BROKEN}")

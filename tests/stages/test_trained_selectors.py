@@ -1,0 +1,140 @@
+"""ATP and differentiable top-k: trained on answers, they score frames like any scorer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cache.errors import SevilaError
+from pipeline.engine.build import build
+from pipeline.models.frame_selector import FrameSelector, one_frame, some_frames
+from stages.all import STAGES
+from stages.train_selector import SELECTOR_FILE
+from tests.stages.training import World, make_world
+
+SELECTORS = ("atp", "differentiable_top_k")
+SCORED_FROM = ("questions", "frames", "features", "backbone", "answerer")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), videos=4, answers=11)
+
+
+def trained(world: World, store: Path, selector: str, **config: Any) -> Any:
+    return world.train("train_selector", store, selector=selector, k=2, noise_draws=20, batch_size=6, **config)
+
+
+def scored(world: World, store: Path, selector: Any, **run: Any) -> Any:
+    stage = STAGES["score_by_selector"]
+    inputs = [*(world.inputs[name] for name in SCORED_FROM), selector]
+    return build(stage, stage.config(), world.run(store, **run), inputs)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_selector_learns_from_answers_and_scores_every_frame_of_every_question(
+    world: World, tmp_path: Path, selector: str
+) -> None:
+    weights = trained(world, tmp_path, selector)
+    assert weights.record.dropped == {"no_answer": 1}
+    assert all(np.isfinite(row["loss"]) and row["gradient_norm"] > 0 for row in weights.rows("curves"))
+    scores = scored(world, tmp_path, weights)
+    table = scores.columns("frame_scores", "question_id", "position", "logit_yes", "logit_no", "probability_yes")
+    assert len(table["position"]) == 12 * 8 and len(set(table["question_id"])) == 12
+    assert np.array_equal(table["logit_yes"], table["probability_yes"]) and not table["logit_no"].any()
+    assert len(set(table["logit_yes"].tolist())) > 12  # frames differ
+    stage = STAGES["select_keyframes"]
+    chosen = build(
+        stage, stage.config(k=2), world.run(tmp_path), [*(world.inputs[n] for n in SCORED_FROM[:2]), scores, None]
+    )
+    assert [len(row["rows"]) for row in chosen.rows("keyframes")] == [2] * 12
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_the_seed_decides_a_selector_and_shards_do_not_change_its_scores(
+    world: World, tmp_path: Path, selector: str
+) -> None:
+    one, again = (trained(world, tmp_path / name, selector) for name in ("one", "again"))
+    other = trained(world, tmp_path / "one", selector, seed=1)
+    files = [Path(each.path / SELECTOR_FILE).read_bytes() for each in (one, again, other)]
+    assert files[0] == files[1] != files[2]
+    whole, cut = scored(world, tmp_path / "one", one), scored(world, tmp_path / "again", again, shard_bytes=1)
+    columns = ("question_id", "frame_index", "logit_yes")
+    for a, b in zip(*(each.columns("frame_scores", *columns).values() for each in (whole, cut)), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_only_the_selector_is_trained(world: World, tmp_path: Path) -> None:
+    names = {name.split(".")[0] for name in FrameSelector(8).state_dict()}
+    weights = trained(world, tmp_path, "atp")
+    assert {name.split(".")[0] for name in load_file(weights.path / SELECTOR_FILE)} == names
+
+
+def test_a_question_without_finite_scores_fails_with_its_reason_and_all_of_them_are_an_error(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = trained(world, tmp_path, "atp")
+    right, asked = FrameSelector.scores, []
+
+    def first_is_broken(self: FrameSelector, *inputs: Any) -> np.ndarray:
+        asked.append(1)
+        return right(self, *inputs) * (np.nan if len(asked) == 1 else 1)
+
+    monkeypatch.setattr(FrameSelector, "scores", first_is_broken)
+    scores = scored(world, tmp_path, weights)
+    assert scores.record.dropped == {"not_finite_scores": 1}
+    (reason,) = scores.by_question().failed.values()
+    assert reason.code == "not_finite_scores"
+    monkeypatch.setattr(FrameSelector, "scores", lambda self, vectors, rows, text: np.full(len(rows), np.nan))
+    with pytest.raises(SevilaError, match="gave no question finite scores"):
+        scored(world, tmp_path / "broken", weights)
+
+
+def test_a_selector_reads_the_answerers_queries_where_they_are_kept_and_a_localizer_of_several_frames_refuses_them(
+    world: World, tmp_path: Path
+) -> None:
+    weights = trained(world, tmp_path, "atp")
+    extract = STAGES["extract_features"]
+    inputs = [world.inputs[name] for name in ("frames", "backbone", "localizer", "answerer")]
+    queries = build(extract, extract.config(level="queries", stored_as="float32"), world.run(tmp_path), inputs)
+    kept = World(world.folder, {**world.inputs, "features": queries})
+    logits = [
+        scored(each, tmp_path, weights).columns("frame_scores", "logit_yes")["logit_yes"] for each in (world, kept)
+    ]
+    assert np.abs(logits[0] - logits[1]).max() < 0.02  # the ViT's features are float16
+    stage = STAGES["score_frames"]
+    asked = [kept.inputs[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
+    with pytest.raises(SevilaError, match="the ViT's features are wanted"):
+        build(stage, stage.config(frames_at_once=4), world.run(tmp_path), asked)
+
+
+def test_a_selector_finds_the_frame_that_answers() -> None:
+    """Of eight frames one has the vector that a question names."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    signs = torch.randn(2, 32, generator=generator)
+
+    def sample(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        asked, where = torch.randint(2, (n,), generator=generator), torch.randint(8, (n,), generator=generator)
+        frames = torch.randn(n, 8, 32, generator=generator)
+        frames[torch.arange(n), where] = signs[asked]
+        return frames, signs[asked], where
+
+    for pass_on in (one_frame, lambda scores: some_frames(scores, 2, 50, 0.05)):
+        selector = FrameSelector(32)
+        optimizer = torch.optim.AdamW(selector.parameters(), lr=3e-3)
+        for _ in range(100):
+            frames, question, where = sample(24)
+            passed = pass_on(selector(frames, question)).sum(dim=1)
+            loss = -passed[torch.arange(24), where].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        selector.eval()
+        frames, question, where = sample(200)
+        assert float((selector(frames, question).argmax(dim=1) == where).float().mean()) > 0.9
