@@ -91,8 +91,8 @@ KINDS = (
         "a flipped bit in a finished store",
         flips.finished_store,
         "One bit of one file, its type drawn first, is flipped. `cache verify --all` must name the file; every reader of the "
-        "store must give what it gave before or refuse; `--drop` and the same run must bring back the old bytes and make nothing "
-        "else anew. "
+        "store must give what it gave before or refuse; `--drop` and the same run must bring back the old bytes and rebuild "
+        "nothing else. "
         "(Excepted: the name of a run, which only the run can give again; digests and recent runs, which are reported and "
         "forgotten.)",
         "flips",
