@@ -103,7 +103,7 @@ KINDS = (
         "a flipped bit in work in progress",
         flips.work_in_progress,
         "A run is killed, one bit of a file that it left in the partial folders or in the pool is flipped, and the same command "
-        "runs again. If it cannot, or ends with other bytes, verify must say so, and after `--drop` the same command must mend "
+        "runs again. If it cannot, or ends with other bytes, verify must say so, and after `--drop` the same command must repair "
         "it.",
         "flips",
         0.2,
