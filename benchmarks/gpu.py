@@ -218,7 +218,7 @@ def run_out_of_memory(bench: Bench) -> None:
         torch.cuda.empty_cache()
 
 
-def run_command(bench: Bench) -> None:
+def measure_command_line(bench: Bench) -> None:
     """Run the chain by the command line, in a process of its own, on a tiny model."""
     folder = bench.folder / "tiny"
     tiny = Bench(SIZES["tiny"], bench.device, folder, bench.report)
@@ -279,7 +279,7 @@ def main() -> None:
         "memory": run_out_of_memory,
         "model": run_model,
         "equality": equality,
-        "command": run_command,
+        "command": measure_command_line,
         "compiled": run_compiled,
     }
     with tempfile.TemporaryDirectory() as folder, report.part("all"):

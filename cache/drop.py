@@ -26,7 +26,7 @@ from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
 from cache.remaking import note_inputs
 from cache.store import Store
 from cache.tables import read_columns
-from cache.untrusted import inside
+from cache.untrusted import path_inside
 from cache.verify import Verification
 
 # What only a person can repair, and how.
@@ -183,7 +183,7 @@ def _is_whole(folder: Path, number: int, record: Record | None, parts: list[Part
         note = read_note(_note(folder, number))
         files = note["files"]
         for name in files:
-            inside(folder, name)
+            path_inside(folder, name)
         is_recorded = record is None or all(record.files.get(name) == file for name, file in files.items())
         return is_recorded and describe_files(folder, list(files)) == files and number not in _points_to(folder, parts)
     except (SevilaError, OSError, KeyError, TypeError):

@@ -36,7 +36,7 @@ def read_note(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
     """
-    text = read_text(path)
+    text = read_note_bytes(path)
     return whole(text) or checked(parsed(text, path), path)
 
 
@@ -56,10 +56,10 @@ def whole(text: bytes) -> dict[str, Any] | None:
 
 def read_json(path: Path | str) -> dict[str, Any]:
     """Return the mapping that a JSON file holds, checksum included, unchecked; raises like `read_note`."""
-    return parsed(read_text(path), path)
+    return parsed(read_note_bytes(path), path)
 
 
-def read_text(path: Path | str) -> bytes:
+def read_note_bytes(path: Path | str) -> bytes:
     """Return the bytes of a note, whatever they are; raises like `read_note`."""
     try:
         return read_whole(path, NOTE_LIMIT_BYTES)

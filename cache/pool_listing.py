@@ -11,7 +11,7 @@ from cache.folders import folders_in
 from cache.record import Record
 from cache.store import Store
 from cache.tables import Schema, read_columns
-from cache.untrusted import inside, is_name
+from cache.untrusted import is_name, path_inside
 
 PARTS = Schema(
     1,
@@ -63,6 +63,6 @@ def references(store: Store, record: Record, folder: Path | None = None) -> set[
     if not record.pool:
         return set()
     folder = folder or store.path(record.id)
-    files = [inside(folder, name) for name in sorted(record.files) if name.startswith("parts/")]
+    files = [path_inside(folder, name) for name in sorted(record.files) if name.startswith("parts/")]
     columns = read_columns(files, PARTS, ("key", "part"))
     return {(record.pool, key, part) for key, part in zip(columns["key"], columns["part"], strict=True)}

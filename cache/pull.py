@@ -22,11 +22,11 @@ from cache.pool import part_paths
 from cache.pool_listing import PartId, references
 from cache.pool_reader import is_there
 from cache.pulled import note_pulled
-from cache.push import Moved, Transfer, side_by_side
+from cache.push import Moved, Transfer, move_all
 from cache.record import PROGRESS, RECORD, same_content
 from cache.remote import Remote
 from cache.store import Store
-from cache.untrusted import inside
+from cache.untrusted import path_inside
 
 log = logging.getLogger("sevila")
 
@@ -171,13 +171,13 @@ class Pull(Transfer):
 
     def _bring(self, incoming: Incoming, moved: Moved) -> None:
         manifest, record = incoming.manifest, incoming.manifest.record
-        side_by_side(self._remote, lambda part: self._bring_part(*part, manifest, moved), incoming.parts.items())
+        move_all(self._remote, lambda part: self._bring_part(*part, manifest, moved), incoming.parts.items())
         folder = self._store.path(record.id)
         if incoming.is_new:
             folder = self._store.partial(f"{record.id}.pulled")
             refuse_links(folder)
             files = dict(manifest.files())
-            side_by_side(self._remote, lambda name: self._bring_file(folder, name, files[name], moved), files)
+            move_all(self._remote, lambda name: self._bring_file(folder, name, files[name], moved), files)
         lacking = {part for part in references(self._store, record, folder) if not is_there(self._store, part)}
         self.left_out += [record.id] if lacking else []
         note_pulled(self._store, manifest.sources, [record.id] if lacking else [], [] if lacking else [record.id])
@@ -197,7 +197,7 @@ class Pull(Transfer):
         moved(blob.size_bytes)
 
     def _bring_file(self, folder: Path, name: str, blob: Blob, moved: Moved) -> None:
-        path = inside(folder, name)
+        path = path_inside(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.is_file() and file_digest(path) == blob.sha256):  # else of a pull that was killed
             self._fetch(blob, path)

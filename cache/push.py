@@ -22,7 +22,7 @@ from cache.pulled import absent_parts
 from cache.record import PROGRESS, RECORD, same_content
 from cache.remote import Remote
 from cache.store import Store
-from cache.untrusted import inside
+from cache.untrusted import path_inside
 
 log = logging.getLogger("sevila")
 
@@ -94,7 +94,7 @@ class Push(Transfer):
     def run(self, moved: Moved = lambda n_bytes: None) -> None:
         """Push it: killed at any moment, it leaves a remote in which all that has a name is whole."""
         for outgoing in self._outgoing:
-            side_by_side(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
+            move_all(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
             if outgoing.is_written:
                 manifest = outgoing.manifest
                 now = self._theirs(manifest.record.id)  # somebody may push the same, with more of its arrays
@@ -118,7 +118,7 @@ class Push(Transfer):
         theirs = self._theirs(id) if manifest_name(id) in self._there else None
         whole = own if theirs is None else merged(theirs, own, self._remote.address)
         folder, wanted = self._store.path(id), whole.blobs()
-        files = {blob: inside(folder, name) for name, blob in own.files()}
+        files = {blob: path_inside(folder, name) for name, blob in own.files()}
         files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
         copies = {blob: file for blob, file in files.items() if blob in wanted and not self._has(blob)}
         self._there |= {blob.name: blob.size_bytes for blob in copies}  # once, of artifacts that share it
@@ -202,7 +202,7 @@ def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
     return replace(first, parts={**second.parts, **first.parts}, sources={**second.sources, **first.sources})
 
 
-def side_by_side(remote: Remote, move: Callable[[Item], object], items: Iterable[Item]) -> None:
+def move_all(remote: Remote, move: Callable[[Item], object], items: Iterable[Item]) -> None:
     """Call `move` for all items, as many at once as the remote can take; raise the first error, without beginning another."""
     with ThreadPoolExecutor(remote.threads) as threads:
         futures = [threads.submit(move, item) for item in items]

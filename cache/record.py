@@ -17,7 +17,7 @@ import orjson
 
 from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import FINGERPRINT_LENGTH, file_digest, fingerprint
-from cache.notes import checked, parsed, read_text, whole
+from cache.notes import checked, parsed, read_note_bytes, whole
 from cache.untrusted import record_problem
 
 RECORD_VERSION = 3
@@ -84,7 +84,7 @@ class Record:
                 its files or row counts are not those that were published.
         """
         try:
-            text = read_text(path)
+            text = read_note_bytes(path)
             known_whole = whole(text)
             content = known_whole or parsed(text, path)
             version = content.get("record_version")

@@ -27,7 +27,7 @@ from cache.in_use import OWN_NAMES, alone, in_use
 from cache.notes import write_note
 from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record
 from cache.stale import why_record_stale, why_stale
-from cache.untrusted import inside, is_name
+from cache.untrusted import is_name, path_inside
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -141,7 +141,7 @@ class Store:
         Raises:
             CorruptArtifactError: the bytes are not those that were written.
         """
-        path = inside(self.path(record.id), name)
+        path = path_inside(self.path(record.id), name)
         if name not in record.files:
             raise CorruptArtifactError(f"{path}: its record does not name it; {repair_hint(path)}")
         if not path.is_file() or file_digest(path) != record.files[name]["sha256"]:

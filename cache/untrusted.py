@@ -25,7 +25,7 @@ def is_name(text: Any) -> bool:
     return isinstance(text, str) and SAFE_NAME.fullmatch(text) is not None
 
 
-def inside(folder: Path, name: str) -> Path:
+def path_inside(folder: Path, name: str) -> Path:
     """Return the path of one of a folder's files.
 
     Raises:

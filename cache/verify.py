@@ -24,7 +24,7 @@ from cache.pulled import BRING_OR_MAKE, absent_parts
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.store import PULLED, Store
 from cache.tables import n_rows
-from cache.untrusted import inside, is_name
+from cache.untrusted import is_name, path_inside
 
 ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 
@@ -200,7 +200,7 @@ class Verification:
         n_before = len(self.problems)
         for name, wanted in record.files.items():
             try:
-                path, problem = inside(folder, name), ""
+                path, problem = path_inside(folder, name), ""
                 problem = self._differs(path, wanted) or refusal(path)
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cache.errors import RecipeError
 from cli.options import ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where
-from cli.terminal import write_report
+from cli.terminal import write_output
 
 if TYPE_CHECKING:
     from pipeline.engine.recipe import Recipe
@@ -62,7 +62,7 @@ def reproduce(
             pages.append(reproduction_text(read_paper(), tables, runs, command_line))
         if ranks:
             pages.append(ranking_text(list(rank_seeds(rows, ranked)), command_line))
-    write_report("\n".join(pages), output)
+    write_output("\n".join(pages), output)
 
 
 def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from cli.options import (
     Text,
     Where,
 )
-from cli.terminal import is_terminal, is_verbose, print_json, print_table, print_text, write_report
+from cli.terminal import is_terminal, is_verbose, print_json, print_table, print_text, write_output
 
 
 def run(
@@ -196,7 +196,7 @@ def results(
     from pipeline.engine.recipe import load
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
-    from reports.seed_report import SeedRun, report
+    from reports.seed_report import SeedRun, seed_report
     from stages.all import STAGES
     from stages.chain import chain_of, full
 
@@ -214,7 +214,7 @@ def results(
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
             runs.append(SeedRun(seed, full(loaded, steps, sources), steps.artifacts, time.perf_counter() - started))
-    write_report(report(loaded, runs, command_line), output)
+    write_output(seed_report(loaded, runs, command_line), output)
 
 
 def benchmark(

@@ -19,7 +19,7 @@ from cli.options import (
     Text,
     Where,
 )
-from cli.terminal import print_text, write_report
+from cli.terminal import print_text, write_output
 
 Names = Annotated[Sequence[str], Parameter(metavar="NAME...", consume_multiple=(1, None))]
 Numbers = Annotated[Sequence[Positive], Parameter(metavar="N...", consume_multiple=(1, None))]
@@ -71,8 +71,7 @@ def sweep(
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
     from reports.named_runs import pinned
-    from reports.sweep import Grid
-    from reports.sweep import sweep as cells_of
+    from reports.sweep import Grid, run_sweep
     from reports.sweep_text import sweep_report, sweep_text
     from stages.all import STAGES
 
@@ -83,7 +82,7 @@ def sweep(
     request = Request(recipe, settings, seed, chain.places.by_kind())
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
-        runs = list(cells_of(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
+        runs = list(run_sweep(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
     print_text(sweep_text(runs, points))
     if output is not None:
-        write_report(sweep_report(runs, command_line, points), output)
+        write_output(sweep_report(runs, command_line, points), output)

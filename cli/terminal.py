@@ -41,7 +41,7 @@ def _indent(line: str) -> str:
     return " " * (len(line) - len(line.lstrip(" ")) + 2)
 
 
-def write_report(text: str, output: Path | None) -> None:
+def write_output(text: str, output: Path | None) -> None:
     """Write a text to a file and print where; or print the text itself where no file is wanted."""
     if output is not None:
         write_for_user(output, text.encode())

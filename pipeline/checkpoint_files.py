@@ -69,7 +69,7 @@ def is_index(file: Path) -> bool:
 
 def weight_map(index: Path) -> Mapping[str, str]:
     """Return the file beside an index that holds each tensor; raises `CheckpointError` for an index that says no such thing."""
-    file_of: Any = read_json(index).get("weight_map")
+    file_of: Any = read_model_json(index).get("weight_map")
     if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
         raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
     outside = [name for name in file_of.values() if not is_name(name)]
@@ -90,7 +90,7 @@ def refuse_downloads_gone_wrong(files: Iterable[Path]) -> None:
             raise CheckpointError(f"{file}: {problem}")
 
 
-def read_json(path: Path, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
+def read_model_json(path: Path, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
     """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
     try:
         with open_file(path) as stream:

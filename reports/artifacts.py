@@ -19,7 +19,7 @@ from cache.printable import printable_lines, shortened
 from cache.record import Record
 from cache.store import Store
 from cache.tables import read_head
-from cache.untrusted import inside
+from cache.untrusted import path_inside
 from pipeline.engine.stage import Config
 from pipeline.text_table import human_size
 from stages.all import STAGES
@@ -118,7 +118,7 @@ def description(store: Store, prefix: str, n_rows: int) -> str:
         names = _files_of(record, table)
         columns = ", ".join(f"{name} {kind}" for name, kind in schema["columns"].items())
         parts.append(f"{table} (version {schema['version']}, {record.rows.get(table, 0)} rows): {columns}")
-        parts += [f"  {_line(row)}" for row in read_head([inside(folder, name) for name in names], n_rows)]
+        parts += [f"  {_line(row)}" for row in read_head([path_inside(folder, name) for name in names], n_rows)]
     return printable_lines(parts)
 
 
@@ -127,7 +127,7 @@ def content(store: Store, prefix: str, n_rows: int) -> dict[str, Any]:
     record = newest(store, prefix)[0]
     folder = store.path(record.id)
     rows = {
-        table: read_head([inside(folder, name) for name in _files_of(record, table)], n_rows)
+        table: read_head([path_inside(folder, name) for name in _files_of(record, table)], n_rows)
         for table in record.schemas
     }
     stale = store.why_stale(record.id)

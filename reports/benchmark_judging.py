@@ -84,7 +84,7 @@ class Judged:
                 f"p = {test.p_corrected:.2g} after Holm's correction)"
             )
         return sentences + [
-            f"{self.row.name}: {speed.what} {figure(speed.what, speed.now)}, usually {figure(speed.what, speed.usual)} "
+            f"{self.row.name}: {speed.what} {with_unit(speed.what, speed.now)}, usually {with_unit(speed.what, speed.usual)} "
             f"(median of {speed.n_nights} nights): {speed.change_percent:+.0f} %, {speed.tolerance_percent:g} % are tolerated"
             for speed in self.speeds
             if speed.is_worse
@@ -231,6 +231,6 @@ def _notes(before: Sequence[NightRow], row: NightRow, line: Sequence[NightRow]) 
     return notes
 
 
-def figure(what: str, value: float) -> str:
+def with_unit(what: str, value: float) -> str:
     """Return a speed, or a peak of memory, with its unit where the name does not say it."""
     return f"{value / 2**20:.0f} MiB" if "memory" in what else f"{value:.3g}"

@@ -10,7 +10,7 @@ from pipeline.benchmarks.matrix import Matrix
 from pipeline.text_table import aligned, code, escaped, markdown, or_dash
 from reports.benchmark import Night
 from reports.benchmark_history import FAILED, NightRow, shown
-from reports.benchmark_judging import AGAINST, ENOUGH_NIGHTS, USUAL_NIGHTS, Judged, Paired, figure
+from reports.benchmark_judging import AGAINST, ENOUGH_NIGHTS, USUAL_NIGHTS, Judged, Paired, with_unit
 
 EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by its path
 
@@ -72,7 +72,7 @@ def _figures(row: NightRow) -> dict[str, float | None]:
 
 
 def _figure(what: str, value: float | None) -> str:
-    return figure(what, value) if value else "-"
+    return with_unit(what, value) if value else "-"
 
 
 def _heading(night: Night) -> str:

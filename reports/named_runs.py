@@ -54,7 +54,7 @@ def run_lines(store: Store) -> list[RunLine]:
             continue
         missing = sum(not store.exists(pin.id) for pin in run.artifacts)
         figures = (run.recipe, run.seeds, run.started, run.finished, run.status, len(run.artifacts), missing)
-        lines.append(RunLine(name, *figures, headline(store, run)))
+        lines.append(RunLine(name, *figures, headline_number(store, run)))
     return sorted(lines, key=lambda line: line.started)
 
 
@@ -86,10 +86,10 @@ def run_description(store: Store, name: str) -> str:
         state = f"stale: {stale}" if stale else "" if store.exists(pin.id) else "not in the store"
         notes = "; ".join(filter(None, (pin.setting, state)))
         lines.append(f"{pin.id:42} {notes}".rstrip())
-    return printable_lines([*lines, *filter(None, [headline(store, run)])])
+    return printable_lines([*lines, *filter(None, [headline_number(store, run)])])
 
 
-def headline(store: Store, run: NamedRun) -> str:
+def headline_number(store: Store, run: NamedRun) -> str:
     """Return the one number of the run's last evaluation, with its setting; "" where there is none."""
     numbers = {"evaluate": _accuracy, "evaluate_moments": _recall}
     for pin in reversed(run.artifacts):

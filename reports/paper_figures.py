@@ -14,7 +14,7 @@ from pipeline.engine.deferred import OF_TRAINING, DeferredStep
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.inference.backbone import Backbone
 from pipeline.metrics.accuracy import AccuracyRow, Answered, accuracy_table
-from pipeline.recipes.results import keyframe_quality
+from pipeline.recipes.results import keyframe_row
 from reports.reproduce import RowRun
 from reports.results import headline_interval
 from stages.answer_questions import Answers
@@ -78,7 +78,7 @@ def figure(name: str, of: RowRun) -> Estimate | None:
     if isinstance(of.metrics, MomentMetrics):
         return _of_moments(name, of.metrics)
     if name == "moment recall":
-        recall = keyframe_quality(of.localization).moment_recall_percent if of.localization is not None else None
+        recall = keyframe_row(of.localization).moment_recall_percent if of.localization is not None else None
         return None if recall is None else Estimate(recall)
     assert isinstance(of.metrics, Metrics)
     rows = _any_frame(of) if name == "any frame" else of.metrics.accuracies()

@@ -7,7 +7,7 @@ from typing import get_args
 
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.metrics.accuracy import AccuracyRow
-from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_quality
+from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_row
 from pipeline.text_table import Table, aligned, or_dash
 
 Cell = tuple[str, Column]
@@ -16,7 +16,7 @@ Cell = tuple[str, Column]
 def results_text(results: Results, with_ids: bool = True) -> str:
     """Return everything that a full chain found, for a terminal: the table, the artifacts behind it, and the trainings."""
     ids = f"metrics of each setting (`sevila compare A B` tests two of them):\n{_indented(aligned(metric_ids(results), 3))}"
-    lines = learned(results) if with_ids else training_lines(results)
+    lines = learned_lines(results) if with_ids else training_lines(results)
     trainings = ["learned:\n" + _indented("\n".join(lines))] if lines else []
     return "\n\n".join([results_table(results), *([ids] if with_ids else []), *trainings])
 
@@ -42,7 +42,7 @@ def metric_ids(results: Results) -> list[list[str]]:
     return [["keyframes", "answered", "metrics"], *([*cell, str(cells[cell].metrics.id)] for cell in order)]
 
 
-def learned(results: Results) -> list[str]:
+def learned_lines(results: Results) -> list[str]:
     """Return a line for each round's pseudo-labels and for each training."""
     labels = [f"pseudo-labels {labels.id}: {'; '.join(labels.text().splitlines())}" for labels in results.labels]
     return [*labels, *training_lines(results)]
@@ -104,7 +104,7 @@ def _heading(results: Results) -> str:
     ]
     known = [setting.localization for setting in results.settings if setting.localization is not None]
     if known:
-        n_known = keyframe_quality(known[0]).n_questions
+        n_known = keyframe_row(known[0]).n_questions
         lines.append(
             f"moment recall: of the true moments, those with a keyframe inside; hit: of the {n_known} questions with known "
             "moments, those with such a keyframe; in percent."

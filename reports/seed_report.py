@@ -17,7 +17,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Column, Results
 from pipeline.text_table import code, escaped, markdown
 from reports.compare import compare
-from reports.results import Cell, learned, metric_ids, settings_table, unanswered_text
+from reports.results import Cell, learned_lines, metric_ids, settings_table, unanswered_text
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SeedRun:
     wall_seconds: float
 
 
-def report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
+def seed_report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     """Return the report of one recipe's runs; `command` is what was typed to make it."""
     seeds = ", ".join(str(run.seed) for run in runs)
     values = [run.results.values for run in runs]
@@ -185,7 +185,7 @@ def _types(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:
 
 
 def _learned(runs: Sequence[SeedRun]) -> str:
-    texts = ["\n".join(f"- {escaped(line)}" for line in learned(run.results)) for run in runs]
+    texts = ["\n".join(f"- {escaped(line)}" for line in learned_lines(run.results)) for run in runs]
     return _by_seed(runs, texts) or "Nothing was trained."
 
 

@@ -11,7 +11,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results, TrainedWeights
 from pipeline.text_table import Markup, code, escaped, markdown
 from reports.answer_table import answers_in_words
-from reports.results import learned, metric_ids, results_table, results_text, training_line
+from reports.results import learned_lines, metric_ids, results_table, results_text, training_line
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics
 from stages.evaluate_localization import LocalizationMetrics
@@ -69,7 +69,7 @@ def summary_markdown(
 
 
 def _results(results: Results) -> list[str]:
-    lines = learned(results)
+    lines = learned_lines(results)
     return [
         "## Metrics",
         results_table(results, markdown),

@@ -16,7 +16,7 @@ from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import PinStep, Run
 from pipeline.metrics.comparison import PairedRow
 from pipeline.recipes.opening import Request, open_recipe
-from pipeline.recipes.results import keyframe_quality
+from pipeline.recipes.results import keyframe_row
 from pipeline.selection.registry import selector_named, selector_names
 from reports.compare import compare
 from stages.all import STAGES
@@ -98,7 +98,7 @@ class CellRun:
     problem: str = ""
 
 
-def sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> Iterator[CellRun]:
+def run_sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> Iterator[CellRun]:
     """Yield what comes of each cell as it is done; a cell that cannot be, and says why, stops no other.
 
     Raises:
@@ -140,4 +140,4 @@ def _run_cell(request: Request, run: RunContext, pin: PinStep) -> tuple[Metrics,
     if not isinstance(metrics, Metrics):
         raise RecipeError(f"recipe {recipe.name!r} asks for moments; one whose questions have options was wanted")
     quality = [artifact for artifact in steps.artifacts if isinstance(artifact, LocalizationMetrics)]
-    return metrics, keyframe_quality(quality[-1]).moment_recall_percent if quality else None
+    return metrics, keyframe_row(quality[-1]).moment_recall_percent if quality else None

@@ -30,7 +30,7 @@ from pipeline.inference.written_answers import (
     REFUSED,
     PictureReader,
     WrittenAnswer,
-    prompt_of,
+    written_prompt,
 )
 from pipeline.option_letters import INSTRUCTION
 from pipeline.reasons import Reason
@@ -232,7 +232,7 @@ def _estimate(cfg: AnswerWithVlm, asked: Sequence[AskedVideo]) -> str:
         for question, chosen in of_video.askable:
             n_questions, n_pictures = n_questions + 1, n_pictures + len(chosen.frame_indices)
             n_tokens += len(chosen.frame_indices) * of_video.pixels_of_one(cfg.height) // PIXELS_A_TOKEN
-            n_tokens += len(prompt_of(question, cfg.instruction)) // CHARACTERS_A_TOKEN
+            n_tokens += len(written_prompt(question, cfg.instruction)) // CHARACTERS_A_TOKEN
     return (
         f"{n_questions:,} questions with {n_pictures:,} pictures: about {n_tokens:,} tokens, and at most "
         f"{n_questions * cfg.max_new_tokens:,} of replies; what is answered already is not asked again"

@@ -34,7 +34,9 @@ def of_others(ours: Mapping[str, Stage]) -> dict[str, Stage]:
 
 def backbone_stage(stages: Mapping[str, Stage], recipe: Recipe) -> Stage:
     """Return the stage that makes the recipe's backbone; raises `RecipeError` if no stage of this name makes one."""
-    return _making(stages, Backbone, requirements.backbone_stage(recipe), "[chain] backbone", ["imported", "trained"])
+    return _making(
+        stages, Backbone, requirements.backbone_stage_name(recipe), "[chain] backbone", ["imported", "trained"]
+    )
 
 
 def scorer_stage(stages: Mapping[str, Stage], kind: type[Artifact], name: str) -> Stage:

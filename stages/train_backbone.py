@@ -34,11 +34,11 @@ def train_backbone(cfg: TrainBackbone, run: RunContext, *, out: Output) -> None:
     On the CPU, whatever the device of the run: the same bytes for the same number of threads. Killed, it goes on from the last
     finished phase.
     """
-    from pipeline.shapes.backbone import PHASES, ShapesBackbone, read_state
+    from pipeline.shapes.backbone import PHASES, ShapesBackbone, read_phase_state
 
     backbone = ShapesBackbone(out.folder, cfg.seed)
     steps = {"read": cfg.reading_steps, "see": cfg.seeing_steps, "tell": cfg.telling_steps}
-    kept = out.snapshots.newest(lambda path: (int(path.stem), read_state(path)))
+    kept = out.snapshots.newest(lambda path: (int(path.stem), read_phase_state(path)))
     n_done = 0
     if kept is not None:
         n_done = kept[0]

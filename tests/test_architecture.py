@@ -296,6 +296,16 @@ def test_a_word_has_one_meaning_as_a_class_has_one_name() -> None:
     assert {name for name, where in places.items() if len(where) > 1} == ON_TENSORS
 
 
+def test_a_function_that_others_may_call_has_a_name_of_its_own() -> None:
+    """But for commands (`cli/`) and the Python API, named by what users type, and for what each data set's module answers."""
+    places: dict[str, list[str]] = {}
+    for path in sources("cache", "pipeline", "stages", "reports", "workers"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    assert {name for name, where in places.items() if len(where) > 1} == {"files", "group", "read"}
+
+
 def test_names_say_what_a_thing_is() -> None:
     for path in sources():
         for node in nodes(path, ast.Name, ast.arg, ast.Attribute, ast.FunctionDef, ast.AsyncFunctionDef, ast.keyword):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.names import NAME
-from pipeline.benchmarks.matrix import available as matrices
+from pipeline.benchmarks.matrix import available_matrices as matrices
 from pipeline.engine.recipe import available as recipes
 from stages.all import STAGES
 

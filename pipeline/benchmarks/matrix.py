@@ -39,7 +39,7 @@ class Matrix(BaseModel):
     recipes: dict[str, dict[str, tuple[str, ...]]] = Field(min_length=1)
 
 
-def available() -> dict[str, Path]:
+def available_matrices() -> dict[str, Path]:
     """Return the matrices that come with the package, by name."""
     return toml_files(MATRICES)
 
@@ -50,7 +50,7 @@ def load_matrix(name: str) -> Matrix:
     Raises:
         RecipeError: names the file, the key at fault, and the nearest valid one.
     """
-    path, content = read_named("matrix", name, available())
+    path, content = read_named("matrix", name, available_matrices())
     if not re.fullmatch(r"[\w-]+", path.stem):
         raise RecipeError(f"{path}: its name names a folder: wanted letters, digits, - and _")
     if "name" in content:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.options import of_letter, options_of
-from pipeline.datasets.parquet_file import read_table
+from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect_split
 from pipeline.datasets.text_file import read_json_object
@@ -46,8 +46,10 @@ def read(path: Path, split: str) -> Annotations:
 def _rows(file: Path) -> Rows:
     """The rows of either layout, the options as the list that the Parquet has."""
     if file.suffix.lower() == ".parquet":
-        return read_table(file, ("video_idx", "question", "option"), ("video_idx", "question", "option", "answer"))
-    table = read_table(file, ("q_uid", "question", *OPTIONS), ("q_uid", "question", "answer", *OPTIONS))
+        return read_annotation_table(
+            file, ("video_idx", "question", "option"), ("video_idx", "question", "option", "answer")
+        )
+    table = read_annotation_table(file, ("q_uid", "question", *OPTIONS), ("q_uid", "question", "answer", *OPTIONS))
     rows = []
     for row in table.rows:
         options = {"option": [row.cells.get(key) for key in OPTIONS]}

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.options import options_of
-from pipeline.datasets.parquet_file import read_table
+from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split
 from pipeline.datasets.values import option_index, text, video_name
@@ -57,7 +57,9 @@ def read(path: Path, split: str) -> Annotations:
     (file,) = find_files(about, path, split)
     options = "option0" if file.suffix.lower() == ".parquet" else "candidates"
     withheld = file.name in {each.name for each in about.splits["test"]}
-    return collect_split(about, read_table(file, (*REQUIRED, options), KEYS), lambda row: _parse(row, withheld))
+    return collect_split(
+        about, read_annotation_table(file, (*REQUIRED, options), KEYS), lambda row: _parse(row, withheld)
+    )
 
 
 def group(question_type: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, Headline, SplitFile, find_files
 from pipeline.datasets.options import of_letter, of_text, options_of, without_options
-from pipeline.datasets.parquet_file import read_table
+from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, Rows, collect_split
 from pipeline.datasets.values import text, video_name
@@ -71,8 +71,8 @@ def _rows(file: Path) -> Rows:
     """The rows of either layout, with the ids and the task that the Parquet has."""
     if file.suffix.lower() == ".parquet":
         required = ("question_id", "video_name", *REQUIRED)
-        return read_table(file, required, (*required, "answer", "task_type"))
-    table = read_table(file, ("video", *REQUIRED), ("video", *REQUIRED, "answer", "question_type"))
+        return read_annotation_table(file, required, (*required, "answer", "task_type"))
+    table = read_annotation_table(file, ("video", *REQUIRED), ("video", *REQUIRED, "answer", "question_type"))
     task_of_file = next((task for task, folder in FOLDERS.items() if folder == file.stem), file.stem)
     rows = []
     for number, row in enumerate(table.rows):

@@ -16,7 +16,7 @@ from pipeline.downloads import HEAD_BYTES, no_text
 MAGIC = b"PAR1"
 
 
-def read_table(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
+def read_annotation_table(path: Path, required: Sequence[str], keep: Collection[str]) -> Rows:
     """The rows of a Parquet file or of a JSON list, by the file's suffix; of their columns those in `keep`.
 
     The line of a row of Parquet is its number from 1. Raises MissingSourceError for a file that cannot be read, SchemaError for

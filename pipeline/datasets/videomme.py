@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.datasets.adapter import About, SplitFile, find_files
 from pipeline.datasets.options import of_letter, options_of
-from pipeline.datasets.parquet_file import read_table
+from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split
 from pipeline.datasets.values import text, video_name
@@ -38,7 +38,9 @@ REQUIRED = ("videoID", "question_id", "question", "options")
 def read(path: Path, split: str) -> Annotations:
     """The questions of one split. Raises MissingSourceError or SchemaError."""
     (file,) = find_files(about, path, split)
-    return collect_split(about, read_table(file, REQUIRED, (*REQUIRED, "answer", "duration", "domain")), _parse)
+    return collect_split(
+        about, read_annotation_table(file, REQUIRED, (*REQUIRED, "answer", "duration", "domain")), _parse
+    )
 
 
 def group(question_type: str) -> str:

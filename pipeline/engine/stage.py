@@ -22,7 +22,7 @@ from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import Schema, read_columns, read_lists, read_rows
-from cache.untrusted import inside
+from cache.untrusted import path_inside
 from pipeline.engine.sources import Sources
 from pipeline.reasons import Reason
 
@@ -157,7 +157,7 @@ class Artifact:
 
     def files(self, name: str, suffix: str) -> list[Path]:
         """Return the files of a table (`.parquet`) or of a series of shards (`.h5`): `name.suffix`, or `name/NNNNN.suffix`."""
-        return [inside(self.path, file) for file in self._names(name, suffix)]
+        return [path_inside(self.path, file) for file in self._names(name, suffix)]
 
     def checked_file(self, name: str) -> Path:
         """Return the path of one of the artifact's files after comparing it, once, with its SHA-256.

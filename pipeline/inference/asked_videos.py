@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cache.errors import ReadingError
 from pipeline.datasets.question import Question
 from pipeline.engine.sources import VideoFile
-from pipeline.inference.written_answers import UNREADABLE, PictureReader, WrittenAnswer, refusal
+from pipeline.inference.written_answers import UNREADABLE, PictureReader, WrittenAnswer, why_not_asked
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.frames import SampledVideo
@@ -31,7 +31,7 @@ class AskedVideo(NamedTuple):
     @property
     def askable(self) -> list[tuple[Question, ChosenFrames]]:
         """Those that can be asked if the video can be read."""
-        return [each for each in self.questions if not each[1].reason and not refusal(each[0])]
+        return [each for each in self.questions if not each[1].reason and not why_not_asked(each[0])]
 
     @property
     def frame_indices(self) -> list[int]:
@@ -105,7 +105,7 @@ def _decoding_problem(video_id: str, written: Iterator[str]) -> Reason:
 def _ask(
     question: Question, chosen: ChosenFrames, problem: Reason, place: Path, reader: PictureReader
 ) -> Callable[[], WrittenAnswer]:
-    reason = chosen.reason or refusal(question) or problem
+    reason = chosen.reason or why_not_asked(question) or problem
     if reason:
         return lambda: WrittenAnswer(reason)
     return reader.ask(question, [_picture(place, index, reader.suffix) for index in chosen.frame_indices])

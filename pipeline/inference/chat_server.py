@@ -18,7 +18,7 @@ import httpx
 from cache.errors import MachineError, MissingSourceError
 from pipeline.datasets.question import Question
 from pipeline.engine.places import ServerPlace
-from pipeline.inference.written_answers import GARBAGE, REFUSED, WrittenAnswer, answer_of, prompt_of
+from pipeline.inference.written_answers import GARBAGE, REFUSED, WrittenAnswer, named_option, written_prompt
 from pipeline.reasons import Reason
 
 log = logging.getLogger("sevila")
@@ -95,7 +95,7 @@ class ServedVlm:
     def _body(self, question: Question, pictures: Sequence[Path]) -> dict[str, Any]:
         urls = [f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in pictures]
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        content.append({"type": "text", "text": prompt_of(question, self._instruction)})
+        content.append({"type": "text", "text": written_prompt(question, self._instruction)})
         messages = [{"role": "user", "content": content}]
         return {"model": self._model, "messages": messages, "max_tokens": self._max_new_tokens, "temperature": 0}
 
@@ -104,7 +104,7 @@ class ServedVlm:
         if response.status_code in OF_THE_QUESTION:
             return WrittenAnswer(Reason(f"{REFUSED}: {response.status_code}: {_shown(response)}"))
         reply = _reply(response)
-        return reply if reply.reason else answer_of(question, reply)
+        return reply if reply.reason else named_option(question, reply)
 
     def _response(self, body: dict[str, Any]) -> httpx.Response:
         """Return what the server says of a request in the end; raises `MachineError` where that is nothing to go on with."""

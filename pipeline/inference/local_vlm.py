@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.datasets.question import Question
 from pipeline.inference.not_finite import ANSWERS
-from pipeline.inference.written_answers import REFUSED_PROMPT, TOO_LONG, WrittenAnswer, answer_of, prompt_of
+from pipeline.inference.written_answers import REFUSED_PROMPT, TOO_LONG, WrittenAnswer, named_option, written_prompt
 from pipeline.option_letters import OPTION_LETTERS
 from pipeline.reasons import Reason
 
@@ -46,7 +46,7 @@ class LocalVlm:
 
     def _answer(self, question: Question, pictures: Sequence[Path]) -> WrittenAnswer:
         try:
-            inputs = self._model.inputs(prompt_of(question, self._instruction), pictures)
+            inputs = self._model.inputs(written_prompt(question, self._instruction), pictures)
         except ValueError as error:  # a question that holds the model's own word for a picture, say
             return WrittenAnswer(Reason(f"{REFUSED_PROMPT}: the model's processor says: {str(error).splitlines()[0]}"))
         n_tokens = int(inputs["input_ids"].shape[1])
@@ -67,4 +67,4 @@ class LocalVlm:
     def _by_reply(self, question: Question, inputs: dict[str, Any], asked: WrittenAnswer) -> WrittenAnswer:
         text, n_tokens = self._model.write(inputs, self._max_new_tokens)
         finish = "length" if n_tokens == self._max_new_tokens else "stop"
-        return answer_of(question, asked._replace(text=text, finish=finish, reply_tokens=n_tokens))
+        return named_option(question, asked._replace(text=text, finish=finish, reply_tokens=n_tokens))

@@ -44,17 +44,17 @@ class PictureReader(Protocol):
         """Ask no more: what is not answered yet is given up."""
 
 
-def prompt_of(question: Question, instruction: str) -> str:
+def written_prompt(question: Question, instruction: str) -> str:
     """Return what is asked after the pictures."""
     return "\n".join(filter(None, [question.question, option_lines(question.options), instruction]))
 
 
-def refusal(question: Question) -> Reason:
+def why_not_asked(question: Question) -> Reason:
     """Return why a question cannot be asked; empty if it can."""
     return Reason() if question.options else NO_OPTIONS
 
 
-def answer_of(question: Question, reply: WrittenAnswer) -> WrittenAnswer:
+def named_option(question: Question, reply: WrittenAnswer) -> WrittenAnswer:
     """Return a reply with the option that it names; one that names none, or several, has a reason: nothing is guessed."""
     if not reply.text.strip():
         return reply._replace(reason=Reason(f"{EMPTY}: the model wrote nothing"))

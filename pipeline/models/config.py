@@ -17,7 +17,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig, PretrainedConfig
 
 from cache.errors import CheckpointError
 from cache.printable import shortened
-from pipeline.checkpoint_files import read_json
+from pipeline.checkpoint_files import read_model_json
 
 log = logging.getLogger("sevila")
 
@@ -203,7 +203,7 @@ def read_blip2_config(folder: Path) -> ModelConfig:
             f"{what}; wanted the directory of a BLIP-2 Flan-T5 as Hugging Face lays it out, for example a "
             "download of Salesforce/blip2-flan-t5-xl"
         )
-    raw = read_json(path)
+    raw = read_model_json(path)
     parts: dict[str, Any] = {name: raw.get(name) or {} for name in ("vision_config", "qformer_config", "text_config")}
     wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
     if wrong:

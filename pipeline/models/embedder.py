@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate, normalize
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from cache.errors import CheckpointError
-from pipeline.checkpoint_files import read_json
+from pipeline.checkpoint_files import read_model_json
 from pipeline.models.checkpoint import fill, tensor_sources
 from pipeline.models.config import (
     ATTENTION,
@@ -162,7 +162,7 @@ def load_embedder(folder: Path, dtype: torch.dtype, device: str) -> Embedder:
 def _empty(folder: Path) -> CLIPModel | SiglipModel:
     """Return the model without memory."""
     path = folder / "config.json"
-    raw = read_json(path) if path.exists() else {}
+    raw = read_model_json(path) if path.exists() else {}
     if raw.get("model_type") not in CLASSES:
         raise CheckpointError(
             f"{path}: model_type is {raw.get('model_type')!r}; a CLIP or SigLIP as Hugging Face lays it out was wanted, for "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cache.errors import CheckpointError
 from cache.files import published, write_atomically
-from pipeline.checkpoint_files import read_json
+from pipeline.checkpoint_files import read_model_json
 from pipeline.models import keys
 from pipeline.models.checkpoint import OFFICIAL_PROMPTS
 from pipeline.models.tensors import TensorReaders, open_checkpoint
@@ -80,7 +80,7 @@ def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None
     for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    config: dict[str, Any] = read_json(source / "config.json")
+    config: dict[str, Any] = read_model_json(source / "config.json")
     config["text_config"] = {**config.get("text_config", {}), **TEXT_CONFIG}
     write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
 

@@ -17,7 +17,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfi
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from cache.errors import CheckpointError
-from pipeline.checkpoint_files import read_json
+from pipeline.checkpoint_files import read_model_json
 from pipeline.models.checkpoint import fill, tensor_sources, vision_fingerprint
 from pipeline.models.config import ConfigPart, ModelConfig, QFormerSizes, VisionSizes, built, in_words
 from pipeline.models.keys import KeyTable
@@ -112,7 +112,7 @@ class Matcher:
 def read_matcher_config(folder: Path) -> ModelConfig:
     """Return the sizes of the BLIP-2 for matching in `folder`, whose language model is none; raises `CheckpointError`."""
     path = folder / "config.json"
-    raw = read_json(path) if path.exists() else {}
+    raw = read_model_json(path) if path.exists() else {}
     qformer = raw.get("qformer_config")
     if not isinstance(qformer, dict) or qformer.get("use_qformer_text_input") is not True:
         raise CheckpointError(

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from cache.errors import CheckpointError
-from pipeline.checkpoint_files import read_json
+from pipeline.checkpoint_files import read_model_json
 
 MOST_STEPS = 8  # of each kind; Flan-T5's files have two or three
 MOST_TOKENIZER_BYTES = 64 << 20  # SigLIP 2's has half of it
@@ -30,7 +30,7 @@ def read_tokenizer_of_other_model(path: Path) -> Tokenizer:
         raise CheckpointError(
             f"{path}: not found; the fast tokenizer of the weights was wanted, which saves it as such"
         )
-    content = read_json(path, MOST_TOKENIZER_BYTES)
+    content = read_model_json(path, MOST_TOKENIZER_BYTES)
     for step in _steps(content.get("normalizer"), "normalizers"):
         if isinstance(step, dict) and len(str(step.get("content", ""))) > MOST_REPLACED:
             raise CheckpointError(

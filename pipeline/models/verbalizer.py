@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from cache.errors import CheckpointError
-from pipeline.checkpoint_files import read_json
+from pipeline.checkpoint_files import read_model_json
 from pipeline.models.prompts import LOCALIZE_TARGETS, SINGLE_FRAME_PREFIX, answer_target
 from pipeline.models.tokenizer_file import tokenizer_problem
 
@@ -145,7 +145,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
             f"{path}: not found; a fast tokenizer file is needed (spiece.model alone is tokenised differently): "
             "copy tokenizer.json of the Flan-T5 the weights were made from, for example google/flan-t5-xl"
         )
-    content = read_json(path)
+    content = read_model_json(path)
     problem = tokenizer_problem(content)
     if problem:
         raise CheckpointError(f"{path}: {problem}; use the tokenizer.json of a Flan-T5 as downloaded")

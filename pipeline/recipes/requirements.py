@@ -88,7 +88,7 @@ def evaluates_settings(recipe: Recipe) -> bool:
     return recipe.chain.kind == "full" and not asks_for_moments(recipe)
 
 
-def backbone_stage(recipe: Recipe) -> str:
+def backbone_stage_name(recipe: Recipe) -> str:
     """Return the name of the stage that makes the recipe's backbone, if there is one."""
     name = recipe.chain.backbone
     return {"imported": "import_backbone", "trained": "train_backbone"}.get(name, name)
@@ -96,7 +96,7 @@ def backbone_stage(recipe: Recipe) -> str:
 
 def backbone_weights(recipe: Recipe) -> set[str]:
     """Return the name of the weights that the backbone is made from; none where it is made from none."""
-    return {getattr(recipe.config_of(backbone_stage(recipe)), "weights", "")} - {""}
+    return {getattr(recipe.config_of(backbone_stage_name(recipe)), "weights", "")} - {""}
 
 
 def uses_localizer(recipe: Recipe) -> bool:

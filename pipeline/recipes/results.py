@@ -195,7 +195,7 @@ class Results:
         for setting in self.settings:
             cells[setting.row, setting.column] = setting.metrics.headline().accuracy_percent
             if setting.localization is not None:
-                keyframes = keyframe_quality(setting.localization)
+                keyframes = keyframe_row(setting.localization)
                 cells[setting.row, "moment recall"] = keyframes.moment_recall_percent
                 cells[setting.row, "hit"] = keyframes.hit_percent
         return {cell: value for cell, value in cells.items() if value is not None}
@@ -228,6 +228,6 @@ def _place(choice: Choice) -> tuple[int, int]:
     return (1 + len(LOCALIZERS) if "moments" in selector_named(choice.selector).needs else 0), 0
 
 
-def keyframe_quality(localization: Artifact) -> LocalizationRow:
+def keyframe_row(localization: Artifact) -> LocalizationRow:
     """Return how well the keyframes hit the true moments."""
     return next(row for row in localization.typed_rows("localization", LocalizationRow) if row.source == "keyframes")

@@ -81,6 +81,6 @@ class ShapesBackbone:
             logging.enable_progress_bar()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_phase_state(path: Path) -> dict[str, Tensor]:
     """Return what `save_state` wrote."""
     return load_file(path)

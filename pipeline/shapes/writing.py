@@ -49,7 +49,7 @@ class _WrittenEvent:
         return f"{self.colour} {self.shape}"
 
 
-def written(colour: str, shape: str, x: float, y: float) -> Written:
+def described(colour: str, shape: str, x: float, y: float) -> Written:
     """Return a frame in words; positions are fractions of the frame's side."""
     return f"a {colour} {shape}", colour, shape, PLACES[place(x, y)]
 
@@ -210,7 +210,7 @@ class Writer:
         dx, dy = MOTIONS[event.motion]
         along = SETS_OFF + (REACH - SETS_OFF) * (phase - TURN) / (1 - TURN) if phase >= TURN else 0.0
         colour = event.colour if phase >= TURN else UNTOLD
-        return written(colour, event.shape, event.start[0] + dx * along, event.start[1] + dy * along)
+        return described(colour, event.shape, event.start[0] + dx * along, event.start[1] + dy * along)
 
     def _ids(self, segment: str) -> list[int]:
         if segment not in self._known:

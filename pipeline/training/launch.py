@@ -32,7 +32,7 @@ DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to th
 ERRORS = {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}
 
 
-def launch(n_processes: int, work: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> list[Any]:
+def start_processes(n_processes: int, work: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> list[Any]:
     """Call `work(*arguments)` in `n_processes` new processes whose environment gives torch and Accelerate their ranks.
 
     Returns:

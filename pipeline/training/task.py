@@ -157,10 +157,10 @@ def train(job: TrainingJob) -> Trained:
     n_processes = processes(job.run)
     clear_settings()  # Accelerate asks the environment for more than it is given, even for what it is given
     if n_processes > 1:
-        from pipeline.training.launch import launch
+        from pipeline.training.launch import start_processes
 
         log.info("%s: %d processes", job.name, n_processes)
-        hardware = launch(n_processes, train_in_process, (job,), job.name)
+        hardware = start_processes(n_processes, train_in_process, (job,), job.name)
     else:
         hardware = [train_in_process(job)]
     state = job.snapshots.newest(read_state)

@@ -18,7 +18,7 @@ from pipeline.metrics.calibration import option_probabilities
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.selection.moments import Query, RankedMoment
-from reports.page.runs import EvaluatedSetting, stored
+from reports.page.runs import EvaluatedSetting, stored_as
 from stages.answer_questions import Answers
 from stages.label_frames import PseudoLabels
 from stages.list_questions import Questions
@@ -64,7 +64,7 @@ def contents_of(
                 contents[row.question_id] |= {"k": row.positions} | ({"r": row.reason} if row.reason else {})
                 rows.append((row.video_id, row.rows))
     if setting.answers is not None:
-        answers = stored(store, setting.answers, Answers)
+        answers = stored_as(store, setting.answers, Answers)
         alone = _frame_answers(answers)
         for answer in answers.typed_rows("answers", _ReadAnswer):
             if answer.question_id in contents:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.metrics.calibration import CalibrationBin, calibration_bins, option_probabilities
 from reports.page.numbers import RunNumbers
-from reports.page.runs import EvaluatedSetting, ReportedRun, stored
+from reports.page.runs import EvaluatedSetting, ReportedRun, stored_as
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -24,7 +24,7 @@ def calibration_of(numbers: RunNumbers, setting: EvaluatedSetting) -> list[Calib
     right = {question.question_id: question.answer_index for question in numbers.asked}
     chances, is_right = [], []
     assert setting.answers is not None
-    for row in stored(numbers.run.store, setting.answers, Answers).rows("answers"):
+    for row in stored_as(numbers.run.store, setting.answers, Answers).rows("answers"):
         known = right.get(row["question_id"])
         if (
             row["prediction"] is not None and known is not None and len(row["option_logits"])
@@ -39,7 +39,7 @@ def scores_over_clips(run: ReportedRun) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     for setting in run.settings:
         if setting.scores is not None and setting.row not in curves and run.store.exists(setting.scores):
-            by_question = stored(run.store, setting.scores, FrameScores).by_question()
+            by_question = stored_as(run.store, setting.scores, FrameScores).by_question()
             totals, counts = np.zeros(PARTS_OF_A_CLIP), np.zeros(PARTS_OF_A_CLIP)
             for where in by_question.where.values():
                 values = by_question.probability_yes[where]

@@ -25,7 +25,7 @@ from pipeline.datasets.question import Question
 from pipeline.selection.keyframes import RankBy
 from pipeline.selection.uniform import uniform_positions
 from reports.page.answered import contents_of, same_questions, single_frame_answers
-from reports.page.runs import EvaluatedSetting, ReportedRun, stored
+from reports.page.runs import EvaluatedSetting, ReportedRun, stored_as
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
@@ -164,7 +164,7 @@ class Examples:
         return sorted({*uniform_positions(n_frames, EVEN_CELLS).tolist(), *marked.tolist()})
 
     def _scores(self, id: str) -> Fragments:
-        scores = stored(self.store, id, FrameScores).by_question()
+        scores = stored_as(self.store, id, FrameScores).by_question()
         asked = self._asked(next(each.setting for each in self.shown if each.setting.scores == id))
         rank_by: RankBy = next(
             (

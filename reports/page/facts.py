@@ -12,7 +12,7 @@ from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFig
 from pipeline.metrics.accuracy import Answered
 from pipeline.text_table import human_size
 from reports.artifacts import unusual
-from reports.page.runs import ReportedRun, stored
+from reports.page.runs import ReportedRun, stored_as
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -125,7 +125,7 @@ def failures_of(run: ReportedRun) -> list[FailureGroup]:
     }
     groups = [*_groups("annotation rows", rejected), *_groups("videos", list(videos.values()))]
     if run.headline.answers is not None:
-        rows = stored(run.store, run.headline.answers, Answers).typed_rows("answers", Answered)
+        rows = stored_as(run.store, run.headline.answers, Answers).typed_rows("answers", Answered)
         reasons = [(row.reason.code, f"{row.question_id}: {row.reason}") for row in rows if row.reason]
         groups += _groups("questions without an answer", reasons)
     return groups
@@ -157,7 +157,7 @@ def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
         n_before = sum(record.finished < run.started for record in run.records())
         sentences.append(
             f"{n_before} of {len(run.records())} artifacts were there before this run and were reused: "
-            f"{duration(reused)} of work."
+            f"{measured_duration(reused)} of work."
         )
     uses = Counter(id for record in run.records() for id in set(record.inputs.values()) if id)
     shared = [record for record in run.records() if record.stage in SHARED and uses[record.id] > 1]
@@ -165,8 +165,9 @@ def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
         saved = sum((uses[record.id] - 1) * record.seconds for record in shared)
         once = sum(record.seconds for record in shared)
         sentences.append(
-            f"Frames and features were made once, in {duration(once)}, and read by "
-            f"{sum(uses[record.id] for record in shared)} steps: making them for each would have taken {duration(saved)} more."
+            f"Frames and features were made once, in {measured_duration(once)}, and read by "
+            f"{sum(uses[record.id] for record in shared)} steps: "
+            f"making them for each would have taken {measured_duration(saved)} more."
         )
     return sentences
 
@@ -191,7 +192,7 @@ def trainings_of(run: ReportedRun) -> list[TrainingCourse]:
     return courses
 
 
-def duration(seconds: float) -> str:
+def measured_duration(seconds: float) -> str:
     """Return `3.2 s`, `5 min`, `2 h 05 min` and the like."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"

@@ -13,8 +13,8 @@ from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome
 from pipeline.metrics.comparison import PairedRow, comparison_table
 from pipeline.metrics.coverage import CoverageRow
 from pipeline.reasons import Reason
-from pipeline.recipes.results import Choice, keyframe_quality
-from reports.page.runs import ANSWERED_COLUMNS, OTHER_SCORES, EvaluatedSetting, ReportedRun, stored
+from pipeline.recipes.results import Choice, keyframe_row
+from reports.page.runs import ANSWERED_COLUMNS, OTHER_SCORES, EvaluatedSetting, ReportedRun, stored_as
 from reports.paper import read_paper
 from reports.results import headline_interval
 from stages.all import STAGES
@@ -83,7 +83,7 @@ class RunNumbers:
         """Return what became of each question, in the order of the questions."""
         assert setting.answers is not None
         if setting.answers not in self._outcomes:
-            rows = stored(self.run.store, setting.answers, Answers).typed_rows("answers", Answered)
+            rows = stored_as(self.run.store, setting.answers, Answers).typed_rows("answers", Answered)
             by_id = {row.question_id: row for row in rows}
             known = {question.question_id: question for question in self.asked}
             in_order = [by_id.get(id) or Answered(id, known[id].video_id, _NOT_ASKED, None) for id in known]
@@ -108,7 +108,7 @@ class RunNumbers:
             interval = headline_interval(headline)
             row[setting.column] = MeasuredCell(headline.accuracy_percent, interval, paper, is_headline)
             if setting.localization is not None:
-                quality = keyframe_quality(LocalizationMetrics(self.run.store, setting.localization))
+                quality = keyframe_row(LocalizationMetrics(self.run.store, setting.localization))
                 row["moment recall"] = MeasuredCell(quality.moment_recall_percent)
                 row["hit"] = MeasuredCell(quality.hit_percent)
         order = dict.fromkeys((*ANSWERED_COLUMNS, *(each.column for each in self.settings), "moment recall", "hit"))
@@ -143,10 +143,10 @@ class RunNumbers:
             return {}
         known, dataset = available(), config["dataset"]
         is_split = dataset in known and load(dataset, STAGES).config_of("list_questions").split == config["split"]
-        return published(dataset) if is_split else {}
+        return published_accuracies(dataset) if is_split else {}
 
 
-def published(dataset: str) -> dict[str, dict[str, float]]:
+def published_accuracies(dataset: str) -> dict[str, dict[str, float]]:
     """Return the paper's accuracies on a data set, by row and column of the table of results."""
     known: dict[str, dict[str, float]] = {}
     for table in read_paper().tables.values():
@@ -171,7 +171,7 @@ def _place(row: str) -> tuple[str, int, str]:
     return seed, 100 if name in LAST else 10 + localizers[0] if localizers else 5, name
 
 
-def sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
+def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     """Return the result in one sentence, as parts of it that are (text, whether it is the result itself)."""
     run, config = numbers.run, numbers.questions.record.config
     headline = numbers.headline(run.headline)

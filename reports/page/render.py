@@ -16,8 +16,8 @@ from pipeline.metrics.calibration import expected_calibration_error
 from reports.page import figures
 from reports.page.compared import compared
 from reports.page.curves import calibration_of, keyframes_over_clips, scores_over_clips
-from reports.page.facts import cache_savings, costs_of, duration, failures_of, steps_of, trainings_of, what_ran
-from reports.page.numbers import RunNumbers, sentence
+from reports.page.facts import cache_savings, costs_of, failures_of, measured_duration, steps_of, trainings_of, what_ran
+from reports.page.numbers import RunNumbers, result_sentence
 from reports.page.runs import EvaluatedSetting, ReportedRun
 from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
@@ -34,7 +34,7 @@ def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) ->
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": duration, "enumerate": enumerate}
+    environment.filters |= {"duration": measured_duration, "enumerate": enumerate}
     css, theme_js, browser_js = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ASSETS[1:])
     shapes = "that players show" + (f", of {shape_notes:,} videos as they are coded" if shape_notes else "")
     now = datetime.now(UTC)
@@ -92,7 +92,7 @@ def _of_answers(run: ReportedRun) -> dict[str, Any]:
     gains = numbers.gains()
     is_known = numbers.headline(run.headline).accuracy_percent is not None
     return {
-        "sentence": sentence(numbers),
+        "sentence": result_sentence(numbers),
         "columns": columns if is_known else [],
         "rows": rows,
         "notes": _notes(numbers, rows) if is_known else [],

@@ -246,7 +246,7 @@ def _answered(answers: Record) -> str:
     return "zero-shot, voting" if answers.config.get("method") == "vote" else "zero-shot"
 
 
-def stored(store: Store, id: str, kind: type[Kind]) -> Kind:
+def stored_as(store: Store, id: str, kind: type[Kind]) -> Kind:
     """Return an artifact by its id, as its own stage reads it: several stages make scores, or answers."""
     artifact = STAGES[store.record(id).stage].output(store, id)
     assert isinstance(artifact, kind)

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import CorruptArtifactError
 from cache.hdf5 import array, open_arrays
-from cache.untrusted import inside
+from cache.untrusted import path_inside
 
 
 def virtual(file: h5py.File) -> None:
@@ -55,4 +55,4 @@ def test_name_or_link_that_leads_out_of_a_folder_is_refused(name: str, tmp_path:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "artifact" / "out").symlink_to(tmp_path)
     with pytest.raises(CorruptArtifactError, match="leads out"):
-        inside(tmp_path / "artifact", name)
+        path_inside(tmp_path / "artifact", name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import SevilaError
-from pipeline.training.launch import launch, run_in_subprocess
+from pipeline.training.launch import run_in_subprocess, start_processes
 
 
 def on_a_full_disk() -> None:
@@ -21,7 +21,7 @@ def on_a_full_disk() -> None:
 
 def test_full_disk_in_a_process_of_a_training_is_one_sentence_not_a_traceback() -> None:
     with pytest.raises(SevilaError, match=r"^/store/partial/x: No space left on device; when the cause is gone"):
-        launch(1, on_a_full_disk, (), "train")
+        start_processes(1, on_a_full_disk, (), "train")
 
 
 def refuse() -> None:
@@ -29,7 +29,7 @@ def refuse() -> None:
 
 
 def test_what_a_user_is_to_read_arrives_as_the_same_error_from_one_process_and_from_several() -> None:
-    for call in (lambda: run_in_subprocess(refuse), lambda: launch(2, refuse, (), "train")):
+    for call in (lambda: run_in_subprocess(refuse), lambda: start_processes(2, refuse, (), "train")):
         with pytest.raises(SevilaError, match=r"^give other weights$"):
             call()
 
@@ -53,7 +53,7 @@ def test_a_process_killed_before_it_has_read_its_arguments_ends_the_training() -
     killer.start()
     wanted = r"process \d of 2 was ended by SIGKILL \(out of memory\?\), so the others were ended too"
     with pytest.raises(SevilaError, match=wanted):
-        launch(2, nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
+        start_processes(2, nothing, (bytes(1 << 20),), "train")  # more than a pipe holds
     killer.join()
 
 
@@ -75,7 +75,7 @@ def say_something() -> str:
 def test_what_another_process_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sevila"):
         assert run_in_subprocess(say_something) == "said"
-        launch(2, say_something, (), "train")
+        start_processes(2, say_something, (), "train")
     steps = [message for message in caplog.messages if message == "step 1"]
     assert len(steps) == 2  # of the one process, and of the first of two
     for told, n_told in (("UserWarning: deprecated", 3), ("a line of another process cannot be shown", 3)):

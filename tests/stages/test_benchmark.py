@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cache.errors import MachineError, SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.benchmarks.matrix import available, load_matrix
+from pipeline.benchmarks.matrix import available_matrices, load_matrix
 from pipeline.engine.recipe import load
 from pipeline.metrics.comparison import PairedRow
 from pipeline.training.launch import run_in_subprocess
@@ -167,7 +167,7 @@ def test_a_damaged_history_is_told_and_set_aside(
     assert aside.read_bytes() == damaged and len(history(nights)) == 1
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", available_matrices())
 def test_the_settings_of_a_packaged_matrix_fit_their_recipes(name: str) -> None:
     for recipe, settings in load_matrix(name).recipes.items():
         for changes in settings.values():

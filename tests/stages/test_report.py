@@ -20,7 +20,7 @@ from pipeline.metrics.calibration import calibration_bins, expected_calibration_
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.thumbnails import shape_or_coded, shown_shape, thumbnail_size
 from reports.page import examples
-from reports.page.numbers import published
+from reports.page.numbers import published_accuracies
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.make_thumbnails import Thumbnails
@@ -407,8 +407,8 @@ def test_keyframes_by_scores_from_elsewhere_are_called_so(store: Path, demo: Pat
 
 
 def test_the_papers_numbers_stand_beside_those_of_its_data_sets() -> None:
-    assert published("nextqa")["refined Localizer"] == {"zero-shot": 64.6, "fine-tuned": 73.8}
-    assert published("plain") == {}
+    assert published_accuracies("nextqa")["refined Localizer"] == {"zero-shot": 64.6, "fine-tuned": 73.8}
+    assert published_accuracies("plain") == {}
 
 
 def test_a_name_goes_on_though_a_later_version_has_a_stage_more(tmp_path: Path) -> None:
