@@ -123,14 +123,17 @@ def stages(*, as_json: AsJson = False) -> None:
 
 
 def datasets(
-    *names: Annotated[Text, Parameter(metavar="NAME")], places: DataPlaces = DataPlaces(), where: Where
+    *names: Annotated[Text, Parameter(metavar="NAME")],
+    places: DataPlaces = DataPlaces(),
+    as_json: AsJson = False,
+    where: Where,
 ) -> None:
     """List the data sets: what is expected where, and what is here.
 
     Args:
         names: data sets to look into: read files, look for videos
     """
-    from pipeline.datasets.listing import details, overview
+    from pipeline.datasets.listing import details, listing_content, overview
     from pipeline.datasets.registry import adapter_names
     from pipeline.engine.places import refuse_unused
     from pipeline.engine.sources import Sources
@@ -139,4 +142,7 @@ def datasets(
     refuse_unused(given, dict.fromkeys(given, adapter_names()))
     sources = Sources(where.open().digests, given, download=False)
     place = sources.places.configured
+    if as_json:
+        print_json(listing_content(names, place, sources.missing_videos))
+        return
     print_text(details(names, place, sources.missing_videos) if names else overview(place))

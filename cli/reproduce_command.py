@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cache.errors import RecipeError
-from cli.options import ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where
+from cli.options import AsJson, ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where
 from cli.terminal import write_output
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def reproduce(
     plan: bool = False,
     chain: ChainOptions = ChainOptions(),
     output: OutputFile = None,
+    as_json: AsJson = False,
     where: Where,
     command_line: CommandLine,
 ) -> None:
@@ -38,14 +39,14 @@ def reproduce(
         dataset: only on these: a data set of the paper, shapes (the demo's world), or a recipe of yours (repeatable)
         seeds: seeds of all that is random; of shapes 3 4 5, for the ranking 11 to 20, else none
         plan: run nothing: say what is missing here
-        output: the report, in Markdown; else standard output
+        output: the report, in Markdown; else standard output, unless JSON is printed there
     """
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
     from reports.paper import EVERY_TABLE, read_paper, tables_named
-    from reports.ranking import rank_seeds, ranking_text
+    from reports.ranking import rank_seeds, ranking_content, ranking_text
     from reports.reproduce import Reproduction
-    from reports.reproduce_text import reproduction_text
+    from reports.reproduce_text import reproduction_content, reproduction_text
 
     ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
     tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
@@ -55,14 +56,17 @@ def reproduce(
     store = where.open()
     run = RunContext.of(store, chain.execution.as_options())
     rows = Reproduction(Request("", chain.all_settings(), None, chain.places.by_kind()), run, plan)
-    pages = []
+    pages, numbers = [], {}
     with store.in_use():
         if tables:
             runs = {name: rows.row_runs(table, subjects[name]) for name, table in tables.items()}
             pages.append(reproduction_text(read_paper(), tables, runs, command_line))
+            numbers["tables"] = reproduction_content(tables, runs)
         if ranks:
-            pages.append(ranking_text(list(rank_seeds(rows, ranked)), command_line))
-    write_output("\n".join(pages), output)
+            seed_rankings = list(rank_seeds(rows, ranked))
+            pages.append(ranking_text(seed_rankings, command_line))
+            numbers["ranking"] = ranking_content(seed_rankings)
+    write_output("\n".join(pages), output, numbers if as_json else None)
 
 
 def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:

@@ -183,6 +183,7 @@ def results(
     naming: Naming = Naming(),
     seeds: Seeds = (0, 1, 2),
     output: OutputFile = None,
+    as_json: AsJson = False,
     where: Where,
     command_line: CommandLine,
 ) -> None:
@@ -191,18 +192,19 @@ def results(
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
         seeds: seeds of all that is random
-        output: the report, in Markdown; else standard output
+        output: the report, in Markdown; else standard output, unless JSON is printed there
     """
     from pipeline.engine.recipe import load
     from pipeline.engine.steps import Run
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, seed_report
+    from reports.summary_json import summary_content
     from stages.all import STAGES
     from stages.chain import chain_of, full
 
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")
-    loaded, runs = load(recipe, STAGES, chain.all_settings()), []
+    loaded, runs, contents = load(recipe, STAGES, chain.all_settings()), [], []
     if chain_of(loaded) is not full:
         raise RecipeError(
             f"recipe {loaded.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
@@ -213,8 +215,10 @@ def results(
             loaded, context, sources = open_recipe(recipe, chain, seed, store)
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
-            runs.append(SeedRun(seed, full(loaded, steps, sources), steps.artifacts, time.perf_counter() - started))
-    write_output(seed_report(loaded, runs, command_line), output)
+            of_seed = full(loaded, steps, sources)
+            runs.append(SeedRun(seed, of_seed, steps.artifacts, time.perf_counter() - started))
+            contents.append({"seed": seed, **summary_content(steps.artifacts, steps.settings, of_seed)})
+    write_output(seed_report(loaded, runs, command_line), output, contents if as_json else None)
 
 
 def benchmark(

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from cli.options import (
+    AsJson,
     ChainOptions,
     CommandLine,
     Naming,
@@ -53,6 +54,7 @@ def sweep(
     seed: SeedOption = None,
     naming: Naming = Naming(),
     output: OutputFile = None,
+    as_json: AsJson = False,
     where: Where,
     command_line: CommandLine,
 ) -> None:
@@ -72,7 +74,7 @@ def sweep(
     from pipeline.recipes.opening import Request
     from reports.named_runs import pinned
     from reports.sweep import Grid, run_sweep
-    from reports.sweep_text import sweep_report, sweep_text
+    from reports.sweep_text import sweep_content, sweep_report, sweep_text
     from stages.all import STAGES
 
     loaded = load(recipe, STAGES, settings := chain.all_settings())
@@ -83,6 +85,8 @@ def sweep(
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
         runs = list(run_sweep(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
-    print_text(sweep_text(runs, points))
-    if output is not None:
-        write_output(sweep_report(runs, command_line, points), output)
+    content = sweep_content(runs) if as_json else None
+    if content is None:
+        print_text(sweep_text(runs, points))
+    if output is not None or content is not None:
+        write_output(sweep_report(runs, command_line, points), output, content)

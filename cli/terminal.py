@@ -41,11 +41,18 @@ def _indent(line: str) -> str:
     return " " * (len(line) - len(line.lstrip(" ")) + 2)
 
 
-def write_output(text: str, output: Path | None) -> None:
-    """Write a text to a file and print where; or print the text itself where no file is wanted."""
+def write_output(text: str, output: Path | None, content: Any = None) -> None:
+    """Write a text to a file and print where; or print the text itself where no file is wanted.
+
+    Args:
+        content: what is printed as JSON in place of either, unless it is None.
+    """
     if output is not None:
         write_for_user(output, text.encode())
-    print_text(text if output is None else str(output))
+    if content is not None:
+        print_json(content)
+    else:
+        print_text(text if output is None else str(output))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, stdev
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -56,6 +56,16 @@ def rank_seeds(reproduction: Reproduction, subjects: Sequence[Subject]) -> Itera
     for subject in subjects:
         rows = {cell: reproduction.measure(_row(*cell), subject) for cell in _cells()}
         yield SeedRanking(subject.seed, rows)
+
+
+def ranking_content(seeds: Sequence[SeedRanking]) -> list[dict[str, Any]]:
+    """Return every row of every seed as JSON values: the figures in percent with their intervals, or why there are none."""
+    return [
+        {"seed": seed.seed, "keyframes": who, "rank_by": rule, "problem": run.problem}
+        | {name: vars(estimate) if (estimate := figure(name, run)) else None for name in FIGURES}
+        for seed in seeds
+        for (who, rule), run in seed.rows.items()
+    ]
 
 
 def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 from cache.printable import printable
 from pipeline.text_table import escaped, markdown, or_dash
@@ -49,7 +51,7 @@ def table_text(name: str, table: PaperTable, runs: Runs) -> str:
     if not any(runs):
         return ""
     for row, of_row in zip(table.rows, runs, strict=True):
-        lines += [[row.name, *cells] for cells in _lines(table, row, of_row)]
+        lines += [_cells(number) for number in _row_numbers(table, row, of_row)]
     problems = {
         f"{run.subject.name}, {row.name}: {run.problem}"
         for row, of_row in zip(table.rows, runs, strict=True)
@@ -64,37 +66,71 @@ def table_text(name: str, table: PaperTable, runs: Runs) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _lines(table: PaperTable, row: PaperRow, runs: Sequence[RowRun]) -> Iterator[list[str]]:
+@dataclass(frozen=True)
+class PaperNumber:
+    """One number of a table, as published and as measured.
+
+    Attributes:
+        of: the data set and the figure; `of_paper`: the published column, where the number is of another world: a difference
+            would say nothing.
+        state: measured, missing (what is needed is not here), not run, no number, or why the row is not available.
+    """
+
+    row: str
+    of: str
+    of_paper: str
+    published: float | None
+    measured: Estimate | None
+    difference: Estimate | None
+    state: str
+
+
+def reproduction_content(tables: Mapping[str, PaperTable], runs: Mapping[str, Runs]) -> list[dict[str, Any]]:
+    """Return every number of these tables as JSON values, and the problem of each row that has none."""
+    return [
+        {"table": name, **asdict(number), "problems": sorted({run.problem for run in of_row if run.problem})}
+        for name, table in tables.items()
+        for row, of_row in zip(table.rows, runs[name], strict=True)
+        for number in _row_numbers(table, row, of_row)
+    ]
+
+
+def _row_numbers(table: PaperTable, row: PaperRow, runs: Sequence[RowRun]) -> Iterator[PaperNumber]:
     if row.unavailable:
         for place, column in enumerate(table.columns):
-            yield [column.name, _number(row.published_in(place)), f"not available here: {row.unavailable}", "-"]
+            state = f"not available here: {row.unavailable}"
+            yield PaperNumber(row.name, column.name, "", row.published_in(place), None, None, state)
     for place, column in enumerate(table.columns):
         own = [run for run in runs if run.subject.recipe == column.dataset and not run.subject.is_own]
         if own:
-            yield _line(row, place, column, own)
+            yield _number_of(row, place, column, own)
     for subject in dict.fromkeys(run.subject.name for run in runs if run.subject.is_own):
         for name in table.figures:
             place = table.first_column(name)
             column = PaperColumn(name=f"{subject}, {name}", dataset=subject, figure=name)
             of_subject = [run for run in runs if run.subject.name == subject]
-            yield _line(row, place, column, of_subject, of_paper=table.columns[place].name)
+            yield _number_of(row, place, column, of_subject, of_paper=table.columns[place].name)
 
 
-def _line(row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun], of_paper: str = "") -> list[str]:
-    """Return the cells of one number.
-
-    Args:
-        of_paper: the published column, where the number is of another world: a difference would say nothing.
-    """
+def _number_of(
+    row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun], of_paper: str = ""
+) -> PaperNumber:
     known = [figure(column.figure, run) for (run,) in distinct((run,) for run in runs if run.is_measured)]
     measured = over_seeds([number for number in known if number is not None])
     published = row.published_in(place)
-    shown = _number(published) + (f" ({of_paper})" if of_paper else "")
+    state = "measured"
     if measured is None:
         is_missing, is_left = any(run.missing for run in runs), any(run.problem == NOT_RUN for run in runs)
-        return [column.name, shown, "missing" if is_missing else "not run" if is_left else "-", "-"]
-    apart_by = None if published is None or of_paper else difference(measured, published)
-    return [column.name, shown, _with_interval(measured), "-" if apart_by is None else _signed(apart_by)]
+        state = "missing" if is_missing else "not run" if is_left else "no number"
+    apart_by = None if measured is None or published is None or of_paper else difference(measured, published)
+    return PaperNumber(row.name, column.name, of_paper, published, measured, apart_by, state)
+
+
+def _cells(number: PaperNumber) -> list[str]:
+    shown = _number(number.published) + (f" ({number.of_paper})" if number.of_paper else "")
+    measured = number.state if number.measured is None else _with_interval(number.measured)
+    apart_by = "-" if number.difference is None else _signed(number.difference)
+    return [number.row, number.of, shown, "-" if measured == "no number" else measured, apart_by]
 
 
 def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:

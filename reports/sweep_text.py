@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 from cache.printable import printable
 from pipeline.metrics.comparison import PairedRow
@@ -35,6 +36,21 @@ def sweep_text(runs: Sequence[CellRun], points: float) -> str:
     problems = [f"no numbers for {name_of(run.cell)}: {run.problem}" for run in runs if run.problem]
     parts = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points), "\n".join(problems)]
     return "\n\n".join(filter(None, parts))
+
+
+def sweep_content(runs: Sequence[CellRun]) -> list[dict[str, Any]]:
+    """Return every cell as JSON values: its metrics artifact and headline, and its paired rows against uniform frames."""
+    return [
+        {
+            **vars(run.cell),
+            "metrics": run.metrics and run.metrics.id,
+            "headline": run.metrics and vars(run.metrics.headline()),
+            "moment_recall_percent": run.recall_percent,
+            "against_uniform": [vars(row) for row in run.against_uniform],
+            "problem": run.problem,
+        }
+        for run in runs
+    ]
 
 
 def how_to_read(points: float) -> str:

@@ -26,6 +26,31 @@ def described(tree: App, words: tuple[str, ...] = ("sevila",)) -> Iterator[str]:
         yield from described(tree[name], (*words, name))
 
 
+WITHOUT_JSON = {  # they do something and say so in a line or two, or what they print is a data format already
+    "sevila": "help",
+    "sevila cache pull": "says what was moved",
+    "sevila cache push": "says what was moved",
+    "sevila init": "writes sevila.toml",
+    "sevila keyframes export": "writes a folder or a table",
+    "sevila keyframes select": "prints JSON",
+    "sevila moments export": "prints the benchmark's JSON Lines",
+    "sevila moments scores": "prints JSON Lines",
+    "sevila report": "writes a page",
+    "sevila runs rm": "removes a name",
+    "sevila up": "serves",
+    "sevila weights export": "writes a checkpoint",
+    "sevila weights import": "says the name",
+}
+
+
+def test_every_command_that_prints_data_prints_it_as_json() -> None:
+    lines = [line.split() for line in described(app.meta)] + [line.split() for line in described(app)]
+    without = {
+        " ".join(word for word in line if word.islower() and word[0] != "-") for line in lines if "--json" not in line
+    }
+    assert without == set(WITHOUT_JSON)
+
+
 def test_commands_and_options_are_called_as_they_were() -> None:
     """A change here is a change for everybody's scripts: make it on purpose, and say so in CHANGELOG.md."""
     assert [next(described(app.meta)), *described(app)] == FROZEN.read_text().splitlines()

@@ -1,7 +1,10 @@
-"""The text of `sevila datasets`: each data set's files, its owners, and which of the files are on this machine."""
+"""What `sevila datasets` prints: each data set's files, its owners, and which of the files are on this machine."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cache.errors import MissingSourceError, SevilaError
 from cache.printable import printable
@@ -33,9 +36,8 @@ def details(names: Iterable[str], place: FindPlace, missing_videos: MissingVideo
     """
     parts = []
     for adapter in map(adapter_named, names):
-        parts.append(
-            "\n".join([_described(adapter, place), *map(printable, _contents(adapter, place, missing_videos))])
-        )
+        lines = [line for content in _contents(adapter, place, missing_videos) for line in _content_lines(content)]
+        parts.append("\n".join([_described(adapter, place), *map(printable, lines)]))
     return "\n\n".join([*parts, HOW_TO_PLACE])
 
 
@@ -70,31 +72,91 @@ def _presence(adapter: Adapter, place: FindPlace, file_name: str) -> str:
     return "present" if ((path.parent if path.is_file() else path) / file_name).is_file() else "missing"
 
 
-def _contents(adapter: Adapter, place: FindPlace, missing_videos: MissingVideos) -> list[str]:
+@dataclass(frozen=True)
+class FileContent:
+    """What an annotation file that is here holds.
+
+    Attributes:
+        n_videos: different videos, about: not yet compared by their files.
+        rejected: of each row that cannot be used its line and the reason.
+        missing_videos: their ids; None: nobody said where the videos are.
+        problem: why the file cannot be read; then nothing else is known.
+    """
+
+    path: str
+    n_questions: int = 0
+    n_known: int = 0
+    n_moments: int = 0
+    n_videos: int = 0
+    rejected: Sequence[tuple[int, str]] = ()
+    missing_videos: Sequence[str] | None = None
+    problem: str = ""
+
+
+def listing_content(names: Iterable[str], place: FindPlace, missing_videos: MissingVideos) -> list[dict[str, Any]]:
+    """The data sets as JSON values; of the named ones, or of all; the content of files only where names are given."""
+    names = list(names)
+    return [
+        {
+            "dataset": adapter.name,
+            **{key: getattr(adapter.about, key) for key in ("title", "published", "licence", "videos")},
+            "annotations_place": _path_text(place("annotations", adapter.name)),
+            "videos_place": _path_text(place("videos", adapter.name)),
+            "files": [
+                {"split": split, "file": file.name, "n_questions": file.n_questions}
+                | {"here": _presence(adapter, place, file.name) == "present"}
+                for split, alternatives in adapter.about.splits.items()
+                for file in alternatives
+            ],
+            "content": [asdict(each) for each in _contents(adapter, place, missing_videos)] if names else None,
+        }
+        for adapter in map(adapter_named, names or adapter_names())
+    ]
+
+
+def _path_text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _contents(adapter: Adapter, place: FindPlace, missing_videos: MissingVideos) -> list[FileContent]:
     path = place("annotations", adapter.name)
     if path is None or not path.exists():
         return []
     files = [path / file.name for file in adapter.about.split_files() if (path / file.name).is_file()]
     if path.is_file() or not adapter.about.splits:
         files = [path]
-    return [line for file in files for line in _content(adapter, file, missing_videos)]
+    return [_content(adapter, file, missing_videos) for file in files]
 
 
-def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> list[str]:
+def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> FileContent:
     try:
         table = adapter.read(file, "")  # of a file that is named the split need not be
     except SevilaError as error:
-        return [f"  {error}"]
-    n_known = sum(question.answer_index is not None for question in table.questions)
-    n_moments = sum(bool(question.moments or question.moment_frames) for question in table.questions)
-    lines = [
-        f"  {file.name}: {len(table.questions):,} questions, {n_known:,} with a known answer, {n_moments:,} with moments, "
-        f"about {len(table.videos):,} videos; {len(table.rejected):,} rows rejected"
-    ]
-    lines += [f"    line {rejected.line}: {rejected.reason}" for rejected in table.rejected[:SHOWN]]
-    try:
+        return FileContent(str(file), problem=str(error))
+    gone: Sequence[str] | None = None
+    with suppress(MissingSourceError):
         gone = missing_videos(adapter.name, table.videos)
-    except MissingSourceError:
+    return FileContent(
+        str(file),
+        len(table.questions),
+        sum(question.answer_index is not None for question in table.questions),
+        sum(bool(question.moments or question.moment_frames) for question in table.questions),
+        len(table.videos),
+        [(rejected.line, str(rejected.reason)) for rejected in table.rejected],
+        gone,
+    )
+
+
+def _content_lines(of: FileContent) -> list[str]:
+    if of.problem:
+        return [f"  {of.problem}"]
+    lines = [
+        f"  {Path(of.path).name}: {of.n_questions:,} questions, {of.n_known:,} with a known answer, {of.n_moments:,} with "
+        f"moments, about {of.n_videos:,} videos; {len(of.rejected):,} rows rejected"
+    ]
+    lines += [f"    line {line}: {reason}" for line, reason in of.rejected[:SHOWN]]
+    if of.missing_videos is None:
         return lines
+    gone = of.missing_videos
     names = f": {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}" if gone else ""
-    return [*lines, f"    {len(table.videos) - len(gone):,} videos found, {len(gone):,} missing{names}"]
+    return [*lines, f"    {of.n_videos - len(gone):,} videos found, {len(gone):,} missing{names}"]

@@ -324,8 +324,10 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
     store: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = tmp_path / "docs" / "report.md"
-    assert sevila("results", world, store, "--seeds", "0", "1", "-o", str(written)) == 0
+    assert sevila("results", world, store, "--seeds", "0", "1", "--json", "-o", str(written)) == 0
     text = written.read_text()
+    as_json = json.loads(capsys.readouterr().out)
+    assert [each["seed"] for each in as_json] == [0, 1] and as_json[0]["results"][0]["keyframes"] == "uniform"
     assert "seeds 0, 1" in text and "sevila results" in text and "--seeds 0 1" in text
     shown_by_seed: list[dict[tuple[str, str], float]] = []
     for seed in (0, 1):

@@ -107,7 +107,7 @@ def test_a_zero_shot_table_trains_no_answerer_and_encodes_no_training_video_but_
 
 @pytest.mark.slow
 def test_tables_share_all_common_work_and_running_them_again_makes_nothing(
-    reproduced: Reproduced, tmp_path: Path
+    reproduced: Reproduced, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages = Counter(record.stage for record in records(reproduced.store).values())
     # other numbers of frames, of keyframes and other prompts are of the evaluated split: nobody is trained for them
@@ -116,7 +116,13 @@ def test_tables_share_all_common_work_and_running_them_again_makes_nothing(
     assert stages["train_selector"] == 2 and stages["score_by_selector"] == 2  # table 6 is zero-shot
     assert stages["import_backbone"] == stages["init_answerer"] == 1
     before = set(records(reproduced.store))
-    assert reproduce(reproduced.world, reproduced.store, "table3", "table7", "-o", str(tmp_path / "page.md")) == 0
+    capsys.readouterr()
+    page = ["-o", str(tmp_path / "page.md"), "--json"]
+    assert reproduce(reproduced.world, reproduced.store, "table3", "table7", *page) == 0
+    numbers = json.loads(capsys.readouterr().out)["tables"]
+    assert {number["table"] for number in numbers} == {"table3", "table7"}
+    assert all(number["measured"]["value"] >= 0 for number in numbers if number["state"] == "measured")
+    assert any(number["state"] == "measured" for number in numbers)
     assert set(records(reproduced.store)) == before
     for table in ("table3", "table7"):
         assert cells((tmp_path / "page.md").read_text(), table) == cells(reproduced.tables, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_power_is_that_of_a_simulation_of_mcnemars_test() -> None:
 
 
 def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
-    demo: Path, store: Path, tmp_path: Path
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "sweep.md"
     command = arguments("sweep", demo, store, "--selectors", "top_k", "oracle", "--k", "1", "2", "-o", str(report))
@@ -66,5 +67,17 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
     stages = [id.split("-")[0] for id in Store(store)]
     assert stages.count("score_frames") == stages.count("extract_features") == 1
     made = {id: Store(store).record(id).finished for id in Store(store)}
-    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)
+    assert [(cell["selector"], cell["k"]) for cell in cells[:4]] == [
+        ("uniform", 1),
+        ("uniform", 2),
+        ("top_k", 1),
+        ("top_k", 2),
+    ]
+    assert (
+        cells[2]["metrics"] in made
+        and cells[2]["against_uniform"][0]["n_questions"] == cells[2]["headline"]["n_questions"]
+    )
     assert {id: Store(store).record(id).finished for id in Store(store)} == made
