@@ -1,17 +1,18 @@
-"""`sevila ask`: one question about one video."""
+"""`sevila ask`: one question about one video, or a page to ask on."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from cache.errors import SevilaError
 from cache.printable import printable, printable_lines
 from cli.options import (
     PLACE_GROUP,
@@ -20,6 +21,8 @@ from cli.options import (
     Inference,
     OutputFile,
     PlaceOption,
+    Port,
+    Positive,
     SettingsOption,
     Text,
     Texts,
@@ -53,20 +56,26 @@ class AnsweringWeights:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
-    """Where the page goes.
+    """Where the page goes, or a page to ask on.
 
     Attributes:
         output: write a page with the strip of frames to this file
         in_browser: write the page, and open it in a browser
+        serve: serve a page on 127.0.0.1 where one drops a video and types questions, until Ctrl-C
+        port: of the served page
+        upload_megabytes: largest video that the served page takes
     """
 
     output: OutputFile = None
     in_browser: Annotated[bool, Parameter("--open")] = False
+    serve: bool = False
+    port: Port = 7860
+    upload_megabytes: Positive = 1000
 
 
 def ask(
-    video: Path,
-    question: Text,
+    video: Path | None = None,
+    question: Text | None = None,
     /,
     *,
     options: Annotated[Texts, Parameter("--option", metavar="TEXT")] = (),
@@ -81,6 +90,8 @@ def ask(
 
     sevila ask walk.mp4 "What does the man carry?" --option "a bag" --option "a dog" --weights demo
 
+    sevila ask --serve
+
     Args:
         video: a video, or a folder of numbered images
         question: the question
@@ -90,10 +101,17 @@ def ask(
     from reports.asked_answer import answer_of, answer_text
     from reports.asking import AskRequest, NoWeightsError, ask_video
 
-    texts: Sequence[str] = list(options)
-    request = AskRequest(video, question, texts, settings=list(settings), **_as_lists(answering))
+    context = RunContext.of(where.open(), vars(ExecutionOptions()) | inference.as_options())
+
+    def asked(video: Path, question: str, options: Sequence[str]) -> AskedRun:
+        return ask_video(AskRequest(video, question, options, settings=list(settings), **_as_lists(answering)), context)
+
+    if page.serve:
+        return _serve(asked, page, is_asked=bool(video or options))
+    if video is None or not question:
+        raise SevilaError("ask what, of which video? sevila ask VIDEO QUESTION, or --serve for a page to ask on")
     try:
-        run = ask_video(request, RunContext.of(where.open(), vars(ExecutionOptions()) | inference.as_options()))
+        run = asked(video, question, list(options))
     except NoWeightsError as error:
         print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
         return 1
@@ -109,6 +127,26 @@ def ask(
 
 def _as_lists(answering: AnsweringWeights) -> dict[str, Any]:
     return vars(answering) | {"weights": list(answering.weights)}
+
+
+def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions, is_asked: bool) -> int:
+    from reports.ask_page import answer_page
+    from reports.ask_server import served, wait
+    from reports.asked_answer import answer_of
+
+    if is_asked:
+        raise SevilaError("--serve takes no video and no question: they are given on the page")
+
+    def answer(video: Path, question: str, options: Sequence[str]) -> str:
+        run = ask(video, question, options)
+        return answer_page(run, answer_of(run))
+
+    with served(answer, page.port, page.upload_megabytes) as address:
+        print_text(f"{address}  until Ctrl-C")
+        if page.in_browser:
+            webbrowser.open(address)
+        wait()
+    return 0
 
 
 def _show(run: AskedRun, answer: AskedAnswer, page: PageOptions, quiet: bool) -> None:

@@ -79,6 +79,8 @@ OWNERS = {
     "tqdm": {"pipeline/engine"},
     "matplotlib": {"reports"},
     "jinja2": {"reports"},
+    "gradio": {"reports/ask_server.py"},
+    "starlette": {"reports/ask_server.py"},  # what Gradio is made of
     "markupsafe": {"reports"},
     "PIL": {"pipeline/video", "pipeline/models/image_text.py"},
     "cyclopts": {"cli"},

@@ -1,0 +1,133 @@
+"""A page on this machine on which one drops a video and asks about it: `sevila ask --serve`, by Gradio."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import SevilaError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+HOST = "127.0.0.1"
+SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
+LONGEST_QUESTION, LONGEST_OPTIONS = 2000, 10_000  # characters
+Answer = Callable[[Path, str, Sequence[str]], str]  # (video, question, options) -> a page of HTML; raises SevilaError
+
+
+@contextmanager
+def served(answer: Answer, port: int, upload_megabytes: int) -> Iterator[str]:
+    """Serve the page on 127.0.0.1 while the block runs, and yield its address; one question is answered at a time.
+
+    Only pages that come from this server may ask it; nothing is requested from elsewhere, and uploads go when it ends.
+
+    Args:
+        port: 0 for any that is free.
+        upload_megabytes: larger videos are refused.
+
+    Raises:
+        SevilaError: Gradio is not installed, or something else has the port.
+    """
+    with TemporaryDirectory(prefix="sevila-ask-") as folder:
+        # Read where Gradio is imported: no statistics for its makers, no look for a newer release, uploads in our folder.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        try:
+            import gradio
+        except ImportError as error:
+            raise SevilaError('this page is served by Gradio: pip install "sevila-pipeline[serve]"') from error
+        from starlette.middleware import Middleware
+
+        page = _page(answer, Path(folder))
+        try:
+            _, address, _ = page.launch(
+                server_name=HOST,
+                server_port=port or None,
+                max_file_size=upload_megabytes << 20,
+                app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
+                # Gradio's own theme takes its fonts from elsewhere.
+                theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                footer_links=[],
+                **{"share": False, "ssr_mode": False, "mcp_server": False, "enable_monitoring": False, "pwa": False},
+                **{"prevent_thread_lock": True, "quiet": True, "inbrowser": False, "show_error": True},
+            )
+        except OSError as error:
+            raise SevilaError(f"port {port} of {HOST} is taken: --port says another, 0 any that is free") from error
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def wait() -> None:
+    """Return when Ctrl-C is pressed."""
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+
+
+class OwnPagesOnly:
+    """Refuses what a page of another origin sends, and what reaches this machine under another name (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with status 403."""
+        from starlette.datastructures import Headers
+        from starlette.responses import PlainTextResponse
+
+        headers = Headers(scope=scope) if scope["type"] in ("http", "websocket") else Headers()
+        host = headers.get("host", HOST)
+        is_here = host.rsplit(":", 1)[0] in (HOST, "localhost")
+        if is_here and headers.get("origin", f"http://{host}") == f"http://{host}":
+            await self._app(scope, receive, send)
+        else:
+            await PlainTextResponse("only pages of this server may ask it\n", 403)(scope, receive, send)
+
+
+def _page(answer: Answer, folder: Path) -> Any:
+    import gradio
+
+    def ask(upload: str | None, question: str, options: str) -> str:
+        try:
+            return _framed(_answered(answer, folder, upload, question, options))
+        except SevilaError as error:
+            lines = [str(error), *getattr(error, "mends", ())]
+            raise gradio.Error(escape("\n".join(lines)), duration=None, print_exception=False) from error
+
+    with gradio.Blocks(title="SeViLA", analytics_enabled=False) as page:
+        gradio.Markdown("# Ask about a video")
+        upload = gradio.File(label="Video", file_types=list(SUFFIXES), type="filepath")
+        question = gradio.Textbox(label="Question", max_length=LONGEST_QUESTION)
+        options = gradio.Textbox(
+            label="Answers to choose from, one a line; none for an answer in words", lines=4, max_length=LONGEST_OPTIONS
+        )
+        button, shown = gradio.Button("Ask", variant="primary"), gradio.HTML()
+        button.click(ask, [upload, question, options], shown, concurrency_limit=1, api_name="ask")
+    return page
+
+
+def _answered(answer: Answer, folder: Path, upload: str | None, question: str, options: str) -> str:
+    """Answer from a copy of the upload under a name of ours; raises `SevilaError` for what cannot be asked."""
+    if not upload or not question.strip():
+        raise SevilaError("a video and a question are needed")
+    suffix = Path(upload).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise SevilaError(f"{Path(upload).name}: not a video by its name; wanted one of {', '.join(SUFFIXES)}")
+    with TemporaryDirectory(dir=folder) as own:
+        video = Path(own) / f"video{suffix}"
+        shutil.copyfile(upload, video)
+        return answer(video, question.strip(), [line.strip() for line in options.splitlines() if line.strip()])
+
+
+def _framed(page: str) -> str:
+    return f'<iframe title="answer" sandbox srcdoc="{escape(page)}" style="width:100%;height:80vh;border:0"></iframe>'
