@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo results sweep reliability test lint docs clean
+.PHONY: demo results sweep reliability test test-slow lint docs clean
 
 .venv/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
@@ -39,8 +39,13 @@ reliability: .venv/.installed  ## kills, flipped bits, full disks, races: tried 
 
 # Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
 # Where a Chromium is installed (Debian: apt-get install chromium), the report's page is tested in it.
-test: .venv/.installed .venv-lmms/.installed  ## two files of tests at a time; one thread each, so that they do not wait for each other
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: .venv/.installed  ## two files of tests at a time; one thread each, so that they do not wait for each other
+	$(TEST) -m "not slow"
+
+test-slow: .venv/.installed .venv-lmms/.installed  ## the tests of many seconds: servers, browsers, kills, whole chains
+	$(TEST) -m slow
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .

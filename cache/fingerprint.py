@@ -42,13 +42,14 @@ def _plain(value: Any, where: str) -> Any:
         if not math.isfinite(value):
             raise FingerprintError(f"{where} is {value}, which no identity can hold; use None for 'not set'")
         return value
+    # Before mappings: what counts as a Mapping, any library of the process can change.
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
                 raise FingerprintError(f"{where} has the key {key!r} of type {type(key).__name__}; keys must be str")
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, PurePath):
         raise FingerprintError(
             f"{where} is the path {str(value)!r}; a place on one machine is not part of an identity: "

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.registry import entry_points_of_others
 
@@ -12,6 +13,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 
 Package = Callable[..., None]
 os.environ.setdefault("SEVILA_REPORT", "no")  # a page at the end of each of hundreds of runs is seconds each
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 pytest.register_assert_rewrite("tests.flow_doors", "tests.flow_pieces")  # whose tests test_flows.py runs
 
 

@@ -80,7 +80,7 @@ def new_store() -> Iterator[Store]:
     shutil.rmtree(folder)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_what_is_reachable_stays_and_the_rest_goes(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 7))

@@ -63,7 +63,7 @@ def test_a_flipped_bit_in_whose_frames_a_part_holds_is_an_error(tmp_path: Path, 
         read.read("v", [0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, unique=True).map(sorted), min_size=1, max_size=4), st.data())
 def test_frames_come_back_whatever_parts_hold_them(
     tmp_path_factory: pytest.TempPathFactory, requests: list[list[int]], data: st.DataObject

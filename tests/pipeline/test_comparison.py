@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
@@ -78,7 +78,6 @@ def test_the_printed_table_is_aligned() -> None:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(pair, min_size=1, max_size=40))
 def test_swapping_the_runs_changes_signs_and_no_p_value(pairs: list) -> None:
     a, b = runs(pairs)
@@ -91,7 +90,6 @@ def test_swapping_the_runs_changes_signs_and_no_p_value(pairs: list) -> None:
             )
 
 
-@settings(deadline=None)
 @given(st.lists(pair, min_size=1, max_size=40), st.sampled_from(["overall", "mean_of_groups"]))
 def test_it_has_the_rows_and_accuracies_of_the_accuracy_tables(pairs: list, headline: Any) -> None:
     a, b = runs(pairs)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.pipeline.toy_training import job, without_dropout
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # As batch systems, other projects' launchers and their users set them; each changed the weights or ended in a traceback.
 HOSTILE = {

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.metrics.moment_metrics import (
@@ -95,7 +95,6 @@ def test_a_window_without_length_matches_nothing_and_warns_of_nothing() -> None:
     assert full(windows([5, 5, 1]), windows([5, 5], [0, 10])) == ([0.0] * 10, [0.0] * 10)
 
 
-@settings(deadline=None)
 @given(retrieval_queries)
 def test_retrieval_equals_the_definition_query_by_query(queries: list[tuple[list, list]]) -> None:
     found = retrieval_scores([windows(*predicted) for predicted, _ in queries], [windows(*true) for _, true in queries])
@@ -157,7 +156,6 @@ def test_a_query_without_saliency_is_wrong_and_stays_in_the_mean() -> None:
     assert (found.n_queries, found.mean_average_precision, found.hit_at_one) == (2, 50.0, 50.0)
 
 
-@settings(deadline=None)
 @given(st.lists(highlight_queries, min_size=1, max_size=6))
 def test_highlights_equal_the_definition_query_by_query(queries: list[tuple[list[float], list[tuple]]]) -> None:
     found = highlight_scores(

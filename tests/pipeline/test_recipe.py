@@ -150,7 +150,7 @@ values = st.sampled_from(VALUES) | st.text(max_size=8) | st.integers().map(str)
 lines = st.builds("{} = {}".format, st.sampled_from(KEYS), values) | st.builds("[{}]".format, st.sampled_from(SECTIONS))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(SECTIONS), st.sampled_from(KEYS), values, st.text(max_size=12))
 def test_any_setting_gives_a_recipe_or_an_error_that_says_why(section: str, key: str, value: str, text: str) -> None:
     for setting in (f"{section}.{key}={value}", text):
@@ -162,7 +162,7 @@ def test_any_setting_gives_a_recipe_or_an_error_that_says_why(section: str, key:
             assert isinstance(recipe, Recipe) and all(recipe.config(stage) for stage in STAGES.values())
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(lines, max_size=6).map("\n".join).map(str.encode) | st.binary(max_size=40))
 def test_any_file_gives_a_recipe_or_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.toml"

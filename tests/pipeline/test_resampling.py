@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
@@ -84,14 +84,12 @@ def test_many_clusters_are_drawn_in_bounded_pieces_with_the_same_result(monkeypa
     np.testing.assert_array_equal(ratios(found, 500), whole)
 
 
-@settings(deadline=None)
 @given(items, st.randoms(use_true_random=False))
 def test_the_order_of_questions_changes_no_byte(found: list[tuple[int, int, str]], random) -> None:
     shuffled = random.sample(found, len(found))
     assert ratios(found).tobytes() == ratios(shuffled).tobytes()
 
 
-@settings(deadline=None)
 @given(items)
 def test_ratios_lie_between_0_and_1_and_nan_is_all_or_an_empty_draw(found: list[tuple[int, int, str]]) -> None:
     samples = ratios(found)

@@ -20,6 +20,8 @@ from tests.small_world import SMALL
 from tests.stages.runs import UNIFORM, artifact, records
 from tests.tiny_vlm import TINY, write_tiny_vlm
 
+pytestmark = pytest.mark.slow
+
 VLM = (*UNIFORM, "--set", "chain.answerer=vlm", "--set", "answer_with_vlm.precision=float32")
 OWN = ("--set", "answer_with_vlm.weights=tiny-vlm")
 

@@ -22,6 +22,7 @@ from tests.browser import chromium
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 # Gradio leaves its event loop to the garbage collector, and uses what pandas deprecates.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

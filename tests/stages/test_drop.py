@@ -19,6 +19,8 @@ from cache.tables import Schema, write_rows
 from cli import main
 from tests.stages.runs import artifact, sevila
 
+pytestmark = pytest.mark.slow
+
 Files = dict[Path, tuple[bytes, int, int]]
 
 

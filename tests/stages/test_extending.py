@@ -13,6 +13,8 @@ from cache.store import Store
 from tests.conftest import Package
 from tests.small_world import SMALL
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs" / "extending").glob("[!i]*.md"))
 

@@ -22,6 +22,8 @@ from stages.evaluate import Metrics
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import records
 
+pytestmark = pytest.mark.slow
+
 ALL = '["oracle", "uniform", "random", "untrained", "pretrained", "refined"]'
 
 

@@ -15,6 +15,8 @@ from pipeline.models.visual_prompt import VisualPrompt
 from tests.stages.runs import artifact, sevila
 from tests.stages.test_label_frames import labels
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("--set", "answer_questions.readout=text")
 
 

@@ -28,6 +28,8 @@ from tests.stages.test_answer_with_vlm import answers_of, run
 from tests.stages.test_lmms_eval import PYTHON
 from tests.tiny_vlm import write_tiny_vlm
 
+pytestmark = pytest.mark.slow
+
 SERVED = ("--set", "answer_with_vlm.served=some/model", "--set", "answer_with_vlm.height=64")
 OF_TWO_VIDEOS_EACH = ("--shard-megabytes", "0.1")
 Say = Callable[[int, dict[str, Any]], Said]
@@ -201,7 +203,6 @@ def test_what_was_answered_before_a_server_failed_is_not_asked_again(
     assert [row["prediction"] for row in answers_of(store).rows("answers") if row["status"] == "ok"] == [0] * 24
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-lmms: `make .venv-lmms/.installed` builds it")
 def test_transformers_serve_answers(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_tcp_port: int

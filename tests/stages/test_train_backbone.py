@@ -17,6 +17,8 @@ from pipeline.inference.backbone import FILES
 from pipeline.models.checkpoint import load_visual_prompt
 from stages.train_backbone import TrainBackbone, TrainedBackbone, train_backbone
 
+pytestmark = pytest.mark.slow
+
 BRIEF = TrainBackbone(reading_steps=2, seeing_steps=2, telling_steps=2, batch_size=8)
 
 
@@ -74,7 +76,6 @@ def test_a_changed_weight_file_is_refused(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.slow
 def test_a_small_budget_teaches_it_to_see_and_to_judge(tmp_path: Path) -> None:
     budget = TrainBackbone(reading_steps=300, seeing_steps=80, telling_steps=150, batch_size=64)
     backbone, _ = made(tmp_path, budget)

@@ -266,7 +266,7 @@ def test_blank_lines_are_no_rows(layout: Layout, tmp_path: Path) -> None:
 
 
 # Each example overwrites the same files.
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @every_layout
 def test_a_file_cut_anywhere_gives_no_other_questions(layout: Layout, tmp_path: Path, data: st.DataObject) -> None:
@@ -349,7 +349,7 @@ odd_columns = st.sampled_from(
 odd_values = scalars | st.lists(scalars, max_size=5) | st.dictionaries(st.sampled_from(["choice", "a"]), scalars)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize(
     "layout", [layout for layout in LAYOUTS if layout.kind.startswith("json")], ids=lambda layout: layout.name
@@ -371,7 +371,7 @@ def test_whatever_a_json_row_holds_it_becomes_a_question_or_a_reason(
             assert bound[0] <= bound[1]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize(
     "layout", [layout for layout in LAYOUTS if layout.kind == "parquet"], ids=lambda layout: layout.name
@@ -394,7 +394,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize(
     "layout", [layout for layout in LAYOUTS if layout.kind.endswith("csv")], ids=lambda layout: layout.name

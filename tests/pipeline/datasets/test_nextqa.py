@@ -156,7 +156,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 # Each example overwrites the same files; on a fresh machine hypothesis first builds its table of characters.
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(*[texts] * 6), min_size=1, max_size=5))
 def test_any_text_survives_a_csv_file_unchanged(tmp_path: Path, rows: list[tuple[str, ...]]) -> None:
     buffer = io.StringIO(newline="")

@@ -220,7 +220,7 @@ json_rows = st.dictionaries(st.sampled_from(keys), json_values).map(lambda chang
 
 
 # Each example overwrites the same file.
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(json_rows, min_size=1, max_size=4))
 def test_whatever_a_row_holds_it_becomes_a_question_or_a_reason(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     annotations = read_jsonl(tmp_path, *rows)

@@ -190,7 +190,7 @@ def test_renamed_subtitles_are_other_annotations(tmp_path: Path) -> None:
     assert sources.annotations("timed_text", "").id != before
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.lists(
         st.sampled_from(["1", "2", "", "-->", "00:00:01,000 --> 00:00:02,000", "00:01.5", "a <b", "\ud7ff", "WEBVTT"])

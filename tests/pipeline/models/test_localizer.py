@@ -20,7 +20,7 @@ def test_score_is_one_row_per_question_and_frame_in_float32(localizer: Localizer
     assert ((scores.probability_yes > 0) & (scores.probability_yes < 1)).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows=st.lists(st.integers(min_value=0, max_value=31), min_size=1, max_size=12))
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(rows: list[int]) -> None:
     visual = REFERENCE.visual(REFERENCE.localizer)[REFERENCE.inputs["video_index"]].flatten(0, 1)

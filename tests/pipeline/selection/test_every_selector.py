@@ -16,7 +16,7 @@ RANKING = ["aks", "bolt", "dpp", "mdp3", "mmr", "peaks", "q_frame", "spans", "to
 # All but the oracle, and AKS and BOLT, whose rules may give fewer frames, or a frame twice.
 FILLING = ["dpp", "mdp3", "mmr", "peaks", "q_frame", "random", "spans", "top_k", "uniform"]
 
-some_examples = settings(deadline=None, max_examples=50)
+some_examples = settings(max_examples=50)
 every_selector = pytest.mark.parametrize("name", NAMES)
 
 

@@ -119,7 +119,7 @@ def greedy(n: int, k: int, value) -> list[int]:  # type: ignore[no-untyped-def]
 
 
 seeds = st.integers(0, 2**32)
-some_examples = settings(deadline=None, max_examples=30)
+some_examples = settings(max_examples=30)
 
 
 @some_examples
