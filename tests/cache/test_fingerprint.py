@@ -29,6 +29,13 @@ def test_different_canonical_texts_have_different_fingerprints(left: object, rig
     assert (canonical(left) == canonical(right)) == (fingerprint(left) == fingerprint(right))
 
 
+def test_a_list_is_hashed_as_one_though_a_library_made_it_a_mapping_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = [("a", None, 1.0), {"b": ()}]
+    expected = fingerprint(value)
+    monkeypatch.setattr("cache.fingerprint.Mapping", list | tuple | dict)
+    assert fingerprint(value) == expected
+
+
 def told_apart(value: object) -> object:
     """A value that is equal only to what means the same: 1, 1.0 and True differ, 0.0 and -0.0 too, lists and tuples do not."""
     if isinstance(value, dict):
