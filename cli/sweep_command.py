@@ -36,12 +36,14 @@ class GridOptions:
         k: numbers of keyframes
         scorers: what scores frames: values of chain.scorer (`sevila stages`); else the recipe's
         answerers: what answers from them: values of chain.answerer; else the recipe's
+        points: show how likely a difference of so many points would be seen
     """
 
     selectors: Names
     k: Numbers
     scorers: Names = ()
     answerers: Names = ("",)
+    points: Annotated[float, Parameter(validator=Number(gt=0, lt=100))] = 5.0
 
 
 def sweep(
@@ -49,7 +51,6 @@ def sweep(
     /,
     *,
     grid: GridOptions,
-    points: Annotated[float, Parameter(validator=Number(gt=0, lt=100))] = 5.0,
     chain: ChainOptions = ChainOptions(),
     seed: SeedOption = None,
     naming: Naming = Naming(),
@@ -66,7 +67,6 @@ def sweep(
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
-        points: show how likely a difference of so many points would be seen
         output: write the tables to this file, in Markdown
     """
     from pipeline.engine.recipe import load
@@ -87,6 +87,6 @@ def sweep(
         runs = list(run_sweep(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
     content = sweep_content(runs) if as_json else None
     if content is None:
-        print_text(sweep_text(runs, points))
+        print_text(sweep_text(runs, grid.points))
     if output is not None or content is not None:
-        write_output(sweep_report(runs, command_line, points), output, content)
+        write_output(sweep_report(runs, command_line, grid.points), output, content)
