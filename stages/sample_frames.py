@@ -36,7 +36,7 @@ from pipeline.video.frames import (
     Sampling,
     UniformSampling,
 )
-from pipeline.video.stored_video import PIECE_FRAMES, StoredVideo, held_frames, store_video, stored_video
+from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, held_frames, store_video, stored_video
 from stages.list_questions import Questions
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
@@ -231,7 +231,7 @@ def _store(
             raise result.error
         n_frames = len(result.frame_indices)
         name = f"{shard.stage.name}, {video.video_id}"
-        with count_bar(name, n_frames, "frame") if n_frames > PIECE_FRAMES else nullcontext(int) as on_stored:
+        with count_bar(name, n_frames, "frame") if n_frames > STORED_FRAMES else nullcontext(int) as on_stored:
             store_video(pool, key, result, size, on_stored)
     except DecodeError as error:
         return error

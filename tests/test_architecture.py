@@ -103,6 +103,7 @@ NAMES_A_DATA_SET = {
     "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo's world
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/gpu.py": {"plain"},
+    "benchmarks/long_videos.py": {"plain"},
     # The format of submissions is that of the annotations, and has one parser.
     "reports/moment_files.py": {"pipeline.datasets.qvhighlights"},
 }

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cache.pool import Part, Pool
 from pipeline.video.decoding import CHUNK_FRAMES, DecodeResult
 
-PIECE_FRAMES = 16 * CHUNK_FRAMES  # stored together, of a video that has more
+STORED_FRAMES = 16 * CHUNK_FRAMES  # stored together, of a video that has more
 
 
 class StoredVideo(NamedTuple):
@@ -57,10 +57,10 @@ def store_video(pool: Pool, key: str, result: DecodeResult, size: int, on_stored
         if _decoder(part) != result.probe.decoder:  # its name may be that of a piece to come
             pool.withdraw(part)
     frame_indices: Sequence[int] = result.frame_indices.tolist()
-    for start in range(0, max(1, len(frame_indices)), PIECE_FRAMES):
-        piece = frame_indices[start : start + PIECE_FRAMES]
-        is_last = start + PIECE_FRAMES >= len(frame_indices)
-        frames = result.frames if is_last else islice(result.frames, PIECE_FRAMES // CHUNK_FRAMES)
+    for start in range(0, max(1, len(frame_indices)), STORED_FRAMES):
+        piece = frame_indices[start : start + STORED_FRAMES]
+        is_last = start + STORED_FRAMES >= len(frame_indices)
+        frames = result.frames if is_last else islice(result.frames, STORED_FRAMES // CHUNK_FRAMES)
         facts = {"probe": probe, "clips": clips} if is_last else {"probe": probe}
         pool.write(key, piece, (size, size, 3), "uint8", frames, facts)()
         on_stored(len(piece))

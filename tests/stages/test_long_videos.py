@@ -34,8 +34,8 @@ KEPT = 2  # pieces when it is killed
 
 
 def in_small_pieces(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stored_video, "PIECE_FRAMES", PIECE_FRAMES)
-    patch.setattr(sample_frames, "PIECE_FRAMES", PIECE_FRAMES)
+    patch.setattr(stored_video, "STORED_FRAMES", PIECE_FRAMES)
+    patch.setattr(sample_frames, "STORED_FRAMES", PIECE_FRAMES)
 
 
 @pytest.fixture(scope="module", autouse=True)
