@@ -127,6 +127,11 @@ class Pool:
 
         return finish
 
+    def withdraw(self, part: Part) -> None:
+        """Take a part of the store's own out of the pool, whose frames the caller, who has claimed its key, writes again."""
+        _, note = part_paths(self._store.root, self.space, part.key, part.name)
+        note.unlink(missing_ok=True)
+
     def make(
         self, keys: Iterable[str], is_stored: Callable[[str], bool], work: Callable[[Iterator[str]], Iterable[str]]
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,12 +13,12 @@ from pydantic import Field
 
 from cache.errors import DecodeError, ReadingError
 from cache.fingerprint import fingerprint
-from cache.pool import Part, Pool, part_rows
+from cache.pool import Pool, part_rows
 from cache.pool_listing import PARTS
 from pipeline.batching import cut, runs_of
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.progress import track
+from pipeline.engine.progress import count_bar, track
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFile, VideoFiles
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
@@ -35,6 +36,7 @@ from pipeline.video.frames import (
     Sampling,
     UniformSampling,
 )
+from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, held_frames, store_video, stored_video
 from stages.list_questions import Questions
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
@@ -79,10 +81,15 @@ class Frames(PooledArtifact):
 
     def frame_indices(self) -> dict[str, np.ndarray]:
         """Return, per readable video, which of its frames are stored, in the order of the rows: int64 [rows], ascending."""
-        table = self.columns("parts", "video_id", "frame_indices")  # every video's frames are in one part
-        wanted = [video.video_id for video in self.videos() if video.status == "ok"]
-        refuse_cut(self, table["video_id"], self, wanted, "videos")
-        return dict(zip(table["video_id"], table["frame_indices"], strict=True))
+        table = self.columns("parts", "video_id", "frame_indices")
+        parts: dict[str, list[np.ndarray]] = defaultdict(list)  # one, or of a long video several
+        for video_id, indices in zip(table["video_id"], table["frame_indices"], strict=True):
+            parts[video_id].append(indices)
+        wanted = [(video.video_id, video.n_frames) for video in self.videos() if video.status == "ok"]
+        refuse_cut(
+            self, [(id, sum(map(len, of))) for id, of in parts.items()], self, wanted, "videos with their frames"
+        )
+        return {id: of[0] if len(of) == 1 else np.sort(np.concatenate(of)) for id, of in parts.items()}
 
     def pixel_key(self, video: SampledVideo) -> str:
         """Return what identifies the pixels of any frame of a video: its bytes, decoder and size."""
@@ -144,7 +151,7 @@ def _decode_missing(
     attempts = Attempts()
 
     def is_stored(key: str) -> bool:
-        return bool(pool.parts(key))
+        return stored_video(pool, key) is not None
 
     def decode(keys: Iterator[str]) -> Iterator[str]:
         check_decoders((cfg.decoder, cfg.fallback_decoder))
@@ -155,12 +162,13 @@ def _decode_missing(
                 asked.append(key)
                 request = _request(readable[key], cfg)
                 again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
-                yield dataclasses.replace(request, is_repeated=again, decord_failure=failure)
+                held = held_frames(pool, key)
+                yield dataclasses.replace(request, is_repeated=again, decord_failure=failure, held=held)
 
         with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
             for result in decoders.decode(requests()):
                 key = asked.popleft()
-                attempts.note(key, _store(readable[key], key, result, pool, cfg.size))
+                attempts.note(key, _store(readable[key], key, result, pool, shard, cfg.size))
                 yield key
 
     with shard.phase("decode"):
@@ -175,11 +183,11 @@ def _write_tables(wanted: Sequence[VideoFile], pool: Pool, attempts: Attempts, s
     positions: list[SampledFrame] = []
     parts: list[dict[str, Any]] = []
     for video in wanted:
-        stored = pool.parts(_key(video)) if video.path is not None else []
-        if stored:
-            rows.append(_row(video, stored[0]))
-            positions += _positions(video, stored[0])
-            parts += part_rows(video.video_id, stored[0].frame_indices, stored[:1])
+        stored = stored_video(pool, _key(video)) if video.path is not None else None
+        if stored is not None:
+            rows.append(_row(video, stored))
+            positions += _positions(video, stored)
+            parts += part_rows(video.video_id, stored.frame_indices, stored.parts)
         else:
             rows.append(_failed(video, video.reason or attempts.reasons[_key(video)]))
             shard.dropped[rows[-1].reason.code] += 1
@@ -215,16 +223,16 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
 
 
 def _store(
-    video: VideoFile, key: str, result: DecodeResult, pool: Pool, size: int
+    video: VideoFile, key: str, result: DecodeResult, pool: Pool, shard: Shard, size: int
 ) -> DecodeError | ReadingError | None:
     """Put a decoded video's frames into the pool and return the error if that is impossible."""
     try:
         if result.error is not None:
             raise result.error
-        assert result.probe is not None
-        clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
-        facts = {"probe": dataclasses.asdict(result.probe), "clips": clips}
-        pool.write(key, result.frame_indices.tolist(), (size, size, 3), "uint8", result.frames, facts)()
+        n_frames = len(result.frame_indices)
+        name = f"{shard.stage.name}, {video.video_id}"
+        with count_bar(name, n_frames, "frame") if n_frames > STORED_FRAMES else nullcontext(int) as on_stored:
+            store_video(pool, key, result, size, on_stored)
     except DecodeError as error:
         return error
     except ReadingError as error:
@@ -232,9 +240,9 @@ def _store(
     return None
 
 
-def _row(video: VideoFile, stored: Part) -> SampledVideo:
-    probe = stored.facts["probe"]
-    notes = [probe["note"], *(clip["note"] for clip in stored.facts["clips"])]
+def _row(video: VideoFile, stored: StoredVideo) -> SampledVideo:
+    probe = stored.probe
+    notes = [probe["note"], *(clip["note"] for clip in stored.clips)]
     return SampledVideo(
         video.video_id,
         "ok",
@@ -252,12 +260,12 @@ def _row(video: VideoFile, stored: Part) -> SampledVideo:
     )
 
 
-def _positions(video: VideoFile, stored: Part) -> Iterator[SampledFrame]:
-    clips = dict(zip(_bounds(video), stored.facts["clips"], strict=True))
+def _positions(video: VideoFile, stored: StoredVideo) -> Iterator[SampledFrame]:
+    clips = dict(zip(_bounds(video), stored.clips, strict=True))
     row_of = {frame_index: row for row, frame_index in enumerate(stored.frame_indices)}
     for clip_id, start_seconds, end_seconds in video.clips:
         for position, index in enumerate(clips[start_seconds, end_seconds]["frame_indices"]):
-            seconds = index / stored.facts["probe"]["fps"]
+            seconds = index / stored.probe["fps"]
             yield SampledFrame(clip_id, video.video_id, position, index, seconds, row_of[index])
 
 

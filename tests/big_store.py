@@ -1,6 +1,6 @@
 """A store of the size of a whole data set, and how long the commands that look at it take.
 
-    python -m tests.big_store FOLDER [-o FILE.md]
+    python -m tests.big_store FOLDER [-o FILE.md] [--videos N --questions N --frames N]
 
 makes (once) a data set of 5,440 videos and 52,000 questions and a store that has run it in eight settings, and then times whole
 commands, each the median of five runs. Records, tables, pool parts and digests are the product's own and of true size and
@@ -41,6 +41,7 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Plan, RunContext, Stage
 from pipeline.engine.steps import Run
 from pipeline.video.frames import VideoProbe
+from pipeline.video.stored_video import stored_video
 from reports.named_runs import pinned
 from stages import sample_frames as sampling
 from stages.all import STAGES
@@ -55,7 +56,11 @@ REPEATS = 5
 
 
 def make(
-    folder: Path, n_videos: int = N_VIDEOS, n_questions: int = N_QUESTIONS, settings: Sequence[str] = SETTINGS
+    folder: Path,
+    n_videos: int = N_VIDEOS,
+    n_questions: int = N_QUESTIONS,
+    settings: Sequence[str] = SETTINGS,
+    n_frames: int = N_FRAMES,
 ) -> None:
     """Write the data set and the store, unless they are there."""
     if (folder / "complete").exists():
@@ -74,7 +79,9 @@ def make(
             writer.writerow([video, question, *options, number % 5, ("causal", "temporal", "descriptive")[number % 3]])
     write_tiny_blip2(folder / "tiny-blip2", 0)
     for setting in settings:
-        recipe = load(str(Path(__file__).with_name("small.toml")), STAGES, ["sample_frames.frames=32", setting])
+        recipe = load(
+            str(Path(__file__).with_name("small.toml")), STAGES, [f"sample_frames.frames={n_frames}", setting]
+        )
         store = Store(folder / "store")
         sources = Sources(store.digests, {kind: [str(folder / where)] for kind, where in PLACES.items()})
         run = RunContext(store, device="cpu", sources=sources)
@@ -99,8 +106,9 @@ class Simulated(Run):
 
 def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> None:
     pool = out.pool(config=cfg.model_dump())
-    probe = dataclasses.asdict(VideoProbe(1200, 30.0, 40.0, 640, 360, "h264", "mp4", "decord"))
-    indices = list(range(18, 1200, 37))[:N_FRAMES]
+    n_frames = 16 + 37 * cfg.frames
+    probe = dataclasses.asdict(VideoProbe(n_frames, 30.0, n_frames / 30.0, 640, 360, "h264", "mp4", "decord"))
+    indices = list(range(18, n_frames, 37))
     facts = {"probe": probe, "clips": [{"frame_indices": indices, "note": ""}]}
 
     def work(shard: Shard) -> None:
@@ -109,11 +117,12 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
         for video in wanted:
             key = sampling._key(video)
             if not pool.parts(key):
-                pool.write(key, indices, (2, 2, 3), "uint8", _piece((N_FRAMES, 2, 2, 3), "uint8"), facts)()
-            stored = pool.parts(key)
-            rows.append(sampling._row(video, stored[0]))
-            positions += sampling._positions(video, stored[0])
-            parts += part_rows(video.video_id, indices, stored)
+                pool.write(key, indices, (2, 2, 3), "uint8", _piece((cfg.frames, 2, 2, 3), "uint8"), facts)()
+            stored = stored_video(pool, key)
+            assert stored is not None
+            rows.append(sampling._row(video, stored))
+            positions += sampling._positions(video, stored)
+            parts += part_rows(video.video_id, indices, stored.parts)
         for table, content in (("videos", rows), ("frames", positions), ("parts", parts)):
             shard.write_rows(table, content)
 
@@ -253,10 +262,10 @@ def make_many(root: Path, n_artifacts: int = 10_000, n_parts: int = 50_000) -> N
                 pins.add(before.id, before.stage, "")
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
+def commands(folder: Path, n_frames: int = N_FRAMES) -> dict[str, list[str]]:
     """Return the commands to time, by what they are called in the table."""
     store = ["--store", str(folder / "store")]
-    small = [str(Path(__file__).with_name("small.toml")), "--set", "sample_frames.frames=32"]
+    small = [str(Path(__file__).with_name("small.toml")), "--set", f"sample_frames.frames={n_frames}"]
     recipe = small + [part for kind, where in PLACES.items() for part in (f"--{kind}", str(folder / where))]
     return {
         "plan, everything made": ["plan", *recipe, *store],
@@ -288,18 +297,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, help="also write the table to this file")
+    for what, default in (("videos", N_VIDEOS), ("questions", N_QUESTIONS), ("frames", N_FRAMES)):
+        parser.add_argument(f"--{what}", type=int, default=default, help=f"(default: {default})")
     options = parser.parse_args()
-    make(options.folder)
+    make(options.folder, options.videos, options.questions, SETTINGS, options.frames)
     store = Store(options.folder / "store")
     n_parts = sum(1 for _ in (store.root / "pool").glob("*/*/*/*.json"))
     lines = [
-        f"{N_VIDEOS:,} videos, {N_QUESTIONS:,} questions; {len(list(store))} artifacts, {n_parts:,} pool parts, "
+        f"{options.videos:,} videos of {options.frames} frames, {options.questions:,} questions; "
+        f"{len(list(store))} artifacts, {n_parts:,} pool parts, "
         f"{len(names(store.root))} named runs; {os.cpu_count()} cores, Python {platform.python_version()}",
         "",
         "| command | seconds, median of 5 | processor seconds |",
         "|---|---:|---:|",
     ]
-    for name, arguments in commands(options.folder).items():
+    for name, arguments in commands(options.folder, options.frames).items():
         wall, processor = timed(arguments)
         lines.append(f"| {name} | {wall:.2f} | {processor:.2f} |")
         print(lines[-1], flush=True)

@@ -103,6 +103,7 @@ NAMES_A_DATA_SET = {
     "pipeline/shapes/files.py": {"timed_text"},  # a folder of the demo's world
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/gpu.py": {"plain"},
+    "benchmarks/long_videos.py": {"plain"},
     # The format of submissions is that of the annotations, and has one parser.
     "reports/moment_files.py": {"pipeline.datasets.qvhighlights"},
 }
@@ -136,6 +137,7 @@ SEES_THE_STORE = {
     "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations that are handed out as Parquet
     "pipeline/video/video_bytes.py": {"cache.digests"},  # whether a file is still the one that was identified
     "pipeline/inference/frame_encoding.py": {"cache.pool", "cache.pool_reader"},  # where encoded frames go
+    "pipeline/video/stored_video.py": {"cache.pool"},  # where sampled frames go
     "pipeline/training/prompt_training.py": {"cache.pool_reader"},  # the type of what reads features
     "pipeline/shapes/demo.py": {"cache.store"},  # the demo's world lies in the store
 }

@@ -92,8 +92,8 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
 
 
 @contextmanager
-def count_bar(description: str, total: int, unit: Literal["B", "video"]) -> Iterator[Callable[[int], object]]:
-    """Yield what shows how many bytes or videos were read: call it with how many more."""
+def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]) -> Iterator[Callable[[int], object]]:
+    """Yield what shows how many bytes, videos or frames were read: call it with how many more."""
     if _is_for_eyes():
         with _bar(desc=description, unit=unit, unit_scale=unit == "B", total=total, delay=1) as bar:
             yield bar.update

@@ -21,10 +21,11 @@ class BytesRead:
 
 @dataclass(frozen=True)
 class Started:
-    """The video can be read; what is known of it, and the frames that will come of each clip."""
+    """The video can be read; what is known of it, and the frames of each clip."""
 
     probe: VideoProbe
     clips: tuple[SampledClip, ...]
+    frame_indices: np.ndarray  # of the frames that will come: int64 [N], ascending
 
 
 @dataclass(frozen=True)

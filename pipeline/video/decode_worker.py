@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
@@ -40,11 +40,12 @@ from pipeline.video.video_bytes import VideoBytes
 Progress = Callable[[], None]
 SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
 
-ReadFrames = Callable[[Path, VideoProbe, np.ndarray, int, Progress], Iterator[np.ndarray]]
+# The last argument is the last frame up to which all were decoded before, -1 for none.
+ReadFrames = Callable[[Path, VideoProbe, np.ndarray, int, Progress, int], Iterator[np.ndarray]]
 
 
 def read_with_decord(
-    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
 ) -> Iterator[np.ndarray]:
     """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
     # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
@@ -52,6 +53,7 @@ def read_with_decord(
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
     visited = np.union1d(indices, _ends_of_groups(reader))
+    visited = visited[visited > seen]
     wanted = set(indices.tolist())
     with _decord_log() as reported:
         for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
@@ -83,7 +85,7 @@ def _ends_of_groups(reader: Any) -> np.ndarray:
 
 
 def read_with_pyav(
-    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from the first frame to the last one wanted, without ever seeking: slow, and right."""
     scale, wanted, count = Scaler(lambda _: (size, size)), deque(indices.tolist()), 0
@@ -113,7 +115,7 @@ def _decord_log() -> Iterator[Callable[[], str]]:
 
 
 def read_images(
-    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
 ) -> Iterator[np.ndarray]:
     """As `read_with_decord`, from a folder of images."""
     images, scale = list_images(path), Scaler(lambda _: (size, size))
@@ -165,9 +167,7 @@ def _decode(
         is_ours = isinstance(error, DecodeError)
         return Failed(str(error) if is_ours else f"unreadable: {_first_line(error, path, request.path.name)}")
     failures = {"decord": request.decord_failure} if request.decord_failure else {}
-    for decoder, read in READERS[video.decoder]:
-        if decoder == "decord" and request.decord_failure:
-            continue
+    for decoder, read in [reader for reader in READERS[video.decoder] if reader[0] not in failures]:
         failures.pop(decoder, None)
         has_started = False
         try:
@@ -175,8 +175,10 @@ def _decode(
                 video = count_frames(path, video, on_progress)
             clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
             note = "; ".join(filter(None, [video.note, *failures.values()]))
-            started = Started(replace(video, decoder=decoder, note=note), clips)
-            for message in _messages(started, read(path, video, union_of_frames(clips), size, on_progress)):
+            held = request.held.get(decoder, ())
+            wanted = np.setdiff1d(union_of_frames(clips), held)
+            frames = read(path, video, wanted, size, on_progress, _last_seen(held, wanted))
+            for message in _messages(Started(replace(video, decoder=decoder, note=note), clips, wanted), frames):
                 send(message)
                 has_started = True
             return Finished()
@@ -190,6 +192,11 @@ def _decode(
             if has_started:
                 break
     return Failed("corrupt: " + "; ".join(failures.values()))
+
+
+def _last_seen(held: Sequence[int], wanted: np.ndarray) -> int:
+    """The last frame that is held before the first one wanted, or -1: damage before it was looked for when it was decoded."""
+    return max((index for index in held if not len(wanted) or index < wanted[0]), default=-1)
 
 
 def _messages(started: Started, frames: Iterator[np.ndarray]) -> Iterator[object]:

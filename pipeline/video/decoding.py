@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -71,6 +71,9 @@ class DecodeRequest:
     stamp: tuple[int, ...] = ()  # of the file with that digest
     is_repeated: bool = False  # it has failed before: the digest is to be checked first
     decord_failure: str = ""  # why decord is not to be tried: its message of before
+    held: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # frames that are not wanted again, by their decoder
 
 
 @dataclass
@@ -86,16 +89,13 @@ class DecodeResult:
     error: DecodeError | ReadingError | None = None
     probe: VideoProbe | None = None
     clips: tuple[SampledClip, ...] = ()  # one for each of the request's, with its own frame indices
+    # Of all clips, each once, ascending, without those that the request says are held: int64 [N].
+    frame_indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     frames: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
 
     @property
     def reason(self) -> str:
         return str(self.error or "")
-
-    @property
-    def frame_indices(self) -> np.ndarray:
-        """The frames of all clips, each once, ascending: int64 [N]."""
-        return union_of_frames(self.clips)
 
 
 def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
@@ -262,7 +262,7 @@ def _first_answer(worker: _Worker, request: DecodeRequest) -> DecodeResult:
     except (DecodeError, ReadingError) as error:
         return DecodeResult(request, error)
     assert isinstance(message, Started)
-    return DecodeResult(request, probe=message.probe, clips=message.clips, frames=_chunks(worker))
+    return DecodeResult(request, None, message.probe, message.clips, message.frame_indices, _chunks(worker))
 
 
 def _chunks(worker: _Worker) -> Iterator[np.ndarray]:
