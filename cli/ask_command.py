@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from cli.options import (
     Texts,
     Where,
 )
-from cli.terminal import print_json, print_text
+from cli.terminal import RED, print_json, print_last, print_text
 
 if TYPE_CHECKING:
     from reports.asked_answer import AskedAnswer
@@ -113,7 +112,7 @@ def ask(
     try:
         run = asked(video, question, list(options))
     except NoWeightsError as error:
-        print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
+        print_last(printable_lines([f"error: {printable(str(error))}", *error.mends]), RED)
         return 1
     answer = answer_of(run)
     if as_json:
