@@ -129,6 +129,7 @@ def _as_lists(answering: AnsweringWeights) -> dict[str, Any]:
 
 
 def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions, is_asked: bool) -> int:
+    from pipeline.inference.resident import Models, keeping_models
     from reports.ask_page import answer_page
     from reports.ask_server import served, wait
     from reports.asked_answer import answer_of
@@ -136,8 +137,11 @@ def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOption
     if is_asked:
         raise SevilaError("--serve takes no video and no question: they are given on the page")
 
+    models: Models = {}
+
     def answer(video: Path, question: str, options: Sequence[str]) -> str:
-        run = ask(video, question, options)
+        with keeping_models(models):
+            run = ask(video, question, options)
         return answer_page(run, answer_of(run))
 
     with served(answer, page.port, page.upload_megabytes) as address:
