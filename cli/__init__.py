@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as cache loads numpy
 from cache.errors import SevilaError, sentence
 from cache.printable import printable
-from cli.terminal import RED, drop_output, flush_output, in_colour, set_up_output
+from cli.terminal import RED, drop_output, flush_output, print_last, set_up_output
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -53,7 +53,7 @@ def _status(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _failed_by_machine(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished shard or state", file=sys.stderr)
+        print_last("interrupted; the same command goes on from the last finished shard or state")
         return 130
 
 
@@ -70,7 +70,7 @@ def _failed_by_machine(error: OSError) -> int:
 
 def _failed(message: str) -> int:
     try:
-        print(in_colour(f"error: {printable(message)}", RED), file=sys.stderr, flush=True)
+        print_last(f"error: {printable(message)}", RED)
     except OSError:  # there is nowhere to print to; the exit status says it
         drop_output()
     return 1

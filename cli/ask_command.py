@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from cli.options import (
     Texts,
     Where,
 )
-from cli.terminal import print_json, print_text
+from cli.terminal import RED, print_json, print_last, print_text
 
 if TYPE_CHECKING:
     from reports.asked_answer import AskedAnswer
@@ -113,7 +112,7 @@ def ask(
     try:
         run = asked(video, question, list(options))
     except NoWeightsError as error:
-        print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
+        print_last(printable_lines([f"error: {printable(str(error))}", *error.mends]), RED)
         return 1
     answer = answer_of(run)
     if as_json:
@@ -130,6 +129,7 @@ def _as_lists(answering: AnsweringWeights) -> dict[str, Any]:
 
 
 def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions, is_asked: bool) -> int:
+    from pipeline.inference.resident import Models, keeping_models
     from reports.ask_page import answer_page
     from reports.ask_server import served, wait
     from reports.asked_answer import answer_of
@@ -137,8 +137,11 @@ def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOption
     if is_asked:
         raise SevilaError("--serve takes no video and no question: they are given on the page")
 
+    models: Models = {}
+
     def answer(video: Path, question: str, options: Sequence[str]) -> str:
-        run = ask(video, question, options)
+        with keeping_models(models):
+            run = ask(video, question, options)
         return answer_page(run, answer_of(run))
 
     with served(answer, page.port, page.upload_megabytes) as address:

@@ -10,6 +10,7 @@ import select
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -17,7 +18,7 @@ from rich.cells import cell_len
 
 from cache.files import write_for_user
 from cache.printable import is_unprintable, keep_logs_printable, printable, printable_lines, traceback_text
-from pipeline.engine.progress import LinesBesideBars
+from pipeline.engine.progress import LinesBesideBars, end_bars
 from pipeline.text_table import aligned, wrap_words
 
 if TYPE_CHECKING:
@@ -128,13 +129,27 @@ def is_verbose() -> bool:
     return logging.getLogger("sevila").isEnabledFor(logging.DEBUG)
 
 
-def _styled(line: str, level: int) -> str:
+def print_last(text: str, colour: str = "") -> None:
+    """Print why a command ends to standard error, where its bars were."""
+    end_bars()
+    print(_styled(text, colour=colour), file=sys.stderr, flush=True)
+
+
+def _styled(line: str, level: int = logging.INFO, colour: str = "") -> str:
     """Return a line as a terminal shows it: broken between words, a warning in colour; elsewhere as it is."""
     if not sys.stderr.isatty():
         return line
-    columns = max(shutil.get_terminal_size().columns, LEAST_WIDTH)
+    columns = max(_columns(sys.stderr), LEAST_WIDTH)
     lines = [part for each in line.split("\n") for part in wrap_words(each, columns, below="  ") or [""]]
-    return in_colour("\n".join(lines), YELLOW if level >= logging.WARNING else "")
+    return in_colour("\n".join(lines), colour or (YELLOW if level >= logging.WARNING else ""))
+
+
+def _columns(stream: TextIO) -> int:
+    """Return the columns of a stream's own terminal, whatever the other one goes to, unless COLUMNS says how many."""
+    with suppress(OSError, ValueError):
+        if not os.environ.get("COLUMNS"):
+            return os.get_terminal_size(stream.fileno()).columns
+    return shutil.get_terminal_size().columns
 
 
 def in_colour(text: str, colour: str) -> str:

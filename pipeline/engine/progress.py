@@ -12,11 +12,11 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pipeline.engine.waiting import Waiting
 from pipeline.text_table import duration
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
+    from pipeline.engine.bars import FittingBar
     from pipeline.engine.output import Shard
 
 log = logging.getLogger("sevila")
@@ -61,10 +61,10 @@ def shown_by(show: Show) -> Iterator[None]:
         _show.reset(before)
 
 
-def _bar(*items: Any, **options: Any) -> tqdm[Any]:
-    from tqdm import tqdm  # here, as most commands show none
+def _bar(*items: Any, **options: Any) -> FittingBar:
+    from pipeline.engine.bars import FittingBar  # here, as most commands show none
 
-    return tqdm(*items, leave=False, **options)
+    return FittingBar(*items, leave=False, **options)
 
 
 def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = None) -> Iterator[Item]:
@@ -76,7 +76,12 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
     if _is_for_eyes():
         # The line above it says which step it is: both do not fit in a line.
         desc = f"{what}, {which}".rstrip(", ")
-        yield from _bar(items, desc=desc, unit=unit, total=total, dynamic_ncols=True)
+        waiting = Waiting()
+        with _bar(desc=desc, unit=unit, total=total, dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                bar.set_postfix_str(waiting.words(lambda: bar.format_dict["elapsed"]), refresh=False)
+                bar.update()
         return
     course = _Course(what)
     done = 0
@@ -114,7 +119,7 @@ def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]
 class FrameProgress:
     """How many frames of a shard are done; those that were done before are left out, so that the rest is foreseen rightly."""
 
-    def __init__(self, shard: Shard, total: int, bar: tqdm[Any] | None) -> None:
+    def __init__(self, shard: Shard, total: int, bar: FittingBar | None) -> None:
         self._course, self._bar, self._shard = _Course(shard.stage.name), bar, shard
         self._all, self._total, self._done = total, total, 0
 
@@ -123,6 +128,7 @@ class FrameProgress:
         self._done, self._total = self._done + n_frames, max(self._all - n_held, self._done + n_frames)
         if self._bar is not None:
             self._bar.total = self._total
+            self._bar.set_postfix_str(self._course.waiting_words(), refresh=False)
             self._bar.update(n_frames)
         else:
             self._course.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
@@ -155,10 +161,12 @@ def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
 def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
     if _is_for_eyes():
+        waiting = Waiting()
         with _bar(desc=description, unit="step", total=total, initial=done, dynamic_ncols=True) as bar:
 
             def show(step: int, figures: dict[str, float]) -> None:
-                bar.set_postfix_str(_in_words(figures), refresh=False)
+                said = [waiting.words(lambda: bar.format_dict["elapsed"]), _in_words(figures)]
+                bar.set_postfix_str(", ".join(filter(None, said)), refresh=False)
                 bar.update(step - bar.n)
 
             yield show
@@ -177,10 +185,14 @@ class _Course:
     def __init__(self, what: str) -> None:
         self._what = what
         self._show = _show.get()
+        self._waiting = Waiting()
         self._started = self._last_line = self._last_show = time.monotonic()
 
     def seconds(self) -> float:
         return max(time.monotonic() - self._started, 1e-3)
+
+    def waiting_words(self) -> str:
+        return self._waiting.words(self.seconds)
 
     def at(self, share: float, words: Callable[[], str]) -> None:
         """Tell that this share of it, from 0 to 1, is done, if it is time to."""
@@ -190,20 +202,23 @@ class _Course:
         every = min(TO_PARENT_EVERY_SECONDS, LOG_EVERY_SECONDS) if is_shown_by_parent else LOG_EVERY_SECONDS
         if ends_what_was_logged or now - self._last_line > every:
             self._last_line = now
-            text = f"{words()}{self._left(share)}"
+            text = self._text(share, words)
             # A process that others have started shows nothing; its lines arrive where they can be shown.
             extra = {"progress": (self._what, 100 * share, text)}
             log.info("%s: %s", step_name(self._what), text, extra=extra)
         if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
             self._last_show = now
-            self._show(self._what, 100 * share, f"{words()}{self._left(share)}")
+            self._show(self._what, 100 * share, self._text(share, words))
+
+    def _text(self, share: float, words: Callable[[], str]) -> str:
+        return ", ".join(filter(None, [words(), self.waiting_words(), self._left(share)]))
 
     def _left(self, share: float) -> str:
         """Return how long it will take at the pace so far, once that says something."""
         seconds = self.seconds()
         if not 0 < share < 1 or seconds < WORTH_GUESSING_SECONDS:
             return ""
-        return f", about {duration(seconds / share - seconds)} left"
+        return f"about {duration(seconds / share - seconds)} left"
 
 
 def _is_for_eyes() -> bool:
@@ -222,7 +237,7 @@ class LinesBesideBars(logging.Handler):
         """Args: `style` makes what is printed of a line and its level."""
         super().__init__()
         self._style = style
-        self._others: dict[str, tqdm[Any]] = {}
+        self._others: dict[str, FittingBar] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
@@ -257,6 +272,13 @@ def quiet(least: int = logging.WARNING) -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def end_bars() -> None:
+    """Take all bars off the terminal, so that what is printed next, without them, begins a line."""
+    tqdm = sys.modules.get("tqdm")
+    for bar in list(tqdm.tqdm._instances) if tqdm is not None else ():
+        bar.close()
 
 
 def print_line(text: str) -> None:

@@ -12,6 +12,7 @@ from cache.errors import MissingSourceError
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, RunContext
 from pipeline.engine.weights import Weights
+from pipeline.inference.resident import resident
 
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig
@@ -84,8 +85,12 @@ class Backbone(ImportedModel):
         from pipeline.models.checkpoint import load_vision_encoder
         from pipeline.models.config import read_blip2_config
 
-        with self.folder(run) as folder:
-            return load_vision_encoder(read_blip2_config(folder), folder, getattr(torch, precision), run.torch_device())
+        def load() -> VisionEncoder:
+            with self.folder(run) as folder:
+                config = read_blip2_config(folder)
+                return load_vision_encoder(config, folder, getattr(torch, precision), run.torch_device())
+
+        return resident(self, "vision", precision, run, load)
 
     def language(self, run: RunContext, precision: str) -> Language:
         """Return the frozen T5 and its tokenizer on the run's device."""
@@ -95,9 +100,12 @@ class Backbone(ImportedModel):
         from pipeline.models.config import read_blip2_config
         from pipeline.models.verbalizer import Verbalizer
 
-        with self.folder(run) as folder:
-            config, verbalizer = read_blip2_config(folder), Verbalizer(folder / "tokenizer.json")
-            return load_language(config, folder, verbalizer, getattr(torch, precision), run.torch_device())
+        def load() -> Language:
+            with self.folder(run) as folder:
+                config, verbalizer = read_blip2_config(folder), Verbalizer(folder / "tokenizer.json")
+                return load_language(config, folder, verbalizer, getattr(torch, precision), run.torch_device())
+
+        return resident(self, "language", precision, run, load)
 
     def verbalizer(self, run: RunContext) -> Verbalizer:
         """Return the tokenizer."""

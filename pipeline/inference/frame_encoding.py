@@ -16,6 +16,7 @@ from cache.pool_reader import PoolReader
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import FrameProgress, frame_progress
 from pipeline.engine.stage import RunContext
+from pipeline.engine.waiting import model_input
 from pipeline.inference.load_models import OnDemand
 from pipeline.inference.not_finite import FEATURES
 from pipeline.inference.streams import behind, read_ahead
@@ -216,7 +217,7 @@ class _Encode:
         One thread reads frames, one computes, this one writes, and others sync and digest what is written. A long video is
         stored piece by piece, so that one that is interrupted goes on from its last piece.
         """
-        encoded = read_ahead(self._encoded(read_ahead(stored.missing(pool, keys))), depth=4)
+        encoded = read_ahead(self._encoded(model_input(read_ahead(stored.missing(pool, keys)))), depth=4)
         with ThreadPoolExecutor(PUBLISHERS) as publishers:
             written = (
                 (piece, publishers.submit(self._write(pool, stored, piece, (features for _, features in group))))

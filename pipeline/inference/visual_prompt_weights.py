@@ -11,6 +11,7 @@ from pipeline.engine.row_schema import schema_of
 from pipeline.engine.stage import Artifact, Config, RunContext
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.resident import resident
 
 if TYPE_CHECKING:
     from pipeline.models.visual_prompt import VisualPrompt
@@ -54,9 +55,12 @@ class VisualPromptWeights(Artifact):
 
         from pipeline.models.checkpoint import load_saved_visual_prompt
 
-        prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
-        prompt.compute_dtype = getattr(torch, precision)
-        return prompt
+        def load() -> VisualPrompt:
+            prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
+            prompt.compute_dtype = getattr(torch, precision)
+            return prompt
+
+        return resident(self, "visual prompt", precision, run, load)
 
 
 class InitWeights(Config):

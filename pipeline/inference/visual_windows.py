@@ -9,6 +9,7 @@ import numpy as np
 
 from cache.errors import SevilaError
 from pipeline.engine.stage import Artifact, PooledArtifact
+from pipeline.engine.waiting import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.memory import Halving
 from pipeline.models.transfer import to_device
@@ -80,7 +81,7 @@ class Windows:
             with torch.no_grad():
                 return model.prompt.project(to_device(frames[:, self._which].copy(), self._device))  # type: ignore[attr-defined]
 
-        for group, array in read_ahead(self._read(groups), depth=1):
+        for group, array in model_input(read_ahead(self._read(groups), depth=1)):
             batches = [array[start : start + batch_frames] for start in range(0, len(array), batch_frames)]
             visual = torch.cat([tokens for batch in batches for tokens in self._halving(look, batch)])
             places = [(video_id, row) for video_id, rows in group for row in rows]

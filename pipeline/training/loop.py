@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from cache.errors import SevilaError
+from pipeline.engine.waiting import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.training.broken_samples import BrokenSamples
 from pipeline.training.states import read_state, write_state
@@ -99,7 +100,7 @@ class Loop:
         """Train to the epoch's end, or to a batch of which something is left out: what is read ahead does not know that yet."""
         batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)[self.batch :]
         with closing(read_ahead(self._pieces(batches), depth=1)) as pieces:
-            not_finite = self._train_batches(pieces, report, write_events)
+            not_finite = self._train_batches(model_input(pieces), report, write_events)
         if not_finite is not None:
             samples, loss, norm = not_finite
             if not self.broken.look(samples, self.epoch, bool(self.curves)):

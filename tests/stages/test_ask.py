@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ import pytest
 
 from cache.store import Store
 from cli import main
+from cli.options import ExecutionOptions
+from pipeline.engine.stage import RunContext
+from pipeline.inference.resident import keeping_models
+from pipeline.models import checkpoint
+from reports.asked_answer import answer_of
+from reports.asking import AskRequest, ask_video
 from tests.stages.runs import artifact
 from tests.videos import make_video, rotate
 
@@ -122,3 +129,37 @@ def test_trained_weights_of_the_store_answer_and_those_of_another_backbone_do_no
     assert "answerer: init_answerer" in answer(capsys)["answered_by"]
     assert ask(demo, asked, "What?", *choice, "--localizer", id) == 1
     assert "holds answerer_weights, wanted localizer_weights" in capsys.readouterr().err
+
+
+def test_models_that_are_kept_are_loaded_once_and_answer_as_those_that_are_not(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    for name in ("load_vision_encoder", "load_language", "load_saved_visual_prompt"):
+        load = getattr(checkpoint, name)
+        monkeypatch.setattr(checkpoint, name, lambda *of, name=name, load=load: (loads.append(name), load(*of))[1])
+
+    def answers(store: str) -> list[dict[str, Any]]:
+        context = RunContext.of(Store(tmp_path / store), vars(ExecutionOptions()) | {"device": "cpu"})
+        requests = [
+            AskRequest(video, "What?", ["red", "blue"], [f"{BLIP2}={demo / 'tiny-blip2'}"], settings=SMALL[1:4:2])
+            for video in sorted(path for path in (demo / "videos").iterdir() if path.stat().st_size)[:2]
+        ]
+        return [answer_of(ask_video(request, context)).as_dict() for request in requests]
+
+    alone = answers("alone")
+    assert len(loads) == 10
+    loads.clear()
+    with keeping_models({}):
+        assert answers("kept") == alone
+    # The Localizer's and the Answerer's Q-Former are one and the same here: BLIP-2's own.
+    assert sorted(loads) == ["load_language", "load_saved_visual_prompt", "load_vision_encoder"]
+
+
+def test_without_gradio_serving_says_what_to_install_and_nothing_else_imports_it(
+    demo: Path, asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
+    assert main(["ask", "--serve", "--store", str(asked)]) == 1
+    assert 'pip install "sevila-pipeline[serve]"' in capsys.readouterr().err
+    assert ask(demo, asked, "What?", "--option", "red", "--option", "blue") == 0

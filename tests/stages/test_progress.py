@@ -4,16 +4,20 @@ import io
 import json
 import logging
 import re
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from cache.store import Store
 from cli import main, terminal
 from pipeline.engine import progress
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import LinesBesideBars, at_step, shown_by, step_name, steps_bar, track
+from pipeline.engine.waiting import model_input
 from pipeline.inference.streams import read_ahead
 from pipeline.training.launch import run_in_subprocess
 from stages.extract_features import extract_features
@@ -89,6 +93,47 @@ def test_a_step_is_called_by_its_name_for_people_and_its_ids_are_said_where_aske
     assert sevila("run", demo, finished, "--json") == 0
     content = json.loads(capsys.readouterr().out)
     assert [step["stage"] for step in content["steps"]][-1] == "evaluate" and content["results"]
+
+
+def test_on_a_gpu_progress_says_which_share_of_the_time_it_waits_for_input(
+    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def read() -> Iterator[str]:
+        nonlocal now
+        for item in "abcd":
+            now += 3
+            yield item
+
+    def words(on_gpu: bool) -> str:
+        nonlocal now
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
+        monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+        shown: list[str] = []
+        with shown_by(lambda what, percent, words: shown.append(words)):
+            for _ in track(model_input(read()), shard(tmp_path, 0, 1), "window"):
+                now += 1
+        return shown[-1]
+
+    assert words(on_gpu=True) == "4 of ? windows, 0.25 a second, GPU waits 75 %"
+    assert words(on_gpu=False) == "4 of ? windows, 0.25 a second"
+
+
+def test_every_stage_that_runs_a_model_on_cached_data_says_how_long_it_waits_for_it(
+    demo: Path, store: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    shown: dict[str, str] = {}
+    with shown_by(lambda what, percent, words: shown.update({what: words})):
+        for stage in ("extract_features", "score_frames", "answer_questions"):
+            assert sevila("stage", demo, store, stage, "--again") == 0
+        assert "GPU waits" not in shown["extract_features"]  # all of it is stored, no model has run
+        shutil.rmtree(store / "pool")
+        assert sevila("stage", demo, store, "sample_frames", "--again") == 0
+        assert sevila("stage", demo, store, "extract_features", "--again") == 0
+    assert "GPU waits" not in shown["sample_frames"]
+    assert all("GPU waits" in shown[stage] for stage in ("extract_features", "score_frames", "answer_questions"))
 
 
 class Terminal(io.StringIO):
