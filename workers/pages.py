@@ -20,7 +20,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import TaskRunContext
 from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run as this_run
@@ -118,8 +118,9 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
         if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
             return False
         setattr(record, seen, True)
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
-            record.flow_run_id = run_id
+        # Also where a setting's own run does the step: people, and `--watch`, look at this one.
+        step = TaskRunContext.get()
+        record.flow_run_id, record.task_run_id = run_id, step.task_run.id if step else None
         if record.process != process and hasattr(record, "progress"):
             show(*record.progress)
         return True
