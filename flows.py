@@ -36,7 +36,7 @@ from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
-from reports.page.at_end import is_report_wanted, report_at_end
+from reports.page.at_end import is_report_wanted, report_at_end, strips_at_end
 from reports.page.runs import title_of
 from stages.chain import chain_of
 from workers.as_tasks import RETRIED, AsTasks, make_as_tasks
@@ -92,8 +92,9 @@ def sevila(
             results = chain_of(chosen)(chosen, AsTasks(chosen, steps), sources)
             called = name or title_of(chosen.name, [] if seed is None else [seed])
             page = report_at_end(called, chosen, steps, sources, started, pin) if is_report_wanted() else None
+            report = (page, strips_at_end(chosen, steps, sources)) if page else None
         title, key = f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}")
-        show_summary(title, key, steps.artifacts, steps.settings, results, page)
+        show_summary(title, key, steps.artifacts, steps.settings, results, report)
         metrics = results.settings[-1].metrics if isinstance(results, Results) else results
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
@@ -191,6 +192,7 @@ def sevila_benchmark(
 
     def work() -> State[str]:
         chosen = load_matrix(matrix)
+        name_run(f"benchmark {chosen.name}")
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, row_shower(chosen), _setting_as_a_task)

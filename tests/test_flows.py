@@ -195,6 +195,22 @@ def test_every_step_is_a_task_whose_run_says_which_step_it_is_and_then_the_artif
     assert {step["state_type"] for step in steps} == {"COMPLETED"}
 
 
+def test_a_settings_steps_are_one_node_of_the_graph_with_edges_from_what_it_reads(
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    prefect.ended_steps("first")
+    graph = prefect.graph(prefect.flow_run("first")["id"])
+    (setting,) = [node for node in graph if node["kind"] == "flow-run"]
+    assert (setting["label"], setting["state_type"]) == ("sevila-setting / refined Localizer", "COMPLETED")
+    steps = prefect.graph(setting["id"])
+    assert len(graph) - 1 + len(steps) == STEPS_OF_THE_CHAIN and len(steps) == 12
+    labels = {node["id"]: node["label"] for node in graph}
+    read = {labels[parent["id"]].rpartition(" (")[0].rpartition(" ")[2] for parent in setting["parents"]}
+    trained = {"refine_localizer", "init_answerer", "import_backbone"}
+    assert read == trained | {"list_questions", "sample_frames", "extract_features"}
+    assert prefect.ask(f"flow_runs/{setting['id']}")["parameters"] == {}
+
+
 def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifacts(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
