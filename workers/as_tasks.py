@@ -48,8 +48,8 @@ class AsTasks:
         # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
         artifacts = [value for value in reads if isinstance(value, Artifact)]
         with tags(OF_OUR_DEPLOYMENTS):
-            made: Made = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
-        return made
+            outcome: Made = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
+        return outcome
 
 
 def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
