@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from coolname import generate_slug
 
 from cache.names import named_run
 from cache.store import Store
@@ -254,10 +255,12 @@ def test_a_regression_fails_the_nightly_run_and_is_named(prefect: PrefectServer,
     tolerance = "tolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}"
     matrix.write_text(f'{tolerance}\n[recipes."{SMALL}"]\nchosen = []\n')
     nightly = "sevila-benchmark/nightly"
-    prefect.start(nightly, "first night", matrix=str(matrix), device="cpu", places=places(world, store))
+    drawn = generate_slug(2)  # as Prefect calls a run that nobody has named
+    prefect.start(nightly, drawn, matrix=str(matrix), device="cpu", places=places(world, store))
     worse = with_other_weights(world, folder / "worse")
     assert main(["run", SMALL, *options(worse, store)]) == 0
-    prefect.ended("first night")
+    prefect.until(lambda: prefect.flow_runs("benchmark nights"))
+    prefect.ended("benchmark nights")
     prefect.start(nightly, "second night", matrix=str(matrix), device="cpu", places=places(worse, store))
     state = prefect.ended("second night", "FAILED")
     assert state["name"] == "Regression"
