@@ -37,9 +37,12 @@ def test_workers_that_end_at_once_when_all_is_there_end_the_step(
 
 def test_pieces_of_a_settings_step_belong_to_the_run_that_somebody_may_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(
-        dispatch, "run_deployment", lambda *which, **how: asked.append(how) or SimpleNamespace(id=uuid4())
-    )
+
+    def run_deployment(deployment: str, **how: Any) -> Any:
+        asked.append(how)
+        return SimpleNamespace(id=uuid4())
+
+    monkeypatch.setattr(dispatch, "run_deployment", run_deployment)
     monkeypatch.setattr(
         dispatch, "_gpu_workers", lambda hand_out: nullcontext(lambda id, *rest: hand_out("gpu", id, id))
     )
