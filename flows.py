@@ -12,7 +12,7 @@ larger than ids and recipe names passes through Prefect. Without a server, use `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,18 +22,13 @@ import pipeline  # noqa: F401 - clears what BLAS libraries read when they are lo
 # isort: split
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from cache.errors import OF_THE_MACHINE, MachineError
 from cache.printable import printable
 from cache.store import Store, stores_below
 from pipeline.benchmarks.matrix import load_matrix
-from pipeline.engine.build import Make
-from pipeline.engine.recipe import Recipe
-from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.engine.steps import Run, RunOnly, Step, setting_of
+from pipeline.engine.steps import Run, RunOnly
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
 from reports.benchmark import run_night
@@ -41,9 +36,10 @@ from reports.benchmark_history import NightRow
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 from reports.benchmark_text import night_markdown
 from reports.named_runs import pinned
-from reports.page.at_end import is_report_wanted, report_at_end
+from reports.page.at_end import is_report_wanted, report_at_end, strips_at_end
 from reports.page.runs import title_of
 from stages.chain import chain_of
+from workers.as_tasks import RETRIED, AsTasks, make_as_tasks
 from workers.dispatch import cancel_pieces, make_by
 from workers.forms import (
     Device,
@@ -58,7 +54,7 @@ from workers.forms import (
     TokenCount,
 )
 from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
-from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE, final_state, make_piece, open_request, split
+from workers.piece import final_state, make_piece, open_request, split
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -93,11 +89,12 @@ def sevila(
         name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
             steps = Run(chosen, run, pin, make_by(request), chain_of(chosen))
-            results = chain_of(chosen)(chosen, _as_tasks(chosen, steps), sources)
+            results = chain_of(chosen)(chosen, AsTasks(chosen, steps), sources)
             called = name or title_of(chosen.name, [] if seed is None else [seed])
             page = report_at_end(called, chosen, steps, sources, started, pin) if is_report_wanted() else None
+            report = (page, strips_at_end(chosen, steps, sources)) if page else None
         title, key = f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}")
-        show_summary(title, key, steps.artifacts, steps.settings, results, page)
+        show_summary(title, key, steps.artifacts, steps.settings, results, report)
         metrics = results.settings[-1].metrics if isinstance(results, Results) else results
         return Completed(message=f"metrics {metrics.id}", data=metrics.id)
 
@@ -131,7 +128,7 @@ def sevila_stage(
         chosen, run, sources = open_request(**request, remembered=["videos"])
         name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            steps = RunOnly(stage, chosen, run, again, pin, _make_as_tasks(make_by(request)))
+            steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(make_by(request)))
             artifacts = steps.walk(chain_of(chosen), sources)
         title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
         show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), artifacts, steps.settings)
@@ -174,63 +171,6 @@ def _request(
     return common | {"places": places.model_dump(), "execution": execution.model_dump()}
 
 
-def _as_tasks(recipe: Recipe, run_step: Step) -> Step:
-    """Return a step that runs every stage as a Prefect task.
-
-    The task has the stage's name; its run says which of the chain's steps it is, and then the artifact's id. A step that the
-    machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
-    """
-
-    def step(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        which, id = setting_of(changes, setting), stage.artifact_id(recipe.config(stage, **changes), inputs)
-        name = " ".join(filter(None, (f"{which}:" if which else "", stage.name, f"({id})" if id else "")))
-        return _as_a_task(name, stage, inputs, lambda: run_step(stage, *inputs, setting=setting, **changes))
-
-    return step
-
-
-def _make_as_tasks(make: Make) -> Make:
-    """Return what makes every artifact as a task likewise, once all that it is made from is there."""
-
-    def make_task(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        def work() -> Artifact:
-            return make(stage, cfg, run, inputs)
-
-        if any(value is not None and value.problem for value in inputs):
-            return work()  # which says so: no step that has failed, but one that is not yet to be made
-        return _as_a_task(f"{stage.name} ({stage.artifact_id(cfg, inputs)})", stage, inputs, work)
-
-    return make_task
-
-
-def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
-    # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
-    # thousands of videos is none of its business.
-    @task(name=stage.name, description=stage.summary, task_run_name=name, **RETRIED)
-    def build(reads: list[Artifact]) -> Artifact:
-        return work()
-
-    return build([value for value in inputs if isinstance(value, Artifact)])
-
-
-def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
-    try:
-        state.result()
-    except Exception as error:
-        return isinstance(error, MachineError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE)
-    return False
-
-
-# A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
-RETRIED: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "retries": TRIES_OF_A_PIECE - 1,
-    "retry_delay_seconds": BACK_OFF_SECONDS,
-    "retry_condition_fn": _is_of_the_machine,
-}
-
-
 @flow(name="sevila-benchmark")
 def sevila_benchmark(
     matrix: MatrixName = "demo",
@@ -252,6 +192,7 @@ def sevila_benchmark(
 
     def work() -> State[str]:
         chosen = load_matrix(matrix)
+        name_run(f"benchmark {chosen.name}")
         given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
         night = run_night(chosen, main, given, device, batch_tokens, row_shower(chosen), _setting_as_a_task)

@@ -46,7 +46,7 @@ def summary(artifacts: Sequence[Artifact], results: Artifact | Results, with_ids
 
 
 def summary_markdown(
-    steps: Sequence[Artifact], settings: Sequence[str], results: Artifact | Results | None = None
+    steps: Sequence[Artifact], settings: Sequence[str], results: Artifact | Results | None = None, examples: str = ""
 ) -> str:
     """Return the same as a page in Markdown, to be put below a heading.
 
@@ -54,6 +54,7 @@ def summary_markdown(
         steps: the artifacts of the steps, in their order.
         settings: which of the chain's steps each of `steps` is.
         results: what the chain returned; None: one stage was run, so that everything made is what was asked for.
+        examples: Markdown to be put below the figures.
     """
     artifacts = {artifact.record.id: artifact for artifact in steps}.values()
     which = _which(steps, settings)
@@ -62,6 +63,7 @@ def summary_markdown(
     else:  # a forward chain, or one stage in all its occurrences
         metrics_first = sorted(artifacts, key=lambda artifact: not isinstance(artifact, (Metrics, MomentMetrics)))
         parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
+    parts += [examples] if examples else []
     failures = [f"{escaped(what)}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
     parts += ["## What failed", *failures] if failures else []
     parts += ["## Every step", _steps(list(artifacts), which), "## What next", _next(list(artifacts), results)]

@@ -7,7 +7,7 @@ import stages.all as stages
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
-from pipeline.engine.steps import Step
+from pipeline.engine.steps import Step, as_one
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
 from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Results, Setup, baselines, learned, refinements
@@ -57,27 +57,26 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     train = _features(step, sources, splits.train, train_questions, backbone)
     setup = Setup(step, test, train, answerer, results := Results(test_questions))
     for choice in baselines(recipe.chain):  # baselines and upper bounds
-        _evaluate(setup, choice, None, _fine_tune(setup, choice, None, answerer))
+        _compare(setup, choice, None, answerer)
     for choice in learned(recipe.chain):  # on answers alone
         named = {"setting": choice.name, "selector": choice.selector}
         results.trained(f"selector, {choice.name}", selector := step(stages.train_selector, *train, answerer, **named))
-        _evaluate(setup, choice, selector, _fine_tune(setup, choice, selector, answerer))
+        _compare(setup, choice, selector, answerer)
     if "untrained" in recipe.chain.selectors:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
-        _evaluate(setup, UNTRAINED, blank, _fine_tune(setup, UNTRAINED, blank, answerer))
+        _compare(setup, UNTRAINED, blank, answerer)
     if requirements.pretrains_localizer(recipe):  # on moments
         pretraining = _features(step, sources, splits.pretraining, queries, backbone) if splits.pretraining else train
         localizer = step(stages.pretrain_localizer, *pretraining, localizer)
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
-        _evaluate(setup, PRETRAINED, localizer, _fine_tune(setup, PRETRAINED, localizer, answerer))
+        _compare(setup, PRETRAINED, localizer, answerer)
     for choice in refinements(recipe.chain):  # on what the Answerer says of single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
         results.refined(choice, labels, localizer)
-        answerer = _fine_tune(setup, choice, localizer, answerer)
-        _evaluate(setup, choice, localizer, answerer)
+        answerer = _compare(setup, choice, localizer, answerer)
     return results
 
 
@@ -100,19 +99,20 @@ def _features(step: Step, sources: Sources, split: Split, questions: Artifact, b
     return SplitArtifacts(questions, frames, features, backbone)
 
 
-def _fine_tune(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
-    """Return the Answerer after it has learned from the keyframes chosen so in the training split."""
+def _compare(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
+    read = (*on.train, *on.test, on.answerer, answerer, scorer)
+    return as_one(on.step, choice.name, read, partial(_fine_tune_and_evaluate, on, choice, scorer, answerer))
+
+
+def _fine_tune_and_evaluate(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
+    """Return the Answerer that learned from keyframes chosen so; those of the evaluated split are answered with and without."""
     chosen = picked(on, on.train, choice, scorer, f"{choice.name}, training split")
     tuned = on.step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
     on.results.trained(f"Answerer, {choice.name}", tuned)
-    return tuned
-
-
-def _evaluate(on: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> None:
-    """Answer from the keyframes chosen so in the evaluated split, zero-shot and with the fine-tuned Answerer."""
     chosen, known = picked(on, on.test, choice, scorer, choice.name), requirements.knows_moments(on.test.questions)
     localized = on.step(stages.evaluate_localization, *on.test.videos, *chosen, setting=choice.name) if known else None
     for way in (*choice.zero_shot, choice.tuned):
         read = (*on.test.read(chosen.keyframes), tuned if way == choice.tuned else on.answerer)
         answers = on.step(stages.answer_questions, *read, setting=way.name, method=way.method)
         on.results.add(way, on.step(stages.evaluate, on.test.questions, answers, setting=way.name), localized)
+    return tuned

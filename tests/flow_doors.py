@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.video.thumbnails import thumbnail
+from tests.browser import chromium
 from tests.prefect_server import PATIENCE_SECONDS, PrefectServer
 from workers.up import LOG
 
@@ -91,3 +95,19 @@ def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_fa
     assert len(lines) == 1 and not any("Traceback" in line for line in prefect.log_lines("failed"))
     assert "FailedRun" not in prefect.all_logs()  # (the server may speak of a busy database)
     assert "\x1b" not in done.stdout + lines[0]
+
+
+def test_pictures_inside_a_page_are_what_prefects_own_pages_show(prefect: PrefectServer) -> None:
+    picture = f"data:image/webp;base64,{thumbnail(np.zeros((28, 28, 3), np.uint8), (80, 60), 50)}"
+    text = f"| 1.0 s |\n| --- |\n| ![keyframe]({picture}) |\n\n![trend]({picture})"
+    id = prefect.ask("artifacts/", {"key": "pictures", "type": "markdown", "data": text})["id"]
+    password = base64.b64encode(prefect.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
+    with chromium() as browser:
+        page = browser.new_page()
+        page.add_init_script(f"localStorage.setItem('prefect-password', {password!r})")
+        for pages in ("", "/v2"):  # both of those that Prefect 3.8 brings
+            page.goto(f"{prefect.door.page}{pages}/artifacts/artifact/{id}")
+            for about in ("keyframe", "trend"):
+                page.wait_for_function(
+                    "about => document.querySelector(`img[alt=${about}]`)?.naturalWidth == 80", arg=about
+                )

@@ -95,11 +95,17 @@ class PrefectServer:
         return state
 
     def steps(self, run_name: str) -> list[Any]:
-        """Return what the server knows of the steps of a run; it hears of them a little later than of the run."""
-        found = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [self.flow_run(run_name)["id"]]}}})
+        """Return what the server knows of the steps of a run and its settings; it hears of them a little later."""
+        id = self.flow_run(run_name)["id"]
+        settings = [node["id"] for node in self.graph(id) if node["label"].startswith("sevila-setting / ")]
+        found = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [id, *settings]}}})
         return [
             step for step in found if re.search("-v[0-9]+-", step["name"])
         ]  # others stand for runs it has handed out
+
+    def graph(self, id: str) -> list[Any]:
+        """Return the nodes of a run's graph, as its page draws them."""
+        return [node for _, node in self.ask(f"flow_runs/{id}/graph-v2")["nodes"]]
 
     def ended_steps(self, run_name: str) -> list[Any]:
         """Wait for the end of all steps of a run that has ended, and return them."""

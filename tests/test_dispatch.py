@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -23,13 +24,36 @@ def test_workers_that_end_at_once_when_all_is_there_end_the_step(
 
     monkeypatch.setattr(dispatch, "get_client", lambda **options: nullcontext())
     monkeypatch.setattr(dispatch, "_n_at_once", lambda client, n_left: 2)
-    monkeypatch.setattr(dispatch, "_hand_out", hand_out)
     monkeypatch.setattr(
         dispatch, "_final_states", lambda client, waiting: list(zip(waiting, [Completed(), second], strict=True))
     )
     monkeypatch.setattr(dispatch, "_cancel_scheduled", lambda client, run_ids: [])
     monkeypatch.setattr(dispatch, "_cancel", lambda client, run_ids: None)
     monkeypatch.setattr(dispatch, "ASK_SECONDS", 0)
-    with dispatch._gpu_workers({}) as make_all:
+    with dispatch._gpu_workers(hand_out) as make_all:
         make_all("extract_features-v2-0", [0, 1, 2], Counter(), lambda: 0)
     assert len(handed_out) == 2
+
+
+def test_pieces_of_a_settings_step_belong_to_the_run_that_somebody_may_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def run_deployment(deployment: str, **how: Any) -> Any:
+        asked.append(how)
+        return SimpleNamespace(id=uuid4())
+
+    monkeypatch.setattr(dispatch, "run_deployment", run_deployment)
+    monkeypatch.setattr(
+        dispatch, "_gpu_workers", lambda hand_out: nullcontext(lambda id, *rest: hand_out("gpu", id, id))
+    )
+    monkeypatch.setattr(dispatch, "create_progress_artifact", lambda *about: None)
+    monkeypatch.setattr(dispatch, "build", lambda *step: "made")
+    left = iter([[0], []])
+    monkeypatch.setattr(dispatch, "pieces", lambda *step: next(left))
+    monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="run"))
+    make = dispatch.make_by({"execution": {"dispatch": "workers"}})
+    monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="setting"))  # a flow run within the run does the step
+    stage: Any = SimpleNamespace(name="score_frames", gpu=True, plan=None, artifact_id=lambda *of: "score_frames-v1-0")
+    none: Any = None
+    assert make(stage, none, none, []) == "made"
+    assert [how["tags"] for how in asked] == [["pieces-of-run"]]

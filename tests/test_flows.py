@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from coolname import generate_slug
 
 from cache.names import named_run
 from cache.store import Store
@@ -195,6 +196,22 @@ def test_every_step_is_a_task_whose_run_says_which_step_it_is_and_then_the_artif
     assert {step["state_type"] for step in steps} == {"COMPLETED"}
 
 
+def test_a_settings_steps_are_one_node_of_the_graph_with_edges_from_what_it_reads(
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    prefect.ended_steps("first")
+    graph = prefect.graph(prefect.flow_run("first")["id"])
+    (setting,) = [node for node in graph if node["kind"] == "flow-run"]
+    assert (setting["label"], setting["state_type"]) == ("sevila-setting / refined Localizer", "COMPLETED")
+    steps = prefect.graph(setting["id"])
+    assert len(graph) - 1 + len(steps) == STEPS_OF_THE_CHAIN and len(steps) == 12
+    labels = {node["id"]: node["label"] for node in graph}
+    read = {labels[parent["id"]].rpartition(" (")[0].rpartition(" ")[2] for parent in setting["parents"]}
+    trained = {"refine_localizer", "init_answerer", "import_backbone"}
+    assert read == trained | {"list_questions", "sample_frames", "extract_features"}
+    assert prefect.ask(f"flow_runs/{setting['id']}")["parameters"] == {}
+
+
 def test_stage_lines_are_in_the_run_log_and_metrics_and_failed_videos_in_artifacts(
     prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
 ) -> None:
@@ -238,10 +255,12 @@ def test_a_regression_fails_the_nightly_run_and_is_named(prefect: PrefectServer,
     tolerance = "tolerance = {throughput_percent = 99.9, peak_memory_percent = 1e6}"
     matrix.write_text(f'{tolerance}\n[recipes."{SMALL}"]\nchosen = []\n')
     nightly = "sevila-benchmark/nightly"
-    prefect.start(nightly, "first night", matrix=str(matrix), device="cpu", places=places(world, store))
+    drawn = generate_slug(2)  # as Prefect calls a run that nobody has named
+    prefect.start(nightly, drawn, matrix=str(matrix), device="cpu", places=places(world, store))
     worse = with_other_weights(world, folder / "worse")
     assert main(["run", SMALL, *options(worse, store)]) == 0
-    prefect.ended("first night")
+    prefect.until(lambda: prefect.flow_runs("benchmark nights"))
+    prefect.ended("benchmark nights")
     prefect.start(nightly, "second night", matrix=str(matrix), device="cpu", places=places(worse, store))
     state = prefect.ended("second night", "FAILED")
     assert state["name"] == "Regression"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,7 @@ ASK_SECONDS = 2.0
 SHOW_EVERY_SECONDS = 15.0  # how much is left, which the store is asked for
 TAKING_SECONDS = 20.0  # that a worker needs at most between taking a run and starting its process
 HELPERS_PER_WORKER = 4  # runs that a worker of pool cpu does at once, as docs/workers.md and `sevila up` have it
+HandOut = Callable[[str, str, str], UUID]  # takes a pool, an artifact's id and what the run is to be called
 RUNS_AT_A_TIME = 100  # that the server is asked for; it names 200 at most
 
 
@@ -48,17 +50,19 @@ def make_by(request: dict[str, Any]) -> Make:
     Args:
         request: The parameters that a run shares with the pieces it hands out.
     """
-    if request["execution"]["dispatch"] == "here":
+    dispatch = request["execution"]["dispatch"]
+    if dispatch == "here":
         return build
-    others = {"workers": _gpu_workers, "ray": ray_cluster}[request["execution"]["dispatch"]]
+    # By the run that somebody may cancel, and not by the setting's within it that does the step.
+    hand_out: HandOut = partial(_hand_out, request, _pieces_tag(this_run.id))
 
     def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         left = pieces(stage, cfg, run, inputs) if stage.gpu or stage.plan else []
         if left and stage.gpu:
-            with others(request) as make_all:
+            with ray_cluster(request) if dispatch == "ray" else _gpu_workers(hand_out) as make_all:
                 _dispatch_pieces(stage, cfg, run, inputs, left, make_all)
         elif len(left) > 1:
-            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, request):
+            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, hand_out):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
@@ -96,7 +100,7 @@ def _dispatch_pieces(
 
 
 @contextmanager
-def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
+def _gpu_workers(hand_out: HandOut) -> Iterator[MakeAll]:
     """Have the workers of pool gpu make pieces, in as many flow runs as can be at work at once.
 
     Each makes one piece after the other, with the model that it has loaded, until none is left. One that a worker was killed at,
@@ -112,7 +116,7 @@ def _gpu_workers(request: dict[str, Any]) -> Iterator[MakeAll]:
             try:
                 while due or waiting:
                     for number in [number for number, when in due.items() if when <= time.monotonic()]:
-                        waiting[number] = _hand_out("gpu", id, None, piece_name(id, number), request)
+                        waiting[number] = hand_out("gpu", id, piece_name(id, number))
                         del due[number]
                     time.sleep(ASK_SECONDS)
                     if time.monotonic() - shown_at > SHOW_EVERY_SECONDS:
@@ -149,7 +153,7 @@ def _n_at_once(client: SyncPrefectClient, n_left: int) -> int:
 
 
 @contextmanager
-def _helped(stage: Stage, id: str, at_most: int, request: dict[str, Any]) -> Iterator[None]:
+def _helped(stage: Stage, id: str, at_most: int, hand_out: HandOut) -> Iterator[None]:
     """Offer the shards that the block is about to make to the workers of pool cpu too, who begin with the last one.
 
     The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
@@ -164,7 +168,7 @@ def _helped(stage: Stage, id: str, at_most: int, request: dict[str, Any]) -> Ite
             if n_helpers:
                 log.info("%s: %s is offered to other workers of pool cpu (%d runs)", stage.name, id, n_helpers)
             for _ in range(n_helpers):
-                offered.append(_hand_out("cpu", id, None, id, request))
+                offered.append(hand_out("cpu", id, id))
             yield
         finally:
             _cancel_scheduled(client, offered)
@@ -174,13 +178,13 @@ def _n_online(client: SyncPrefectClient, pool: str) -> int:
     return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
 
 
-def _hand_out(pool: str, artifact: str, piece: Piece, name: str, request: dict[str, Any]) -> UUID:
+def _hand_out(request: dict[str, Any], tag: str, pool: str, artifact: str, name: str) -> UUID:
     asked: Any = run_deployment(
         PIECES[pool],
-        parameters={**request, "artifact": artifact, "piece": piece},
+        parameters={**request, "artifact": artifact, "piece": None},
         timeout=0,
         flow_run_name=name,
-        tags=[_pieces_tag(this_run.id)],
+        tags=[tag],
     )
     return UUID(str(asked.id))
 

@@ -20,7 +20,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import TaskRunContext
 from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run as this_run
@@ -118,8 +118,9 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
         if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
             return False
         setattr(record, seen, True)
-        if FlowRunContext.get() is None and TaskRunContext.get() is None:
-            record.flow_run_id = run_id
+        # Also where a setting's own run does the step: people, and `--watch`, look at this one.
+        step = TaskRunContext.get()
+        record.flow_run_id, record.task_run_id = run_id, step.task_run.id if step else None
         if record.process != process and hasattr(record, "progress"):
             show(*record.progress)
         return True
@@ -149,19 +150,19 @@ def show_summary(
     artifacts: Sequence[Artifact],
     settings: Sequence[str],
     results: Artifact | Results | None = None,
-    report: Path | None = None,
+    report: tuple[Path, str] | None = None,
 ) -> None:
     """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed.
 
     Args:
-        report: where the run's own page lies, with plots and every question.
+        report: where the run's own page lies, with plots and every question, and some of these in Markdown.
     """
-    link = (
-        f" Plots, and every question with its frames: [report]({report.as_uri()}), {code(str(report))}."
-        if report
-        else ""
-    )
-    page = f"# {title}\n\n{whose_page(artifacts[0].store)}{link}\n\n{summary_markdown(artifacts, settings, results)}"
+    own, strips = report or (None, "")
+    # A browser follows no link from a server's page to a file, and Prefect's newer pages show none: hence the path, too.
+    plots = "Plots, and every question with its frames"
+    link = f"{plots}: the [report]({own.as_uri()}); if nothing opens, open {code(str(own))}." if own else ""
+    summary = summary_markdown(artifacts, settings, results, strips)
+    page = f"# {title}\n\n{whose_page(artifacts[0].store)} {link}\n\n{summary}"
     create_markdown_artifact(page, key, f"{title}: what was made")
     videos = [video for artifact in artifacts if isinstance(artifact, Frames) for video in artifact.videos()]
     failed = dict.fromkeys(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
@@ -17,6 +17,7 @@ from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
 
 log = logging.getLogger("sevila")
+Made = TypeVar("Made")
 
 
 class Step(Protocol):
@@ -29,6 +30,19 @@ class Step(Protocol):
             setting: says to people which of several steps of a stage it is.
             changes: config keys that the chain sets over the recipe's.
         """
+
+
+@runtime_checkable
+class GroupingStep(Protocol):
+    """A step that shows people the steps of one setting as one."""
+
+    def as_one(self, name: str, reads: Sequence[Any], work: Callable[[], Made]) -> Made:
+        """Return what `work` returns, which does the steps of the setting from the artifacts in `reads`."""
+
+
+def as_one(step: Step, name: str, reads: Sequence[Any], work: Callable[[], Made]) -> Made:
+    """Do the steps of one setting, as one where the step shows them so, and return what `work` returns."""
+    return step.as_one(name, reads, work) if isinstance(step, GroupingStep) else work()
 
 
 PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done

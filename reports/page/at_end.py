@@ -7,15 +7,19 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cache.errors import SevilaError, sentence
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.steps import Run
+from reports.page.pictures import thumbnails_of
 from reports.page.runs import run_of_steps
-from reports.page.write import write_report
+from reports.page.strips import keyframe_strips
+from reports.page.write import no_pin, write_report
 
 log = logging.getLogger("sevila")
+Shown = TypeVar("Shown")
 
 
 def is_report_wanted() -> bool:
@@ -27,11 +31,30 @@ def report_at_end(
     title: str, recipe: Recipe, steps: Run, sources: Sources, started: datetime, pin: Callable[..., None]
 ) -> Path | None:
     """Return the page of a run that has just been walked; None, with a warning, where it cannot be written."""
-    try:
-        artifacts = steps.artifacts
+
+    def write() -> Path:
         since = started.isoformat(timespec="milliseconds")
-        run = run_of_steps(title, recipe.name, since, artifacts[0].store, artifacts, steps.settings)
+        run = run_of_steps(title, recipe.name, since, steps.artifacts[0].store, steps.artifacts, steps.settings)
         return write_report([run], sources, pin=pin)
+
+    return _unless_it_fails(write)
+
+
+def strips_at_end(recipe: Recipe, steps: Run, sources: Sources) -> str:
+    """Return some questions of a run whose report is written, with pictures; "" where there are none, or that fails."""
+
+    def show() -> str:
+        run = run_of_steps("", recipe.name, "", steps.artifacts[0].store, steps.artifacts, steps.settings)
+        return keyframe_strips(
+            run, thumbnails_of(run.store, run.headline.frames, run.headline.questions, sources, no_pin)
+        )
+
+    return _unless_it_fails(show) or ""
+
+
+def _unless_it_fails(work: Callable[[], Shown]) -> Shown | None:
+    try:
+        return work()
     except SevilaError as error:
         log.warning("no report: %s", error)
     except OSError as error:

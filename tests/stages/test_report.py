@@ -430,7 +430,7 @@ def test_the_page_in_prefect_names_the_report(finished: Path, monkeypatch: pytes
     monkeypatch.setattr("workers.pages.create_markdown_artifact", lambda page, key, about: pages.append(page))
     monkeypatch.setattr("workers.pages.whose_page", lambda store: "Made by a run.")
     answers = artifact(finished, "answers")
-    show_summary("Recipe", "sevila", [answers], [""], report=Path("/store/reports/a b/index.html"))
+    show_summary("Recipe", "sevila", [answers], [""], report=(Path("/store/reports/a b/index.html"), "some"))
     assert (
         "Made by a run. Plots, and every question" in pages[0]
         and "(file:///store/reports/a%20b/index.html)" in pages[0]

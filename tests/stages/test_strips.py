@@ -1,0 +1,63 @@
+"""Questions with their keyframes as pictures, for the page of a run in Prefect."""
+
+import base64
+import re
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cache.store import Store
+from pipeline.selection.keyframes import ChosenFrames
+from reports.page import strips
+from reports.page.runs import reported_run
+from stages.make_thumbnails import Thumbnails
+from stages.select_keyframes import Keyframes
+from tests.stages.runs import artifact, sevila
+
+PICTURE = re.compile(r"!\[keyframe at ([0-9.]+) s\]\(data:image/webp;base64,([A-Za-z0-9+/=]+)\)")
+
+
+@pytest.fixture(scope="module")
+def reported(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose run has a report, and so thumbnails; tests must not change it."""
+    store = Path(shutil.copytree(finished, tmp_path_factory.mktemp("strips") / "store"))
+    assert sevila("run", demo, store, "--report") == 0
+    return store
+
+
+def strips_of(store: Path) -> str:
+    run = reported_run(Store(store), "small")
+    (record,) = run.store.of_stage("make_thumbnails")
+    return strips.keyframe_strips(run, Thumbnails(run.store, record.id))
+
+
+def test_each_question_shown_stands_over_its_keyframes_as_pictures_with_their_times(reported: Path) -> None:
+    page = strips_of(reported)
+    pictures = PICTURE.findall(page)
+    assert pictures and page.count("; video ") == page.count("\n| ---") > 0
+    for _, data in pictures:
+        with Image.open(BytesIO(base64.b64decode(data, validate=True))) as picture:
+            assert picture.format == "WEBP" and picture.height <= 80
+    chosen = artifact(reported, "keyframes")
+    assert isinstance(chosen, Keyframes)
+    seconds = {f"{second:.1f}" for row in chosen.typed_rows("keyframes", ChosenFrames) for second in row.seconds}
+    assert {time for time, _ in pictures} <= seconds
+
+
+def test_pictures_beyond_the_limit_of_a_page_are_left_out(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_letters = max(len(table) for table in strips_of(reported).split("\n\n"))
+    monkeypatch.setattr(strips, "EMBEDDED_LETTERS", n_letters)
+    assert 0 < len(strips_of(reported)) < 2 * n_letters
+    monkeypatch.setattr(strips, "EMBEDDED_LETTERS", 10)
+    assert strips_of(reported) == ""
+
+
+def test_of_many_keyframes_the_first_are_shown_and_how_many_more_there_are(
+    reported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "KEYFRAMES_SHOWN", 1)
+    tables = [part for part in strips_of(reported).split("\n\n") if part.startswith("|")]
+    assert all(len(PICTURE.findall(table)) == 1 and " more |" in table for table in tables)

@@ -1,0 +1,94 @@
+"""The steps of a chain as Prefect shows them: each a task, those of one compared setting together in a flow run of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from prefect import flow, tags, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+
+from cache.errors import OF_THE_MACHINE, MachineError
+from pipeline.engine.build import Make
+from pipeline.engine.recipe import Recipe
+from pipeline.engine.stage import Artifact, Config, RunContext, Stage
+from pipeline.engine.steps import Step, setting_of
+from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE
+
+Made = TypeVar("Made")
+OF_OUR_DEPLOYMENTS = "sevila"  # tag of the runs that automations.yaml marks when their process is gone
+
+
+class AsTasks:
+    """A step that runs every stage as a Prefect task.
+
+    The task has the stage's name; its run says which of the chain's steps it is, and then the artifact's id. A step that the
+    machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
+    """
+
+    def __init__(self, recipe: Recipe, run_step: Step) -> None:
+        self._recipe = recipe
+        self._run_step = run_step
+
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
+        """Return the artifact of a step, as `Step` does."""
+        which = setting_of(changes, setting)
+        id = stage.artifact_id(self._recipe.config(stage, **changes), inputs)
+        name = " ".join(filter(None, (f"{which}:" if which else "", stage.name, f"({id})" if id else "")))
+        return _as_a_task(name, stage, inputs, lambda: self._run_step(stage, *inputs, setting=setting, **changes))
+
+    def as_one(self, name: str, reads: Sequence[Any], work: Callable[[], Made]) -> Made:
+        """Do the steps of `work` in a flow run of this name, which opens in the graph of the run, and return what it returns."""
+
+        @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
+        def setting() -> Any:
+            return work()
+
+        # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
+        artifacts = [value for value in reads if isinstance(value, Artifact)]
+        with tags(OF_OUR_DEPLOYMENTS):
+            outcome: Made = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
+        return outcome
+
+
+def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
+    try:
+        state.result()
+    except Exception as error:
+        return isinstance(error, MachineError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE)
+    return False
+
+
+# A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
+RETRIED: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": TRIES_OF_A_PIECE - 1,
+    "retry_delay_seconds": BACK_OFF_SECONDS,
+    "retry_condition_fn": _is_of_the_machine,
+}
+
+
+def make_as_tasks(make: Make) -> Make:
+    """Return what makes every artifact as a task likewise, once all that it is made from is there."""
+
+    def make_task(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+        def work() -> Artifact:
+            return make(stage, cfg, run, inputs)
+
+        if any(value is not None and value.problem for value in inputs):
+            return work()  # which says so: no step that has failed, but one that is not yet to be made
+        return _as_a_task(f"{stage.name} ({stage.artifact_id(cfg, inputs)})", stage, inputs, work)
+
+    return make_task
+
+
+def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
+    # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
+    # thousands of videos is none of its business.
+    @task(name=stage.name, description=stage.summary, task_run_name=lambda: name, **RETRIED)
+    def build(reads: list[Artifact]) -> Artifact:
+        return work()
+
+    return build([value for value in inputs if isinstance(value, Artifact)])
