@@ -103,7 +103,6 @@ def plan_by_videos(
     frames: Frames,
     keyframes: Keyframes,
     videos: VideoFiles,
-    weights: Weights | None,
 ) -> Plan:
     """Cut the videos that are asked about into shards by the size of their pictures."""
     asked = _asked(questions, frames, keyframes, videos)

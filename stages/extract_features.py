@@ -76,14 +76,7 @@ class ExtractFeatures(Config):
     )
 
 
-def plan_frames(
-    cfg: ExtractFeatures,
-    run: RunContext,
-    frames: Frames,
-    backbone: Backbone,
-    localizer: VisualPromptWeights | None,
-    answerer: VisualPromptWeights | None,
-) -> Plan:
+def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone) -> Plan:
     """Cut the videos into shards by the size of their features."""
     tokens, width = backbone.feature_shape()
     bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize

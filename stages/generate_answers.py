@@ -11,9 +11,9 @@ from pydantic import Field
 from cache.tables import Schema
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.frame_by_frame import plan_questions
 from pipeline.inference.keyframe_reader import FramesAnswer, KeyframeReader, QuestionFrames
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
@@ -57,20 +57,7 @@ class GenerateAnswers(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-def plan_open_questions(
-    cfg: GenerateAnswers,
-    run: RunContext,
-    questions: Questions,
-    keyframes: Keyframes,
-    features: Features,
-    backbone: Backbone,
-    answerer: AnswererWeights,
-) -> Plan:
-    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
-    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
-
-
-@stage(version=1, output=GeneratedAnswers, plan=plan_open_questions, gpu=True)
+@stage(version=1, output=GeneratedAnswers, plan=plan_questions, gpu=True)
 def generate_answers(
     cfg: GenerateAnswers,
     run: RunContext,
