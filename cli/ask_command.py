@@ -116,10 +116,7 @@ def ask(
         print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
         return 1
     answer = answer_of(run)
-    if as_json:
-        print_json(answer.as_dict())
-    else:
-        print_text(answer_text(answer))
+    print_json(answer.as_dict()) if as_json else print_text(answer_text(answer))
     if page.output or page.in_browser:
         _show(run, answer, page, quiet=as_json)
     return 1 if answer.reason else 0
