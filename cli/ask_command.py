@@ -113,7 +113,7 @@ def ask(
     try:
         run = asked(video, question, list(options))
     except NoWeightsError as error:
-        print(printable_lines([f"error: {printable(str(error))}", *error.mends]), file=sys.stderr)
+        print(printable_lines([f"error: {printable(str(error))}", *error.hints]), file=sys.stderr)
         return 1
     answer = answer_of(run)
     print_json(answer.as_dict()) if as_json else print_text(answer_text(answer))

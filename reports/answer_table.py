@@ -59,7 +59,7 @@ def answers_in_words(store: Store, answers_id: str) -> list[AnswerInWords]:
     answers = Answers(store, answers_id)
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
-    asked = {question.question_id: question for question in questions.questions()}
+    asked = questions.by_id()
     chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
     seconds = {row.question_id: row.seconds for row in chosen}
     rows = typed_rows_of_all(answers, "answers", questions, Answered)

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.datasets.question import Question
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
@@ -101,7 +100,10 @@ def answer_questions(
     out: ShardedOutput,
 ) -> None:
     """Answer every question from its keyframes."""
-    asked = _asked(questions, keyframes, features)
+    asked = [
+        (question, row if row.reason or question.options else row._replace(reason=NO_OPTIONS))
+        for question, row in keyframes.asked(questions, features)
+    ]
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
@@ -125,18 +127,6 @@ def answer_questions(
 
     out.each_shard(work)
     out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
-
-
-def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[tuple[Question, ChosenFrames]]:
-    """Return every question in Keyframes' order, failed too if its video has no features, or if there are no options."""
-    texts = {question.question_id: question for question in questions.questions()}
-    without_features = {video.video_id: video.reason for video in features.videos() if video.reason}
-    asked = []
-    for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames):
-        question = texts[row.question_id]
-        reason = row.reason or without_features.get(question.video_id) or (Reason() if question.options else NO_OPTIONS)
-        asked.append((question, row._replace(reason=reason)))
-    return asked
 
 
 def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[QuestionFrames]:

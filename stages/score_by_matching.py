@@ -64,10 +64,10 @@ def score_by_matching(
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
             pairs = _Pairs(loaded.model, cfg, shard_questions)
-            said = frame_by_frame.ask(pairs, shard_questions, ok, shard)
+            scored = frame_by_frame.ask(pairs, shard_questions, ok, shard)
         names = ("logit_yes", "logit_no", "probability_yes")
-        scores = dict(zip(names, said.values.T.astype(np.float32), strict=True))
-        shard.write_columns("frame_scores", {**said.places(), **scores, "truncated": pairs.truncated[said.number]})
+        scores = dict(zip(names, scored.values.T.astype(np.float32), strict=True))
+        shard.write_columns("frame_scores", {**scored.places(), **scores, "truncated": pairs.truncated[scored.number]})
 
     out.each_shard(work)
 

@@ -98,8 +98,8 @@ class Verbalizer:
 
     def text(self, ids: Sequence[int]) -> str:
         """Return what ids say, without the special tokens, which not every file calls so."""
-        said = [id for id in ids if id not in (self.pad_id, self.end_id)]
-        return str(self._tokenizer.decode(said, skip_special_tokens=True)).strip()
+        without_special = [id for id in ids if id not in (self.pad_id, self.end_id)]
+        return str(self._tokenizer.decode(without_special, skip_special_tokens=True)).strip()
 
     def pieces(self) -> list[str]:
         """Return every token in the order of ids, "▁" for a space."""
