@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 from cache.errors import CorruptArtifactError
@@ -151,13 +152,10 @@ def same_arrays(one: str, other: str) -> bool:
 
 def with_inputs(store: Store, ids: Collection[str]) -> list[str]:
     """Return artifacts with all they were made from that the store holds, each after what it was made from."""
-    order: dict[str, None] = {}
-    waiting = [(id, False) for id in reversed(list(ids))]
+    made_from: dict[str, list[str]] = {}
+    waiting = [id for id in ids if store.exists(id)]
     while waiting:
-        id, is_after = waiting.pop()
-        if is_after:
-            order[id] = None
-        elif id not in order and store.exists(id):
-            inputs = [input for input in store.record(id).inputs.values() if input is not None]
-            waiting += [(id, True), *((input, False) for input in reversed(inputs))]
-    return list(order)
+        if (id := waiting.pop()) not in made_from:
+            made_from[id] = [input for input in store.record(id).inputs.values() if input and store.exists(input)]
+            waiting += made_from[id]
+    return list(TopologicalSorter(made_from).static_order())

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from cache.errors import CorruptArtifactError, StoreError, did_you_mean
@@ -52,10 +53,8 @@ class Pull(Transfer):
             StoreError: the store has another run of a name, or another content of an artifact; or the remote no such run.
             CorruptArtifactError: something is damaged there.
         """
-        super().__init__()
-        self._store, self._remote = store, remote
         remote.begin_reading()
-        self._there = remote.sizes("artifacts") | remote.sizes("blobs") | remote.sizes(NAMES)
+        super().__init__(store, remote)
         wanted = [self._theirs(name) for name in runs or self._names()]
         self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
         pinned = list(dict.fromkeys(pin.id for run in wanted for pin in run.artifacts))
@@ -107,16 +106,8 @@ class Pull(Transfer):
                 manifests |= dict(zip(waiting, threads.map(self._manifest, waiting), strict=True))
                 inputs = {id for manifest in manifests.values() for id in manifest.record.inputs.values() if id}
                 waiting = sorted(id for id in inputs if id not in manifests and manifest_name(id) in self._there)
-        order: dict[str, Manifest] = {}
-        while len(order) < len(manifests):
-            ready = {
-                id: manifest
-                for id, manifest in manifests.items()
-                if id not in order and not {*manifest.record.inputs.values()} & (manifests.keys() - order.keys())
-            }
-            assert ready, "an id is a digest of the ids of its inputs, so that no artifact is made from itself"
-            order |= ready
-        return list(order.values())
+        made_from = {id: manifests.keys() & manifest.record.inputs.values() for id, manifest in manifests.items()}
+        return [manifests[id] for id in TopologicalSorter(made_from).static_order()]
 
     def _manifest(self, id: str) -> Manifest:
         name = manifest_name(id)

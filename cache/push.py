@@ -39,7 +39,9 @@ class Transfer:
         left_out: those of which arrays do not come along.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store, remote: Remote) -> None:
+        self._store, self._remote = store, remote
+        self._there = remote.sizes("artifacts") | remote.sizes("blobs") | remote.sizes(NAMES)
         self.n_artifacts = self.n_files = self.n_bytes = 0
         self.new: list[str] = []
         self.missing: list[str] = []
@@ -78,10 +80,8 @@ class Push(Transfer):
             StoreError: the remote has another run of a name, or another content of an artifact.
             CorruptArtifactError: something is damaged here.
         """
-        super().__init__()
-        self._store, self._remote = store, remote
         remote.begin_writing()
-        self._there = remote.sizes("artifacts") | remote.sizes("blobs") | remote.sizes(NAMES)
+        super().__init__(store, remote)
         names = runs or every_name(store)
         wanted = [named_run(store, name) for name in names]
         self.runs = [run for run in wanted if self._is_written(run, is_replacing)]

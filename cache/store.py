@@ -190,19 +190,11 @@ class Store:
         return FileLock(path, thread_local=thread_local)
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Keep `alone` out while the block makes or reads artifacts; any number of processes may be in it.
-
-        Raises:
-            StoreError: the root is a folder of other things.
-        """
+        """See cache/in_use.py."""
         return in_use(self.root)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Run a block while no run uses this store, to remove what nobody needs.
-
-        Raises:
-            StoreError: a run is at work, or the root is a folder of other things.
-        """
+        """See cache/in_use.py."""
         return alone(self.root)
 
     def publish(self, record: Record) -> None:

@@ -112,13 +112,10 @@ def ask(
     try:
         run = asked(video, question, list(options))
     except NoWeightsError as error:
-        print_last(printable_lines([f"error: {printable(str(error))}", *error.mends]), RED)
+        print_last(printable_lines([f"error: {printable(str(error))}", *error.hints]), RED)
         return 1
     answer = answer_of(run)
-    if as_json:
-        print_json(answer.as_dict())
-    else:
-        print_text(answer_text(answer))
+    print_json(answer.as_dict()) if as_json else print_text(answer_text(answer))
     if page.output or page.in_browser:
         _show(run, answer, page, quiet=as_json)
     return 1 if answer.reason else 0

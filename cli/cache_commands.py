@@ -30,10 +30,7 @@ def ls(
         from stages.all import STAGES
 
         refuse_unknown_stage(stage, STAGES)
-    if as_json:
-        print_json(lines)
-    else:
-        print_text(listing(store, lines))
+    print_json(lines) if as_json else print_text(listing(store, lines))
 
 
 def show(id: Text, /, *, rows: Count = 3, as_json: AsJson = False, where: Where) -> None:
@@ -45,10 +42,7 @@ def show(id: Text, /, *, rows: Count = 3, as_json: AsJson = False, where: Where)
     """
     from reports.artifacts import content, description
 
-    if as_json:
-        print_json(content(where.open(), id, rows))
-    else:
-        print_text(description(where.open(), id, rows))
+    print_json(content(where.open(), id, rows)) if as_json else print_text(description(where.open(), id, rows))
 
 
 def why(
@@ -120,10 +114,7 @@ def du(*, as_json: AsJson = False, where: Where) -> None:
     from reports.space import usage, usage_text
 
     sizes = usage(where.open())
-    if as_json:
-        print_json(sizes)
-    else:
-        print_text(usage_text(sizes))
+    print_json(sizes) if as_json else print_text(usage_text(sizes))
 
 
 def gc(
@@ -148,7 +139,4 @@ def gc(
 
     store = where.open()
     surveyed = sweep(store, keep, older_than, unnamed) if delete else survey(store, keep, older_than)
-    if as_json:
-        print_json(surveyed.as_dict())
-    else:
-        print_text(survey_text(surveyed, delete))
+    print_json(surveyed.as_dict()) if as_json else print_text(survey_text(surveyed, delete))

@@ -58,10 +58,7 @@ def compare(
         answers = compare(store, a, b, Resampling(bootstrap))
         text = comparison_text(answers, shown)
         content = vars(answers) | {"changed": answers.changed[:changed]}
-    if as_json:
-        print_json(content)
-    else:
-        print_text(text)
+    print_json(content) if as_json else print_text(text)
 
 
 def report(

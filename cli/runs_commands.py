@@ -12,10 +12,7 @@ def ls(*, as_json: AsJson = False, where: Where) -> None:
     from reports.named_runs import run_lines, run_listing
 
     store = where.open()
-    if as_json:
-        print_json(run_lines(store))
-    else:
-        print_text(run_listing(store))
+    print_json(run_lines(store)) if as_json else print_text(run_listing(store))
 
 
 def show(name: Text, /, *, as_json: AsJson = False, where: Where) -> None:
@@ -28,10 +25,7 @@ def show(name: Text, /, *, as_json: AsJson = False, where: Where) -> None:
     from reports.named_runs import run_description
 
     store = where.open()
-    if as_json:
-        print_json(named_run(store, name).as_dict())
-    else:
-        print_text(run_description(store, name))
+    print_json(named_run(store, name).as_dict()) if as_json else print_text(run_description(store, name))
 
 
 def remove(name: Text, /, *, where: Where) -> None:

@@ -39,10 +39,7 @@ def show(name: Text, /, *, weights: Weights = (), as_json: AsJson = False, where
 
     store, sources = _store_and_sources(where, weights)
     content = weights_description(store, name, sources)
-    if as_json:
-        print_json(content)
-    else:
-        print_text(description_text(content))
+    print_json(content) if as_json else print_text(description_text(content))
 
 
 def take_in(name: Text, path: Path, /, *, where: Where) -> None:

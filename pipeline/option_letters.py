@@ -29,17 +29,17 @@ def parse_option(text: str, options: Sequence[str]) -> int | None:
 
     Never a guess: what may mean two options means none. What stands before `</think>` is not read.
     """
-    said = text.rpartition("</think>")[2].strip()
-    same = [number for number, option in enumerate(options) if _plain(option) == _plain(said)]
-    if len(same) == 1 and _plain(said).upper() not in {"", *OPTION_LETTERS}:
+    reply = text.rpartition("</think>")[2].strip()
+    same = [number for number, option in enumerate(options) if _plain(option) == _plain(reply)]
+    if len(same) == 1 and _plain(reply).upper() not in {"", *OPTION_LETTERS}:
         return same[0]
     known = OPTION_LETTERS[: len(options)]
-    first = _FIRST.match(said)
-    named = [first] if first else list(_NAMED.finditer(said))
+    first = _FIRST.match(reply)
+    named = [first] if first else list(_NAMED.finditer(reply))
     letters = {match["letter"].upper() for match in named}
     if len(letters) != 1 or not letters <= set(known):
         return None
-    number, rest = known.index(letters.pop()), said[named[-1].end() :].lstrip(" .,:;")
+    number, rest = known.index(letters.pop()), reply[named[-1].end() :].lstrip(" .,:;")
     if rest and _plain(rest) == _plain(options[number]):
         return number
     others = {letter[0] for letter in _ALONE.findall(rest)} & set(known) - {known[number]}

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cache.errors import StoreError
 from cache.matching import newest
 from cache.printable import printable
 from cache.store import Store
@@ -16,7 +15,7 @@ from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.metrics.accuracy import Answered
 from pipeline.selection.keyframes import ChosenFrames
-from reports.stale import warn_if_stale
+from reports.stale import read_as
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
@@ -32,13 +31,7 @@ def newest_answers(store: Store, prefix: str) -> str:
     Raises:
         StoreError: there is none, or it holds no answers.
     """
-    record = newest(store, prefix)[0]
-    if record.kind != Answers.kind:
-        raise StoreError(
-            f"{record.id} holds {record.kind}; wanted an artifact of answer_questions or answer_with_vlm "
-            "(`sevila cache ls --stage answer_questions` lists them)"
-        )
-    return warn_if_stale(store, record.id)
+    return read_as(store, newest(store, prefix)[0].id, Answers, "answer_questions or answer_with_vlm").record.id
 
 
 class AnswerInWords(NamedTuple):
@@ -59,7 +52,7 @@ def answers_in_words(store: Store, answers_id: str) -> list[AnswerInWords]:
     answers = Answers(store, answers_id)
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
-    asked = {question.question_id: question for question in questions.questions()}
+    asked = questions.by_id()
     chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
     seconds = {row.question_id: row.seconds for row in chosen}
     rows = typed_rows_of_all(answers, "answers", questions, Answered)

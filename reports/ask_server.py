@@ -101,7 +101,7 @@ def _page(answer: Answer, folder: Path) -> Any:
         try:
             return _framed(_answered(answer, folder, upload, question, options))
         except SevilaError as error:
-            lines = [str(error), *getattr(error, "mends", ())]
+            lines = [str(error), *getattr(error, "hints", ())]
             raise gradio.Error(escape("\n".join(lines)), duration=None, print_exception=False) from error
 
     with gradio.Blocks(title="SeViLA", analytics_enabled=False) as page:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
+from pipeline.metrics.calibration import option_probabilities
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.text_table import aligned
@@ -92,9 +93,9 @@ def answer_of(run: AskedRun) -> AskedAnswer:
     (chosen,) = typed_rows_of_all(asked.keyframes, "keyframes", asked.questions, ChosenFrames)
     options: list[OptionShare] = []
     if isinstance(asked.answers, GeneratedAnswers):
-        (said,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerText)
-        answer, reason, truncated = said.text, said.reason, said.truncated
-        probability = float(np.exp(np.sum(said.log_probabilities))) if not reason else None
+        (generated,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerText)
+        answer, reason, truncated = generated.text, generated.reason, generated.truncated
+        probability = float(np.exp(np.sum(generated.log_probabilities))) if not reason else None
     else:
         (row,) = typed_rows_of_all(asked.answers, "answers", asked.questions, _AskedRow)
         options, reason, truncated = _shares(question, row), row.reason, row.truncated
@@ -110,10 +111,7 @@ def answer_of(run: AskedRun) -> AskedAnswer:
 def _shares(question: Question, row: _AskedRow) -> list[OptionShare]:
     if row.reason:
         return []
-    logits = np.asarray(row.option_logits, np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    pairs = zip(question.options, shares.tolist(), strict=True)
+    pairs = zip(question.options, option_probabilities(row.option_logits).tolist(), strict=True)
     return [OptionShare(text, share, number == row.prediction) for number, (text, share) in enumerate(pairs)]
 
 
@@ -122,13 +120,13 @@ def _frames(run: AskedRun, question: Question, chosen: ChosenFrames) -> list[Ask
     clip = frames.clips().get((question.video_id, question.clip_id))
     if clip is None:  # the video could not be read
         return []
-    said: dict[int, list[float | None]] = {}
+    values_at: dict[int, list[float | None]] = {}
     if scores is not None:
         table = scores.columns("frame_scores", "position", "probability_yes", "logit_yes")
-        said = {place: values for place, *values in zip(*(each.tolist() for each in table.values()), strict=True)}
+        values_at = {place: values for place, *values in zip(*(each.tolist() for each in table.values()), strict=True)}
     keyframes, rows = set(chosen.positions), []
     for place, (seconds, index) in enumerate(zip(clip["seconds"], clip["frame_index"], strict=True)):
-        yes, logit = said.get(place, [None, None])
+        yes, logit = values_at.get(place, [None, None])
         rows.append(AskedFrame(float(seconds), int(index), yes, logit, place in keyframes))
     return rows
 

@@ -58,11 +58,11 @@ class AskRequest:
 
 
 class NoWeightsError(SevilaError):
-    """There is nothing to answer with; `mends` says what is needed and where it is from, a line each."""
+    """There is nothing to answer with; `hints` says what is needed and where it is from, a line each."""
 
-    def __init__(self, message: str, mends: Sequence[str]) -> None:
+    def __init__(self, message: str, hints: Sequence[str]) -> None:
         super().__init__(message)
-        self.mends = mends
+        self.hints = hints
 
 
 class AskedRun(NamedTuple):
@@ -144,10 +144,10 @@ def _refuse_without_weights(recipe: Recipe, sources: Sources) -> None:
         except MissingSourceError as error:
             if sources.places.configured("weights", name) is not None:
                 raise
-            raise NoWeightsError(str(error), _mends(name)) from error
+            raise NoWeightsError(str(error), _hints(name)) from error
 
 
-def _mends(name: str) -> list[str]:
+def _hints(name: str) -> list[str]:
     known = RELEASED.get(name)
     lines = []
     if known is not None:

@@ -106,8 +106,8 @@ def _test_cells(test: Paired | None) -> list[str]:
 
 
 def _all_notes(night: Night) -> list[str]:
-    """Return every note once, with the settings it is said of."""
-    said: dict[str, list[str]] = {note: [] for note in night.notes}
+    """Return every note once, with the settings it is of."""
+    settings_of: dict[str, list[str]] = {note: [] for note in night.notes}
     for judged in night.rows:
         problems = [
             f"not compared with night {shown(test.night)}: {test.problem}"
@@ -115,11 +115,11 @@ def _all_notes(night: Night) -> list[str]:
             if test is not None and test.problem
         ]
         for note in [*judged.notes, *dict.fromkeys(problems)]:
-            said.setdefault(note, []).append(judged.row.name)
+            settings_of.setdefault(note, []).append(judged.row.name)
     every = len(night.rows)
     return [
         f"{'all' if len(names) == every > 1 else '; '.join(names)}: {note}" if names else note
-        for note, names in said.items()
+        for note, names in settings_of.items()
     ]
 
 

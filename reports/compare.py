@@ -157,7 +157,7 @@ class _RunSide:
         self.id = record.id
         answers = typed_rows_of_all(Answers(store, record.id), "answers", questions, Answered)
         self.answers = {answer.question_id: answer for answer in answers}
-        self.questions = {question.question_id: question for question in questions.questions()}
+        self.questions = questions.by_id()
         self.reporting: Reporting = reporting(questions)
 
     def outcomes(self, ids: list[str]) -> list[Outcome]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from cache.errors import SevilaError, StoreError
+from cache.errors import SevilaError
 from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
 from cache.matching import newest
@@ -25,7 +25,7 @@ from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources, VideoFile
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_files
-from reports.stale import warn_if_stale
+from reports.stale import read_as
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.select_keyframes import Keyframes
@@ -57,16 +57,12 @@ class KeyframesOfRun:
 
     def __init__(self, store: Store, prefix: str) -> None:
         """Open the newest artifact that `prefix` begins; raises `StoreError` if it holds no keyframes."""
-        record = newest(store, prefix)[0]
-        if record.kind != Keyframes.kind:
-            raise StoreError(
-                f"{record.id} holds {record.kind}; wanted an artifact of select_keyframes "
-                "(`sevila cache ls --stage select_keyframes` lists them)"
-            )
-        self.id = warn_if_stale(store, record.id)
+        keyframes = read_as(store, newest(store, prefix)[0].id, Keyframes, "select_keyframes")
+        record = keyframes.record
+        self.id = record.id
         self.questions = Questions(store, record.inputs["questions"])
         self.frames = Frames(store, record.inputs["frames"])
-        rows = typed_rows_of_all(Keyframes(store, record.id), "keyframes", self.questions, ChosenFrames)
+        rows = typed_rows_of_all(keyframes, "keyframes", self.questions, ChosenFrames)
         by_question = {row.question_id: row for row in rows}
         self.texts = {question.question_id: question.question for question in self.questions.questions()}
         self.rows = [by_question[question_id] for question_id in self.texts]

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import SevilaError, StoreError
+from cache.errors import SevilaError
 from cache.matching import find
 from cache.store import Store
 from pipeline.metrics.localization_metrics import inside
 from pipeline.metrics.moment_metrics import benchmark_report, highlight_scores, retrieval_scores
 from pipeline.selection.moments import Query
 from reports.moment_files import matched, read_annotations, read_predictions
-from reports.stale import warn_if_stale
+from reports.stale import read_as
 from stages.list_questions import Questions
 from stages.retrieve_moments import Moments
 from stages.sample_frames import Frames
@@ -61,12 +61,7 @@ def submission(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     Raises:
         StoreError: the artifact is of another kind, or the store no longer holds what it was made from.
     """
-    id = warn_if_stale(store, find(store, prefix))
-    moments = Moments(store, id)
-    if moments.record.kind != Moments.kind:
-        raise StoreError(
-            f"{id} holds {moments.record.kind}; wanted an artifact of retrieve_moments (`sevila cache ls`)"
-        )
+    moments = read_as(store, find(store, prefix), Moments, "retrieve_moments")
     questions = Questions(store, moments.record.inputs["questions"])
     texts = {question.question_id: question.question for question in questions.questions()}
     queries, windows = moments.queries_of(questions)
@@ -98,9 +93,7 @@ def span_scores(store: Store, prefix: str, predictions: Path) -> Iterator[dict[s
     Raises:
         SevilaError: the file is at fault, has no windows, or none for these questions; the artifact is of another kind.
     """
-    keyframes = Keyframes(store, find(store, prefix))
-    if keyframes.record.kind != Keyframes.kind:
-        raise StoreError(f"{keyframes.id} holds {keyframes.record.kind}; wanted an artifact of select_keyframes")
+    keyframes = read_as(store, find(store, prefix), Keyframes, "select_keyframes")
     questions = Questions(store, keyframes.record.inputs["questions"])
     clips = Frames(store, keyframes.record.inputs["frames"]).clips_of(questions)
     windows = {str(each.qid): each.windows for each in read_predictions(predictions) if each.windows is not None}

@@ -129,7 +129,7 @@ def _any_frame(of: RowRun) -> list[AccuracyRow]:
     answers = of.artifact_of("answer_questions")
     assert isinstance(answers, Answers)
     questions = Questions(answers.store, answers.record.inputs["questions"])
-    asked = {question.question_id: question for question in questions.questions()}
+    asked = questions.by_id()
     voted: dict[str, set[int | None]] = {}
     for row in answers.typed_rows("frame_answers", FrameAnswer):
         voted.setdefault(row.question_id, set()).add(row.prediction)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -26,6 +26,7 @@ from reports.paper import PaperRow
 from reports.paper_figures import Estimate, distinct, figure, span, tally
 from reports.reproduce import Reproduction, RowRun, Subject
 from reports.reproduce_text import paired_difference
+from reports.results import spread
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
@@ -122,18 +123,12 @@ def _value(run: RowRun, name: str) -> float:
     return float("nan") if estimate is None else estimate.value
 
 
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {stdev(values):.1f} ({min(values):.1f} - {max(values):.1f})"
-
-
 def _numbers(seeds: Sequence[SeedRanking]) -> str:
     lines = [["keyframes", "ranked by", *_figures(seeds)]]
     for who, rule in _measured_cells(seeds):
         runs = distinct((seed.rows[who, rule],) for seed in seeds)
         values = [[_value(run, name) for (run,) in runs] for name in _figures(seeds)]
-        lines.append([_name(who), RULES.get(rule, "-"), *map(_spread, values)])  # type: ignore[call-overload]
+        lines.append([_name(who), RULES.get(rule, "-"), *map(spread, values)])  # type: ignore[call-overload]
     return markdown(lines, n_left=2)
 
 

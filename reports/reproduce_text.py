@@ -122,15 +122,15 @@ def _number_of(
     if measured is None:
         is_missing, is_left = any(run.missing for run in runs), any(run.problem == NOT_RUN for run in runs)
         state = "missing" if is_missing else "not run" if is_left else "no number"
-    apart_by = None if measured is None or published is None or of_paper else difference(measured, published)
-    return PaperNumber(row.name, column.name, of_paper, published, measured, apart_by, state)
+    gap = None if measured is None or published is None or of_paper else difference(measured, published)
+    return PaperNumber(row.name, column.name, of_paper, published, measured, gap, state)
 
 
 def _cells(number: PaperNumber) -> list[str]:
     shown = _number(number.published) + (f" ({number.of_paper})" if number.of_paper else "")
     measured = number.state if number.measured is None else _with_interval(number.measured)
-    apart_by = "-" if number.difference is None else _signed(number.difference)
-    return [number.row, number.of, shown, "-" if measured == "no number" else measured, apart_by]
+    gap = "-" if number.difference is None else _signed(number.difference)
+    return [number.row, number.of, shown, "-" if measured == "no number" else measured, gap]
 
 
 def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import get_args
 
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
@@ -92,6 +93,13 @@ def headline_interval(row: AccuracyRow) -> tuple[float, float] | None:
         if low is not None and high is not None:
             return low, high
     return None
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean and sample standard deviation over seeds, with the smallest and the largest value; one value as it is."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{mean(values):.1f} ± {stdev(values):.1f} ({min(values):.1f} - {max(values):.1f})"
 
 
 def _heading(results: Results) -> str:

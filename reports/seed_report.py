@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from cache.printable import printable
 from pipeline.engine.recipe import Recipe
@@ -17,7 +17,7 @@ from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Column, Results
 from pipeline.text_table import code, escaped, markdown
 from reports.compare import compare
-from reports.results import Cell, learned_lines, metric_ids, settings_table, unanswered_text
+from reports.results import Cell, learned_lines, metric_ids, settings_table, spread, unanswered_text
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ def seed_report(recipe: Recipe, runs: Sequence[SeedRun], command: str) -> str:
     seeds = ", ".join(str(run.seed) for run in runs)
     values = [run.results.values for run in runs]
     rows = _rows(runs)
-    spread = "In percent"
+    unit = "In percent"
     if len(runs) > 1:
-        spread += ": mean ± sample standard deviation (smallest - largest) over seeds"
+        unit += ": mean ± sample standard deviation (smallest - largest) over seeds"
     parts = [
         f"# Results of recipe {code(recipe.name)}, seed{'s' if len(runs) > 1 else ''} {seeds}",
         _how(runs, command),
-        f"## Every setting\n\n{_asked(runs)} {spread}.",
-        settings_table(rows, {cell: _spread(numbers) for cell, numbers in _by_cell(values).items()}, markdown),
+        f"## Every setting\n\n{_asked(runs)} {unit}.",
+        settings_table(rows, {cell: spread(numbers) for cell, numbers in _by_cell(values).items()}, markdown),
         _seed_tables(rows, runs),
         f"## What follows\n\n{HOW_TO_READ_CLAIMS}",
         "\n".join(f"- {claim}" for claim in claims(runs)),
@@ -121,12 +121,6 @@ def _by_cell(values: Iterable[Mapping[Cell, float]]) -> dict[Cell, list[float]]:
         for cell, value in of_seed.items():
             numbers.setdefault(cell, []).append(value)
     return numbers
-
-
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{mean(values):.1f} ± {stdev(values):.1f} ({min(values):.1f} - {max(values):.1f})"
 
 
 def _seed_tables(rows: Sequence[str], runs: Sequence[SeedRun]) -> str:

@@ -11,11 +11,10 @@ from pydantic import Field
 
 from cache.tables import Schema
 from pipeline.datasets.question import Question
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.frame_by_frame import plan_questions
 from pipeline.inference.keyframe_reader import FramesAnswer, KeyframeReader, QuestionFrames
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
@@ -88,19 +87,6 @@ class AnswerQuestions(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-def plan_questions(
-    cfg: AnswerQuestions,
-    run: RunContext,
-    questions: Questions,
-    keyframes: Keyframes,
-    features: Features,
-    backbone: Backbone,
-    answerer: AnswererWeights,
-) -> Plan:
-    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
-    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
-
-
 @stage(version=1, output=Answers, plan=plan_questions, gpu=True)
 def answer_questions(
     cfg: AnswerQuestions,
@@ -114,7 +100,10 @@ def answer_questions(
     out: ShardedOutput,
 ) -> None:
     """Answer every question from its keyframes."""
-    asked = _asked(questions, keyframes, features)
+    asked = [
+        (question, row if row.reason or question.options else row._replace(reason=NO_OPTIONS))
+        for question, row in keyframes.asked(questions, features)
+    ]
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
@@ -138,18 +127,6 @@ def answer_questions(
 
     out.each_shard(work)
     out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
-
-
-def _asked(questions: Questions, keyframes: Keyframes, features: Features) -> list[tuple[Question, ChosenFrames]]:
-    """Return every question in Keyframes' order, failed too if its video has no features, or if there are no options."""
-    texts = {question.question_id: question for question in questions.questions()}
-    without_features = {video.video_id: video.reason for video in features.videos() if video.reason}
-    asked = []
-    for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames):
-        question = texts[row.question_id]
-        reason = row.reason or without_features.get(question.video_id) or (Reason() if question.options else NO_OPTIONS)
-        asked.append((question, row._replace(reason=reason)))
-    return asked
 
 
 def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[QuestionFrames]:

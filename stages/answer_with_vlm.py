@@ -103,7 +103,6 @@ def plan_by_videos(
     frames: Frames,
     keyframes: Keyframes,
     videos: VideoFiles,
-    weights: Weights | None,
 ) -> Plan:
     """Cut the videos that are asked about into shards by the size of their pictures."""
     asked = _asked(questions, frames, keyframes, videos)
@@ -157,7 +156,7 @@ def answer_with_vlm(
 
 def _asked(questions: Questions, frames: Frames, keyframes: Keyframes, videos: VideoFiles) -> list[AskedVideo]:
     """Return the questions of each video, in Keyframes' order."""
-    texts = {question.question_id: question for question in questions.questions()}
+    texts = questions.by_id()
     files = {video.video_id: video for video in videos.videos}
     sampled = {video.video_id: video for video in frames.videos()}
     rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)

@@ -30,7 +30,7 @@ class EmbedFrames(Config):
     )
 
 
-def plan_embeddings(cfg: EmbedFrames, run: RunContext, frames: Frames, embedder: EmbedderWeights) -> Plan:
+def plan_embeddings(run: RunContext, frames: Frames, embedder: EmbedderWeights) -> Plan:
     """Cut the videos into shards by the size of their frames."""
     bytes_a_frame = 3 * int(frames.record.config["size"]) ** 2
     sizes = [video.n_frames * bytes_a_frame for video in frames.videos()]

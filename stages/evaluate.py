@@ -72,7 +72,7 @@ class Evaluate(Config):
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = typed_rows_of_all(answers, "answers", questions, Answered)
-    asked = {question.question_id: question for question in questions.questions()}
+    asked = questions.by_id()
     table = accuracy_table(outcomes(asked, answered), reporting(questions), cfg.resampling())
     covered, missing = coverage((answer.video_id, answer.reason) for answer in answered)
     missing = [video for video in missing if video.reason.code not in Answers.reasons_of_questions]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -22,6 +21,7 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.inference.visual_windows import PROMPTS, VideoFeatures
+from pipeline.reasons import Reason
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 
@@ -49,11 +49,13 @@ class Features(PooledArtifact):
         """Return the videos, in the order of Frames."""
         return self.typed_rows("videos", VideoFeatures)
 
+    def failures(self) -> dict[str, Reason]:
+        """Return why a video has no features, by its id."""
+        return {video.video_id: video.reason for video in self.videos() if video.reason}
+
     def questions_by_video(self, questions: Questions) -> dict[str, list[Question]]:
         """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
-        asked: dict[str, list[Question]] = defaultdict(list)
-        for question in questions.questions():
-            asked[question.video_id].append(question)
+        asked = questions.by_video()
         refuse_cut(self, [video.video_id for video in self.videos()], questions, asked, "videos")
         return asked
 
@@ -76,14 +78,7 @@ class ExtractFeatures(Config):
     )
 
 
-def plan_frames(
-    cfg: ExtractFeatures,
-    run: RunContext,
-    frames: Frames,
-    backbone: Backbone,
-    localizer: VisualPromptWeights | None,
-    answerer: VisualPromptWeights | None,
-) -> Plan:
+def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone: Backbone) -> Plan:
     """Cut the videos into shards by the size of their features."""
     tokens, width = backbone.feature_shape()
     bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize

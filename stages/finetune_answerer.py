@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.reasons import Reason
-from pipeline.selection.keyframes import ChosenFrames
 from pipeline.training.answerer_training import AnswererTask, AnswererTraining, SeenFrames, answered_questions
 from pipeline.training.prompt_training import split_by_video, train_prompt
 from stages.extract_features import Features
@@ -35,12 +32,8 @@ def finetune_answerer(
     out: Output,
 ) -> None:
     """Train the Answerer to name the right option from the keyframes."""
-    asked = {question.question_id: question for question in questions.questions()}
-    failed = {video.video_id: video.reason for video in features.videos() if video.reason}
-    seen = (
-        SeenFrames(asked[row.question_id], row.rows, row.reason or failed.get(row.video_id, Reason()))
-        for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
-    )
+    asked = keyframes.asked(questions, features)
+    seen = (SeenFrames(question, row.rows, row.reason) for question, row in asked)
     samples = answered_questions(cfg.prompt, len(backbone.verbalizer(run).letter_ids), seen, "keyframes", out)
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(

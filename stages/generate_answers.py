@@ -9,15 +9,14 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from cache.tables import Schema
-from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.frame_by_frame import plan_questions
 from pipeline.inference.keyframe_reader import FramesAnswer, KeyframeReader, QuestionFrames
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
-from pipeline.inference.text_reader import SaidText, TextReader
+from pipeline.inference.text_reader import GeneratedText, TextReader
 from pipeline.inference.visual_windows import Windows
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
@@ -57,20 +56,7 @@ class GenerateAnswers(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-def plan_open_questions(
-    cfg: GenerateAnswers,
-    run: RunContext,
-    questions: Questions,
-    keyframes: Keyframes,
-    features: Features,
-    backbone: Backbone,
-    answerer: AnswererWeights,
-) -> Plan:
-    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
-    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
-
-
-@stage(version=1, output=GeneratedAnswers, plan=plan_open_questions, gpu=True)
+@stage(version=1, output=GeneratedAnswers, plan=plan_questions, gpu=True)
 def generate_answers(
     cfg: GenerateAnswers,
     run: RunContext,
@@ -83,31 +69,27 @@ def generate_answers(
     out: ShardedOutput,
 ) -> None:
     """Answer every question in words from its keyframes, each next token the likeliest."""
-    texts = {question.question_id: question for question in questions.questions()}
-    chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
-    failed = {video.video_id: video.reason for video in features.videos() if video.reason}
+    asked = keyframes.asked(questions, features)
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        wanted = [chosen[item] for item in shard.items]
-        reasons = [Reason(frames.reason or failed.get(frames.video_id) or "") for frames in wanted]
-        answers = {frames.question_id: FramesAnswer(why) for frames, why in zip(wanted, reasons, strict=True)}
-        asked = [frames for frames, why in zip(wanted, reasons, strict=True) if not why]
-        units = [QuestionFrames(texts[frames.question_id], frames.rows) for frames in asked]
-        said: dict[str, SaidText] = {}
+        wanted = [asked[item] for item in shard.items]
+        answers = {frames.question_id: FramesAnswer(frames.reason) for _, frames in wanted}
+        units = [QuestionFrames(question, frames.rows) for question, frames in wanted if not frames.reason]
+        texts: dict[str, GeneratedText] = {}
         if units:
             with shard.phase("answer"):
                 reader = TextReader(loaded.model, PROMPT, cfg.max_tokens)
                 read = KeyframeReader(reader, windows, shard).answers(units)
             answers |= {question_id: of_frames[0] for question_id, of_frames in read.items()}
-            said = {id: reader.said(answer.values) for id, answer in answers.items() if not answer.reason}
-        rows = [_row(frames, answers[frames.question_id], said.get(frames.question_id)) for frames in wanted]
+            texts = {id: reader.text_of(answer.values) for id, answer in answers.items() if not answer.reason}
+        rows = [_row(frames, answers[frames.question_id], texts.get(frames.question_id)) for _, frames in wanted]
         shard.dropped.update(row.reason.code for row in rows if row.status != "ok")
         shard.write_rows("answers", rows)
 
     out.each_shard(work)
-    out.refuse_all(ANSWERS, len(chosen), f"the Answerer gave no question finite values; {BROKEN}")
+    out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
 
 
 class AnswerText(NamedTuple):
@@ -124,8 +106,8 @@ class AnswerText(NamedTuple):
     truncated: bool = False
 
 
-def _row(frames: ChosenFrames, answer: FramesAnswer, said: SaidText | None) -> AnswerText:
+def _row(frames: ChosenFrames, answer: FramesAnswer, text: GeneratedText | None) -> AnswerText:
     row = AnswerText(frames.question_id, frames.video_id, "failed" if answer.reason else "ok", answer.reason)
-    if said is None:
+    if text is None:
         return row
-    return row._replace(**said._asdict(), n_frames=len(frames.rows), truncated=answer.truncated)
+    return row._replace(**text._asdict(), n_frames=len(frames.rows), truncated=answer.truncated)

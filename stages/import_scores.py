@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -79,9 +78,7 @@ def import_scores(
 ) -> None:
     """Read the scores of the sampled frames from files; a question that is not scored in all its frames says why."""
     clips, videos = frames.clips_of(questions), frames.videos()
-    asked: dict[str, list[Question]] = defaultdict(list)
-    for question in questions.questions():
-        asked[question.video_id].append(question)
+    asked = questions.by_video()
     with digests_of_what_is_read() as read:
         scored = _read(cfg, given, questions)
     given.refuse_others(read)

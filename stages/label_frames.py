@@ -226,16 +226,19 @@ def _labels(
         return LabelColumns()
     labeller, needed = _Labeller(reader, questions), {question.video_id for question in questions}
     asked = labeller.asked
-    said = frame_by_frame.ask(labeller, questions, [video for video in videos if video.video_id in needed], shard)
-    options = reader.values(said.values, [asked[number] for number in said.number])
+    answered = frame_by_frame.ask(labeller, questions, [video for video in videos if video.video_id in needed], shard)
+    options = reader.values(answered.values, [asked[number] for number in answered.number])
     failed: dict[str, Reason] = {}
-    for number, index, value in zip(said.number.tolist(), said.frame_index.tolist(), options, strict=True):
+    for number, index, value in zip(answered.number.tolist(), answered.frame_index.tolist(), options, strict=True):
         if problem := value.problem_of(f"frame {index}: "):
             failed.setdefault(asked[number].question.question_id, problem)
-    kept = np.flatnonzero([asked[number].question.question_id not in failed for number in said.number])
-    numbers, predictions = said.number[kept], np.array([int(options[row].values.argmax()) for row in kept], np.int64)
+    kept = np.flatnonzero([asked[number].question.question_id not in failed for number in answered.number])
+    numbers, predictions = (
+        answered.number[kept],
+        np.array([int(options[row].values.argmax()) for row in kept], np.int64),
+    )
     right = np.array([each.question.answer_index for each in asked], np.int64)
-    places = {name: column[kept] for name, column in said.places().items()}
+    places = {name: column[kept] for name, column in answered.places().items()}
     columns = {
         **places,
         "label": predictions == right[numbers],

@@ -50,6 +50,17 @@ class Questions(Artifact):
         """Return the questions in the order of their file, without their moments and ratings."""
         return self.typed_rows("questions", Question)
 
+    def by_id(self) -> dict[str, Question]:
+        """Return the questions by their ids, in the same order."""
+        return {question.question_id: question for question in self.questions()}
+
+    def by_video(self) -> dict[str, list[Question]]:
+        """Return the questions of each video, in the same order."""
+        asked: dict[str, list[Question]] = defaultdict(list)
+        for question in self.questions():
+            asked[question.video_id].append(question)
+        return asked
+
     def true_moments(self) -> dict[str, np.ndarray]:
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
         windows: dict[str, list[list[float]]] = defaultdict(list)

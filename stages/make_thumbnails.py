@@ -59,7 +59,7 @@ class MakeThumbnails(Config):
     quality: int = Field(50, ge=1, le=100, description="of WebP")
 
 
-def plan_videos_of_thumbnails(cfg: MakeThumbnails, run: RunContext, frames: Frames, videos: VideoFiles | None) -> Plan:
+def plan_videos_of_thumbnails(run: RunContext, frames: Frames) -> Plan:
     """Cut the videos into shards by the size of their frames."""
     frame_bytes = 3 * frames.record.config["size"] ** 2
     return Plan(cut([frame_bytes * video.n_frames for video in frames.videos()], min(SHARD_BYTES, run.shard_bytes)))

@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
-from pipeline.inference.frame_by_frame import FrameByFrame, plan_by_frames
+from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
 from pipeline.inference.load_models import OnDemand
 from pipeline.models.prompts import Template, template_text
 from stages.extract_features import Features
@@ -33,16 +33,9 @@ class ScoreByMatching(Config):
     template: Template = Field("{question}", description="text of a question, of {question} and {options}")
 
 
-def plan_matching(
-    cfg: ScoreByMatching,
-    run: RunContext,
-    questions: Questions,
-    frames: Frames,
-    features: Features,
-    matcher: MatcherWeights,
-) -> Plan:
+def plan_matching(run: RunContext, features: Features, matcher: MatcherWeights) -> Plan:
     """Cut the videos into shards by the size of their features."""
-    return plan_by_frames([video.n_frames for video in features.videos()], run, matcher)
+    return plan_videos(run, features, matcher)
 
 
 @stage(version=1, output=FrameScores, plan=plan_matching, gpu=True)
@@ -71,10 +64,10 @@ def score_by_matching(
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
             pairs = _Pairs(loaded.model, cfg, shard_questions)
-            said = frame_by_frame.ask(pairs, shard_questions, ok, shard)
+            scored = frame_by_frame.ask(pairs, shard_questions, ok, shard)
         names = ("logit_yes", "logit_no", "probability_yes")
-        scores = dict(zip(names, said.values.T.astype(np.float32), strict=True))
-        shard.write_columns("frame_scores", {**said.places(), **scores, "truncated": pairs.truncated[said.number]})
+        scores = dict(zip(names, scored.values.T.astype(np.float32), strict=True))
+        shard.write_columns("frame_scores", {**scored.places(), **scores, "truncated": pairs.truncated[scored.number]})
 
     out.each_shard(work)
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_by_frame import plan_by_frames
+from pipeline.inference.frame_by_frame import plan_videos
 from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
 from pipeline.inference.selector_scoring import frame_vectors, question_vectors
@@ -33,21 +33,7 @@ class ScoreBySelector(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
 
 
-def plan_selector(
-    cfg: ScoreBySelector,
-    run: RunContext,
-    questions: Questions,
-    frames: Frames,
-    features: Features,
-    backbone: Backbone,
-    answerer: AnswererWeights,
-    selector: SelectorWeights,
-) -> Plan:
-    """Cut the videos into shards by the size of their features."""
-    return plan_by_frames([video.n_frames for video in features.videos()], run, backbone)
-
-
-@stage(version=1, output=FrameScores, plan=plan_selector, gpu=True)
+@stage(version=1, output=FrameScores, plan=plan_videos, gpu=True)
 def score_by_selector(
     cfg: ScoreBySelector,
     run: RunContext,

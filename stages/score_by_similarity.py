@@ -32,14 +32,7 @@ class ScoreBySimilarity(Config):
     template: Template = Field("{question}", description="text of a question, of {question} and {options}")
 
 
-def plan_scores(
-    cfg: ScoreBySimilarity,
-    run: RunContext,
-    questions: Questions,
-    frames: Frames,
-    features: Embeddings,
-    embedder: EmbedderWeights,
-) -> Plan:
+def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> Plan:
     """Cut the videos into shards by the number of their scores."""
     asked = features.questions_by_video(questions)
     sizes = [video.n_frames * len(asked[video.video_id]) * BYTES_A_SCORE for video in features.videos()]

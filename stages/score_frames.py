@@ -159,9 +159,9 @@ def score_frames(
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
             scorer = _Scorer(loaded.model, cfg, shard_questions)
-            said = asking.ask(scorer, shard_questions, ok, shard)
-        scores = dict(zip(SCORE_COLUMNS, said.values.T.astype(np.float32), strict=True))
-        columns = {**said.places(), **scores, "truncated": scorer.truncated[said.number]}
+            scored = asking.ask(scorer, shard_questions, ok, shard)
+        scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
+        columns = {**scored.places(), **scores, "truncated": scorer.truncated[scored.number]}
         shard.dropped.update(SCORES for _ in without_finite_scores(columns))
         shard.write_columns("frame_scores", columns)
 

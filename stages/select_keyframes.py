@@ -11,12 +11,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from cache.errors import did_you_mean
 from cache.tables import Schema
 from pipeline.datasets.question import Question
+from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.frame_vectors import FrameVectors
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.reasons import Reason
-from pipeline.selection.keyframes import RankBy
+from pipeline.selection.keyframes import ChosenFrames, RankBy
 from pipeline.selection.registry import selector_named, selector_names
 from pipeline.selection.selector import Candidates, Options, Selector
 from stages.extract_features import Features
@@ -44,6 +45,13 @@ class Keyframes(Artifact):
             scores="list<float64>",  # what they were ranked by; empty unless the Localizer chose
         )
     }
+
+    def asked(self, questions: Questions, features: Features) -> list[tuple[Question, ChosenFrames]]:
+        """Return every question with its keyframes, in their order; failed, too, where its video has no features."""
+        known, failed = questions.by_id(), features.failures()
+        rows = typed_rows_of_all(self, "keyframes", questions, ChosenFrames)
+        reasons = [row.reason or failed.get(row.video_id, Reason()) for row in rows]
+        return [(known[row.question_id], row._replace(reason=why)) for row, why in zip(rows, reasons, strict=True)]
 
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")

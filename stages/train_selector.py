@@ -57,7 +57,7 @@ def train_selector(
 ) -> None:
     """Train the selector to pass on the frames from which the frozen Answerer names the right option."""
     clips = frames.clips_of(questions)
-    failed = {video.video_id: video.reason for video in features.videos() if video.reason}
+    failed = features.failures()
     seen = (
         SeenFrames(
             question,

@@ -193,11 +193,9 @@ def _thousands(n_items: int) -> list[list[int]]:
 
 
 PLANS: dict[str, Callable[..., Plan]] = {
-    "extract_features": lambda cfg, run, frames, *_: Plan(
-        cut([FEATURE_BYTES] * len(frames.rows("videos")), run.shard_bytes)
-    ),
-    "score_frames": lambda cfg, run, questions, *_: Plan(_thousands(len(questions.rows("questions")))),
-    "answer_questions": lambda cfg, run, questions, keyframes, *_: Plan(_thousands(len(keyframes.rows("keyframes")))),
+    "extract_features": lambda run, frames: Plan(cut([FEATURE_BYTES] * len(frames.rows("videos")), run.shard_bytes)),
+    "score_frames": lambda questions: Plan(_thousands(len(questions.rows("questions")))),
+    "answer_questions": lambda keyframes: Plan(_thousands(len(keyframes.rows("keyframes")))),
 }
 BODIES = {
     "sample_frames": _frames,

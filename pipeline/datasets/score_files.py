@@ -21,7 +21,7 @@ from cache.errors import MissingSourceError, SchemaError, SevilaError, did_you_m
 from cache.files import kind_of
 from cache.printable import shortened
 from pipeline.datasets.parquet_file import read_parquet_columns
-from pipeline.datasets.rows import checked_header, csv_lines
+from pipeline.datasets.rows import checked_header, csv_lines, read_jsonl
 from pipeline.datasets.text_file import read_text
 from pipeline.datasets.values import BadRow, text
 
@@ -164,7 +164,7 @@ def read_score_table(path: Path, column: str) -> dict[str, ScoredFrames]:
     for line, cells in rows:
         try:
             of_question = questions.setdefault(text("question_id", cells.get("question_id")), _TableRows())
-            place, value = place_of(cells.get(by)), _score(column, cells.get(column))
+            place, value = place_of(cells.get(by)), _number(column, cells.get(column))
         except BadRow as bad:
             raise SchemaError(f"{path}: line {line}: {bad}") from None
         of_question.lines.append(line)
@@ -215,18 +215,10 @@ def _csv_rows(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[st
 
 
 def _json_lines(path: Path) -> tuple[Sequence[str], Iterable[tuple[int, Mapping[str, Any]]]]:
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for line, content in enumerate(read_text(path, "table of scores").split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            cells = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise SchemaError(f"{path}: line {line}: not JSON, or cut short: {error}") from error
-        if not isinstance(cells, dict):
-            raise SchemaError(f"{path}: line {line}: a JSON {type(cells).__name__}, an object was wanted")
-        rows.append((line, cells))
-    return list(dict.fromkeys(key for _, cells in rows for key in cells)), rows
+    table = read_jsonl(path)
+    for bad in table.rejected:
+        raise SchemaError(f"{path}: line {bad.line}: {bad.reason}")
+    return table.columns, [(row.line, row.cells) for row in table.rows]
 
 
 def _number(what: str, value: Any) -> float:
@@ -237,10 +229,6 @@ def _number(what: str, value: Any) -> float:
     if not abs(number) <= LARGEST:
         raise BadRow(f"{what} is {shortened(repr(value), 43)}; a finite number was wanted")
     return number
-
-
-def _score(column: str, value: Any) -> float:
-    return _number(column, value)
 
 
 def _seconds(value: Any) -> float:

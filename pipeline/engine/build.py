@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import logging
 import os
 import platform
@@ -141,7 +142,9 @@ def _sharded(
     only: Sequence[int] | None = None,
 ) -> ShardedOutput:
     assert stage.plan is not None
-    plan, hardware = partial(stage.plan, cfg, run, *inputs), partial(hardware_facts, stage.gpu, run)
+    given = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
+    plan = partial(stage.plan, **{name: given[name] for name in inspect.signature(stage.plan).parameters})
+    hardware = partial(hardware_facts, stage.gpu, run)
     return ShardedOutput(run.store, read.artifact, stage, plan, only, hardware, read)
 
 

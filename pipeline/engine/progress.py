@@ -165,8 +165,8 @@ def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int
         with _bar(desc=description, unit="step", total=total, initial=done, dynamic_ncols=True) as bar:
 
             def show(step: int, figures: dict[str, float]) -> None:
-                said = [waiting.words(lambda: bar.format_dict["elapsed"]), _in_words(figures)]
-                bar.set_postfix_str(", ".join(filter(None, said)), refresh=False)
+                postfix = [waiting.words(lambda: bar.format_dict["elapsed"]), _in_words(figures)]
+                bar.set_postfix_str(", ".join(filter(None, postfix)), refresh=False)
                 bar.update(step - bar.n)
 
             yield show

@@ -234,8 +234,8 @@ class Stage(Generic[Produced]):
     """A stage's declaration, made by `@stage`.
 
     Attributes:
-        plan: plan(cfg, run, *inputs) -> Plan, of a stage whose artifact is made in shards, by any number of processes; its
-            function gets a `ShardedOutput`. Called once per artifact: the plan is stored.
+        plan: returns the Plan of a stage whose artifact is made in shards, by any number of processes; takes what it needs, by
+            name, of what the stage takes. The function gets a `ShardedOutput`. Called once per artifact: the plan is stored.
         resumes: goes on from what it left in its folder when it was killed; that of any other stage is cleared first.
         gpu: runs a model, so that one wants it on a machine with a GPU.
         plan_needs_rows: the identity of what comes after depends on its rows, so that a plan makes it, in a store of its own.
@@ -290,8 +290,8 @@ def stage(
         names = tuple(parameter.name for parameter in parameters)
         assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
         name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
-        planned = list(inspect.signature(plan).parameters)[:2] if plan else ["cfg", "run"]
-        assert planned == ["cfg", "run"], f"{name}: a plan takes what its stage takes: cfg, run, inputs..."
+        needed = set(inspect.signature(plan).parameters) if plan else set()
+        assert needed <= set(names[:-1]), f"{name}: a plan takes of what its stage takes: cfg, run, inputs..."
         assert set(later_inputs) <= set(inputs), f"{name}: {later_inputs} are not all inputs"
         more = (plan, resumes, gpu, plan_needs_rows, later_inputs)
         return Stage(name, version, output, config, inputs, function, *more)

@@ -13,7 +13,7 @@ from pipeline.batching import cut, token_batches
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
-from pipeline.engine.stage import Artifact, Config, Plan, PooledArtifact, RunContext
+from pipeline.engine.stage import Artifact, Plan, PooledArtifact, RunContext
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.streams import behind
 from pipeline.inference.visual_windows import WINDOW_FRAMES, Group, SeesFrames, VideoFeatures, Windows
@@ -101,17 +101,14 @@ def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone)
     return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames})
 
 
-def plan_videos(
-    cfg: Config,
-    run: RunContext,
-    questions: Artifact,
-    frames: Artifact,
-    features: Artifact,
-    backbone: Backbone,
-    weights: Artifact,
-) -> Plan:
+def plan_videos(run: RunContext, features: Artifact, backbone: Backbone) -> Plan:
     """Cut the videos, rows of Features, into shards: of a stage that asks about every frame."""
     return plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
+
+
+def plan_questions(run: RunContext, keyframes: Artifact, backbone: Backbone) -> Plan:
+    """Cut the questions, rows of Keyframes, into shards by the size of their keyframes' features."""
+    return plan_by_frames([len(rows) for rows in keyframes.columns("keyframes", "rows")["rows"]], run, backbone)
 
 
 class _BatchValues(NamedTuple):

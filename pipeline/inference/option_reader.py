@@ -100,10 +100,10 @@ class OptionReader:
             first = torch.full((len(asked),), -1, device=table.device)
         return torch.cat([first.double()[:, None], table.double()], dim=1)
 
-    def values(self, said: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
+    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
         """Return the options' values of R questions by what `ask` returned."""
         values = []
-        for first, row, each in zip(said[:, 0].tolist(), said[:, 1:].astype(np.float32), asked, strict=True):
+        for first, row, each in zip(table[:, 0].tolist(), table[:, 1:].astype(np.float32), asked, strict=True):
             values.append(OptionValues(self._values(row, each), int(first) if first >= 0 else None))
         return values
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.models.answerer import Answerer
 
 
-class SaidText(NamedTuple):
+class GeneratedText(NamedTuple):
     """A text that was generated: its tokens, `</s>` included where it came, and the log-probability of each."""
 
     text: str
@@ -54,13 +54,13 @@ class TextReader:
         generated = generate(self.answerer.language, inputs, self._max_tokens)
         return torch.cat([generated.token_ids.double(), generated.log_probabilities.double()], dim=1)
 
-    def values(self, said: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
+    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
         """Return the rows of what `ask` returned."""
-        return [OptionValues(row, None) for row in said]
+        return [OptionValues(row, None) for row in table]
 
-    def said(self, values: np.ndarray) -> SaidText:
+    def text_of(self, values: np.ndarray) -> GeneratedText:
         """Return the text of one question's values."""
         ids = values[: self._max_tokens].astype(np.int64).tolist()
         n_tokens = next((place + 1 for place, id in enumerate(ids) if id == self._words.end_id), len(ids))
         log_probabilities = values[self._max_tokens :][:n_tokens].tolist()
-        return SaidText(self._words.text(ids[:n_tokens]), ids[:n_tokens], log_probabilities)
+        return GeneratedText(self._words.text(ids[:n_tokens]), ids[:n_tokens], log_probabilities)

@@ -26,16 +26,16 @@ def option_probabilities(option_logits: ArrayLike) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
-def calibration_bins(probabilities: ArrayLike, right: ArrayLike, n_bins: int = N_BINS) -> list[CalibrationBin]:
+def calibration_bins(probabilities: ArrayLike, right: ArrayLike) -> list[CalibrationBin]:
     """The answers by their probability, in bins of equal width; `probabilities` and `right` are [n_answers]."""
     chances, is_right = np.asarray(probabilities, np.float64), np.asarray(right, bool)
-    bin_of = np.clip((chances * n_bins).astype(int), 0, n_bins - 1)
+    bin_of = np.clip((chances * N_BINS).astype(int), 0, N_BINS - 1)
     bins = []
-    for number in range(n_bins):
+    for number in range(N_BINS):
         members = bin_of == number
         n = int(members.sum())
         means = (float(chances[members].mean()), float(is_right[members].mean())) if n else (float("nan"), float("nan"))
-        bins.append(CalibrationBin(number / n_bins, (number + 1) / n_bins, n, *means))
+        bins.append(CalibrationBin(number / N_BINS, (number + 1) / N_BINS, n, *means))
     return bins
 
 

@@ -62,7 +62,7 @@ def one_frame(scores: Tensor) -> Tensor:
     return functional.gumbel_softmax(scores, hard=True).unsqueeze(1)
 
 
-def some_frames(scores: Tensor, k: int, n_draws: int, deviation: float) -> Tensor:
+def top_k_frames(scores: Tensor, k: int, n_draws: int, deviation: float) -> Tensor:
     """Return the perturbed top k of scores brought to [0, 1] in each row, as Cordonnier et al. do, [R, k, T]."""
     low, high = scores.aminmax(dim=1, keepdim=True)
     scaled = (scores - low) / (high - low + 1e-5)

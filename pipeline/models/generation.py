@@ -26,19 +26,19 @@ class Generated(NamedTuple):
 def generate(language: Language, inputs: EncoderInput, max_tokens: int) -> Generated:
     """Return the greedy texts of R rows, as transformers' `generate` does; a row ends with `</s>` or after `max_tokens`.
 
-    The decoder reads all that was said anew for each token: a short answer is not worth a cache of its own.
+    The decoder reads all tokens so far again for each one: a short answer is not worth a cache of its own.
     """
     hidden, words = language.encode(inputs), language.verbalizer
-    said = language.decoder_ids(len(hidden))
+    decoded = language.decoder_ids(len(hidden))
     log_probabilities = hidden.new_zeros((len(hidden), max_tokens), dtype=torch.float32)
-    is_over = torch.zeros(len(hidden), dtype=torch.bool, device=said.device)
+    is_over = torch.zeros(len(hidden), dtype=torch.bool, device=decoded.device)
     for step in range(max_tokens):
-        best = language.decode(hidden, inputs.mask, said)[:, -1].log_softmax(dim=-1).max(dim=-1)
+        best = language.decode(hidden, inputs.mask, decoded)[:, -1].log_softmax(dim=-1).max(dim=-1)
         log_probabilities[:, step] = best.values.masked_fill(is_over, 0.0)
-        said = torch.cat([said, best.indices.masked_fill(is_over, words.pad_id)[:, None]], dim=1)
+        decoded = torch.cat([decoded, best.indices.masked_fill(is_over, words.pad_id)[:, None]], dim=1)
         is_over = is_over | (best.indices == words.end_id)
         if bool(is_over.all()):
             break
-    token_ids = said.new_full((len(hidden), max_tokens), words.pad_id)
-    token_ids[:, : said.shape[1] - 1] = said[:, 1:]
+    token_ids = decoded.new_full((len(hidden), max_tokens), words.pad_id)
+    token_ids[:, : decoded.shape[1] - 1] = decoded[:, 1:]
     return Generated(token_ids, log_probabilities)

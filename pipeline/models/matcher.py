@@ -100,13 +100,13 @@ class Matcher:
         mask = [[1] * (self.n_query_tokens + len(ids)) + [0] * (longest - len(ids)) for ids in token_ids]
         queries = parts.query_tokens.expand(len(visual), -1, -1)
         embedded = parts.embeddings(input_ids=torch.tensor(rows, device=visual.device), query_embeds=queries)
-        said = parts.qformer(
+        hidden = parts.qformer(
             query_embeds=embedded,
             query_length=self.n_query_tokens,
             attention_mask=torch.tensor(mask, device=visual.device),
             encoder_hidden_states=visual,
         ).last_hidden_state
-        return parts.itm_head(said[:, : self.n_query_tokens]).mean(dim=1)
+        return parts.itm_head(hidden[:, : self.n_query_tokens]).mean(dim=1)
 
 
 def read_matcher_config(folder: Path) -> ModelConfig:

@@ -36,11 +36,16 @@ def read_tokenizer_of_other_model(path: Path) -> Tokenizer:
             raise CheckpointError(
                 f"{path}: it replaces text by {step['content']!r}, wanted {MOST_REPLACED} characters at most"
             )
+    return tokenizer_of(path, content)
+
+
+def tokenizer_of(path: Path, content: dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer of what was looked at, which the file may say in two ways; raises `CheckpointError`."""
     try:
         tokenizer = Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"{path}: not a tokenizer file: {error}") from error
-    tokenizer.no_padding()
+    tokenizer.no_padding()  # a saved file may carry its last user's settings
     tokenizer.no_truncation()
     return tokenizer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models.prompts import LOCALIZE_TARGETS, SINGLE_FRAME_PREFIX, answer_target
-from pipeline.models.tokenizer_file import tokenizer_problem
+from pipeline.models.tokenizer_file import tokenizer_of, tokenizer_problem
 
 MAX_TEXT_TOKENS = (
     77  # official `max_txt_len`: BLIP-2's 32 was raised; longer questions lose the end of their instruction
@@ -98,8 +97,8 @@ class Verbalizer:
 
     def text(self, ids: Sequence[int]) -> str:
         """Return what ids say, without the special tokens, which not every file calls so."""
-        said = [id for id in ids if id not in (self.pad_id, self.end_id)]
-        return str(self._tokenizer.decode(said, skip_special_tokens=True)).strip()
+        without_special = [id for id in ids if id not in (self.pad_id, self.end_id)]
+        return str(self._tokenizer.decode(without_special, skip_special_tokens=True)).strip()
 
     def pieces(self) -> list[str]:
         """Return every token in the order of ids, "▁" for a space."""
@@ -149,10 +148,4 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     problem = tokenizer_problem(content)
     if problem:
         raise CheckpointError(f"{path}: {problem}; use the tokenizer.json of a Flan-T5 as downloaded")
-    try:
-        tokenizer = Tokenizer.from_str(json.dumps(content))  # what was looked at, which the file may say in two ways
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path}: not a tokenizer file: {error}") from error
-    tokenizer.no_padding()  # a saved file may carry its last user's settings
-    tokenizer.no_truncation()
-    return tokenizer
+    return tokenizer_of(path, content)

@@ -85,14 +85,14 @@ class SelectorTask:
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of "Option X" from the frames that are passed on."""
-        from pipeline.models.frame_selector import one_frame, some_frames
+        from pipeline.models.frame_selector import one_frame, top_k_frames
 
         cfg = self._cfg
         visual, scores = self._scored(data)
         if cfg.selector == ATP:
             passed = one_frame(scores)
         else:
-            passed = some_frames(scores, self._n_passed(scores), cfg.noise_draws, cfg.noise_deviation)
+            passed = top_k_frames(scores, self._n_passed(scores), cfg.noise_draws, cfg.noise_deviation)
         return self._answering.loss_of(data, self._mixed(passed, visual))
 
     def judge(self, data: Data) -> Tensor:

@@ -124,12 +124,12 @@ def reported_run(store: Store, given: str) -> ReportedRun:
     Raises:
         StoreError: nothing is called so, or nothing of it was evaluated.
     """
-    run = _found_run(store, given)
+    run = _run_named(store, given)
     warn_if_stale(store, run.headline.metrics)
     return run
 
 
-def _found_run(store: Store, given: str) -> ReportedRun:
+def _run_named(store: Store, given: str) -> ReportedRun:
     if given in every_name(store):
         return _of_named(given, named_run(store, given), store)
     if last := _last_of_recipe(store, given.removesuffix(".toml").rpartition("/")[2]):

@@ -57,7 +57,7 @@ def toy_count(cfg: Count, run: RunContext, weights: Weights | None, *, out: Outp
     out.write_rows("numbers", [{"number": number} for number in range(cfg.n)])
 
 
-def plan_squares(cfg: Square, run: RunContext, numbers: Numbers) -> Plan:
+def plan_squares(run: RunContext, numbers: Numbers) -> Plan:
     n, size = len(numbers.rows("numbers")), run.shard_bytes
     return Plan([list(range(start, min(start + size, n))) for start in range(0, n, size)])
 
@@ -304,3 +304,11 @@ def test_a_key_that_came_later_leaves_artifacts_of_before_as_they_are_and_at_ano
         return artifact_id(stored.stage, stored.version, config, stored.inputs)
 
     assert id_of() == id_of(shuffled=False) == stored.id != id_of(shuffled=True)
+
+
+def test_a_plan_that_asks_for_what_its_stage_does_not_take_is_refused_where_it_is_declared() -> None:
+    def toy_other(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOutput) -> None:
+        """Never run."""
+
+    with pytest.raises(AssertionError, match="a plan takes of what its stage takes"):
+        stage(version=1, output=Squares, plan=lambda letters: Plan([letters]))(toy_other)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cache.errors import SevilaError
 from pipeline.engine.build import build
-from pipeline.models.frame_selector import FrameSelector, one_frame, some_frames
+from pipeline.models.frame_selector import FrameSelector, one_frame, top_k_frames
 from stages.all import STAGES
 from stages.train_selector import SELECTOR_FILE
 from tests.stages.training import World, make_world
@@ -125,7 +125,7 @@ def test_a_selector_finds_the_frame_that_answers() -> None:
         frames[torch.arange(n), where] = signs[asked]
         return frames, signs[asked], where
 
-    for pass_on in (one_frame, lambda scores: some_frames(scores, 2, 50, 0.05)):
+    for pass_on in (one_frame, lambda scores: top_k_frames(scores, 2, 50, 0.05)):
         selector = FrameSelector(32)
         optimizer = torch.optim.AdamW(selector.parameters(), lr=3e-3)
         for _ in range(100):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.distributions import Normal
 
-from pipeline.models.frame_selector import one_frame, some_frames
+from pipeline.models.frame_selector import one_frame, top_k_frames
 from pipeline.models.perturbed_top_k import hard_top_k, perturbed_top_k
 
 
@@ -46,7 +46,7 @@ def test_the_gradient_of_several_frames_is_that_of_finite_differences() -> None:
 
 def test_without_noise_worth_mentioning_the_best_frames_are_passed_on_whatever_the_scale_of_scores() -> None:
     scores = torch.tensor([[10.0, 90.0, 20.0, 50.0]])
-    assert torch.equal(some_frames(scores, 2, 8, 1e-6), hard_top_k(scores, 2))
+    assert torch.equal(top_k_frames(scores, 2, 8, 1e-6), hard_top_k(scores, 2))
 
 
 def test_one_frame_is_passed_on_whole_drawn_by_its_score_and_by_the_seed() -> None:
