@@ -32,7 +32,7 @@ def keyframe_strips(run: ReportedRun, thumbnails: Thumbnails) -> str:
     for answer in wanted:
         strip = _strip(chosen[answer.question_id], pictures.get(answer.video_id))
         left -= len(strip)
-        parts += [_said(answer), strip] if strip and left >= 0 else []
+        parts += [_question_and_answer(answer), strip] if strip and left >= 0 else []
     return "\n\n".join([f"## Some questions: {escaped(setting.name)}", *parts]) if parts else ""
 
 
@@ -68,7 +68,7 @@ def _strip(keyframes: ChosenFrames, video: VideoThumbnails | None) -> str:
     return markdown([[*times[:KEYFRAMES_SHOWN], *more], [*cells[:KEYFRAMES_SHOWN], *([""] * len(more))]])
 
 
-def _said(answer: AnswerInWords) -> str:
+def _question_and_answer(answer: AnswerInWords) -> str:
     """Return the question, the answer, and whether it is right."""
     right = {True: "right", False: f"wrong: {answer.right_answer}", None: "nobody knows whether that is right"}
     words = f"{answer.question} → {answer.answer} ({right[answer.correct]}); video {answer.video_id}"
