@@ -129,7 +129,7 @@ def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
     return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
 
 
-@stage(version=4, output=Frames, plan=plan_clips)
+@stage(version=5, output=Frames, plan=plan_clips)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
     pool = out.pool(config=cfg.model_dump())

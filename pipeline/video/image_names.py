@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from string import ascii_lowercase
 
 WHOLE = r"(\d+)"
 # A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
@@ -17,14 +18,16 @@ MINUS = re.compile(r"(?:^|[\s_=(])-\d")
 DAY_FIRST = re.compile(r"(?<!\d)\d\d?([-._])(\d\d?\1(?:19|20)\d\d)(?!\d)")
 COUNTED = 4  # a counter's numbers are at most so many times as high as their number
 
+AS_DIGITS = str.maketrans(ascii_lowercase, ("0123456789" + ascii_lowercase)[:26])  # of base 26
+
 Columns = list[tuple[str, ...]]  # the numbers that differ between the names, each with its text in every name
 
 
 def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Returns the places of the names in their order, and the places of those that leave the order open: one of both is empty.
 
-    Numbers count from left to right, and names without any by their letters. Only what differs between the names counts.
-    Whether 1.9 and 1.10 are decimals or counters is clear where only one of both can be, or both give the same order.
+    Numbers count from left to right, or letters that go on as in a, b, c or ay, az, ba. Only what differs between the names
+    counts. Whether 1.9 and 1.10 are decimals or counters is clear where only one of both can be, or both give the same order.
     """
     stems = [name.casefold() for name in names]
     if len(stems) < 2:
@@ -34,9 +37,8 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
     dates = [DAY_FIRST.search(stem) for stem in stems]
     if len({date[2] for date in dates if date}) > 1:  # of several months
         return [], [place for place, date in enumerate(dates) if date]
-    if not any(re.search(r"\d", stem) for stem in stems):
-        order = sorted(range(len(stems)), key=stems.__getitem__)
-        return (order, []) if len(set(stems)) == len(stems) else ([], _strangers(stems))
+    if _are_lettered(stems):
+        return sorted(range(len(stems)), key=stems.__getitem__), []
     counted = _columns(stems, WHOLE)
     decimals = _decimals(stems)
     orders = list(filter(None, (_order(counted), _order(decimals))))
@@ -56,6 +58,18 @@ def missing_numbers(names: Sequence[str]) -> int:
     """Returns how many whole numbers are missing between names that differ in one whole number only; else 0."""
     columns = _decimals([name.casefold() for name in names])
     return 0 if any(_value(text).denominator > 1 for column in columns for text in column) else max(0, _gap(columns))
+
+
+def _are_lettered(stems: list[str]) -> bool:
+    """Whether the names count by letters, none left out: words (one, two; jan, feb; VI, VII) are in no order that is sure."""
+    varying = [place for place, letters in enumerate(zip(*stems, strict=False)) if len(set(letters)) > 1]
+    if len(set(map(len, stems))) > 1 or not varying:
+        return False
+    counters = [stem[varying[0] : varying[-1] + 1] for stem in stems]
+    if not all(re.fullmatch("[a-z]+", counter) for counter in counters):
+        return False
+    values = [int(counter.translate(AS_DIGITS), 26) for counter in counters]
+    return sorted(values) == list(range(min(values), max(values) + 1))
 
 
 def _columns(stems: list[str], pattern: str) -> Columns:
@@ -123,7 +137,9 @@ def _is_even(columns: Columns) -> bool:
 def _strangers(stems: list[str]) -> list[int]:
     """The places of names of another form than most have, or with the same number as another one, or of all."""
     forms = [tuple(re.split(POINT, stem)[::2]) for stem in stems]
-    ((common, _),) = Counter(forms).most_common(1)
+    ((common, n_common),) = Counter(forms).most_common(1)
+    if n_common == 1:
+        return list(range(len(stems)))
     if strangers := [place for place, form in enumerate(forms) if form != common]:
         return strangers
     keys = list(zip(*(map(_value, column) for column in _columns(stems, POINT)), strict=True)) or stems

@@ -7,10 +7,13 @@ not read is decoded here, once and to its end, so that how many frames are asked
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -37,6 +40,25 @@ DECORD_CONTAINERS = ("mov", "matroska")
 DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # AV1 it cannot read at all
 MAX_FRAMES = 4_000_000  # 37 hours at 30 frames a second; a file of a few bytes can promise billions
 MAX_FRAMES_PER_SECOND = 1000
+# They hold no times: FFmpeg shows them at 25 frames a second, whatever they were made at, unless the codec's headers say more.
+WITHOUT_TIMES: tuple[str, ...] = (
+    "h261",
+    "h263",
+    "h264",
+    "hevc",
+    "vvc",
+    "av1",
+    "obu",
+    "vc1",
+    "dirac",
+    "mpegvideo",
+    "m4v",
+    "mjpeg",
+)
+WITHOUT_TIMES += ("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe")
+TS_PACKET_BYTES = 188
+# MPEG-TS: the mark itself is lost, or stands a picture too early, where FFmpeg cuts packets into pictures.
+MARKED = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+|NOPTS)\)")
 
 
 def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = nothing) -> VideoProbe:
@@ -82,6 +104,7 @@ class _Packets:
     """One pass over a file's packets. Times of those with a picture are in ticks of their stream, in decode order."""
 
     times: list[int | None] = field(default_factory=list)
+    decode_times: list[int | None] = field(default_factory=list)
     is_keyframe: list[bool] = field(default_factory=list)
     n_discarded: int = 0
     n_damaged: int = 0
@@ -110,6 +133,7 @@ def _read_packets(container: Any, stream: Any, on_progress: Callable[[], None]) 
             packets.n_hidden += 1
             continue
         packets.times.append(packet.pts)
+        packets.decode_times.append(packet.dts)
         packets.is_keyframe.append(packet.is_keyframe)
         packets.n_discarded += packet.is_discard
         if packets.count % 256 == 0:
@@ -139,17 +163,20 @@ def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
     _refuse_too_many(promised_frames(path))  # before FFmpeg makes room for them
     with pyav_log() as log, open_container(path) as container:
         stream = best_video_stream(container)
+        header_log = list(log)
         log.clear()  # headers may hold what FFmpeg does not know
         n_indexed = len(stream.index_entries)
         packets = _read_packets(container, stream, on_progress)
         errors = errors_of(log, container.format.name)
         container_name = container.format.name.split(",")[0]
+        if container_name == "mpegts":
+            packets.n_damaged = _n_marked(path, [*header_log, *log], stream, packets)
         codec = stream.codec_context.codec.canonical_name
         _refuse_incomplete(path, container, stream, packets)
         if container_name == "avi" and packets.count < n_indexed:
             raise DecodeError(f"truncated: the index names {n_indexed} frames, file holds {packets.count}")
         _refuse_errors(errors)
-        fps = _frame_rate(stream, packets)
+        fps = _frame_rate(container_name, stream, packets)
         width, height, n_streams = stream.width, stream.height, len(container.streams.video)
     n_frames = len(packets.times) - packets.n_discarded
     if n_frames < 1:
@@ -162,17 +189,23 @@ def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
     return VideoProbe(n_frames, fps, n_frames / fps, width, height, codec, container_name, decoder, "; ".join(notes))
 
 
-def _frame_rate(stream: Any, packets: _Packets) -> float:
+def _frame_rate(container_name: str, stream: Any, packets: _Packets) -> float:
     """Frames a second, as the header or else the timestamps say. Raises DecodeError."""
     times = [time for time in packets.times if time is not None]
     span = (max(times) - min(times)) * stream.time_base if times else 0
     measured = (len(times) - 1) / span if span else None
-    header = (stream.average_rate, stream.guessed_rate)  # FFmpeg counts packets without a picture too
-    for rate in (measured, *header) if packets.n_hidden else (*header, measured):
+    rates = [stream.average_rate, stream.guessed_rate, measured]
+    if packets.n_hidden:
+        rates = [measured, *rates]  # FFmpeg counts packets without a picture too
+    elif container_name == "avi" and stream.duration:
+        rates = [len(times) / (stream.duration * stream.time_base), *rates]  # its header counts repeated pictures too
+    elif container_name in WITHOUT_TIMES and len(packets.times) > 1:
+        rates = [stream.codec_context.framerate]
+    for rate in rates:
         if rate and 0 < rate <= MAX_FRAMES_PER_SECOND:
             return float(rate)
-    if stream.average_rate:
-        raise DecodeError(f"no_frame_rate: {float(stream.average_rate):g} frames a second is not to be believed")
+    if rates[0]:
+        raise DecodeError(f"no_frame_rate: {float(rates[0]):g} frames a second is not to be believed")
     raise DecodeError("no_frame_rate: neither the header nor the timestamps give a frame rate")
 
 
@@ -197,6 +230,28 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
             raise DecodeError(f"truncated: header promises {promised:.2f} s, file holds {packets.end_seconds:.2f} s")
     if packets.n_damaged:
         raise DecodeError(f"corrupt: the container marks {packets.n_damaged} of {packets.count} frames as damaged")
+
+
+def _n_marked(path: Path, log: list[tuple[int, str, str]], stream: Any, packets: _Packets) -> int:
+    """How many packets of MPEG-TS have lost a part, by what FFmpeg said while it read them.
+
+    Where one file was appended to another, the packets' numbers begin anew, and FFmpeg marks the last one before. Nothing is
+    missing there if no packet was cut, a keyframe follows without a gap in time, and decoding finds no damage.
+    """
+    marks = {match[2] for _, _, text in log if (match := MARKED.search(text)) and int(match[1]) == stream.index}
+    times = packets.decode_times
+    usual = median([after - before for before, after in pairwise(times) if None not in (before, after)] or [0])  # type: ignore
+    joins = {
+        str(before)
+        for place, (before, after) in enumerate(pairwise(times))
+        if packets.is_keyframe[place + 1] and before is not None and after is not None and after - before <= 1.5 * usual
+    }
+    is_whole = path.stat().st_size % TS_PACKET_BYTES == 0
+    sees_damage = stream.codec_context.codec.canonical_name in (
+        "h264",
+        "mpeg2video",
+    )  # HEVC's decoder reports no cut picture
+    return len(marks - joins if is_whole and sees_damage else marks)
 
 
 def _refuse_errors(errors: list[str]) -> None:

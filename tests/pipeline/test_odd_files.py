@@ -5,6 +5,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -280,6 +281,7 @@ CLEAR = {
     "commas of unequal length": ["0,25.jpg", "0,5.jpg", "1,0.jpg"],
     "times without a point": ["1.jpg", "1.5.jpg", "2.jpg"],
     "letters": ["a.jpg", "b.jpg", "c.jpg"],
+    "two letters": ["camera2_ay.jpg", "camera2_az.jpg", "camera2_ba.jpg"],
     "hyphens": ["img-9.jpg", "img-10.jpg"],
 }
 UNCLEAR = {
@@ -291,6 +293,10 @@ UNCLEAR = {
     "thousands": (["998.jpg", "999.jpg", "1,000.jpg"], ["1,000.jpg"]),
     "two of a number": (["1.jpg", "2.jpg", "02.jpg"], ["2.jpg", "02.jpg"]),
     "a stranger": (["frame1.jpg", "frame2.jpg", "thumb1.jpg"], ["thumb1.jpg"]),
+    "numbers as words": (["one.jpg", "two.jpg", "three.jpg"], ["one.jpg", "two.jpg", "three.jpg"]),
+    "months": (["jan.jpg", "feb.jpg", "mar.jpg"], ["jan.jpg", "feb.jpg", "mar.jpg"]),
+    "Roman numbers": (["VI.jpg", "VII.jpg", "IX.jpg"], ["VI.jpg", "IX.jpg"]),
+    "letters left out": (["l.jpg", "m.jpg", "r.jpg"], ["l.jpg", "r.jpg"]),
     "hashes": (["frame1_ab3f.jpg", "frame2_c9d1.jpg", "frame3_0f7e.jpg"], ["_c9d1"]),
 }
 
@@ -352,6 +358,46 @@ def test_more_than_a_thousand_frames_a_second_are_not_believed(tmp_path: Path) -
     assert probe(path).fps == pytest.approx(25, rel=0.03)
     with pytest.raises(DecodeError, match=r"^no_frame_rate: 5000 frames a second is not to be believed"):
         probe(videos.make_video(tmp_path / "fast.mp4", fps=5000))
+
+
+def test_an_avi_file_that_repeats_pictures_has_the_rate_of_its_own_pictures(tmp_path: Path) -> None:
+    """FFmpeg writes B pictures into AVI with an empty chunk beside each, and its header counts both."""
+    source = videos.make_video(tmp_path / "video.mp4", fps=10, codec="mpeg4", codec_options={"bf": "2"})
+    copied = probe(videos.copy_packets(source, tmp_path / "copied.avi", first=0))
+    assert (copied.fps, copied.n_frames) == (10, 48)
+    every_third_repeated = [index * 3 // 2 for index in range(48)]
+    sparse = probe(videos.make_video(tmp_path / "sparse.avi", fps=30, codec="mpeg4", ticks=every_third_repeated))
+    assert sparse.fps == pytest.approx(20, rel=0.02) and sparse.n_frames == 48
+    ntsc = Fraction(30000, 1001)
+    assert probe(videos.make_video(tmp_path / "ntsc.avi", fps=ntsc, codec="mpeg4")).fps == float(ntsc)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".h264", "libx264"), (".m4v", "mpeg4"), (".m2v", "mpeg2video")])
+def test_a_stream_without_times_has_the_rate_that_its_codec_writes_down(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    fps = 24  # not 25, at which FFmpeg shows such files; MPEG-2 knows few rates
+    assert probe(videos.make_video(tmp_path / f"video{suffix}", fps=fps, codec=codec)).fps == fps
+
+
+def test_a_stream_whose_codec_writes_down_no_rate_is_refused(tmp_path: Path) -> None:
+    path = videos.make_video(tmp_path / "video.mjpeg", codec="mjpeg", pixel_format="yuvj420p")
+    with pytest.raises(DecodeError, match=r"^no_frame_rate: neither the header nor the timestamps"):
+        probe(path)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_transport_streams_may_be_joined_but_not_lose_packets(tmp_path: Path, codec: str) -> None:
+    content = videos.make_video(tmp_path / "video.ts", fps=25, codec=codec, size=(160, 96)).read_bytes()
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(content + content)
+    assert probe(joined).n_frames == 96
+    of_video = [start for start in range(0, len(content), 188) if content[start + 1] & 0x1F == 1]  # stream 0x100
+    for start in of_video[len(of_video) // 3 :: 7]:
+        path = tmp_path / f"lost{start}.ts"
+        path.write_bytes(content[:start] + content[start + 188 :])
+        with pytest.raises(DecodeError, match=r"^corrupt: "):
+            probe(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
