@@ -147,6 +147,28 @@ def test_frames_that_are_held_are_neither_decoded_again_nor_sent(folder: Path) -
     assert sum(map(len, chunks)) == N_FRAMES - 256
 
 
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_damage_behind_frames_that_are_held_is_seen_however_few_frames_are_missing(
+    folder: Path, tmp_path: Path, decoder: str
+) -> None:
+    path = tmp_path / "talk.mp4"
+    shutil.copy(folder / "videos" / "talk.mp4", path)
+    content = bytearray(path.read_bytes())
+    mdat = content.index(b"mdat")
+    place = mdat + int(0.95 * int.from_bytes(content[mdat - 4 : mdat], "big"))
+    content[place : place + 200] = bytes(byte ^ 0x55 for byte in content[place : place + 200])
+    path.write_bytes(content)
+    request = DecodeRequest(
+        path,
+        FixedRateSampling(FPS / 100),  # the last of its three frames is number 200
+        held={decoder: [0, 100]},
+        decord_failure="" if decoder == "decord" else "decord: damaged",
+    )
+    sent: list[Any] = []
+    decode_worker.serve(request, 32, sent.append, lambda: None)
+    assert isinstance(sent[-1], decode_worker.Failed) and "damaged" in sent[-1].reason
+
+
 def test_a_piece_that_is_lost_is_decoded_again_and_no_other(folder: Path, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
     shutil.copytree(whole, root)
