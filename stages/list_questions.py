@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cache.errors import SevilaError
 from cache.tables import Schema
+from pipeline.batching import runs_of
 from pipeline.datasets.adapter import group_of
-from pipeline.datasets.question import Question
-from pipeline.datasets.registry import adapter_named
+from pipeline.datasets.question import Question, Video
+from pipeline.datasets.registry import adapter_named, adapter_names
+from pipeline.datasets.subtitles import Cues, files_of_videos, read_cues
 from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.models.prompts import has_subtitles
+
+log = logging.getLogger("sevila")
 
 
 class Questions(Artifact):
@@ -44,6 +52,8 @@ class Questions(Artifact):
         "ratings": Schema(1, question_id="string", clip="int32", ratings="list<float32>"),  # one an annotator, 0 to 4
         "videos": Schema(2, video_id="string", path="string", other_paths="list<string>"),
         "rejected": Schema(1, file="string", line="int32", reason="string"),
+        # What is said, in the video's time; no rows unless they were asked for. An end may be infinite: that of the video.
+        "subtitles": Schema(1, video_id="string", start_seconds="float64", end_seconds="float64", text="string"),
     }
 
     def questions(self) -> list[Question]:
@@ -69,9 +79,32 @@ class Questions(Artifact):
             windows[question_id].append(window)
         return {question_id: np.array(values, np.float64) for question_id, values in windows.items()}
 
+    def subtitles(self) -> dict[str, Cues]:
+        """Return what is said in each video that has subtitles, by its id."""
+        table = self.columns("subtitles", *self.tables["subtitles"].columns)
+        video_ids, *columns = table.values()
+        return {id: Cues(*(column[where] for column in columns)) for id, where in runs_of(video_ids).items()}
+
+    def subtitles_for(self, template: str) -> dict[str, Cues] | None:
+        """Return `subtitles`, or None where a scorer's template does not want them.
+
+        Raises:
+            SevilaError: it does, and the questions have none.
+        """
+        if not has_subtitles(template):
+            return None
+        if "subtitles" not in self.record.rows:
+            raise SevilaError(
+                f"{self.id}: was listed without subtitles, and the template {template!r} wants them; "
+                "--set list_questions.subtitles=true"
+            )
+        return self.subtitles()
+
 
 class ListQuestions(Config):
     """Which questions to ask."""
+
+    later: ClassVar[Mapping[str, Any]] = {"subtitles": False}
 
     dataset: str = Field("plain", description="data set, as `sevila datasets` names it; plain: your own questions.csv")
     split: str = Field("", description="split to read, as the data set names it; plain: empty for all rows")
@@ -81,6 +114,19 @@ class ListQuestions(Config):
     def _known(cls, name: str) -> str:
         adapter_named(name)
         return name
+
+    subtitles: bool = Field(
+        False, description="also read what is said in the videos, where the data set has subtitles (docs/scorers.md)"
+    )
+
+    @field_validator("subtitles")
+    @classmethod
+    def _has_some(cls, subtitles: bool, info: ValidationInfo) -> bool:
+        name = info.data.get("dataset")
+        if subtitles and name and not adapter_named(name).about.subtitles:
+            having = ", ".join(each for each in adapter_names() if adapter_named(each).about.subtitles)
+            raise ValueError(f"no subtitles of {name!r} are read; of these some are: {having}")
+        return subtitles
 
     limit: int | None = Field(None, ge=1, description="keep only the first so many questions (a trial run)")
 
@@ -92,6 +138,9 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
     assert annotations.path is not None
     with digests_of_what_is_read() as read:
         annotated = source.read(annotations.path, cfg.split)
+        if cfg.subtitles:
+            asked = {question.video_id for question in annotated.questions[: cfg.limit]}
+            _write_subtitles([video for video in annotated.videos if video.video_id in asked], annotations, out)
     annotations.refuse_others(read)
     questions = annotated.questions[: cfg.limit]
     if not questions:
@@ -107,7 +156,24 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
     out.write_rows("moments", [{"question_id": question_id, **vars(moment)} for question_id, moment in moments])
     ratings = [(question.question_id, *rating) for question in questions for rating in enumerate(question.ratings)]
     out.write_rows("ratings", [dict(zip(Questions.tables["ratings"].columns, row, strict=True)) for row in ratings])
-    out.write_rows("videos", [vars(video) for video in annotated.videos if video.video_id in wanted])
+    keys = Questions.tables["videos"].columns
+    videos = [video for video in annotated.videos if video.video_id in wanted]
+    out.write_rows("videos", [{key: getattr(video, key) for key in keys} for video in videos])
     out.write_rows("rejected", [vars(rejected) for rejected in annotated.rejected])
     if annotated.rejected:
         out.dropped["rejected annotation row"] += len(annotated.rejected)
+
+
+def _write_subtitles(videos: Sequence[Video], annotations: AnnotationFiles, out: Output) -> None:
+    files = files_of_videos(videos, annotations.subtitle_names)
+    rows = [
+        {"video_id": video.video_id, **cue._asdict()}
+        for video in videos
+        if video.video_id in files
+        for cue in read_cues(files[video.video_id], video.subtitles_from)
+    ]
+    out.write_rows("subtitles", rows)
+    n_without = len(videos) - len({row["video_id"] for row in rows})
+    if n_without:
+        log.warning("%d of %d videos have no subtitles", n_without, len(videos))
+        out.dropped["video without subtitles"] += n_without

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
 from pipeline.models.prompts import Template, template_text
 from stages.extract_features import Features
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ScoreByMatching(Config):
     """What frames are matched with."""
 
-    template: Template = Field("{question}", description="text of a question, of {question} and {options}")
+    template: Template = Field("{question}", description="text of a question, of {question}, {options} and {subtitles}")
 
 
 def plan_matching(run: RunContext, features: Features, matcher: MatcherWeights) -> Plan:
@@ -54,7 +54,8 @@ def score_by_matching(
     `logit_yes` is the logit of a match, `logit_no` that of none, `probability_yes` the softmax over the two, as AKS takes it.
     """
     videos, asked = features.videos(), features.questions_by_video(questions)
-    frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "score_by_matching", None)
+    clips, subtitles = frames.clips_of(questions), questions.subtitles_for(cfg.template)
+    frame_by_frame = FrameByFrame(clips, features, run, "score_by_matching", None)
     loaded = OnDemand(partial(matcher.matcher, run))
 
     def work(shard: Shard) -> None:
@@ -63,11 +64,12 @@ def score_by_matching(
             return shard.write_rows("frame_scores", [])
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
-            pairs = _Pairs(loaded.model, cfg, shard_questions)
-            scored = frame_by_frame.ask(pairs, shard_questions, ok, shard)
+            texts = texts_of_frames(partial(template_text, cfg.template), shard_questions, clips, subtitles)
+            pairs = _Pairs(loaded.model, texts.texts)
+            scored = frame_by_frame.ask(pairs, shard_questions, ok, shard, texts.of_frames)
         names = ("logit_yes", "logit_no", "probability_yes")
         scores = dict(zip(names, scored.values.T.astype(np.float32), strict=True))
-        shard.write_columns("frame_scores", {**scored.places(), **scores, "truncated": pairs.truncated[scored.number]})
+        shard.write_columns("frame_scores", {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]})
 
     out.each_shard(work)
 
@@ -77,9 +79,9 @@ class _Pairs:
 
     n_values = 3
 
-    def __init__(self, matcher: Matcher, cfg: ScoreByMatching, questions: Sequence[Question]) -> None:
+    def __init__(self, matcher: Matcher, texts: Sequence[str]) -> None:
         self.model = matcher
-        self._ids, truncated = matcher.tokenize([template_text(cfg.template, question) for question in questions])
+        self._ids, truncated = matcher.tokenize(texts)
         self.lengths = [len(ids) for ids in self._ids]
         self.n_prefix_tokens = matcher.n_query_tokens
         self.truncated = np.array(truncated)

@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.batching import cut
-from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
 from pipeline.models.prompts import Template, template_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
@@ -29,7 +29,7 @@ TEXTS_AT_ONCE = 256
 class ScoreBySimilarity(Config):
     """What frames are compared with."""
 
-    template: Template = Field("{question}", description="text of a question, of {question} and {options}")
+    template: Template = Field("{question}", description="text of a question, of {question}, {options} and {subtitles}")
 
 
 def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> Plan:
@@ -57,32 +57,44 @@ def score_by_similarity(
     videos, asked, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     loaded = OnDemand(partial(embedder.load, run, "float32"))
     reader = features.open()
+    subtitles, text = questions.subtitles_for(cfg.template), partial(template_text, cfg.template)
+    at_once = TEXTS_AT_ONCE if subtitles is None else 1  # questions; with subtitles one may have a thousand texts
 
     def work(shard: Shard) -> None:
         ok = [videos[item] for item in shard.items if videos[item].status == "ok"]
         pairs = [(video, question) for video in ok for question in asked[video.video_id]]
         if not pairs:
             return shard.write_rows("frame_scores", [])
-        with shard.phase("embed questions"):
-            vectors, truncated = _vectors(loaded, cfg, [question for _, question in pairs])
         parts: list[dict[str, np.ndarray]] = []
         of_video, frame_vectors = "", np.empty((0, 0), np.float32)
         for number, (video, question) in enumerate(track(pairs, shard, "question")):
+            if number % at_once == 0:
+                texts = texts_of_frames(text, [each for _, each in pairs[number : number + at_once]], clips, subtitles)
+                with shard.phase("embed questions"):
+                    vectors, truncated = _vectors(loaded, texts.texts)
             if video.video_id != of_video:
                 of_video, frame_vectors = video.video_id, reader.read(video.video_id, slice(None))
-            clip = clips[video.video_id, question.clip_id]
-            scores = frame_vectors[clip["row"]] @ vectors[number]
-            parts.append(columns_of_question(question, clip, scores, truncated[number]))
+            clip, texts_of_clip = clips[video.video_id, question.clip_id], texts.of_frames[number % at_once]
+            scores = _cosines(frame_vectors[clip["row"]], vectors, texts_of_clip)
+            parts.append(columns_of_question(question, clip, scores, truncated[texts_of_clip]))
         shard.write_columns("frame_scores", joined_columns(parts))
 
     out.each_shard(work)
 
 
-def _vectors(loaded: OnDemand, cfg: ScoreBySimilarity, questions: Sequence[Question]) -> tuple[np.ndarray, list[bool]]:
-    """Return the questions' vectors, [R, D] float32, and whose text was cut."""
-    texts = [template_text(cfg.template, question) for question in questions]
+def _cosines(frames: np.ndarray, vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the cosine [T] of each frame [T, D] with that of the vectors [R, D] whose number `texts` [T] has."""
+    cosines = np.empty(len(frames), np.float32)
+    for text in np.unique(texts):
+        here = texts == text
+        cosines[here] = frames[here] @ vectors[text]
+    return cosines
+
+
+def _vectors(loaded: OnDemand, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of texts, [R, D] float32, and which were cut, [R]."""
     parts = [
         loaded.model.of_texts(texts[start : start + TEXTS_AT_ONCE]) for start in range(0, len(texts), TEXTS_AT_ONCE)
     ]
     truncated = [was_cut for _, cut_texts in parts for was_cut in cut_texts]
-    return np.concatenate([vectors.cpu().numpy() for vectors, _ in parts]), truncated
+    return np.concatenate([vectors.cpu().numpy() for vectors, _ in parts]), np.array(truncated)

@@ -17,6 +17,7 @@ from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
+from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.long_images import FramesAtOnce, StretchByStretch
 from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
@@ -123,10 +124,10 @@ class ScoreFrames(Config):
             raise ValueError(problem)
         return template
 
-    def text(self, question: Question) -> str:
-        """Return what the Localizer reads of a question."""
+    def text(self, question: Question, subtitles: str) -> str:
+        """Return what the Localizer reads of a question, and of what is said at the frame."""
         if self.template:
-            return template_text(self.template, question)
+            return template_text(self.template, question, subtitles)
         return localizing_text(self.prompt, question, self.instruction)
 
 
@@ -151,6 +152,7 @@ def score_frames(
     else:
         asking = StretchByStretch(clips, features, run, "score_frames", cfg.frames_at_once)
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
+    subtitles = questions.subtitles_for(cfg.template)
 
     def work(shard: Shard) -> None:
         ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
@@ -158,10 +160,11 @@ def score_frames(
             return shard.write_rows("frame_scores", [])
         shard_questions = [question for video in ok for question in asked[video.video_id]]
         with shard.phase("score"):
-            scorer = _Scorer(loaded.model, cfg, shard_questions)
-            scored = asking.ask(scorer, shard_questions, ok, shard)
+            texts = texts_of_frames(cfg.text, shard_questions, clips, subtitles)
+            scorer = _Scorer(loaded.model, texts.texts)
+            scored = asking.ask(scorer, shard_questions, ok, shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
-        columns = {**scored.places(), **scores, "truncated": scorer.truncated[scored.number]}
+        columns = {**scored.places(), **scores, "truncated": scorer.truncated[scored.text]}
         shard.dropped.update(SCORES for _ in without_finite_scores(columns))
         shard.write_columns("frame_scores", columns)
 
@@ -175,9 +178,8 @@ class _Scorer:
 
     n_values = len(SCORE_COLUMNS)
 
-    def __init__(self, localizer: Localizer, cfg: ScoreFrames, questions: Sequence[Question]) -> None:
+    def __init__(self, localizer: Localizer, texts: Sequence[str]) -> None:
         self.model = localizer
-        texts = [cfg.text(question) for question in questions]
         self._ids, truncated = localizer.language.verbalizer.tokenize(texts)
         self.lengths = [len(ids) for ids in self._ids]
         self.n_prefix_tokens = n_single_frame_prefix_tokens(localizer)

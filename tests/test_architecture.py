@@ -56,6 +56,7 @@ EXCEPTIONS = {
         "pipeline.datasets.question",
         "pipeline.datasets.registry",
         "pipeline.datasets.score_files",
+        "pipeline.datasets.subtitles",
         "pipeline.video.video_folder",
     },
 }

@@ -28,6 +28,7 @@ class About:
     Attributes:
         title: the name its owners give it.
         splits: per split, the file that holds it; several where there are several published layouts, any one of them.
+        subtitles: where its files of subtitles lie beside the annotations, any one of these folders; none: nobody reads them.
         same_questions: whether all layouts of a split hold the same questions: of several side by side the first is read.
         beside: further files that every split needs.
         videos: how videos are named below the videos folder.
@@ -46,6 +47,7 @@ class About:
     beside: tuple[str, ...] = ()
     name_says: Callable[[str], list[str]] | None = None
     same_questions: bool = False
+    subtitles: tuple[str, ...] = ()
 
     def split_files(self) -> Iterator[SplitFile]:
         """Every file of every split."""

@@ -8,7 +8,7 @@ from pipeline.datasets.options import options_of
 from pipeline.datasets.parquet_file import read_annotation_table
 from pipeline.datasets.question import Annotations, Question, Video
 from pipeline.datasets.rows import Row, collect_split
-from pipeline.datasets.values import option_index, text, video_name
+from pipeline.datasets.values import option_index, optional_seconds, text, video_name
 
 name = "longvideobench"
 about = About(
@@ -22,6 +22,7 @@ about = About(
     published="https://huggingface.co/datasets/longvideobench/LongVideoBench (both layouts and the videos, on request)",
     licence="CC BY-NC-SA 4.0; the videos are their channels'",
     prompt="multiple_choice",
+    subtitles=("subtitles",),
 )
 
 DURATIONS = ("15 s", "60 s", "600 s", "3600 s")  # the longest that a group of videos may be
@@ -38,6 +39,7 @@ pooled_types = {
 
 NO_OPTION = "N/A"  # of the Parquet, which has five columns for options
 OPTIONS = ("option0", "option1", "option2", "option3", "option4")
+STARTS = "starting_timestamp_for_subtitles"  # most videos are cut from longer ones, whose times the subtitles have
 WITHHELD = -1  # for `correct_choice`, in a column of integers
 REQUIRED = ("video_id", "id", "question")
 KEYS = (
@@ -49,6 +51,8 @@ KEYS = (
     "duration_group",
     "question_category",
     "position",
+    "subtitle_path",
+    STARTS,
 )
 
 
@@ -84,7 +88,13 @@ def _parse(row: Row, withheld: bool) -> tuple[Question, Video]:
         note=note,
         moment_frames=frames,
     )
-    return question, Video(video_id, video_name("video_path", cells.get("video_path") or f"{video_id}.mp4"))
+    video = Video(
+        video_id,
+        video_name("video_path", cells.get("video_path") or f"{video_id}.mp4"),
+        subtitles=str(cells.get("subtitle_path") or ""),
+        subtitles_from=optional_seconds(STARTS, cells.get(STARTS)) or 0.0,
+    )
+    return question, video
 
 
 def _options(cells: dict[str, Any]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ about = About(
     published="yours",
     licence="yours",
     prompt="",
+    subtitles=("subtitles",),
 )
 
 FILE_NAMES = ("questions.csv", "questions.jsonl")

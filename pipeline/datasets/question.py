@@ -1,7 +1,7 @@
 """The records of a data set, whatever its files look like: questions, their videos, and the rows that could not be used."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Official VLEP data set: one question for every item. The models are trained on this very text.
 NEXT_EVENT_QUESTION = "Upon observing the provided frames, what is the most probable subsequent event?"
@@ -53,11 +53,15 @@ class Video:
     """A video by its id and its path below the videos folder, as the data set names it (maybe without an extension).
 
     `other_paths` are where it may lie instead, for data sets whose videos are handed out in more than one layout.
+    `subtitles` names its file of subtitles where the annotations do, and `subtitles_from` is the time of the file, in seconds,
+    at which the video begins.
     """
 
     video_id: str
     path: str
     other_paths: tuple[str, ...] = ()
+    subtitles: str = field(default="", compare=False)
+    subtitles_from: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

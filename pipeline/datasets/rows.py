@@ -158,7 +158,7 @@ def read_json_list(path: Path, required: Sequence[str], keep: Collection[str] = 
     Raises SchemaError if the file is not a list of objects, is cut short, or none of them has one of the `required` keys.
     """
     rows, rejected = [], []
-    for number, line, value in _json_items(path, read_text(path)):
+    for number, line, value in json_items(path, read_text(path)):
         place = f"object {number}: "
         if isinstance(value, dict):
             rows.append(Row(line, {key: value[key] for key in keep if key in value} if keep else value, place))
@@ -169,7 +169,7 @@ def read_json_list(path: Path, required: Sequence[str], keep: Collection[str] = 
     return _checked_keys(path, rows, rejected, required)
 
 
-def _json_items(path: Path, content: str) -> Iterator[tuple[int, int, Any]]:
+def json_items(path: Path, content: str) -> Iterator[tuple[int, int, Any]]:
     """The number from 1, the line and the value of each item of a JSON list, one decoded after the other."""
 
     blanks = re.compile(r"[ \t\r\n]*")

@@ -21,6 +21,7 @@ about = About(
     published="rendered by `sevila demo`",
     licence="Apache 2.0, as this project",
     prompt="",  # multiple_choice; the split moments is of kind moment
+    subtitles=("timed_text",),
 )
 
 

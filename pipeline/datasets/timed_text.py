@@ -9,10 +9,7 @@ out with the reason.
 
 from __future__ import annotations
 
-import html
-import io
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,19 +17,9 @@ from pathlib import Path
 from cache.errors import MissingSourceError, SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Annotations, Moment, Question, Rejected, Video
+from pipeline.datasets.subtitles import TIMED_TEXT, Cue, parsed_cue, video_without_language, written_cues
 from pipeline.datasets.text_file import read_text
-from pipeline.datasets.values import BadRow, clip
-
-# A language as subtitles are named by, and what else players and downloaders append: a.en.vtt, a.pt-BR.srt, a.en.forced.srt.
-LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*(\.(forced|sdh|cc|hi|default|auto))?")
-
-
-def video_without_language(video_id: str) -> list[str]:
-    """["a"] for "a.en", the video that subtitles of one language among several belong to; else []."""
-    for start in (index for index, character in enumerate(video_id) if character == "."):
-        if LANGUAGE.fullmatch(video_id, start) and not video_id[:start].endswith(("/", ".")) and start:
-            return [video_id[:start]]
-    return []
+from pipeline.datasets.values import BadRow
 
 
 def _name_says(file_name: str) -> list[str]:
@@ -51,10 +38,6 @@ about = About(
     name_says=_name_says,
 )
 
-SUFFIXES = (".srt", ".vtt")
-LINE_END = re.compile(r"\r\n|\r|\n")  # and no other: subtitles may hold U+2028
-CUT_TIMES = re.compile(r"\s*\d+:[\d:.,]*\s*-{0,2}\s*")  # a line of times that ends before "-->"
-STYLE = re.compile(r"\{\\[^}]*\}")  # "{\an8}": some SubRip files place their cues so
 NO_WORDS = re.compile(r"\[[^]]*\]|\([^)]*\)")  # what is heard, not said: "[Music]", "(applause)"
 
 
@@ -64,18 +47,22 @@ def files(path: Path, split: str) -> list[Path]:
     Raises MissingSourceError if there is none.
     """
     if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise MissingSourceError(f"{path}: ends in {path.suffix or 'nothing'}; {' or '.join(SUFFIXES)} was wanted")
+        if path.suffix.lower() not in TIMED_TEXT:
+            raise MissingSourceError(
+                f"{path}: ends in {path.suffix or 'nothing'}; {' or '.join(TIMED_TEXT)} was wanted"
+            )
         return [path]
     folder = path / split
     if not folder.is_dir():
         below = sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
         there = f"subfolders there: {', '.join(below) or 'none'}" if path.is_dir() else "no such folder"
         raise MissingSourceError(f"{folder}: missing ({there}); a split is a subfolder, leave it empty for all files")
-    named = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    named = (file for file in folder.rglob("*") if file.suffix.lower() in TIMED_TEXT and not file.name.startswith("."))
     files = [file for file in named if file.is_file()]
     if not files:
-        raise MissingSourceError(f"{folder}: holds no subtitles ({' or '.join(SUFFIXES)}), one file a video was wanted")
+        raise MissingSourceError(
+            f"{folder}: holds no subtitles ({' or '.join(TIMED_TEXT)}), one file a video was wanted"
+        )
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
@@ -120,19 +107,16 @@ class _CueText:
 
 
 def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
-    lines = LINE_END.split(read_text(file))
     of_text: dict[str, _CueText] = {}
     rejected: list[Rejected] = []
-    is_vtt = file.suffix.lower() == ".vtt"
-    if is_vtt and not lines[0].startswith("WEBVTT"):
-        raise SchemaError(f"{file}: begins with {lines[0][:20]!r}; WEBVTT was wanted")
-    for number, (line, times, payload) in enumerate(_cues(lines, is_vtt)):
+    for number, (line, times, payload) in enumerate(written_cues(file)):
         try:
-            text, moment, note = _cue(times, payload, is_vtt)
+            cue, note = parsed_cue(times, payload, file)
+            moment = _checked(times, cue)
         except BadRow as bad:
             rejected.append(Rejected(file_name, line, str(bad)))
             continue
-        query = of_text.setdefault(text, _CueText(number))
+        query = of_text.setdefault(cue.text, _CueText(number))
         query.moments.append(moment)
         query.notes += filter(None, [note])
     if not of_text and not rejected:
@@ -150,63 +134,10 @@ def _queries(file: Path, file_name: str, video_id: str) -> Annotations:
     return Annotations(questions, [], rejected)
 
 
-def _cues(lines: list[str], is_vtt: bool) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield the 1-based line of each cue's times, that line and the lines of its text; cut ones too.
-
-    The library parses whole files as well, but leaves out what it cannot parse without a word.
-    """
-
-    def begins_block(index: int) -> bool:
-        return (
-            index == 0
-            or not lines[index - 1].strip()
-            or (lines[index - 1].strip().isdigit() and begins_block(index - 1))
-        )
-
-    def is_cut(index: int) -> bool:
-        is_identifier = "-->" in "".join(lines[index + 1 : index + 2])  # a title like "10:30" above the times
-        return bool(CUT_TIMES.fullmatch(lines[index])) and begins_block(index) and not is_identifier
-
-    starts = [index for index, line in enumerate(lines) if "-->" in line or is_cut(index)]
-    filled = [index for index, line in enumerate(lines) if line.strip()]
-    if not is_vtt and filled and lines[filled[-1]].strip().isdigit() and begins_block(filled[-1]):
-        starts.append(filled[-1])  # a file that ends behind the number of a cue
-    for start, end in zip(starts, [*starts, len(lines)][1:], strict=True):
-        payload = lines[start + 1 : end]
-        if is_vtt:
-            blank = next((index for index, line in enumerate(payload) if not line.strip()), len(payload))
-            payload = payload[:blank]
-        elif end < len(lines) and payload and payload[-1].strip().isdigit():
-            payload.pop()  # the number of the next cue
-        yield start + 1, lines[start], [line for line in payload if line.strip()]
-
-
-def _cue(times: str, payload: list[str], is_vtt: bool) -> tuple[str, Moment, str]:
-    """Return the text, the moment and a note of one cue. Raises BadRow."""
-    import webvtt  # here, as most commands read no subtitles
-    from webvtt.errors import MalformedCaptionError, MalformedFileError
-
-    if not payload:
-        raise BadRow(f"{times.strip()!r}: a cue without text; is the file cut short?")
-    head = ["WEBVTT", ""] if is_vtt else ["1"]
-    content = io.StringIO("\n".join([*head, times, *payload, ""]))
-    try:
-        captions = webvtt.from_buffer(content, format="vtt" if is_vtt else "srt").captions
-    except (MalformedFileError, MalformedCaptionError) as error:
-        raise BadRow(f"{times.strip()!r}: not the times of a cue ({error})") from error
-    if len(captions) != 1:
-        wanted = "00:00:01.000 --> 00:00:02.500" if is_vtt else "00:00:01,000 --> 00:00:02,500"
-        raise BadRow(f"{times.strip()!r}: not the times of a cue; two as in {wanted} were wanted")
-    start, end, note = clip(_seconds(captions[0].start), _seconds(captions[0].end))
-    assert start is not None and end is not None
-    text = " ".join(STYLE.sub("", html.unescape(captions[0].text)).split())
-    if not any(character.isalnum() for character in NO_WORDS.sub("", text)):
-        raise BadRow(f"{text!r}: no words")
-    if start == end:
+def _checked(times: str, cue: Cue) -> Moment:
+    """Return when a cue is shown. Raises BadRow for one that is no label."""
+    if not any(character.isalnum() for character in NO_WORDS.sub("", cue.text)):
+        raise BadRow(f"{cue.text!r}: no words")
+    if cue.start_seconds == cue.end_seconds:
         raise BadRow(f"{times.strip()!r}: the cue lasts no time")
-    return text, Moment(start, end), note
-
-
-def _seconds(timestamp: str) -> float:
-    hours, minutes, seconds = timestamp.split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return Moment(cue.start_seconds, cue.end_seconds)

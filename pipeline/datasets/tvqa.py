@@ -22,6 +22,7 @@ about = About(
     published="https://tvqa.cs.unc.edu (frames on request)",
     licence="CC BY-NC-SA 4.0 (as the VALUE benchmark states for its authors); frames under an agreement",
     prompt="multiple_choice",
+    subtitles=("tvqa_subtitles", "../tvqa_subtitles"),
 )
 
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")

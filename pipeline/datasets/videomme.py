@@ -18,6 +18,7 @@ about = About(
     published="https://huggingface.co/datasets/lmms-lab/Video-MME (folder videomme/, and the videos)",
     licence="for academic research only, as the owners state (https://github.com/MME-Benchmarks/Video-MME)",
     prompt="multiple_choice",
+    subtitles=("subtitle", "../subtitle"),
 )
 
 DURATIONS = ("short", "medium", "long")

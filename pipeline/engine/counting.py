@@ -19,7 +19,7 @@ NOT_YET = "is only counted"
 class _NoSources:
     """Stands for all that lies outside, so that counting reads nothing of it."""
 
-    def annotations(self, name: str, split: str) -> AnnotationFiles:
+    def annotations(self, *named: Any) -> AnnotationFiles:
         return AnnotationFiles(None, NOT_YET)
 
     def videos(self, name: str, questions: Any) -> VideoFiles:

@@ -22,6 +22,7 @@ from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Question, Video
 from pipeline.datasets.registry import adapter_named
 from pipeline.datasets.score_files import files_of_scores
+from pipeline.datasets.subtitles import subtitle_files
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.places import KINDS, PlaceLookup, ServerPlace
 from pipeline.engine.progress import LOG_EVERY_SECONDS
@@ -38,7 +39,8 @@ OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to bl
 class AnnotationFiles:
     """The annotation files of one split of a data set, or files of scores: `path` is the folder or file given for their name.
 
-    `digests` are the files' SHA-256; `source` is what the store remembers the id by, here and below.
+    `digests` are the files' SHA-256; `source` is what the store remembers the id by, here and below. `subtitles` are those of
+    the files of subtitles, of which not all are read, and `subtitle_names` their names.
     """
 
     id: str | None
@@ -46,11 +48,14 @@ class AnnotationFiles:
     path: Path | None = None
     digests: Mapping[Path, str] = field(default_factory=dict)
     source: str = ""
+    subtitles: Mapping[Path, str] = field(default_factory=dict)
+    subtitle_names: Mapping[Path, str] = field(default_factory=dict)
 
     def refuse_others(self, read: Mapping[Path, str]) -> None:
         """Raise `MissingSourceError` unless the SHA-256 of what was read of each file are those that the id says."""
-        if dict(read) != dict(self.digests):
-            others = {file for file in read.keys() | self.digests if read.get(file) != self.digests.get(file)}
+        known = {**self.subtitles, **self.digests}
+        others = {file for file in read.keys() | self.digests if read.get(file) != known.get(file)}
+        if others:
             raise MissingSourceError(
                 f"{', '.join(sorted(map(str, others)))}: replaced between being identified and being read; run again"
             )
@@ -100,13 +105,15 @@ class Sources:
         self._download = download
         self._remembered_kinds = remembered
 
-    def annotations(self, name: str, split: str) -> AnnotationFiles:
-        """Return the annotation files of one split of a data set, as its adapter names them."""
-        source = f"annotations {name} {split}"
+    def annotations(self, name: str, split: str, subtitles: bool = False) -> AnnotationFiles:
+        """Return the annotation files of one split of a data set, as its adapter names them, with its subtitles if asked for."""
+        source = f"annotations {name} {split}" + " with subtitles" * subtitles
         adapter = adapter_named(name)
         try:
             path = self.places.place("annotations", name)
             digests = {file: self._digests.digest(file) for file in files_of(adapter, path, split)}
+            said = subtitle_files(adapter.about, path) if subtitles else {}
+            of_subtitles = {file: self._digests.digest(file) for file in said}
         except MissingSourceError as error:
             return AnnotationFiles(self._remembered(source, "annotations", name), str(error), source=source)
         self._digests.save()
@@ -117,7 +124,9 @@ class Sources:
             identity = [
                 [names[file], digest, *adapter.about.name_says(names[file])] for file, digest in digests.items()
             ]
-        return AnnotationFiles(f"annotations-{fingerprint(identity)}", "", path, digests, source)
+        if subtitles:
+            identity = [identity, sorted([said[file], digest] for file, digest in of_subtitles.items())]
+        return AnnotationFiles(f"annotations-{fingerprint(identity)}", "", path, digests, source, of_subtitles, said)
 
     def scores(self, name: str) -> AnnotationFiles:
         """Return the files of scores that were made elsewhere."""

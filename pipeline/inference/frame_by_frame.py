@@ -34,7 +34,7 @@ class Asker(Protocol):
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Text tokens of each question, by its number."""
+        """Tokens of each text, by its number: as a rule a question's."""
 
     @property
     def n_prefix_tokens(self) -> int:
@@ -53,7 +53,7 @@ class Asker(Protocol):
 
         Args:
             visual: the pairs' frames, [R, Q, L].
-            numbers: those of the pairs' questions.
+            numbers: those of the pairs' texts.
         """
 
 
@@ -62,7 +62,7 @@ class FrameValues:
     """A model's values of every frame of the clips of some questions: P rows, in the order of questions, then time.
 
     Attributes:
-        number: [P] int64, of the row's question.
+        number: [P] int64, of the row's question; `text`, of the text that it was asked with.
         position: [P] int64, of the frame in the question's clip, as are `frame_index`, in the video, and `seconds`.
         values: [P, n_values] float64, NaN beyond those of the row's question.
     """
@@ -73,6 +73,7 @@ class FrameValues:
     frame_index: np.ndarray
     seconds: np.ndarray
     values: np.ndarray
+    text: np.ndarray
 
     def places(self) -> dict[str, np.ndarray]:
         """Return the columns that say which frame of which question a row is of."""
@@ -131,19 +132,28 @@ class FrameByFrame:
         self._halving = Halving(name)
 
     def ask(
-        self, asker: Asker, questions: Sequence[Question], videos: Sequence[VideoFeatures], shard: Shard
+        self,
+        asker: Asker,
+        questions: Sequence[Question],
+        videos: Sequence[VideoFeatures],
+        shard: Shard,
+        texts: Sequence[np.ndarray] | None = None,
     ) -> FrameValues:
         """Ask at least one question about every frame of its clip, in these videos.
 
-        A frame that a short clip repeats is asked about once and repeats its values.
+        A frame that a short clip repeats is asked about once and repeats its values. `texts` are the numbers of those that are
+        put to each frame of a question's clip, [T] a question; else its own number.
         """
         clips = [self._clips[question.video_id, question.clip_id] for question in questions]
+        texts = texts or [np.full(len(clip["row"]), number) for number, clip in enumerate(clips)]
         distinct = [np.unique(clip["row"], return_inverse=True) for clip in clips]
         first = np.cumsum([0, *(len(rows) for rows, _ in distinct)])  # of each question's pairs
         asks: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
-        for number, (question, (rows, _)) in enumerate(zip(questions, distinct, strict=True)):
-            for pair, row in enumerate(rows.tolist(), start=int(first[number])):
-                asks[question.video_id, row].append((number, pair))
+        for number, (question, (rows, where)) in enumerate(zip(questions, distinct, strict=True)):
+            of_rows = np.empty(len(rows), np.int64)
+            of_rows[where] = texts[number]
+            for pair, (row, text) in enumerate(zip(rows.tolist(), of_rows.tolist(), strict=True), int(first[number])):
+                asks[question.video_id, row].append((text, pair))
         values = np.full((int(first[-1]), asker.n_values), np.nan)
         groups = list(_groups(videos))
         read = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
@@ -164,13 +174,14 @@ class FrameByFrame:
             np.concatenate([clip["frame_index"] for clip in clips]),
             np.concatenate([clip["seconds"] for clip in clips]),
             values[np.concatenate([start + of for start, (_, of) in zip(first.tolist(), distinct, strict=False)])],
+            np.concatenate(texts),
         )
 
     def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int) -> list[_BatchValues]:
         """Ask about the frames of one window, without waiting for the device.
 
         Args:
-            pairs: [R, 3] int64: the number of a question, the row of the values it goes to, the place of a frame in `visual`.
+            pairs: [R, 3] int64: the number of a text, the row of the values it goes to, the place of a frame in `visual`.
         """
         numbers, rows, places = pairs.T
         device = str(visual.device)

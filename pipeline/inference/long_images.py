@@ -58,9 +58,17 @@ class StretchByStretch:
         self._device, self._halving = run.torch_device(), Halving(name)
 
     def ask(
-        self, asker: Asker, questions: Sequence[Question], videos: Sequence[VideoFeatures], shard: Shard
+        self,
+        asker: Asker,
+        questions: Sequence[Question],
+        videos: Sequence[VideoFeatures],
+        shard: Shard,
+        texts: Sequence[np.ndarray],
     ) -> FrameValues:
-        """Ask at least one question about every stretch of its clip, in these videos; as `FrameByFrame.ask`."""
+        """Ask at least one question about every stretch of its clip, in these videos; as `FrameByFrame.ask`.
+
+        A stretch is asked the text of its first frame.
+        """
         clips = [self._clips[question.video_id, question.clip_id] for question in questions]
         values: list[np.ndarray] = []
         seen: tuple[tuple[str, str], Tensor] | None = None
@@ -70,7 +78,7 @@ class StretchByStretch:
             if seen is None or seen[0] != which:
                 batch_images = max(1, shard.settings["batch_frames"] // self._size)
                 seen = which, self._look(asker, question.video_id, clip["row"][stretches], batch_images)
-            of_stretches = self._ask(asker, seen[1], number, shard.settings["batch_tokens"])
+            of_stretches = self._ask(asker, seen[1], texts[number][stretches[:, 0]], shard.settings["batch_tokens"])
             values.append(of_stretches.repeat(self._size, axis=0)[: len(clip["row"])])
         lengths = [len(clip["row"]) for clip in clips]
         return FrameValues(
@@ -80,6 +88,7 @@ class StretchByStretch:
             np.concatenate([clip["frame_index"] for clip in clips]),
             np.concatenate([clip["seconds"] for clip in clips]),
             np.concatenate(values),
+            np.concatenate(texts),
         )
 
     def _look(self, asker: Asker, video_id: str, rows: np.ndarray, batch_images: int) -> Tensor:
@@ -96,13 +105,15 @@ class StretchByStretch:
         batches = [rows[start : start + batch_images] for start in range(0, len(rows), batch_images)]
         return torch.cat([tokens for batch in batches for tokens in self._halving(look, batch)])
 
-    def _ask(self, asker: Asker, visual: Tensor, number: int, batch_tokens: int) -> np.ndarray:
-        """Return what is said about each stretch, [N, n_values] float64."""
-        n_tokens = visual.shape[1] + asker.n_prefix_tokens + asker.lengths[number]
+    def _ask(self, asker: Asker, visual: Tensor, texts: np.ndarray, batch_tokens: int) -> np.ndarray:
+        """Return what is said about each of N stretches, asked these texts [N]: [N, n_values] float64."""
+        n_tokens = visual.shape[1] + asker.n_prefix_tokens + max(asker.lengths[text] for text in set(texts.tolist()))
         size = max(1, batch_tokens // n_tokens)
 
-        def ask(part: Tensor) -> np.ndarray:
-            return asker.ask(part, [number] * len(part)).double().cpu().numpy()
+        def ask(items: np.ndarray) -> np.ndarray:
+            tokens = visual[int(items[0]) : int(items[-1]) + 1]
+            return asker.ask(tokens, texts[items].tolist()).double().cpu().numpy()
 
-        batches = [visual[start : start + size] for start in range(0, len(visual), size)]
+        numbers = np.arange(len(visual))
+        batches = [numbers[start : start + size] for start in range(0, len(visual), size)]
         return np.concatenate([values for batch in batches for values in self._halving(ask, batch)])

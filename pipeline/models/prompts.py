@@ -23,6 +23,7 @@ SINGLE_FRAME_PREFIX = "Frame: "
 NUMBERED_FRAME_PREFIX = "Frame {number}: "
 
 ANSWER_TARGET = "Option {letter}"  # what the Answerer is trained to say; its first token is the word "Option"
+SUBTITLES = "subtitles"  # what a template calls that which is said at a frame
 LOCALIZE_TARGETS = ("yes", "no")  # what the Localizer is trained to say
 
 # Official data sets: the instruction after the options. QVHighlights items carry it alone, as an unused answering text.
@@ -153,15 +154,15 @@ def localizing_text(style: str, question: Question, instruction: str) -> str:
 
 
 def template_problem(template: str) -> str:
-    """Return what is wrong with somebody's own text of `{question}` and `{options}`; empty if nothing is."""
+    """Return what is wrong with somebody's own text of `{question}`, `{options}`, `{subtitles}`; empty if nothing is."""
     try:
         fields = [(name, form, how) for _, name, form, how in Formatter().parse(template) if name is not None]
     except ValueError as error:
         return f"{error}; a brace that is meant is written twice"
     for name, form, how in fields:
-        if name not in ("question", "options") or form or how:
-            return f"{{{name}}} is no part of a question; {{question}} and {{options}} are"
-    return "" if fields else "neither {question} nor {options} is in it: all questions would be the same"
+        if name not in ("question", "options", SUBTITLES) or form or how:
+            return f"{{{name}}} is no part of a question; {{question}}, {{options}} and {{subtitles}} are"
+    return "" if fields else "none of {question}, {options} and {subtitles} is in it: all questions would be the same"
 
 
 def _checked(template: str) -> str:
@@ -173,9 +174,14 @@ def _checked(template: str) -> str:
 Template = Annotated[str, AfterValidator(_checked)]  # a config's key
 
 
-def template_text(template: str, question: Question) -> str:
+def has_subtitles(template: str) -> bool:
+    """Whether what is said at a frame is part of somebody's own text, which passed `template_problem`."""
+    return any(name == SUBTITLES for _, name, _, _ in Formatter().parse(template))
+
+
+def template_text(template: str, question: Question, subtitles: str = "") -> str:
     """Return somebody's own text about a question; options stand beside each other, as in the Localizer's own text."""
-    return template.format(question=question.question, options=" ".join(question.options))
+    return template.format(question=question.question, options=" ".join(question.options), subtitles=subtitles)
 
 
 PROMPT_STYLES = {

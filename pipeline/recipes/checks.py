@@ -14,6 +14,7 @@ from pipeline.engine.recipe import BY_SCORES, Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
+from pipeline.models.prompts import has_subtitles
 from pipeline.recipes.requirements import (
     asks_for_moments,
     asks_server,
@@ -25,6 +26,7 @@ from pipeline.recipes.requirements import (
     pretrains_localizer,
     scorer_of,
     scorer_weights,
+    uses_localizer,
     uses_vlm,
 )
 from pipeline.recipes.results import learned
@@ -43,6 +45,7 @@ def check_chain(recipe: Recipe) -> None:
     """Refuse a chain that cannot come to anything; warn of prompts that are not those of the data set's questions."""
     _warn_of_odd_prompts(recipe)
     _warn_of_other_frames_at_once(recipe)
+    _check_subtitles(recipe)
     if recipe.chain.kind == "full" and recipe.config_of("extract_features").level == "queries":
         raise RecipeError(
             "[extract_features] level = 'queries' keeps no features of the ViT, which trainings read; "
@@ -52,6 +55,16 @@ def check_chain(recipe: Recipe) -> None:
         _check_vlm(recipe)
     if recipe.chain.kind == "full" and not asks_for_moments(recipe):
         _check_full(recipe)
+
+
+def _check_subtitles(recipe: Recipe) -> None:
+    scorer = "localizer" if uses_localizer(recipe) else scorer_of(recipe)
+    stage = {"localizer": "score_frames", "clip": "score_by_similarity", "itm": "score_by_matching"}.get(scorer)
+    if stage and has_subtitles(recipe.config_of(stage).template) and not recipe.config_of("list_questions").subtitles:
+        raise RecipeError(
+            f"[{stage}] template has {{subtitles}}, and [list_questions] subtitles is false; "
+            "--set list_questions.subtitles=true"
+        )
 
 
 def check_questions(

@@ -21,15 +21,16 @@ class Split(NamedTuple):
     dataset: str
     split: str
     name: str
+    subtitles: bool = False
 
     @property
-    def where(self) -> dict[str, str]:
+    def where(self) -> dict[str, Any]:
         """Config keys of the listing of its questions."""
-        return {"dataset": self.dataset, "split": self.split}
+        return {"dataset": self.dataset, "split": self.split, "subtitles": self.subtitles}
 
     def annotations(self, sources: Sources) -> AnnotationFiles:
         """Return its annotation files."""
-        return sources.annotations(self.dataset, self.split)
+        return sources.annotations(self.dataset, self.split, self.subtitles)
 
 
 class Splits(NamedTuple):
@@ -191,8 +192,9 @@ def pretrains_localizer(recipe: Recipe) -> bool:
 def splits_of(recipe: Recipe) -> Splits:
     """Return the splits that the recipe's chain reads."""
     chain, listing = recipe.chain, recipe.config_of("list_questions")
-    test = Split(listing.dataset, listing.split, "evaluation split")
-    train = Split(listing.dataset, chain.training_split, "training split")
-    pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split")
+    test = Split(listing.dataset, listing.split, "evaluation split", listing.subtitles)
+    train = Split(listing.dataset, chain.training_split, "training split", listing.subtitles)
+    subtitles = listing.subtitles and chain.pretraining_dataset == listing.dataset
+    pretraining = Split(chain.pretraining_dataset, chain.pretraining_split, "pre-training split", subtitles)
     has_own = pretrains_localizer(recipe) and pretraining.where != train.where
     return Splits(test, train, pretraining if has_own else None)

@@ -52,7 +52,7 @@ def columns_of_one_score(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def columns_of_question(
-    question: Question, clip: Mapping[str, np.ndarray], values: np.ndarray, truncated: bool
+    question: Question, clip: Mapping[str, np.ndarray], values: np.ndarray, truncated: np.ndarray | bool
 ) -> dict[str, np.ndarray]:
     """Return FrameScores' columns of one question's clip of T frames, each [T], by a scorer that gives one number a frame."""
     scores = columns_of_one_score(values)

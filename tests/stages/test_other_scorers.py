@@ -159,6 +159,72 @@ def test_a_prompt_of_ones_own_that_says_the_same_scores_the_same(demo: Path, own
     )
 
 
+@pytest.fixture(scope="module")
+def spoken(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo in whose videos, but for two, something is said after a second."""
+    folder = Path(shutil.copytree(demo, tmp_path_factory.mktemp("spoken") / "demo"))
+    (folder / "subtitles").mkdir()
+    for video in sorted((folder / "videos").iterdir())[2:]:
+        cue = "00:00:01,000 --> 00:00:03,500\nthe red square\n"
+        (folder / "subtitles" / f"{video.stem}.en.srt").write_text(f"1\n{cue}")
+    return folder
+
+
+def said_at(store: Path, table: dict[str, np.ndarray]) -> np.ndarray:
+    """What is said at the frame of each row."""
+    cues = artifact(store, "questions").subtitles()
+    rows = zip(table["video_id"], table["seconds"], strict=True)
+    return np.array([cues[video].shown_at(seconds) if video in cues else "" for video, seconds in rows])
+
+
+SAID = ("list_questions.subtitles=true", "score_frames.prompt=custom")
+
+
+def test_what_is_said_at_a_frame_is_part_of_what_its_vector_is_compared_with(
+    spoken: Path, own: Path, models: Path
+) -> None:
+    before = {record.stage for record in records(own).values()}
+    template = "score_by_similarity.template={question} {subtitles}"
+    assert sevila("run", spoken, own, *scored_by(models, "clip", SAID[0], template)) == 0
+    scores, questions = of_last_run(own)
+    table = scores.columns("frame_scores", "question_id", "video_id", "position", "seconds", "logit_yes")
+    said = said_at(own, table)
+    assert 0 < np.count_nonzero(said == "") < len(said) and "sample_frames" in before
+    assert sum(record.stage == "sample_frames" for record in records(own).values()) == 1  # the videos are the same
+    embedder = load_embedder(models / "clip", torch.float32, "cpu")
+    for row in range(0, len(said), 37):
+        question = questions[table["question_id"][row]]
+        vector = embedder.of_texts([f"{question.question} {said[row]}"])[0][0]
+        frame = embedder.of_frames(pixels_of(own, question)[table["position"][row], None])[0]
+        assert np.isclose(table["logit_yes"][row], float(frame @ vector), atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_localizer_reads_what_is_said_at_a_frame_and_scores_silent_ones_as_without(
+    at_once: int, spoken: Path, own: Path
+) -> None:
+    columns = []
+    for template in ("Is {question} answered here?{subtitles}", "Is {question} answered here?"):
+        settings = (*SAID, f"score_frames.template={template}", f"score_frames.frames_at_once={at_once}")
+        assert sevila("run", spoken, own, *(word for each in settings for word in ("--set", each))) == 0
+        scores, _ = of_last_run(own)
+        columns.append(scores.columns("frame_scores", "question_id", "video_id", "position", "seconds", "logit_yes"))
+    said, silent = columns
+    assert np.array_equal(said["question_id"], silent["question_id"])
+    first = said["position"] // at_once * at_once  # of its stretch, whose subtitles count
+    texts = said_at(own, said)[np.arange(len(first)) - said["position"] + first]
+    assert np.allclose(said["logit_yes"][texts == ""], silent["logit_yes"][texts == ""], atol=1e-5)
+    assert np.abs(said["logit_yes"] - silent["logit_yes"])[texts != ""].min() > 1e-5
+
+
+def test_a_template_with_subtitles_of_questions_without_is_refused_before_anything_is_read(
+    demo: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("score_frames.prompt=custom", "score_frames.template={question} {subtitles}")
+    assert sevila("plan", demo, own, *(word for each in settings for word in ("--set", each))) == 1
+    assert "--set list_questions.subtitles=true" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
