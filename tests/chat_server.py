@@ -13,13 +13,17 @@ from typing import Any
 
 @dataclass
 class Said:
-    """What a server says: a status, headers and a body; `hangs_up` says nothing and closes, `waits` never answers."""
+    """What a server says: a status, headers and a body; `hangs_up` says nothing and closes, `waits` never answers.
+
+    `repeats` says the body again and again, until nobody listens or the server ends, with so many seconds in between.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     hangs_up: bool = False
     waits: bool = False
+    repeats: float | None = None
 
 
 def completion(text: Any, finish: str = "stop") -> Said:
@@ -68,10 +72,17 @@ class ScriptedServer:
                     self.close_connection = True
                     return
                 self.send_response(said.status)
-                for name, value in (said.headers | {"Content-Length": str(len(said.body))}).items():
+                length = {} if said.repeats is not None else {"Content-Length": str(len(said.body))}
+                for name, value in (said.headers | length).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(said.body)
+                while said.repeats is not None and not script.ends.wait(said.repeats):
+                    try:
+                        self.wfile.write(said.body)
+                    except OSError:  # nobody listens any more
+                        self.close_connection = True
+                        return
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""

@@ -24,7 +24,14 @@ from pipeline.reasons import Reason
 log = logging.getLogger("sevila")
 
 OF_THE_QUESTION = {400, 413, 415, 422}  # what a server says of one request: too long, too large, against a policy
-OF_THE_PLACE = {401: "the key", 403: "the key", 404: "the address and the model's name", 405: "the address"}
+OF_THE_PLACE = {
+    401: "the key",
+    402: "what the key's account may spend",
+    403: "the key",
+    404: "the address and the model's name",
+    405: "the address",
+}
+MOST_BYTES = 1 << 24  # of a response that are read: beyond, it is garbage
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Patience:
         tries: of a request that a server fails at or does not answer; what it puts off by 429 does not count.
         first_seconds: wait after the first failure; doubled after each, to at most a minute.
         put_off_seconds: for how long in all a server may put off one request.
-        answer_seconds: silence after which a request counts as not answered.
+        answer_seconds: silence after which a request counts as not answered; so does one whose answer takes longer to arrive.
     """
 
     tries: int = 6
@@ -112,7 +119,7 @@ class ServedVlm:
         while True:
             self._sleep(self._not_before - time.monotonic())
             try:
-                response = self._client.post(f"{self._server.url}/chat/completions", json=body)
+                response = self._post(body)
                 problem = f"{response.status_code}: {_shown(response)}"
             except httpx.RequestError as error:
                 response, problem = None, f"{type(error).__name__}: {error}"
@@ -136,6 +143,19 @@ class ServedVlm:
                 return response
             else:
                 raise self._error(f"says {problem}", "wanted the address of an OpenAI-compatible server")
+
+    def _post(self, body: dict[str, Any]) -> httpx.Response:
+        """Return a response, cut at `MOST_BYTES`, without what its headers say of encodings; raises `httpx.RequestError`."""
+        with self._client.stream("POST", f"{self._server.url}/chat/completions", json=body) as response:
+            content, began = bytearray(), time.monotonic()
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > MOST_BYTES:
+                    break
+                if time.monotonic() - began > PATIENCE.answer_seconds:
+                    raise httpx.ReadTimeout(f"still answering after {PATIENCE.answer_seconds:.0f} s")
+            headers = {"Retry-After": response.headers.get("Retry-After", "")}
+            return httpx.Response(response.status_code, headers=headers, content=bytes(content[:MOST_BYTES]))
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(max(0.0, seconds)):
@@ -165,7 +185,7 @@ def _reply(response: httpx.Response) -> WrittenAnswer:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 <= value < 2**31 else None
+    return value if type(value) is int and 0 <= value < 2**31 else None
 
 
 def _storable(text: str) -> str:

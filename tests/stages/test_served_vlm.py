@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def test_a_server_that_is_busy_fails_hangs_up_or_is_silent_is_asked_again(
         (Said(body=b'{"choices": []}'), "garbage_from_server: "),
         (Said(body=b"null"), "garbage_from_server: "),
         (Said(body=b"[" * 100_000), "garbage_from_server: "),
+        (Said(body=b"<html>", headers={"Content-Type": "text/html; charset=hex"}), "garbage_from_server: "),
+        (Said(body=b"x" * (1 << 20), repeats=0), "garbage_from_server: "),  # without an end
         (Said(400, b"context length is 100 tokens"), "refused_by_server: 400: context length is 100 tokens"),
     ],
 )
@@ -116,6 +119,9 @@ def test_half_a_surrogate_pair_in_a_reply_can_be_stored(serve: Callable[[Say], S
     [
         (Said(500, b"out of memory"), "the server failed 3 times (500: out of memory)"),
         (Said(hangs_up=True), "the server failed 3 times (RemoteProtocolError"),
+        (Said(500, b"oops", {"Content-Type": "text/plain; charset=rot13"}), "the server failed 3 times (500: oops)"),
+        (Said(body=b" ", repeats=0.1), "the server failed 3 times (ReadTimeout: still answering after 0 s)"),
+        (Said(402, b"no credit"), "the server says 402: no credit; check what the key's account may spend"),
         (Said(429, b"tomorrow", {"Retry-After": "86400"}), "the server puts requests off again and again"),
         (Said(401, b"bad key"), "the server says 401: bad key; check the key"),
         (Said(404, b"no such model"), "the server says 404: no such model; check the address and the model's name"),
@@ -123,8 +129,14 @@ def test_half_a_surrogate_pair_in_a_reply_can_be_stored(serve: Callable[[Say], S
     ],
 )
 def test_a_server_that_answers_nobody_is_one_clear_error_however_many_are_asked_at_once(
-    serve: Callable[[Say], ScriptedServer], tmp_path: Path, said: Said, message: str
+    serve: Callable[[Say], ScriptedServer],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    said: Said,
+    message: str,
 ) -> None:
+    if said.repeats:
+        monkeypatch.setattr(chat_server, "PATIENCE", replace(chat_server.PATIENCE, answer_seconds=0.4))
     serve(lambda number, _: completion("A") if number < 2 else said)
     with pytest.raises((MachineError, MissingSourceError), match=re.escape(message)) as error:
         ask(9, tmp_path, at_once=4)
