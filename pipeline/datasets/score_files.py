@@ -65,7 +65,7 @@ def read_score_lists(scores: Path, frames: Path) -> Iterator[ScoredFrames]:
 
     Raises:
         SchemaError: a file or an entry of it is at fault: no list, another number of scores than of frames, a score that is
-            no finite float32, a frame that is no number from 0 or lies before the one in front of it.
+            no finite float32, a frame that is no number from 0 or does not lie after the one in front of it.
         MissingSourceError: a file cannot be read.
     """
     all_scores, all_frames = _outer_list(scores), _outer_list(frames)
@@ -103,13 +103,13 @@ def _is_score(value: Any) -> bool:
 
 
 def _frames(path: Path, number: int, entry: list[Any]) -> list[int]:
-    before = 0
+    before = -1
     for place, value in enumerate(entry):
-        if type(value) is not int or not before <= value < 1 << 62:
+        if type(value) is not int or not before < value < 1 << 62:
             after = f" after {before}" if place and type(value) is int else ""
             raise SchemaError(
                 f"{path}: entry {number} (from 0), frame {place} is {_shown(value)}{after}; ascending frame numbers from 0 "
-                "were wanted"
+                "were wanted, each once"
             )
         before = value
     return entry
@@ -170,6 +170,8 @@ def read_score_table(path: Path, column: str) -> dict[str, ScoredFrames]:
         of_question.lines.append(line)
         of_question.places.append(place)
         of_question.values.append(value)
+    if not questions:
+        raise SchemaError(f"{path}: has no row; one a scored frame was wanted, with {', '.join(names)}")
     kind = np.int64 if by == "frame_index" else np.float64
     return {id: _in_order(path, id, by, kind, each) for id, each in questions.items()}
 

@@ -218,6 +218,7 @@ def test_a_row_at_fault_is_one_error_that_names_it(
         ("scores.csv", "question_id,frame,score\nq,1,2\n", "no column 'frame_index'"),
         ("scores.csv", "question_id,frame_index,p\nq,1,2\n", "no column 'score'"),
         ("scores.csv", "question_id,frame_index,score\nq,1,2\n", "none of its 1 questions is asked here, such as 'q'"),
+        ("scores.csv", "question_id,frame_index,score\n", "scores.csv: has no row; one a scored frame was wanted"),
         ("scores.csv", "", "line 1: the file is empty"),
         ("scores.jsonl", '{"question_id": "q"', "line 1: not JSON, or cut short"),
         ("scores.parquet", "PAR1", "not a whole Parquet file"),

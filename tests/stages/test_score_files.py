@@ -99,6 +99,7 @@ def test_entries_of_equal_scores_have_draws_of_their_own(tmp_path: Path) -> None
         ([SCORES[0], {}, SCORES[2]], FRAMES, r"scores.json: entry 1 \(from 0\) is \{\}; a list"),
         (SCORES, [FRAMES[0], [], [0, 1.0]], r"frames.json: entry 2 \(from 0\), frame 1 is 1.0; ascending"),
         (SCORES, [FRAMES[0], [], [5, 4]], r"entry 2 \(from 0\), frame 1 is 4 after 5; ascending"),
+        (SCORES, [FRAMES[0], [], [5, 5]], r"entry 2 \(from 0\), frame 1 is 5 after 5; ascending .* each once"),
         (SCORES, [FRAMES[0], [], [-1, 4]], r"entry 2 \(from 0\), frame 0 is -1; ascending"),
         (SCORES, [FRAMES[0], [], [False, 4]], r"entry 2 \(from 0\), frame 0 is false"),
         ({"scores": SCORES}, FRAMES, r'scores.json: holds \{"scores": .*\.\.\.; a list with one list a question'),
