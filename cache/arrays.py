@@ -89,6 +89,10 @@ class ArrayFile:
             self._file.close()
             raise
 
+    def __len__(self) -> int:
+        """Return the number of its frames."""
+        return len(self._data)
+
     def read(self, rows: Sequence[int] | np.ndarray | slice) -> np.ndarray:
         """Return the given frames (ascending row numbers, or a slice): [rows, ...] in the stored dtype.
 

@@ -26,7 +26,8 @@ def open_arrays(path: Path) -> h5py.File:
         raise CorruptArtifactError(f"{path}: is a link, which may lead anywhere; it is not read; {repair_hint(path)}")
     try:
         open_file(path).close()  # h5py would wait for a pipe
-        return h5py.File(path, "r", locking=False)  # it never changes, and may lie on a read-only mount
+        # It never changes, and may lie on a read-only mount. A frame is a chunk: HDF5's cache of them would keep 1 MB a file.
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
     except OSError as error:
         raise CorruptArtifactError(f"{path}: not readable as HDF5: {error}; {repair_hint(path)}") from error
 

@@ -19,6 +19,7 @@ from cache.record import Record
 from cache.store import Store
 
 OPEN_FILES = 128  # of one reader; a process may usually have 1024
+OPEN_FRAMES = 8192  # in those files: HDF5 keeps a kilobyte of where each lies
 
 
 class PoolReader:
@@ -112,7 +113,9 @@ class PoolReader:
                 )
             file = open_part(path, (self._space, key, part), self._unmarked)
         self._open[key, part] = file
-        if len(self._open) > OPEN_FILES:
+        while len(self._open) > OPEN_FILES or (
+            len(self._open) > 1 and sum(map(len, self._open.values())) > OPEN_FRAMES
+        ):
             self._open.popitem(last=False)[1].close()
         return file
 

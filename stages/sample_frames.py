@@ -180,19 +180,20 @@ def _decode_missing(
 
 def _write_tables(wanted: Sequence[VideoFile], pool: Pool, attempts: Attempts, shard: Shard) -> None:
     rows: list[SampledVideo] = []
-    positions: list[SampledFrame] = []
+    clips: list[dict[str, np.ndarray]] = []
     parts: list[dict[str, Any]] = []
     for video in wanted:
         stored = stored_video(pool, _key(video)) if video.path is not None else None
         if stored is not None:
             rows.append(_row(video, stored))
-            positions += _positions(video, stored)
+            clips += _frames_of_clips(video, stored)
             parts += part_rows(video.video_id, stored.frame_indices, stored.parts)
         else:
             rows.append(_failed(video, video.reason or attempts.reasons[_key(video)]))
             shard.dropped[rows[-1].reason.code] += 1
     shard.write_rows("videos", rows)
-    shard.write_rows("frames", positions)
+    none, names = np.empty(0, np.int64), Frames.tables["frames"].columns
+    shard.write_columns("frames", {name: np.concatenate([none, *(clip[name] for clip in clips)]) for name in names})
     shard.write_rows("parts", parts)
 
 
@@ -260,13 +261,19 @@ def _row(video: VideoFile, stored: StoredVideo) -> SampledVideo:
     )
 
 
-def _positions(video: VideoFile, stored: StoredVideo) -> Iterator[SampledFrame]:
+def _frames_of_clips(video: VideoFile, stored: StoredVideo) -> Iterator[dict[str, np.ndarray]]:
+    """Yield each clip's rows of the table `frames`, as columns: a long video has too many for an object each."""
     clips = dict(zip(_bounds(video), stored.clips, strict=True))
-    row_of = {frame_index: row for row, frame_index in enumerate(stored.frame_indices)}
+    stored_indices = np.array(stored.frame_indices, np.int64)
     for clip_id, start_seconds, end_seconds in video.clips:
-        for position, index in enumerate(clips[start_seconds, end_seconds]["frame_indices"]):
-            seconds = index / stored.probe["fps"]
-            yield SampledFrame(clip_id, video.video_id, position, index, seconds, row_of[index])
+        indices = np.array(clips[start_seconds, end_seconds]["frame_indices"], np.int64)
+        ids = {"clip_id": clip_id, "video_id": video.video_id}
+        yield {name: np.full(len(indices), id, object) for name, id in ids.items()} | {
+            "position": np.arange(len(indices)),
+            "frame_index": indices,
+            "seconds": indices / stored.probe["fps"],
+            "row": np.searchsorted(stored_indices, indices),
+        }
 
 
 def _failed(video: VideoFile, reason: str) -> SampledVideo:
