@@ -128,8 +128,8 @@ def _json_cue(item: Any) -> Cue:
         raise BadRow(f"timestamp is {times!r:.80}; [start, end] was wanted")
     start = _json_seconds("start", times[0])
     end = math.inf if times[1] is None else _json_seconds("end", times[1])  # null: to the video's end
-    said = item.get("text", item.get("line"))
-    text = exact_text("text", said) if said not in (None, "") else ""
+    words = item.get("text", item.get("line"))
+    text = exact_text("text", words) if words not in (None, "") else ""
     return Cue(min(start, end), max(start, end), " ".join(text.split()))
 
 

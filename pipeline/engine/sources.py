@@ -112,8 +112,8 @@ class Sources:
         try:
             path = self.places.place("annotations", name)
             digests = {file: self._digests.digest(file) for file in files_of(adapter, path, split)}
-            said = subtitle_files(adapter.about, path) if subtitles else {}
-            of_subtitles = {file: self._digests.digest(file) for file in said}
+            names_of = subtitle_files(adapter.about, path) if subtitles else {}
+            of_subtitles = {file: self._digests.digest(file) for file in names_of}
         except MissingSourceError as error:
             return AnnotationFiles(self._remembered(source, "annotations", name), str(error), source=source)
         self._digests.save()
@@ -125,8 +125,10 @@ class Sources:
                 [names[file], digest, *adapter.about.name_says(names[file])] for file, digest in digests.items()
             ]
         if subtitles:
-            identity = [identity, sorted([said[file], digest] for file, digest in of_subtitles.items())]
-        return AnnotationFiles(f"annotations-{fingerprint(identity)}", "", path, digests, source, of_subtitles, said)
+            identity = [identity, sorted([names_of[file], digest] for file, digest in of_subtitles.items())]
+        return AnnotationFiles(
+            f"annotations-{fingerprint(identity)}", "", path, digests, source, of_subtitles, names_of
+        )
 
     def scores(self, name: str) -> AnnotationFiles:
         """Return the files of scores that were made elsewhere."""

@@ -35,11 +35,11 @@ def texts_of_frames(
     of_frames: list[np.ndarray] = []
     for question in questions:
         seconds = clips[question.video_id, question.clip_id]["seconds"]
-        said = [""] * len(seconds)
+        shown = [""] * len(seconds)
         if subtitles is not None:
-            said = list(map(subtitles.get(question.video_id, NO_CUES).shown_at, seconds.tolist()))
+            shown = list(map(subtitles.get(question.video_id, NO_CUES).shown_at, seconds.tolist()))
         first = len(texts)
-        numbers = {each: first + number for number, each in enumerate(dict.fromkeys(said))}
+        numbers = {each: first + number for number, each in enumerate(dict.fromkeys(shown))}
         texts += [text(question, each) for each in numbers]
-        of_frames.append(np.array([numbers[each] for each in said], np.int64))
+        of_frames.append(np.array([numbers[each] for each in shown], np.int64))
     return FrameTexts(texts, of_frames)

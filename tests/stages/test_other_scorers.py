@@ -188,13 +188,13 @@ def test_what_is_said_at_a_frame_is_part_of_what_its_vector_is_compared_with(
     assert sevila("run", spoken, own, *scored_by(models, "clip", SAID[0], template)) == 0
     scores, questions = of_last_run(own)
     table = scores.columns("frame_scores", "question_id", "video_id", "position", "seconds", "logit_yes")
-    said = said_at(own, table)
-    assert 0 < np.count_nonzero(said == "") < len(said) and "sample_frames" in before
+    shown = said_at(own, table)
+    assert 0 < np.count_nonzero(shown == "") < len(shown) and "sample_frames" in before
     assert sum(record.stage == "sample_frames" for record in records(own).values()) == 1  # the videos are the same
     embedder = load_embedder(models / "clip", torch.float32, "cpu")
-    for row in range(0, len(said), 37):
+    for row in range(0, len(shown), 37):
         question = questions[table["question_id"][row]]
-        vector = embedder.of_texts([f"{question.question} {said[row]}"])[0][0]
+        vector = embedder.of_texts([f"{question.question} {shown[row]}"])[0][0]
         frame = embedder.of_frames(pixels_of(own, question)[table["position"][row], None])[0]
         assert np.isclose(table["logit_yes"][row], float(frame @ vector), atol=1e-5)
 
@@ -209,12 +209,12 @@ def test_the_localizer_reads_what_is_said_at_a_frame_and_scores_silent_ones_as_w
         assert sevila("run", spoken, own, *(word for each in settings for word in ("--set", each))) == 0
         scores, _ = of_last_run(own)
         columns.append(scores.columns("frame_scores", "question_id", "video_id", "position", "seconds", "logit_yes"))
-    said, silent = columns
-    assert np.array_equal(said["question_id"], silent["question_id"])
-    first = said["position"] // at_once * at_once  # of its stretch, whose subtitles count
-    texts = said_at(own, said)[np.arange(len(first)) - said["position"] + first]
-    assert np.allclose(said["logit_yes"][texts == ""], silent["logit_yes"][texts == ""], atol=1e-5)
-    assert np.abs(said["logit_yes"] - silent["logit_yes"])[texts != ""].min() > 1e-5
+    spoken_to, silent = columns
+    assert np.array_equal(spoken_to["question_id"], silent["question_id"])
+    first = spoken_to["position"] // at_once * at_once  # of its stretch, whose subtitles count
+    texts = said_at(own, spoken_to)[np.arange(len(first)) - spoken_to["position"] + first]
+    assert np.allclose(spoken_to["logit_yes"][texts == ""], silent["logit_yes"][texts == ""], atol=1e-5)
+    assert np.abs(spoken_to["logit_yes"] - silent["logit_yes"])[texts != ""].min() > 1e-5
 
 
 def test_a_template_with_subtitles_of_questions_without_is_refused_before_anything_is_read(
