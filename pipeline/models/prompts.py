@@ -25,6 +25,10 @@ NUMBERED_FRAME_PREFIX = "Frame {number}: "
 ANSWER_TARGET = "Option {letter}"  # what the Answerer is trained to say; its first token is the word "Option"
 LOCALIZE_TARGETS = ("yes", "no")  # what the Localizer is trained to say
 
+# After every text that a decoder-only language model reads, unless it ends in a colon of its own: what follows is the answer. As
+# BLIP-2 asks its OPT (LAVIS, zero-shot VQA: "Question: {} Answer:"); the texts themselves are the official ones.
+ANSWER_CUE = "Answer:"
+
 # Official data sets: the instruction after the options. QVHighlights items carry it alone, as an unused answering text.
 ANSWER_INSTRUCTION = "Considering the information presented in the frame, select the correct answer from the options."
 
