@@ -51,8 +51,8 @@ class DecoderOnlyLanguage(Language):
         with self._as_loaded():
             whole = torch.cat([hidden, self._embed(decoder_ids)], dim=1)
             mask = torch.cat([mask, mask.new_ones(decoder_ids.shape)], dim=1)
-            said = self._run(whole, mask)[:, -decoder_ids.shape[1] :]
-            logits: Tensor = self.model.lm_head(said.float())
+            states = self._run(whole, mask)[:, -decoder_ids.shape[1] :]
+            logits: Tensor = self.model.lm_head(states.float())
             return logits
 
     def states(self, inputs: LanguageInput) -> Tensor:

@@ -26,7 +26,7 @@ ANSWER_TARGET = "Option {letter}"  # what the Answerer is trained to say; its fi
 LOCALIZE_TARGETS = ("yes", "no")  # what the Localizer is trained to say
 
 # After every text that a decoder-only language model reads, unless it ends in a colon of its own: what follows is the answer. As
-# BLIP-2 asks its OPT (LAVIS, zero-shot VQA: "Question: {} Answer:"); the texts themselves are the official ones.
+# BLIP-2 asks its OPT (paper section 4.1: "Question: {} Answer:"); the texts themselves are the official ones.
 ANSWER_CUE = "Answer:"
 
 # Official data sets: the instruction after the options. QVHighlights items carry it alone, as an unused answering text.
