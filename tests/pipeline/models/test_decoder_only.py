@@ -24,7 +24,7 @@ from pipeline.models.checkpoint import (
     load_vision_encoder,
     load_visual_prompt,
 )
-from pipeline.models.config import read_blip2_config
+from pipeline.models.config import model_config, read_blip2_config
 from pipeline.models.decoder_verbalizer import DecoderVerbalizer
 from pipeline.models.export import write_blip2
 from pipeline.models.frame_selector import text_vectors
@@ -108,7 +108,7 @@ def test_localizer_says_of_frames_what_transformers_own_forward_says(tiny: Tiny)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("frames", [1, 11])
 def test_answerer_reads_letters_where_transformers_own_forward_says_the_first_word(tiny: Tiny, frames: int) -> None:
     pixels = tiny.pixels(3, frames)
     ids = tiny.words.tokenize(PROMPTS).token_ids
@@ -330,6 +330,26 @@ def test_a_tokenizer_without_the_configurations_end_token_is_refused(tiny: Tiny)
     config.eos_token_id = config.vocab_size - 1
     with pytest.raises(CheckpointError, match=r"it has no token \d+, which ends texts by config\.json"):
         DecoderVerbalizer(tiny.folder / "tokenizer.json", config)
+
+
+def test_sizes_of_blip2_opt_are_read_from_a_config_of_the_hub() -> None:
+    text = {
+        "model_type": "opt",
+        "hidden_size": 2560,
+        "ffn_dim": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    }
+    text |= {
+        "word_embed_proj_dim": 2560,
+        "eos_token_id": 50118,
+        "attention_dropout": 0.0,
+        "prefix": "</s>",
+        "layerdrop": 0.0,
+    }
+    config = model_config({}, {}, text, 32)
+    assert config.text.eos_token_id == 50118 and config.text.max_position_embeddings == 2048
+    assert round(sum(count_parameters(config)) / 1e9, 2) == 3.74  # ViT-g 0.99, OPT 2.65, Q-Former 0.11
 
 
 def test_another_package_adds_a_kind_as_printed_in_the_manual(package: Package, tmp_path: Path) -> None:
