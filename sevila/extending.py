@@ -9,6 +9,9 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone, StoredBackbone, describe_backbone
+from pipeline.models.config_parts import Activation, ConfigPart, Epsilon, Layers, LayerSize, TokenId
+from pipeline.models.language_kind import LanguageKind
+from pipeline.models.languages.llama import LlamaSizes
 from pipeline.models.prompts import PromptStyle
 from pipeline.selection.selector import Floats, Options, Positions, SeededOptions, selector
 from stages.answer_questions import Answers
@@ -19,17 +22,24 @@ from stages.select_keyframes import Keyframes
 
 __all__ = [
     "About",
+    "Activation",
     "Annotations",
     "Answers",
     "Artifact",
     "Backbone",
     "BadRow",
     "Config",
+    "ConfigPart",
+    "Epsilon",
     "Floats",
     "FrameScores",
     "Frames",
     "Headline",
     "Keyframes",
+    "LanguageKind",
+    "LayerSize",
+    "Layers",
+    "LlamaSizes",
     "Options",
     "Output",
     "Positions",
@@ -42,6 +52,7 @@ __all__ = [
     "SeededOptions",
     "SplitFile",
     "StoredBackbone",
+    "TokenId",
     "Video",
     "Weights",
     "collect_split",

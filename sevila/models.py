@@ -26,12 +26,12 @@ from pipeline.models.checkpoint import (
     PromptPart,
     load_language,
     load_saved_visual_prompt,
+    load_verbalizer,
     load_vision_encoder,
     load_visual_prompt,
 )
 from pipeline.models.config import read_blip2_config
 from pipeline.models.localizer import LocalizerScores
-from pipeline.models.verbalizer import Verbalizer
 from pipeline.models.vision import pixels
 from pipeline.models.visual_prompt import VisualPrompt
 from sevila.tables import PathLike
@@ -67,13 +67,13 @@ class OptionAnswer(NamedTuple):
 
 
 class _Frozen:
-    """ViT and Flan-T5 of one BLIP-2, which every model of one folder, device and precision shares."""
+    """ViT and language model of one BLIP-2, which every model of one folder, device and precision shares."""
 
     def __init__(self, folder: Path, device: str, precision: str) -> None:
         self.config, self.device = read_blip2_config(folder), device
         dtype = getattr(torch, precision)
         self.vision = load_vision_encoder(self.config, folder, dtype, device)
-        self.language = load_language(self.config, folder, Verbalizer(folder / "tokenizer.json"), dtype, device)
+        self.language = load_language(self.config, folder, load_verbalizer(self.config, folder), dtype, device)
         self.batch_tokens = 16384
         self._halving = Halving("frames")
 
@@ -120,7 +120,7 @@ class _OnTensors:
         """Return the model, ready to be asked. Two of one backbone share its ViT and language model.
 
         Args:
-            backbone: folder of a BLIP-2 Flan-T5 as Hugging Face lays it out, or a name that sevila.toml, SEVILA_WEIGHTS or the
+            backbone: folder of a BLIP-2 as Hugging Face lays it out, or a name that sevila.toml, SEVILA_WEIGHTS or the
                 model hub knows, such as Salesforce/blip2-flan-t5-xl.
             weights: SeViLA's own: the official file (sevila_pretrained.pth), or folder of an artifact that a training made;
                 None: BLIP-2's Q-Former, as it is.

@@ -15,12 +15,12 @@ class ImportBackbone(Config):
 
     weights: str = Field(
         "Salesforce/blip2-flan-t5-xl",
-        description="name of a BLIP-2 Flan-T5: placed by --weights NAME=PATH or sevila.toml, else a model hub id",
+        description="name of a BLIP-2 (Flan-T5, OPT, LLaMA): placed by --weights NAME=PATH or sevila.toml, else a model hub id",
     )
 
 
 @stage(version=2, output=Backbone)
 def import_backbone(cfg: ImportBackbone, run: RunContext, weights: Weights, *, out: Output) -> None:
-    """Check that a folder holds a complete BLIP-2 Flan-T5 that fits, and note what identifies it."""
+    """Check that a folder holds a complete BLIP-2 that fits, and note what identifies it."""
     assert weights.path is not None
     Backbone.note_weights(weights, backbone_facts(weights.path), out)

@@ -21,10 +21,10 @@ FRAMES_PER_SECOND, SECONDS, SIZE = 8, 6, 96
 SMALL = str(Path(__file__).with_name("small.toml"))
 
 
-def write_small_world(folder: Path, seed: int = 0) -> None:
+def write_small_world(folder: Path, seed: int = 0, language: str = "t5") -> None:
     """Write `videos/`, `tiny-blip2/` and, last, `questions.csv` into `folder`; the same seed gives the same content.
 
-    Two of the videos cannot be used: one cut short and one of zero bytes.
+    Two of the videos cannot be used: one cut short and one of zero bytes. `language` is the kind of the BLIP-2's language model.
     """
     videos = folder / "videos"
     videos.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def write_small_world(folder: Path, seed: int = 0) -> None:
     empty.write_bytes(b"")
     # Words the tokenizer does not know are spelled letter by letter, which would make the questions too long to read.
     words = {word for row in rows for text in row.values() for word in text.split()}
-    write_tiny_blip2(folder / "tiny-blip2", seed, words=sorted(words))
+    write_tiny_blip2(folder / "tiny-blip2", seed, words=sorted(words), language=language)
     part = folder / "questions.csv.part"
     with part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, rows[0])

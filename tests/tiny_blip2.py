@@ -1,7 +1,7 @@
-"""A complete BLIP-2 Flan-T5 of about 100,000 random parameters, for the tests, which download nothing.
+"""A complete BLIP-2, with Flan-T5 or a decoder-only language model, for the tests, which download nothing.
 
-The real classes and the real directory layout; only the sizes and the values are made up. What it scores and answers
-means nothing, but differs from frame to frame and from question to question.
+About 100,000 random parameters in the real classes and the real directory layout; only the sizes and the values are made up. What
+it scores and answers means nothing, but differs from frame to frame and from question to question.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -22,9 +23,12 @@ from pipeline.models import prompts
 
 _SPACE = "▁"
 _WIDTH = 32
+MOST_TOKENS = 512  # that the decoder-only ones read
 
 
-def write_tiny_blip2(folder: Path, seed: int, image_size: int = 28, words: Iterable[str] = ()) -> None:
+def write_tiny_blip2(
+    folder: Path, seed: int, image_size: int = 28, words: Iterable[str] = (), language: str = "t5"
+) -> None:
     """Write `config.json`, `model.safetensors` and `tokenizer.json` to `folder`, which is made if need be.
 
     Equal arguments give equal bytes with the same versions of torch and transformers.
@@ -32,14 +36,17 @@ def write_tiny_blip2(folder: Path, seed: int, image_size: int = 28, words: Itera
     Args:
         image_size: height and width of frames in pixels, a multiple of 14.
         words: words that get a token of their own beside those of the prompts; all others are spelled letter by letter.
+        language: kind of language model: t5, opt, llama or mistral.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    n_tokens = write_tokenizer(folder / "tokenizer.json", words)
-    model = Blip2ForConditionalGeneration(_config(image_size, n_tokens))
+    if language == "t5":
+        n_tokens = write_tokenizer(folder / "tokenizer.json", words)
+    else:
+        n_tokens = _write(_decoders_tokenizer(language, words), folder / "tokenizer.json")
+    model = Blip2ForConditionalGeneration(_config(image_size, _text_config(language, n_tokens)))
     text = model.language_model
-    text.lm_head.weight = nn.Parameter(
-        torch.empty_like(text.shared.weight)
-    )  # transformers tied it; Flan-T5's is its own
+    if language == "t5":  # transformers tied it; Flan-T5's is its own
+        text.lm_head.weight = nn.Parameter(torch.empty_like(text.shared.weight))
     _randomise(model, seed)
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -48,7 +55,7 @@ def write_tiny_blip2(folder: Path, seed: int, image_size: int = 28, words: Itera
         logging.enable_progress_bar()
 
 
-def _config(image_size: int, n_tokens: int) -> Blip2Config:
+def _config(image_size: int, text: dict[str, Any]) -> Blip2Config:
     vision = {
         "hidden_size": _WIDTH,
         "intermediate_size": 2 * _WIDTH,
@@ -64,7 +71,18 @@ def _config(image_size: int, n_tokens: int) -> Blip2Config:
         "num_attention_heads": 4,
         "encoder_hidden_size": _WIDTH,
     }
-    text = {
+    return Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
+
+
+def _text_config(language: str, n_tokens: int) -> dict[str, Any]:
+    n_embeddings = n_tokens + 8  # as with the real ones, the model has a few embeddings more than there are tokens
+    if language != "t5":
+        decoder = {"hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": n_embeddings}
+        of_opt, of_llama = {"ffn_dim": 2 * _WIDTH, "word_embed_proj_dim": _WIDTH}, {"intermediate_size": 48}
+        of_mistral = {**of_llama, "num_key_value_heads": 2, "sliding_window": None}
+        widths = {"opt": of_opt, "llama": of_llama, "mistral": of_mistral}[language]
+        return {"model_type": language, **decoder, **widths, "max_position_embeddings": MOST_TOKENS}
+    return {
         "model_type": "t5",
         "d_model": _WIDTH,
         "d_kv": 8,
@@ -72,12 +90,11 @@ def _config(image_size: int, n_tokens: int) -> Blip2Config:
         "d_ff": 2 * _WIDTH,
         "num_layers": 2,
         "num_decoder_layers": 2,
-        "vocab_size": n_tokens + 8,  # as with the real one, the model has a few embeddings more than there are tokens
+        "vocab_size": n_embeddings,
         "feed_forward_proj": "gated-gelu",
         "decoder_start_token_id": 0,
         "tie_word_embeddings": False,
     }
-    return Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=4)
 
 
 @torch.no_grad()
@@ -101,13 +118,15 @@ def initial_value(name: str, noise: torch.Tensor) -> torch.Tensor:
 
 def write_tokenizer(path: Path, words: Iterable[str]) -> int:
     """Write a `tokenizer.json` in which the prompts' words and `words` are one token each, and return how many tokens it has."""
-    tokenizer = _tokenizer(words)
+    return _write(_tokenizer(words), path)
+
+
+def _write(tokenizer: Tokenizer, path: Path) -> int:
     tokenizer.save(str(path))
     return int(tokenizer.get_vocab_size())
 
 
-def _tokenizer(words: Iterable[str]) -> Tokenizer:
-    """Return a Unigram tokenizer as T5's: "▁" marks the beginning of a word, texts end in `</s>`."""
+def _whole_words(words: Iterable[str]) -> list[str]:
     texts = [
         prompts.single_frame_prefixes()[0],
         NEXT_EVENT_QUESTION,
@@ -119,7 +138,37 @@ def _tokenizer(words: Iterable[str]) -> Tokenizer:
         "Question Options Option",
         *words,
     ]
-    whole = sorted({_SPACE + word for text in texts for word in re.findall(r"\w+", text)})
+    return sorted({word for text in texts for word in re.findall(r"\w+", text)})
+
+
+def _decoders_tokenizer(language: str, words: Iterable[str]) -> Tokenizer:
+    """Return a BPE tokenizer as OPT's, of bytes, or as LLaMA's, of characters; a word with a space before it is one token."""
+    is_opt = language == "opt"
+    space = "\u0120" if is_opt else _SPACE
+    special = ["<s>", "<pad>", "</s>", "<unk>"] if is_opt else ["<unk>", "<s>", "</s>"]
+    characters = sorted(pre_tokenizers.ByteLevel.alphabet()) if is_opt else [_SPACE, *map(chr, range(33, 127))]
+    merges: dict[tuple[str, str], None] = {}
+    for word in [*_whole_words(words), "Answer"]:
+        for end in range(len(word)):
+            merges[space + word[:end], word[end]] = None
+    vocabulary = [*special, *characters, *("".join(pair) for pair in merges)]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.BPE(numbers, list(merges), unk_token="<unk>"))
+    if is_opt:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
+        tokenizer.decoder = decoders.Metaspace(replacement=_SPACE)
+    begin = "</s>" if is_opt else "<s>"
+    ending = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, numbers[begin])])
+    tokenizer.post_processor = ending
+    return tokenizer
+
+
+def _tokenizer(words: Iterable[str]) -> Tokenizer:
+    """Return a Unigram tokenizer as T5's: "▁" marks the beginning of a word, texts end in `</s>`."""
+    whole = [_SPACE + word for word in _whole_words(words)]
     characters = [_SPACE, *(chr(code) for code in range(33, 127))]
     # Whole words are likelier than their letters, whatever the number of letters.
     vocabulary = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]

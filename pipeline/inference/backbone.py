@@ -64,7 +64,7 @@ class ImportedModel(Artifact):
 
 
 class Backbone(ImportedModel):
-    """The frozen ViT and Flan-T5 of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+    """The frozen ViT and language model of one BLIP-2: sizes, and the digests of the files that hold the weights."""
 
     kind = "backbone"
     note = "backbone.json"
@@ -93,26 +93,27 @@ class Backbone(ImportedModel):
         return resident(self, "vision", precision, run, load)
 
     def language(self, run: RunContext, precision: str) -> Language:
-        """Return the frozen T5 and its tokenizer on the run's device."""
+        """Return the frozen language model and its tokenizer on the run's device."""
         import torch
 
-        from pipeline.models.checkpoint import load_language
+        from pipeline.models.checkpoint import load_language, load_verbalizer
         from pipeline.models.config import read_blip2_config
-        from pipeline.models.verbalizer import Verbalizer
 
         def load() -> Language:
             with self.folder(run) as folder:
-                config, verbalizer = read_blip2_config(folder), Verbalizer(folder / "tokenizer.json")
+                config = read_blip2_config(folder)
+                verbalizer = load_verbalizer(config, folder)
                 return load_language(config, folder, verbalizer, getattr(torch, precision), run.torch_device())
 
         return resident(self, "language", precision, run, load)
 
     def verbalizer(self, run: RunContext) -> Verbalizer:
         """Return the tokenizer."""
-        from pipeline.models.verbalizer import Verbalizer
+        from pipeline.models.checkpoint import load_verbalizer
+        from pipeline.models.config import read_blip2_config
 
         with self.folder(run) as folder:
-            return Verbalizer(folder / "tokenizer.json")
+            return load_verbalizer(read_blip2_config(folder), folder)
 
     def config(self, run: RunContext) -> ModelConfig:
         """Return the sizes of the model."""
@@ -142,12 +143,11 @@ def backbone_facts(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a file or a tensor is missing, there is one too many, or they do not fit each other.
     """
-    from pipeline.models.checkpoint import check_blip2, vision_fingerprint
+    from pipeline.models.checkpoint import check_blip2, load_verbalizer, vision_fingerprint
     from pipeline.models.config import read_blip2_config
-    from pipeline.models.verbalizer import Verbalizer
 
     config = read_blip2_config(folder)
-    Verbalizer(folder / "tokenizer.json")
+    load_verbalizer(config, folder)
     check_blip2(config, folder)
     return {
         "encoder": vision_fingerprint(config, folder),

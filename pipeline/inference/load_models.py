@@ -36,7 +36,7 @@ def load_localizer(
     """Return the Localizer on the run's device, its language model frozen and in evaluation mode.
 
     Args:
-        saving_memory: a training's backward pass computes T5's blocks again.
+        saving_memory: a training's backward pass computes the language model's blocks again.
     """
     from pipeline.models.localizer import Localizer
 

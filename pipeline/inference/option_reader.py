@@ -78,7 +78,7 @@ class OptionReader:
         ids, cut = self._words.tokenize([answering_text(self._prompt, question) for question in questions])
         options: list[list[list[int]]] = [[] for _ in questions]
         if self._readout != "letter":
-            options = [self._words.tokenize(list(question.options)).token_ids for question in questions]
+            options = [self._words.tokenize_targets(question.options) for question in questions]
         return [PreparedQuestion(*asked) for asked in zip(questions, ids, cut, options, strict=True)]
 
     def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:

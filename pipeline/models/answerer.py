@@ -17,19 +17,18 @@ from cache.errors import CheckpointError
 from pipeline.batching import token_batches
 from pipeline.memory import Halving
 from pipeline.models.language import Language
-from pipeline.models.prompts import answer_target
 from pipeline.models.visual_prompt import VisualPrompt
 
 
 class AnswererOutput(NamedTuple):
-    """Readings of each row at the second decoded token.
+    """Readings of each row at the letter: T5's second decoded token, after "Option"; a decoder-only model's first.
 
     Attributes:
-        option_logits: [R, O] float32, raw logits of the letters after the row's own greedy first token; -inf where a
+        option_logits: [R, O] float32, raw logits of the letters, of T5 after the row's own greedy first token; -inf where a
             row has fewer options.
         prediction: [R] int64, their argmax: the index of the chosen option.
-        first_token_id: [R] int64, the greedy first token, normally the word "Option".
-        option_logits_forced: [R, O] float32, the letters' logits after the word "Option" whether or not it came first:
+        first_token_id: [R] int64, the greedy first token, of T5 normally the word "Option".
+        option_logits_forced: [R, O] float32, of T5 the letters' logits after the word "Option" whether or not it came first:
             what pseudo-labels are read from (paper section 3.3; the official code teacher-forces the target text).
     """
 
@@ -47,7 +46,7 @@ class Answerer:
         self.language = language
         self._halving = Halving("texts of options")
         n_letters = len(language.verbalizer.letter_ids)
-        self._targets = language.verbalizer.tokenize([answer_target(index) for index in range(n_letters)]).token_ids
+        self._targets = [language.verbalizer.answer_ids(index) for index in range(n_letters)]
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ class Answerer:
     ) -> AnswererOutput:
         """Return the answers to R questions about K frames each; a batch holds rows of one K.
 
-        Two decoder steps in one pass: the decoder is causal, so that its first step is the same whatever token is put
+        T5's two decoder steps in one pass: the decoder is causal, so that its first step is the same whatever token is put
         second. "Option" is; only the rows that would have begun otherwise are decoded again, after their own token.
 
         Args:
@@ -78,24 +77,25 @@ class Answerer:
         Raises:
             CheckpointError: a row has more options than the tokenizer has single-token letters.
         """
-        language, option_id = self.language, self.language.verbalizer.option_id
+        language, before_letter = self.language, self.language.verbalizer.before_letter
         letters = language.on_device(self._letters(max(n_options)))
         inputs = language.assemble(frame_prefixes, visual, token_ids)
         hidden = language.encode(inputs)
-        logits = language.decode(hidden, inputs.mask, language.decoder_ids(len(visual), option_id))  # [R, 2, V]
+        logits = language.decode(hidden, inputs.mask, language.decoder_ids(len(visual), *before_letter))
         first = logits[:, 0].argmax(dim=-1)
-        forced = logits[:, 1][:, letters]
+        forced = logits[:, -1][:, letters]
         chosen = forced.clone()
-        others = (first != option_id).nonzero().squeeze(1)
-        if len(others):
-            begun = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)
-            chosen[others] = language.decode(hidden[others], inputs.mask[others], begun)[:, 1][:, letters]
+        for wanted in before_letter:
+            others = (first != wanted).nonzero().squeeze(1)
+            if len(others):
+                begun = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)
+                chosen[others] = language.decode(hidden[others], inputs.mask[others], begun)[:, 1][:, letters]
         absent = torch.arange(len(letters), device=chosen.device) >= language.on_device(n_options)[:, None]
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
 
     def target_ids(self, right: Sequence[int]) -> list[list[int]]:
-        """Return what is to be said about each row, as ids: "Option X" with the letter of its right option."""
+        """Return what is to be said about each row, as ids: "Option X" or "X", the letter of its right option."""
         return [self._targets[option] for option in right]
 
     def loss(
@@ -105,7 +105,7 @@ class Answerer:
         right: Sequence[int],
         frame_prefixes: Sequence[str],
     ) -> Tensor:
-        """Return the summed cross-entropy of R rows' "Option X", `</s>` included (paper section 3.3); differentiable.
+        """Return the summed cross-entropy of what R rows are to say, the end included (paper section 3.3); differentiable.
 
         Args:
             visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.

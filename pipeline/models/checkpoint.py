@@ -1,6 +1,6 @@
 """Foreign and own weights into our modules, strictly: every tensor of a part is used, and every parameter is filled.
 
-A directory is read as a Hugging Face BLIP-2 Flan-T5, a file as official names (SeViLA's or BLIP-2's own).
+A directory is read as a Hugging Face BLIP-2, a file as official names (SeViLA's or BLIP-2's own).
 Modules are built without memory and receive the tensors one by one, each already in its dtype and on its device.
 """
 
@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import transformers
 from safetensors.torch import save
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
 
 from cache.errors import CheckpointError
 from pipeline.models import keys
@@ -31,21 +31,17 @@ PromptPart = Literal["blip2", "localizer", "answerer"]
 
 VISION_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FILE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16
+LANGUAGE_DTYPES = (torch.float32, torch.bfloat16)  # Flan-T5's hidden states overflow float16, and one choice serves all
 
 OFFICIAL_PROMPTS = {
     "blip2": keys.OFFICIAL_ANSWERER,  # BLIP-2's own names; the SeViLA fork kept them for its Answerer
     "answerer": keys.OFFICIAL_ANSWERER,
     "localizer": keys.OFFICIAL_LOCALIZER,
 }
-EMBEDDING_COPIES = {
-    "encoder.embed_tokens.weight": "shared.weight",
-    "decoder.embed_tokens.weight": "shared.weight",
-}
 
 
 def check_blip2(config: ModelConfig, folder: Path) -> None:
-    """Check that a Hugging Face directory names exactly the tensors that ViT, Flan-T5 and Q-Former need.
+    """Check that a Hugging Face directory names exactly the tensors that ViT, language model and Q-Former need.
 
     Reads names only, so that a wrong directory is found before hours of decoding; shapes are checked when loading.
 
@@ -56,7 +52,7 @@ def check_blip2(config: ModelConfig, folder: Path) -> None:
     with torch.device("meta"):
         parts: list[tuple[nn.Module, str, keys.KeyTable, Mapping[str, str]]] = [
             (VisionEncoder(config.vision), "ViT", keys.HUGGING_FACE_VISION, {}),
-            (T5ForConditionalGeneration(config.text), "language model", keys.HUGGING_FACE_LANGUAGE, EMBEDDING_COPIES),
+            (_empty_language(config), "language model", keys.HUGGING_FACE_LANGUAGE, config.kind.copies_in(config.text)),
             (_empty_prompt(config), "blip2", keys.HUGGING_FACE_PROMPT, {}),
         ]
     for module, what, table, copies in parts:
@@ -64,11 +60,11 @@ def check_blip2(config: ModelConfig, folder: Path) -> None:
 
 
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
-    """Return how many parameters are frozen, ViT and Flan-T5, and how many a Localizer or an Answerer has of its own."""
+    """Return how many parameters are frozen, ViT and language model, and how many a Localizer or an Answerer has of its own."""
     with torch.device("meta"):
         vision, prompt = VisionEncoder(config.vision), _empty_prompt(config)
-        language = T5ForConditionalGeneration(config.text).state_dict()
-    frozen = [*vision.state_dict().values(), *(language[name] for name in language if name not in EMBEDDING_COPIES)]
+        language, copies = _empty_language(config).state_dict(), config.kind.copies_in(config.text)
+    frozen = [*vision.state_dict().values(), *(language[name] for name in language if name not in copies)]
     return sum(each.numel() for each in frozen), sum(each.numel() for each in prompt.parameters())
 
 
@@ -114,23 +110,42 @@ def load_language(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Language:
-    """Return the frozen Flan-T5 from a Hugging Face directory or an official file.
+    """Return the frozen language model from a Hugging Face directory or, a Flan-T5, an official file.
 
-    `lm_head` is loaded as it is in the file, apart from the embeddings and in float32: transformers 5 ties the two, and
-    a plain `load_state_dict` or `tie_weights` would overwrite one with the other.
+    `lm_head` is in float32 and, unless it is a copy of the embeddings, loaded as it is in the file: transformers 5 ties the two
+    of a Flan-T5, and a plain `load_state_dict` or `tie_weights` would overwrite one with the other.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors; a dtype other than float32 and bfloat16; a verbalizer
             of another model.
     """
-    _check_dtype("Flan-T5", dtype, LANGUAGE_DTYPES)
-    with torch.device("meta"):
-        model = T5ForConditionalGeneration(config.text)
+    kind = config.kind
+    _check_dtype(kind.title, dtype, LANGUAGE_DTYPES)
+    model, copies = _empty_language(config), kind.copies_in(config.text)
     table = keys.HUGGING_FACE_LANGUAGE if path.is_dir() else keys.OFFICIAL_LANGUAGE
-    fill(model, path, "language model", table, dtype, device, copies=EMBEDDING_COPIES, float32=("lm_head.weight",))
-    model.set_input_embeddings(model.shared)  # one tensor again, on any device it is moved to
-    assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr(), "transformers tied lm_head to shared"
-    return Language(model, verbalizer)
+    fill(model, path, "language model", table, dtype, device, copies=copies, float32=("lm_head.weight",))
+    embeddings = model.get_input_embeddings()
+    model.set_input_embeddings(embeddings)  # one tensor again, on any device it is moved to
+    if "lm_head.weight" not in copies:
+        assert model.lm_head.weight.data_ptr() != embeddings.weight.data_ptr(), (
+            "transformers tied lm_head to the embeddings"
+        )
+    return kind.language(model, verbalizer)
+
+
+def load_verbalizer(config: ModelConfig, folder: Path) -> Verbalizer:
+    """Return what makes ids of texts for the language model in a Hugging Face directory; raises `CheckpointError`."""
+    return config.kind.tokenizer(folder / "tokenizer.json", config.text)
+
+
+def _empty_language(config: ModelConfig) -> Any:
+    """Return the language model without memory, but for what it counts rather than learns: rotary positions."""
+    with torch.device("meta"):
+        model: Any = getattr(transformers, config.kind.model)(config.text)
+    for name, module in list(model.named_modules()):
+        if list(module.buffers(recurse=False)) and not list(module.parameters()):
+            model.set_submodule(name, type(module)(config.text))
+    return model
 
 
 def load_visual_prompt(
@@ -182,7 +197,7 @@ def _prompt(
 
 
 def _empty_prompt(config: ModelConfig) -> VisualPrompt:
-    return VisualPrompt(config.qformer, config.num_query_tokens, config.text.d_model)
+    return VisualPrompt(config.qformer, config.num_query_tokens, config.text.hidden_size)
 
 
 def fill(
@@ -232,7 +247,7 @@ def tensor_sources(
         names = sources.pop(copy, [])
         kept = sources.setdefault(original, names)
         if names and names != kept and not torch.equal(readers[names[0]](), readers[kept[0]]()):
-            raise CheckpointError(f"{path}: {names[0]} differs from {kept[0]}, whose copy it should be; wanted Flan-T5")
+            raise CheckpointError(f"{path}: {names[0]} differs from {kept[0]}, whose copy it should be; wanted {what}")
     unexpected += [name for own, names in sources.items() if own not in wanted for name in names]
     missing = [own for own in wanted if not sources.get(own)]
     if missing or unexpected:

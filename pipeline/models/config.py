@@ -1,8 +1,4 @@
-"""Sizes of a BLIP-2 Flan-T5, read from the `config.json` of a Hugging Face directory.
-
-Only what is declared here is taken from a foreign file, each value within bounds: transformers acts on keys that no one expects
-in one, `attn_implementation` for instance, which may name code to fetch and run.
-"""
+"""Sizes of a BLIP-2, read from the `config.json` of a Hugging Face directory; of its language model by that one's kind."""
 
 from __future__ import annotations
 
@@ -10,72 +6,37 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from transformers import Blip2QFormerConfig, Blip2VisionConfig, PretrainedConfig, T5Config
+import transformers
+from pydantic import Field, ValidationError, create_model, model_validator
+from transformers import Blip2QFormerConfig, Blip2VisionConfig
 
 from cache.errors import CheckpointError
 from cache.printable import shortened
 from pipeline.checkpoint_files import read_model_json
+from pipeline.models.config_parts import (
+    Activation,
+    Attending,
+    ConfigPart,
+    Epsilon,
+    Fraction,
+    Layers,
+    LayerSize,
+    Pixels,
+    Spread,
+    built,
+    in_words,
+)
+from pipeline.models.language_kind import LANGUAGES, LanguageKind
 
 log = logging.getLogger("sevila")
 
 OFFICIAL_VISION_EPSILON = 1e-6  # of the ViT's blocks in the official code, with which released weights were trained
-ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
-
-LayerSize = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
-Layers = Annotated[int, Field(ge=1, le=256)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Epsilon = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Spread = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
-TokenId = Annotated[int, Field(ge=0, lt=1 << 24)]
-Activation = Literal["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"]
-
-
-def _side(size: Any) -> Any:
-    """Return the one side of a square that transformers lets one write as a number or as a pair."""
-    if isinstance(size, list | tuple) and size:
-        if any(side != size[0] for side in size):
-            raise ValueError("image and patch sizes must be squares")
-        return size[0]
-    return size
-
-
-Pixels = Annotated[int, Field(ge=1, le=4096), BeforeValidator(_side)]
-
-
-class ConfigPart(BaseModel):
-    """Keys of one part, all optional; null is as good as absent."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, raw: Any) -> Any:
-        return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
-
-
-class _Attending(ConfigPart):
-    hidden_size: LayerSize
-    num_attention_heads: LayerSize
-    num_hidden_layers: Layers
-    intermediate_size: LayerSize
-    hidden_act: Activation
-    layer_norm_eps: Epsilon
-    initializer_range: Spread
-
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
-            )
-        return self
 
 
 # Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
-class VisionSizes(_Attending):
+class VisionSizes(Attending):
     """Sizes of the ViT."""
 
     hidden_size: LayerSize = 1408
@@ -97,7 +58,7 @@ class VisionSizes(_Attending):
         return self
 
 
-class QFormerSizes(_Attending):
+class QFormerSizes(Attending):
     """Sizes of the Q-Former."""
 
     hidden_size: LayerSize = 768
@@ -112,28 +73,9 @@ class QFormerSizes(_Attending):
     cross_attention_frequency: Layers = 2
 
 
-class _Text(ConfigPart):
-    vocab_size: Annotated[int, Field(ge=1, le=1 << 24)] = 32128
-    d_model: LayerSize = 512
-    d_kv: LayerSize = 64
-    d_ff: LayerSize = 2048
-    num_layers: Layers = 6
-    num_decoder_layers: Layers = 6
-    num_heads: LayerSize = 8
-    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1 << 16)] = 32
-    relative_attention_max_distance: Annotated[int, Field(ge=4, le=1 << 24)] = 128
-    dropout_rate: Fraction = 0.1
-    layer_norm_epsilon: Epsilon = 1e-6
-    feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
-    pad_token_id: TokenId = 0
-    eos_token_id: TokenId = 1
-    decoder_start_token_id: TokenId | None = None  # the padding token
-
-
 class _Model(ConfigPart):
     vision_config: VisionSizes = VisionSizes()
     qformer_config: QFormerSizes = QFormerSizes()
-    text_config: _Text = _Text()
     num_query_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
 
 
@@ -143,8 +85,13 @@ class ModelConfig:
 
     vision: Blip2VisionConfig
     qformer: Blip2QFormerConfig
-    text: T5Config
+    text: Any  # of transformers' class for the kind of language model
     num_query_tokens: int
+
+    @property
+    def kind(self) -> LanguageKind:
+        """The kind of language model."""
+        return LANGUAGES.named(self.text.model_type)
 
     @property
     def image_size(self) -> int:
@@ -164,43 +111,35 @@ def model_config(
 ) -> ModelConfig:
     """Return the configuration with what every SeViLA model has in common put right.
 
-    The activation is the exact gelu: the official code overrides Flan-T5's own `gelu_new` with it, and transformers
-    sets `gelu_new` for every `gated-gelu` configuration, whatever `dense_act_fn` says.
+    Args:
+        text: `model_type` names the kind of language model, a Flan-T5 where it is absent.
 
     Raises:
         ValueError: a value of a wrong type or out of bounds.
     """
+    kind = LANGUAGES.named(text.get("model_type") or "t5")
+    whole: Any = create_model("_Blip2", __base__=_Model, text_config=(kind.sizes, kind.sizes()))
     raw = {"vision_config": vision, "qformer_config": qformer, "text_config": text}
-    read = _Model.model_validate(raw | {"num_query_tokens": num_query_tokens})
-    text_config = built(T5Config, read.text_config)
-    text_config.dense_act_fn = "gelu"
-    text_config.scale_decoder_outputs = False  # Flan-T5's own; nothing of ours asks
+    read = whole.model_validate(raw | {"num_query_tokens": num_query_tokens})
+    text_config = built(getattr(transformers, kind.config), read.text_config)
+    for key, value in kind.settings.items():
+        setattr(text_config, key, value)
     qformer_config = built(Blip2QFormerConfig, read.qformer_config)
     qformer_config.encoder_hidden_size = read.vision_config.hidden_size
     return ModelConfig(built(Blip2VisionConfig, read.vision_config), qformer_config, text_config, read.num_query_tokens)
 
 
-Built = TypeVar("Built", bound=PretrainedConfig)
-
-
-def built(kind: type[Built], part: ConfigPart) -> Built:
-    """Return transformers' own configuration of these sizes."""
-    config = kind(**part.model_dump())
-    config._attn_implementation = ATTENTION
-    return config
-
-
 def read_blip2_config(folder: Path) -> ModelConfig:
-    """Return the sizes of the BLIP-2 Flan-T5 in `folder`.
+    """Return the sizes of the BLIP-2 in `folder`.
 
     Raises:
-        CheckpointError: there is no readable `config.json`, or it describes another model (InstructBLIP, BLIP-2 OPT).
+        CheckpointError: there is no readable `config.json`, or it describes another model (InstructBLIP).
     """
     path = folder / "config.json"
     if not path.exists():
         what = f"{folder}: is a file" if folder.is_file() else f"{path}: not found"
         raise CheckpointError(
-            f"{what}; wanted the directory of a BLIP-2 Flan-T5 as Hugging Face lays it out, for example a "
+            f"{what}; wanted the directory of a BLIP-2 as Hugging Face lays it out, for example a "
             "download of Salesforce/blip2-flan-t5-xl"
         )
     raw = read_model_json(path)
@@ -230,30 +169,22 @@ def _warn_of_epsilon(path: Path, epsilon: float) -> None:
         )
 
 
-def in_words(error: ValidationError) -> str:
-    """Return what is wrong with a configuration, for people."""
-    problems = error.errors(include_url=False, include_context=False)
-    messages = [
-        f"{'.'.join(map(str, problem['loc']))} is {shortened(repr(problem['input']), 63)}: {problem['msg']}"
-        for problem in problems
-    ]
-    return "; ".join(messages[:3]) + (f"; and {len(messages) - 3} more" if messages[3:] else "")
-
-
 def _check_architecture(path: Path, model_type: Any, text: dict[str, Any], qformer: dict[str, Any]) -> None:
+    names, name = LANGUAGES.names(), text.get("model_type")
+    required = LANGUAGES.named(name).required if name in names else {}
     actual_and_wanted = {
-        "model_type": (model_type, "blip-2"),
-        "text_config.model_type": (text.get("model_type"), "t5"),
-        "text_config.feed_forward_proj": (text.get("feed_forward_proj"), "gated-gelu"),
-        "qformer_config.use_qformer_text_input": (qformer.get("use_qformer_text_input", False), False),
+        "model_type": (model_type, ("blip-2",)),
+        "text_config.model_type": (name, names),
+        **{f"text_config.{key}": (text.get(key), (value,)) for key, value in required.items()},
+        "qformer_config.use_qformer_text_input": (qformer.get("use_qformer_text_input", False), (False,)),
     }
     wrong = [
-        f"{key} is {shortened(repr(value), 63)}, wanted {wanted!r}"
+        f"{key} is {shortened(repr(value), 63)}, wanted {' or '.join(map(repr, wanted))}"
         for key, (value, wanted) in actual_and_wanted.items()
-        if value != wanted
+        if value not in wanted
     ]
     if wrong:
         raise CheckpointError(
-            f"{path}: {'; '.join(wrong)}. SeViLA needs BLIP-2 with Flan-T5 (Salesforce/blip2-flan-t5-xl or -xxl), not "
-            "InstructBLIP, BLIP-2 OPT or an image-text retrieval model"
+            f"{path}: {'; '.join(wrong)}. SeViLA needs a BLIP-2 with Flan-T5 (Salesforce/blip2-flan-t5-xl or -xxl), OPT or "
+            "LLaMA, not InstructBLIP, whose Q-Former reads the question, or an image-text retrieval model"
         )

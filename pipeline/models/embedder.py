@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models.checkpoint import fill, tensor_sources
-from pipeline.models.config import (
+from pipeline.models.config_parts import (
     ATTENTION,
     Activation,
     ConfigPart,

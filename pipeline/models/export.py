@@ -17,6 +17,7 @@ from cache.files import published, write_atomically
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models import keys
 from pipeline.models.checkpoint import OFFICIAL_PROMPTS
+from pipeline.models.config import read_blip2_config
 from pipeline.models.tensors import TensorReaders, open_checkpoint
 
 Part = Literal["localizer", "answerer"]
@@ -36,8 +37,6 @@ BESIDE = (
     "processor_config.json",
     "processor.json",
 )
-# As the chain runs Flan-T5, which is what these weights were trained with; transformers sets others unless it is told.
-TEXT_CONFIG = {"dense_act_fn": "gelu", "tie_word_embeddings": False, "scale_decoder_outputs": False}
 
 
 def write_official(parts: Mapping[Part, Mapping[str, Tensor]], path: Path) -> None:
@@ -81,7 +80,8 @@ def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config: dict[str, Any] = read_model_json(source / "config.json")
-    config["text_config"] = {**config.get("text_config", {}), **TEXT_CONFIG}
+    # As the chain runs the language model, which is what these weights were trained with.
+    config["text_config"] = {**config.get("text_config", {}), **read_blip2_config(source).kind.exported}
     write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
 
 

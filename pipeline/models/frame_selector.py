@@ -71,10 +71,10 @@ def top_k_frames(scores: Tensor, k: int, n_draws: int, deviation: float) -> Tens
 
 @torch.no_grad()
 def text_vectors(language: Language, token_ids: Sequence[Sequence[int]]) -> Tensor:
-    """Return a vector of each text, [R, L] float32: the mean of the language model's encoder states of it, without any frame."""
+    """Return a vector of each text, [R, L] float32: the mean of the language model's states of it, without any frame."""
     inputs = language.text_only(token_ids)
     seen = inputs.mask.unsqueeze(2).float()
-    return (language.encode(inputs).float() * seen).sum(dim=1) / seen.sum(dim=1)
+    return (language.states(inputs).float() * seen).sum(dim=1) / seen.sum(dim=1)
 
 
 def load_frame_selector(path: Path, device: str) -> FrameSelector:

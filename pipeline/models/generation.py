@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.models.language import EncoderInput, Language
+from pipeline.models.language import Language, LanguageInput
 
 
 class Generated(NamedTuple):
@@ -23,7 +23,7 @@ class Generated(NamedTuple):
 
 
 @torch.no_grad()
-def generate(language: Language, inputs: EncoderInput, max_tokens: int) -> Generated:
+def generate(language: Language, inputs: LanguageInput, max_tokens: int) -> Generated:
     """Return the greedy texts of R rows, as transformers' `generate` does; a row ends with `</s>` or after `max_tokens`.
 
     The decoder reads all tokens so far again for each one: a short answer is not worth a cache of its own.

@@ -37,7 +37,7 @@ class Localizer:
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
         self.language = language
-        self._yes, self._no = language.verbalizer.tokenize(LOCALIZE_TARGETS).token_ids
+        self._yes, self._no = language.verbalizer.tokenize_targets(LOCALIZE_TARGETS)
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:

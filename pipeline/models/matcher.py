@@ -19,7 +19,8 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models.checkpoint import fill, tensor_sources, vision_fingerprint
-from pipeline.models.config import ConfigPart, ModelConfig, QFormerSizes, VisionSizes, built, in_words
+from pipeline.models.config import ModelConfig, QFormerSizes, VisionSizes
+from pipeline.models.config_parts import ConfigPart, built, in_words
 from pipeline.models.keys import KeyTable
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.tokenizer_file import read_tokenizer_of_other_model

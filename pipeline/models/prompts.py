@@ -26,6 +26,10 @@ ANSWER_TARGET = "Option {letter}"  # what the Answerer is trained to say; its fi
 SUBTITLES = "subtitles"  # what a template calls that which is said at a frame
 LOCALIZE_TARGETS = ("yes", "no")  # what the Localizer is trained to say
 
+# After every text that a decoder-only language model reads, unless it ends in a colon of its own: what follows is the answer. As
+# BLIP-2 asks its OPT (paper section 4.1: "Question: {} Answer:"); the texts themselves are the official ones.
+ANSWER_CUE = "Answer:"
+
 # Official data sets: the instruction after the options. QVHighlights items carry it alone, as an unused answering text.
 ANSWER_INSTRUCTION = "Considering the information presented in the frame, select the correct answer from the options."
 

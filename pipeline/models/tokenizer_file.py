@@ -19,8 +19,20 @@ MOST_STEPS = 8  # of each kind; Flan-T5's files have two or three
 MOST_TOKENIZER_BYTES = 64 << 20  # SigLIP 2's has half of it
 MOST_REPLACED = 16  # characters that a text is replaced by
 MOST_EXPANSION_BYTES = 128  # of one character by the tables of SentencePiece; NFKC's longest takes 33
-NORMALIZERS = {"Precompiled", "Strip", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents"}
-PRE_TOKENIZERS = {"Metaspace", "WhitespaceSplit", "Whitespace"}
+NORMALIZERS = {
+    "Precompiled",
+    "Strip",
+    "Replace",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Nmt",
+    "Lowercase",
+    "StripAccents",
+    "Prepend",
+}
+PRE_TOKENIZERS = {"Metaspace", "WhitespaceSplit", "Whitespace", "ByteLevel"}
 RUN_OF_SPACE = re.compile(r"\^?( |▁|\\s|\\n|\\t|\\r)(\+|\{\d,\d?\})?\$?")  # none takes long, whatever the text
 
 
@@ -51,7 +63,7 @@ def tokenizer_of(path: Path, content: dict[str, Any]) -> Tokenizer:
 
 
 def tokenizer_problem(content: dict[str, Any]) -> str:
-    """Return what of a file no tokenizer of a Flan-T5 has; empty if nothing."""
+    """Return what of a file no tokenizer of a language model here has; empty if nothing."""
     normalizers = list(_steps(content.get("normalizer"), "normalizers"))
     splits = list(_steps(content.get("pre_tokenizer"), "pretokenizers"))
     for steps, known in ((normalizers, NORMALIZERS), (splits, PRE_TOKENIZERS)):
@@ -61,6 +73,8 @@ def tokenizer_problem(content: dict[str, Any]) -> str:
             kind = step.get("type") if isinstance(step, dict) else step
             if not isinstance(kind, str) or kind not in known:
                 return f"it has a step of type {kind!r}, wanted one of {', '.join(sorted(known))}"
+            if kind == "Prepend" and len(str(step.get("prepend", ""))) > 1:
+                return f"it puts {step['prepend']!r} before texts, wanted one character"
             if kind == "Replace" and not _shortens(step):
                 return f"it replaces {step.get('pattern')!r} by {step.get('content')!r}, wanted plain text or spaces, by no more"
     tables = [step.get("precompiled_charsmap") for step in normalizers if step["type"] == "Precompiled"]
@@ -100,7 +114,7 @@ def _is_table(charsmap: Any) -> bool:
 
 
 def _ending_problem(ending: Any) -> str:
-    if ending is None:
+    if ending is None or (isinstance(ending, dict) and ending.get("type") == "ByteLevel"):
         return ""
     try:
         pieces = [*ending["single"], *ending["pair"]]

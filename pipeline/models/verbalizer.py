@@ -35,10 +35,14 @@ class Verbalizer:
 
     Attributes:
         yes_id, no_id: the Localizer's two verdicts ("▁yes", "▁no").
-        option_id: "▁Option", the first token of an answer.
+        before_letter: what is said before an option's letter, one token at most: "▁Option", which is also `option_id`.
         letter_ids: "▁A", "▁B", ... for as many letters as are one token each.
         pad_id, end_id: `<pad>`, which is also what T5's decoder starts from, and `</s>`.
     """
+
+    title, example = "Flan-T5", "google/flan-t5-xl"
+    before_letter: tuple[int, ...]
+    _unsaid: set[int]
 
     def __init__(self, path: Path, required_letters: int = 5) -> None:
         """Read a `tokenizer.json`.
@@ -52,7 +56,7 @@ class Verbalizer:
         self.path = path
         self._prefixes: dict[tuple[str, ...], list[list[int]]] = {}
         try:
-            self._tokenizer = _read_tokenizer(path)
+            self._tokenizer = _read_tokenizer(path, self.title, self.example)
             self._find_ids(required_letters)
         except BaseException as error:
             # The library's, below BaseException: a damaged file can cause it.
@@ -71,8 +75,10 @@ class Verbalizer:
                 break
             self.option_id, letter_id = self._ids_of(answer_target(index), wanted)
             self.letter_ids += (letter_id,)
+        self.before_letter = (self.option_id,)
         self.pad_id = self._special_id("<pad>")
         self.end_id = self._special_id("</s>")
+        self._unsaid = {self.pad_id, self.end_id}
         self._check_ends()
 
     @property
@@ -87,6 +93,14 @@ class Verbalizer:
         cut = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], self.end_id] for ids in whole]
         return TokenizedTexts(cut, [len(ids) > max_tokens for ids in whole])
 
+    def tokenize_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of what is said, the end token last."""
+        return self.tokenize(texts).token_ids
+
+    def answer_ids(self, option_index: int) -> list[int]:
+        """Return what is said to choose an option, the end token last."""
+        return self.tokenize_targets([answer_target(option_index)])[0]
+
     def tokenize_prefixes(self, prefixes: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts that something follows: without `</s>`."""
         wanted = tuple(prefixes)
@@ -97,7 +111,7 @@ class Verbalizer:
 
     def text(self, ids: Sequence[int]) -> str:
         """Return what ids say, without the special tokens, which not every file calls so."""
-        without_special = [id for id in ids if id not in (self.pad_id, self.end_id)]
+        without_special = [id for id in ids if id not in self._unsaid]
         return str(self._tokenizer.decode(without_special, skip_special_tokens=True)).strip()
 
     def pieces(self) -> list[str]:
@@ -133,19 +147,19 @@ class Verbalizer:
 
     def _error(self, problem: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.path}: {problem}; scores are read from single tokens of a Flan-T5 tokenizer: "
+            f"{self.path}: {problem}; scores are read from single tokens of a {self.title} tokenizer: "
             "use the tokenizer.json that belongs to the weights"
         )
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def _read_tokenizer(path: Path, title: str, example: str) -> Tokenizer:
     if not path.is_file():
         raise CheckpointError(
             f"{path}: not found; a fast tokenizer file is needed (spiece.model alone is tokenised differently): "
-            "copy tokenizer.json of the Flan-T5 the weights were made from, for example google/flan-t5-xl"
+            f"copy tokenizer.json of the {title} the weights were made from, for example {example}"
         )
     content = read_model_json(path)
     problem = tokenizer_problem(content)
     if problem:
-        raise CheckpointError(f"{path}: {problem}; use the tokenizer.json of a Flan-T5 as downloaded")
+        raise CheckpointError(f"{path}: {problem}; use the tokenizer.json of a {title} as downloaded")
     return tokenizer_of(path, content)

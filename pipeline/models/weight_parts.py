@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cache.errors import CheckpointError
 from pipeline.models import keys
-from pipeline.models.checkpoint import EMBEDDING_COPIES, read_tensor
+from pipeline.models.checkpoint import read_tensor
+from pipeline.models.languages.t5 import T5
 from pipeline.models.tensors import TensorReaders, open_checkpoint
 
 FOLDER_TABLES = {
@@ -61,7 +62,7 @@ def open_weights(path: Path, own_part: str = "Q-Former") -> WeightParts:
     parts = {}
     for part, table in tables.items():
         sources, _ = table.resolve(readers)
-        copies = [own for own in EMBEDDING_COPIES if part == "language model" and EMBEDDING_COPIES[own] in sources]
+        copies = [own for own in T5.copies if part == "language model" and T5.copies[own] in sources]
         parts[part] = {own: names for own, names in sources.items() if own not in copies}
     parts = {part: sources for part, sources in parts.items() if sources}
     if not parts:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Blip2ForConditionalGeneration
 from transformers.utils import logging
 
-from pipeline.models.language import Language
+from pipeline.models.t5_language import T5Language
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.model import new_model
 from pipeline.shapes.optimising import ShowStep
@@ -42,7 +42,7 @@ class ShapesBackbone:
         self._folder, self._seed = folder, seed
         self._verbalizer = Verbalizer(folder / "tokenizer.json")
         self.model: Blip2ForConditionalGeneration = new_model(self._verbalizer, seed)
-        self._language = Language(self.model.language_model, self._verbalizer)
+        self._language = T5Language(self.model.language_model, self._verbalizer)
 
     def train(self, phase: str, steps: int, batch: int, bar: Bar) -> None:
         """Run one phase."""

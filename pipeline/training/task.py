@@ -46,10 +46,12 @@ class TrainingConfig(Config):
         None, gt=0, description="longest gradient allowed; the paper does not clip"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="arithmetic: bfloat16 loads T5 in it and autocasts the trained part, which stays float32"
+        "float32",
+        description="arithmetic: bfloat16 loads the language model in it and autocasts the trained part, which stays float32",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute T5's blocks again in the backward pass: less memory, a third more time"
+        False,
+        description="compute the language model's blocks again in the backward pass: less memory, a third more time",
     )
     held_out_percent: float = Field(
         5.0, ge=0, le=50, description="of the videos, kept out of training for the validation curve"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.metrics.localization_metrics import inside
 from pipeline.models.answerer import Answerer, AnswererOutput
-from pipeline.models.language import EncoderInput
+from pipeline.models.language import LanguageInput
 from pipeline.models.localizer import Localizer, LocalizerScores
 from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
 from pipeline.selection.top_k import top_k_positions
@@ -66,7 +66,7 @@ def answers(reference: Reference, visual: Tensor, prefixes: list[str]) -> Answer
     return reference.answerer.answer(visual, repeated, n_options, prefixes)
 
 
-def keyframe_input(reference: Reference) -> EncoderInput:
+def keyframe_input(reference: Reference) -> LanguageInput:
     """What the Answerer's encoder reads for the official keyframes."""
     frames = reference.golden["A_frame_idx"]
     token_ids = reference.tokens("qa_input").token_ids
@@ -74,7 +74,7 @@ def keyframe_input(reference: Reference) -> EncoderInput:
     return reference.answerer.language.assemble(prefixes, visual_of_frames(reference, frames), token_ids)
 
 
-def frame_input(reference: Reference) -> EncoderInput:
+def frame_input(reference: Reference) -> LanguageInput:
     """What the Localizer's encoder reads: one row per (question, frame)."""
     visual = reference.visual(reference.localizer)[videos_of_questions(reference)]
     token_ids = [ids for ids in reference.tokens("loc_input").token_ids for _ in range(visual.shape[1])]

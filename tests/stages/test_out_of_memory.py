@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.language import Language
+from pipeline.models.t5_language import T5Language
 from pipeline.models.vision import VisionEncoder
 from pipeline.models.visual_prompt import VisualPrompt
 from tests.stages.runs import artifact, sevila
@@ -32,7 +32,7 @@ def limited(whole: Callable[..., Any], n_rows: int) -> Callable[..., Any]:
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def set_limit(n_rows: int) -> None:
-        for owner, name in ((VisionEncoder, "forward"), (VisualPrompt, "forward"), (Language, "decode")):
+        for owner, name in ((VisionEncoder, "forward"), (VisualPrompt, "forward"), (T5Language, "decode")):
             monkeypatch.setattr(owner, name, limited(getattr(owner, name), n_rows))
 
     return set_limit

@@ -60,7 +60,9 @@ def weights_of(trained: Any) -> bytes:
     return Path(trained.path / FILE).read_bytes()
 
 
-def make_world(folder: Path, videos: int = 10, moments: bool = True, answers: int = 30, dropout: float = 0.1) -> World:
+def make_world(
+    folder: Path, videos: int = 10, moments: bool = True, answers: int = 30, dropout: float = 0.1, language: str = "t5"
+) -> World:
     """Render the demo's videos (the last two of its ten cannot be read) and prepare what trainings read.
 
     Each video's three questions are answered by its first, second and last two seconds.
@@ -69,8 +71,9 @@ def make_world(folder: Path, videos: int = 10, moments: bool = True, answers: in
         videos: how many are asked about.
         answers: how many questions have a known answer.
         dropout: of the Q-Former.
+        language: kind of the BLIP-2's language model.
     """
-    write_small_world(folder)
+    write_small_world(folder, language=language)
     with (folder / "questions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))[: 3 * videos]
     (folder / "questions.csv").unlink()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.models import language as module
+from pipeline.models import t5_language as module
 from pipeline.models.localizer import Localizer
 from tests.reference import PARITY, Reference
 

@@ -62,7 +62,7 @@ def test_sizes_of_the_papers_model_are_read_from_a_config_of_the_hub(tmp_path: P
     ("section", "key", "value"),
     [
         (None, "model_type", "instructblip"),
-        ("text_config", "model_type", "opt"),
+        ("text_config", "model_type", "bloom"),
         ("text_config", "feed_forward_proj", "relu"),
         ("qformer_config", "use_qformer_text_input", True),
     ],

@@ -1,0 +1,95 @@
+"""Flan-T5 as a `Language`: an encoder that reads, and a decoder that says. Shapes as in language.py."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from cache.errors import CheckpointError
+from pipeline.models.language import Language, LanguageInput, recomputing
+from pipeline.models.verbalizer import Verbalizer
+
+# Of tokens in a row, on a GPU: its fused attention takes biases of such widths only, what it takes instead is far slower.
+MULTIPLE = 8
+
+
+class T5Language(Language):
+    """A frozen T5.
+
+    Encoder, decoder and `lm_head` are called one by one: `T5ForConditionalGeneration.forward` may scale the decoder's
+    output or tie `lm_head` to the embeddings depending on a configuration flag, and Flan-T5 wants neither.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, verbalizer: Verbalizer) -> None:
+        super().__init__(model, verbalizer)
+        if self.device.type != "cpu":
+            _fuse_norms(self.model)
+            self._multiple = MULTIPLE
+        self.encoder, self.decoder = self.model.encoder, self.model.decoder
+        start_id = model.config.decoder_start_token_id
+        self.start_id = verbalizer.pad_id if start_id is None else start_id
+
+    def encode(self, inputs: LanguageInput) -> Tensor:
+        """Return the encoder's hidden states [R, S, D].
+
+        Block by block, as transformers does, but for the attention's bias: it is the same in all blocks, and is put together
+        with the mask once, [R, heads, S, S].
+        """
+        n_tokens = inputs.mask.shape[1]
+        with self._as_loaded():
+            bias = (
+                self.model.encoder.block[0].layer[0].SelfAttention.compute_bias(n_tokens, n_tokens, device=self.device)
+            )
+            bias = bias.masked_fill(inputs.mask[:, None, None] == 0, torch.finfo(bias.dtype).min).contiguous()
+            hidden = inputs.embeddings
+            for block in self.encoder.block:
+                hidden = block(hidden, position_bias=bias)[0]
+            states: Tensor = self.encoder.final_layer_norm(hidden)
+            return states
+
+    def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
+        """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`."""
+        # With four axes: to see whether a mask of two axes hides anything, transformers waits for the device.
+        seen = mask[:, None, None].bool()
+        with self._as_loaded():
+            states = self.decoder(
+                input_ids=decoder_ids, encoder_hidden_states=hidden, encoder_attention_mask=seen, use_cache=False
+            ).last_hidden_state
+            return functional.linear(states.float(), self.model.lm_head.weight)
+
+    def states(self, inputs: LanguageInput) -> Tensor:
+        """Return the encoder's hidden states [R, S, D]."""
+        return self.encode(inputs)
+
+    def saving_memory(self) -> Language:
+        """Return the same model with the blocks of both stacks recomputed."""
+        saving = copy.copy(self)
+        saving.encoder = recomputing(self.model.encoder, "block")
+        saving.decoder = recomputing(self.model.decoder, "block")
+        return saving
+
+    def _check_tokenizer(self) -> None:
+        super()._check_tokenizer()
+        words = self.verbalizer
+        for name, token_id in (("pad_token_id", words.pad_id), ("eos_token_id", words.end_id)):
+            wanted = getattr(self.model.config, name)
+            if token_id != wanted:
+                raise CheckpointError(
+                    f"{words.path}: its {name} is {token_id}, but the language model's is {wanted}; "
+                    "use the tokenizer.json that belongs to the weights"
+                )
+
+
+def _fuse_norms(model: T5ForConditionalGeneration) -> None:
+    """Put torch's own norm, one kernel, in the place of each T5LayerNorm, five; in float32 they differ in the last bits."""
+    for module in list(model.modules()):
+        for name, norm in module.named_children():
+            if isinstance(norm, T5LayerNorm):
+                fused = nn.RMSNorm(norm.weight.shape, norm.variance_epsilon, device="meta")
+                fused.weight = norm.weight
+                setattr(module, name, fused)
