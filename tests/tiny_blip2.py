@@ -77,11 +77,18 @@ def _config(image_size: int, text: dict[str, Any]) -> Blip2Config:
 def _text_config(language: str, n_tokens: int) -> dict[str, Any]:
     n_embeddings = n_tokens + 8  # as with the real ones, the model has a few embeddings more than there are tokens
     if language != "t5":
-        decoder = {"hidden_size": _WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": n_embeddings}
-        of_opt, of_llama = {"ffn_dim": 2 * _WIDTH, "word_embed_proj_dim": _WIDTH}, {"intermediate_size": 48}
-        of_mistral = {**of_llama, "num_key_value_heads": 2, "sliding_window": None}
-        widths = {"opt": of_opt, "llama": of_llama, "mistral": of_mistral}[language]
-        return {"model_type": language, **decoder, **widths, "max_position_embeddings": MOST_TOKENS}
+        decoder: dict[str, Any] = {
+            "hidden_size": _WIDTH,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": n_embeddings,
+        }
+        widths: dict[str, dict[str, Any]] = {
+            "opt": {"ffn_dim": 2 * _WIDTH, "word_embed_proj_dim": _WIDTH},
+            "llama": {"intermediate_size": 48},
+            "mistral": {"intermediate_size": 48, "num_key_value_heads": 2, "sliding_window": None},
+        }
+        return {"model_type": language, **decoder, **widths[language], "max_position_embeddings": MOST_TOKENS}
     return {
         "model_type": "t5",
         "d_model": _WIDTH,
