@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from cyclopts import Parameter
 
 from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, OutputFolder, PlaceOption, Text, Where
-from cli.terminal import print_data, print_json, print_table, print_text
+from cli.terminal import fitted, print_data, print_json, print_table, print_text
 
 
 def answers(id: Text, /, *, as_json: AsJson = False, where: Where) -> None:
@@ -53,10 +53,10 @@ def compare(
     store, shown = where.open(), CHANGED_SHOWN if changed is None else changed
     if is_run(store, a) or is_run(store, b):
         runs, pairs = compare_runs(store, a, b, Resampling(bootstrap))
-        content, text = vars(runs), run_comparison_text(runs, pairs, shown)
+        content, text = vars(runs), run_comparison_text(runs, pairs, shown, fitted)
     else:
         answers = compare(store, a, b, Resampling(bootstrap))
-        text = comparison_text(answers, shown)
+        text = comparison_text(answers, shown, fitted)
         content = vars(answers) | {"changed": answers.changed[:changed]}
     print_json(content) if as_json else print_text(text)
 

@@ -33,7 +33,7 @@ from cli.options import (
     Text,
     Where,
 )
-from cli.terminal import is_terminal, is_verbose, print_json, print_table, print_text, write_output
+from cli.terminal import fitted, is_terminal, is_verbose, print_json, print_table, print_text, write_output
 
 
 def run(
@@ -70,7 +70,7 @@ def run(
     if as_json:
         print_json({**summary_content(steps.artifacts, steps.settings, results), "report": page and str(page)})
         return
-    print_text(summary(steps.artifacts, results, with_ids=is_verbose()))
+    print_text(summary(steps.artifacts, results, with_ids=is_verbose(), table=fitted))
     if page is not None:
         print_text(f"\nreport:\n{page}")
 

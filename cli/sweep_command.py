@@ -20,7 +20,7 @@ from cli.options import (
     Text,
     Where,
 )
-from cli.terminal import print_text, write_output
+from cli.terminal import fitted, print_text, write_output
 
 Names = Annotated[Sequence[str], Parameter(metavar="NAME...", consume_multiple=(1, None))]
 Numbers = Annotated[Sequence[Positive], Parameter(metavar="N...", consume_multiple=(1, None))]
@@ -87,6 +87,6 @@ def sweep(
         runs = list(run_sweep(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
     content = sweep_content(runs) if as_json else None
     if content is None:
-        print_text(sweep_text(runs, grid.points))
+        print_text(sweep_text(runs, grid.points, fitted))
     if output is not None or content is not None:
         write_output(sweep_report(runs, command_line, grid.points), output, content)

@@ -14,19 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from rich.cells import cell_len
-
 from cache.files import write_for_user
 from cache.printable import is_unprintable, keep_logs_printable, printable, printable_lines, traceback_text
 from pipeline.engine.progress import LinesBesideBars, end_bars
-from pipeline.text_table import aligned, wrap_words
+from pipeline.text_table import GAP, aligned, narrowed, wrap_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NO_WRAPPING = 10_000
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
-GAP = 2  # between columns
 LEAST_WIDTH = 20  # below some 3 letters, the help's tables would never end
 
 
@@ -56,6 +53,11 @@ def write_output(text: str, output: Path | None, content: Any = None) -> None:
         print_text(text if output is None else str(output))
 
 
+def fitted(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
+    """Return rows as a table that is no wider than the terminal, where words allow."""
+    return aligned(rows, n_left, terminal_width())
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows as a table under its head, as wide as the terminal; into a file or pipe, a line a row and no head.
 
@@ -69,7 +71,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    widths = _widths([head, *rows], terminal_width())
+    widths = narrowed([[printable(cell) for cell in row] for row in [head, *rows]], terminal_width() - GAP)
     if widths is None:
         print("\n".join(line for row in rows for line in _block(row)))
         return
@@ -79,20 +81,6 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     Console().print(table)
-
-
-def _widths(rows: Sequence[Sequence[str]], columns: int) -> list[int] | None:
-    """Return how wide each column of a table is to be so that no word is broken; None where it cannot be."""
-    cells = [[printable(cell) for cell in column] for column in zip(*rows, strict=True)]
-    longest = [max(cell_len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
-    widths = [max(map(cell_len, column)) for column in cells]
-    room = columns - GAP * len(widths)
-    if sum(longest) > room:
-        return None
-    while sum(widths) > room:
-        slack = [width - least for width, least in zip(widths, longest, strict=True)]
-        widths[slack.index(max(slack))] -= 1
-    return widths
 
 
 def _block(row: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from rich.cells import cell_len
 
@@ -12,6 +13,9 @@ Cells = Sequence[Sequence[str]]
 Table = Callable[..., str]  # one of the two below
 
 # What Markdown, or HTML in it, reads as more than itself; an underscore inside a word is one.
+GAP = 2  # between columns
+NBSP = "\u00a0"  # holds together what a narrow terminal may not break
+
 MARKS = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_])")
 
 
@@ -39,16 +43,43 @@ def or_dash(value: float | None, form: str = "{:.1f} %") -> str:
     return "-" if value is None else form.format(value)
 
 
-def aligned(lines: Cells, n_left: int = 1) -> str:
-    """Cells as columns, a line a row however wide; the first `n_left` columns to the left, the others to the right."""
+def aligned(lines: Cells, n_left: int = 1, columns: int | None = None) -> str:
+    """Cells as columns, the first `n_left` to the left, the others to the right; a line a row, however wide.
+
+    With `columns`, cells of a table that is wider than that are broken between words, where this makes it fit.
+    """
     shown = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    narrow = narrowed(shown, columns) if columns else None
+    widths = narrow or [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
 
-    def padded(column: int, cell: str) -> str:
-        space = " " * (widths[column] - cell_len(cell))
-        return cell + space if column < n_left else space + cell
+    def padded(column: int, cell: str | None) -> str:
+        space = " " * (widths[column] - cell_len(cell or ""))
+        return (cell or "") + space if column < n_left else space + (cell or "")
 
-    return "\n".join("  ".join(map(padded, range(len(line)), line)).rstrip() for line in shown)
+    text = []
+    for line in shown:
+        parts = [_lines_of(cell, width) if narrow else [cell] for cell, width in zip(line, widths, strict=True)]
+        text += [(" " * GAP).join(map(padded, range(len(line)), part)).rstrip() for part in zip_longest(*parts)]
+    return "\n".join(text).replace(NBSP, " ")
+
+
+def narrowed(lines: Cells, columns: int) -> list[int] | None:
+    """Return how wide each column of a table is to be so that no word is broken; None where it cannot be that narrow."""
+    cells = list(zip(*lines, strict=True))
+    longest = [max(cell_len(word) for cell in column for word in cell.split(" ")) for column in cells]
+    widths = [max(map(cell_len, column)) for column in cells]
+    room = columns - GAP * (len(widths) - 1)
+    if sum(longest) > room:
+        return None
+    while sum(widths) > room:
+        slack = [width - least for width, least in zip(widths, longest, strict=True)]
+        widths[slack.index(max(slack))] -= 1
+    return widths
+
+
+def _lines_of(cell: str, width: int) -> list[str]:
+    indent = " " * (len(cell) - len(cell.lstrip(" ")))
+    return wrap_words(cell, width, below=indent) or [""] if cell_len(cell) > width else [cell]
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +107,7 @@ def markdown(lines: Cells, n_left: int = 1) -> str:
 
     Cells are escaped but for `Markup`.
     """
-    head, *rest = [[escaped(cell).replace("\n", " ") for cell in line] for line in lines]
+    head, *rest = [[escaped(cell).replace("\n", " ").replace(NBSP, " ") for cell in line] for line in lines]
     rule = ["---" if column < n_left else "---:" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))
 

@@ -99,7 +99,7 @@ def _page(answer: Answer, folder: Path) -> Any:
 
     def ask(upload: str | None, question: str, options: str) -> str:
         try:
-            return _framed(_answered(answer, folder, upload, question, options))
+            return _framed(answered_upload(answer, folder, upload, question, options))
         except SevilaError as error:
             lines = [str(error), *getattr(error, "hints", ())]
             raise gradio.Error(escape("\n".join(lines)), duration=None, print_exception=False) from error
@@ -116,7 +116,7 @@ def _page(answer: Answer, folder: Path) -> Any:
     return page
 
 
-def _answered(answer: Answer, folder: Path, upload: str | None, question: str, options: str) -> str:
+def answered_upload(answer: Answer, folder: Path, upload: str | None, question: str, options: str) -> str:
     """Answer from a copy of the upload under a name of ours; raises `SevilaError` for what cannot be asked."""
     if not upload or not question.strip():
         raise SevilaError("a video and a question are needed")

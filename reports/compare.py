@@ -15,6 +15,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.metrics.accuracy import Answered, Outcome, Reporting
 from pipeline.metrics.comparison import PairedRow, comparison_table, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
+from pipeline.text_table import Table, aligned
 from reports.stale import warn_if_stale
 from stages.answer_questions import Answers
 from stages.evaluate import Metrics, outcomes, reporting
@@ -107,7 +108,7 @@ def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
     return next(row for row in rows if row.scope == "overall")
 
 
-def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN) -> str:
+def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, table: Table = aligned) -> str:
     """Return the comparison for a terminal, with the first `n_changed` of the changed questions."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}", *(f"  {line}" for line in comparison.differences), ""]
     lines.append(f"{comparison.n_compared} questions compared")
@@ -124,7 +125,7 @@ def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN) -> s
             f"unanswered, counted as wrong: {comparison.n_unanswered_a} by A, {comparison.n_unanswered_b} by B"
         )
     by = comparison.bootstrap.by
-    lines += ["", *format_comparison_table(comparison.rows, by).split("\n"), ""]
+    lines += ["", *format_comparison_table(comparison.rows, by, table).split("\n"), ""]
     lines += [
         f"95 % by {by}: paired percentile bootstrap, {comparison.bootstrap.resamples:,} resamples of {by}s",
         "p: McNemar's exact test, which takes questions for independent; not corrected for the number of rows",

@@ -11,6 +11,7 @@ from cache.printable import printable_lines
 from cache.store import Store
 from pipeline.metrics.comparison import PairedRow, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
+from pipeline.text_table import Table, aligned
 from reports.compare import Comparison, compare, comparison_text
 from stages.all import STAGES
 from stages.answer_questions import Answers
@@ -73,13 +74,15 @@ def is_run(store: Store, name: str) -> bool:
     return name in every_name(store)
 
 
-def run_comparison_text(comparison: RunComparison, pairs: list[Comparison], n_changed: int) -> str:
+def run_comparison_text(
+    comparison: RunComparison, pairs: list[Comparison], n_changed: int, table: Table = aligned
+) -> str:
     """Return the comparison for a terminal: question by question where the runs answered in one setting."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}"]
     lines += [f"  {line}" for line in comparison.differences or ["the same settings"]]
     if len(pairs) == 1:
-        return f"{printable_lines(lines)}\n\n{comparison_text(pairs[0], n_changed)}"
-    lines += ["", *format_comparison_table(comparison.rows, comparison.bootstrap).split("\n"), ""]
+        return f"{printable_lines(lines)}\n\n{comparison_text(pairs[0], n_changed, table)}"
+    lines += ["", *format_comparison_table(comparison.rows, comparison.bootstrap, table).split("\n"), ""]
     for name, only in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)):
         lines += [f"only in {name}: {', '.join(only)}"] if only else []
     hint = "`sevila compare` of the ids of two of their answers (`sevila runs show`) says which questions changed"

@@ -207,5 +207,9 @@ def estimate_text(estimate: RecipeEstimate) -> str:
         took = "not measured" if step.seconds is None else duration(step.seconds)
         if step.amount and (step.seconds is not None or step.disk_bytes):
             rows.append([step.stage, step.setting, f"{step.amount:,} {step.unit}", took])
+    if len(rows) == 1:
+        return "no estimate: how many questions and frames there are is known once annotations and videos are here"
     total = f"together {duration(estimate.seconds)} for what was measured ({measured_rates()['setting']})"
+    total += f"; {human_size(estimate.disk_bytes)} of disk" if estimate.disk_bytes else ""
+    total += f"; {human_size(estimate.gpu_bytes)} of GPU memory at most" if estimate.gpu_bytes else ""
     return "\n".join([aligned(rows, n_left=2), "", total])

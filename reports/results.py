@@ -9,17 +9,19 @@ from typing import get_args
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_row
-from pipeline.text_table import Table, aligned, or_dash
+from pipeline.text_table import NBSP, Table, aligned, or_dash
 
 Cell = tuple[str, Column]
 
 
-def results_text(results: Results, with_ids: bool = True) -> str:
+def results_text(results: Results, with_ids: bool = True, table: Table = aligned) -> str:
     """Return everything that a full chain found, for a terminal: the table, the artifacts behind it, and the trainings."""
-    ids = f"metrics of each setting (`sevila compare A B` tests two of them):\n{_indented(aligned(metric_ids(results), 3))}"
+    ids = (
+        f"metrics of each setting (`sevila compare A B` tests two of them):\n{_indented(table(metric_ids(results), 3))}"
+    )
     lines = learned_lines(results) if with_ids else training_lines(results)
     trainings = ["learned:\n" + _indented("\n".join(lines))] if lines else []
-    return "\n\n".join([results_table(results), *([ids] if with_ids else []), *trainings])
+    return "\n\n".join([results_table(results, table), *([ids] if with_ids else []), *trainings])
 
 
 def results_table(results: Results, table: Table = aligned) -> str:
@@ -122,7 +124,8 @@ def _heading(results: Results) -> str:
 
 def _cell(value: float | None, setting: Setting | None) -> str:
     interval = headline_interval(setting.metrics.headline()) if setting is not None else None
-    return or_dash(value, "{:.1f}") + (f" ({interval[0]:.1f} - {interval[1]:.1f})" if interval is not None else "")
+    span = f"({interval[0]:.1f} - {interval[1]:.1f})".replace(" ", NBSP) if interval is not None else ""
+    return " ".join(filter(None, [or_dash(value, "{:.1f}"), span]))
 
 
 def _indented(text: str) -> str:

@@ -9,7 +9,7 @@ from cache.printable import printable
 from pipeline.datasets.question import Rejected
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results, TrainedWeights
-from pipeline.text_table import Markup, code, escaped, markdown
+from pipeline.text_table import Markup, Table, aligned, code, escaped, markdown
 from reports.answer_table import answers_in_words
 from reports.results import learned_lines, metric_ids, results_table, results_text, training_line
 from stages.answer_questions import Answers
@@ -25,7 +25,9 @@ ANSWERS_SHOWN = 3
 SETTINGS_SHOWN = 3
 
 
-def summary(artifacts: Sequence[Artifact], results: Artifact | Results, with_ids: bool = True) -> str:
+def summary(
+    artifacts: Sequence[Artifact], results: Artifact | Results, with_ids: bool = True, table: Table = aligned
+) -> str:
     """Return the text that ends a run; `results` is what its chain returned, `with_ids` lists every artifact."""
     ids = [f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts]
     parts = ["artifacts:", *ids] if with_ids else []
@@ -37,11 +39,11 @@ def summary(artifacts: Sequence[Artifact], results: Artifact | Results, with_ids
         if isinstance(artifact, Answers) and (shown := _first_answers(artifact)):
             parts += ["", f"first answers (all: `sevila answers {artifact.id}`):", *(f"  {line}" for line in shown)]
         if isinstance(artifact, LocalizationMetrics):
-            parts += ["", artifact.text()]
+            parts += ["", artifact.text(table)]
         if isinstance(artifact, (Metrics, MomentMetrics)):
-            parts += ["", artifact.text(), "", f"metrics: {artifact.path / 'metrics.json'}"]
+            parts += ["", artifact.text(table), "", f"metrics: {artifact.path / 'metrics.json'}"]
     if isinstance(results, Results):
-        parts += ["", results_text(results, with_ids)]
+        parts += ["", results_text(results, with_ids, table)]
     return "\n".join(parts if with_ids else parts[1:])
 
 

@@ -31,10 +31,10 @@ def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def sweep_text(runs: Sequence[CellRun], points: float) -> str:
+def sweep_text(runs: Sequence[CellRun], points: float, table: Table = aligned) -> str:
     """Return the tables for a terminal, how to read them, and why a cell has no numbers."""
     problems = [f"no numbers for {name_of(run.cell)}: {run.problem}" for run in runs if run.problem]
-    parts = [sweep_table(runs, points, aligned), group_table(runs, aligned), how_to_read(points), "\n".join(problems)]
+    parts = [sweep_table(runs, points, table), group_table(runs, table), how_to_read(points), "\n".join(problems)]
     return "\n\n".join(filter(None, parts))
 
 

@@ -90,7 +90,7 @@ def _released(recipe: Recipe, step: Step, sources: Sources) -> Released:
 
 
 def _questions(step: Step, sources: Sources, split: Split) -> Artifact:
-    return step(stages.list_questions, split.annotations(sources), **split.where)
+    return step(stages.list_questions, split.annotations(sources), setting=split.name, **split.where)
 
 
 def _features(step: Step, sources: Sources, split: Split, questions: Artifact, backbone: Artifact) -> SplitArtifacts:

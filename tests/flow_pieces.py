@@ -65,6 +65,26 @@ def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_fin
 
 
 @side_by_side
+def test_cancelling_a_setting_cancels_the_run_that_it_is_part_of(
+    prefect: PrefectServer, sampled: Path, folder: Path
+) -> None:
+    long = ['chain.selectors=["uniform"]', "finetune_answerer.epochs=100000"]
+    to = {"recipe": str(prefect.world / "full.toml"), "settings": long, "places": {"store": str(folder / "store")}}
+    id = prefect.start("sevila/full-chain", "of a setting", **to, execution=HERE)
+
+    def training() -> Any:
+        settings = [node["id"] for node in prefect.graph(id) if node["label"].startswith("sevila-setting / ")]
+        steps = [node for setting in settings for node in prefect.graph(setting) if node["state_type"] == "RUNNING"]
+        return settings if any("finetune_answerer" in step["label"] for step in steps) else []
+
+    (setting,) = prefect.until(training)
+    prefect.ask(f"flow_runs/{setting}/set_state", {"state": {"type": "CANCELLING"}})
+    prefect.ended("of a setting", "CANCELLED")
+    prefect.until(lambda: prefect.ask(f"flow_runs/{setting}")["state"]["type"] == "CANCELLED")
+    assert any("its setting 'uniform' was cancelled" in line for line in prefect.log_lines("of a setting"))
+
+
+@side_by_side
 def test_a_piece_that_a_full_disk_fails_is_handed_out_again(
     prefect: PrefectServer, sampled: Path, folder: Path
 ) -> None:

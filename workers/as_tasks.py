@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any, TypeVar
+from uuid import UUID
 
-from prefect import flow, tags, task
+from prefect import flow, get_client, tags, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
+from prefect.runtime import flow_run as this_run
+from prefect.states import Cancelling, State
 
 from cache.errors import OF_THE_MACHINE, MachineError
 from pipeline.engine.build import Make
@@ -16,7 +21,10 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.engine.steps import Step, setting_of
 from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE
 
+log = logging.getLogger("sevila")
+
 Made = TypeVar("Made")
+ASK_SECONDS = 10.0  # whether somebody has cancelled a setting
 OF_OUR_DEPLOYMENTS = "sevila"  # tag of the runs that automations.yaml marks when their process is gone
 
 
@@ -43,13 +51,45 @@ class AsTasks:
 
         @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
         def setting() -> Any:
-            return work()
+            with _cancelled_with_its_run():
+                return work()
 
         # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
         artifacts = [value for value in reads if isinstance(value, Artifact)]
         with tags(OF_OUR_DEPLOYMENTS):
             outcome: Made = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
         return outcome
+
+
+@contextmanager
+def _cancelled_with_its_run() -> Iterator[None]:
+    """While the block is at work for a setting's run, have somebody's cancelling of it cancel the run that it is part of.
+
+    Prefect stops the processes that its workers started: a run within another has none, and would go on to its end.
+    """
+    own, name, whole, is_over = str(this_run.id), str(this_run.name), str(this_run.root_flow_run_id), Event()
+
+    def watch() -> None:
+        with get_client(sync_client=True) as client:
+            while not is_over.wait(ASK_SECONDS):
+                try:
+                    state = client.read_flow_run(UUID(own)).state
+                    if state is not None and state.is_cancelling():
+                        log.warning("its setting %r was cancelled: the run is cancelled with it", name)
+                        client.set_flow_run_state(
+                            UUID(whole), Cancelling(message=f"its setting {name!r} was cancelled")
+                        )
+                        return
+                except Exception as error:  # a server that is gone for a while is no reason to fail a step
+                    log.debug("whether the setting is cancelled is not known: %s", error)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.metrics.accuracy import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, subsets
 from pipeline.metrics.resampling import BY_VIDEO, Resampling, percentile_interval, resampled_ratios
-from pipeline.text_table import aligned, or_dash
+from pipeline.text_table import NBSP, Table, aligned, or_dash
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,21 @@ def _mean_row(groups: Sequence[PairedRow], differences: NDArray[np.float64]) -> 
     )
 
 
-def format_comparison_table(rows: Sequence[PairedRow], by: str) -> str:
-    """The table as aligned plain text for a terminal; `by` names what was resampled, video or question."""
+def format_comparison_table(rows: Sequence[PairedRow], by: str, table: Table = aligned) -> str:
+    """The rows as a table, aligned plain text by default; `by` names what was resampled, video or question."""
     header = ["", "questions", "A", "B", "B - A", f"95 % by {by}", "only A right", "only B right", "p (McNemar)"]
     lines = [
         [
             INDENTS[row.scope] + row.name,
             str(row.n_questions),
-            or_dash(row.a_percent),
-            or_dash(row.b_percent),
+            or_dash(row.a_percent, f"{{:.1f}}{NBSP}%"),
+            or_dash(row.b_percent, f"{{:.1f}}{NBSP}%"),
             f"{row.difference_points:+.1f}",
-            "-" if row.low_points is None else f"{row.low_points:+.1f} to {row.high_points:+.1f}",
+            "-" if row.low_points is None else f"{row.low_points:+.1f} to{NBSP}{row.high_points:+.1f}",
             str(row.n_only_a),
             str(row.n_only_b),
             or_dash(row.p_value, "{:.3g}"),
         ]
         for row in rows
     ]
-    return aligned([header, *lines])
+    return table([header, *lines])

@@ -135,7 +135,7 @@
   }
 
   // ---- one question
-  const seconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} s`;
+  const seconds = (value) => `${value < 100 ? value.toFixed(1) : Math.round(value)} s`;
   function shownPositions(n, set, settings) {
     const shown = new Set(meta.shown[set][n]);
     for (const setting of settings) for (const position of (setting && setting.k) || []) shown.add(position);
@@ -207,7 +207,7 @@
       const result = meta.settings[side.number].answers ? mark(outcome(side.at, side.number), side.letter) : null;
       return el("li", {}, el("b", {class: `who ${side.letter}`}, side.letter), " ", result, " ", side.name, scores, side.content && side.content.r ? el("span", {class: "reason"}, ` ${side.content.r}`) : null, side.content ? null : el("span", {class: "reason"}, " was not asked this question, or another of its id"));
     });
-    return el("ul", {class: "legend"}, ...items, el("li", {class: "muted"}, "◇ evenly spread", detail.m.length ? " · green: true moment" : "", sides.some((side) => aloneOf(detail, sides, side.set)) ? " · letter: what the frame alone would answer" : ""));
+    return el("ul", {class: "legend"}, ...items, el("li", {class: "muted"}, "◇ evenly spread", detail.m.length ? " · green: true moment" : "", sides.some((side) => aloneOf(detail, sides, side.set)) ? " · letter beside a time: the option that the frame alone would answer" : ""));
   }
   async function drawDetail() {
     const turn = ++drawing, target = byId("detail");

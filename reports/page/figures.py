@@ -51,8 +51,9 @@ SETTINGS: dict[Any, Any] = {
     "legend.labelcolor": INK,
     "lines.linewidth": 1.4,
 }
-WIDTH = 5.2  # inches; wider ones have letters too small for a phone
-LABEL_LETTERS = 30  # of a line beside a row
+WIDTH = 4.6  # inches; wider ones have letters too small for a phone
+NAMES_A_LINE = 2  # of a legend, so that long ones are not cut off
+LABEL_LETTERS = 26  # of a line beside a row
 SMOOTHED_TO = 60  # points of a loss curve
 Scores = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -111,8 +112,10 @@ def training_figure(course: TrainingCourse) -> Markup:
         for colour, (name, values) in zip((B, C, MUTED), course.figures.items(), strict=False):
             axes.plot(*zip(*values, strict=True), color=colour, marker=".", label=name.replace("_", " "))
         _from_zero(axes)
-        axes.set_title(printable(course.name), pad=22)
-        _legend(axes, 1 + len(course.figures), size=7)
+        axes.set_xlabel("step")
+        n_names = 1 + len(course.figures)
+        axes.set_title(printable(course.name), pad=10 + 12 * -(-n_names // NAMES_A_LINE))
+        _legend(axes, n_names)
 
     return _svg(
         f"training-{fingerprint(course.name)[:8]}",
@@ -184,7 +187,7 @@ def _intervals(
 
 
 def _named_places(axes: Axes, names: Sequence[str]) -> None:
-    labels = ["\n".join(wrap(printable(name), LABEL_LETTERS)) for name in names]
+    labels = ["\n".join(wrap(printable(name), LABEL_LETTERS, break_on_hyphens=False)) for name in names]
     axes.set_yticks(range(len(names)), labels, color=INK)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -196,11 +199,11 @@ def _from_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
 
 
-def _legend(axes: Axes, n_columns: int, size: float = 8) -> None:
+def _legend(axes: Axes, n_names: int, size: float = 8) -> None:
     """Put the names of the lines above the axes, where they cover nothing; none for a single line."""
-    if n_columns > 1:
+    if n_names > 1:
         spaces: dict[str, Any] = {"borderaxespad": 0.2, "columnspacing": 1.2, "handlelength": 1.4}
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=size, ncols=n_columns, **spaces)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=size, ncols=NAMES_A_LINE, **spaces)
 
 
 def _svg(name: str, inches: tuple[float, float], draw: Any, about: str) -> Markup:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from cli.options import ExecutionOptions
 from pipeline.engine.stage import RunContext
 from pipeline.inference.resident import keeping_models
 from pipeline.models import checkpoint
+from reports.ask_page import answer_page
+from reports.ask_server import answered_upload
 from reports.asked_answer import answer_of
 from reports.asking import AskRequest, ask_video
 from tests.stages.runs import artifact
@@ -117,6 +120,25 @@ def test_a_video_that_cannot_be_read_is_no_answer_with_the_reason(
     assert "nowhere.mp4: there is no such video" in capsys.readouterr().err
     assert ask(demo, asked, "What?", "--option", "a") == 1
     assert "this cannot be asked: 1 options, 2 to 26 were wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:4,\nother.mp4\n"])
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_a_playlist_dropped_on_the_page_as_a_video_is_refused_and_what_it_names_is_not_read(
+    demo: Path, asked: Path, tmp_path: Path, content: str, suffix: str
+) -> None:
+    make_video(tmp_path / "other.mp4")
+    upload = tmp_path / f"walk.{suffix}"
+    upload.write_text(content.replace("other.mp4", str(tmp_path / "other.mp4")))
+    weights, settings = [f"{BLIP2}={demo / 'tiny-blip2'}"], SMALL[1:4:2]
+    context = RunContext.of(Store(asked), vars(ExecutionOptions()) | {"device": "cpu"})
+
+    def answer(video: Path, question: str, options: Sequence[str]) -> str:
+        run = ask_video(AskRequest(video, question, options, weights, settings=settings), context)
+        return answer_page(run, answer_of(run))
+
+    page = answered_upload(answer, tmp_path, str(upload), "What?", "red\nblue")
+    assert "a playlist" in page and "data:image/jpeg" not in page
 
 
 def test_trained_weights_of_the_store_answer_and_those_of_another_backbone_do_not(

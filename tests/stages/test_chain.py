@@ -45,8 +45,7 @@ class Drawing:
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
         self._recipe.config(stage, **changes)
         assert len(inputs) == len(stage.inputs), stage.name
-        which = setting or changes.get("split", "")
-        name = f"{stage.name} ({which})" if which else stage.name
+        name = f"{stage.name} ({setting})" if setting else stage.name
         self.stages.append(stage.name)
         self.arrows += [(self._names.get(id(value), value), name) for value in inputs if value is not None]
         artifact = stage.output(self._store, None, "only drawn")
@@ -85,10 +84,10 @@ def test_full_chain_is_figure_3(tmp_path: Path) -> None:
     # The Localizer learns from moments.
     moments = [f"{stage} (pre-training split)" for stage in ("sample_frames", "extract_features")]
     pretrained = figure.into("pretrain_localizer")
-    assert pretrained == ["list_questions (train)", *moments, backbone, "init_localizer"]
+    assert pretrained == ["list_questions (pre-training split)", *moments, backbone, "init_localizer"]
 
     # Its keyframes of the training split teach the Answerer.
-    learned = ["list_questions (train)", *seen]
+    learned = ["list_questions (training split)", *seen]
     name = "pre-trained Localizer"
     scored, chosen = f"score_frames ({name}, training split)", f"select_keyframes ({name}, training split)"
     assert figure.into(scored) == [*learned, backbone, "pretrain_localizer"]
@@ -105,7 +104,7 @@ def test_full_chain_is_figure_3(tmp_path: Path) -> None:
     name = "refined Localizer"
     chosen = f"select_keyframes ({name})"
     assert figure.into(f"score_frames ({name})") == [
-        "list_questions (test)",
+        "list_questions (evaluation split)",
         *asked,
         backbone,
         "refine_localizer (round 1)",
@@ -116,8 +115,8 @@ def test_full_chain_is_figure_3(tmp_path: Path) -> None:
         ("fine-tuned", f"finetune_answerer ({name})"),
     ):
         answers = f"answer_questions ({name}, {who})"
-        assert figure.into(answers) == ["list_questions (test)", chosen, asked[1], backbone, answerer]
-        assert figure.into(f"evaluate ({name}, {who})") == ["list_questions (test)", answers]
+        assert figure.into(answers) == ["list_questions (evaluation split)", chosen, asked[1], backbone, answerer]
+        assert figure.into(f"evaluate ({name}, {who})") == ["list_questions (evaluation split)", answers]
 
 
 def test_each_round_labels_with_the_newest_answerer_and_refines_the_newest_localizer(tmp_path: Path) -> None:
@@ -132,8 +131,8 @@ def test_a_selector_learns_from_the_training_split_and_scores_both_and_no_locali
     figure = Drawing((*FULL[:2], 'chain.selectors=["atp", "differentiable_top_k"]'), tmp_path)
     for name in ("ATP", "differentiable top-k"):
         train, test = (
-            [f"list_questions ({split})", f"sample_frames ({which} split)", f"extract_features ({which} split)"]
-            for split, which in (("train", "training"), ("test", "evaluation"))
+            [f"{stage} ({which} split)" for stage in ("list_questions", "sample_frames", "extract_features")]
+            for which in ("training", "evaluation")
         )
         models = ["import_backbone", "init_answerer"]
         trained = f"train_selector ({name})"
@@ -153,7 +152,7 @@ def test_moments_of_the_training_split_itself_are_listed_and_extracted_once(tmp_
         2,
         2,
     ]
-    read = ["list_questions (train)", "sample_frames (training split)", "extract_features (training split)"]
+    read = ["list_questions (training split)", "sample_frames (training split)", "extract_features (training split)"]
     assert figure.into("pretrain_localizer") == [*read, "import_backbone", "init_localizer"]
 
 

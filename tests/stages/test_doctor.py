@@ -1,6 +1,7 @@
 """What stands in the way on a machine, and what a recipe would take."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from cli import main
 from pipeline.text_table import wrap_words
 from reports import machine_check
+from reports.recipe_check import RecipeEstimate, StepEstimate, estimate_text
 from tests.stages.runs import arguments
 
 
@@ -114,3 +116,10 @@ def test_lines_break_between_words_only() -> None:
     text = "from https://huggingface.co/Salesforce/blip2-flan-t5-xl-of-a-very-long-name-that-has-no-end to the folder"
     lines = wrap_words(text, 40, "", "  ")
     assert " ".join(" ".join(lines).split()) == text and len(lines) == 3
+
+
+def test_an_estimate_says_time_disk_and_gpu_memory_and_says_so_where_there_is_nothing_to_estimate_from() -> None:
+    known = StepEstimate("score_frames", "", 703 * 60, "pairs", 60.0, 5_000_000_000, 7.5e9)
+    text = estimate_text(RecipeEstimate("a card", [known]))
+    assert "60 s" in text and "5.0 GB of disk" in text and "7.5 GB of GPU memory at most" in text
+    assert estimate_text(RecipeEstimate("a card", [replace(known, amount=0)])).startswith("no estimate: ")
