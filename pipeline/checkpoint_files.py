@@ -10,7 +10,7 @@ from typing import Any
 from cache.errors import CheckpointError
 from cache.files import open_file
 from cache.untrusted import is_name
-from pipeline.downloads import HEAD_BYTES, gone_wrong
+from pipeline.downloads import HEAD_BYTES, gone_wrong, no_text
 
 JSON_LIMIT_BYTES = 16 << 20  # the largest index on hubs has a tenth of it
 
@@ -95,6 +95,8 @@ def read_model_json(path: Path, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str
     try:
         with open_file(path) as stream:
             data = stream.read(limit_bytes + 1)
+        if problem := no_text(data[:HEAD_BYTES]):
+            raise ValueError(problem)
         if len(data) > limit_bytes:
             raise ValueError(f"it has more than {limit_bytes} bytes, more than any has")
         content = json.loads(data.decode("utf-8").lstrip("\ufeff"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.errors import RecipeError, did_you_mean
 from cache.files import kind_of, open_file
+from pipeline.downloads import HEAD_BYTES, no_text
 
 LIMIT_BYTES = 1 << 20
 
@@ -22,6 +23,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     with open_file(path) as stream:
         content = stream.read(LIMIT_BYTES + 1)
+    if problem := no_text(content[:HEAD_BYTES]):
+        raise ValueError(problem)
     if len(content) > LIMIT_BYTES:
         raise ValueError(f"more than {LIMIT_BYTES} bytes")
     try:

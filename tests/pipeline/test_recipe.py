@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from cache.errors import RecipeError
 from pipeline.engine.recipe import Recipe, available, load, section_configs
+from pipeline.engine.toml_file import read_named
 from stages.all import STAGES
 
 
@@ -186,3 +188,19 @@ def test_pipe_or_folder_in_the_place_of_a_recipe_is_told(tmp_path: Path) -> None
     for name, what in (("pipe.toml", "a pipe"), ("", "a folder")):
         with pytest.raises(RecipeError, match=f"it is {what}, a recipe is a file or a name"):
             load(str(tmp_path / name), STAGES)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"[sample_frames]\n"), "packed by gzip"),
+        (b"<!DOCTYPE html>\n<html></html>\n", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("[sample_frames]\n".encode("utf-16"), "text in UTF-16"),
+    ],
+    ids=["gzip", "html", "lfs", "utf-16"],
+)
+def test_recipe_that_is_another_kind_of_file_is_called_that(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"mine\.toml: .*{kind}"):
+        read_named("recipe", f"{tmp_path / 'mine.toml'}", {})

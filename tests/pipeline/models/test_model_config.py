@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ def test_sizes_that_cannot_be_built_are_refused(tmp_path: Path) -> None:
 def test_unreadable_config_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match="not readable as a JSON object"):
+        read_blip2_config(tmp_path)
+
+
+def test_config_that_is_another_kind_of_file_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(CheckpointError, match=r"config\.json: .*: packed by gzip"):
         read_blip2_config(tmp_path)
 
 
