@@ -51,6 +51,21 @@ def test_pad_inside_a_short_frame_prefix_stays_in_place_and_is_masked(language: 
     torch.testing.assert_close(inputs.embeddings[0, longest - 1], pad)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_folded_keys_and_values_give_the_logits_of_the_decoder(language: Language, steps: int) -> None:
+    visual = random_visual(language, rows=3, frames=2)
+    words = language.verbalizer.tokenize(["a", "a longer question?", "yes"]).token_ids
+    inputs = language.assemble(["Frame 1: ", "Frame 10: "], visual, words)
+    decoder_ids = language.decoder_ids(3, *[5] * (steps - 1))
+    with torch.no_grad():
+        hidden = language.encode(inputs)
+        folded = language.decode(hidden, inputs.mask, decoder_ids)
+    with torch.enable_grad():  # what gradients need is not folded
+        whole = language.decode(hidden, inputs.mask, decoder_ids)
+    torch.testing.assert_close(folded, whole, rtol=0, atol=5e-5)
+    assert not torch.equal(folded, whole), "nothing was folded"
+
+
 def test_lm_head_is_not_tied_to_the_embeddings(language: Language) -> None:
     assert not torch.equal(language.model.lm_head.weight, language.model.shared.weight)
     assert language.model.encoder.embed_tokens is language.model.shared
