@@ -1,0 +1,66 @@
+"""CPU seconds of T5's encoder and of one step of its decoder, folded and not: `OMP_NUM_THREADS=1 python -m benchmarks.folding`.
+
+Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, as a Localizer's prompt about one frame has; a vocabulary of
+2,000, as what is said after the decoder is no part of it.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+from pipeline.models import t5_language
+from pipeline.models.language import LanguageInput
+from pipeline.models.t5_language import T5Language
+from pipeline.text_table import aligned
+
+ROWS, TOKENS, REPETITIONS = 64, 72, 5
+SHAPE: dict[str, Any] = {
+    "vocab_size": 2000,
+    "d_model": 768,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 12,
+    "num_heads": 12,
+}
+BASE = T5Config(**SHAPE, feed_forward_proj="gated-gelu", decoder_start_token_id=0, tie_word_embeddings=False)
+
+
+def seconds(compute: Callable[[], Any]) -> float:
+    """CPU seconds of a call."""
+    started = time.process_time()
+    compute()
+    return time.process_time() - started
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print a table; folded and not in turns."""
+    torch.manual_seed(0)
+    words: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=2000, path="")
+    language = T5Language(T5ForConditionalGeneration(BASE), words)
+    hidden, mask = torch.randn(ROWS, TOKENS, BASE.d_model), torch.ones(ROWS, TOKENS, dtype=torch.int64)
+    lines = [["decoder tokens", "encoder s", "decoder s", "folded s", "largest relative difference"]]
+    encoder = statistics.median(seconds(lambda: language.encode(LanguageInput(hidden, mask))) for _ in range(3))
+    for n_tokens in (1, 2):
+        ids = torch.zeros(ROWS, n_tokens, dtype=torch.int64)
+        logits: dict[int, torch.Tensor] = {}
+        taken: dict[int, list[float]] = {0: [], n_tokens: []}
+        for _ in range(REPETITIONS):
+            for steps, times in taken.items():
+                with mock.patch.object(t5_language, "FOLDED_STEPS", steps):
+                    times.append(seconds(lambda: logits.update({steps: language.decode(hidden, mask, ids)})))  # noqa: B023
+        whole, folded = logits.values()
+        difference = float((whole - folded).abs().max() / whole.abs().max())
+        medians = [f"{statistics.median(times):.2f}" for times in taken.values()]
+        lines.append([str(n_tokens), f"{encoder:.2f}", *medians, f"{difference:.1e}"])
+    print(aligned(lines))
+
+
+if __name__ == "__main__":
+    main()
