@@ -191,14 +191,14 @@ def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
 
 def _frame_rate(container_name: str, stream: Any, packets: _Packets) -> float:
     """Frames a second, as the header or else the timestamps say. Raises DecodeError."""
-    times = [time for time in packets.times if time is not None]
+    # AVI has no others; a picture's number there counts those that are repeated before it, its header may count anything.
+    shown_at = packets.decode_times if container_name == "avi" else packets.times
+    times = [time for time in shown_at if time is not None]
     span = (max(times) - min(times)) * stream.time_base if times else 0
     measured = (len(times) - 1) / span if span else None
     rates = [stream.average_rate, stream.guessed_rate, measured]
-    if packets.n_hidden:
+    if packets.n_hidden or container_name == "avi":
         rates = [measured, *rates]  # FFmpeg counts packets without a picture too
-    elif container_name == "avi" and stream.duration:
-        rates = [len(times) / (stream.duration * stream.time_base), *rates]  # its header counts repeated pictures too
     elif container_name in WITHOUT_TIMES and len(packets.times) > 1:
         rates = [stream.codec_context.framerate]
     for rate in rates:

@@ -283,6 +283,9 @@ CLEAR = {
     "letters": ["a.jpg", "b.jpg", "c.jpg"],
     "two letters": ["camera2_ay.jpg", "camera2_az.jpg", "camera2_ba.jpg"],
     "hyphens": ["img-9.jpg", "img-10.jpg"],
+    "numbers that look like years": ["00011999.jpg", "00012000.jpg", "00021900.jpg"],
+    "shots and frames that look like years": ["1_1999.jpg", "1_2000.jpg", "2_0001.jpg"],
+    "evenings": ["2024-05-06_1959.jpg", "2024-05-06_2000.jpg", "2024-06-06_1930.jpg"],
 }
 UNCLEAR = {
     "shot or decimal": (["1.9.jpg", "1.10.jpg", "2.1.jpg"], ["1.9.jpg", "1.10.jpg"]),
@@ -290,6 +293,10 @@ UNCLEAR = {
     "minus": (["-2.jpg", "-1.jpg"], ["-2.jpg", "-1.jpg"]),
     "minus behind a name": (["t_-1.jpg", "t_0.jpg"], ["t_-1.jpg"]),
     "days first": (["31-01-2024.jpg", "01-02-2024.jpg"], ["31-01-2024.jpg"]),
+    "days first without points": (["31012024.jpg", "01022024.jpg"], ["31012024.jpg"]),
+    "months of several years": (["12_2023.jpg", "01_2024.jpg"], ["12_2023.jpg"]),
+    "a true minus": (["t\u22122.jpg", "t\u22121.jpg"], ["t\u22122.jpg"]),
+    "thousands with points": (["999.jpg", "1.000.jpg", "1.001.jpg"], ["1.000.jpg"]),
     "thousands": (["998.jpg", "999.jpg", "1,000.jpg"], ["1,000.jpg"]),
     "two of a number": (["1.jpg", "2.jpg", "02.jpg"], ["2.jpg", "02.jpg"]),
     "a stranger": (["frame1.jpg", "frame2.jpg", "thumb1.jpg"], ["thumb1.jpg"]),
@@ -368,8 +375,20 @@ def test_an_avi_file_that_repeats_pictures_has_the_rate_of_its_own_pictures(tmp_
     every_third_repeated = [index * 3 // 2 for index in range(48)]
     sparse = probe(videos.make_video(tmp_path / "sparse.avi", fps=30, codec="mpeg4", ticks=every_third_repeated))
     assert sparse.fps == pytest.approx(20, rel=0.02) and sparse.n_frames == 48
+    joined = tmp_path / "joined.avi"
+    joined.write_bytes((tmp_path / "copied.avi").read_bytes() * 2)
+    assert (probe(joined).fps, probe(joined).n_frames) == (10, 96)
     ntsc = Fraction(30000, 1001)
     assert probe(videos.make_video(tmp_path / "ntsc.avi", fps=ntsc, codec="mpeg4")).fps == float(ntsc)
+
+
+@pytest.mark.parametrize("promised", [1, 4800])
+def test_a_wrong_length_in_an_avi_header_changes_no_rate(tmp_path: Path, promised: int) -> None:
+    path = videos.make_video(tmp_path / "video.avi", fps=10, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"strh") + 40, promised)
+    path.write_bytes(content)
+    assert (probe(path).fps, probe(path).n_frames) == (10, 48)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".h264", "libx264"), (".m4v", "mpeg4"), (".m2v", "mpeg2video")])
