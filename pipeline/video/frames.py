@@ -129,7 +129,7 @@ class SampledClip:
 
 @dataclass(frozen=True)
 class VideoProbe:
-    """Facts of a video before decoding. Where decord reads a file right, `n_frames` is what it reports, and `fps` in mp4 too."""
+    """Facts of a video before decoding. Where decord reads a file right, `n_frames` and `fps` are what it reports."""
 
     n_frames: int
     fps: float  # average frames a second

@@ -40,12 +40,22 @@ DECORD_CONTAINERS = ("mov", "matroska")
 DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # AV1 it cannot read at all
 MAX_FRAMES = 4_000_000  # 37 hours at 30 frames a second; a file of a few bytes can promise billions
 MAX_FRAMES_PER_SECOND = 1000
-SLOWER = 1.1  # times as long as nominal; timestamps in whole milliseconds are some percent off
 # They hold no times: FFmpeg shows them at 25 frames a second, whatever they were made at, unless the codec's headers say more.
-WITHOUT_TIMES = (
-    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "dirac", "mpegvideo", "m4v", "mjpeg"),
-    *("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe"),
-)  # fmt: skip
+WITHOUT_TIMES: tuple[str, ...] = (
+    "h261",
+    "h263",
+    "h264",
+    "hevc",
+    "vvc",
+    "av1",
+    "obu",
+    "vc1",
+    "dirac",
+    "mpegvideo",
+    "m4v",
+    "mjpeg",
+)
+WITHOUT_TIMES += ("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe")
 TS_PACKET_BYTES = 188
 # MPEG-TS: the mark itself is lost, or stands a picture too early, where FFmpeg cuts packets into pictures.
 MARKED = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+|NOPTS)\)")
@@ -187,7 +197,7 @@ def _frame_rate(container_name: str, stream: Any, packets: _Packets) -> float:
     span = (max(times) - min(times)) * stream.time_base if times else 0
     measured = (len(times) - 1) / span if span else None
     rates = [stream.average_rate, stream.guessed_rate, measured]
-    if packets.n_hidden or container_name == "avi" or _is_slower(container_name, packets, stream):
+    if packets.n_hidden or container_name == "avi":
         rates = [measured, *rates]  # FFmpeg counts packets without a picture too
     elif container_name in WITHOUT_TIMES and len(packets.times) > 1:
         rates = [stream.codec_context.framerate]
@@ -197,19 +207,6 @@ def _frame_rate(container_name: str, stream: Any, packets: _Packets) -> float:
     if rates[0]:
         raise DecodeError(f"no_frame_rate: {float(rates[0]):g} frames a second is not to be believed")
     raise DecodeError("no_frame_rate: neither the header nor the timestamps give a frame rate")
-
-
-def _is_slower(container_name: str, packets: _Packets, stream: Any) -> bool:
-    """Whether most pictures are shown for longer than the header's rate says, as in recordings of screens and phones.
-
-    FFmpeg takes the header's nominal rate, or what the first seconds give; of mp4 it counts all. Not where pictures are faster:
-    a packet may hold a field.
-    """
-    times = sorted({time for time in packets.times if time is not None})
-    if container_name == "mov" or not stream.average_rate or len(times) < max(2, len(packets.times)):
-        return False
-    usual = median(after - before for before, after in pairwise(times)) * stream.time_base
-    return bool(usual * stream.average_rate > SLOWER)
 
 
 def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packets) -> None:
