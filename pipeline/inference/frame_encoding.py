@@ -58,7 +58,7 @@ class Encoding:
         shape: of one frame's values.
         stored_as: their type on disk.
         load: loads the encoder, on the run's device.
-        mend: what helps where values cannot be stored, for people.
+        fix: what helps where values cannot be stored, for people.
     """
 
     what: str
@@ -66,7 +66,7 @@ class Encoding:
     shape: tuple[int, ...]
     stored_as: str
     load: Callable[[], Encoder]
-    mend: str
+    fix: str
 
 
 def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out: ShardedOutput) -> None:
@@ -96,7 +96,7 @@ def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out
 
     out.each_shard(encode_shard)
     n_videos = sum(video.status == "ok" for video in videos)
-    out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; {encoding.mend}")
+    out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; {encoding.fix}")
 
 
 def _row(video: SampledVideo, bad: list[int], unfit: str) -> VideoFeatures:

@@ -79,7 +79,7 @@ def labelled_clips(
     """Return the questions that can be learned from; the others are counted by reason.
 
     Args:
-        labelled: questions, each with a label for each frame of its clip, [T], or None where nobody knows them.
+        labelled: questions, each with a label for each frame of its clip, [T], or None where they are not known.
         no_label: reason code of questions without labels.
 
     Raises:
