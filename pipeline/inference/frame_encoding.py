@@ -39,13 +39,17 @@ Encoder = Callable[["Tensor"], "Tensor"]
 class StoredFrames(Protocol):
     """Sampled frames as an artifact."""
 
-    def videos(self) -> list[SampledVideo]: ...
+    def videos(self) -> list[SampledVideo]:
+        """Return the rows of all videos, failed ones too."""
 
-    def frame_indices(self) -> dict[str, np.ndarray]: ...
+    def frame_indices(self) -> dict[str, np.ndarray]:
+        """Return by video id the indices of its frames in the video, [T] int64, ascending."""
 
-    def pixel_key(self, video: SampledVideo) -> str: ...
+    def pixel_key(self, video: SampledVideo) -> str:
+        """Return what identifies the pixels of any frame of a video."""
 
-    def open(self) -> PoolReader: ...
+    def open(self) -> PoolReader:
+        """Return a reader of the frames, uint8 [T, H, W, 3] a video."""
 
 
 @dataclass(frozen=True)
