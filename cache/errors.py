@@ -88,7 +88,7 @@ class ReadingError(MachineError):
 
 
 class ComparisonError(SevilaError):
-    """Two runs cannot be compared: they share no question, or nobody knows the right options."""
+    """Two runs cannot be compared: they share no question, or the right options are not known."""
 
 
 def repair_hint(path: Path | str) -> str:

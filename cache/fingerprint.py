@@ -53,7 +53,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, PurePath):
         raise FingerprintError(
             f"{where} is the path {str(value)!r}; a place on one machine is not part of an identity: "
-            "name the data in the recipe and say where it lies on the command line or in sevila.toml"
+            "name the data in the recipe and give its path on the command line or in sevila.toml"
         )
     raise FingerprintError(
         f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be hashed stably; "

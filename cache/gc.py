@@ -77,7 +77,7 @@ def survey(store: Store, keep: Iterable[str] = (), older_than_days: float = OLDE
     Raises:
         StoreError: an artifact to keep is not there, or only its folder without a record.
         CorruptArtifactError: a name, or the record of an artifact that is kept or its table of parts, cannot be read, so that
-            nobody knows what else is to be kept.
+            it is not known what else is to be kept.
     """
     with store.one_look():
         return _survey(store, keep, older_than_days)

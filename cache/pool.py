@@ -90,8 +90,8 @@ class Pool:
     def _warn_unmarked(self, folder: Path) -> None:
         if not self._warned:
             log.warning(
-                "%s: holds parts that were written before parts said whose they are; artifacts made of them go on reading them, "
-                "but as they may have been moved since, they are made again for new ones",
+                "%s: holds parts of older releases that do not record which frames they are of; artifacts made of them still "
+                "read them, but as they may have been moved, they are made again for new ones",
                 folder,
             )
         self._warned = True

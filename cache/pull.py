@@ -115,7 +115,9 @@ class Pull(Transfer):
         try:
             return Manifest.parse(id, self._remote.read(name), where)
         except CorruptArtifactError as error:
-            raise CorruptArtifactError(f"{error}; pushed again, it is written anew") from error
+            raise CorruptArtifactError(
+                f"{error}; `sevila cache push` from a store that has it writes it again"
+            ) from error
 
     def _plan_artifact(self, manifest: Manifest) -> Incoming:
         record, store = manifest.record, self._store
@@ -157,7 +159,7 @@ class Pull(Transfer):
         if size_bytes != blob.size_bytes:
             what = "is gone" if size_bytes is None else f"has {size_bytes} bytes, wanted {blob.size_bytes}"
             raise CorruptArtifactError(
-                f"{self._remote.address}/{blob.name}: {what}; `sevila cache push` from a store that has it mends that"
+                f"{self._remote.address}/{blob.name}: {what}; `sevila cache push` from a store that has it restores it"
             )
 
     def _bring(self, incoming: Incoming, moved: Moved) -> None:

@@ -131,14 +131,14 @@ class Push(Transfer):
         return self._there.get(blob.name) == blob.size_bytes
 
     def _theirs(self, id: str) -> Manifest | None:
-        """Return the remote's manifest of an artifact; None for one that is damaged, which is written anew."""
+        """Return the remote's manifest of an artifact; None for one that is damaged, which is written again."""
         name = manifest_name(id)
         try:
             return Manifest.parse(id, self._remote.read(name), f"{self._remote.address}/{name}")
         except FileNotFoundError:
             return None
         except CorruptArtifactError as error:
-            log.warning("%s; it is written anew", error)
+            log.warning("%s; it is written again", error)
             return None
 
     def _is_written(self, run: NamedRun, is_replacing: bool) -> bool:

@@ -106,7 +106,7 @@ class Verification:
         if unmarked and part[0] not in self._unmarked:
             self._unmarked.add(part[0])
             self.remarks.append(
-                f"{path.parents[2]}: holds parts that do not say whose they are, so that nobody knows if they moved"
+                f"{path.parents[2]}: holds parts that do not record which frames they are of: a moved one is not detected"
             )
         return problem
 

@@ -59,7 +59,7 @@ def served(answer: Answer, port: int, upload_megabytes: int) -> Iterator[str]:
                 **{"prevent_thread_lock": True, "quiet": True, "inbrowser": False, "show_error": True},
             )
         except OSError as error:
-            raise SevilaError(f"port {port} of {HOST} is taken: --port says another") from error
+            raise SevilaError(f"port {port} of {HOST} is taken: choose another with --port") from error
         try:
             yield address
         finally:

@@ -142,7 +142,7 @@ def answer_text(answer: AskedAnswer) -> str:
     elif answer.options:
         lines += [f"answer: {answer.answer}"]
     else:
-        lines += [f"answer: {answer.answer or '(nothing was said)'} ({answer.probability:.1%} for the whole text)"]
+        lines += [f"answer: {answer.answer or '(empty)'} ({answer.probability:.1%} for the whole text)"]
     lines += [f"by:     {answer.answered_by}"]
     if answer.truncated:
         lines += ["note:   the question was longer than the model reads; its end was cut"]

@@ -156,7 +156,7 @@ def _hints(name: str) -> list[str]:
         lines.append("fetch:  the same command with --download asks the model hub")
     return [
         *lines,
-        f"here:   --weights {name}=PATH says where they lie, or sevila.toml, for good (`sevila weights import`)",
+        f"here:   --weights {name}=PATH, or a line in sevila.toml (`sevila weights import`)",
         "no download: --weights demo answers by the tiny backbone of `sevila demo`, which only knows coloured shapes",
     ]
 

@@ -31,7 +31,7 @@ CHANGED_SHOWN = 10
 class ChangedQuestion:
     """A question for which A and B chose differently; `change` is lost (only A is right), gained (only B), or wrong (neither).
 
-    The options are texts; None where nobody knows the right one, or a run did not answer.
+    The options are texts; None where the right one is not known, or a run did not answer.
     """
 
     question_id: str

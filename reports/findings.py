@@ -1,4 +1,4 @@
-"""What `sevila doctor` says: findings, each with its mend, and what they amount to."""
+"""What `sevila doctor` reports: findings, each with its fix, and how many problems there are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATE_MARKS: dict[FindingState, str] = {"ok": "ok", "note": "note", "problem": "
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at; `mend` says what to do about it, empty where nothing has to be done.
+    """One thing that was looked at; `fix` says what to do about it, empty where nothing has to be done.
 
     A note stops nothing that can do without it; a problem does.
     """
@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     subject: str
     state: FindingState
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def looked_at(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -33,7 +33,7 @@ def looked_at(subject: str, look: Callable[[], Iterable[Finding]]) -> list[Findi
 
 
 def findings_text(findings: list[Finding], columns: int) -> str:
-    """Return the findings by subject, with their mends below, a line each or as many as so many columns ask for."""
+    """Return the findings by subject, with their fixes below, a line each or as many as so many columns ask for."""
     lines, subject = [], ""
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
@@ -41,7 +41,7 @@ def findings_text(findings: list[Finding], columns: int) -> str:
         subject = finding.subject
         begin, below = f"{head:{width}}  {STATE_MARKS[finding.state]:7}  ", " " * (width + 11)
         lines += wrap_words(finding.text, columns, begin, below)
-        lines += wrap_words(finding.mend, columns, f"{below}-> ", f"{below}   ") if finding.mend else []
+        lines += wrap_words(finding.fix, columns, f"{below}-> ", f"{below}   ") if finding.fix else []
     n_problems = sum(finding.state == "problem" for finding in findings)
-    last = f"{n_problems} problem{'s' if n_problems > 1 else ''}" if n_problems else "nothing stands in the way"
+    last = f"{n_problems} problem{'s' if n_problems > 1 else ''}" if n_problems else "no problems"
     return "\n".join([*lines, "", last])

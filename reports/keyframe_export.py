@@ -117,7 +117,7 @@ def write_pictures(
         Why there are none of a video, by its id.
 
     Raises:
-        MissingSourceError: nobody said where the videos lie.
+        MissingSourceError: no path is given for the videos.
         MachineError: a process died.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,8 @@ def installation() -> Iterator[Finding]:
         if not wanted.specifier.contains(installed, prereleases=True):
             wrong.append((wanted, installed))
     for wanted, installed in wrong:
-        mend = f"pip install '{wanted.name}{wanted.specifier}'"
-        yield Finding("installation", "problem", f"{wanted.name} is {installed}, wanted {wanted.specifier}", mend)
+        fix = f"pip install '{wanted.name}{wanted.specifier}'"
+        yield Finding("installation", "problem", f"{wanted.name} is {installed}, wanted {wanted.specifier}", fix)
     if not wrong:
         yield Finding("installation", "ok", "all libraries are of releases that it was tried with")
 
@@ -80,8 +80,8 @@ def decoders() -> Iterator[Finding]:
         yield Finding("decoders", "ok", ", ".join(installed))
         return
     pins = " ".join(name.replace("pyav", "av").replace("-", "==") for name in wanted)
-    mend = f"pip install {pins}; or --set sample_frames.decoder=... , which makes other frames"
-    yield Finding("decoders", "problem", f"{', '.join(installed)}; recipes ask for {', '.join(wanted)}", mend)
+    fix = f"pip install {pins}; or --set sample_frames.decoder=... , which makes other frames"
+    yield Finding("decoders", "problem", f"{', '.join(installed)}; recipes ask for {', '.join(wanted)}", fix)
 
 
 def store_disk(root: Path) -> Iterator[Finding]:
@@ -95,12 +95,12 @@ def store_disk(root: Path) -> Iterator[Finding]:
     if free < LITTLE_DISK_BYTES:
         room = room._replace(
             state="note",
-            mend="frames and features of NExT-QA take about 150 GB; --store FOLDER or SEVILA_STORE moves it",
+            fix="frames and features of NExT-QA take about 150 GB; --store FOLDER or SEVILA_STORE moves it",
         )
     yield room
     if not os.access(here, os.W_OK):
-        mend = "give a folder of your own by --store; this one can still be read by --below"
-        yield Finding("store", "problem", f"{here} cannot be written", mend)
+        fix = "give a folder of your own by --store; this one can still be read by --below"
+        yield Finding("store", "problem", f"{here} cannot be written", fix)
         return
     with tempfile.TemporaryDirectory(prefix=".sevila-doctor-", dir=here) as folder:
         yield from _file_system_works(Path(folder), kind)
@@ -120,8 +120,8 @@ def _file_system_works(folder: Path, kind: str) -> Iterator[Finding]:
         fcntl.flock(first, fcntl.LOCK_EX)
         try:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mend = "put the store on a local disk, NFSv4, or Lustre mounted with -o flock"
-            yield Finding("store", "problem", "locks (flock) do not lock: two runs would write the same shard", mend)
+            fix = "put the store on a local disk, NFSv4, or Lustre mounted with -o flock"
+            yield Finding("store", "problem", "locks (flock) do not lock: two runs would write the same shard", fix)
         except BlockingIOError:
             far = " on this host; between hosts it depends on how it is mounted" if kind.startswith(NETWORK) else ""
             yield Finding("store", "ok", f"locks work{far}")

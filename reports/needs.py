@@ -45,7 +45,7 @@ def needs_text(paper: Paper, runs_by_table: Mapping[str, Sequence[RowRun]]) -> s
 
 
 HOW_TO_SAY_WHERE = (
-    "Say where things lie with --annotations NAME=PATH, --videos NAME=FOLDER and --weights NAME=PATH, or once and for all in "
+    "Give paths with --annotations NAME=PATH, --videos NAME=FOLDER and --weights NAME=PATH, or once and for all in "
     "sevila.toml; `sevila datasets` names the files. Rows whose data are here run at once, the others when theirs are."
 )
 
@@ -66,7 +66,7 @@ def _sources(paper: Paper, lacking: Iterable[str], work: Sequence[Work]) -> list
         frames = sum(each.clips * each.frames for each in work if each.split.dataset == name and each.stage == ENCODING)
         if frames or any(source.startswith(f"videos {name} ") for source in lacking):
             amount = f"at most {sum(clips.values()):,} clips; {frames * FEATURE_BYTES / 1e9:,.0f} GB of features"
-            amount = amount if frames else ""  # nobody knows yet: the data set is somebody's own
+            amount = amount if frames else ""  # not known yet: the data set is the user's own
             lines["videos", name] = [f"videos {name}", amount, f"named {about.videos}"]
     for source in lacking:
         if source.startswith("weights"):

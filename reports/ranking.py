@@ -96,7 +96,7 @@ def ranking_text(seeds: Sequence[SeedRanking], command: str) -> str:
 
 
 def _measured_cells(seeds: Sequence[SeedRanking]) -> list[WhoByRule]:
-    """Return the rows that every seed has: where nobody knows true moments there is no oracle."""
+    """Return the rows that every seed has: without true moments there is no oracle."""
     return [cell for cell in _cells() if all(seed.rows[cell].is_measured for seed in seeds)]
 
 

@@ -21,7 +21,7 @@ from stages.chain import chain_of
 from stages.list_questions import Questions
 
 OF_RECIPE = "recipe"
-ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and nobody knows yet how long it is
+ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and its length is not known yet
 QUERIES, QUERY_WIDTH = 32, 768  # what a Q-Former of BLIP-2 makes of a frame
 
 
@@ -152,7 +152,7 @@ def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[
 
 
 def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
-    """Everything that the recipe names and that is not here; what nobody said comes first."""
+    """Everything that the recipe names and that is not here; what has no path comes first."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
     names = [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
     names += [("scores", recipe.config_of("import_scores").scores)] * (scorer_of(recipe) == "imported")
@@ -186,16 +186,16 @@ def _room(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:
         text = (
             f"{human_size(estimate.disk_bytes)} of frames and features are to be written, {human_size(free)} are free"
         )
-        mend = "" if enough else "--store FOLDER on a larger disk, fewer sample_frames.frames, or `sevila cache gc`"
-        yield Finding(OF_RECIPE, "ok" if enough else "problem", text, mend)
+        fix = "" if enough else "--store FOLDER on a larger disk, fewer sample_frames.frames, or `sevila cache gc`"
+        yield Finding(OF_RECIPE, "ok" if enough else "problem", text, fix)
     if run.torch_device().startswith("cuda") and estimate.gpu_bytes:
         import torch
 
         total = torch.cuda.get_device_properties(run.torch_device()).total_memory
         enough = total > estimate.gpu_bytes
         text = f"{human_size(estimate.gpu_bytes)} of GPU memory was the most a step took, {human_size(total)} are here"
-        mend = "" if enough else "--batch-tokens 4096, and a smaller micro_batch_size of trainings"
-        yield Finding(OF_RECIPE, "ok" if enough else "problem", text, mend)
+        fix = "" if enough else "--batch-tokens 4096, and a smaller micro_batch_size of trainings"
+        yield Finding(OF_RECIPE, "ok" if enough else "problem", text, fix)
 
 
 def estimate_text(estimate: RecipeEstimate) -> str:

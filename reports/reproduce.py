@@ -58,7 +58,7 @@ class RowRun:
 
     Attributes:
         metrics: of stage evaluate, or evaluate_moments.
-        localization: how well its keyframes hit the true moments; None where nobody knows them.
+        localization: how well its keyframes hit the true moments; None where these are not known.
         steps: everything behind `metrics`, in the chain's order.
         missing: sources from outside that are not on this machine.
         problem: why there is no number; empty where there is one.

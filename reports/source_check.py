@@ -1,4 +1,4 @@
-"""What is said of where weights and data lie on this machine, and whether it is there."""
+"""The configured paths of weights and data on this machine, and whether they exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from reports.weights import placed_weights
 def weight_findings() -> Iterator[Finding]:
     """The weights that have a place, and of those that recipes name the ones that have none."""
     for line in placed_weights():
-        mend = f"`sevila weights import {line.name} PATH` writes another place into {config_file()}"
+        fix = f"`sevila weights import {line.name} PATH` writes another place into {config_file()}"
         here = Finding("weights", "ok", f"{line.name}: {line.where}, {line.state}")
-        yield here if line.size_bytes is not None else here._replace(state="problem", mend=mend)
+        yield here if line.size_bytes is not None else here._replace(state="problem", fix=fix)
     for name, known in RELEASED.items():
         if name not in PlaceLookup({}).named("weights"):
-            mend = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
-            yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run without", mend)
+            fix = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
+            yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run without", fix)
 
 
 def dataset_findings() -> Iterator[Finding]:
@@ -29,13 +29,13 @@ def dataset_findings() -> Iterator[Finding]:
     for kind in ("annotations", "videos"):
         for name, path in lookup.named(kind).items():
             n_places += 1
-            mend = f"mount or download it, or change [{kind}] in {config_file()}"
+            fix = f"mount or download it, or change [{kind}] in {config_file()}"
             text = f"{kind} {name}: {path}"
             is_here = path.exists()
             yield (
                 Finding("data sets", "ok", text)
                 if is_here
-                else Finding("data sets", "problem", f"{text}: nothing is there", mend)
+                else Finding("data sets", "problem", f"{text}: nothing is there", fix)
             )
     if not n_places:
         yield Finding(

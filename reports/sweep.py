@@ -87,7 +87,7 @@ class CellRun:
     """What came of a cell: its metrics, or why it has none.
 
     Attributes:
-        recall_percent: of the true moments, those with a keyframe inside; None where nobody knows them.
+        recall_percent: of the true moments, those with a keyframe inside; None where these are not known.
         against_uniform: the paired rows (uniform is A), the headline and each group; none of uniform frames themselves.
     """
 

@@ -1,4 +1,4 @@
-"""Keyframes by scores that are at hand, whoever gave them."""
+"""Keyframes by given scores, from any source."""
 
 from __future__ import annotations
 

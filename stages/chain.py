@@ -57,26 +57,26 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     train = _features(step, sources, splits.train, train_questions, backbone)
     setup = Setup(step, test, train, answerer, results := Results(test_questions))
     for choice in baselines(recipe.chain):  # baselines and upper bounds
-        _compare(setup, choice, None, answerer)
+        _fine_tune_and_evaluate(setup, choice, None, answerer)
     for choice in learned(recipe.chain):  # on answers alone
         named = {"setting": choice.name, "selector": choice.selector}
         results.trained(f"selector, {choice.name}", selector := step(stages.train_selector, *train, answerer, **named))
-        _compare(setup, choice, selector, answerer)
+        _fine_tune_and_evaluate(setup, choice, selector, answerer)
     if "untrained" in recipe.chain.selectors:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
-        _compare(setup, UNTRAINED, blank, answerer)
+        _fine_tune_and_evaluate(setup, UNTRAINED, blank, answerer)
     if requirements.pretrains_localizer(recipe):  # on moments
         pretraining = _features(step, sources, splits.pretraining, queries, backbone) if splits.pretraining else train
         localizer = step(stages.pretrain_localizer, *pretraining, localizer)
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
-        _compare(setup, PRETRAINED, localizer, answerer)
+        _fine_tune_and_evaluate(setup, PRETRAINED, localizer, answerer)
     for choice in refinements(recipe.chain):  # on what the Answerer says of single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
         results.refined(choice, labels, localizer)
-        answerer = _compare(setup, choice, localizer, answerer)
+        answerer = _fine_tune_and_evaluate(setup, choice, localizer, answerer)
     return results
 
 
@@ -99,20 +99,21 @@ def _features(step: Step, sources: Sources, split: Split, questions: Artifact, b
     return SplitArtifacts(questions, frames, features, backbone)
 
 
-def _compare(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
-    read = (*on.train, *on.test, on.answerer, answerer, scorer)
-    return as_one(on.step, choice.name, read, partial(_fine_tune_and_evaluate, on, choice, scorer, answerer))
-
-
 def _fine_tune_and_evaluate(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
-    """Return the Answerer that learned from keyframes chosen so; those of the evaluated split are answered with and without."""
-    chosen = picked(on, on.train, choice, scorer, f"{choice.name}, training split")
-    tuned = on.step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
-    on.results.trained(f"Answerer, {choice.name}", tuned)
+    def row() -> Artifact:  # of the table of results; Prefect shows its steps as one node
+        chosen = picked(on, on.train, choice, scorer, f"{choice.name}, training split")
+        tuned = on.step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
+        on.results.trained(f"Answerer, {choice.name}", tuned)
+        _evaluate(on, choice, scorer, tuned)
+        return tuned
+
+    return as_one(on.step, choice.name, (*on.train, *on.test, on.answerer, answerer, scorer), row)
+
+
+def _evaluate(on: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> None:
     chosen, known = picked(on, on.test, choice, scorer, choice.name), requirements.knows_moments(on.test.questions)
     localized = on.step(stages.evaluate_localization, *on.test.videos, *chosen, setting=choice.name) if known else None
     for way in (*choice.zero_shot, choice.tuned):
         read = (*on.test.read(chosen.keyframes), tuned if way == choice.tuned else on.answerer)
         answers = on.step(stages.answer_questions, *read, setting=way.name, method=way.method)
         on.results.add(way, on.step(stages.evaluate, on.test.questions, answers, setting=way.name), localized)
-    return tuned

@@ -68,7 +68,7 @@ class ExtractFeatures(Config):
     level: Literal["features", "queries"] = Field(
         "features",
         description="what is kept: the ViT's features, which serve any Q-Former and its training; or for long videos the "
-        "Q-Formers' outputs alone, 15 times smaller each: another Localizer or Answerer makes them anew, and none can be trained",
+        "Q-Formers' outputs alone, 15 times smaller each: another Localizer or Answerer computes its own; none can be trained",
     )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="arithmetic of the ViT; float16 or bfloat16 on a GPU"
@@ -109,8 +109,8 @@ def extract_features(
         content["prompts"] = [weights.identity() for weights in prompts]
         config = backbone.config(run)
         shape = (len(prompts), config.num_query_tokens, config.qformer.hidden_size)
-    load, mend = partial(_encoder, cfg, run, backbone, prompts), "set precision or stored_as to float32"
-    encode_frames(frames, Encoding("the ViT", content, shape, cfg.stored_as, load, mend), run, out)
+    load, fix = partial(_encoder, cfg, run, backbone, prompts), "set precision or stored_as to float32"
+    encode_frames(frames, Encoding("the ViT", content, shape, cfg.stored_as, load, fix), run, out)
 
 
 def _encoder(

@@ -118,7 +118,7 @@ def _read(cfg: ImportScores, given: AnnotationFiles, questions: Questions) -> Ma
         rejected = f" (and {n_rejected} rows of the annotations could not be used)" if n_rejected else ""
         raise SchemaError(
             f"{files[0]}: {len(entries)} entries for {len(ids)} questions{rejected}; one each in the annotations' order was "
-            "wanted: the position alone says which is whose. A table with question_id serves any questions"
+            "wanted: only the position of an entry identifies its question. A table with question_id serves any questions"
         )
     return dict(zip(ids, entries, strict=False))
 

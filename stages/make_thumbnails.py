@@ -15,7 +15,7 @@ from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import Artifact, Config, Plan, RunContext, stage
 from stages.sample_frames import Frames
 
-SHARD_BYTES = 1 << 26  # of frames: shards are read whole, one at a time, by whoever writes a page
+SHARD_BYTES = 1 << 26  # of frames: shards are read whole, one at a time, by the writer of a page
 FRAMES_READ = 256  # at once: of a video of hours there are more than fit into memory
 
 

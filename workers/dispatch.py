@@ -126,7 +126,7 @@ def _gpu_workers(hand_out: HandOut) -> Iterator[MakeAll]:
                         if waiting.pop(number, None) is None:
                             continue  # all is made, and nobody waits for it any more
                         if state is None:
-                            log.warning("run %s: somebody has deleted it, so it is handed out again", number)
+                            log.warning("run %s was deleted; its work is handed out again", number)
                             due[number] = 0.0
                         elif state.is_completed():  # others are at what is left: who has not begun would find nothing
                             due.clear()

@@ -37,5 +37,5 @@ def prefect_findings() -> Iterator[Finding]:
         with urlopen(f"{url.rstrip('/')}/health", timeout=HEALTH_SECONDS):
             yield Finding(OF_PREFECT, "ok", f"the server at {url} answers")
     except (URLError, OSError, ValueError) as error:
-        mend = "start it, or unset PREFECT_API_URL"
-        yield Finding(OF_PREFECT, "note", f"the server at {url} does not answer: {error}", mend)
+        fix = "start it, or unset PREFECT_API_URL"
+        yield Finding(OF_PREFECT, "note", f"the server at {url} does not answer: {error}", fix)

@@ -38,6 +38,7 @@ def _end_with_parent() -> None:
 
 
 def stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End processes: asked to first, killed after `GRACE_SECONDS`."""
     for process in processes:
         process.terminate()
     give_up = time.monotonic() + GRACE_SECONDS

@@ -12,11 +12,11 @@ from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.question import Video
 from pipeline.datasets.registry import adapter_named, adapter_names
 
-FindPlace = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: nobody said
+FindPlace = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: not given
 MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here
 
 HOW_TO_PLACE = """\
-Say where a data set lies with --annotations NAME=FOLDER and --videos NAME=FOLDER, in SEVILA_ANNOTATIONS and
+Give the paths of a data set with --annotations NAME=FOLDER and --videos NAME=FOLDER, in SEVILA_ANNOTATIONS and
 SEVILA_VIDEOS (NAME=FOLDER), or in sevila.toml under [annotations] and [videos]."""
 SHOWN = 3
 
@@ -79,7 +79,7 @@ class FileContent:
     Attributes:
         n_videos: different videos, about: not yet compared by their files.
         rejected: of each row that cannot be used its line and the reason.
-        missing_videos: their ids; None: nobody said where the videos are.
+        missing_videos: their ids; None: their folder is not given.
         problem: why the file cannot be read; then nothing else is known.
     """
 

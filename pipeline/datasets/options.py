@@ -14,7 +14,7 @@ def options_of(what: str, values: Any) -> tuple[str, ...]:
     """The texts of a list of options, without the letter that each may carry ("A. Apples."): prompts add their own.
 
     Letters are taken off once, and only if every option begins with its own: "A. Milne" beside "Poe" is a name. Raises BadRow,
-    also for options that carry each other's letters, by which nobody knows which one is right.
+    also for options that carry each other's letters, which leave open which one is right.
     """
     if not isinstance(values, list) or not 2 <= len(values) <= len(OPTION_LETTERS):
         count = f"{len(values)} options" if isinstance(values, list) else "no list of options"

@@ -45,6 +45,7 @@ class Question:
 
     @property
     def clip_id(self) -> str:
+        """The id of the part of the video that it is asked about, as the function `clip_id` makes it."""
         return clip_id(self.video_id, self.start_seconds, self.end_seconds)
 
 

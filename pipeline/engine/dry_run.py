@@ -85,7 +85,7 @@ class DryRun:
         if stale:
             return "build", f"is stale: {stale}"
         if (store.partial(id) / DROPPED).exists():
-            return "build", "was dropped as damaged; what is whole of it is kept"
+            return "build", "was dropped as damaged; its undamaged parts are kept"
         if store.partial(id).exists():
             return (
                 "build",

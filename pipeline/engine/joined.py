@@ -35,7 +35,8 @@ class OfQuestion(Protocol):
     """A row about one question."""
 
     @property
-    def question_id(self) -> str: ...
+    def question_id(self) -> str:
+        """The id of the question, as in the table of questions."""
 
 
 QuestionRow = TypeVar("QuestionRow", bound=OfQuestion)

@@ -74,12 +74,12 @@ class PlaceLookup:
         ]
 
     def configured(self, kind: str, name: str) -> Path | None:
-        """Return where the named source is said to lie, or None if nobody said."""
+        """Return the path that is given for the named source, or None."""
         places = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
         return next((place for place in places if place is not None), None)
 
     def named(self, kind: str) -> dict[str, Path]:
-        """Return every place of a kind that was said for a name, by name."""
+        """Return every path of a kind that is given, by name."""
         return {
             name: path for level in reversed(self._levels) for (of, name), path in level.items() if of == kind and name
         }
@@ -92,14 +92,14 @@ class PlaceLookup:
         """Return where the named source lies: a file or a folder.
 
         Raises:
-            MissingSourceError: nobody said where, or nothing of use is there; the message says how to say it.
+            MissingSourceError: no path is given, or nothing usable is there; the message says how to give one.
         """
         place = self.configured(kind, name)
         if place is None:
             given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
             others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
             raise MissingSourceError(
-                f"nobody said where the {kind} {name!r} lie on this machine{others}: give `--{kind} {name}=PATH`, "
+                f"no path is given for the {kind} {name!r} on this machine{others}: give `--{kind} {name}=PATH`, "
                 f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
             )
         try:
@@ -164,7 +164,7 @@ def write_first(text: str) -> Path:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise RecipeError(f"{path}: is there already, and is left as it is") from error
+        raise RecipeError(f"{path}: exists already, and is not changed") from error
     return path
 
 

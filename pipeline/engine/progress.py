@@ -37,7 +37,7 @@ _step: ContextVar[str] = ContextVar("step", default="")
 
 @contextmanager
 def at_step(number: int, total: int, setting: str) -> Iterator[None]:
-    """Have `step_name` say, in the block, which of how many steps is at work; `total` 0: nobody knows how many."""
+    """Have `step_name` say, in the block, which of how many steps is at work; `total` 0: unknown."""
     which = f"[{number}/{total}] " if total else f"[{number}] "
     before = _step.set(f"{which}{setting}: " if setting else which)
     try:

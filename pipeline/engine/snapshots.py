@@ -50,7 +50,7 @@ class Snapshots:
                 note = read_note(path.with_suffix(".json"))
                 wanted = note.pop("sha256")
                 if note != {"number": number, **self.header}:
-                    problem = f"of other work ({note.get('artifact', 'which is not said')}, or of other inputs)"
+                    problem = f"of other work ({note.get('artifact', 'not recorded')}, or of other inputs)"
                 elif path.is_symlink() or file_digest(path) != wanted:
                     problem = "damaged (its bytes do not match their checksum)"
                 else:

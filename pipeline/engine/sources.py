@@ -89,7 +89,7 @@ class VideoFiles:
 class Sources:
     """Finds named data and weights on this machine, where the places say.
 
-    `remembered` are the kinds of sources that the store's memory stands in for where nobody said where they lie. A run takes
+    `remembered` are the kinds of sources that the store's memory stands in for where no path is given. A run takes
     none: its numbers are of what it was given. A store below was given too: what that remembers of videos always serves.
     """
 
@@ -178,7 +178,7 @@ class Sources:
             asks_server: whether a server has a model that answers.
 
         Raises:
-            MissingSourceError: nobody said where they lie, nothing is there, or none of a data set's videos is.
+            MissingSourceError: no path is given, nothing is there, or none of a data set's videos is.
         """
         if set(KINDS) <= set(self._remembered_kinds):
             return
@@ -200,7 +200,7 @@ class Sources:
         return not self._remembered_kinds or self.places.given(kind, name)
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
-        """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if nobody said where."""
+        """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if no path is given."""
         folder = self._video_folder(name)
         return [video.video_id for video in videos if folder.find(video)[0] is None]
 
@@ -240,7 +240,7 @@ class Sources:
     def _video_folder(self, name: str) -> VideoFolder:
         place = self.places.place("videos", name)
         if not place.is_dir():
-            raise MissingSourceError(f"the videos {name!r} should lie in a folder, but {place} is a file")
+            raise MissingSourceError(f"the videos {name!r} should be in a folder, but {place} is a file")
         return VideoFolder(place)
 
     def _video_file(
@@ -262,7 +262,7 @@ class Sources:
     def _remembered(self, source: str, kind: str, name: str) -> str | None:
         """Return the identity that a source had when something was last made from it, where that may stand in.
 
-        Only where nobody said where it lies. A wrong place stays an error: it was meant to say something.
+        Only where no path is given. A wrong path stays an error.
         """
         id = self._remembered_id(source, kind, name)
         if id is not None:

@@ -46,7 +46,7 @@ class Config(BaseModel):
     def _no_path(cls, value: Any) -> Any:
         if isinstance(value, Path) or (isinstance(value, str) and value.startswith(("/", "./", "../", "~"))):
             raise ValueError(
-                f"{str(value)!r} is a path; a recipe names data and weights, and where they lie on this machine is said "
+                f"{str(value)!r} is a path; a recipe names data and weights; their paths on this machine are given "
                 "on the command line, in the environment or in sevila.toml"
             )
         return value

@@ -48,7 +48,7 @@ class AskedVideo(NamedTuple):
         return Reason() if self.askable else Reason("not_asked")
 
     def pixels_of_one(self, height: int | None) -> int:
-        """Return how many pixels one of its pictures has, of a height or of the video's own; 0 where nobody knows."""
+        """Return how many pixels one of its pictures has, of a height or of the video's own; 0 where that is not known."""
         width, own = self.sampled.width or 0, self.sampled.height or 0
         return int(width * own * ((height / own) ** 2 if height and own else 1.0))
 

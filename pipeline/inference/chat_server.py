@@ -161,9 +161,9 @@ class ServedVlm:
         if self._stopped.wait(max(0.0, seconds)):
             raise self._cause or MachineError(f"{self._server.url}: no longer asked")
 
-    def _error(self, problem: str, mend: str) -> MachineError:
+    def _error(self, problem: str, fix: str) -> MachineError:
         return MachineError(
-            f"{self._server.url}: the server {problem}; {mend}, then run the same command again: finished shards are kept"
+            f"{self._server.url}: the server {problem}; {fix}, then run the same command again: finished shards are kept"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -74,6 +74,26 @@ class FrameValues:
     seconds: np.ndarray
     values: np.ndarray
     text: np.ndarray
+
+    @classmethod
+    def of_clips(
+        cls,
+        questions: Sequence[Question],
+        clips: Sequence[dict[str, np.ndarray]],
+        values: np.ndarray,
+        texts: Sequence[np.ndarray],
+    ) -> Self:
+        """Return the values [P, n_values] with the places of their frames; each question has one of `clips` and of `texts`."""
+        lengths = [len(clip["row"]) for clip in clips]
+        return cls(
+            questions,
+            np.repeat(np.arange(len(clips)), lengths),
+            np.concatenate([np.arange(length) for length in lengths]),
+            np.concatenate([clip["frame_index"] for clip in clips]),
+            np.concatenate([clip["seconds"] for clip in clips]),
+            values,
+            np.concatenate(texts),
+        )
 
     def places(self) -> dict[str, np.ndarray]:
         """Return the columns that say which frame of which question a row is of."""
@@ -166,16 +186,8 @@ class FrameByFrame:
             for batch in of_window:
                 batch.copied()
                 values[batch.rows, : batch.values.shape[1]] = batch.values.numpy()
-        lengths = [len(clip["row"]) for clip in clips]
-        return FrameValues(
-            questions,
-            np.repeat(np.arange(len(clips)), lengths),
-            np.concatenate([np.arange(length) for length in lengths]),
-            np.concatenate([clip["frame_index"] for clip in clips]),
-            np.concatenate([clip["seconds"] for clip in clips]),
-            values[np.concatenate([start + of for start, (_, of) in zip(first.tolist(), distinct, strict=False)])],
-            np.concatenate(texts),
-        )
+        rows_of_values = [start + where for start, (_, where) in zip(first.tolist(), distinct, strict=False)]
+        return FrameValues.of_clips(questions, clips, values[np.concatenate(rows_of_values)], texts)
 
     def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int) -> list[_BatchValues]:
         """Ask about the frames of one window, without waiting for the device.

@@ -39,13 +39,17 @@ Encoder = Callable[["Tensor"], "Tensor"]
 class StoredFrames(Protocol):
     """Sampled frames as an artifact."""
 
-    def videos(self) -> list[SampledVideo]: ...
+    def videos(self) -> list[SampledVideo]:
+        """Return the rows of all videos, failed ones too."""
 
-    def frame_indices(self) -> dict[str, np.ndarray]: ...
+    def frame_indices(self) -> dict[str, np.ndarray]:
+        """Return by video id the indices of its frames in the video, [T] int64, ascending."""
 
-    def pixel_key(self, video: SampledVideo) -> str: ...
+    def pixel_key(self, video: SampledVideo) -> str:
+        """Return what identifies the pixels of any frame of a video."""
 
-    def open(self) -> PoolReader: ...
+    def open(self) -> PoolReader:
+        """Return a reader of the frames, uint8 [T, H, W, 3] a video."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Encoding:
         shape: of one frame's values.
         stored_as: their type on disk.
         load: loads the encoder, on the run's device.
-        mend: what helps where values cannot be stored, for people.
+        fix: what helps where values cannot be stored, for people.
     """
 
     what: str
@@ -66,7 +70,7 @@ class Encoding:
     shape: tuple[int, ...]
     stored_as: str
     load: Callable[[], Encoder]
-    mend: str
+    fix: str
 
 
 def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out: ShardedOutput) -> None:
@@ -96,7 +100,7 @@ def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out
 
     out.each_shard(encode_shard)
     n_videos = sum(video.status == "ok" for video in videos)
-    out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; {encoding.mend}")
+    out.refuse_all(FEATURES, n_videos, f"{unfit}, for every video; {encoding.fix}")
 
 
 def _row(video: SampledVideo, bad: list[int], unfit: str) -> VideoFeatures:

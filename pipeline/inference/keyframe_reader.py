@@ -54,15 +54,20 @@ class Reader(Protocol):
     """What is read from the Answerer: a value an option (`OptionReader`), or a text (`TextReader`)."""
 
     @property
-    def answerer(self) -> Answerer: ...
+    def answerer(self) -> Answerer:
+        """The model that is asked."""
 
-    def refusal(self, question: Question) -> Reason: ...
+    def refusal(self, question: Question) -> Reason:
+        """Return why a question cannot be asked; an empty reason where it can."""
 
-    def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]: ...
+    def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]:
+        """Return the questions with their token ids."""
 
-    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor: ...
+    def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
+        """Return a row of numbers for each question, [R, N] on the device, for its frames' visual tokens [R, K, Q, L]."""
 
-    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]: ...
+    def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
+        """Return the rows of `ask`, on the host, as values."""
 
 
 class KeyframeReader:

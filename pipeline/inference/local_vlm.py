@@ -54,8 +54,8 @@ class LocalVlm:
         new_tokens = self._max_new_tokens if self._readout == "generation" else 0
         most = self._model.most_tokens
         if most is not None and n_tokens + new_tokens > most:
-            mend = "choose fewer keyframes or a smaller height"
-            return asked._replace(reason=Reason(f"{TOO_LONG}: {n_tokens} tokens, the model reads {most}: {mend}"))
+            fix = "choose fewer keyframes or a smaller height"
+            return asked._replace(reason=Reason(f"{TOO_LONG}: {n_tokens} tokens, the model reads {most}: {fix}"))
         return self._by_letters(question, inputs, asked) if not new_tokens else self._by_reply(question, inputs, asked)
 
     def _by_letters(self, question: Question, inputs: dict[str, Any], asked: WrittenAnswer) -> WrittenAnswer:

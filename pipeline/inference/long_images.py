@@ -80,16 +80,7 @@ class StretchByStretch:
                 seen = which, self._look(asker, question.video_id, clip["row"][stretches], batch_images)
             of_stretches = self._ask(asker, seen[1], texts[number][stretches[:, 0]], shard.settings["batch_tokens"])
             values.append(of_stretches.repeat(self._size, axis=0)[: len(clip["row"])])
-        lengths = [len(clip["row"]) for clip in clips]
-        return FrameValues(
-            questions,
-            np.repeat(np.arange(len(clips)), lengths),
-            np.concatenate([np.arange(length) for length in lengths]),
-            np.concatenate([clip["frame_index"] for clip in clips]),
-            np.concatenate([clip["seconds"] for clip in clips]),
-            np.concatenate(values),
-            np.concatenate(texts),
-        )
+        return FrameValues.of_clips(questions, clips, np.concatenate(values), texts)
 
     def _look(self, asker: Asker, video_id: str, rows: np.ndarray, batch_images: int) -> Tensor:
         """Return the visual tokens [N, Q, L] of stretches of stored rows [N, W]."""

@@ -41,6 +41,7 @@ class Outcome:
 
     @property
     def correct(self) -> bool:
+        """Whether the right option is known and was chosen."""
         return self.answer_index is not None and self.answer_index == self.prediction
 
 

@@ -260,7 +260,13 @@ def tensor_sources(
 
 
 def read_tensor(path: Path, readers: TensorReaders, names: list[str]) -> Tensor:
-    """Return the one tensor, or (q_bias, zeros, v_bias): the official ViT has no bias on its keys."""
+    """Return the one tensor of that name, or of two [D] the joint bias (q_bias, zeros, v_bias), [3 D].
+
+    The official ViT has no bias on its keys.
+
+    Raises:
+        CheckpointError: it holds no floating point numbers, or the two have different shapes.
+    """
     tensors = [readers[name]() for name in names]
     for name, tensor in zip(names, tensors, strict=True):
         if tensor.dtype not in FILE_DTYPES:

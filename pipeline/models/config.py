@@ -164,7 +164,7 @@ def _warn_of_epsilon(path: Path, epsilon: float) -> None:
     if epsilon != OFFICIAL_VISION_EPSILON:
         log.warning(
             "%s: vision_config.layer_norm_eps is %g; the official code has %g, with which released SeViLA weights were trained. "
-            "Set it in the file for numbers like the paper's: the features are extracted anew then",
+            "Set it in the file for numbers like the paper's: the features are then extracted again",
             *(path, epsilon, OFFICIAL_VISION_EPSILON),
         )
 

@@ -30,7 +30,7 @@ class DecoderOnlyLanguage(Language):
         self._most_tokens = getattr(model.config, "max_position_embeddings", None)
 
     def encode(self, inputs: LanguageInput) -> Tensor:
-        """Return the embeddings: nothing is computed of them before it is known what is said.
+        """Return the embeddings [R, S, D] as they are: nothing is computed of the prompt alone.
 
         Keys and values of each block, kept for several texts after one prompt, would be many times as large.
         """
@@ -40,7 +40,7 @@ class DecoderOnlyLanguage(Language):
         """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`.
 
         Raises:
-            CheckpointError: all that is read and said is longer than the model has positions for.
+            CheckpointError: prompt and answer are longer than the model has positions for.
         """
         n_tokens = hidden.shape[1] + decoder_ids.shape[1]
         if self._most_tokens is not None and n_tokens > self._most_tokens:

@@ -25,7 +25,7 @@ Part = Literal["localizer", "answerer"]
 SUFFIXES: dict[Part, str] = {"localizer": "_loc", "answerer": ""}
 FILE_SUFFIXES = (".safetensors", ".pth")
 SHARD_BYTES = 4 << 30
-# What else a Hugging Face folder holds that whoever loads it wants.
+# What else a Hugging Face folder holds that its reader needs.
 BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",

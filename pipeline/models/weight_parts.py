@@ -41,7 +41,7 @@ class WeightParts:
     parts: Mapping[str, Mapping[str, list[str]]]
 
     def tensor(self, part: str, own: str) -> Tensor:
-        """Return one tensor of a part."""
+        """Return one tensor of a part by our name, in the shape and dtype of the file; raises `CheckpointError`."""
         return read_tensor(self.path, self.readers, self.parts[part][own])
 
     def size(self, part: str) -> tuple[int, int]:

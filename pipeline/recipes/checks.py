@@ -140,7 +140,7 @@ def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
 
 
 def _check_vlm(recipe: Recipe) -> None:
-    """Refuse a chain in which nobody knows which model answers, or whose Answerer would be trained and not asked."""
+    """Refuse a chain that does not say which model answers, or whose Answerer would be trained and not asked."""
     if recipe.chain.kind == "full":
         raise RecipeError(
             "[chain] answerer = 'vlm' is for the forward chain; the full one trains SeViLA's Answerer: "
@@ -192,7 +192,7 @@ def _check_moments(recipe: Recipe, evaluated: Artifact, training: Artifact) -> N
 
 
 def _check_splits(recipe: Recipe, evaluated: Artifact, training: Artifact, pretraining: Artifact | None) -> None:
-    """Refuse to learn from what is evaluated, and oracle keyframes where nobody knows the true moments."""
+    """Refuse to learn from what is evaluated, and oracle keyframes where the true moments are not known."""
     for key, taught in (("training_split", training), ("pretraining_split", pretraining)):
         if taught is not None:
             _check_unseen(evaluated, taught, key)

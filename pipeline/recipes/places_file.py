@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pipeline.engine.recipe import Recipe
 
 HEAD = """\
-# Where data and weights lie on this machine. Take away the "#" before a line, and write your path.
-# A path is relative to this file. What is said on the command line (--annotations, --videos, --weights), or in
+# Paths of data and weights on this machine. Remove the "#" before a line, and write your path.
+# A path is relative to this file. What is given on the command line (--annotations, --videos, --weights), or in
 # SEVILA_ANNOTATIONS, SEVILA_VIDEOS and SEVILA_WEIGHTS, comes first. Nothing here is part of a result's identity.
 """
 KINDS_TEXT = {
@@ -19,7 +19,7 @@ KINDS_TEXT = {
 
 
 def places_text(recipes: Iterable[Recipe]) -> str:
-    """Return a config file in which each name of these recipes has a line of comment; empty sections say nothing."""
+    """Return a config file in which each name of these recipes has a line of comment; empty sections have no effect."""
     names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS_TEXT}
     for recipe in recipes:
         if recipe.chain.backbone == "trained":  # which brings its own world

@@ -123,7 +123,7 @@ class Setting:
 
     Attributes:
         metrics: the artifact of stage evaluate, whose class is not known down here.
-        localization: how well its keyframes hit the true moments; None where nobody knows them.
+        localization: how well its keyframes hit the true moments; None where these are not known.
     """
 
     way: Way

@@ -35,6 +35,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
+        """The length of a video."""
         return self.frames / self.frames_per_second
 
 
@@ -56,6 +57,7 @@ class Event:
 
     @property
     def thing(self) -> str:
+        """Colour and shape, such as "red square"."""
         return f"{self.colour} {self.shape}"
 
     @property

@@ -147,7 +147,7 @@ class AnswererTask:
         return self.cut(range(self.n_samples, len(self._questions)), 0)
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of the micro-batch's "Option X"."""
+        """Return the summed cross-entropy of the micro-batch's "Option X", a float32 scalar."""
         return self.loss_of(data, visual_tokens(self.answerer, data))
 
     def loss_of(self, data: Data, visual: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class AnswererTask:
         return self.answerer.loss(visual, self.token_ids(data), right, frame_prefixes(visual.shape[1]))
 
     def judge(self, data: Data) -> Tensor:
-        """Return the number of rows with finite logits, how many of them were answered right, and the number of other rows."""
+        """Return int64 [3]: rows with finite logits, how many of them were answered right, and other rows."""
         return self.judged(data, visual_tokens(self.answerer, data))
 
     def judged(self, data: Data, visual: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def labelled_clips(
     """Return the questions that can be learned from; the others are counted by reason.
 
     Args:
-        labelled: questions, each with a label for each frame of its clip, [T], or None where nobody knows them.
+        labelled: questions, each with a label for each frame of its clip, [T], or None where they are not known.
         no_label: reason code of questions without labels.
 
     Raises:
@@ -151,13 +151,13 @@ class LocalizerTask:
         return self._cut(range(self.n_samples, len(self._clips)))
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of the micro-batch's yes and no."""
+        """Return the summed cross-entropy of the micro-batch's yes and no, a float32 scalar."""
         visual = self._visual(data)
         labels = [row.target == 1 for row in data.rows]
         return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
 
     def judge(self, data: Data) -> Tensor:
-        """Return how many rows with finite logits are yes and how many no, of each how many were right, and the other rows."""
+        """Return int64 [5]: rows with finite logits that are yes, that are no, of each how many were right, and other rows."""
         import torch
 
         visual = self._visual(data)

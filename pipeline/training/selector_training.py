@@ -84,7 +84,7 @@ class SelectorTask:
         return self._answering.validation()
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of "Option X" from the frames that are passed on."""
+        """Return the summed cross-entropy of "Option X" from the frames that are passed on, a float32 scalar."""
         from pipeline.models.frame_selector import one_frame, top_k_frames
 
         cfg = self._cfg

@@ -9,11 +9,13 @@ import torch
 
 
 def read_state(path: Path) -> dict[str, Any]:
+    """Return a state with its tensors on the CPU; unpickles tensors and plain values only."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
+    """Write a state; raises `OSError` where the disk refuses it."""
     try:
         with path.open("wb") as file:
             torch.save(state, file)

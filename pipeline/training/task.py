@@ -97,7 +97,7 @@ class Task(Protocol):
         """Return what `loss` and `judge` take; called in a thread that reads ahead, one call at a time."""
 
     def loss(self, data: Any) -> Tensor:
-        """Return the summed cross-entropy of a micro-batch's target tokens, float32, differentiable."""
+        """Return the summed cross-entropy of a micro-batch's target tokens, a float32 scalar with gradient."""
 
     def judge(self, data: Any) -> Tensor:
         """Return counts that add up over micro-batches, [C]; rows without finite logits are neither right nor wrong."""

@@ -95,6 +95,7 @@ class DecodeResult:
 
     @property
     def reason(self) -> str:
+        """Why the video has no frames, as tables hold it; empty where it has."""
         return str(self.error or "")
 
 
@@ -227,6 +228,7 @@ class DecoderPool:
         self.close()
 
     def close(self) -> None:
+        """End the workers."""
         for worker in self._workers:
             worker.kill()
 

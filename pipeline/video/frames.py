@@ -68,6 +68,7 @@ class UniformSampling:
     n_frames: int
 
     def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        """Return the frames of [start_frame, end_frame) that are sampled, int64 [T], ascending; they may repeat."""
         return uniform_indices(n_video_frames, self.n_frames, start_frame, end_frame)
 
 
@@ -83,6 +84,7 @@ class RandomSampling:
     seed: tuple[int, ...]
 
     def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        """Return the frames of [start_frame, end_frame) that are sampled, int64 [T], ascending; they may repeat."""
         rng = np.random.default_rng([*self.seed, start_frame, end_frame])
         return random_indices(n_video_frames, self.n_frames, start_frame, end_frame, rng)
 
@@ -98,6 +100,7 @@ class FixedRateSampling:
     most_frames: int | None = None
 
     def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        """Return the frames of [start_frame, end_frame) that are sampled, int64 [T], ascending; they may repeat."""
         indices = fixed_rate_indices(n_video_frames, fps, self.frames_per_second, start_frame, end_frame)
         if self.most_frames is None or len(indices) <= self.most_frames:
             return indices
@@ -109,6 +112,7 @@ class EverySecondSampling:
     """Every n-th frame from the clip's first, n being the whole number of frames a second: what AKS and others score."""
 
     def indices(self, n_video_frames: int, fps: float, start_frame: int, end_frame: int) -> np.ndarray:
+        """Return the frames of [start_frame, end_frame) that are sampled, int64 [T], ascending; they may repeat."""
         step = max(1, int(fps))
         n_frames = max(1, (end_frame - start_frame) // step)
         return np.minimum(start_frame + step * np.arange(n_frames, dtype=np.int64), n_video_frames - 1)

@@ -235,7 +235,7 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
 def _n_marked(path: Path, log: list[tuple[int, str, str]], stream: Any, packets: _Packets) -> int:
     """How many packets of MPEG-TS have lost a part, by what FFmpeg said while it read them.
 
-    Where one file was appended to another, the packets' numbers begin anew, and FFmpeg marks the last one before. Nothing is
+    Where one file was appended to another, the packets' numbers begin again, and FFmpeg marks the last one before. Nothing is
     missing there if no packet was cut, a keyframe follows without a gap in time, and decoding finds no damage.
     """
     marks = {match[2] for _, _, text in log if (match := MARKED.search(text)) and int(match[1]) == stream.index}

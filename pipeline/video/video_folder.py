@@ -90,7 +90,7 @@ class VideoFolder:
             reasons.append(reason)
         return (
             f"{self.root}: none of the {len(reasons)} videos that are asked about is in it (first {reasons[0]}); wanted the "
-            "folder they lie in: --videos, SEVILA_VIDEOS or sevila.toml"
+            "folder that holds them: --videos, SEVILA_VIDEOS or sevila.toml"
         )
 
     def _by_name(self, path: str) -> list[Path]:

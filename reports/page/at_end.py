@@ -59,6 +59,6 @@ def _unless_it_fails(work: Callable[[], Shown]) -> Shown | None:
         log.warning("no report: %s", error)
     except OSError as error:
         log.warning("no report: %s", sentence(error))
-    except Exception:  # a slip of ours must not cost the days that the run took
-        log.warning("no report, though the run is whole; please tell us:", exc_info=True)
+    except Exception:  # a fault of ours must not cost the days that the run took
+        log.warning("no report, though the run is complete; please report this error:", exc_info=True)
     return None

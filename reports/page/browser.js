@@ -177,7 +177,7 @@
     if (detail.l && set === meta.settings[meta.a].frames) return detail.l;
     const said = {};
     for (const side of sides) if (side.set === set && side.content && side.content.f) side.content.k.forEach((position, at) => { said[position] = side.content.f[at]; });
-    meta.settings.forEach((setting, number) => {  // voting asks about each keyframe alone, whoever looks at it
+    meta.settings.forEach((setting, number) => {  // voting asks about each keyframe alone, whatever is shown
       const content = detail.w[number];
       if (setting.frames === set && content && content.f) content.k.forEach((position, at) => { if (!(position in said)) said[position] = content.f[at]; });
     });

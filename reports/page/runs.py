@@ -48,7 +48,7 @@ class EvaluatedSetting:
         metrics: id of its evaluation.
         answers: id; None where queries ask for moments.
         moments: id; None where questions have options.
-        localization: id of how well the keyframes hit true moments; None where nobody knows these.
+        localization: id of how well the keyframes hit true moments; None where these are not known.
     """
 
     row: str
@@ -70,7 +70,7 @@ class EvaluatedSetting:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run as a report shows it; `pins` are its steps, each once, in their order; `started` is "" where nobody knows."""
+    """A run as a report shows it; `pins` are its steps, each once, in their order; `started` is "" where that is not known."""
 
     title: str
     recipe: str

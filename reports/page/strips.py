@@ -11,7 +11,7 @@ from stages.list_questions import Questions
 from stages.make_thumbnails import Thumbnails, VideoThumbnails
 from stages.select_keyframes import Keyframes
 
-SHOWN_OF_EACH = 2  # of those answered rightly, wrongly, and where nobody knows
+SHOWN_OF_EACH = 2  # of those answered rightly, wrongly, and without a known answer
 KEYFRAMES_SHOWN = 8
 EMBEDDED_LETTERS = 300_000  # of all pictures of a page, which a server keeps in its database
 
@@ -70,6 +70,6 @@ def _strip(keyframes: ChosenFrames, video: VideoThumbnails | None) -> str:
 
 def _question_and_answer(answer: AnswerInWords) -> str:
     """Return the question, the answer, and whether it is right."""
-    right = {True: "right", False: f"wrong: {answer.right_answer}", None: "nobody knows whether that is right"}
+    right = {True: "right", False: f"wrong: {answer.right_answer}", None: "the right answer is not known"}
     words = f"{answer.question} → {answer.answer} ({right[answer.correct]}); video {answer.video_id}"
     return str(escaped(words))

@@ -1,4 +1,4 @@
-"""Writing a report: a folder of index.html and data files, made anew only where something has changed.
+"""Writing a report: a folder of index.html and data files, written again only where something has changed.
 
 <store>/reports/<run>/    index.html, report.json (what it was written from), data/, thumbs/
 """

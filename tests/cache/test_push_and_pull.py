@@ -295,7 +295,9 @@ def test_a_byte_that_changed_at_the_remote_is_named_and_never_published(place: s
             pull(there, place)
         assert problems(there) == []
         remote.write(name, good[:-1])
-        with pytest.raises(CorruptArtifactError, match=r"wanted .* `sevila cache push` from a store that has it mends"):
+        with pytest.raises(
+            CorruptArtifactError, match=r"wanted .* `sevila cache push` from a store that has it restores"
+        ):
             pull(there, place)
         assert push(here, place).n_files == 1
         pull(there, place)
@@ -308,7 +310,7 @@ def test_a_damaged_manifest_is_named_and_written_anew_by_the_next_push(tmp_path:
     push(here, place)
     name = next(iter(remote.sizes("artifacts")))
     remote.write(name, remote.read(name)[:-9])
-    with pytest.raises(CorruptArtifactError, match="pushed again, it is written anew"):
+    with pytest.raises(CorruptArtifactError, match="from a store that has it writes it again"):
         pull(there, place)
     push(here, place)
     pull(there, place)

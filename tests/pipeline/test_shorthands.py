@@ -68,7 +68,7 @@ def test_the_first_config_file_says_every_name_and_is_never_overwritten(
     assert {"nextqa", "plain"} <= places["videos"].keys() and "sevila-pretrained" in places["weights"]
     Path("sevila.toml").write_text("[videos]\nplain = 'mine'\n")
     assert main(["init"]) == 1
-    assert "is there already, and is left as it is" in capsys.readouterr().err
+    assert "exists already, and is not changed" in capsys.readouterr().err
     assert Path("sevila.toml").read_text() == "[videos]\nplain = 'mine'\n"
 
 

@@ -127,8 +127,8 @@ def test_path_in_a_config_is_refused_with_the_way_out(place: str) -> None:
 
 
 def test_input_that_is_not_on_this_machine_is_named(run: RunContext) -> None:
-    with pytest.raises(MissingSourceError, match="toy_count needs weights: nobody said where"):
-        build(toy_count, Count(), run, [Weights(None, "nobody said where")])
+    with pytest.raises(MissingSourceError, match="toy_count needs weights: no path is given"):
+        build(toy_count, Count(), run, [Weights(None, "no path is given")])
 
 
 def test_wrong_row_publishes_nothing(run: RunContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,17 @@ def test_nothing_that_evaluates_is_read_by_a_training(tmp_path: Path) -> None:
         sources = [source for name in reached for source in figure.into(name)]
         assert not any("evaluat" in source or "(test)" in source for source in sources), sources
         reached = [source for source in dict.fromkeys(sources) if figure.into(source)]
+
+
+def test_what_evaluates_trains_nothing() -> None:
+    source = Path(__file__).parents[2] / "stages" / "chain.py"
+    (evaluates,) = [
+        node
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "_evaluate"
+    ]
+    used = {node.attr for node in ast.walk(evaluates) if isinstance(node, ast.Attribute)} & {*STAGES}
+    assert used == {"evaluate_localization", "answer_questions", "evaluate"}
 
 
 @pytest.mark.parametrize("kind", ["forward", "full"])

@@ -87,10 +87,10 @@ def test_scores_that_are_missing_are_named(demo: Path, tmp_path: Path, capsys: p
 
 def test_what_is_made_is_not_estimated(demo: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments("doctor", demo, finished)) == 0
-    assert capsys.readouterr().out.endswith("nothing stands in the way\n\neverything is in the store\n")
+    assert capsys.readouterr().out.endswith("no problems\n\neverything is in the store\n")
 
 
-def test_every_problem_of_the_machine_comes_with_its_mend(
+def test_every_problem_of_the_machine_comes_with_its_fix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sevila.toml").write_text('[weights]\nours = "gone.pth"\n[videos]\nplain = "gone"\n')
@@ -103,7 +103,7 @@ def test_every_problem_of_the_machine_comes_with_its_mend(
     assert status == 1
     for words in ("ours: ", "videos plain: ", "decord-0.5.0", "do not lock"):
         (finding,) = [each for each in content["findings"] if words in each["text"]]
-        assert finding["state"] == "problem" and finding["mend"]
+        assert finding["state"] == "problem" and finding["fix"]
     (store / "pool").symlink_to(tmp_path / "pool")
     status, content = doctor(capsys, "--store", str(store))
     assert "link" in problems(content)

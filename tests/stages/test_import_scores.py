@@ -246,7 +246,7 @@ def test_scores_that_nobody_placed_or_uses_are_refused(
 ) -> None:
     assert sevila("run", demo, own, *IMPORTED) == 1
     assert (
-        "nobody said where the scores 'scores' lie on this machine: give `--scores scores=PATH`"
+        "no path is given for the scores 'scores' on this machine: give `--scores scores=PATH`"
         in capsys.readouterr().err
     )
     assert sevila("run", demo, own, "--scores", f"{tmp_path}") == 1

@@ -118,7 +118,7 @@ def test_parts_of_before_serve_what_was_made_of_them_and_are_made_again_for_what
     finished = {record.stage: record.finished for record in records(store).values()}
     wanted = artifact(store, "answers").rows("answers")
     unmark(store)
-    assert verify(store) == 0 and "do not say whose they are" in capsys.readouterr().out
+    assert verify(store) == 0 and "do not record which frames they are of" in capsys.readouterr().out
     assert sevila("run", demo, store, *OTHER_SCORES) == 0  # reads the features that are there
     assert {record.stage: record.finished for record in records(store).values()}["extract_features"] == finished[
         "extract_features"
@@ -133,7 +133,9 @@ def test_parts_of_before_serve_what_was_made_of_them_and_are_made_again_for_what
         == 0
     )
     assert before == {path: path.stat().st_ino for path in store.glob("pool/sample_frames*/*/*/*.h5") if path in before}
-    assert any("before parts said whose they are" in entry.getMessage() for entry in caplog.records)
+    assert any(
+        "older releases that do not record which frames they are of" in entry.getMessage() for entry in caplog.records
+    )
     answers = artifact(store, "answers")
     assert [row["prediction"] for row in answers.rows("answers")] == [row["prediction"] for row in wanted]
     found = Verification(Store(store))

@@ -36,7 +36,7 @@ def test_run_takes_no_place_that_was_not_given_though_all_is_in_the_store(
 ) -> None:
     assert main([*without(kind, "run", demo, store), "-q"]) == 1
     printed = capsys.readouterr()
-    assert f"nobody said where the {kind} " in printed.err and f"--{kind} " in printed.err
+    assert f"no path is given for the {kind} " in printed.err and f"--{kind} " in printed.err
     assert printed.out == ""
 
 
@@ -45,7 +45,7 @@ def test_stage_takes_neither_annotations_nor_weights_that_were_not_given(
     store: Path, demo: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(without(kind, "stage", demo, store, "answer_questions")) == 1
-    assert f"nobody said where the {kind} " in capsys.readouterr().err
+    assert f"no path is given for the {kind} " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,7 +62,7 @@ def test_wrong_guess_is_not_remembered(demo: Path, tmp_path: Path, capsys: pytes
     assert sevila("run", demo, store, "--weights", f"tiny-blip2={demo / 'questions.csv'}") == 1
     capsys.readouterr()
     assert main(without("weights", "plan", demo, store)) == 0
-    assert "nobody said where the weights" in capsys.readouterr().out
+    assert "no path is given for the weights" in capsys.readouterr().out
     remembered = Sources(Store(store).digests, {}, remembered=KINDS)
     assert remembered.weights("tiny-blip2").id is None
 
