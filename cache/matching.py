@@ -31,6 +31,8 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
             store.own(name) / RECORD for name in store.folders() if store.is_lost(name) and _starts(name, prefix)
         ):
             raise CorruptArtifactError(f"{path}: is lost; {repair_hint(path)}")
+        if prefix in every_name(store):
+            raise StoreError(f"{prefix!r} is a run, not an artifact; `sevila runs show {prefix}` lists its artifacts")
         stages = dict.fromkeys(map(stage_of, store))
         hint = did_you_mean(prefix, [*stages, *every_name(store)])
         raise StoreError(f"no artifact starts with {prefix!r} in {store.root}{hint}; `sevila cache ls` lists all")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 
 import numpy as np
 
 from cache.arrays import ArrayFile
-from cache.errors import CorruptArtifactError, repair_hint
+from cache.errors import CorruptArtifactError, SevilaError, repair_hint
 from cache.fingerprint import fingerprint
 from cache.notes import read_note
 from cache.pool import owner_problem, part_paths
@@ -180,3 +181,17 @@ def holder(store: Store, part: PartId) -> Path:
 def is_there(store: Store, part: PartId) -> bool:
     """Whether any file of a part lies in the pool of the store, or of one below it."""
     return any(path.exists() or path.is_symlink() for root in store.roots for path in part_paths(root, *part))
+
+
+def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
+    """Return how many bytes there are to be read of artifacts, of their parts of the pool, and of other parts."""
+    total, wanted = 0, set(parts)
+    for id in ids:
+        with suppress(SevilaError, OSError):
+            record = store.record(id)
+            total += sum(file["size_bytes"] for file in record.files.values())
+            wanted |= references(store, record)
+    for part in wanted:
+        with suppress(SevilaError, OSError):
+            total += part_paths(holder(store, part), *part)[0].stat().st_size
+    return total

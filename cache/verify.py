@@ -113,17 +113,25 @@ class Verification:
     def _links(self, folder: Path, known: Iterable[str] = ()) -> None:
         for path in links_below(folder):
             if path.relative_to(folder).as_posix() not in known:  # else a problem of that file
-                message = f"is a link to {os.readlink(path)}"
-                self._problem(folder.name, "link", path.name, path, message, "the thing itself")
+                self._link(folder.name, path)
+
+    def _link(self, id: str, path: Path) -> None:
+        if all(problem.path != path for problem in self.problems):
+            self._problem(id, "link", path.name, path, f"is a link to {os.readlink(path)}", "the thing itself")
 
     def rest(self) -> None:
         """Look at what else lies in the store: folders without a record, and what is remembered of files outside it."""
         for place in ("pool", "partial", "aside", "locks", NAMES, RECENT, "demo", "benchmarks"):
             self._links(self.store.root / place)
-        for folder in sorted((self.store.root / "artifacts").glob("*/")):
+        for folder in sorted((self.store.root / "artifacts").glob("*")):
             if folder.is_symlink():
-                self.remarks.append(f"{folder}: a link, not an artifact's folder; nothing of it is read")
-            elif folder.name not in self._ids and is_name(folder.name) and not (folder / RECORD).exists():
+                self._link(folder.name, folder)
+            elif (
+                folder.is_dir()
+                and folder.name not in self._ids
+                and is_name(folder.name)
+                and not (folder / RECORD).exists()
+            ):
                 self.remarks.append(f"{folder}: no artifact, as it has no record; `sevila cache gc` removes it")
         root = self.store.root
         self._memory("memory", [root / "digests.json", root / PULLED, *run_files(root, RECENT)])
@@ -193,7 +201,10 @@ class Verification:
             self.artifacts([id])
         elif id not in self._ids:
             self._ids.add(id)
-            self._problem(id, "gone", id, path, "it is gone", f"the artifact {why}")
+            if path.is_symlink():
+                self._link(id, path)
+            else:
+                self._problem(id, "gone", id, path, "it is gone", f"the artifact {why}")
 
     def _files(self, record: Record, folder: Path) -> bool:
         """Check the files that the record names, and return whether they are all whole."""
@@ -284,17 +295,3 @@ class Verification:
 
     def _problem(self, id: str, piece: ProblemKind, name: str, path: Path, actual: str, wanted: str) -> None:
         self.problems.append(Problem(id, piece, name, path, actual, wanted))
-
-
-def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
-    """Return how many bytes there are to be read of artifacts, of their parts of the pool, and of other parts."""
-    total, wanted = 0, set(parts)
-    for id in ids:
-        with suppress(SevilaError, OSError):
-            record = store.record(id)
-            total += sum(file["size_bytes"] for file in record.files.values())
-            wanted |= references(store, record)
-    for part in wanted:
-        with suppress(SevilaError, OSError):
-            total += part_paths(holder(store, part), *part)[0].stat().st_size
-    return total

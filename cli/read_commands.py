@@ -11,16 +11,16 @@ from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, OutputFolder, Pl
 from cli.terminal import fitted, print_data, print_json, print_table, print_text
 
 
-def answers(id: Text, /, *, as_json: AsJson = False, where: Where) -> None:
+def answers(run: Text, /, *, as_json: AsJson = False, where: Where) -> None:
     """Print the answers of a run in words, as CSV or JSON.
 
     Args:
-        id: id of an answers artifact, or the beginning of it, which takes the newest
+        run: name of a run (`sevila runs`), or id of an answers artifact, or the beginning of it, which takes the newest
     """
     from reports.answer_table import answers_in_words, as_csv, newest_answers
 
     store = where.open()
-    newest = newest_answers(store, id)
+    newest = newest_answers(store, run)
     print(newest, file=sys.stderr)
     rows = [row._asdict() for row in answers_in_words(store, newest)]
     print_json(rows) if as_json else print_data(as_csv(rows))

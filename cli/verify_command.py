@@ -11,10 +11,10 @@ from cache.drop import Drops, pointing
 from cache.errors import StoreError
 from cache.matching import matching
 from cache.pool_listing import PartId, every_part
-from cache.pool_reader import is_there
+from cache.pool_reader import is_there, size_bytes
 from cache.printable import printable, printable_lines
 from cache.store import Store
-from cache.verify import Verification, size_bytes
+from cache.verify import Verification
 from cli.options import UsageError
 from cli.terminal import print_json
 from pipeline.engine.progress import count_bar

@@ -12,11 +12,8 @@ from cache.store import Store
 from pipeline.metrics.comparison import PairedRow, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
 from pipeline.text_table import Table, aligned
+from reports.answer_table import ids_by_setting
 from reports.compare import Comparison, compare, comparison_text
-from stages.all import STAGES
-from stages.answer_questions import Answers
-
-ANSWERING = {name for name, stage in STAGES.items() if issubclass(stage.output, Answers)}
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,7 @@ def _named(store: Store, name: str) -> NamedRun | None:
 
 def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
     """Return the ids of answers by the setting they are of: all of a run, or the one given."""
-    if run is None:
-        return {"": find(store, given)}
-    pins = [pin for pin in run.artifacts if pin.stage in ANSWERING and store.exists(pin.id)]
-    return {pin.setting: pin.id for pin in pins}
+    return {"": find(store, given)} if run is None else ids_by_setting(store, run)
 
 
 def _headline(setting: str, pair: Comparison) -> PairedRow:

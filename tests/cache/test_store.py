@@ -44,14 +44,14 @@ def test_a_link_in_an_artifacts_place_is_told_and_not_read_though_the_stores_roo
             read(id)
     found = Verification(store)
     found.rest()
-    assert found.remarks == [f"{folder}: a link, not an artifact's folder; nothing of it is read"]
+    assert [(problem.piece, problem.path) for problem in found.problems] == [("link", folder)]
     with pinning(store, "x", "recipe", {}, []) as pins:
         pins.add(id, "make", "")
     with pytest.raises(StoreError, match="is a link"):
         survey(store)
     found = Verification(store)
     found.rest()
-    assert [problem.path for problem in found.problems] == [folder]
+    assert [(problem.piece, problem.path) for problem in found.problems] == [("link", folder)]
 
 
 def test_published_artifact_is_read_back_with_its_record(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from cache.gc import survey
 from cache.names import names, pinning
 from cache.notes import read_note, write_note
 from cache.pool import Pool, part_paths
+from cache.pool_reader import size_bytes
 from cache.record import PROGRESS, Record, artifact_id, describe_files
 from cache.store import Store
 from cache.tables import Schema, write_rows
-from cache.verify import Verification, size_bytes
+from cache.verify import Verification
 
 SCHEMA = Schema(1, question_id="string", logit_yes="float32")
 

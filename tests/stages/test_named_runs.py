@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from cache.names import Pin, named_run, pinning
+from cache.errors import StoreError
+from cache.names import Pin, named_run, pinning, remove_name
 from cache.notes import write_note
 from cache.store import Store
 from cli import main
+from reports.answer_table import newest_answers
 from tests.stages.runs import UNIFORM, edited, sevila
 
 
@@ -47,6 +49,33 @@ def test_two_runs_are_compared_by_settings_and_answers(named: Path, capsys: pyte
     found = told(capsys, "compare", "baseline", "uniform", "--store", str(named))
     assert found["differences"] == ["select_keyframes.method: localizer -> uniform"]
     assert [row["n_questions"] for row in found["rows"]] == [30]
+
+
+def test_answers_of_a_named_run_are_printed_and_another_command_says_that_the_name_is_a_runs(
+    named: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    id = next(pin.id for pin in named_run(Store(named), "uniform").artifacts if pin.stage == "answer_questions")
+    assert told(capsys, "answers", "uniform", "--store", str(named)) == told(
+        capsys, "answers", id, "--store", str(named)
+    )
+    assert main(["cache", "show", "uniform", "--store", str(named)]) == 1
+    assert "'uniform' is a run, not an artifact; `sevila runs show uniform`" in capsys.readouterr().err
+
+
+def test_answers_of_a_run_that_answered_in_several_settings_are_named_by_their_ids(named: Path) -> None:
+    store = Store(named)
+    ids = [
+        next(pin.id for pin in named_run(store, name).artifacts if pin.stage == "answer_questions")
+        for name in ("baseline", "uniform")
+    ]
+    try:
+        with pinning(store, "both", "small", {}, []) as pins:
+            for id, setting in zip(ids, ("chosen", "uniform"), strict=True):
+                pins.add(id, "answer_questions", setting)
+        with pytest.raises(StoreError, match=rf"{ids[0]} \(chosen\), {ids[1]} \(uniform\)"):
+            newest_answers(store, "both")
+    finally:
+        remove_name(store, "both")
 
 
 def test_runs_of_one_setting_are_compared_question_by_question_and_a_name_with_an_id(
