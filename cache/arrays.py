@@ -40,15 +40,15 @@ class Owner(NamedTuple):
 
 
 def write_array(
-    path: Path, owner: Owner, frame_shape: tuple[int, ...], dtype: str, pieces: Iterable[np.ndarray]
+    path: Path, owner: Owner, frame_shape: tuple[int, ...], dtype: str, chunks: Iterable[np.ndarray]
 ) -> str:
-    """Write the owner's frames of one of `DTYPES`, which come as [<=n, *frame_shape] pieces, and return the array's digest.
+    """Write the owner's frames of one of `DTYPES`, which come as [<=n, *frame_shape] chunks, and return the array's digest.
 
     Args:
         path: of the file, which the caller syncs and removes on an error (cache/files.py, `written`).
 
     Raises:
-        ValueError: the pieces hold another number of frames than the owner names, or another shape.
+        ValueError: the chunks hold another number of frames than the owner names, or another shape.
         OSError: the disk is full.
     """
     n_frames = len(owner.frame_indices)
@@ -56,8 +56,8 @@ def write_array(
     done = 0
     with h5py.File(path, "w") as file:
         data = file.create_dataset("data", (n_frames, *frame_shape), dtype, chunks=(1, *frame_shape))
-        for piece in pieces:
-            frames = np.ascontiguousarray(piece, dtype=dtype)
+        for chunk in chunks:
+            frames = np.ascontiguousarray(chunk, dtype=dtype)
             if frames.shape[1:] != frame_shape or done + len(frames) > n_frames:
                 raise ValueError(f"got frames of shape {frames.shape} after {done}, wanted {n_frames} of {frame_shape}")
             _check_space(path.parent, frames.nbytes)

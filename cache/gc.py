@@ -88,11 +88,11 @@ def _survey(store: Store, keep: Iterable[str], older_than_days: float) -> Survey
     folders = folders_in(store.root / "artifacts")
     records = {id: record for id in folders if (record := readable(store.root, id)) is not None}
     reasons: dict[str, str] = {}
-    asked = [find(store, prefix) for prefix in keep]
+    wanted_ids = [find(store, prefix) for prefix in keep]
     named = names(store.root)
     for name in named:
         reasons |= {pin.id: f"run {name}" for pin in named_run(store, name).artifacts if pin.id not in reasons}
-    reasons |= {id: "--keep" for id in asked if id not in reasons}
+    reasons |= {id: "--keep" for id in wanted_ids if id not in reasons}
     old_runs = []
     for path in run_files(store.root, RECENT):
         if path.stat().st_mtime >= before:

@@ -102,10 +102,10 @@ class Pool:
         frame_indices: Sequence[int],
         frame_shape: tuple[int, ...],
         dtype: str,
-        pieces: Iterable[np.ndarray],
+        chunks: Iterable[np.ndarray],
         facts: Mapping[str, Any],
     ) -> Callable[[], None]:
-        """Write a part of [<=n, *frame_shape] pieces, and return what publishes it; if the pieces raise, there is none.
+        """Write a part of [<=n, *frame_shape] chunks, and return what publishes it; if the chunks raise, there is none.
 
         The caller has claimed the key. To sync and digest takes longer than to write, and any thread may do it.
         """
@@ -116,7 +116,7 @@ class Pool:
                 left_over.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as part:
-            array = write_array(part, owner, frame_shape, dtype, pieces)
+            array = write_array(part, owner, frame_shape, dtype, chunks)
 
         def finish() -> None:
             publish(part, path)

@@ -63,24 +63,24 @@ class PoolReader:
         """
         places = self._places[video_id]
         wanted = np.arange(self.n_rows(video_id))[rows] if isinstance(rows, slice) else np.asarray(rows)
-        pieces, order = [], []
+        of_files, order = [], []
         for key, part, held, part_rows, indices in places:
             positions = np.flatnonzero(np.isin(wanted, held))
             if len(positions):
                 file, chosen = self._file(key, part), np.searchsorted(held, wanted[positions])
                 file.check(part_rows[chosen], indices[chosen])
-                pieces.append(file.read(part_rows[chosen]))
+                of_files.append(file.read(part_rows[chosen]))
                 order.append(positions)
         if sum(map(len, order)) < len(wanted):
             raise CorruptArtifactError(
                 f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
                 "`sevila cache verify --all --drop` removes what is damaged, and the next run of its recipe makes it again"
             )
-        if len(pieces) == 1:
-            return pieces[0]
-        frames = np.empty((len(wanted), *pieces[0].shape[1:]), pieces[0].dtype)
-        for positions, piece in zip(order, pieces, strict=True):
-            frames[positions] = piece
+        if len(of_files) == 1:
+            return of_files[0]
+        frames = np.empty((len(wanted), *of_files[0].shape[1:]), of_files[0].dtype)
+        for positions, of_file in zip(order, of_files, strict=True):
+            frames[positions] = of_file
         return frames
 
     @property

@@ -33,11 +33,11 @@ def shortened(text: str, most: int) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of an error; its lines are ours, its message is one printable line."""
-    pieces = traceback.format_exception(error)
+    entries = traceback.format_exception(error)
     return printable_lines(
         line
-        for piece in pieces
-        for line in (piece.splitlines() if piece.startswith(("  ", "\n", "Traceback")) else [piece.rstrip("\n")])
+        for entry in entries
+        for line in (entry.splitlines() if entry.startswith(("  ", "\n", "Traceback")) else [entry.rstrip("\n")])
     )
 
 

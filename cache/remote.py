@@ -31,7 +31,7 @@ else:
     fsspec = Lazy("fsspec")
 
 ABOUT, FORMAT = "sevila.json", {"format": 1}
-PIECE_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 OLD_SECONDS = 86400.0  # nobody writes one file for longer
 # Where an upload is seen whole or not at all; elsewhere a file gets its name once it is written.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "hf", "memory"}
@@ -210,5 +210,5 @@ def _local_sizes(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
 
 def _copy(source: Path, target: Path) -> None:
     with open_file(source) as reading, target.open("wb") as writing:
-        while piece := reading.read(PIECE_BYTES):
-            writing.write(piece)
+        while chunk := reading.read(CHUNK_BYTES):
+            writing.write(chunk)

@@ -68,11 +68,11 @@ def answers_in_words(store: Store, answers_id: str) -> list[AnswerInWords]:
     answers = Answers(store, answers_id)
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
-    asked = questions.by_id()
+    by_id = questions.by_id()
     chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
     seconds = {row.question_id: row.seconds for row in chosen}
     rows = typed_rows_of_all(answers, "answers", questions, Answered)
-    return [_in_words(row, asked[row.question_id], seconds[row.question_id]) for row in rows]
+    return [_in_words(row, by_id[row.question_id], seconds[row.question_id]) for row in rows]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

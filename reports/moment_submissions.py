@@ -97,13 +97,13 @@ def span_scores(store: Store, prefix: str, predictions: Path) -> Iterator[dict[s
     questions = Questions(store, keyframes.record.inputs["questions"])
     clips = Frames(store, keyframes.record.inputs["frames"]).clips_of(questions)
     windows = {str(each.qid): each.windows for each in read_predictions(predictions) if each.windows is not None}
-    asked = [question for question in questions.questions() if question.question_id in windows]
-    if not asked:
+    predicted = [question for question in questions.questions() if question.question_id in windows]
+    if not predicted:
         raise SevilaError(
             f"{predictions}: {len(windows)} queries with windows, none of which is a question of {questions.id}; the qids "
             "have to be the questions' ids (`sevila cache show` lists them)"
         )
-    for question in asked:
+    for question in predicted:
         if (clip := clips.get((question.video_id, question.clip_id))) is not None:
             spans, scores = windows[question.question_id][:, :2], windows[question.question_id][:, 2]
             covered = np.where(inside(clip["seconds"], spans), scores, -np.inf)

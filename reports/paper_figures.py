@@ -129,7 +129,7 @@ def _any_frame(of: RowRun) -> list[AccuracyRow]:
     answers = of.artifact_of("answer_questions")
     assert isinstance(answers, Answers)
     questions = Questions(answers.store, answers.record.inputs["questions"])
-    asked = questions.by_id()
+    by_id = questions.by_id()
     voted: dict[str, set[int | None]] = {}
     for row in answers.typed_rows("frame_answers", FrameAnswer):
         voted.setdefault(row.question_id, set()).add(row.prediction)
@@ -138,7 +138,7 @@ def _any_frame(of: RowRun) -> list[AccuracyRow]:
         replace(outcome, prediction=outcome.answer_index)
         if outcome.answer_index in voted.get(answer.question_id, ()) and outcome.answer_index is not None
         else outcome
-        for answer, outcome in zip(answered, outcomes(asked, answered), strict=True)
+        for answer, outcome in zip(answered, outcomes(by_id, answered), strict=True)
     ]
     return accuracy_table(judged, reporting(questions))
 

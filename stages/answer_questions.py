@@ -100,7 +100,7 @@ def answer_questions(
     out: ShardedOutput,
 ) -> None:
     """Answer every question from its keyframes."""
-    asked = [
+    pairs = [
         (question, row if row.reason or question.options else row._replace(reason=NO_OPTIONS))
         for question, row in keyframes.asked(questions, features)
     ]
@@ -108,7 +108,7 @@ def answer_questions(
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        wanted = [asked[item] for item in shard.items]
+        wanted = [pairs[item] for item in shard.items]
         readable = [(question, frames) for question, frames in wanted if not frames.reason]
         units = [unit for question, frames in readable for unit in _units(question, frames, cfg.method)]
         answers: dict[str, list[FramesAnswer]] = {}
@@ -126,7 +126,7 @@ def answer_questions(
         shard.write_rows("frame_answers", frame_rows)
 
     out.each_shard(work)
-    out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
+    out.refuse_all(ANSWERS, len(pairs), f"the Answerer gave no question finite values; {BROKEN}")
 
 
 def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[QuestionFrames]:

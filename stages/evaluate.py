@@ -72,8 +72,8 @@ class Evaluate(Config):
 def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answers, *, out: Output) -> None:
     """Compare predictions with the right options, and count the questions that could not be asked."""
     answered = typed_rows_of_all(answers, "answers", questions, Answered)
-    asked = questions.by_id()
-    table = accuracy_table(outcomes(asked, answered), reporting(questions), cfg.resampling())
+    by_id = questions.by_id()
+    table = accuracy_table(outcomes(by_id, answered), reporting(questions), cfg.resampling())
     covered, missing = coverage((answer.video_id, answer.reason) for answer in answered)
     missing = [video for video in missing if video.reason.code not in Answers.reasons_of_questions]
     content = {
@@ -89,12 +89,12 @@ def evaluate(cfg: Evaluate, run: RunContext, questions: Questions, answers: Answ
 
 def outcomes(questions: Mapping[str, Question], answers: Iterable[Answered]) -> list[Outcome]:
     """Return what became of each answer, in their order, given all questions by id."""
-    asked = [(questions[answer.question_id], answer) for answer in answers]
+    pairs = [(questions[answer.question_id], answer) for answer in answers]
     return [
         Outcome(
             question.answer_index, answer.prediction, answer.video_id, question.question_type, question.question_group
         )
-        for question, answer in asked
+        for question, answer in pairs
     ]
 
 

@@ -55,9 +55,9 @@ class Features(PooledArtifact):
 
     def questions_by_video(self, questions: Questions) -> dict[str, list[Question]]:
         """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
-        asked = questions.by_video()
-        refuse_cut(self, [video.video_id for video in self.videos()], questions, asked, "videos")
-        return asked
+        by_video = questions.by_video()
+        refuse_cut(self, [video.video_id for video in self.videos()], questions, by_video, "videos")
+        return by_video
 
 
 class ExtractFeatures(Config):

@@ -32,8 +32,8 @@ def finetune_answerer(
     out: Output,
 ) -> None:
     """Train the Answerer to name the right option from the keyframes."""
-    asked = keyframes.asked(questions, features)
-    seen = (SeenFrames(question, row.rows, row.reason) for question, row in asked)
+    pairs = keyframes.asked(questions, features)
+    seen = (SeenFrames(question, row.rows, row.reason) for question, row in pairs)
     samples = answered_questions(cfg.prompt, len(backbone.verbalizer(run).letter_ids), seen, "keyframes", out)
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(

@@ -69,12 +69,12 @@ def generate_answers(
     out: ShardedOutput,
 ) -> None:
     """Answer every question in words from its keyframes, each next token the likeliest."""
-    asked = keyframes.asked(questions, features)
+    pairs = keyframes.asked(questions, features)
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
-        wanted = [asked[item] for item in shard.items]
+        wanted = [pairs[item] for item in shard.items]
         answers = {frames.question_id: FramesAnswer(frames.reason) for _, frames in wanted}
         units = [QuestionFrames(question, frames.rows) for question, frames in wanted if not frames.reason]
         texts: dict[str, GeneratedText] = {}
@@ -89,7 +89,7 @@ def generate_answers(
         shard.write_rows("answers", rows)
 
     out.each_shard(work)
-    out.refuse_all(ANSWERS, len(asked), f"the Answerer gave no question finite values; {BROKEN}")
+    out.refuse_all(ANSWERS, len(pairs), f"the Answerer gave no question finite values; {BROKEN}")
 
 
 class AnswerText(NamedTuple):

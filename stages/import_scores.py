@@ -78,11 +78,11 @@ def import_scores(
 ) -> None:
     """Read the scores of the sampled frames from files; a question that is not scored in all its frames says why."""
     clips, videos = frames.clips_of(questions), frames.videos()
-    asked = questions.by_video()
+    by_video = questions.by_video()
     with digests_of_what_is_read() as read:
         scored = _read(cfg, given, questions)
     given.refuse_others(read)
-    known = {question.question_id for of_video in asked.values() for question in of_video}
+    known = {question.question_id for of_video in by_video.values() for question in of_video}
     unknown = {id: each.line for id, each in scored.items() if id not in known}
     if len(unknown) == len(scored):
         raise SevilaError(
@@ -90,7 +90,7 @@ def import_scores(
             f"have ids such as {min(known)!r}"
         )
     ok = [video for video in videos if video.status == "ok"]
-    rows = [_scored(cfg, question, video, clips, scored) for video in ok for question in asked[video.video_id]]
+    rows = [_scored(cfg, question, video, clips, scored) for video in ok for question in by_video[video.video_id]]
     unscored = [UnscoredQuestion(row.question.question_id, row.reason) for row in rows if row.reason]
     if rows and len(unscored) == len(rows):
         raise SevilaError(

@@ -143,14 +143,14 @@ def label_frames(
     out: ShardedOutput,
 ) -> None:
     """Label every frame of every question's clip by whether the Answerer finds the right option in it alone."""
-    videos, asked = features.videos(), features.questions_by_video(questions)
+    videos, by_video = features.videos(), features.questions_by_video(questions)
     frame_by_frame = FrameByFrame(frames.clips_of(questions), features, run, "label_frames", answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
     def work(shard: Shard) -> None:
         wanted = [videos[item] for item in shard.items]
-        every = [question for video in wanted for question in asked[video.video_id]]
-        reasons = [_reason(question, video) for video in wanted for question in asked[video.video_id]]
+        every = [question for video in wanted for question in by_video[video.video_id]]
+        reasons = [_reason(question, video) for video in wanted for question in by_video[video.video_id]]
         labels = LabelColumns()
         if not all(reasons):
             with shard.phase("label"):
@@ -169,7 +169,7 @@ def label_frames(
         shard.write_rows("verdicts", verdicts)
 
     out.each_shard(work)
-    n_asked = sum(len(asked[video.video_id]) for video in videos)
+    n_asked = sum(len(by_video[video.video_id]) for video in videos)
     out.refuse_all(ANSWERS, n_asked, f"the Answerer gave no question finite values; {BROKEN}")
 
 
@@ -192,15 +192,15 @@ class _Labeller:
     def __init__(self, reader: OptionReader, questions: Sequence[Question]) -> None:
         self.model = reader.answerer
         self.reader = reader
-        self.asked = reader.prepare(questions)
-        self.lengths = [len(each.token_ids) for each in self.asked]
+        self.prepared = reader.prepare(questions)
+        self.lengths = [len(each.token_ids) for each in self.prepared]
         self.n_prefix_tokens = n_single_frame_prefix_tokens(self.model)
         self.n_values = 1 + max(len(question.options) for question in questions)
 
     def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:
         """Return the options' values of R pairs; `visual` are their frames, [R, Q, L]."""
-        asked = [self.asked[number] for number in numbers]
-        return self.reader.ask(visual.unsqueeze(1), asked, single_frame_prefixes())
+        prepared = [self.prepared[number] for number in numbers]
+        return self.reader.ask(visual.unsqueeze(1), prepared, single_frame_prefixes())
 
 
 class LabelColumns(NamedTuple):
@@ -225,26 +225,26 @@ def _labels(
     if not questions:
         return LabelColumns()
     labeller, needed = _Labeller(reader, questions), {question.video_id for question in questions}
-    asked = labeller.asked
+    prepared = labeller.prepared
     answered = frame_by_frame.ask(labeller, questions, [video for video in videos if video.video_id in needed], shard)
-    options = reader.values(answered.values, [asked[number] for number in answered.number])
+    options = reader.values(answered.values, [prepared[number] for number in answered.number])
     failed: dict[str, Reason] = {}
     for number, index, value in zip(answered.number.tolist(), answered.frame_index.tolist(), options, strict=True):
         if problem := value.problem_of(f"frame {index}: "):
-            failed.setdefault(asked[number].question.question_id, problem)
-    kept = np.flatnonzero([asked[number].question.question_id not in failed for number in answered.number])
+            failed.setdefault(prepared[number].question.question_id, problem)
+    kept = np.flatnonzero([prepared[number].question.question_id not in failed for number in answered.number])
     numbers, predictions = (
         answered.number[kept],
         np.array([int(options[row].values.argmax()) for row in kept], np.int64),
     )
-    right = np.array([each.question.answer_index for each in asked], np.int64)
+    right = np.array([each.question.answer_index for each in prepared], np.int64)
     places = {name: column[kept] for name, column in answered.places().items()}
     columns = {
         **places,
         "label": predictions == right[numbers],
         "prediction": predictions,
         "option_logits": [options[row].values for row in kept],
-        "truncated": np.array([each.truncated for each in asked], bool)[numbers],
+        "truncated": np.array([each.truncated for each in prepared], bool)[numbers],
     }
     return LabelColumns(columns, runs_of(columns["question_id"]), failed)
 

@@ -66,10 +66,10 @@ class Questions(Artifact):
 
     def by_video(self) -> dict[str, list[Question]]:
         """Return the questions of each video, in the same order."""
-        asked: dict[str, list[Question]] = defaultdict(list)
+        by_video: dict[str, list[Question]] = defaultdict(list)
         for question in self.questions():
-            asked[question.video_id].append(question)
-        return asked
+            by_video[question.video_id].append(question)
+        return by_video
 
     def true_moments(self) -> dict[str, np.ndarray]:
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""
@@ -139,8 +139,8 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
     with digests_of_what_is_read() as read:
         annotated = source.read(annotations.path, cfg.split)
         if cfg.subtitles:
-            asked = {question.video_id for question in annotated.questions[: cfg.limit]}
-            _write_subtitles([video for video in annotated.videos if video.video_id in asked], annotations, out)
+            video_ids = {question.video_id for question in annotated.questions[: cfg.limit]}
+            _write_subtitles([video for video in annotated.videos if video.video_id in video_ids], annotations, out)
     annotations.refuse_others(read)
     questions = annotated.questions[: cfg.limit]
     if not questions:

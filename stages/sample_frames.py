@@ -71,11 +71,11 @@ class Frames(PooledArtifact):
 
     def clips_of(self, questions: Questions) -> Clips:
         """Return `clips` of these questions; raises `CorruptArtifactError` unless frames and questions are of the same videos."""
-        clips, asked = self.clips(), questions.columns("questions", "video_id", "clip_id")
+        clips, columns = self.clips(), questions.columns("questions", "video_id", "clip_id")
         videos = self.videos()
-        refuse_cut(self, [video.video_id for video in videos], questions, asked["video_id"], "videos")
+        refuse_cut(self, [video.video_id for video in videos], questions, columns["video_id"], "videos")
         failed = {video.video_id for video in videos if video.status != "ok"}
-        wanted = [clip for clip in zip(asked["video_id"], asked["clip_id"], strict=True) if clip[0] not in failed]
+        wanted = [clip for clip in zip(columns["video_id"], columns["clip_id"], strict=True) if clip[0] not in failed]
         refuse_cut(self, clips, questions, wanted, "clips")
         return clips
 
@@ -155,11 +155,11 @@ def _decode_missing(
 
     def decode(keys: Iterator[str]) -> Iterator[str]:
         check_decoders((cfg.decoder, cfg.fallback_decoder))
-        asked: deque[str] = deque()
+        requested: deque[str] = deque()
 
         def requests() -> Iterator[DecodeRequest]:
             while not attempts.is_hopeless and (key := next(keys, None)) is not None:
-                asked.append(key)
+                requested.append(key)
                 request = _request(readable[key], cfg)
                 again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
                 held = held_frames(pool, key)
@@ -167,7 +167,7 @@ def _decode_missing(
 
         with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
             for result in decoders.decode(requests()):
-                key = asked.popleft()
+                key = requested.popleft()
                 attempts.note(key, _store(readable[key], key, result, pool, shard, cfg.size))
                 yield key
 

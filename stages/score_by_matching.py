@@ -53,16 +53,16 @@ def score_by_matching(
 
     `logit_yes` is the logit of a match, `logit_no` that of none, `probability_yes` the softmax over the two, as AKS takes it.
     """
-    videos, asked = features.videos(), features.questions_by_video(questions)
+    videos, by_video = features.videos(), features.questions_by_video(questions)
     clips, subtitles = frames.clips_of(questions), questions.subtitles_for(cfg.template)
     frame_by_frame = FrameByFrame(clips, features, run, "score_by_matching", None)
     loaded = OnDemand(partial(matcher.matcher, run))
 
     def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
         if not ok:
             return shard.write_rows("frame_scores", [])
-        shard_questions = [question for video in ok for question in asked[video.video_id]]
+        shard_questions = [question for video in ok for question in by_video[video.video_id]]
         with shard.phase("score"):
             texts = texts_of_frames(partial(template_text, cfg.template), shard_questions, clips, subtitles)
             pairs = _Pairs(loaded.model, texts.texts)

@@ -47,12 +47,12 @@ def score_by_selector(
     out: ShardedOutput,
 ) -> None:
     """Score every frame of every question's clip; the score stands in `logit_yes` and `probability_yes`, `logit_no` is 0."""
-    videos, asked, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
+    videos, by_video, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     windows, prompt = Windows(features, run.torch_device(), answerer), selector.record.config["prompt"]
     models = OnDemand(lambda: (load_answerer(run, backbone, answerer, cfg.precision), selector.load(run)))
 
     def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
         if not ok:
             return shard.write_rows("frame_scores", [])
         model, scorer = models.model
@@ -60,7 +60,7 @@ def score_by_selector(
         with shard.phase("score"):
             read = frame_vectors(windows, model, ok, shard.settings["batch_frames"])
             for video, vectors in zip(track(ok, shard, "video"), read, strict=True):
-                of_video: list[Question] = asked[video.video_id]
+                of_video: list[Question] = by_video[video.video_id]
                 texts, truncated = question_vectors(model, [answering_text(prompt, each) for each in of_video])
                 for question, text, was_cut in zip(of_video, texts, truncated, strict=True):
                     clip = clips[video.video_id, question.clip_id]
@@ -71,5 +71,5 @@ def score_by_selector(
         shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
-    n_asked = sum(len(asked[video.video_id]) for video in videos if video.status == "ok")
+    n_asked = sum(len(by_video[video.video_id]) for video in videos if video.status == "ok")
     out.refuse_all(SCORES, n_asked, f"the selector gave no question finite scores; {BROKEN}")

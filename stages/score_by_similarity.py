@@ -34,8 +34,8 @@ class ScoreBySimilarity(Config):
 
 def plan_scores(run: RunContext, questions: Questions, features: Embeddings) -> Plan:
     """Cut the videos into shards by the number of their scores."""
-    asked = features.questions_by_video(questions)
-    sizes = [video.n_frames * len(asked[video.video_id]) * BYTES_A_SCORE for video in features.videos()]
+    by_video = features.questions_by_video(questions)
+    sizes = [video.n_frames * len(by_video[video.video_id]) * BYTES_A_SCORE for video in features.videos()]
     return Plan(cut(sizes, run.shard_bytes))
 
 
@@ -54,7 +54,7 @@ def score_by_similarity(
 
     It stands in `logit_yes` and `probability_yes`, and `logit_no` is 0.
     """
-    videos, asked, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
+    videos, by_video, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     loaded = OnDemand(partial(embedder.load, run, "float32"))
     reader = features.open()
     subtitles, text = questions.subtitles_for(cfg.template), partial(template_text, cfg.template)
@@ -62,7 +62,7 @@ def score_by_similarity(
 
     def work(shard: Shard) -> None:
         ok = [videos[item] for item in shard.items if videos[item].status == "ok"]
-        pairs = [(video, question) for video in ok for question in asked[video.video_id]]
+        pairs = [(video, question) for video in ok for question in by_video[video.video_id]]
         if not pairs:
             return shard.write_rows("frame_scores", [])
         parts: list[dict[str, np.ndarray]] = []

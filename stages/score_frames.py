@@ -85,12 +85,12 @@ class FrameScores(Artifact):
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             features = Features(self.store, ids[2])
-            clips, asked = frames.clips_of(questions), features.questions_by_video(questions)
+            clips, by_video = frames.clips_of(questions), features.questions_by_video(questions)
             ok = [video.video_id for video in features.videos() if video.status == "ok"]
             wanted = [
                 (question.question_id, len(clips[video_id, question.clip_id]["row"]))
                 for video_id in ok
-                for question in asked[video_id]
+                for question in by_video[video_id]
             ]
             refuse_cut(self, n_frames.items(), features, wanted, "questions with their frames")
 
@@ -144,7 +144,7 @@ def score_frames(
     out: ShardedOutput,
 ) -> None:
     """Score every frame of every question's clip by how surely the Localizer says that the frame answers the question."""
-    videos, asked = features.videos(), features.questions_by_video(questions)
+    videos, by_video = features.videos(), features.questions_by_video(questions)
     clips = frames.clips_of(questions)
     asking: FrameByFrame | StretchByStretch
     if cfg.frames_at_once == 1:
@@ -155,10 +155,10 @@ def score_frames(
     subtitles = questions.subtitles_for(cfg.template)
 
     def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
+        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
         if not ok:  # every video of the shard failed: nothing to load a model for
             return shard.write_rows("frame_scores", [])
-        shard_questions = [question for video in ok for question in asked[video.video_id]]
+        shard_questions = [question for video in ok for question in by_video[video.video_id]]
         with shard.phase("score"):
             texts = texts_of_frames(cfg.text, shard_questions, clips, subtitles)
             scorer = _Scorer(loaded.model, texts.texts)
@@ -169,7 +169,7 @@ def score_frames(
         shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
-    n_asked = sum(len(asked[video.video_id]) for video in videos if video.status == "ok")
+    n_asked = sum(len(by_video[video.video_id]) for video in videos if video.status == "ok")
     out.refuse_all(SCORES, n_asked, f"the Localizer gave no question finite scores; {BROKEN}")
 
 

@@ -179,14 +179,14 @@ def _n_online(client: SyncPrefectClient, pool: str) -> int:
 
 
 def _hand_out(request: dict[str, Any], tag: str, pool: str, artifact: str, name: str) -> UUID:
-    asked: Any = run_deployment(
+    flow_run: Any = run_deployment(
         PIECES[pool],
         parameters={**request, "artifact": artifact, "piece": None},
         timeout=0,
         flow_run_name=name,
         tags=[tag],
     )
-    return UUID(str(asked.id))
+    return UUID(str(flow_run.id))
 
 
 def _final_states(client: SyncPrefectClient, waiting: dict[Piece, UUID]) -> list[tuple[Piece, State[Any] | None]]:
@@ -215,10 +215,10 @@ def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     at_work = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
     wanted = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": at_work})
     with get_client(sync_client=True) as client:
-        asked: set[UUID] = set()  # once each: a run whose state the server does not change stays among those named
-        while runs := {run.id for run in client.read_flow_runs(flow_run_filter=wanted)} - asked:  # 200 at a time
+        requested: set[UUID] = set()  # once each: a run whose state the server does not change stays among those named
+        while runs := {run.id for run in client.read_flow_runs(flow_run_filter=wanted)} - requested:  # 200 at a time
             _cancel(client, list(runs))
-            asked |= runs
+            requested |= runs
 
 
 def _cancel_scheduled(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[UUID]:

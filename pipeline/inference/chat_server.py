@@ -148,8 +148,8 @@ class ServedVlm:
         """Return a response, cut at `MOST_BYTES`, without what its headers say of encodings; raises `httpx.RequestError`."""
         with self._client.stream("POST", f"{self._server.url}/chat/completions", json=body) as response:
             content, began = bytearray(), time.monotonic()
-            for piece in response.iter_bytes():
-                content += piece
+            for chunk in response.iter_bytes():
+                content += chunk
                 if len(content) > MOST_BYTES:
                     break
                 if time.monotonic() - began > PATIENCE.answer_seconds:

@@ -27,10 +27,10 @@ class FrameVectors:
         return self._vectors[rows]
 
     def _read(self, video_id: str) -> np.ndarray:
-        pieces: list[np.ndarray] = []
+        windows: list[np.ndarray] = []
         n_rows = self._reader.n_rows(video_id)
         for start in range(0, n_rows, WINDOW_FRAMES):
-            piece = self._reader.read(video_id, slice(start, start + WINDOW_FRAMES)).astype(np.float32)
-            piece = piece[:, 0] if piece.ndim == 4 else piece  # of the first Q-Former
-            pieces.append(piece if piece.ndim == 2 else piece.mean(axis=1))
-        return np.concatenate(pieces)
+            window = self._reader.read(video_id, slice(start, start + WINDOW_FRAMES)).astype(np.float32)
+            window = window[:, 0] if window.ndim == 4 else window  # of the first Q-Former
+            windows.append(window if window.ndim == 2 else window.mean(axis=1))
+        return np.concatenate(windows)

@@ -109,14 +109,14 @@ def _warn_of_other_frames_at_once(recipe: Recipe) -> None:
     pretrains = trains and (asks_for_moments(recipe) or pretrains_localizer(recipe))
     refines = trains and not asks_for_moments(recipe) and "refined" in recipe.chain.selectors
     stages = ["pretrain_localizer"] * pretrains + ["refine_localizer"] * refines
-    asked = recipe.config_of("score_frames").frames_at_once
+    n_frames = recipe.config_of("score_frames").frames_at_once
     for name in stages:
         trained = recipe.config_of(name).frames_at_once
-        if trained != asked:
+        if trained != n_frames:
             log.warning(
                 "[score_frames] frames_at_once = %d, but the Localizer is trained with [%s] frames_at_once = %d; "
                 "--set %s.frames_at_once=%d",
-                *(asked, name, trained, name, asked),
+                *(n_frames, name, trained, name, n_frames),
             )
 
 
@@ -146,8 +146,8 @@ def _check_vlm(recipe: Recipe) -> None:
             "[chain] answerer = 'vlm' is for the forward chain; the full one trains SeViLA's Answerer: "
             "--set chain.kind=forward"
         )
-    asked = recipe.config_of("answer_with_vlm")
-    if not asked.weights and not asked.served:
+    cfg = recipe.config_of("answer_with_vlm")
+    if not cfg.weights and not cfg.served:
         raise RecipeError(
             "[answer_with_vlm] names no model: weights = the name of a folder on this machine was wanted, or served = the name "
             "that a server has for one"
@@ -272,5 +272,5 @@ def _videos(questions: Artifact) -> set[str]:
 
 
 def _askings(questions: Artifact) -> set[tuple[Any, ...]]:
-    asked = questions.typed_rows("questions", Question)
-    return {(question.clip_id, question.question, question.options) for question in asked}
+    rows = questions.typed_rows("questions", Question)
+    return {(question.clip_id, question.question, question.options) for question in rows}

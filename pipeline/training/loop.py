@@ -99,14 +99,14 @@ class Loop:
     def _train_epoch(self, report: ReportStep, write_events: WriteEvents) -> None:
         """Train to the epoch's end, or to a batch of which something is left out: what is read ahead does not know that yet."""
         batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)[self.batch :]
-        with closing(read_ahead(self._pieces(batches), depth=1)) as pieces:
-            not_finite = self._train_batches(model_input(pieces), report, write_events)
+        with closing(read_ahead(self._loaded(batches), depth=1)) as loaded:
+            not_finite = self._train_batches(model_input(loaded), report, write_events)
         if not_finite is not None:
             samples, loss, norm = not_finite
             if not self.broken.look(samples, self.epoch, bool(self.curves)):
                 raise self._not_finite(samples, loss, norm)
 
-    def _pieces(self, batches: list[list[int]]) -> Iterator[_LoadedMicroBatch]:
+    def _loaded(self, batches: list[list[int]]) -> Iterator[_LoadedMicroBatch]:
         """Yield what this process computes of each batch, in order; a batch without a part for it is yielded without data."""
         for whole in batches:
             samples = self.broken.without(whole)
@@ -123,11 +123,11 @@ class Loop:
                 yield batch, 0, None
 
     def _train_batches(
-        self, pieces: Iterator[_LoadedMicroBatch], report: ReportStep, write_events: WriteEvents
+        self, loaded: Iterator[_LoadedMicroBatch], report: ReportStep, write_events: WriteEvents
     ) -> tuple[list[int], float, float] | None:
         """Make a step of each batch; return the samples, loss and gradient norm of the first one without finite ones."""
         last = time.perf_counter()
-        for batch, own in groupby(pieces, key=itemgetter(0)):
+        for batch, own in groupby(loaded, key=itemgetter(0)):
             if not batch.samples:
                 self.optimizer.zero_grad()
                 self.optimizer.step()  # changes nothing without gradients, and a scheduler wants one before its own

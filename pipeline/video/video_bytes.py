@@ -15,7 +15,7 @@ import av
 from cache.digests import folder_digest, stamp
 from cache.errors import ReadingError
 
-PIECE_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 22
 SPARE_BYTES = 1 << 28  # if so much memory can be had, a file that asks for more than there is asks for too much
 # A file leads to a place that cannot be: before its begin, beyond all ends, in another file.
 OF_THE_BYTES = (errno.EINVAL, errno.EOVERFLOW, None)
@@ -75,8 +75,8 @@ class VideoBytes:
     def _file_digest(self, path: Path) -> str:
         content = hashlib.sha256()
         with path.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                content.update(piece)
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
                 self._on_progress()
         return content.hexdigest()
 

@@ -80,10 +80,10 @@ def _shares(n_frames: int) -> np.ndarray:
 
 def _lengths(run: ReportedRun, setting: EvaluatedSetting) -> dict[str, int]:
     """Return how many frames were sampled of each question's clip."""
-    asked = Questions(run.store, setting.questions).columns("questions", "question_id", "video_id", "clip_id")
+    columns = Questions(run.store, setting.questions).columns("questions", "question_id", "video_id", "clip_id")
     clips = Frames(run.store, setting.frames).clips()
     of_clips = {clip: len(frames["row"]) for clip, frames in clips.items()}
-    return {id: of_clips.get((video, clip), 0) for id, video, clip in zip(*asked.values(), strict=True)}
+    return {id: of_clips.get((video, clip), 0) for id, video, clip in zip(*columns.values(), strict=True)}
 
 
 def _points(totals: np.ndarray, counts: np.ndarray) -> Points:

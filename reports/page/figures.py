@@ -106,9 +106,9 @@ def training_figure(course: TrainingCourse) -> Markup:
         axes = figure.subplots()
         steps = np.array([step.step for step in course.steps])
         losses = np.array([step.loss for step in course.steps])
-        pieces = np.array_split(np.arange(len(steps)), min(SMOOTHED_TO, len(steps)))
-        means = [losses[piece].mean() for piece in pieces]
-        axes.plot([steps[piece].mean() for piece in pieces], means, color=A, label="loss")
+        groups = np.array_split(np.arange(len(steps)), min(SMOOTHED_TO, len(steps)))
+        means = [losses[group].mean() for group in groups]
+        axes.plot([steps[group].mean() for group in groups], means, color=A, label="loss")
         for colour, (name, values) in zip((B, C, MUTED), course.figures.items(), strict=False):
             axes.plot(*zip(*values, strict=True), color=colour, marker=".", label=name.replace("_", " "))
         _from_zero(axes)
