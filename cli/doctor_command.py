@@ -32,14 +32,16 @@ def doctor(
     from workers.prefect_check import prefect_findings
 
     looks = {"installation": installation, "devices": devices, "decoders": decoders}
-    looks |= {"store": partial(store_disk, where.root), "weights": weight_findings, "data sets": dataset_findings}
+    given = chain.places.by_kind()
+    looks |= {"store": partial(store_disk, where.root)}
+    looks |= {"weights": partial(weight_findings, given), "data sets": partial(dataset_findings, given)}
     looks |= {"Prefect": prefect_findings}
     findings = [finding for subject, look in looks.items() for finding in looked_at(subject, look)]
     estimate: RecipeEstimate | None = None
     if recipe:
         try:
-            given = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
-            more, estimate = recipe_findings(*given)
+            to_run = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
+            more, estimate = recipe_findings(*to_run)
         except SevilaError as error:
             more = [Finding(OF_RECIPE, "problem", str(error))]
         findings += more

@@ -132,6 +132,7 @@ OutputFolder = Annotated[Path | None, Parameter(alias="-o", converter=_path, met
 OutputFile = Annotated[
     Path | None, Parameter(alias="-o", converter=_path, validator=PathKind(dir_okay=False), metavar="FILE")
 ]
+SubmissionFile = Annotated[Path | None, Parameter(converter=_path, validator=PathKind(dir_okay=False), metavar="FILE")]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
 Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
 Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]

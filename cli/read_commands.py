@@ -7,21 +7,28 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, OutputFolder, PlaceOption, Text, Where
-from cli.terminal import fitted, print_data, print_json, print_table, print_text
+from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, OutputFolder, PlaceOption, SubmissionFile, Text, Where
+from cli.terminal import fitted, print_data, print_json, print_table, print_text, write_output
 
 
-def answers(run: Text, /, *, as_json: AsJson = False, where: Where) -> None:
-    """Print the answers of a run in words, as CSV or JSON.
+def answers(run: Text, /, *, submission: SubmissionFile = None, as_json: AsJson = False, where: Where) -> None:
+    """Print the answers of a run in words, as CSV or JSON; or write a submission.
 
     Args:
         run: name of a run (`sevila runs`), or id of an answers artifact, or the beginning of it, which takes the newest
+        submission: write the options chosen, by number from 0, as EgoSchema's owners take them: .json, or .csv for Kaggle
     """
     from reports.answer_table import answers_in_words, as_csv, newest_answers
+    from reports.answer_table import submission as submission_of
 
     store = where.open()
     newest = newest_answers(store, run)
     print(newest, file=sys.stderr)
+    if submission is not None:
+        text, n_without = submission_of(store, newest, submission.suffix)
+        if n_without:
+            print(f"{n_without:,} questions have no answer, which -1 stands for", file=sys.stderr)
+        return write_output(text, submission)
     rows = [row._asdict() for row in answers_in_words(store, newest)]
     print_json(rows) if as_json else print_data(as_csv(rows))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cache.errors import StoreError
+from cache.errors import SevilaError, StoreError
 from cache.matching import newest
 from cache.names import NamedRun, every_name, named_run
 from cache.printable import printable
@@ -82,6 +83,30 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def submission(store: Store, answers_id: str, suffix: str) -> tuple[str, int]:
+    """Return the answers as EgoSchema's owners take them, and how many questions have none: these say -1, which is never right.
+
+    Args:
+        suffix: .json, `{q_uid: option from 0}` for their server; or .csv with the columns q_uid and answer, for Kaggle.
+
+    Raises:
+        SevilaError: another suffix.
+    """
+    answers = Answers(store, answers_id)
+    rows = typed_rows_of_all(answers, "answers", Questions(store, answers.record.inputs["questions"]), Answered)
+    chosen = {row.question_id: -1 if row.prediction is None else row.prediction for row in rows}
+    n_without = sum(option < 0 for option in chosen.values())
+    if suffix == ".json":
+        return json.dumps(chosen, indent=1) + "\n", n_without
+    if suffix != ".csv":
+        raise SevilaError(
+            f"a submission ends in {suffix or 'nothing'}; .json (for the server) or .csv (Kaggle) was wanted"
+        )
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("q_uid", "answer"), *chosen.items()])
+    return text.getvalue(), n_without
 
 
 def _as_cell(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.engine.places import PlaceLookup, config_file
 from pipeline.models.released import RELEASED
@@ -10,27 +10,31 @@ from reports.findings import Finding
 from reports.weights import placed_weights
 
 
-def weight_findings() -> Iterator[Finding]:
-    """The weights that have a place, and of those that recipes name the ones that have none."""
-    for line in placed_weights():
-        fix = f"`sevila weights import {line.name} PATH` writes another place into {config_file()}"
-        here = Finding("weights", "ok", f"{line.name}: {line.where}, {line.state}")
+def weight_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    """The weights that have a place, and of those that recipes name the ones that have none; `given` is as for `PlaceLookup`."""
+    lookup = PlaceLookup(given)
+    for line in placed_weights(lookup.all_of("weights")):
+        fix = f"`sevila weights import {line.name or 'NAME'} PATH` writes another place into {config_file()}"
+        if lookup.given("weights", line.name):
+            fix = f"--weights {line.name or 'NAME'}=PATH with another path"
+        here = Finding("weights", "ok", f"{line.name or 'all names'}: {line.where}, {line.state}")
         yield here if line.size_bytes is not None else here._replace(state="problem", fix=fix)
     for name, known in RELEASED.items():
-        if name not in PlaceLookup({}).named("weights"):
+        if lookup.configured("weights", name) is None:
             fix = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
             yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run without", fix)
 
 
-def dataset_findings() -> Iterator[Finding]:
-    """The data sets that have a place, and whether it is there."""
-    lookup = PlaceLookup({})
+def dataset_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    """The data sets that have a place, and whether it is there; `given` is as for `PlaceLookup`."""
+    lookup = PlaceLookup(given)
     n_places = 0
     for kind in ("annotations", "videos"):
-        for name, path in lookup.named(kind).items():
+        for name, path in lookup.all_of(kind).items():
             n_places += 1
-            fix = f"mount or download it, or change [{kind}] in {config_file()}"
-            text = f"{kind} {name}: {path}"
+            where = f"--{kind}" if lookup.given(kind, name) else f"[{kind}] in {config_file()}"
+            fix = f"mount or download it, or change {where}"
+            text = f"{kind} {name or 'of all names'}: {path}"
             is_here = path.exists()
             yield (
                 Finding("data sets", "ok", text)

@@ -27,6 +27,7 @@ from stages.evaluate_localization import LocalizationMetrics
 log = logging.getLogger("sevila")
 
 UNIFORM, LOCALIZER = "uniform", "localizer"
+OF_A_CELL = ("select_keyframes", "answer_questions", "answer_with_vlm", "evaluate", "evaluate_localization")
 ANY = ""  # scorer of a selector that looks at no score
 
 
@@ -111,7 +112,8 @@ def run_sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> It
     for number, cell in enumerate(cells, start=1):
         log.info("cell %d of %d: %s", number, len(cells), name_of(cell))
         try:
-            metrics, recall = _run_cell(replace(request, settings=[*request.settings, *cell.settings]), run, pin)
+            request_of_cell = replace(request, settings=[*request.settings, *cell.settings])
+            metrics, recall = _run_cell(request_of_cell, run, _named_after(cell, pin))
         except MachineError:
             raise
         except SevilaError as error:
@@ -125,6 +127,15 @@ def run_sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> It
         else:
             rows = compare(run.store, str(uniform[cell.baseline].id), str(metrics.id)).rows
             yield CellRun(cell, metrics, recall, rows)
+
+
+def _named_after(cell: Cell, pin: PinStep) -> PinStep:
+    """Return what pins the steps of a cell; those that it does not share with others have its name, by which reports know it."""
+
+    def pin_step(id: str | None, stage: str, setting: str) -> None:
+        pin(id, stage, name_of(cell) if stage in OF_A_CELL else setting)
+
+    return pin_step
 
 
 def name_of(cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ def weights_lines(store: Store) -> list[WeightsLine]:
     return lines + [_stored(record) for record in weights_records(store)]
 
 
-def placed_weights() -> list[WeightsLine]:
-    """Return the weights that have a place; those that cannot be used have no size."""
-    return [_placed(name, path) for name, path in PlaceLookup({}).named("weights").items()]
+def placed_weights(places: Mapping[str, Path] | None = None) -> list[WeightsLine]:
+    """Return the weights that have a place, in `places` or as configured; those that cannot be used have no size."""
+    places = PlaceLookup({}).named("weights") if places is None else places
+    return [_placed(name, path) for name, path in places.items()]
 
 
 def weights_records(store: Store) -> list[Record]:

@@ -84,6 +84,11 @@ class PlaceLookup:
             name: path for level in reversed(self._levels) for (of, name), path in level.items() if of == kind and name
         }
 
+    def all_of(self, kind: str) -> dict[str, Path]:
+        """Return the place of every name of a kind that has one; by "" the one that serves all names."""
+        places = {name: self.configured(kind, name) for name in ("", *self.named(kind))}
+        return {name: place for name, place in places.items() if place is not None}
+
     def given(self, kind: str, name: str) -> bool:
         """Whether the command line says where the named source lies."""
         return not self._levels[0].keys().isdisjoint({(kind, name), (kind, "")})

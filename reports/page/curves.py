@@ -37,8 +37,11 @@ def calibration_of(numbers: RunNumbers, setting: EvaluatedSetting) -> list[Calib
 def scores_over_clips(run: ReportedRun) -> dict[str, Points]:
     """Return, by who scores, the mean probability of yes, in percent, by the place of frames in their clips, in percent."""
     curves: dict[str, Points] = {}
+    drawn: set[str] = set()  # selectors that choose by the same scores are one curve
     for setting in run.settings:
-        if setting.scores is not None and setting.row not in curves and run.store.exists(setting.scores):
+        shown = setting.row in curves or setting.scores in drawn
+        if setting.scores is not None and not shown and run.store.exists(setting.scores):
+            drawn.add(setting.scores)
             by_question = stored_as(run.store, setting.scores, FrameScores).by_question()
             totals, counts = np.zeros(PARTS_OF_A_CLIP), np.zeros(PARTS_OF_A_CLIP)
             for where in by_question.where.values():
@@ -54,7 +57,10 @@ def keyframes_over_clips(run: ReportedRun) -> dict[str, Points]:
     """Return, by who chose them, the share of the keyframes in each part of their clips, both in percent."""
     curves: dict[str, Points] = {}
     for setting in run.settings:
-        if setting.keyframes is None or setting.row in (*curves, "uniform"):  # everybody knows where these are
+        if setting.keyframes is None or setting.row in (
+            *curves,
+            setting.uniform_row,
+        ):  # everybody knows where these are
             continue
         keyframes = Keyframes(run.store, setting.keyframes)
         table = keyframes.columns("keyframes", "question_id", "positions")

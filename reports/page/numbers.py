@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -14,7 +14,8 @@ from pipeline.metrics.comparison import PairedRow, comparison_table
 from pipeline.metrics.coverage import CoverageRow
 from pipeline.reasons import Reason
 from pipeline.recipes.results import Choice, keyframe_row
-from reports.page.runs import ANSWERED_COLUMNS, OTHER_SCORES, EvaluatedSetting, ReportedRun, stored_as
+from reports.benchmark_judging import holm
+from reports.page.runs import ANSWERED_COLUMNS, OTHER_SCORES, SWEPT, EvaluatedSetting, ReportedRun, stored_as
 from reports.paper import read_paper
 from reports.results import headline_interval
 from stages.all import STAGES
@@ -46,6 +47,7 @@ class Gain:
 
     step: str
     paired: PairedRow
+    p_corrected: float | None = None  # by Holm, for all cells of a sweep
 
 
 class RunNumbers:
@@ -65,6 +67,8 @@ class RunNumbers:
     def settings(self) -> list[EvaluatedSetting]:
         """The settings that answered the headline's questions, in the order of the table."""
         same = [each for each in self.run.settings if each.questions == self.run.headline.questions and each.answers]
+        if any(each.is_swept for each in same):
+            return same
         return sorted(same, key=lambda setting: (_place(setting.row), ANSWERED_COLUMNS.index(_column(setting))))
 
     def metrics(self, setting: EvaluatedSetting) -> list[AccuracyRow]:
@@ -117,6 +121,8 @@ class RunNumbers:
     def gains(self) -> list[Gain]:
         """Return what each step of the chain adds, in the chain's order."""
         cells = {(each.row, each.column): each for each in self.settings}
+        if any(each.is_swept for each in self.settings):
+            return self._of_sweep(cells)
         rows = list(dict.fromkeys(each.row for each in self.settings))
         learned = [row for row in rows if row not in ("random", *LAST)]
         wanted = [(f"{a} → {b}", (a, "zero-shot"), (b, "zero-shot")) for a, b in pairwise(learned)]
@@ -132,6 +138,16 @@ class RunNumbers:
             if a != b and a in cells and b in cells and (paired := self.paired(cells[a], cells[b])) is not None:
                 gains.append(Gain(step, paired))
         return gains
+
+    def _of_sweep(self, cells: Mapping[tuple[str, str], EvaluatedSetting]) -> list[Gain]:
+        """Return each cell of a sweep against evenly spread frames of the same number, answered by the same."""
+        gains = []
+        for cell in (each for each in cells.values() if each.is_swept and each.row != each.uniform_row):
+            uniform = cells.get((cell.uniform_row, cell.column))
+            if uniform is not None and (paired := self.paired(uniform, cell)) is not None:
+                gains.append(Gain(f"{uniform.row} → {cell.row}, {cell.column}", paired))
+        values = holm([1.0 if gain.paired.p_value is None else gain.paired.p_value for gain in gains])
+        return [replace(gain, p_corrected=p) for gain, p in zip(gains, values, strict=True)]
 
     def _published(self) -> Mapping[str, Mapping[str, float]]:
         """Return the paper's numbers for this data set, by row and column; none where frames or k are not the paper's."""
@@ -200,7 +216,7 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
 
 def _frames_of(row: str) -> str:
     _, _, name = row.rpartition(": ")
-    if "Localizer" in name:
+    if "Localizer" in name or SWEPT.fullmatch(name):
         return f"the keyframes of the {name}"
     if name.startswith(tuple(OTHER_SCORES.values())):
         return f"the keyframes by {name}"

@@ -77,6 +77,7 @@ def _of_run(run: ReportedRun) -> dict[str, Any]:
         "rows": {},
         "types": {},
         "gains": [],
+        "is_swept": any(setting.is_swept for setting in run.settings),
         "calibration_figure": None,
     }
     return content | (_of_answers(run) if run.headline.answers else _of_moments(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +26,7 @@ ANSWERED_COLUMNS: Sequence[Column] = (
     "zero-shot",
     "fine-tuned",
 )  # of accuracies; the longest name first
+SWEPT = re.compile(r"(.+, k = (\d+))(, answered by .+)?")  # what `sevila sweep` calls its cells
 EVALUATIONS = ("evaluate", "evaluate_moments")
 SCORERS = {
     "refine_localizer": LOCALIZERS["refined"],
@@ -67,6 +69,18 @@ class EvaluatedSetting:
         """What tells it from others, for people."""
         return f"{self.row}, {self.column}"
 
+    @property
+    def is_swept(self) -> bool:
+        """Whether it is a cell of a sweep."""
+        return SWEPT.fullmatch(self.row) is not None
+
+    @property
+    def uniform_row(self) -> str:
+        """The row of the evenly spread frames that it is compared with: in a sweep, as many."""
+        seed, colon, _ = self.row.rpartition(": ")  # of a run of several seeds
+        swept = SWEPT.fullmatch(self.row)
+        return f"uniform, k = {swept[2]}" if swept else f"{seed}{colon}uniform"
+
 
 @dataclass(frozen=True)
 class ReportedRun:
@@ -88,8 +102,7 @@ class ReportedRun:
     def baseline(self) -> EvaluatedSetting | None:
         """The uniform frames, answered as the headline's are; None where that is the headline, or was not evaluated."""
         last = self.headline
-        seed, colon, _ = last.row.rpartition(": ")  # of a run of several seeds
-        same = [each for each in self.settings if (each.row, each.column) == (f"{seed}{colon}uniform", last.column)]
+        same = [each for each in self.settings if (each.row, each.column) == (last.uniform_row, last.column)]
         return same[0] if same and same[0] != last else None
 
     def artifacts(self, stage: str) -> list[tuple[str, Artifact]]:
@@ -206,7 +219,9 @@ def _setting(store: Store, pin: Pin, localizations: dict[str | None, str]) -> Ev
     answers = store.record(str(record.inputs["answers"]))
     keyframes = store.record(str(answers.inputs["keyframes"]))
     frames, scores = str(keyframes.inputs["frames"]), keyframes.inputs["scores"]
-    row, column = _named_cell(pin.setting) or (_chosen_by(store, keyframes.config, scores), _answered(answers))
+    swept = SWEPT.fullmatch(pin.setting)
+    chosen_by = swept[1] if swept else _chosen_by(store, keyframes.config, scores)
+    row, column = _named_cell(pin.setting) or (chosen_by, _answered(answers))
     localization = localizations.get(keyframes.id)
     return EvaluatedSetting(
         row, column, pin.id, questions, frames, keyframes.id, scores, answers.id, localization=localization

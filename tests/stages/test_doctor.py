@@ -50,6 +50,22 @@ def test_a_recipe_that_can_run_here_has_status_zero_and_one_that_cannot_says_all
     assert "extract_features in float16 on a CPU" in problems(content)
 
 
+def test_a_place_that_the_command_gives_is_one_and_a_wrong_one_is_a_problem_with_its_mend(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "Salesforce/blip2-flan-t5-xl", "sevila-pretrained"
+    store, tiny = ("--store", str(tmp_path / "store")), demo / "tiny-blip2"
+    for given in ([f"{name}={tiny}" for name in names], [str(tiny)]):
+        words = [word for place in given for word in ("--weights", place)]
+        _, content = doctor(capsys, *store, *words, "--videos", f"nextqa={demo}")
+        texts = [each["text"] for each in content["findings"] if each["subject"] in ("weights", "data sets")]
+        assert not [text for text in texts if "has no place" in text or "none has a place" in text]
+        assert f"videos nextqa: {demo}" in texts and sum(f"{tiny}, here" in text for text in texts) == len(given)
+    _, content = doctor(capsys, *store, "--weights", f"{names[0]}={demo / 'gone'}", "--videos", str(demo / "gone"))
+    mends = {each["subject"]: each["mend"] for each in content["findings"] if str(demo / "gone") in each["text"]}
+    assert mends["weights"].startswith(f"--weights {names[0]}=PATH") and "change --videos" in mends["data sets"]
+
+
 def test_of_a_recipe_whose_answerer_is_another_model_that_model_is_missing_and_no_backbone(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -503,6 +503,24 @@ def test_answers_in_words_are_printed_as_csv(finished: Path, capsys: pytest.Capt
     assert {row["correct"] for row in answered} <= {"True", "False"}
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".txt"])
+def test_a_submission_says_the_number_of_each_option_chosen_and_never_one_that_was_not(
+    suffix: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"submission{suffix}"
+    status = main(["answers", "answer_questions", "--submission", str(file), "--store", str(finished)])
+    if suffix == ".txt":
+        assert status == 1 and "ends in .txt; .json" in capsys.readouterr().err and not file.exists()
+        return
+    assert status == 0 and capsys.readouterr().out == f"{file}\n"
+    wanted = {row["question_id"]: row["prediction"] for row in artifact(finished, "answers").rows("answers")}
+    text = file.read_text()
+    assert suffix == ".json" or text.startswith("q_uid,answer\n")  # no carriage returns
+    rows = json.loads(text) if suffix == ".json" else {q: int(n) for q, n in list(csv.reader(text.splitlines()))[1:]}
+    assert rows == {id: -1 if option is None else option for id, option in wanted.items()}
+    assert list(rows.values()).count(-1) == 6  # of the two videos that cannot be read
+
+
 def test_reduced_precision_gives_nearly_the_same_scores(finished: Path, store: Path, demo: Path) -> None:
     stages = ("extract_features", "score_frames", "answer_questions")
     settings = [part for stage in stages for part in ("--set", f"{stage}.precision=bfloat16")]

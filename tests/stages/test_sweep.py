@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cache.store import Store
 from pipeline.metrics.comparison import PairedRow
 from reports.sweep import Cell, Grid
 from reports.sweep_text import power
+from tests.small_world import SMALL
 from tests.stages.runs import arguments, main
 
 PAIRED = PairedRow("overall", "overall", True, 1000, 50.0, 55.0, 5.0, 1.0, 9.0, 75, 125, 0.0005)
@@ -81,3 +83,13 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
         and cells[2]["against_uniform"][0]["n_questions"] == cells[2]["headline"]["n_questions"]
     )
     assert {id: Store(store).record(id).finished for id in Store(store)} == made
+    assert main(["report", Path(SMALL).stem, "--store", str(store), "-o", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for name in ("uniform, k = 1", "top_k by localizer, k = 2", "oracle, k = 2"):
+        assert f'<th scope="row">{name}</th>' in page
+    assert "Against evenly spread frames" in page and "p, Holm" in page
+    table = page.partition("p, Holm")[2].partition("</table>")[0]
+    steps = re.findall(r'<th scope="row">(.+?)</th>', table)
+    assert steps[0] == "uniform, k = 1 → top_k by localizer, k = 1, zero-shot" and len(steps) == 4
+    tested = [cell["against_uniform"][0] for cell in cells if cell["selector"] != "uniform"]
+    assert [f"{row['difference_points']:+.1f}" for row in tested] == re.findall(r"<td>([+-][\d.]+)</td>", table)
