@@ -10,9 +10,10 @@ import html
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -89,14 +90,21 @@ def files_of_videos(videos: Iterable[Video], names: Mapping[Path, str]) -> dict[
     stems = {name: name[: -len(file.suffix)] for file, name in names.items()}
     by_stem = {other: by_name[name] for name, stem in reversed(stems.items()) for other in video_without_language(stem)}
     by_stem |= {stem: by_name[name] for name, stem in reversed(stems.items())}
+    of_name, of_stem = _in_any_form(by_name), _in_any_form(by_stem)
     wanted: dict[str, Path] = {}
     for video in videos:
         stem_of_path = video.path.removesuffix(Path(video.path).suffix)
-        places = (by_name.get(video.subtitles), *map(by_stem.get, (video.video_id, video.path, stem_of_path)))
+        places = (of_name(video.subtitles), *map(of_stem, (video.video_id, video.path, stem_of_path)))
         file = next(filter(None, places), None)
         if file is not None:
             wanted[video.video_id] = file
     return wanted
+
+
+def _in_any_form(files: Mapping[str, Path]) -> Callable[[str], Path | None]:
+    """Return what finds a file by its name as it is, else in another Unicode form: disks of Macs keep one that nobody types."""
+    composed = {normalize("NFC", name): file for name, file in files.items()}
+    return lambda name: files.get(name) or composed.get(normalize("NFC", name))
 
 
 def read_cues(file: Path, from_seconds: float = 0.0) -> list[Cue]:

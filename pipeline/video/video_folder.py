@@ -104,6 +104,11 @@ class VideoFolder:
             sorts = [_of_form(index.stems, name), images]
             sorts.insert(0 if Path(name).suffix else 2, named)
         files = next(filter(None, [_of_form(index.paths, os.path.normpath(path)), *sorts]), [])
+        if len(files) > 1 and (
+            place := normalize("NFC", os.path.dirname(os.path.normpath(path)))
+        ):  # `train/1` is not `test/1`
+            there = [file for file in files if normalize("NFC", os.path.relpath(file.parent, self.root)) == place]
+            files = there or files
         # A file that is reached twice, through links, is one.
         return files if len(files) < 2 else list({os.path.realpath(each): each for each in reversed(files)}.values())
 

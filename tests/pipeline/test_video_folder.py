@@ -38,6 +38,13 @@ def test_exact_file_name_is_not_ambiguous_beside_one_of_another_suffix(tmp_path:
     assert find(tmp_path, "a")[1].startswith("ambiguous")
 
 
+def test_a_name_with_its_folder_and_without_suffix_is_the_file_in_that_folder(tmp_path: Path) -> None:
+    there, _, elsewhere = (write(tmp_path / name) for name in ("train/1.mp4", "test/1.mp4", "deep/train/1.mkv"))
+    assert find(tmp_path, "train/1") == (there, "") and find(tmp_path, "deep/train/1") == (elsewhere, "")
+    for name in ("1", "validation/1"):
+        assert find(tmp_path, name)[1].startswith("ambiguous")
+
+
 @pytest.mark.parametrize("place", ["{}.mp4", "deep/{}.mp4", "{}/one.mp4", "{}/frames/1.jpg"])
 @pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
 def test_name_in_one_unicode_form_finds_the_file_in_the_other(

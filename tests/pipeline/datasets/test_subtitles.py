@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
 from cache.digests import DigestCache
 from cache.errors import MissingSourceError, RecipeError, SchemaError
 from cache.store import Store
-from pipeline.datasets.subtitles import read_cues
+from pipeline.datasets.question import Video
+from pipeline.datasets.subtitles import files_of_videos, read_cues
 from pipeline.engine.build import build
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
@@ -139,3 +141,12 @@ def test_subtitles_that_cannot_be_had_are_one_error(tmp_path: Path) -> None:
         listed(tmp_path, "longvideobench", "val").subtitles()
     with pytest.raises(RecipeError, match=r"no subtitles of 'nextqa' are read; of these some are: longvideobench, "):
         load("plain", STAGES, ["list_questions.dataset=nextqa", "list_questions.subtitles=true"])
+
+
+@pytest.mark.parametrize(("on_disk", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_subtitles_named_in_one_unicode_form_belong_to_a_video_named_in_the_other(on_disk: str, typed: str) -> None:
+    file, exact = Path(f"{normalize(on_disk, 'Zoë café')}.en.vtt"), Path(f"{normalize(typed, 'Zoë café')}.vtt")
+    id = normalize(typed, "Zoë café")
+    by_name, by_annotations = Video(id, f"{id}.mp4"), Video("1", "1.mp4", subtitles=f"{id}.en.vtt")
+    assert files_of_videos([by_name, by_annotations], {file: file.name}) == {id: file, "1": file}
+    assert files_of_videos([by_name], {file: file.name, exact: exact.name}) == {id: exact}
