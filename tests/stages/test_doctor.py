@@ -50,7 +50,7 @@ def test_a_recipe_that_can_run_here_has_status_zero_and_one_that_cannot_says_all
     assert "extract_features in float16 on a CPU" in problems(content)
 
 
-def test_a_place_that_the_command_gives_is_one_and_a_wrong_one_is_a_problem_with_its_mend(
+def test_a_place_that_the_command_gives_is_one_and_a_wrong_one_is_a_problem_with_its_fix(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = "Salesforce/blip2-flan-t5-xl", "sevila-pretrained"
@@ -62,8 +62,8 @@ def test_a_place_that_the_command_gives_is_one_and_a_wrong_one_is_a_problem_with
         assert not [text for text in texts if "has no place" in text or "none has a place" in text]
         assert f"videos nextqa: {demo}" in texts and sum(f"{tiny}, here" in text for text in texts) == len(given)
     _, content = doctor(capsys, *store, "--weights", f"{names[0]}={demo / 'gone'}", "--videos", str(demo / "gone"))
-    mends = {each["subject"]: each["mend"] for each in content["findings"] if str(demo / "gone") in each["text"]}
-    assert mends["weights"].startswith(f"--weights {names[0]}=PATH") and "change --videos" in mends["data sets"]
+    fixes = {each["subject"]: each["fix"] for each in content["findings"] if str(demo / "gone") in each["text"]}
+    assert fixes["weights"].startswith(f"--weights {names[0]}=PATH") and "change --videos" in fixes["data sets"]
 
 
 def test_of_a_recipe_whose_answerer_is_another_model_that_model_is_missing_and_no_backbone(
