@@ -18,13 +18,13 @@ def answers(run: Text, /, *, submission: SubmissionFile = None, as_json: AsJson 
         run: name of a run (`sevila runs`), or id of an answers artifact, or the beginning of it, which takes the newest
         submission: write the options chosen, by number from 0, as EgoSchema's owners take them: .json, or .csv for Kaggle
     """
-    from reports.answer_table import answers_in_words, answers_submission, as_csv, newest_answers
+    from reports.answer_table import answers_in_words, as_csv, newest_answers, submitted_answers
 
     store = where.open()
     newest = newest_answers(store, run)
     print(newest, file=sys.stderr)
     if submission is not None:
-        text, n_without = answers_submission(store, newest, submission.suffix)
+        text, n_without = submitted_answers(store, newest, submission.suffix)
         if n_without:
             print(f"{n_without:,} questions have no answer, which -1 stands for", file=sys.stderr)
         return write_output(text, submission)

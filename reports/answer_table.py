@@ -85,7 +85,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def answers_submission(store: Store, answers_id: str, suffix: str) -> tuple[str, int]:
+def submitted_answers(store: Store, answers_id: str, suffix: str) -> tuple[str, int]:
     """Return the answers as EgoSchema's owners take them, and how many questions have none: these say -1, which is never right.
 
     Args:
