@@ -46,12 +46,13 @@ class KeyTable:
 def _official_prompt(suffix: str) -> KeyTable:
     qformer = rf"Qformer{suffix}\.bert\."
     layer = rf"{qformer}encoder\.layer\.(\d+)\."
+    projection = rf"(?:t5|opt|llm|llama)_proj{suffix}\."  # LAVIS calls it after the language model
     return KeyTable(
-        belongs=rf"ln_vision{suffix}\.|query_tokens{suffix}$|Qformer{suffix}\.|t5_proj{suffix}\.",
+        belongs=rf"ln_vision{suffix}\.|query_tokens{suffix}$|Qformer{suffix}\.|{projection}",
         renames=(
             (rf"ln_vision{suffix}\.(weight|bias)", r"layer_norm.\1"),
             (rf"query_tokens{suffix}", "query_tokens"),
-            (rf"t5_proj{suffix}\.(weight|bias)", r"projection.\1"),
+            (rf"{projection}(weight|bias)", r"projection.\1"),
             (rf"{qformer}embeddings\.LayerNorm\.(weight|bias)", r"qformer.layernorm.\1"),
             (rf"{layer}(attention|crossattention)\.self\.(.+)", r"qformer.encoder.layer.\1.\2.attention.\3"),
             (rf"{layer}(attention|crossattention)\.output\.(.+)", r"qformer.encoder.layer.\1.\2.output.\3"),

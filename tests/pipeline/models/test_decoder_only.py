@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Blip2ForConditionalGeneration
 from transformers.utils import logging
@@ -26,7 +27,7 @@ from pipeline.models.checkpoint import (
 )
 from pipeline.models.config import model_config, read_blip2_config
 from pipeline.models.decoder_verbalizer import DecoderVerbalizer
-from pipeline.models.export import write_blip2
+from pipeline.models.export import Part, write_blip2, write_official
 from pipeline.models.frame_selector import text_vectors
 from pipeline.models.generation import generate
 from pipeline.models.localizer import Localizer
@@ -41,6 +42,7 @@ from tests.conftest import Package
 from tests.tiny_blip2 import MOST_TOKENS, write_tiny_blip2
 
 OPTIONS = ["yes", "no", "the frame", "a question"]
+PARTS: tuple[Part, ...] = ("localizer", "answerer")
 PROMPTS = [answer_prompt("why " * (3 * row + 1), OPTIONS) for row in range(3)]
 
 
@@ -261,6 +263,19 @@ def test_an_exported_folder_reads_back_with_its_own_language_model(tiny: Tiny, t
     write_blip2(tiny.folder, tiny.prompt.state_dict(), tmp_path / "out")
     assert read_blip2_config(tmp_path / "out").text.to_dict() == tiny.config.text.to_dict()
     check_blip2(read_blip2_config(tmp_path / "out"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("called", ["t5_proj", "opt_proj", "llama_proj"])
+def test_localizer_and_answerer_come_back_from_an_official_file_whatever_it_calls_the_projection(
+    tiny: Tiny, tmp_path: Path, called: str
+) -> None:
+    states = {part: {name: t + n for name, t in tiny.prompt.state_dict().items()} for n, part in enumerate(PARTS, 1)}
+    write_official(states, tmp_path / "ours.safetensors")
+    content = load_file(tmp_path / "ours.safetensors")
+    save_file({name.replace("t5_proj", called): t for name, t in content.items()}, tmp_path / "theirs.safetensors")
+    for part in PARTS:
+        back = load_visual_prompt(tiny.config, tmp_path / "theirs.safetensors", part).state_dict()
+        assert all(torch.equal(back[name], tensor) for name, tensor in states[part].items())
 
 
 def written(tiny: Tiny, folder: Path, **text: Any) -> Path:
