@@ -26,10 +26,11 @@ demo: .venv/.installed  ## the whole chain on a small world of its own, training
 results: .venv/.installed  ## the demo's chain for three seeds on which nothing was chosen; what the store holds is not made again
 	$(BIN)/sevila results demo --seeds 3 4 5 -o docs/shapes-results.md
 
-# Named by stage, so that the newest is taken: those of the demo, which has just run.
+# By id: the newest of a stage may be another seed's, where `make results` ran before.
 .sevila/shapes-sevila.safetensors: .venv/.installed
 	$(BIN)/sevila demo
-	$(BIN)/sevila weights export refine_localizer init_answerer -o $@
+	$(BIN)/sevila weights export -o $@ \
+	  $$(for stage in refine_localizer init_answerer; do basename $$($(BIN)/sevila stage $$stage demo -q | tail -n 1); done)
 
 sweep: .sevila/shapes-sevila.safetensors  ## ways to choose keyframes of long videos, compared, with the demo's weights
 	$(BIN)/sevila sweep shapes_long --weights shapes-sevila=$< --selectors random top_k aks bolt q_frame peaks oracle --k 4 8

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from cache.errors import MachineError, RecipeError, SevilaError, did_you_mean
+from pipeline.engine.recipe import load
 from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import PinStep, Run
 from pipeline.metrics.comparison import PairedRow
@@ -67,12 +68,12 @@ class Cell:
     scorer: str
     answerer: str
 
-    @property
-    def settings(self) -> list[str]:
-        """The recipe's keys that make this cell."""
-        keyframes = [f"select_keyframes.method={self.selector}", "select_keyframes.options={}"]
+    def settings_over(self, selector: str) -> list[str]:
+        """Return the keys that make this cell of a recipe with that selector, whose options no other one has."""
+        keyframes = [f"select_keyframes.method={self.selector}"]
         if self.scorer:
             keyframes = ["select_keyframes.method=localizer", f"select_keyframes.selector={self.selector}"]
+        keyframes += ["select_keyframes.options={}"] if not self.scorer or self.selector != selector else []
         scorer = [f"chain.scorer={self.scorer}"] if self.scorer else []
         answerer = [f"chain.answerer={self.answerer}"] if self.answerer else []
         return ["chain.kind=forward", *keyframes, f"select_keyframes.k={self.k}", *scorer, *answerer]
@@ -105,14 +106,16 @@ def run_sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> It
     Raises:
         SevilaError: uniform frames cannot be answered from, so that there is nothing to compare with.
     """
-    # Places of one scorer's weights or files are of no use to the cells of the others.
-    request = replace(request, shared=request.shared or set(grid.scorers) != {LOCALIZER})
+    # Places of the weights or files of one scorer or answerer are of no use to the cells of the others.
+    of_some = set(grid.scorers) != {LOCALIZER} or len(set(grid.answerers)) > 1
+    request = replace(request, shared=request.shared or of_some)
+    own = load(request.recipe, STAGES, request.settings, request.seed).config_of("select_keyframes").selector
     uniform: dict[Cell, Metrics] = {}
     cells = grid.cells()
     for number, cell in enumerate(cells, start=1):
         log.info("cell %d of %d: %s", number, len(cells), name_of(cell))
         try:
-            request_of_cell = replace(request, settings=[*request.settings, *cell.settings])
+            request_of_cell = replace(request, settings=[*request.settings, *cell.settings_over(own)])
             metrics, recall = _run_cell(request_of_cell, run, _named_after(cell, pin))
         except MachineError:
             raise

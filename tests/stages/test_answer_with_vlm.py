@@ -1,5 +1,6 @@
 """`answer_with_vlm`: another video-language model answers from the keyframes."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.models.image_text import ImageTextModel
 from stages.answer_with_vlm import WrittenAnswers
 from stages.evaluate import Metrics
 from tests.small_world import SMALL
-from tests.stages.runs import UNIFORM, artifact, records
+from tests.stages.runs import UNIFORM, arguments, artifact, records
 from tests.tiny_vlm import TINY, write_tiny_vlm
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,26 @@ def test_a_vlm_answers_without_blip2_and_its_answers_are_evaluated_compared_and_
     assert run(demo, store, *OWN, "--set", "select_keyframes.k=1", "--name", "one", weights=vlm) == 0
     assert main(["compare", "four", "one", "--store", str(store)]) == 0
     assert main(["compare", answers.id, answers_of(store).id, "--store", str(store)]) == 0
+
+
+def test_a_sweep_compares_answerers_though_each_has_weights_that_the_other_does_not_use(
+    demo: Path, vlm: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    grid = ("--selectors", "top_k", "--k", "1", "--answerers", "sevila", "vlm", "--json")
+    own = (*OWN, "--set", "answer_with_vlm.precision=float32", "--weights", f"tiny-vlm={vlm}")
+    capsys.readouterr()
+    assert main(arguments("sweep", demo, store, *grid, *own)) == 0
+    cells = json.loads(capsys.readouterr().out)
+    ways = [(selector, answerer) for selector in ("uniform", "top_k") for answerer in ("sevila", "vlm")]
+    assert [(cell["selector"], cell["answerer"]) for cell in cells] == ways
+    of_uniform = {cell["answerer"]: cell["headline"]["accuracy_percent"] for cell in cells[:2]}
+    for cell in cells[2:]:  # each against the same answerer's
+        assert cell["against_uniform"][0]["a_percent"] == pytest.approx(of_uniform[cell["answerer"]])
+    assert main(["report", Path(SMALL).stem, "--store", str(store), "-o", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for answered in ("zero-shot", "tiny-vlm"):
+        assert f"uniform, k = 1 → top_k by localizer, k = 1, {answered}" in page
 
 
 def test_an_interrupted_run_goes_on_after_its_finished_shards_and_gives_the_same_answers(

@@ -199,6 +199,29 @@ def test_what_is_said_at_a_frame_is_part_of_what_its_vector_is_compared_with(
         assert np.isclose(table["logit_yes"][row], float(frame @ vector), atol=1e-5)
 
 
+def test_matching_reads_what_is_said_at_a_frame(spoken: Path, own: Path, models: Path) -> None:
+    template = "score_by_matching.template={subtitles} {question}"  # the tiny model reads few letters
+    assert sevila("run", spoken, own, *scored_by(models, "itm", SAID[0], template)) == 0
+    scores, questions = of_last_run(own)
+    assert scores.record.stage == "score_by_matching"
+    columns = ("question_id", "video_id", "position", "seconds", "logit_yes", "logit_no")
+    table = scores.columns("frame_scores", *columns)
+    shown, matcher = said_at(own, table), load_matcher(models / "itm", "cpu")
+    assert 0 < np.count_nonzero(shown == "") < len(shown)
+    features, clips = artifact(own, "features").open(), artifact(own, "frames").clips()  # the newest are the matcher's
+    apart = []
+    for row in range(0, len(shown), 37):
+        question = questions[table["question_id"][row]]
+        stored = clips[question.video_id, question.clip_id]["row"][table["position"][row], None]
+        visual = matcher.visual(torch.from_numpy(features.read(question.video_id, stored).copy()))
+        texts = [f"{words} {question.question}" for words in (shown[row], "other words")]
+        no, yes = matcher.score(visual.expand(2, -1, -1), matcher.tokenize(texts)[0]).unbind(dim=1)
+        assert np.isclose(table["logit_yes"][row], float(yes[0]), atol=1e-4)
+        assert np.isclose(table["logit_no"][row], float(no[0]), atol=1e-4)
+        apart.append(abs(float(yes[0] - yes[1])))
+    assert max(apart) > 1e-3  # the texts count
+
+
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_the_localizer_reads_what_is_said_at_a_frame_and_scores_silent_ones_as_without(
     at_once: int, spoken: Path, own: Path

@@ -11,9 +11,11 @@ import pytest
 
 from cache.errors import RecipeError
 from cache.store import Store
+from pipeline.engine.recipe import load
 from pipeline.metrics.comparison import PairedRow
 from reports.sweep import Cell, Grid
 from reports.sweep_text import power
+from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, main
 
@@ -27,16 +29,23 @@ def test_what_looks_at_no_score_is_one_cell_whoever_scores() -> None:
 
 
 def test_a_cell_is_a_few_keys_of_the_recipe() -> None:
-    assert Cell("aks", 8, "clip", "").settings == [
+    assert Cell("aks", 8, "clip", "").settings_over("aks") == [
         "chain.kind=forward",
         "select_keyframes.method=localizer",
         "select_keyframes.selector=aks",
         "select_keyframes.k=8",
         "chain.scorer=clip",
     ]
-    # Whatever the recipe says of its selector's options, what looks at no score has none of them.
     keys = ["select_keyframes.method=oracle", "select_keyframes.options={}", "select_keyframes.k=8"]
-    assert Cell("oracle", 8, "", "").settings[1:] == keys
+    assert Cell("oracle", 8, "", "").settings_over("top_k")[1:] == keys
+
+
+def test_options_of_the_recipes_own_selector_are_of_no_other() -> None:
+    own = ["select_keyframes.selector=aks", "select_keyframes.options={t1 = 0.9}"]
+    for name, t1 in (("aks", 0.9), ("bolt", None), ("top_k", None)):
+        settings = [*own, *Cell(name, 8, "localizer", "").settings_over("aks")]
+        chosen = load("plain", STAGES, settings).config_of("select_keyframes")
+        assert chosen.selector == name and chosen.options.get("t1") == t1
 
 
 def test_a_selector_that_there_is_not_is_refused_with_the_nearest_one() -> None:
