@@ -31,7 +31,10 @@ from tests.stages.runs import UNIFORM, artifact, sevila
 from tests.videos import make_image_folder, make_video, rotate
 from workers.pages import show_summary
 
-HOSTILE = """</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'"&{{ 7 * 7 }}\u2028\x1b[31m\u202e end"""
+HOSTILE = (
+    """</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'"&{{ 7 * 7 }}"""
+    "\u2028\x1b[31m\u202e end"
+)
 HOSTILE_ID, HOSTILE_TYPE = "q '\"</script> & #1", "<b>kind</b></script>\x1b\u202e"
 
 
