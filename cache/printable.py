@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(map(_shown, text))
 
 
+def printable_value(value: Any) -> Any:
+    """Return a value for a template: a text as `printable`; a number, or markup of our own, as it is."""
+    return printable(value) if type(value) is str else value
+
+
 def printable_lines(lines: Iterable[str]) -> str:
     """Return the lines as one text in which every line end is one of ours."""
     return "\n".join(map(printable, lines))
@@ -29,6 +34,12 @@ def printable_lines(lines: Iterable[str]) -> str:
 def shortened(text: str, most: int) -> str:
     """Return the text, or where it has more than `most` characters its beginning and "..."."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def cut_in_the_middle(text: str, most: int) -> str:
+    """Return the text, or where it has more than `most` characters its beginning, "..." and its end."""
+    end = (most - 3) // 2
+    return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
 def traceback_text(error: BaseException) -> str:

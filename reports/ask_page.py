@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cache.printable import printable_value
 from pipeline.video.jpeg import as_jpeg
 from pipeline.video.thumbnails import shape_or_coded
 from reports.asked_answer import AskedAnswer, AskedFrame, clock
@@ -53,7 +54,8 @@ def _shares(frames: list[AskedFrame]) -> list[int | None]:
 
 @cache
 def _environment() -> Environment:
-    return Environment(loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    loader, shown = PackageLoader("reports"), printable_value
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=shown)
 
 
 def _template(name: str) -> Any:

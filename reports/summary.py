@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cache.printable import printable
+from cache.printable import cut_in_the_middle, printable
 from pipeline.datasets.question import Rejected
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results, TrainedWeights
@@ -23,6 +23,7 @@ from stages.sample_frames import Frames
 FAILURES_SHOWN = 10
 ANSWERS_SHOWN = 3
 SETTINGS_SHOWN = 3
+MOST_CHARACTERS, MOST_OF_NAME = 400, 120  # of one answer or failure, and of the name of its video
 
 
 def summary(
@@ -143,7 +144,7 @@ def _code(lines: Sequence[str], language: str = "") -> str:
 
 def _first_answers(answers: Answers) -> list[str]:
     rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row.reason]
-    return [printable(f"{row.question_id}: {row.question} -> {row.answer}") for row in rows[:ANSWERS_SHOWN]]
+    return [_line(f"{row.question_id}: {row.question} -> {row.answer}") for row in rows[:ANSWERS_SHOWN]]
 
 
 def _failures(artifact: Artifact) -> tuple[str, list[str]]:
@@ -155,9 +156,13 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
     if isinstance(artifact, Frames):
         videos = artifact.videos()
         failed = [video for video in videos if video.status != "ok"]
-        lines = [f"{video.video_id}: {video.reason}" for video in failed]
+        lines = [f"{cut_in_the_middle(video.video_id, MOST_OF_NAME)}: {video.reason}" for video in failed]
         reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         what = f"{len(lines)} of {len(videos)} videos failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
-    return printable(what), [*map(printable, lines[:FAILURES_SHOWN]), *more]
+    return printable(what), [*map(_line, lines[:FAILURES_SHOWN]), *more]
+
+
+def _line(text: str) -> str:
+    return cut_in_the_middle(printable(text), MOST_CHARACTERS)

@@ -14,6 +14,7 @@ from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
+from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
 from pipeline.models.prompts import Template, template_text
 from stages.extract_features import Features
 from stages.import_matcher import MatcherWeights
@@ -69,9 +70,12 @@ def score_by_matching(
             scored = frame_by_frame.ask(pairs, shard_questions, ok, shard, texts.of_frames)
         names = ("logit_yes", "logit_no", "probability_yes")
         scores = dict(zip(names, scored.values.T.astype(np.float32), strict=True))
-        shard.write_columns("frame_scores", {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]})
+        columns = {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]}
+        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
+        shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
+    refuse_without_scores(out, videos, by_video, "the matcher")
 
 
 class _Pairs:

@@ -14,9 +14,10 @@ from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_videos
 from pipeline.inference.load_models import OnDemand, load_answerer
-from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
+from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
 from pipeline.inference.selector_scoring import frame_vectors, question_vectors
 from pipeline.inference.visual_windows import Windows
+from pipeline.memory import Halving
 from pipeline.models.prompts import answering_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
 from stages.extract_features import Features
@@ -49,6 +50,7 @@ def score_by_selector(
     """Score every frame of every question's clip; the score stands in `logit_yes` and `probability_yes`, `logit_no` is 0."""
     videos, by_video, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     windows, prompt = Windows(features, run.torch_device(), answerer), selector.record.config["prompt"]
+    halving = Halving("score_by_selector")
     models = OnDemand(lambda: (load_answerer(run, backbone, answerer, cfg.precision), selector.load(run)))
 
     def work(shard: Shard) -> None:
@@ -61,7 +63,7 @@ def score_by_selector(
             read = frame_vectors(windows, model, ok, shard.settings["batch_frames"])
             for video, vectors in zip(track(ok, shard, "video"), read, strict=True):
                 of_video: list[Question] = by_video[video.video_id]
-                texts, truncated = question_vectors(model, [answering_text(prompt, each) for each in of_video])
+                texts, truncated = question_vectors(model, halving, [answering_text(prompt, each) for each in of_video])
                 for question, text, was_cut in zip(of_video, texts, truncated, strict=True):
                     clip = clips[video.video_id, question.clip_id]
                     scores = scorer.scores(vectors, clip["row"], text)
@@ -71,5 +73,4 @@ def score_by_selector(
         shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
-    n_asked = sum(len(by_video[video.video_id]) for video in videos if video.status == "ok")
-    out.refuse_all(SCORES, n_asked, f"the selector gave no question finite scores; {BROKEN}")
+    refuse_without_scores(out, videos, by_video, "the selector")

@@ -14,6 +14,8 @@ from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
+from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
+from pipeline.memory import Halving
 from pipeline.models.prompts import Template, template_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
 from stages.embed_frames import Embeddings
@@ -56,7 +58,7 @@ def score_by_similarity(
     """
     videos, by_video, clips = features.videos(), features.questions_by_video(questions), frames.clips_of(questions)
     loaded = OnDemand(partial(embedder.load, run, "float32"))
-    reader = features.open()
+    reader, halving = features.open(), Halving("score_by_similarity")
     subtitles, text = questions.subtitles_for(cfg.template), partial(template_text, cfg.template)
     at_once = TEXTS_AT_ONCE if subtitles is None else 1  # questions; with subtitles one may have a thousand texts
 
@@ -71,15 +73,18 @@ def score_by_similarity(
             if number % at_once == 0:
                 texts = texts_of_frames(text, [each for _, each in pairs[number : number + at_once]], clips, subtitles)
                 with shard.phase("embed questions"):
-                    vectors, truncated = _vectors(loaded, texts.texts)
+                    vectors, truncated = _vectors(loaded, halving, texts.texts)
             if video.video_id != of_video:
                 of_video, frame_vectors = video.video_id, reader.read(video.video_id, slice(None))
             clip, texts_of_clip = clips[video.video_id, question.clip_id], texts.of_frames[number % at_once]
             scores = _cosines(frame_vectors[clip["row"]], vectors, texts_of_clip)
             parts.append(columns_of_question(question, clip, scores, truncated[texts_of_clip]))
-        shard.write_columns("frame_scores", joined_columns(parts))
+        columns = joined_columns(parts)
+        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
+        shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
+    refuse_without_scores(out, videos, by_video, "the embedder")
 
 
 def _cosines(frames: np.ndarray, vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -91,10 +96,9 @@ def _cosines(frames: np.ndarray, vectors: np.ndarray, texts: np.ndarray) -> np.n
     return cosines
 
 
-def _vectors(loaded: OnDemand, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _vectors(loaded: OnDemand, halving: Halving, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors of texts, [R, D] float32, and which were cut, [R]."""
-    parts = [
-        loaded.model.of_texts(texts[start : start + TEXTS_AT_ONCE]) for start in range(0, len(texts), TEXTS_AT_ONCE)
-    ]
+    starts = range(0, len(texts), TEXTS_AT_ONCE)
+    parts = [part for at in starts for part in halving(loaded.model.of_texts, texts[at : at + TEXTS_AT_ONCE])]
     truncated = [was_cut for _, cut_texts in parts for was_cut in cut_texts]
     return np.concatenate([vectors.cpu().numpy() for vectors, _ in parts]), np.array(truncated)

@@ -20,7 +20,7 @@ from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefi
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.long_images import FramesAtOnce, StretchByStretch
-from pipeline.inference.not_finite import BROKEN, SCORES, without_finite_scores
+from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
 from pipeline.models.prompts import (
     CUSTOM,
     DEFAULT_INSTRUCTION,
@@ -169,8 +169,7 @@ def score_frames(
         shard.write_columns("frame_scores", columns)
 
     out.each_shard(work)
-    n_asked = sum(len(by_video[video.video_id]) for video in videos if video.status == "ok")
-    out.refuse_all(SCORES, n_asked, f"the Localizer gave no question finite scores; {BROKEN}")
+    refuse_without_scores(out, videos, by_video, "the Localizer")
 
 
 class _Scorer:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.inference.visual_windows import WINDOW_FRAMES, VideoFeatures, Windows
+from pipeline.memory import Halving
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +34,13 @@ def frame_vectors(
         yield torch.cat([next(read)[1].mean(dim=1) for _ in range(n_groups)])
 
 
-def question_vectors(answerer: Answerer, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+def question_vectors(answerer: Answerer, halving: Halving, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
     """Return the vectors of texts, [R, L] float32, and which texts were cut."""
     import torch
 
     from pipeline.models.frame_selector import text_vectors
 
     ids, truncated = answerer.language.verbalizer.tokenize(texts)
-    starts = range(0, len(texts), TEXTS_AT_ONCE)
-    parts = [text_vectors(answerer.language, ids[start : start + TEXTS_AT_ONCE]) for start in starts]
+    vectors, starts = partial(text_vectors, answerer.language), range(0, len(texts), TEXTS_AT_ONCE)
+    parts = [part for start in starts for part in halving(vectors, ids[start : start + TEXTS_AT_ONCE])]
     return torch.cat(parts), list(truncated)

@@ -96,11 +96,18 @@
   }
 
   // ---- elements
+  // As cache/printable.py has it: what would steer a terminal, or turn the direction of a line, is shown escaped.
+  const STEERS = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, JOINERS = "\u200c\u200d", SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"};
+  const shown = (text) => text.replace(STEERS, (sign) => {
+    const code = sign.codePointAt(0), wide = code < 256 ? ["x", 2] : code < 65536 ? ["u", 4] : ["U", 8];
+    return JOINERS.includes(sign) ? sign : SHORT[sign] || `\\${wide[0]}${code.toString(16).padStart(wide[1], "0")}`;
+  });
   function el(tag, attributes, ...children) {
     const element = tag === "svg" || tag === "path" || tag === "circle"
       ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes || {})) if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
-    element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+    const there = children.filter((child) => child !== null && child !== undefined && child !== "");
+    element.append(...there.map((child) => typeof child === "string" ? shown(child) : child));
     return element;
   }
   const mark = (result, who) => el("span", {class: `mark ${result}`, role: "img", "aria-label": `${who}: ${RESULTS[result]}`, title: `${who}: ${RESULTS[result]}`}, MARKS[result]);

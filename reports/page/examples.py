@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from cache.printable import printable
 from cache.store import Store
 from pipeline.batching import cut
 from pipeline.datasets.question import Question
@@ -80,7 +81,7 @@ class Examples:
             "pages": page_starts,
             "indexes": n_index,
             "questions": len(self.questions),
-            "types": self.types,
+            "types": list(map(printable, self.types)),  # as the page lists them
             "runs": [run.title for run in self.runs],
             "scorers": names,
             "uniform": [

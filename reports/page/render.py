@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cache.printable import printable_value
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.metrics.calibration import expected_calibration_error
 from reports.page import figures
@@ -32,7 +33,12 @@ def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) ->
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=printable_value,
     )
     environment.filters |= {"duration": measured_duration, "enumerate": enumerate}
     css, theme_js, browser_js = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ASSETS[1:])

@@ -1,6 +1,8 @@
 """Other scorers in the Localizer's place, selectors that compare vectors, and prompts of one's own: in a chain."""
 
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from cache.errors import RecipeError
 from cache.store import Store
 from pipeline.datasets.question import Question
 from pipeline.engine.recipe import load
-from pipeline.models.embedder import load_embedder
-from pipeline.models.matcher import load_matcher
+from pipeline.inference.not_finite import SCORES
+from pipeline.models.embedder import Embedder, load_embedder
+from pipeline.models.matcher import Matcher, load_matcher
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
 from stages.all import STAGES
@@ -72,6 +75,64 @@ def test_a_chain_chooses_by_cosines_of_question_and_frame(kind: str, demo: Path,
         assert wanted.std() > 1e-3  # frames differ
     answers = artifact(own, "answers").rows("answers")
     assert [row["status"] for row in answers].count("ok") == 24
+
+
+def test_texts_for_which_memory_does_not_suffice_are_embedded_in_smaller_batches(
+    demo: Path,
+    own: Path,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Path(shutil.copytree(own, tmp_path / "store"))
+    template = "score_by_similarity.template={options} {question}"
+    whole = Embedder.of_texts
+
+    def of_texts(self: Embedder, texts: Sequence[str]) -> Any:
+        if len(texts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(self, texts)
+
+    assert sevila("run", demo, own, *scored_by(models, "clip", template)) == 0
+    monkeypatch.setattr(Embedder, "of_texts", of_texts)
+    with caplog.at_level(logging.WARNING, "sevila"):
+        assert sevila("run", demo, store, *scored_by(models, "clip", template)) == 0
+    assert any(message.startswith("score_by_similarity: out of memory with ") for message in caplog.messages)
+    wanted, found = (of_last_run(each)[0].columns("frame_scores", "question_id", "logit_yes") for each in (own, store))
+    assert found["question_id"].tolist() == wanted["question_id"].tolist()
+    assert np.allclose(found["logit_yes"], wanted["logit_yes"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "owner", "name"), [("clip", Embedder, "of_texts"), ("itm", Matcher, "score")])
+def test_a_question_without_finite_scores_is_counted_and_where_all_are_without_the_run_stops_and_says_so(
+    kind: str,
+    owner: type,
+    name: str,
+    demo: Path,
+    own: Path,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, broken = getattr(owner, name), slice(0, 1)
+
+    def without_numbers(self: Any, *inputs: Any) -> Any:
+        out = whole(self, *inputs)
+        (out[0] if kind == "clip" else out)[broken] = torch.nan
+        return out
+
+    monkeypatch.setattr(owner, name, torch.no_grad()(without_numbers))
+    stage = "score_by_similarity" if kind == "clip" else "score_by_matching"
+    words = scored_by(models, kind, f"{stage}.template=one {{question}}")
+    assert sevila("run", demo, Path(shutil.copytree(own, tmp_path / "one")), *words) == 0
+    assert of_last_run(tmp_path / "one")[0].record.dropped == {SCORES: 1}
+    broken = slice(None)
+    capsys.readouterr()
+    for _ in range(2):
+        assert sevila("run", demo, tmp_path / "one", *words, "--set", f"{stage}.template=all {{question}}") == 1
+        assert "gave no question finite scores" in capsys.readouterr().err
 
 
 def test_a_chain_chooses_by_image_text_matching(demo: Path, own: Path, models: Path) -> None:

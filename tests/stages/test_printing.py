@@ -45,13 +45,21 @@ def evil(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
     def edit(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         rows[0] |= {"question": f"What {EVIL}?", "type": f"colour{EVIL}"}
         rows[1] |= {"question": "Où est Zoë ☃?"}
-        return [*rows, rows[1] | {"video": f"none{EVIL}"}, rows[2] | {"answer": f"purple{EVIL}"}]
+        nowhere = {"video": f"begins{'n' * 6000}"}
+        return [*rows, rows[1] | {"video": f"none{EVIL}"}, rows[1] | nowhere, rows[2] | {"answer": f"purple{EVIL}"}]
 
     folder = tmp_path_factory.mktemp("evil")
     world = edited(demo, folder / "world", edit)
     done = run(*arguments("run", world, folder / "store"))
     assert done.returncode == 0, done.stderr.decode()
     return world, folder / "store", (done.stdout + done.stderr).decode()
+
+
+def test_a_name_of_thousands_of_characters_is_cut_in_the_middle_of_what_a_run_prints(
+    evil: tuple[Path, Path, str],
+) -> None:
+    (line,) = [line for line in evil[2].splitlines() if "beginsnnn" in line]
+    assert len(line) < 500 and "nnn...nnn" in line and "missing" in line
 
 
 def test_annotations_reach_neither_terminal_nor_log_raw(

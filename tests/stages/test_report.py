@@ -13,6 +13,7 @@ import pytest
 
 from cache.errors import StoreError
 from cache.names import named_run, pinning
+from cache.printable import is_unprintable, printable
 from cache.store import Store
 from cli import main
 from pipeline.metrics.accuracy import Answered
@@ -31,9 +32,10 @@ from tests.videos import make_image_folder, make_video, rotate
 from workers.pages import show_summary
 
 HOSTILE = (
-    """</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'"&{{ 7 * 7 }}\u2028 end"""
+    """</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'"&{{ 7 * 7 }}"""
+    "\u2028\x1b[31m\u202e end"
 )
-HOSTILE_ID, HOSTILE_TYPE = "q '\"</script> & #1", "<b>kind</b></script>"
+HOSTILE_ID, HOSTILE_TYPE = "q '\"</script> & #1", "<b>kind</b></script>\x1b\u202e"
 
 
 def with_hostile_texts(demo: Path, folder: Path) -> Path:
@@ -244,15 +246,21 @@ def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
     assert watched.page.locator("#detail .blank").count() == 0 and watched.complaints == []
 
 
+def test_no_character_that_steers_a_terminal_or_turns_a_line_stands_raw_in_the_page(folder: Path) -> None:
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert r"kind&lt;/b&gt;&lt;/script&gt;\x1b\u202e</option>" in text
+    assert not {sign for sign in text if is_unprintable(sign)} - {"\n"}
+
+
 def test_texts_of_data_sets_are_shown_and_do_nothing(folder: Path, browser: Any) -> None:
     watched = WatchedPage(browser, folder, f"#question={quote(HOSTILE_ID)}")
     page = watched.page
-    assert page.text_content("#detail h3") == HOSTILE
-    assert HOSTILE_ID in page.inner_text("#detail") and HOSTILE_TYPE in page.inner_text("#detail")
+    assert page.text_content("#detail h3") == printable(HOSTILE)
+    assert HOSTILE_ID in page.inner_text("#detail") and printable(HOSTILE_TYPE) in page.inner_text("#detail")
     assert "window.hacked" in page.inner_text("#detail .options") and "49" not in page.inner_text(
         "#detail .options .left"
     )
-    assert HOSTILE_TYPE in watched.texts("#by-type option")
+    assert printable(HOSTILE_TYPE) in watched.texts("#by-type option")
     assert page.evaluate("window.hacked") is None
     assert page.locator("#detail script, #detail b.hacked, #results script, img[src=x]").count() == 0
     assert watched.complaints == []

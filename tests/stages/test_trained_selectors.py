@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from cache.errors import SevilaError
 from pipeline.engine.build import build
+from pipeline.models import frame_selector
 from pipeline.models.frame_selector import FrameSelector, one_frame, top_k_frames
 from stages.all import STAGES
 from stages.train_selector import SELECTOR_FILE
@@ -93,6 +95,24 @@ def test_a_question_without_finite_scores_fails_with_its_reason_and_all_of_them_
     monkeypatch.setattr(FrameSelector, "scores", lambda self, vectors, rows, text: np.full(len(rows), np.nan))
     with pytest.raises(SevilaError, match="gave no question finite scores"):
         scored(world, tmp_path / "broken", weights)
+
+
+def test_questions_for_which_memory_does_not_suffice_are_read_in_smaller_batches(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, whole = trained(world, tmp_path, "atp"), frame_selector.text_vectors
+    wanted = scored(world, tmp_path / "large", weights).columns("frame_scores", "question_id", "logit_yes")
+
+    def text_vectors(language: Any, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        if len(ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return whole(language, ids)
+
+    monkeypatch.setattr(frame_selector, "text_vectors", text_vectors)
+    found = scored(world, tmp_path / "small", weights).columns("frame_scores", "question_id", "logit_yes")
+    assert any(message.startswith("score_by_selector: out of memory with ") for message in caplog.messages)
+    assert found["question_id"].tolist() == wanted["question_id"].tolist()
+    np.testing.assert_allclose(found["logit_yes"], wanted["logit_yes"], rtol=0, atol=1e-5)
 
 
 def test_a_selector_reads_the_answerers_queries_where_they_are_kept_and_a_localizer_of_several_frames_refuses_them(
