@@ -40,8 +40,8 @@ from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Plan, RunContext, Stage
 from pipeline.engine.steps import Run
+from pipeline.video.attempts import Attempts
 from pipeline.video.frames import VideoProbe
-from pipeline.video.stored_video import stored_video
 from reports.named_runs import pinned
 from stages import sample_frames as sampling
 from stages.all import STAGES
@@ -113,18 +113,11 @@ def _frames(cfg: Any, run: RunContext, videos: Any, *, out: ShardedOutput) -> No
 
     def work(shard: Shard) -> None:
         wanted = [videos.videos[item] for item in shard.items]
-        rows, positions, parts = [], [], []
         for video in wanted:
             key = sampling._key(video)
             if not pool.parts(key):
                 pool.write(key, indices, (2, 2, 3), "uint8", _piece((cfg.frames, 2, 2, 3), "uint8"), facts)()
-            stored = stored_video(pool, key)
-            assert stored is not None
-            rows.append(sampling._row(video, stored))
-            positions += sampling._positions(video, stored)
-            parts += part_rows(video.video_id, indices, stored.parts)
-        for table, content in (("videos", rows), ("frames", positions), ("parts", parts)):
-            shard.write_rows(table, content)
+        sampling._write_tables(wanted, pool, Attempts(), shard)
 
     out.each_shard(work)
 
