@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.printable import printable_value
 from pipeline.video.jpeg import as_jpeg
@@ -54,7 +55,7 @@ def _shares(frames: list[AskedFrame]) -> list[int | None]:
 
 @cache
 def _environment() -> Environment:
-    loader, shown = PackageLoader("reports"), printable_value
+    loader, shown = FileSystemLoader(Path(__file__).parent / "templates"), printable_value
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=shown)
 
 

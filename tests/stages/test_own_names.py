@@ -63,6 +63,11 @@ def test_a_script_beside_modules_called_as_ours_uses_both_and_so_do_the_processe
     assert python(folder, "script.py") == "[1] answer_questions\n"
 
 
+def test_templates_of_pages_are_found_beside_modules_called_as_ours(folder: Path) -> None:
+    pages = "from sevila.reports import ask_page, page; ask_page._environment().get_template('ask.html')"
+    python(folder, "-c", pages)
+
+
 def test_the_command_decodes_videos_in_a_folder_with_modules_called_as_ours(folder: Path, demo: Path) -> None:
     world = shutil.copytree(demo, folder / "world")
     (world / "questions.csv").write_text("".join((demo / "questions.csv").read_text().splitlines(keepends=True)[:2]))
