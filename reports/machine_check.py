@@ -68,7 +68,7 @@ def devices() -> Iterator[Finding]:
             "devices",
             "note",
             f"no GPU ({why}, {torch.__version__}): the demo needs none, BLIP-2 on whole data sets does",
-            "on a CPU, set all precisions to float32 (README, Your own videos)",
+            "on a CPU, give --precision float32",
         )
 
 

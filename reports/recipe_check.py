@@ -174,7 +174,7 @@ def _precision_findings(recipe: Recipe, run: RunContext) -> Iterator[Finding]:
     low = [name for name, cfg in recipe.configs.items() if getattr(cfg, "precision", "float32") == "float16"]
     if low and run.torch_device() == "cpu" and "extract_features" in low:
         text = "extract_features in float16 on a CPU: as good as never done"
-        yield Finding(OF_RECIPE, "problem", text, "--set extract_features.precision=float32, and so for the others")
+        yield Finding(OF_RECIPE, "problem", text, "--precision float32")
 
 
 def _room(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:

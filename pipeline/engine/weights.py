@@ -84,5 +84,5 @@ def of_hub(name: str, download: bool) -> Path:
         raise MissingSourceError(
             f"the weights {name!r} are not on this machine"
             + (f" and the model hub did not give them ({type(error).__name__})" if download else "")
-            + f"; give `--weights {name}=PATH` for a folder downloaded before"
+            + f"; give `--weights {name}=PATH` for a folder downloaded before; `sevila weights ls` says where to get it"
         ) from error
