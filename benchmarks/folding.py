@@ -7,6 +7,7 @@ Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, as a Localize
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,6 +25,12 @@ SHAPE: dict[str, Any] = {
     **{"vocab_size": 2000, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     **{"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0, "tie_word_embeddings": False},
 }
+
+
+def decoded(language: T5Language, steps: int, *inputs: torch.Tensor) -> torch.Tensor:
+    """Logits of a decoder that folds at most so many steps."""
+    with mock.patch.object(t5_language, "FOLDED_STEPS", steps):
+        return language.decode(*inputs)
 
 
 def seconds(compute: Callable[[], Any]) -> float:
@@ -44,13 +51,12 @@ def main() -> None:
     encoder = statistics.median(seconds(lambda: language.encode(LanguageInput(hidden, mask))) for _ in range(3))
     for n_tokens in (1, 2):
         ids = torch.zeros(ROWS, n_tokens, dtype=torch.int64)
-        logits: dict[int, torch.Tensor] = {}
-        taken: dict[int, list[float]] = {0: [], n_tokens: []}
+        ways = {steps: partial(decoded, language, steps, hidden, mask, ids) for steps in (0, n_tokens)}
+        taken: dict[int, list[float]] = {steps: [] for steps in ways}
         for _ in range(REPETITIONS):
-            for steps, times in taken.items():
-                with mock.patch.object(t5_language, "FOLDED_STEPS", steps):
-                    times.append(seconds(lambda: logits.update({steps: language.decode(hidden, mask, ids)})))  # noqa: B023
-        whole, folded = logits.values()
+            for steps, decode in ways.items():
+                taken[steps].append(seconds(decode))
+        whole, folded = (decode() for decode in ways.values())
         difference = float((whole - folded).abs().max() / whole.abs().max())
         medians = [f"{statistics.median(times):.2f}" for times in taken.values()]
         lines.append([str(n_tokens), f"{encoder:.2f}", *medians, f"{difference:.1e}"])

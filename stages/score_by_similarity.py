@@ -89,8 +89,11 @@ def score_by_similarity(
 
 def _cosines(frames: np.ndarray, vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """Return the cosine [T] of each frame [T, D] with that of the vectors [R, D] whose number `texts` [T] has."""
+    numbers = np.unique(texts)
+    if len(numbers) == 1:  # without subtitles: no copy of the frames' vectors
+        return np.asarray(frames @ vectors[numbers[0]])
     cosines = np.empty(len(frames), np.float32)
-    for text in np.unique(texts):
+    for text in numbers:
         here = texts == text
         cosines[here] = frames[here] @ vectors[text]
     return cosines

@@ -35,10 +35,12 @@ def texts_of_frames(
     of_frames: list[np.ndarray] = []
     for question in questions:
         seconds = clips[question.video_id, question.clip_id]["seconds"]
-        shown = [""] * len(seconds)
-        if subtitles is not None:
-            shown = list(map(subtitles.get(question.video_id, NO_CUES).shown_at, seconds.tolist()))
         first = len(texts)
+        if subtitles is None:
+            texts.append(text(question, ""))
+            of_frames.append(np.full(len(seconds), first, np.int64))
+            continue
+        shown = list(map(subtitles.get(question.video_id, NO_CUES).shown_at, seconds.tolist()))
         numbers = {each: first + number for number, each in enumerate(dict.fromkeys(shown))}
         texts += [text(question, each) for each in numbers]
         of_frames.append(np.array([numbers[each] for each in shown], np.int64))

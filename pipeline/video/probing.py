@@ -239,18 +239,16 @@ def _n_marked(path: Path, log: list[tuple[int, str, str]], stream: Any, packets:
     missing there if no packet was cut, a keyframe follows without a gap in time, and decoding finds no damage.
     """
     marks = {match[2] for _, _, text in log if (match := MARKED.search(text)) and int(match[1]) == stream.index}
-    times = packets.decode_times
-    usual = median([after - before for before, after in pairwise(times) if None not in (before, after)] or [0])  # type: ignore
-    joins = {
-        str(before)
-        for place, (before, after) in enumerate(pairwise(times))
-        if packets.is_keyframe[place + 1] and before is not None and after is not None and after - before <= 1.5 * usual
-    }
+    steps = [
+        (before, after - before, is_keyframe)
+        for (before, after), is_keyframe in zip(pairwise(packets.decode_times), packets.is_keyframe[1:], strict=True)
+        if before is not None and after is not None
+    ]
+    usual = median([ticks for _, ticks, _ in steps] or [0])
+    joins = {str(before) for before, ticks, is_keyframe in steps if is_keyframe and ticks <= 1.5 * usual}
     is_whole = path.stat().st_size % TS_PACKET_BYTES == 0
-    sees_damage = stream.codec_context.codec.canonical_name in (
-        "h264",
-        "mpeg2video",
-    )  # HEVC's decoder reports no cut picture
+    # HEVC's decoder reports no cut picture.
+    sees_damage = stream.codec_context.codec.canonical_name in ("h264", "mpeg2video")
     return len(marks - joins if is_whole and sees_damage else marks)
 
 
