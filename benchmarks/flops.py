@@ -50,3 +50,12 @@ def t5_decoder(config: ModelConfig, tokens: int, steps: int) -> float:
 def answer(config: ModelConfig, tokens: int, steps: int) -> float:
     """Return the operations of one row of Flan-T5: encoder and decoder."""
     return t5_encoder(config, tokens) + t5_decoder(config, tokens, steps)
+
+
+def t5_folded(config: ModelConfig, tokens: int, steps: int) -> float:
+    """Return the operations of the decoder where its cross-attention is folded (pipeline/models/t5_language.py)."""
+    text: Any = config.text
+    inner = text.num_heads * text.d_kv
+    of_tokens = 2 * tokens * text.d_model * inner + 2 * steps * tokens * inner  # keys and values, and asking them
+    folded = 2 * steps * text.d_model * inner + 2 * steps * tokens * text.num_heads * text.d_model
+    return t5_decoder(config, tokens, steps) + 2.0 * text.num_decoder_layers * (folded - of_tokens)
