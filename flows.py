@@ -175,7 +175,7 @@ def _request(
 def sevila_benchmark(
     matrix: MatrixName = "demo",
     device: Device = "auto",
-    batch_tokens: TokenCount = 16384,
+    batch_tokens: TokenCount | None = None,
     places: Places = Places(),  # noqa: B008
 ) -> State[str]:
     """Run a matrix of settings from cached features, and fail with a named regression if one is real.
@@ -186,7 +186,7 @@ def sevila_benchmark(
     Args:
         matrix: what to run: demo, nextqa, or path of a .toml file on the worker (docs/benchmark.md)
         device: auto: the first GPU of the worker, else its CPU; or cpu, cuda, cuda:1, ...
-        batch_tokens: tokens in a forward pass, padding included; another number makes another speed
+        batch_tokens: tokens in a forward pass, padding included; empty: what suits the device; another number makes another speed
         places: where data, weights and artifacts lie on the worker
     """
 

@@ -41,7 +41,7 @@ K, OTHER_K, N_FRAMES = 4, 2, 32
 _VIT = {"num_attention_heads": 8, "num_hidden_layers": 12}
 _QFORMER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
 _TEXT = {"d_kv": 64, "vocab_size": 32128}
-SIZES = {
+MODELS = {
     # Of the real model's arithmetic a question, three fifths are the ViT's; here it is six times T5's.
     "large ViT": replace(
         REAL,
@@ -78,15 +78,15 @@ class OfficialWay:
         indices = uniform_indices(len(reader), N_FRAMES, 0, len(reader))
         features = self.vision(pixels(torch.from_numpy(reader.get_batch(indices).asnumpy())))
         asked, started = style.localize(question, options, "necessary_details"), time.perf_counter()
-        (step, *_) = self._said(self.localizer(features).unsqueeze(1), asked, single_frame_prefixes(), n_tokens=2)
+        (step, *_) = self._generated(self.localizer(features).unsqueeze(1), asked, single_frame_prefixes(), n_tokens=2)
         self.scoring_seconds += time.perf_counter() - started
         chosen = np.sort(top_k_positions(step[:, self.words.yes_id].numpy(), K))
         visual = self.answerer(features[torch.from_numpy(chosen)]).unsqueeze(0)
-        steps = self._said(visual, style.answer(question, options), numbered_frame_prefixes(K), n_tokens=3)
+        steps = self._generated(visual, style.answer(question, options), numbered_frame_prefixes(K), n_tokens=3)
         letters = steps[1][0, self.words.letter_ids[: len(options)]]
         return chosen.tolist(), int(letters.argmax())
 
-    def _said(self, visual: Any, text: str, prefixes: list[str], n_tokens: int) -> Any:
+    def _generated(self, visual: Any, text: str, prefixes: list[str], n_tokens: int) -> Any:
         """Return the logits [R, V] of each of the tokens that are generated."""
         (ids,) = self.words.tokenize([text]).token_ids
         inputs = self.language.assemble(prefixes, visual, [ids] * len(visual))
@@ -106,10 +106,12 @@ def operations(config: Any, a_video: int, n_text: int) -> tuple[float, float, fl
     seen = config.num_query_tokens + 3
     frames, qformer = N_FRAMES * flops.vit(config), flops.qformer(config)
     encoded = N_FRAMES * flops.t5_encoder(config, seen + n_text)
-    said = flops.answer(config, K * (seen + 2) + n_text, 3)
+    answering = flops.answer(config, K * (seen + 2) + n_text, 3)
     generated = N_FRAMES * flops.t5_decoder(config, seen + n_text, 2)
-    official = frames + (N_FRAMES + K) * qformer + encoded + generated + said
-    later = N_FRAMES * (qformer / a_video + flops.t5_folded(config, seen + n_text, 1)) + encoded + K * qformer + said
+    official = frames + (N_FRAMES + K) * qformer + encoded + generated + answering
+    later = (
+        N_FRAMES * (qformer / a_video + flops.t5_folded(config, seen + n_text, 1)) + encoded + K * qformer + answering
+    )
     return official, later + frames / a_video, later
 
 
@@ -205,15 +207,15 @@ def _n_same(run: sevila.RunTables, theirs: list[tuple[list[int], int]]) -> int:
 def main() -> None:
     """Measure and write, size by size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["large ViT", "real proportions"])
+    parser.add_argument("--sizes", nargs="+", choices=MODELS, default=["large ViT", "real proportions"])
     parser.add_argument("--questions", nargs="+", type=int, default=[1, 8, 16], help="a video [1 8 16]")
     options = parser.parse_args()
     report = Report("official", Path(os.environ.get("OUT", ".")), threads=torch.get_num_threads())
     for name in options.sizes:
         with tempfile.TemporaryDirectory() as folder, report.part(name):
-            write_checkpoint(Path(folder) / WEIGHTS, SIZES[name], "cpu", torch.float32)
+            write_checkpoint(Path(folder) / WEIGHTS, MODELS[name], "cpu", torch.float32)
             for a_video in options.questions:
-                world = World(Path(folder) / str(a_video), SIZES[name], a_video)
+                world = World(Path(folder) / str(a_video), MODELS[name], a_video)
                 measure(world, f"{name}, {a_video} a video", report)
     report.write()
 

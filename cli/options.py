@@ -113,7 +113,7 @@ ReportOption = Annotated[
     ),
 ]
 TokensOption = Annotated[
-    int | Literal["auto"], Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
+    int | Literal["auto"] | None, Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
 ]
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16", "auto"] | None,
@@ -182,11 +182,11 @@ class Inference:
 
     Attributes:
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
-        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit
+        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit; else 2,048 on a CPU, 16,384 on a GPU
     """
 
     device: str = "auto"
-    batch_tokens: TokensOption = 16384
+    batch_tokens: TokensOption = None
 
     def as_options(self) -> dict[str, Any]:
         """Return every option by name, with the number of tokens that `auto` stands for on the device."""

@@ -78,7 +78,7 @@ def run_night(
     main: Store,
     places: Mapping[str, list[str]],
     device: str = "auto",
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     on_row: Callable[[NightRow], None] = lambda row: None,
     run_setting: Callable[[SettingJob], list[NightRow]] = run_setting_in_subprocess,
 ) -> Night:

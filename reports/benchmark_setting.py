@@ -48,7 +48,7 @@ class SettingJob:
     folder: Path
     places: dict[str, list[str]]
     device: str
-    batch_tokens: int
+    batch_tokens: int | None
 
     @property
     def command(self) -> str:

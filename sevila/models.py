@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import CheckpointError, SevilaError, did_you_mean
-from pipeline.batching import token_batches
+from pipeline.batching import token_batches, tokens_suiting
 from pipeline.engine.places import PlaceLookup
 from pipeline.engine.weights import of_hub
 from pipeline.inference.visual_prompt_weights import FILE
@@ -74,7 +74,7 @@ class _Frozen:
         dtype = getattr(torch, precision)
         self.vision = load_vision_encoder(self.config, folder, dtype, device)
         self.language = load_language(self.config, folder, load_verbalizer(self.config, folder), dtype, device)
-        self.batch_tokens = 16384
+        self.batch_tokens = tokens_suiting(device)
         self._halving = Halving("frames")
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.batching import cut
+from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.output import ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
@@ -35,7 +36,7 @@ def plan_embeddings(run: RunContext, frames: Frames, embedder: EmbedderWeights) 
     bytes_a_frame = 3 * int(frames.record.config["size"]) ** 2
     sizes = [video.n_frames * bytes_a_frame for video in frames.videos()]
     n_tokens = embedder.description()["n_tokens"]
-    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // n_tokens)})
+    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, tokens_at_once(run) // n_tokens)})
 
 
 @stage(version=1, output=Embeddings, plan=plan_embeddings, gpu=True)

@@ -14,6 +14,7 @@ from cache.pool_listing import PARTS
 from cache.tables import Schema
 from pipeline.batching import cut
 from pipeline.datasets.question import Question
+from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import ShardedOutput
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
@@ -83,7 +84,7 @@ def plan_frames(cfg: ExtractFeatures, run: RunContext, frames: Frames, backbone:
     tokens, width = backbone.feature_shape()
     bytes_a_frame = tokens * width * np.dtype(cfg.stored_as).itemsize
     sizes = [video.n_frames * bytes_a_frame for video in frames.videos()]
-    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, run.batch_tokens // tokens)})
+    return Plan(cut(sizes, run.shard_bytes), {"batch_frames": max(1, tokens_at_once(run) // tokens)})
 
 
 @stage(version=2, output=Features, plan=plan_frames, gpu=True, later_inputs=PROMPTS)

@@ -25,7 +25,14 @@ ROOMS = {
     "flows": {"flows", "workers", "reports", "stages", "pipeline", "cache"},
     "cli": {"cli", "workers", "reports", "stages", "pipeline", "cache"},
     "sevila": {"sevila", "reports", "stages", "pipeline", "cache"},
-    "benchmarks": {"benchmarks", "tests", "stages", "pipeline", "cache"},  # measures models and videos of the tests
+    "benchmarks": {
+        "benchmarks",
+        "tests",
+        "sevila",
+        "stages",
+        "pipeline",
+        "cache",
+    },  # measures models and videos of the tests
 }
 DISTRIBUTED = [room for room in ROOMS if room not in ("benchmarks", "flows")]  # what is installed
 OURS = {*ROOMS, "tests"}  # nobody imports tests, and nobody benchmarks, but where a door says so
@@ -71,7 +78,7 @@ OWNERS = {
     "pandas": {"sevila/tables.py"},
     "polars": {"sevila/tables.py"},
     "fsspec": {"cache"},
-    "decord": {"pipeline/video"},
+    "decord": {"pipeline/video", "benchmarks"},
     "av": {"pipeline/video", "pipeline/shapes"},  # shapes writes the videos of its world
     "transformers": {"pipeline/models", "pipeline/shapes", "pipeline/training", "benchmarks"},
     "tokenizers": {"pipeline/models", "pipeline/shapes"},
@@ -105,6 +112,7 @@ NAMES_A_DATA_SET = {
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/gpu.py": {"plain"},
     "benchmarks/long_videos.py": {"plain"},
+    "benchmarks/official.py": {"plain"},
     # The format of submissions is that of the annotations, and has one parser.
     "reports/moment_files.py": {"pipeline.datasets.qvhighlights"},
 }

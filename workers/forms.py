@@ -55,7 +55,9 @@ class Execution(BaseModel):
         description="with ray: host:port of the cluster's head; auto: RAY_ADDRESS, or the cluster whose node this worker is on",
     )
     device: Device = Field(default="auto", description="auto: the first GPU, else the CPU")
-    batch_tokens: TokenCount = Field(default=16384, description="tokens in a forward pass, padding included")
+    batch_tokens: TokenCount | None = Field(
+        default=None, description="tokens in a forward pass, padding included; empty: what suits the device"
+    )
     decode_workers: int = Field(default=2, ge=1, le=256, description="processes that decode videos")
     shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
     processes: int = Field(

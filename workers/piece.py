@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed, State
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
 from cache.printable import printable
 from cache.store import Store, stores_below
+from pipeline.batching import tokens_suiting
 from pipeline.engine.build import Piece
 from pipeline.engine.places import KINDS
 from pipeline.engine.progress import shown_by
@@ -65,6 +66,9 @@ def open_request(
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources, as this machine has them; `remembered` as for `Sources`."""
+    if execution["batch_tokens"] is None and execution["dispatch"] != "here":
+        # The worker that cuts shards may have no GPU, and those that make them one.
+        execution = execution | {"batch_tokens": tokens_suiting("cpu" if execution["device"] == "cpu" else "cuda")}
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
     request = Request(recipe, settings, seed, {kind: split(places[kind]) for kind in KINDS})
     return open_recipe(request, STAGES, RunContext.of(store, execution), remembered=remembered)

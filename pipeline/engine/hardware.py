@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pipeline.batching import tokens_suiting
 from pipeline.engine.stage import RunContext
 from pipeline.memory import peak_memory_bytes, reset_peak_memory
 
-BATCH_TOKENS = 16384
 MOST_BATCH_TOKENS = 1 << 19  # beyond, no model here became faster on an H100
 
 
@@ -24,15 +24,20 @@ def is_gpu(device: str) -> bool:
     return torch.cuda.is_available()
 
 
-def batch_tokens_of(wanted: int | Literal["auto"], device: str) -> int:
+def batch_tokens_of(wanted: int | Literal["auto"] | None, device: str) -> int | None:
     """Return the tokens of a forward pass; auto: on a GPU most of all, of which each model's first batches find what fits.
 
     What does not fit is halved, and not tried again (pipeline/memory.py). A CPU has no such limit before the machine stops: there
-    it is the default.
+    it is what suits it, None.
     """
     if wanted != "auto":
         return wanted
-    return MOST_BATCH_TOKENS if is_gpu(device) else BATCH_TOKENS
+    return MOST_BATCH_TOKENS if is_gpu(device) else None
+
+
+def tokens_at_once(run: RunContext) -> int:
+    """Return the tokens that a forward pass may hold."""
+    return tokens_suiting(run.torch_device()) if run.batch_tokens is None else run.batch_tokens
 
 
 def hardware_facts(gpu: bool, run: RunContext) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class RunContext:
 
     Attributes:
         device: a torch device, or `auto` for the first GPU if there is one.
-        batch_tokens: tokens a forward pass may hold, padding included; also bounds frames per ViT batch.
+        batch_tokens: tokens a forward pass may hold, padding included, and frames per ViT batch; None: what suits the device.
         decode_workers: processes that decode videos; `shard_bytes`: size at which a shard is cut.
         sources: finds data and weights by name on this machine.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
@@ -77,7 +77,7 @@ class RunContext:
 
     store: Store
     device: str = "auto"
-    batch_tokens: int = 16384
+    batch_tokens: int | None = None
     decode_workers: int = 2
     shard_bytes: int = 1 << 30
     sources: Sources | None = None

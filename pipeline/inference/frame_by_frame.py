@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.batching import cut, token_batches
 from pipeline.datasets.question import Question
+from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.output import Shard
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Artifact, Plan, PooledArtifact, RunContext
@@ -117,9 +118,9 @@ def n_single_frame_prefix_tokens(model: Localizer | Answerer) -> int:
 def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone) -> Plan:
     """Cut items that read so many frames' features each into shards, and note the batch sizes that decide bytes."""
     n_tokens, width = backbone.feature_shape()
-    batch_frames = max(1, run.batch_tokens // n_tokens)
+    batch_frames = max(1, tokens_at_once(run) // n_tokens)
     sizes = [int(n) * n_tokens * width * 2 for n in n_frames]
-    return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": run.batch_tokens, "batch_frames": batch_frames})
+    return Plan(cut(sizes, run.shard_bytes), {"batch_tokens": tokens_at_once(run), "batch_frames": batch_frames})
 
 
 def plan_videos(run: RunContext, features: Artifact, backbone: Backbone) -> Plan:

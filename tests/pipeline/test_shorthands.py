@@ -1,13 +1,17 @@
 """One word for many settings: it stands for the settings themselves, so that identities know no other."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cache.store import Store
 from cli import main
-from pipeline.engine.hardware import BATCH_TOKENS, batch_tokens_of
+from pipeline.batching import tokens_suiting
+from pipeline.engine.hardware import batch_tokens_of, tokens_at_once
 from pipeline.engine.recipe import available, load
+from pipeline.engine.stage import RunContext
 from pipeline.recipes.shorthands import settings_of
 from stages.all import STAGES
 
@@ -74,5 +78,11 @@ def test_the_first_config_file_says_every_name_and_is_never_overwritten(
 
 def test_automatic_batches_begin_large_on_a_gpu_where_what_does_not_fit_is_halved() -> None:
     assert batch_tokens_of(77, "cuda") == 77
-    assert batch_tokens_of("auto", "cpu") == BATCH_TOKENS
-    assert batch_tokens_of("auto", "cuda:1") > BATCH_TOKENS
+    assert (batch_tokens_of("auto", "cuda:1") or 0) > tokens_suiting("cuda:1")
+
+
+def test_a_cpu_has_fewer_tokens_at_once_than_a_gpu_unless_somebody_says_how_many(tmp_path: Path) -> None:
+    assert batch_tokens_of("auto", "cpu") is None
+    run = RunContext(Store(tmp_path), device="cpu")
+    assert tokens_at_once(run) == tokens_suiting("cpu") < tokens_suiting("cuda")
+    assert tokens_at_once(replace(run, batch_tokens=77)) == 77
