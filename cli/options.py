@@ -182,7 +182,7 @@ class Inference:
 
     Attributes:
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU
-        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit; else 2,048 on a CPU, 16,384 on a GPU
+        batch_tokens: tokens in a forward pass; auto: on a GPU, as many as fit; else 4,096 on a CPU, 16,384 on a GPU
     """
 
     device: str = "auto"
