@@ -1,0 +1,175 @@
+"""Reading, writing and sampling against what they cannot be faster than: `python -m benchmarks.floors [N videos]`.
+
+Reading and writing: ViT-g's features of 32 frames a video, against h5py alone on the same bytes, and against copying them in
+memory. Sampling: the whole stage, ten times as many videos and one process that decodes, against decord alone that reads the same
+frames on one thread. Ways take turns, and ratios are medians over the rounds.
+Frames are random; files lie in the folder that TMPDIR names.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import decord
+import h5py
+import numpy as np
+
+from cache.fingerprint import fingerprint
+from cache.pool import Pool, part_rows
+from cache.pool_listing import PARTS
+from cache.pool_reader import PoolReader
+from cache.store import Store
+from pipeline.engine.build import build
+from pipeline.engine.recipe import load
+from pipeline.engine.sources import Sources
+from pipeline.engine.stage import RunContext
+from pipeline.text_table import aligned
+from pipeline.video.frames import uniform_indices
+from stages.all import STAGES
+from stages.list_questions import list_questions
+from stages.sample_frames import sample_frames
+from tests.videos import make_video
+
+ROUNDS, N_FRAMES, FEATURE = 3, 32, (257, 1408)
+
+
+class Features:
+    """Random ViT-g features of some videos, written and read in our way and by h5py alone."""
+
+    def __init__(self, folder: Path, n_videos: int) -> None:
+        self.folder, self.keys = folder, [f"video{number}" for number in range(n_videos)]
+        self.frames = np.random.default_rng(0).standard_normal((N_FRAMES, *FEATURE), np.float32).astype(np.float16)
+        self.round = 0
+
+    def write(self) -> None:
+        """Write them into the pool of a new store, as `extract_features` does, synced and with digests."""
+        self.round += 1
+        pool = Pool(self._store(), "features")
+        for key in self.keys:
+            pool.write(key, range(N_FRAMES), FEATURE, "float16", self._chunks(), {})()
+
+    def write_raw(self) -> None:
+        """Write the same arrays with h5py, each synced once."""
+        for key in self.keys:
+            with h5py.File(self.folder / f"{key}.h5", "w") as file:
+                data = file.create_dataset("data", self.frames.shape, "float16", chunks=(1, *FEATURE))
+                for first, chunk in enumerate(self._chunks()):
+                    data[first * 8 : first * 8 + 8] = chunk
+            with (self.folder / f"{key}.h5").open("rb") as written:
+                os.fsync(written.fileno())
+
+    def read(self) -> None:
+        """Read all frames of every video, as stages do, each held against its checksum."""
+        pool = Pool(self._store(), "features")
+        rows = [row for key in self.keys for row in part_rows(key, list(range(N_FRAMES)), pool.parts(key)[:1])]
+        columns: dict[str, Any] = {name: [np.asarray(row[name]) for row in rows] for name in PARTS.columns}
+        columns |= {name: [str(value) for value in columns[name]] for name in ("video_id", "key", "part")}
+        reader = PoolReader(self._store(), "features", columns)
+        for key in self.keys:
+            reader.read(key, slice(None))
+
+    def read_raw(self) -> None:
+        """Read the same arrays with h5py, one call a video."""
+        for key in self.keys:
+            with h5py.File(self.folder / f"{key}.h5") as file:
+                file["data"][:]
+
+    def copy(self) -> None:
+        """Copy as many bytes in memory."""
+        for _ in self.keys:
+            self.frames.copy()
+
+    def _store(self) -> Store:
+        return Store(self.folder / f"store{self.round}")
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        yield from np.split(self.frames, N_FRAMES // 8)
+
+
+class Videos:
+    """Real video files of ten seconds, and their sampling."""
+
+    def __init__(self, folder: Path, n_videos: int) -> None:
+        self.folder, self.round = folder, 0
+        (folder / "videos").mkdir()
+        first = make_video(folder / "videos" / "0.mp4", n_frames=250, fps=25, size=(320, 240), gop=50)
+        self.paths = [first, *(folder / "videos" / f"{number}.mp4" for number in range(1, n_videos))]
+        for number, path in enumerate(self.paths[1:]):  # another video each, as far as its digest says
+            path.write_bytes(first.read_bytes() + fingerprint(number).encode())
+        with (folder / "questions.csv").open("w", newline="") as stream:
+            rows = [[path.name, "What is seen?", "a", "b", "a"] for path in self.paths]
+            csv.writer(stream).writerows([["video", "question", "a0", "a1", "answer"], *rows])
+
+    def sample(self, workers: int) -> None:
+        """Sample them in a new store."""
+        self.round += 1
+        store = Store(self.folder / f"store{self.round}")
+        places = {"annotations": [f"{self.folder / 'questions.csv'}"], "videos": [f"{self.folder / 'videos'}"]}
+        sources = Sources(store.digests, places)
+        run = RunContext(store, device="cpu", sources=sources, decode_workers=workers)
+        recipe = load("plain", STAGES, [])
+        questions = build(list_questions, recipe.config(list_questions), run, [sources.annotations("plain", "val")])
+        build(sample_frames, recipe.config(sample_frames), run, [sources.videos("plain", questions)])
+
+    def sample_raw(self) -> None:
+        """Read the same frames with decord, in this process."""
+        for path in self.paths:
+            reader = decord.VideoReader(str(path), width=224, height=224, num_threads=1)
+            reader.get_batch(uniform_indices(len(reader), N_FRAMES, 0, len(reader))).asnumpy()
+
+
+def medians(ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return the median seconds of each way; they take turns, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(ROUNDS + 1):
+        for name, work in ways.items():
+            started = time.perf_counter()
+            work()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def main(n_videos: int) -> None:
+    """Print a table."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "features").mkdir()
+        features = Features(Path(place) / "features", n_videos)
+        videos = Videos(Path(place), 10 * n_videos)
+        taken = medians(
+            {
+                "writing": features.write,
+                "h5py, written": features.write_raw,
+                "reading": features.read,
+                "h5py, read": features.read_raw,
+                "copying": features.copy,
+                "sampling, one process": partial(videos.sample, 1),
+                "decord": videos.sample_raw,
+            }
+        )
+    gigabytes = features.frames.nbytes * n_videos / 1e9
+    lines = [["", "", "of the floor"]]
+    for name, floor in (("writing", "h5py, written"), ("reading", "h5py, read"), ("h5py, read", "copying")):
+        lines.append([name, f"{gigabytes / taken[name]:.2f} GB/s", f"{taken[floor] / taken[name]:.2f} of {floor}"])
+    name = "sampling, one process"
+    lines.append(
+        [
+            name,
+            f"{10 * n_videos * N_FRAMES / taken[name]:.0f} frames/s",
+            f"{taken['decord'] / taken[name]:.2f} of decord",
+        ]
+    )
+    print(aligned(lines))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
