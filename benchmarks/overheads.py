@@ -1,0 +1,122 @@
+"""What a run costs beside its work: `python -m benchmarks.overheads [N videos]`.
+
+Whole commands by the clock, at the tiny model's size with random weights on a CPU, real video files, a store of their own; each
+after the one above it. With Prefect: the flow that a deployment runs, in a process of its own, its server included.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.world import TINY, WEIGHTS, write_checkpoint
+from cache.fingerprint import fingerprint
+from pipeline.text_table import aligned
+from tests.videos import make_video
+
+SEVILA = [sys.executable, "-m", "sevila"]
+FLOW = """
+import json, sys
+from flows import Execution, Places, sevila
+sevila("plain", sys.argv[2:], places=Places(**json.loads(sys.argv[1])), execution=Execution(dispatch="here", device="cpu"))
+"""
+PREFECT = {
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+    "SEVILA_REPORT": "no",
+}
+SETTINGS = [
+    f"import_backbone.weights={WEIGHTS}",
+    f"sample_frames.size={TINY.image_size}",
+    *(f"{stage}.precision=float32" for stage in ("extract_features", "score_frames", "answer_questions")),
+]
+
+
+class World:
+    """Videos and questions on disk, and commands over them that are timed."""
+
+    def __init__(self, folder: Path, n_videos: int) -> None:
+        self.folder = folder
+        (folder / "videos").mkdir()
+        self._video = make_video(folder / "first.mp4", n_frames=120, fps=12, size=(160, 120)).read_bytes()
+        self.n_videos = 0
+        for _ in range(n_videos):
+            self.add_video()
+        write_checkpoint(folder / WEIGHTS, TINY, "cpu", torch.float32)
+
+    def add_video(self) -> None:
+        """Add one more video, with four questions."""
+        number, self.n_videos = self.n_videos, self.n_videos + 1
+        (self.folder / "videos" / f"{number}.mp4").write_bytes(self._video + fingerprint(number).encode())
+        is_new = not (self.folder / "questions.csv").exists()
+        with (self.folder / "questions.csv").open("a", newline="") as stream:
+            rows = [["video", "question", "a0", "a1", "answer"]] if is_new else []
+            csv.writer(stream).writerows(
+                [*rows, *([f"{number}.mp4", f"What is {each}?", "a", "b", "a"] for each in range(4))]
+            )
+
+    def places(self, store: str) -> dict[str, str]:
+        """Return where things lie, by kind."""
+        weights = f"{WEIGHTS}={self.folder / WEIGHTS}"
+        places = {"annotations": str(self.folder / "questions.csv"), "videos": str(self.folder / "videos")}
+        return {**places, "weights": weights, "store": str(self.folder / store)}
+
+    def command(self, *words: str, store: str = "store") -> list[str]:
+        """Return a command of the recipe `plain` over them."""
+        places = [word for kind, place in self.places(store).items() for word in (f"--{kind}", place)]
+        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        return [*SEVILA, *words, *places, *settings, "--device", "cpu", "--quiet"]
+
+
+def seconds(*commands: list[str]) -> float:
+    """Return the seconds of commands that run at the same time."""
+    environment = {**os.environ, **PREFECT}
+    started = time.perf_counter()
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for command in commands
+    ]
+    problems = [process.communicate()[1] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit(b"\n".join(problems).decode())
+    return time.perf_counter() - started
+
+
+def main(n_videos: int) -> None:
+    """Print a table."""
+    lines = [["command", "seconds"]]
+
+    def add(name: str, *commands: list[str]) -> None:
+        lines.append([name, f"{seconds(*commands):.1f}"])
+        print(name, lines[-1][1], flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PREFECT_HOME"] = f"{folder}/prefect"
+        world = World(Path(folder), n_videos)
+        run = world.command("run", "plain")
+        add("sevila --version", [*SEVILA, "--version"])
+        add("plan, nothing made", world.command("plan", "plain"))
+        add("run", run)
+        add("plan, all made", world.command("plan", "plain"))
+        add("run, all made", run)
+        world.add_video()
+        add("run, one more video", run)
+        twice = world.command("run", "plain", store="twice")
+        add("two processes that run the same", twice, twice)
+        flow = [sys.executable, "-c", FLOW, json.dumps(world.places("flow")), *SETTINGS]
+        add("the flow, with Prefect's server", flow)
+        add("the flow, all made", flow)
+    print(aligned(lines))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40)
