@@ -42,7 +42,7 @@ from tests.videos import make_video
 ROUNDS, N_FRAMES, FEATURE = 3, 32, (257, 1408)
 
 
-class Features:
+class StoredFeatures:
     """Random ViT-g features of some videos, written and read in our way and by h5py alone."""
 
     def __init__(self, folder: Path, n_videos: int) -> None:
@@ -143,7 +143,7 @@ def main(n_videos: int) -> None:
     """Print a table."""
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "features").mkdir()
-        features = Features(Path(place) / "features", n_videos)
+        features = StoredFeatures(Path(place) / "features", n_videos)
         videos = Videos(Path(place), 10 * n_videos)
         taken = medians(
             {

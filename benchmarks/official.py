@@ -127,7 +127,7 @@ def _processor_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-class World:
+class TwoVideos:
     """Two real videos with questions, and our runs over them. `asked` is each question's video, text and options."""
 
     def __init__(self, folder: Path, size: Size, a_video: int) -> None:
@@ -159,7 +159,7 @@ class World:
         ).run()
 
 
-def measure(world: World, name: str, report: Report) -> None:
+def measure(world: TwoVideos, name: str, report: Report) -> None:
     """Ask all questions both ways, and report the seconds of each and what they have in common."""
     asked = world.asked
     official, n_asked = OfficialWay(world.folder.parent / WEIGHTS), len(asked)
@@ -215,7 +215,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, report.part(name):
             write_checkpoint(Path(folder) / WEIGHTS, MODELS[name], "cpu", torch.float32)
             for a_video in options.questions:
-                world = World(Path(folder) / str(a_video), MODELS[name], a_video)
+                world = TwoVideos(Path(folder) / str(a_video), MODELS[name], a_video)
                 measure(world, f"{name}, {a_video} a video", report)
     report.write()
 

@@ -114,6 +114,7 @@ NAMES_A_DATA_SET = {
     "benchmarks/gpu.py": {"plain"},
     "benchmarks/long_videos.py": {"plain"},
     "benchmarks/official.py": {"plain"},
+    "benchmarks/overheads.py": {"plain"},
     # The format of submissions is that of the annotations, and has one parser.
     "reports/moment_files.py": {"pipeline.datasets.qvhighlights"},
 }
