@@ -112,6 +112,7 @@ NAMES_A_DATA_SET = {
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/floors.py": {"plain"},
     "benchmarks/gpu.py": {"plain"},
+    "benchmarks/growth.py": {"plain"},
     "benchmarks/long_videos.py": {"plain"},
     "benchmarks/official.py": {"plain"},
     "benchmarks/overheads.py": {"plain"},
