@@ -134,7 +134,7 @@ def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOption
     if is_asked:
         raise SevilaError("--serve takes no video and no question: they are given on the page")
 
-    models: Models = {}
+    models = Models()
 
     def answer(video: Path, question: str, options: Sequence[str]) -> str:
         with keeping_models(models):

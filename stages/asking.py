@@ -9,6 +9,7 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
+from pipeline.inference.resident import keeping_language
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import SplitArtifacts
 from stages.answer_questions import Answers
@@ -40,6 +41,7 @@ class Asked(NamedTuple):
     answers: Answers | GeneratedAnswers
 
 
+@keeping_language
 def ask(recipe: Recipe, step: Step, sources: Sources, trained: TrainedParts, has_options: bool) -> Asked:
     """Figure 1 up to the answers; in words, where the questions have no options."""
     checks.check_chain(recipe)

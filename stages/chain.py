@@ -8,16 +8,17 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step, as_one
+from pipeline.inference.resident import keeping_language
 from pipeline.recipes import checks, requirements
 from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
 from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Results, Setup, baselines, learned, refinements
-from stages import extensions
+from stages.extensions import backbone_stage, with_others
 from stages.others import answered, picked, scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
     """Return `full`, which returns `Results`, or `forward`, which returns metrics: always for queries, which have no answers."""
-    return full if requirements.evaluates_settings(recipe) else extensions.with_others(stages.STAGES, forward)
+    return keeping_language(full if requirements.evaluates_settings(recipe) else with_others(stages.STAGES, forward))
 
 
 def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
@@ -81,7 +82,7 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
 
 
 def _released(recipe: Recipe, step: Step, sources: Sources) -> Released:
-    given, maker = partial(requirements.weights_of, recipe, sources), extensions.backbone_stage(stages.STAGES, recipe)
+    given, maker = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
     backbone = step(maker, *(given(maker) for _ in maker.inputs))
     checks.check_frame_size(recipe, backbone)
     localizer = step(stages.init_localizer, backbone, given(stages.init_localizer)) if uses_localizer(recipe) else None

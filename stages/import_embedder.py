@@ -11,6 +11,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import ImportedModel
+from pipeline.inference.resident import give_back_language
 
 if TYPE_CHECKING:
     from pipeline.models.embedder import Embedder
@@ -33,6 +34,7 @@ class EmbedderWeights(ImportedModel):
         from pipeline.models.embedder import load_embedder
 
         with self.folder(run) as folder:
+            give_back_language()
             return load_embedder(folder, getattr(torch, precision), run.torch_device())
 
 

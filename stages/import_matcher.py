@@ -10,6 +10,7 @@ from pipeline.engine.output import Output
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
+from pipeline.inference.resident import give_back_language
 
 if TYPE_CHECKING:
     from pipeline.models.matcher import Matcher
@@ -31,6 +32,7 @@ class MatcherWeights(Backbone):
 
         with self.folder(run) as folder:
             config = read_matcher_config(folder)
+            give_back_language()
             return load_vision_encoder(config, folder, getattr(torch, precision), run.torch_device())
 
     def matcher(self, run: RunContext) -> Matcher:
@@ -38,6 +40,7 @@ class MatcherWeights(Backbone):
         from pipeline.models.matcher import load_matcher
 
         with self.folder(run) as folder:
+            give_back_language()
             return load_matcher(folder, run.torch_device())
 
 

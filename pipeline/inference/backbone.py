@@ -12,7 +12,7 @@ from cache.errors import MissingSourceError
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, RunContext
 from pipeline.engine.weights import Weights
-from pipeline.inference.resident import resident
+from pipeline.inference.resident import give_back_language, resident
 
 if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig
@@ -88,6 +88,7 @@ class Backbone(ImportedModel):
         def load() -> VisionEncoder:
             with self.folder(run) as folder:
                 config = read_blip2_config(folder)
+                give_back_language()
                 return load_vision_encoder(config, folder, getattr(torch, precision), run.torch_device())
 
         return resident(self, "vision", precision, run, load)

@@ -1,16 +1,32 @@
-"""Frozen models that stay loaded from one question to the next, where somebody waits for the answer."""
+"""Frozen models that stay loaded: from one step of a chain to the next, or from one question to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from pipeline.engine.stage import Artifact, RunContext
 
 Model = TypeVar("Model")
-Models = dict[tuple[str, ...], Any]
+Result = TypeVar("Result")
+Given = ParamSpec("Given")
+
+
+@dataclass
+class Models:
+    """What stays loaded, by part, precision, device and the digests of its files.
+
+    Attributes:
+        in_turn: only a language model is kept, and goes before another is loaded: the ViT's memory is wanted by what comes after.
+    """
+
+    in_turn: bool = False
+    loaded: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
 
 _models: ContextVar[Models | None] = ContextVar("models", default=None)
 
@@ -25,14 +41,35 @@ def keeping_models(models: Models) -> Iterator[None]:
         _models.reset(before)
 
 
-def resident(weights: Artifact, part: str, precision: str, run: RunContext, load: Callable[[], Model]) -> Model:
-    """Return what `load` returns, or did for the same part of the same weights on this device, if models are kept."""
+def keeping_language(chain: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Have the steps of a chain share one language model: the largest part, which nothing trains."""
+
+    @wraps(chain)
+    def walk(*args: Given.args, **options: Given.kwargs) -> Result:
+        if _models.get() is not None:
+            return chain(*args, **options)
+        with keeping_models(Models(in_turn=True)):
+            return chain(*args, **options)
+
+    return walk
+
+
+def give_back_language() -> None:
+    """Let go of a chain's language model, where its memory is wanted by other models or processes."""
     models = _models.get()
-    if models is None:
+    if models is not None and models.in_turn:
+        models.loaded.clear()
+
+
+def resident(weights: Artifact, part: str, precision: str, run: RunContext, load: Callable[[], Model]) -> Model:
+    """Return what `load` returns, or did for the same part of the same weights on this device, if such models are kept."""
+    models = _models.get()
+    if models is None or (models.in_turn and part != "language"):
         return load()
     digests = sorted(file["sha256"] for file in weights.record.files.values())
     key = (part, precision, run.torch_device(), *digests)
-    if key not in models:
-        models[key] = load()
-    model: Model = models[key]
+    if key not in models.loaded:
+        give_back_language()
+        models.loaded[key] = load()
+    model: Model = models.loaded[key]
     return model

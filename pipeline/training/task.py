@@ -20,6 +20,7 @@ from cache.errors import SevilaError
 from pipeline.engine.snapshots import Snapshots
 from pipeline.engine.stage import Config, RunContext
 from pipeline.environment import clear_settings
+from pipeline.inference.resident import give_back_language
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def train(job: TrainingJob) -> Trained:
         from pipeline.training.launch import start_processes
 
         log.info("%s: %d processes", job.name, n_processes)
+        give_back_language()  # each has its own, one of them on this one's device
         hardware = start_processes(n_processes, train_in_process, (job,), job.name)
     else:
         hardware = [train_in_process(job)]
