@@ -12,7 +12,8 @@ from pipeline.metrics.comparison import PairedRow
 from pipeline.text_table import Table, aligned, escaped, markdown, or_dash
 from reports.benchmark_judging import holm
 from reports.results import headline_interval
-from reports.sweep import UNIFORM, Cell, CellRun, name_of
+from reports.sweep import CellRun
+from reports.sweep_grid import UNIFORM, Cell
 
 ALPHA = 0.05
 N_NAMES = 3  # columns of text
@@ -26,14 +27,14 @@ def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
     parts += [sweep_table(runs, points, markdown)]
     groups = group_table(runs, markdown)
     parts += [f"## Minus uniform, by group\n\n{groups}"] if groups else []
-    problems = [f"- {escaped(name_of(run.cell))}: {escaped(run.problem)}" for run in runs if run.problem]
+    problems = [f"- {escaped(run.cell.name)}: {escaped(run.problem)}" for run in runs if run.problem]
     parts += ["## Without numbers\n\n" + "\n".join(problems)] if problems else []
     return "\n\n".join(parts) + "\n"
 
 
 def sweep_text(runs: Sequence[CellRun], points: float, table: Table = aligned) -> str:
     """Return the tables for a terminal, how to read them, and why a cell has no numbers."""
-    problems = [f"no numbers for {name_of(run.cell)}: {run.problem}" for run in runs if run.problem]
+    problems = [f"no numbers for {run.cell.name}: {run.problem}" for run in runs if run.problem]
     parts = [sweep_table(runs, points, table), group_table(runs, table), how_to_read(points), "\n".join(problems)]
     return "\n\n".join(filter(None, parts))
 
