@@ -55,7 +55,7 @@ class ServerPlace(NamedTuple):
 
 def _named_values(variable: str) -> dict[str, str]:
     """Return what an environment variable of the form `NAME=VALUE NAME=VALUE` says; raises `MissingSourceError`."""
-    values = {}
+    values: dict[str, str] = {}
     for entry in os.environ.get(variable, "").split():
         name, _, value = entry.partition("=")
         if not name or not value:

@@ -71,8 +71,7 @@ class RunContext:
         sources: finds data and weights by name on this machine.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
         checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
-        server_requests: questions that a server is asked at the same time.
-        server_requests_per_minute: how many a process sends to it at most; None: as many as it takes.
+        server_requests: questions that a server is asked at the same time; `..._per_minute`: requests a process sends at most.
         tensorboard: folder to which trainings also write their curves as TensorBoard events, if that is installed.
     """
 

@@ -200,7 +200,7 @@ def test_a_model_of_a_server_of_its_own_is_asked_there_and_other_servers_keys_st
         ("https://all.example/v1", "all's"),
     ]
     monkeypatch.setenv("SEVILA_SERVERS", "some/model=127.0.0.1:8001")
-    with pytest.raises(MissingSourceError, match="SEVILA_SERVERS: some/model is '127.0.0.1:8001': wanted the address"):
+    with pytest.raises(MissingSourceError, match=r"SEVILA_SERVERS: some/model is '127.0.0.1:8001': wanted the address"):
         ServerPlace.of_environment("some/model")
     monkeypatch.setenv("SEVILA_SERVER_KEYS", "secret")
     monkeypatch.setenv("SEVILA_SERVERS", "some/model=http://127.0.0.1:8001/v1")

@@ -12,9 +12,8 @@ import pytest
 from cache.errors import RecipeError
 from cache.store import Store
 from pipeline.engine.recipe import load
-from pipeline.metrics.comparison import PairedRow
+from pipeline.metrics.comparison import PairedRow, power
 from reports.sweep_grid import Cell, Grid
-from reports.sweep_text import power
 from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, main
@@ -159,5 +158,13 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
     table = page.partition("p, Holm")[2].partition("</table>")[0]
     steps = re.findall(r'<th scope="row">(.+?)</th>', table)
     assert steps[0] == "uniform, k = 1 → top_k by localizer, k = 1, zero-shot" and len(steps) == 4
+    powers = re.findall(r"(\d+) %(?: \||</td>)", table)
+    assert powers == [re.findall(r"(\d+) % \|$", line)[0] for line in text.splitlines() if line.endswith("% |")]
+    by_group = page.partition("By group of questions, in points")[2].partition("</table>")[0]
+    of_groups = text.partition("## Minus uniform, by group")[2]
+    names = of_groups.splitlines()[2].split(" | ")[4:]
+    assert [name.strip(" |") for name in names] == re.findall(r'<th scope="col">(.+?)</th>', by_group)[1:] and names
+    shown = re.findall(r"<td>([+-][\d.]+)", by_group)
+    assert shown and shown == re.findall(r"(?<=\| )([+-][\d.]+)(?= [(|])", of_groups)
     tested = [cell["against_uniform"][0] for cell in cells if cell["selector"] != "uniform"]
     assert [f"{row['difference_points']:+.1f}" for row in tested] == re.findall(r"<td>([+-][\d.]+)</td>", table)
