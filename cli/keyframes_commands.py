@@ -67,7 +67,7 @@ def select(
 
 
 def export(
-    id: Text,
+    run: Text,
     /,
     *,
     output: OutputPath,
@@ -86,7 +86,7 @@ def export(
     sevila keyframes export select_keyframes -o keyframes.parquet
 
     Args:
-        id: id of an artifact of select_keyframes, or the beginning of it, which takes the newest
+        run: name of a run (`sevila runs`), or id of an artifact of select_keyframes, or its beginning, which takes the newest
         output: a file (.parquet or .json for a table, .json for aks), or an empty folder (images, clips, lmms-eval)
         kind: what to write; aks: a list of frame lists in the order of the annotations
         videos: folder of the videos, for images and clips; else SEVILA_VIDEOS, sevila.toml (repeatable)
@@ -102,7 +102,7 @@ def export(
     if (suffixes and output.suffix.lower() not in (*suffixes, "")) or (suffixes and output.is_dir()):
         raise UsageError(f"--output {output}: wanted a file that ends in {' or '.join(suffixes)} for --as {kind}")
     store = where.open()
-    keyframes = KeyframesOfRun(store, id)
+    keyframes = KeyframesOfRun(store, run)
     print(keyframes.id, file=sys.stderr)
     keyframes.warn_of_empty()
     if kind == "table":

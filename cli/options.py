@@ -205,6 +205,7 @@ class ExecutionOptions(Inference):
         shard_megabytes: size at which a shard is cut
         processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
         server_requests: questions that a server is asked at once ([answer_with_vlm] served)
+        server_requests_per_minute: requests that it is sent at most, repeated ones included; else as many as it takes
         tensorboard: write training curves there as well
     """
 
@@ -212,6 +213,7 @@ class ExecutionOptions(Inference):
     shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="MB")] = 1024.0
     processes: Count = 0
     server_requests: Positive = 4
+    server_requests_per_minute: Positive | None = None
     tensorboard: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
 
 

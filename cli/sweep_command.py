@@ -34,8 +34,8 @@ class GridOptions:
     Attributes:
         selectors: ways to choose frames (docs/selection.md); uniform is always among them
         k: numbers of keyframes
-        scorers: what scores frames: values of chain.scorer (`sevila stages`); else the recipe's
-        answerers: what answers from them: values of chain.answerer; else the recipe's
+        scorers: what scores frames: localizer, imported, clip, itm, each also of what is named: clip=WEIGHTS; else the recipe's
+        answerers: what answers from them: sevila, vlm, vlm=WEIGHTS, served=MODEL; else the recipe's
         points: show how likely a difference of so many points would be seen
     """
 
@@ -61,7 +61,7 @@ def sweep(
 ) -> None:
     """Compare selectors, scorers and numbers of keyframes on a recipe's questions, each with uniform frames by a paired test.
 
-    sevila sweep videomme --selectors top_k aks bolt --k 8 16 32
+    sevila sweep videomme --selectors top_k aks bolt --k 8 16 32 --scorers localizer clip=google/siglip-base-patch16-224
 
     What the cells have in common is made once; cells that the store holds are read.
 
@@ -73,18 +73,18 @@ def sweep(
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
     from reports.named_runs import pinned
-    from reports.sweep import Grid, run_sweep
+    from reports.sweep import requests_of, run_sweep
+    from reports.sweep_grid import Grid
     from reports.sweep_text import sweep_content, sweep_report, sweep_text
     from stages.all import STAGES
 
     loaded = load(recipe, STAGES, settings := chain.all_settings())
-    cells = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers)
-    cells.cells()  # a slip in a name is an error before anything is made
+    asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers)
+    cells = requests_of(Request(recipe, settings, seed, chain.places.by_kind()), asked)
     store = where.open()
-    request = Request(recipe, settings, seed, chain.places.by_kind())
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
-        runs = list(run_sweep(request, cells, RunContext.of(store, chain.execution.as_options()), pin))
+        runs = list(run_sweep(cells, RunContext.of(store, chain.execution.as_options()), pin))
     content = sweep_content(runs) if as_json else None
     if content is None:
         print_text(sweep_text(runs, grid.points, fitted))

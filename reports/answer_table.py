@@ -9,17 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cache.errors import SevilaError, StoreError
-from cache.matching import newest
-from cache.names import NamedRun, every_name, named_run
+from cache.errors import SevilaError
 from cache.printable import printable
 from cache.store import Store
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.metrics.accuracy import Answered
 from pipeline.selection.keyframes import ChosenFrames
-from reports.stale import read_as
-from stages.all import STAGES
+from reports.named_runs import newest_of_run
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
@@ -33,22 +30,9 @@ def newest_answers(store: Store, given: str) -> str:
     """Return the id of the answers of a named run, or of the newest of the artifacts that `matching` finds.
 
     Raises:
-        StoreError: there are none, it holds no answers, or the run answered in several settings.
+        StoreError: as `newest_of_run`.
     """
-    if given not in every_name(store):
-        return read_as(store, newest(store, given)[0].id, Answers, "answer_questions or answer_with_vlm").record.id
-    ids = ids_by_setting(store, named_run(store, given))
-    if len(set(ids.values())) != 1:
-        listed = ", ".join(f"{id} ({setting or 'the recipe as it is'})" for setting, id in ids.items())
-        what = f"answers in several settings; give the id of one: {listed}" if ids else "no answers in the store"
-        raise StoreError(f"the run {given!r} has {what}")
-    return next(iter(ids.values()))
-
-
-def ids_by_setting(store: Store, run: NamedRun) -> dict[str, str]:
-    """Return the ids of a run's answers by the setting they are of; without those that the store does not hold."""
-    answering = {name for name, stage in STAGES.items() if issubclass(stage.output, Answers)}
-    return {pin.setting: pin.id for pin in run.artifacts if pin.stage in answering and store.exists(pin.id)}
+    return newest_of_run(store, given, Answers, "answer_questions or answer_with_vlm").record.id
 
 
 class AnswerInWords(NamedTuple):

@@ -12,8 +12,9 @@ from cache.store import Store
 from pipeline.metrics.comparison import PairedRow, format_comparison_table
 from pipeline.metrics.resampling import BY_VIDEO, Resampling
 from pipeline.text_table import Table, aligned
-from reports.answer_table import ids_by_setting
 from reports.compare import Comparison, compare, comparison_text
+from reports.named_runs import ids_by_setting
+from stages.answer_questions import Answers
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _named(store: Store, name: str) -> NamedRun | None:
 
 def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
     """Return the ids of answers by the setting they are of: all of a run, or the one given."""
-    return {"": find(store, given)} if run is None else ids_by_setting(store, run)
+    return {"": find(store, given)} if run is None else ids_by_setting(store, run, Answers)
 
 
 def _headline(setting: str, pair: Comparison) -> PairedRow:

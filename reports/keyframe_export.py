@@ -16,7 +16,6 @@ import psutil
 from cache.errors import SevilaError
 from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
-from cache.matching import newest
 from cache.store import Store
 from cache.tables import Schema, write_rows
 from cache.untrusted import is_name
@@ -25,7 +24,7 @@ from pipeline.engine.progress import count_bar
 from pipeline.engine.sources import Sources, VideoFile
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_files
-from reports.stale import read_as
+from reports.named_runs import newest_of_run
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.select_keyframes import Keyframes
@@ -55,9 +54,9 @@ TABLE = Schema(
 class KeyframesOfRun:
     """The keyframes of one artifact of select_keyframes, in the order of the annotations."""
 
-    def __init__(self, store: Store, prefix: str) -> None:
-        """Open the newest artifact that `prefix` begins; raises `StoreError` if it holds no keyframes."""
-        keyframes = read_as(store, newest(store, prefix)[0].id, Keyframes, "select_keyframes")
+    def __init__(self, store: Store, given: str) -> None:
+        """Open those of a named run, or of the newest artifact that `given` begins; raises `StoreError` as `newest_of_run`."""
+        keyframes = newest_of_run(store, given, Keyframes, "select_keyframes")
         record = keyframes.record
         self.id = record.id
         self.questions = Questions(store, record.inputs["questions"])

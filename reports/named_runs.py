@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cache.errors import CorruptArtifactError
+from cache.errors import CorruptArtifactError, StoreError
+from cache.matching import newest
 from cache.names import NamedRun, every_name, named_run, pinning
 from cache.printable import printable, printable_lines
 from cache.store import Store
 from pipeline.engine.recipe import CHAIN, Recipe
+from pipeline.engine.stage import Artifact
 from pipeline.text_table import aligned
+from reports.stale import OfKind, read_as
+from stages.all import STAGES
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 
@@ -41,6 +45,30 @@ class RunLine:
     n_missing: int
     headline: str
     problem: str = ""
+
+
+def newest_of_run(store: Store, given: str, kind: type[OfKind], stages: str) -> OfKind:
+    """Return the artifact of a kind that a named run made, or the newest of the artifacts that `matching` finds.
+
+    Raises:
+        StoreError: there is none, it is no artifact of `stages`, or the run made several in different settings.
+    """
+    if given not in every_name(store):
+        return read_as(store, newest(store, given)[0].id, kind, stages)
+    ids = ids_by_setting(store, named_run(store, given), kind)
+    if len(set(ids.values())) != 1:
+        listed = ", ".join(f"{id} ({setting or 'the recipe as it is'})" for setting, id in ids.items())
+        what = (
+            f"{kind.kind} in several settings; give the id of one: {listed}" if ids else f"no {kind.kind} in the store"
+        )
+        raise StoreError(f"the run {given!r} has {what}")
+    return read_as(store, next(iter(ids.values())), kind, stages)
+
+
+def ids_by_setting(store: Store, run: NamedRun, kind: type[Artifact]) -> dict[str, str]:
+    """Return the ids of a run's artifacts of a kind by the setting they are of; without those that the store does not hold."""
+    making = {name for name, stage in STAGES.items() if issubclass(stage.output, kind)}
+    return {pin.setting: pin.id for pin in run.artifacts if pin.stage in making and store.exists(pin.id)}
 
 
 def run_lines(store: Store) -> list[RunLine]:

@@ -13,7 +13,7 @@ from pipeline.engine.places import ServerPlace
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact, RunContext, Stage
-from pipeline.recipes.requirements import asks_server, needed_weights, scorer_of
+from pipeline.recipes.requirements import needed_weights, scorer_of, served_by
 from pipeline.text_table import aligned, duration, human_size
 from reports.findings import Finding
 from reports.rates import measured_rates
@@ -163,9 +163,9 @@ def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
                 _ = sources.weights_place(name) if kind == "weights" else sources.places.place(kind, name)
         except MissingSourceError as error:
             yield Finding(OF_RECIPE, "problem", str(error))
-    if asks_server(recipe):
+    if served := served_by(recipe):
         try:
-            ServerPlace.of_environment()
+            ServerPlace.of_environment(served)
         except MissingSourceError as error:
             yield Finding(OF_RECIPE, "problem", str(error))
 

@@ -7,19 +7,19 @@ read. Each is then held against uniform frames of the same number and answerer b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
-from cache.errors import MachineError, RecipeError, SevilaError, did_you_mean
+from cache.errors import MachineError, MissingSourceError, RecipeError, SevilaError
 from pipeline.engine.recipe import load
 from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import PinStep, Run
 from pipeline.metrics.comparison import PairedRow
+from pipeline.recipes.checks import check_names
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.recipes.results import keyframe_row
-from pipeline.selection.registry import selector_named, selector_names
 from reports.compare import compare
+from reports.sweep_grid import UNIFORM, Cell, Grid
 from stages.all import STAGES
 from stages.chain import forward
 from stages.evaluate import Metrics
@@ -27,61 +27,7 @@ from stages.evaluate_localization import LocalizationMetrics
 
 log = logging.getLogger("sevila")
 
-UNIFORM, LOCALIZER = "uniform", "localizer"
 OF_A_CELL = ("select_keyframes", "answer_questions", "answer_with_vlm", "evaluate", "evaluate_localization")
-ANY = ""  # scorer of a selector that looks at no score
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is swept over; `answerers` are values of `chain.answerer`, `scorers` of `chain.scorer`."""
-
-    selectors: Sequence[str]
-    ks: Sequence[int]
-    scorers: Sequence[str] = (LOCALIZER,)
-    answerers: Sequence[str] = (ANY,)
-
-    def cells(self) -> list[Cell]:
-        """Return every cell once, uniform frames of each number first; what looks at no score has no scorer.
-
-        Raises:
-            RecipeError: a selector that there is not.
-        """
-        cells = []
-        for selector in dict.fromkeys((UNIFORM, *self.selectors)):
-            if selector not in selector_names():
-                known = selector_names()
-                raise RecipeError(
-                    f"no selector {selector!r}{did_you_mean(selector, known)}; there are: {', '.join(known)}"
-                )
-            scorers = self.scorers if "scores" in selector_named(selector).needs else (ANY,)
-            cells += [Cell(selector, k, *rest) for rest in product(scorers, self.answerers) for k in self.ks]
-        return list(dict.fromkeys(cells))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One way to choose keyframes and to answer from them."""
-
-    selector: str
-    k: int
-    scorer: str
-    answerer: str
-
-    def settings_over(self, selector: str) -> list[str]:
-        """Return the keys that make this cell of a recipe with that selector, whose options no other one has."""
-        keyframes = [f"select_keyframes.method={self.selector}"]
-        if self.scorer:
-            keyframes = ["select_keyframes.method=localizer", f"select_keyframes.selector={self.selector}"]
-        keyframes += ["select_keyframes.options={}"] if not self.scorer or self.selector != selector else []
-        scorer = [f"chain.scorer={self.scorer}"] if self.scorer else []
-        answerer = [f"chain.answerer={self.answerer}"] if self.answerer else []
-        return ["chain.kind=forward", *keyframes, f"select_keyframes.k={self.k}", *scorer, *answerer]
-
-    @property
-    def baseline(self) -> Cell:
-        """Uniform frames of the same number, answered by the same."""
-        return replace(self, selector=UNIFORM, scorer=ANY)
 
 
 @dataclass(frozen=True)
@@ -100,28 +46,49 @@ class CellRun:
     problem: str = ""
 
 
-def run_sweep(request: Request, grid: Grid, run: RunContext, pin: PinStep) -> Iterator[CellRun]:
+def requests_of(request: Request, grid: Grid) -> dict[Cell, Request]:
+    """Return what each cell asks for.
+
+    Raises:
+        RecipeError: a selector, a scorer, an answerer or a key that there is not; a place of a name that no cell has.
+    """
+    own = load(request.recipe, STAGES, request.settings, request.seed).config_of("select_keyframes").selector
+    # Places of the weights or files of one scorer or answerer are of no use to the cells of the others.
+    of_cells = {
+        cell: replace(request, settings=[*request.settings, *cell.settings_over(own)], shared=True)
+        for cell in grid.cells()
+    }
+    recipes = [
+        load(each.recipe, STAGES, each.settings, each.seed) for cell, each in of_cells.items() if cell.k == grid.ks[0]
+    ]
+    if not request.shared:
+        check_names(recipes, request.places)
+    return of_cells
+
+
+def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -> Iterator[CellRun]:
     """Yield what comes of each cell as it is done; a cell that cannot be, and says why, stops no other.
 
     Raises:
-        SevilaError: uniform frames cannot be answered from, so that there is nothing to compare with.
+        SevilaError: no uniform frames can be answered from, so that there is nothing to compare with; or something is not here.
     """
-    # Places of the weights or files of one scorer or answerer are of no use to the cells of the others.
-    of_some = set(grid.scorers) != {LOCALIZER} or len(set(grid.answerers)) > 1
-    request = replace(request, shared=request.shared or of_some)
-    own = load(request.recipe, STAGES, request.settings, request.seed).config_of("select_keyframes").selector
     uniform: dict[Cell, Metrics] = {}
-    cells = grid.cells()
-    for number, cell in enumerate(cells, start=1):
-        log.info("cell %d of %d: %s", number, len(cells), name_of(cell))
+    failed: dict[Cell, SevilaError] = {}
+    n_uniform = sum(cell.selector == UNIFORM for cell in requests)
+    for number, (cell, request) in enumerate(requests.items(), start=1):
+        if cell.baseline in failed:
+            yield CellRun(cell, problem=f"nothing to compare with: {cell.baseline.name} has no numbers")
+            continue
+        log.info("cell %d of %d: %s", number, len(requests), cell.name)
         try:
-            request_of_cell = replace(request, settings=[*request.settings, *cell.settings_over(own)])
-            metrics, recall = _run_cell(request_of_cell, run, _named_after(cell, pin))
+            metrics, recall = _run_cell(request, run, _named_after(cell, pin))
         except MachineError:
             raise
         except SevilaError as error:
             if cell.selector == UNIFORM:
-                raise
+                failed[cell] = error
+                if isinstance(error, MissingSourceError) or len(failed) == n_uniform:
+                    raise
             yield CellRun(cell, problem=str(error))
             continue
         if cell.selector == UNIFORM:
@@ -136,15 +103,9 @@ def _named_after(cell: Cell, pin: PinStep) -> PinStep:
     """Return what pins the steps of a cell; those that it does not share with others have its name, by which reports know it."""
 
     def pin_step(id: str | None, stage: str, setting: str) -> None:
-        pin(id, stage, name_of(cell) if stage in OF_A_CELL else setting)
+        pin(id, stage, cell.name if stage in OF_A_CELL else setting)
 
     return pin_step
-
-
-def name_of(cell: Cell) -> str:
-    """Return a cell for people: `aks by localizer, k = 8`."""
-    by = f" by {cell.scorer}" if cell.scorer else ""
-    return f"{cell.selector}{by}, k = {cell.k}{f', answered by {cell.answerer}' if cell.answerer else ''}"
 
 
 def _run_cell(request: Request, run: RunContext, pin: PinStep) -> tuple[Metrics, float | None]:

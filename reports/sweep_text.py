@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 from cache.printable import printable
-from pipeline.metrics.comparison import PairedRow
+from pipeline.metrics.comparison import ALPHA, PairedRow, group_rows, power
 from pipeline.text_table import Table, aligned, escaped, markdown, or_dash
 from reports.benchmark_judging import holm
 from reports.results import headline_interval
-from reports.sweep import UNIFORM, Cell, CellRun, name_of
+from reports.sweep import CellRun
+from reports.sweep_grid import UNIFORM, Cell
 
-ALPHA = 0.05
 N_NAMES = 3  # columns of text
 HEAD = ["keyframes", "scored by", "answered by", "k", "accuracy (95 %)", "moment recall", "minus uniform (95 %)"]
 HEAD += ["only uniform", "only this", "p", "p, Holm", "power"]
@@ -26,14 +24,14 @@ def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
     parts += [sweep_table(runs, points, markdown)]
     groups = group_table(runs, markdown)
     parts += [f"## Minus uniform, by group\n\n{groups}"] if groups else []
-    problems = [f"- {escaped(name_of(run.cell))}: {escaped(run.problem)}" for run in runs if run.problem]
+    problems = [f"- {escaped(run.cell.name)}: {escaped(run.problem)}" for run in runs if run.problem]
     parts += ["## Without numbers\n\n" + "\n".join(problems)] if problems else []
     return "\n\n".join(parts) + "\n"
 
 
 def sweep_text(runs: Sequence[CellRun], points: float, table: Table = aligned) -> str:
     """Return the tables for a terminal, how to read them, and why a cell has no numbers."""
-    problems = [f"no numbers for {name_of(run.cell)}: {run.problem}" for run in runs if run.problem]
+    problems = [f"no numbers for {run.cell.name}: {run.problem}" for run in runs if run.problem]
     parts = [sweep_table(runs, points, table), group_table(runs, table), how_to_read(points), "\n".join(problems)]
     return "\n\n".join(filter(None, parts))
 
@@ -75,10 +73,10 @@ def sweep_table(runs: Sequence[CellRun], points: float, table: Table) -> str:
 
 def group_table(runs: Sequence[CellRun], table: Table) -> str:
     """Return the differences from uniform frames in each group of questions; "" where there are no groups."""
-    names = list(dict.fromkeys(row.name for run in runs for row in _groups(run)))
+    names = list(dict.fromkeys(row.name for run in runs for row in group_rows(run.against_uniform)))
     lines = []
     for run in runs:
-        of_group = {row.name: _difference(row) for row in _groups(run)}
+        of_group = {row.name: _difference(row) for row in group_rows(run.against_uniform)}
         lines += [[*_about(run.cell), *(of_group.get(name, "-") for name in names)]] if of_group else []
     return table([[*HEAD[:4], *names], *lines], N_NAMES) if lines else ""
 
@@ -104,27 +102,8 @@ def _numbers(run: CellRun, corrected: Mapping[Cell, float], points: float) -> It
     yield f"{100 * power(paired, points):.0f} %"
 
 
-def power(row: PairedRow, points: float) -> float:
-    """Return the chance that McNemar's test sees a true difference of so many points, 0 to 1.
-
-    In the normal approximation (Connor 1987, Biometrics 43), for as many questions and the share of discordant ones that
-    was seen, which is at least the difference itself.
-    """
-    difference, discordant = points / 100, (row.n_only_a + row.n_only_b) / row.n_questions
-    discordant = max(discordant, difference)
-    spread = sqrt(max(discordant - difference**2, 0.0))
-    normal = NormalDist()
-    excess = difference * sqrt(row.n_questions) - normal.inv_cdf(1 - ALPHA / 2) * sqrt(discordant)
-    return normal.cdf(excess / spread) if spread else float(excess > 0)
-
-
 def _headline(run: CellRun) -> PairedRow:
     return next(row for row in run.against_uniform if row.is_headline)
-
-
-def _groups(run: CellRun) -> list[PairedRow]:
-    scope = "group" if any(row.scope == "group" for row in run.against_uniform) else "type"
-    return [row for row in run.against_uniform if row.scope == scope]
 
 
 def _difference(row: PairedRow) -> str:

@@ -170,8 +170,9 @@ def _reader(cfg: AnswerWithVlm, run: RunContext, weights: Weights | None) -> Pic
     if cfg.served:
         from pipeline.inference.chat_server import ServedVlm
 
-        server = ServerPlace.of_environment()
-        return ServedVlm(server, cfg.served, cfg.instruction, cfg.max_new_tokens, run.server_requests)
+        server = ServerPlace.of_environment(cfg.served)
+        pace = run.server_requests, run.server_requests_per_minute
+        return ServedVlm(server, cfg.served, cfg.instruction, cfg.max_new_tokens, *pace)
     if weights is None:
         raise RecipeError(
             "[answer_with_vlm] weights: the name of a model on this machine was wanted, or one that is `served`"

@@ -66,6 +66,9 @@ class Execution(BaseModel):
     server_requests: int = Field(
         default=4, ge=1, le=256, description="questions that a server is asked at once ([answer_with_vlm] served)"
     )
+    server_requests_per_minute: int | None = Field(
+        default=None, ge=1, description="requests that a process sends it at most, repeated ones included"
+    )
 
 
 # What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is

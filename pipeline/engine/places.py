@@ -27,18 +27,43 @@ class ServerPlace(NamedTuple):
     key: str
 
     @classmethod
-    def of_environment(cls) -> ServerPlace:
-        """Return the server that the variables of OpenAI's own client name; raises `MissingSourceError` if they name none."""
-        url = os.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/")
-        if not _is_address(url):
+    def of_environment(cls, model: str) -> ServerPlace:
+        """Return the server of a model: its own, of `SEVILA_SERVERS`, or the one that OpenAI's own client would take.
+
+        A key goes only to the server that it is given for: `OPENAI_API_KEY` is that of `OPENAI_BASE_URL`.
+
+        Raises:
+            MissingSourceError: there is none, or what is given is no address or no key.
+        """
+        if url := _named_values("SEVILA_SERVERS").get(model):
+            where, of_key, key = f"SEVILA_SERVERS: {model}", "SEVILA_SERVER_KEYS", _named_values("SEVILA_SERVER_KEYS")
+            return cls._checked(where, url, of_key, key.get(model, ""))
+        url, key_given = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "")
+        return cls._checked("OPENAI_BASE_URL", url.strip(), "OPENAI_API_KEY", key_given.strip())
+
+    @classmethod
+    def _checked(cls, where: str, url: str, of_key: str, key: str) -> ServerPlace:
+        if not _is_address(url := url.rstrip("/")):
             raise MissingSourceError(
-                f"OPENAI_BASE_URL is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
-                "(and OPENAI_API_KEY where it wants a key)"
+                f"{where} is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
+                f"(and {of_key} where it wants a key)"
             )
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (key.isascii() and key.isprintable()):  # a header cannot hold it; nor is it shown, which is secret
-            raise MissingSourceError("OPENAI_API_KEY holds a character that no key has; wanted printable ASCII alone")
+            raise MissingSourceError(f"{of_key} holds a character that no key has; wanted printable ASCII alone")
         return cls(url, key)
+
+
+def _named_values(variable: str) -> dict[str, str]:
+    """Return what an environment variable of the form `NAME=VALUE NAME=VALUE` says; raises `MissingSourceError`."""
+    values: dict[str, str] = {}
+    for entry in os.environ.get(variable, "").split():
+        name, _, value = entry.partition("=")
+        if not name or not value:
+            raise MissingSourceError(
+                f"{variable}: entry {len(values) + 1} is not MODEL=VALUE; wanted such entries with spaces between them"
+            )
+        values[name] = value
+    return values
 
 
 def _is_address(url: str) -> bool:

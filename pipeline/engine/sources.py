@@ -166,7 +166,7 @@ class Sources:
             return self.places.place("weights", name)
         return of_hub(name, self._download)
 
-    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str], asks_server: bool = False) -> None:
+    def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str], served: str = "") -> None:
         """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
 
         Where the store's memory may stand in for something, not everything is needed: only what the command line says is
@@ -175,7 +175,7 @@ class Sources:
         Args:
             datasets: names of data sets, each with its questions (see `videos`).
             weights: names of weights.
-            asks_server: whether a server has a model that answers.
+            served: name of the model that answers at a server; empty: no server is asked.
 
         Raises:
             MissingSourceError: no path is given, nothing is there, or none of a data set's videos is.
@@ -193,8 +193,8 @@ class Sources:
         for name in weights:
             if self._is_checked("weights", name) and not self._is_of_hub(name):
                 self.places.place("weights", name)
-        if asks_server and not self._remembered_kinds:
-            ServerPlace.of_environment()
+        if served and not self._remembered_kinds:
+            ServerPlace.of_environment(served)
 
     def _is_checked(self, kind: str, name: str) -> bool:
         return not self._remembered_kinds or self.places.given(kind, name)

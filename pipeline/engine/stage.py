@@ -71,7 +71,7 @@ class RunContext:
         sources: finds data and weights by name on this machine.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
         checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
-        server_requests: questions that a server is asked at the same time.
+        server_requests: questions that a server is asked at the same time; `..._per_minute`: requests a process sends at most.
         tensorboard: folder to which trainings also write their curves as TensorBoard events, if that is installed.
     """
 
@@ -85,6 +85,7 @@ class RunContext:
     checkpoint_minutes: float = 10.0
     tensorboard: Path | None = None
     server_requests: int = 4
+    server_requests_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         """Raise `SevilaError` for a device that torch does not have here, before any work is done."""

@@ -63,8 +63,16 @@ class ServedVlm:
 
     suffix = ".jpg"
 
-    def __init__(self, server: ServerPlace, model: str, instruction: str, max_new_tokens: int, at_once: int) -> None:
-        """Args: `at_once`, how many questions are asked at the same time."""
+    def __init__(
+        self,
+        server: ServerPlace,
+        model: str,
+        instruction: str,
+        max_new_tokens: int,
+        at_once: int,
+        per_minute: float | None = None,
+    ) -> None:
+        """Args: `at_once`, how many questions are asked at the same time; `per_minute`, requests at most, tries included."""
         self._server, self._model = server, model
         self._instruction, self._max_new_tokens = instruction, max_new_tokens
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
@@ -73,6 +81,8 @@ class ServedVlm:
         self._threads = ThreadPoolExecutor(at_once)
         self._waiting = threading.Semaphore(2 * at_once)  # so many questions are held with their pictures
         self._not_before = 0.0  # what one request is put off by, all are
+        self._turns, self._next_turn = threading.Lock(), 0.0
+        self._seconds_apart = 60 / per_minute if per_minute else 0.0
         self._stopped = threading.Event()
         self._cause: BaseException | None = None  # why others are no longer asked
 
@@ -117,7 +127,7 @@ class ServedVlm:
         """Return what the server says of a request in the end; raises `MachineError` where that is nothing to go on with."""
         failures, put_off, patience = 0, 0.0, PATIENCE
         while True:
-            self._sleep(self._not_before - time.monotonic())
+            self._wait_for_turn()
             try:
                 response = self._post(body)
                 problem = f"{response.status_code}: {_shown(response)}"
@@ -156,6 +166,13 @@ class ServedVlm:
                     raise httpx.ReadTimeout(f"still answering after {PATIENCE.answer_seconds:.0f} s")
             headers = {"Retry-After": response.headers.get("Retry-After", "")}
             return httpx.Response(response.status_code, headers=headers, content=bytes(content[:MOST_BYTES]))
+
+    def _wait_for_turn(self) -> None:
+        with self._turns:
+            turn = max(time.monotonic(), self._not_before, self._next_turn)
+            self._next_turn = turn + self._seconds_apart
+        self._sleep(turn - time.monotonic())
+        self._sleep(self._not_before - time.monotonic())  # if the server said so meanwhile
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(max(0.0, seconds)):

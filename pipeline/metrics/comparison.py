@@ -6,6 +6,8 @@ with overlapping intervals do.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from pipeline.metrics.accuracy import INDENTS, OVERALL, Outcome, Reporting, Scope, Subset, subsets
 from pipeline.metrics.resampling import BY_VIDEO, Resampling, percentile_interval, resampled_ratios
 from pipeline.text_table import NBSP, Table, aligned, or_dash
+
+ALPHA = 0.05  # below which a p value counts
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,26 @@ def mcnemar_p_value(n_only_a: int, n_only_b: int) -> float:
 
     n = n_only_a + n_only_b
     return float(binomtest(n_only_a, n, 0.5).pvalue) if n else 1.0
+
+
+def power(row: PairedRow, points: float) -> float:
+    """Return the chance that McNemar's test sees a true difference of so many points, 0 to 1.
+
+    In the normal approximation (Connor 1987, Biometrics 43), for as many questions and the share of discordant ones that
+    was seen, which is at least the difference itself.
+    """
+    difference, discordant = points / 100, (row.n_only_a + row.n_only_b) / row.n_questions
+    discordant = max(discordant, difference)
+    spread = sqrt(max(discordant - difference**2, 0.0))
+    normal = NormalDist()
+    excess = difference * sqrt(row.n_questions) - normal.inv_cdf(1 - ALPHA / 2) * sqrt(discordant)
+    return normal.cdf(excess / spread) if spread else float(excess > 0)
+
+
+def group_rows(rows: Sequence[PairedRow]) -> list[PairedRow]:
+    """Return the rows of the data set's groups (durations, say); of its types of question where it has none."""
+    by_scope = {scope: [row for row in rows if row.scope == scope] for scope in ("group", "type")}
+    return by_scope["group"] or by_scope["type"]
 
 
 def comparison_table(

@@ -17,7 +17,6 @@ from pipeline.inference.backbone import Backbone
 from pipeline.models.prompts import has_subtitles
 from pipeline.recipes.requirements import (
     asks_for_moments,
-    asks_server,
     backbone_weights,
     compares_vectors,
     exists,
@@ -26,6 +25,7 @@ from pipeline.recipes.requirements import (
     pretrains_localizer,
     scorer_of,
     scorer_weights,
+    served_by,
     uses_localizer,
     uses_vlm,
 )
@@ -234,16 +234,20 @@ def _check_unseen(evaluated: Artifact, learned: Artifact, key: str) -> None:
         )
 
 
-def check_names(recipe: Recipe, given: Mapping[str, Iterable[str]]) -> None:
-    """Refuse places on the command line for names that the recipe does not have; warn of one that it does not read."""
-    datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
-    weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
-    backbone = {recipe.config_of("import_backbone").weights}
-    weights |= backbone_weights(recipe) | scorer_weights(recipe)
-    weights |= {recipe.config_of("answer_with_vlm").weights} - {""} if uses_vlm(recipe) else set()
-    scores = {recipe.config_of("import_scores").scores} if scorer_of(recipe) == "imported" else set()
-    used = {"annotations": datasets, "videos": datasets, "weights": weights, "scores": scores}
-    refuse_unused(given, used, {"weights": backbone})
+def check_names(recipes: Iterable[Recipe], given: Mapping[str, Iterable[str]]) -> None:
+    """Refuse places on the command line for names that none of the recipes has; warn of one that they do not read."""
+    used: dict[str, set[str]] = {"annotations": set(), "videos": set(), "weights": set(), "scores": set()}
+    backbones = set[str]()
+    for recipe in recipes:
+        datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
+        weights = {recipe.config_of(name).weights for name in ("init_localizer", "init_answerer")} - {""}
+        weights |= backbone_weights(recipe) | scorer_weights(recipe)
+        weights |= {recipe.config_of("answer_with_vlm").weights} - {""} if uses_vlm(recipe) else set()
+        scores = {recipe.config_of("import_scores").scores} if scorer_of(recipe) == "imported" else set()
+        for kind, names in (("annotations", datasets), ("videos", datasets), ("weights", weights), ("scores", scores)):
+            used[kind] |= names
+        backbones.add(recipe.config_of("import_backbone").weights)
+    refuse_unused(given, used, {"weights": backbones})
 
 
 def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | None]) -> None:
@@ -253,7 +257,7 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
         asked: the questions of every split whose videos are needed.
     """
     datasets = [(known.record.config["dataset"], known) for known in asked if known is not None and exists(known)]
-    sources.check(datasets, needed_weights(recipe), asks_server(recipe))
+    sources.check(datasets, needed_weights(recipe), served_by(recipe))
 
 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:

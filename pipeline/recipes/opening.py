@@ -51,7 +51,7 @@ def open_recipe(
     recipe = load(request.recipe, stages, request.settings, request.seed)  # before a world is rendered for it
     places = request.places
     if not request.shared:
-        check_names(recipe, places)
+        check_names([recipe], places)
     if brings_data(request.recipe) and not (places.get("annotations") or places.get("videos")):
         places = {**places, **places_in(run.store, request.recipe, request.seed or 0)}
     sources = Sources(run.store.digests, places, download, remembered)

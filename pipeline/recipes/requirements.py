@@ -179,9 +179,9 @@ def knows_moments(questions: Artifact) -> bool:
     return exists(questions) and questions.record.rows["moments"] > 0
 
 
-def asks_server(recipe: Recipe) -> bool:
-    """Whether a server has the model that answers."""
-    return uses_vlm(recipe) and bool(recipe.config_of("answer_with_vlm").served)
+def served_by(recipe: Recipe) -> str:
+    """Return the name of the model that a server has and that answers; empty where no server is asked."""
+    return str(recipe.config_of("answer_with_vlm").served) if uses_vlm(recipe) else ""
 
 
 def pretrains_localizer(recipe: Recipe) -> bool:

@@ -79,7 +79,7 @@ def types_figure(settings: Mapping[str, Sequence[AccuracyRow]]) -> Markup | None
         axes.set_xlim(0, 100)
         _legend(axes, len(settings))
 
-    return _svg("types", (WIDTH, 0.8 + 0.42 * len(names)), draw, "Accuracy by type of question, with 95 % intervals")
+    return _svg("types", (WIDTH, _height(names, 0.42)), draw, "Accuracy by type of question, with 95 % intervals")
 
 
 def gains_figure(gains: Sequence[Gain]) -> Markup | None:
@@ -96,7 +96,12 @@ def gains_figure(gains: Sequence[Gain]) -> Markup | None:
         _named_places(axes, [gain.step for gain in gains])
         axes.set_xlabel("points gained (paired, 95 % interval)")
 
-    return _svg("gains", (WIDTH, 0.8 + 0.4 * len(gains)), draw, "What each step of the chain adds, in points")
+    return _svg(
+        "gains",
+        (WIDTH, _height([gain.step for gain in gains], 0.4)),
+        draw,
+        "What each step of the chain adds, in points",
+    )
 
 
 def training_figure(course: TrainingCourse) -> Markup:
@@ -187,12 +192,21 @@ def _intervals(
 
 
 def _named_places(axes: Axes, names: Sequence[str]) -> None:
-    labels = ["\n".join(wrap(printable(name), LABEL_LETTERS, break_on_hyphens=False)) for name in names]
-    axes.set_yticks(range(len(names)), labels, color=INK)
+    axes.set_yticks(range(len(names)), list(map(_wrapped, names)), color=INK)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
+
+
+def _wrapped(name: str) -> str:
+    return "\n".join(wrap(printable(name), LABEL_LETTERS, break_on_hyphens=False))
+
+
+def _height(names: Sequence[str], least: float) -> float:
+    """Return how high, in inches, a plot with so many named rows is."""
+    n_lines = max((_wrapped(name).count("\n") + 1 for name in names), default=1)
+    return 0.8 + max(least, 0.16 * n_lines) * len(names)
 
 
 def _from_zero(axes: Axes) -> None:
@@ -203,7 +217,9 @@ def _legend(axes: Axes, n_names: int, size: float = 8) -> None:
     """Put the names of the lines above the axes, where they cover nothing; none for a single line."""
     if n_names > 1:
         spaces: dict[str, Any] = {"borderaxespad": 0.2, "columnspacing": 1.2, "handlelength": 1.4}
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=size, ncols=NAMES_A_LINE, **spaces)
+        handles, names = axes.get_legend_handles_labels()
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        axes.legend(handles, list(map(_wrapped, names)), fontsize=size, ncols=NAMES_A_LINE, **place, **spaces)
 
 
 def _svg(name: str, inches: tuple[float, float], draw: Any, about: str) -> Markup:

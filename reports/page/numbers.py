@@ -10,7 +10,7 @@ from itertools import pairwise
 from pipeline.datasets.question import Question
 from pipeline.engine.recipe import LOCALIZERS, available, load
 from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome
-from pipeline.metrics.comparison import PairedRow, comparison_table
+from pipeline.metrics.comparison import PairedRow, comparison_table, group_rows, power
 from pipeline.metrics.coverage import CoverageRow
 from pipeline.reasons import Reason
 from pipeline.recipes.results import Choice, keyframe_row
@@ -27,6 +27,7 @@ from stages.sample_frames import Frames
 from stages.select_keyframes import Keyframes
 
 OF_THE_PAPER = {"frames": 32, "k": 4}
+POINTS = 5.0  # a difference whose power is shown
 _NOT_ASKED = Reason("not_asked")
 FIRST, LAST = ("random", "uniform"), ("oracle",)
 
@@ -48,6 +49,16 @@ class Gain:
     step: str
     paired: PairedRow
     p_corrected: float | None = None  # by Holm, for all cells of a sweep
+    groups: Sequence[PairedRow] = ()  # of a sweep's cells
+
+    @property
+    def power_percent(self) -> float:
+        """Chance that the test would see a true difference of `POINTS`."""
+        return 100 * power(self.paired, POINTS)
+
+    def of_group(self, name: str) -> PairedRow | None:
+        """Return the row of a group; None where it has no question."""
+        return next((row for row in self.groups if row.name == name), None)
 
 
 class RunNumbers:
@@ -96,11 +107,13 @@ class RunNumbers:
 
     def paired(self, a: EvaluatedSetting, b: EvaluatedSetting) -> PairedRow | None:
         """Return what the headline row says of B against A; None where no question has a known answer."""
+        return next((row for row in self._paired_rows(a, b) if row.is_headline), None)
+
+    def _paired_rows(self, a: EvaluatedSetting, b: EvaluatedSetting) -> list[PairedRow]:
         pairs = [(x, y) for x, y in zip(self.outcomes(a), self.outcomes(b), strict=True) if x.answer_index is not None]
         if not pairs:
-            return None
-        rows = comparison_table([x for x, _ in pairs], [y for _, y in pairs], reporting(self.questions))
-        return next(row for row in rows if row.is_headline)
+            return []
+        return comparison_table([x for x, _ in pairs], [y for _, y in pairs], reporting(self.questions))
 
     def table(self) -> tuple[list[str], dict[str, dict[str, MeasuredCell]]]:
         """Return the columns that have a number, and by row and column the cells."""
@@ -144,8 +157,12 @@ class RunNumbers:
         gains = []
         for cell in (each for each in cells.values() if each.is_swept and each.row != each.uniform_row):
             uniform = cells.get((cell.uniform_row, cell.column))
-            if uniform is not None and (paired := self.paired(uniform, cell)) is not None:
-                gains.append(Gain(f"{uniform.row} → {cell.row}, {cell.column}", paired))
+            if uniform is not None and (rows := self._paired_rows(uniform, cell)):
+                headline, step = (
+                    next(row for row in rows if row.is_headline),
+                    f"{uniform.row} → {cell.row}, {cell.column}",
+                )
+                gains.append(Gain(step, headline, groups=group_rows(rows)))
         values = holm([1.0 if gain.paired.p_value is None else gain.paired.p_value for gain in gains])
         return [replace(gain, p_corrected=p) for gain, p in zip(gains, values, strict=True)]
 

@@ -14,11 +14,12 @@ from markupsafe import Markup
 from cache.printable import printable_value
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.metrics.calibration import expected_calibration_error
+from pipeline.metrics.comparison import ALPHA
 from reports.page import figures
 from reports.page.compared import compared
 from reports.page.curves import calibration_of, keyframes_over_clips, scores_over_clips
 from reports.page.facts import cache_savings, costs_of, failures_of, measured_duration, steps_of, trainings_of, what_ran
-from reports.page.numbers import RunNumbers, result_sentence
+from reports.page.numbers import POINTS, RunNumbers, result_sentence
 from reports.page.runs import EvaluatedSetting, ReportedRun
 from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
@@ -54,6 +55,7 @@ def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) ->
         browser_js=browser_js,
         policy=_policy([theme_js, browser_js]),
         shape_words=shapes,
+        alpha=ALPHA,
         footer=f"Written on {now:%Y-%m-%d at %H:%M} UTC by sevila. Needs no network; nothing leaves this folder.",
     )
 
@@ -83,6 +85,7 @@ def _of_run(run: ReportedRun) -> dict[str, Any]:
         "rows": {},
         "types": {},
         "gains": [],
+        "group_names": [],
         "is_swept": any(setting.is_swept for setting in run.settings),
         "calibration_figure": None,
     }
@@ -108,6 +111,8 @@ def _of_answers(run: ReportedRun) -> dict[str, Any]:
         "types_figure": figures.types_figure({name: list(each.values()) for name, each in types.items()}),
         "gains": gains,
         "gains_figure": figures.gains_figure(gains),
+        "group_names": list(dict.fromkeys(row.name for gain in gains for row in gain.groups)),
+        "points": POINTS,
         "calibration_figure": figures.calibration_figure(bins),
         "calibration_error": expected_calibration_error(bins[run.headline.name]),
     }

@@ -26,7 +26,7 @@ ANSWERED_COLUMNS: Sequence[Column] = (
     "zero-shot",
     "fine-tuned",
 )  # of accuracies; the longest name first
-SWEPT = re.compile(r"(.+, k = (\d+))(, answered by .+)?")  # what `sevila sweep` calls its cells
+SWEPT = re.compile(r"(.+, k = (\d+))(?:, answered by (.+))?")  # what `sevila sweep` calls its cells
 EVALUATIONS = ("evaluate", "evaluate_moments")
 SCORERS = {
     "refine_localizer": LOCALIZERS["refined"],
@@ -221,7 +221,8 @@ def _setting(store: Store, pin: Pin, localizations: dict[str | None, str]) -> Ev
     frames, scores = str(keyframes.inputs["frames"]), keyframes.inputs["scores"]
     swept = SWEPT.fullmatch(pin.setting)
     chosen_by = swept[1] if swept else _chosen_by(store, keyframes.config, scores)
-    row, column = _named_cell(pin.setting) or (chosen_by, _answered(answers))
+    named = swept[3] if swept and "=" in (swept[3] or "") else None  # one of several models, or with keys of its own
+    row, column = _named_cell(pin.setting) or (chosen_by, named or _answered(answers))
     localization = localizations.get(keyframes.id)
     return EvaluatedSetting(
         row, column, pin.id, questions, frames, keyframes.id, scores, answers.id, localization=localization

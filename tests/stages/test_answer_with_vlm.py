@@ -71,19 +71,20 @@ def test_a_sweep_compares_answerers_though_each_has_weights_that_the_other_does_
     demo: Path, vlm: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Path(shutil.copytree(finished, tmp_path / "store"))
-    grid = ("--selectors", "top_k", "--k", "1", "--answerers", "sevila", "vlm", "--json")
+    answerers = ("sevila", "vlm", "vlm=tiny-vlm,answer_with_vlm.height=64")
+    grid = ("--selectors", "top_k", "--k", "1", "--answerers", *answerers, "--json")
     own = (*OWN, "--set", "answer_with_vlm.precision=float32", "--weights", f"tiny-vlm={vlm}")
     capsys.readouterr()
     assert main(arguments("sweep", demo, store, *grid, *own)) == 0
     cells = json.loads(capsys.readouterr().out)
-    ways = [(selector, answerer) for selector in ("uniform", "top_k") for answerer in ("sevila", "vlm")]
+    ways = [(selector, answerer) for selector in ("uniform", "top_k") for answerer in answerers]
     assert [(cell["selector"], cell["answerer"]) for cell in cells] == ways
-    of_uniform = {cell["answerer"]: cell["headline"]["accuracy_percent"] for cell in cells[:2]}
-    for cell in cells[2:]:  # each against the same answerer's
+    of_uniform = {cell["answerer"]: cell["headline"]["accuracy_percent"] for cell in cells[:3]}
+    for cell in cells[3:]:  # each against the same answerer's
         assert cell["against_uniform"][0]["a_percent"] == pytest.approx(of_uniform[cell["answerer"]])
     assert main(["report", Path(SMALL).stem, "--store", str(store), "-o", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
-    for answered in ("zero-shot", "tiny-vlm"):
+    for answered in ("zero-shot", "tiny-vlm", answerers[-1]):
         assert f"uniform, k = 1 → top_k by localizer, k = 1, {answered}" in page
 
 

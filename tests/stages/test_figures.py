@@ -3,8 +3,11 @@
 import re
 
 from pipeline.inference.visual_prompt_weights import TrainingStep
+from pipeline.metrics.calibration import CalibrationBin
+from pipeline.metrics.comparison import PairedRow
 from reports.page.facts import TrainingCourse
-from reports.page.figures import training_figure
+from reports.page.figures import calibration_figure, gains_figure, training_figure
+from reports.page.numbers import Gain
 
 LETTER_WIDTH = 0.5  # of its height, on the average
 
@@ -20,3 +23,16 @@ def test_all_names_of_a_legend_are_inside_their_plot_and_the_axis_says_what_it_c
     ends = {text: float(x) + float(size) * LETTER_WIDTH * len(text) for size, x, text in texts}
     assert {"loss", "accuracy", "balanced accuracy", "yes share"} <= {*ends} and max(ends.values()) <= width
     assert ">step<" in svg
+
+
+def test_a_long_name_of_a_model_leaves_room_for_the_plot_itself() -> None:
+    name = "uniform, k = 1, vlm=Qwen/Qwen2.5-VL-7B-Instruct,answer_with_vlm.instruction=Answer with the letter alone."
+    bins = {
+        each: [CalibrationBin(0.2, 0.3, 40, 0.25, 0.2), CalibrationBin(0.7, 0.8, 40, 0.75, 0.7)]
+        for each in (name, f"top_k, {name}")
+    }
+    paired = PairedRow("overall", "overall", True, 1000, 50.0, 55.0, 5.0, 1.0, 9.0, 75, 125, 0.0005)
+    for figure in (calibration_figure(bins), gains_figure([Gain(f"{name} → top_k, {name}", paired)])):
+        assert (
+            figure and ">uniform, k = 1, " in figure
+        )  # in lines; one cannot be drawn without a warning, an error here

@@ -51,6 +51,18 @@ def test_the_table_has_a_row_a_keyframe_with_its_score_and_rank(finished: Path, 
         assert [each["score"] for each in by_rank] == sorted(row["scores"], reverse=True)
 
 
+def test_a_run_is_named_as_in_other_commands(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for given in ("baseline", "uniform", "select_keyframes"):
+        output = tmp_path / f"{given}.json"
+        assert main(["keyframes", "export", given, "-o", str(output), "--store", str(named)]) == 0
+        written.append(output.read_text())
+    assert written[0] != written[1] == written[2]  # the newest is the run with uniform ones
+    capsys.readouterr()
+    assert main(["keyframes", "export", "basline", "-o", str(tmp_path / "x.json"), "--store", str(named)]) == 1
+    assert "did you mean 'baseline'" in capsys.readouterr().err
+
+
 def test_frame_lists_are_in_the_order_of_the_annotations_with_none_for_a_failed_video(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

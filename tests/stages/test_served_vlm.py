@@ -3,6 +3,7 @@
 import base64
 import email.utils
 import io
+import json
 import os
 import re
 import subprocess
@@ -18,13 +19,14 @@ import pytest
 from PIL import Image
 
 from cache.errors import MachineError, MissingSourceError
+from cli import main
 from pipeline.datasets.question import Question
 from pipeline.engine.places import ServerPlace
 from pipeline.inference import chat_server
 from pipeline.inference.chat_server import Patience, ServedVlm
 from pipeline.inference.written_answers import WrittenAnswer
 from tests.chat_server import Said, ScriptedServer, completion
-from tests.stages.runs import artifact, records
+from tests.stages.runs import arguments, artifact, records
 from tests.stages.test_answer_with_vlm import answers_of, run
 from tests.stages.test_lmms_eval import PYTHON
 from tests.tiny_vlm import write_tiny_vlm
@@ -52,11 +54,13 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Say], ScriptedS
         yield start
 
 
-def ask(n_questions: int, folder: Path, at_once: int = 1) -> list[WrittenAnswer]:
+def ask(n_questions: int, folder: Path, at_once: int = 1, per_minute: float | None = None) -> list[WrittenAnswer]:
     picture = folder / "picture.jpg"
     Image.new("RGB", (8, 8)).save(picture)
     question = Question("q", "v", "What?", ("red", "green"), 0, "", None, None)
-    with closing(ServedVlm(ServerPlace.of_environment(), "some/model", "", 8, at_once)) as server:
+    with closing(
+        ServedVlm(ServerPlace.of_environment("some/model"), "some/model", "", 8, at_once, per_minute)
+    ) as server:
         return [answer() for answer in [server.ask(question, [picture]) for _ in range(n_questions)]]
 
 
@@ -77,6 +81,21 @@ def test_a_server_that_is_busy_fails_hangs_up_or_is_silent_is_asked_again(
     assert [answer.prediction for answer in ask(3, tmp_path)] == [0, 1, 1]
     assert len(server.bodies) == 2 + len(trouble)
     assert len(ask(40, tmp_path, at_once=8)) == 40
+
+
+def test_a_server_gets_at_most_so_many_requests_a_minute_repeated_ones_too_however_many_wait(
+    serve: Callable[[Say], ScriptedServer], tmp_path: Path
+) -> None:
+    arrived: list[float] = []
+
+    def say(number: int, _: dict[str, Any]) -> Said:
+        arrived.append(time.monotonic())
+        return Said(503) if number in (2, 3) else completion("A")
+
+    serve(say)
+    began = time.monotonic()
+    assert len(ask(8, tmp_path, at_once=8, per_minute=1200)) == 8
+    assert len(arrived) == 10 and all(at - began >= 0.05 * place for place, at in enumerate(sorted(arrived)))
 
 
 @pytest.mark.parametrize(
@@ -150,18 +169,73 @@ BAD_HOSTS = ["127.0.0.1:abc", "127.0.0.1:99999", "[::1", "[zz]", "a..b", "xn--",
 def test_an_address_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(MissingSourceError, match="OPENAI_BASE_URL"):
-        ServerPlace.of_environment()
+        ServerPlace.of_environment("some/model")
 
 
 @pytest.mark.parametrize("key", ["sk-schlüssel", "sk-\u2026", "sk-1\nsk-2"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://[::1]:8000/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    assert ServerPlace.of_environment() == ("http://[::1]:8000/v1", "a key")
+    assert ServerPlace.of_environment("some/model") == ("http://[::1]:8000/v1", "a key")
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(MissingSourceError, match="OPENAI_API_KEY holds a character that no key has") as error:
-        ServerPlace.of_environment()
+        ServerPlace.of_environment("some/model")
     assert "sk-" not in str(error.value)
+
+
+def test_a_model_of_a_server_of_its_own_is_asked_there_and_other_servers_keys_stay_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (
+        ("OPENAI_BASE_URL", "https://all.example/v1"),
+        ("OPENAI_API_KEY", "all's"),
+        ("SEVILA_SERVERS", "some/model=http://127.0.0.1:8001/v1/ other=http://127.0.0.1:8002/v1"),
+        ("SEVILA_SERVER_KEYS", "other=other's"),
+    ):
+        monkeypatch.setenv(name, value)
+    places = list(map(ServerPlace.of_environment, ("some/model", "other", "third")))
+    assert places == [
+        ("http://127.0.0.1:8001/v1", ""),
+        ("http://127.0.0.1:8002/v1", "other's"),
+        ("https://all.example/v1", "all's"),
+    ]
+    monkeypatch.setenv("SEVILA_SERVERS", "some/model=127.0.0.1:8001")
+    with pytest.raises(MissingSourceError, match=r"SEVILA_SERVERS: some/model is '127.0.0.1:8001': wanted the address"):
+        ServerPlace.of_environment("some/model")
+    monkeypatch.setenv("SEVILA_SERVER_KEYS", "secret")
+    monkeypatch.setenv("SEVILA_SERVERS", "some/model=http://127.0.0.1:8001/v1")
+    with pytest.raises(MissingSourceError, match="SEVILA_SERVER_KEYS: entry 1 is not MODEL=VALUE") as error:
+        ServerPlace.of_environment("some/model")
+    assert "secret" not in str(error.value)
+
+
+def test_a_sweep_asks_two_servers_and_one_that_refuses_all_costs_the_other_nothing(
+    serve: Callable[[Say], ScriptedServer],
+    demo: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    says = {"one": completion("A"), "two": Said(400, b"no pictures")}
+    one, two = (serve(lambda _, body: says[body["model"]]) for _ in range(2))
+    monkeypatch.setenv("SEVILA_SERVERS", f"one={one.url} two={two.url}")
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    few = ("--selectors", "oracle", "--k", "1", "--set", "list_questions.limit=3", "--set", "answer_with_vlm.height=64")
+    command = arguments("sweep", demo, store, *few, "--answerers", "served=one", "served=two", "--json")
+
+    def swept() -> list[tuple[str, str, str]]:
+        capsys.readouterr()
+        assert main(command) == 0
+        return [(cell["selector"], cell["answerer"], cell["problem"]) for cell in json.loads(capsys.readouterr().out)]
+
+    ways = [(selector, answerer) for selector in ("uniform", "oracle") for answerer in ("served=one", "served=two")]
+    cells = swept()
+    assert [cell[:2] for cell in cells] == ways and not cells[0][2] and not cells[2][2]
+    assert "two answered no question; the last reason: refused_by_server: 400: no pictures" in cells[1][2]
+    assert cells[3][2] == "nothing to compare with: uniform, k = 1, answered by served=two has no numbers"
+    says["two"] = completion("B")
+    assert not any(problem for _, _, problem in swept())
+    assert {body["model"] for body in one.bodies} == {"one"} and {body["model"] for body in two.bodies} == {"two"}
 
 
 def test_a_run_needs_the_servers_address_before_it_decodes_and_a_plan_does_not(
@@ -207,10 +281,10 @@ def test_what_was_answered_before_a_server_failed_is_not_asked_again(
     assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 1
     assert "some/model answered no question" in capsys.readouterr().err
     serve(lambda number, _: completion("A") if number < 7 else Said(500, b"out of memory"))
-    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests", "1") == 1
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests", "1") == 1  # other pace, same answers
     assert "out of memory); see its log, then run the same command again" in capsys.readouterr().err
     server = serve(lambda *_: completion("A"))
-    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH) == 0
+    assert run(demo, store, *SERVED, *OF_TWO_VIDEOS_EACH, "--server-requests-per-minute", "60000") == 0
     assert len(server.bodies) == 24 - 6  # two videos of three questions were answered
     assert [row["prediction"] for row in answers_of(store).rows("answers") if row["status"] == "ok"] == [0] * 24
 

@@ -12,12 +12,12 @@ import pytest
 from cache.errors import RecipeError
 from cache.store import Store
 from pipeline.engine.recipe import load
-from pipeline.metrics.comparison import PairedRow
-from reports.sweep import Cell, Grid
-from reports.sweep_text import power
+from pipeline.metrics.comparison import PairedRow, power
+from reports.sweep_grid import Cell, Grid
 from stages.all import STAGES
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, main
+from tests.tiny_scorers import write_tiny_embedder, write_tiny_matcher
 
 PAIRED = PairedRow("overall", "overall", True, 1000, 50.0, 55.0, 5.0, 1.0, 9.0, 75, 125, 0.0005)
 
@@ -51,6 +51,64 @@ def test_options_of_the_recipes_own_selector_are_of_no_other() -> None:
 def test_a_selector_that_there_is_not_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(RecipeError, match=r"no selector 'top'.*did you mean 'top_k'"):
         Grid(["top"], [2]).cells()
+
+
+def test_a_scorer_or_answerer_may_name_what_it_is_made_of_and_have_keys_of_its_own() -> None:
+    own = "clip=google/siglip,score_by_similarity.template=A frame, perhaps of {question}"
+    assert Cell("top_k", 8, own, "served=some/model,answer_with_vlm.revision=2").settings_over("top_k")[4:] == [
+        "chain.scorer=clip",
+        'import_embedder.weights="google/siglip"',
+        "score_by_similarity.template=A frame, perhaps of {question}",
+        "chain.answerer=vlm",
+        'answer_with_vlm.weights=""',
+        'answer_with_vlm.served="some/model"',
+        "answer_with_vlm.revision=2",
+    ]
+    for text, key in (("localizer=x", "init_localizer.weights"), ("imported=blip", "import_scores.scores")):
+        assert Cell("top_k", 8, text, "").settings_over("top_k")[-1].startswith(f"{key}=")
+    assert Cell("top_k", 8, "localizer", "vlm").settings_over("top_k")[-1] == "chain.answerer=vlm"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--scorers", "clipp"), r"no such stage that makes frame scores.*did you mean 'clip'"),
+        (("--scorers", "clip="), r"'clip=' names nothing after clip="),
+        (
+            ("--scorers", "clip,select_keyframes.k=2"),
+            r"\[select_keyframes\] is not of clip alone; its own sections: import_",
+        ),
+        (("--scorers", "clip,score_by_similarity.templat=x"), r"no key 'templat' .did you mean 'template'"),
+        (("--answerers", "vml=x"), r"no answerer 'vml=x'.*did you mean 'vlm'"),
+        (("--answerers", "served"), r"no answerer 'served'"),
+        (("--scorers", "clip=a", "--weights", "b=/tmp"), r"the name 'b' is not used here; wanted .*--weights a=PATH"),
+    ],
+)
+def test_a_slip_in_a_scorer_an_answerer_or_a_place_is_one_error_before_anything_is_made(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...], message: str
+) -> None:
+    assert main(arguments("sweep", demo, tmp_path / "store", "--selectors", "top_k", "--k", "1", *option)) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "store").exists()
+
+
+def test_clip_siglip_matching_and_the_localizer_stand_beside_each_other(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("clip", "siglip"):
+        write_tiny_embedder(tmp_path / name, name)
+    write_tiny_matcher(tmp_path / "itm")
+    scorers = ["localizer", "clip=clip", "clip=siglip", "itm=itm"]
+    places = [word for name in ("clip", "siglip", "itm") for word in ("--weights", f"{name}={tmp_path / name}")]
+    few = ("--set", "list_questions.limit=6")
+    capsys.readouterr()
+    command = arguments("sweep", demo, store, "--selectors", "top_k", "--k", "1", "--scorers", *scorers, *places, *few)
+    assert main([*command, "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)
+    assert [cell["scorer"] for cell in cells] == ["", *scorers] and not any(cell["problem"] for cell in cells)
+    assert len({cell["metrics"] for cell in cells}) == len(cells)
+    stages = [id.split("-")[0] for id in Store(store)]
+    assert stages.count("embed_frames") == stages.count("score_by_similarity") == 2
 
 
 def test_power_is_that_of_a_simulation_of_mcnemars_test() -> None:
@@ -100,5 +158,13 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
     table = page.partition("p, Holm")[2].partition("</table>")[0]
     steps = re.findall(r'<th scope="row">(.+?)</th>', table)
     assert steps[0] == "uniform, k = 1 → top_k by localizer, k = 1, zero-shot" and len(steps) == 4
+    powers = re.findall(r"(\d+) %(?: \||</td>)", table)
+    assert powers == [re.findall(r"(\d+) % \|$", line)[0] for line in text.splitlines() if line.endswith("% |")]
+    by_group = page.partition("By group of questions, in points")[2].partition("</table>")[0]
+    of_groups = text.partition("## Minus uniform, by group")[2]
+    names = of_groups.splitlines()[2].split(" | ")[4:]
+    assert [name.strip(" |") for name in names] == re.findall(r'<th scope="col">(.+?)</th>', by_group)[1:] and names
+    shown = re.findall(r"<td>([+-][\d.]+)", by_group)
+    assert shown and shown == re.findall(r"(?<=\| )([+-][\d.]+)(?= [(|])", of_groups)
     tested = [cell["against_uniform"][0] for cell in cells if cell["selector"] != "uniform"]
     assert [f"{row['difference_points']:+.1f}" for row in tested] == re.findall(r"<td>([+-][\d.]+)</td>", table)
