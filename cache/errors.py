@@ -59,6 +59,10 @@ class StoreError(SevilaError):
     """The store cannot do what was asked: an unknown id, an ambiguous prefix, a foreign directory."""
 
 
+class LinkError(StoreError):
+    """A link stands where a store, or a place that stores are shared through, has a file or folder of its own."""
+
+
 class MissingSourceError(SevilaError):
     """A named data set or weight folder is not on this machine, or is not what its name promises."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from cache.errors import SevilaError, StoreError
+from cache.errors import LinkError, SevilaError
 
 PROBE_BYTES = 1 << 16
 # What file systems say that cannot sync a folder (CIFS, FUSE, NFS of some makes); a file that cannot be synced is an error.
@@ -169,18 +169,18 @@ def links_below(folder: Path) -> Iterator[Path]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise `StoreError` if a folder of a store is a link, or any file or folder in it: it may lead anywhere."""
+    """Raise `LinkError` if a folder of a store is a link, or any file or folder in it: it may lead anywhere."""
     refuse_link(folder)
     for path in links_below(folder):
         refuse_link(path)
 
 
 def refuse_link(path: Path, root: Path | None = None) -> None:
-    """Raise `StoreError` if a path of a store, or a folder on the way to it from the store's root, is a link."""
+    """Raise `LinkError` if a path of a store, or a folder on the way to it from the store's root, is a link."""
     ways = [path] if root is None else [path, *list(path.parents)[: len(path.relative_to(root).parts) - 1]]
     for way in ways:
         if way.is_symlink():
-            raise StoreError(
+            raise LinkError(
                 f"{way}: is a link to {os.readlink(way)}, which may lie anywhere; wanted the thing itself: move it here, or "
                 "delete the link. Only the root of a store may be one"
             )

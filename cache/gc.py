@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,7 +32,7 @@ from cache.tables import read_columns
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
-REMOVERS = 4  # threads: a file system answers several at once
+REMOVERS = 8  # threads: a file system answers several at once
 
 Kind = Literal["artifact", "unfinished", "set aside", "pool part", "left-over", "lock"]
 WHOLE_FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the others are files
@@ -39,13 +40,19 @@ WHOLE_FOLDERS: tuple[Kind, ...] = ("artifact", "unfinished", "set aside")  # the
 
 @dataclass(frozen=True)
 class Item:
-    """Something that nobody keeps; `stage` is the stage or pool space it belongs to, empty where it has none."""
+    """Something that nobody keeps.
+
+    Attributes:
+        stage: the stage or pool space it belongs to, empty where it has none.
+        depth: of an artifact, how many others lie between it and the sources of what it was made from.
+    """
 
     kind: Kind
     name: str
     stage: str
     size_bytes: int
     paths: tuple[str, ...]  # in the order in which they go
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,13 +137,13 @@ def sweep(
                 f"no run in {store.root} has a name, so that all that is old would go: name the runs to keep (`sevila run "
                 "RECIPE --name NAME` on what is there rebuilds nothing), or say --unnamed"
             )
-        for item in surveyed.goes:
-            if item.kind in WHOLE_FOLDERS:
-                # First, the last made first: without its record, the rest is no artifact.
-                remove_records(Path(item.paths[0]))
         with ThreadPoolExecutor(REMOVERS) as threads:
-            for _ in threads.map(_remove, surveyed.goes):
-                pass
+            # First, and before those of what it was made from: without its record, the rest is no artifact.
+            whole = [item for item in surveyed.goes if item.kind in WHOLE_FOLDERS]
+            for depth in sorted({item.depth for item in whole}, reverse=True):
+                of_depth = [Path(item.paths[0]) for item in whole if item.depth == depth]
+                deque(threads.map(remove_records, of_depth), 0)
+            deque(threads.map(_remove, surveyed.goes), 0)
         _drop_empty(store.root)
     return surveyed
 
@@ -155,10 +162,20 @@ def _remove(item: Item) -> None:
 
 
 def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[str, str]) -> list[Item]:
-    """Return the artifacts that go, what was made last first, so that what stays has what it was made from."""
+    """Return the artifacts that go, what was made last first."""
+    depths: dict[str, int] = {}
     goes = [id for id in folders if id not in kept]
     goes.sort(key=lambda id: records[id].finished if id in records else "", reverse=True)
-    return [Item("artifact", id, stage_of(id), size_of(folders[id], records.get(id)), (folders[id],)) for id in goes]
+    sizes = {id: size_of(folders[id], records.get(id)) for id in goes}
+    return [Item("artifact", id, stage_of(id), sizes[id], (folders[id],), _depth(id, records, depths)) for id in goes]
+
+
+def _depth(id: str, records: dict[str, Record], known: dict[str, int]) -> int:
+    if id not in known:
+        known[id] = 0  # for a record that somebody made to come from itself
+        inputs = records[id].inputs.values() if id in records else ()
+        known[id] = 1 + max((_depth(input, records, known) for input in inputs if input in records), default=0)
+    return known[id]
 
 
 def _unfinished(store: Store, kept: dict[str, str], before: float) -> Iterator[Item]:

@@ -6,7 +6,7 @@ Everything in one may come from anybody, so that it is read as strictly as what 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
@@ -150,12 +150,12 @@ def same_arrays(one: str, other: str) -> bool:
     return bool(a.get("array") == b.get("array") if "array" in a and "array" in b else a["file"] == b["file"])
 
 
-def with_inputs(store: Store, ids: Collection[str]) -> list[str]:
-    """Return artifacts with all they were made from that the store holds, each after what it was made from."""
+def with_inputs(store: Store, ids: Collection[str], is_here: Callable[[str], bool]) -> list[str]:
+    """Return those artifacts that are here, with all they were made from that is here, each after what it was made from."""
     made_from: dict[str, list[str]] = {}
-    waiting = [id for id in ids if store.exists(id)]
+    waiting = [id for id in ids if is_here(id)]
     while waiting:
         if (id := waiting.pop()) not in made_from:
-            made_from[id] = [input for input in store.record(id).inputs.values() if input and store.exists(input)]
+            made_from[id] = [input for input in store.record(id).inputs.values() if input and is_here(input)]
             waiting += made_from[id]
     return list(TopologicalSorter(made_from).static_order())

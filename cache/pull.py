@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from cache.errors import CorruptArtifactError, StoreError, did_you_mean
+from cache.errors import CorruptArtifactError, LinkError, StoreError, did_you_mean
 from cache.files import published, read_whole, refuse_link, refuse_links, sync, write_atomically
 from cache.fingerprint import file_digest
 from cache.manifest import Blob, Manifest, manifest_name, note_of, same_arrays
@@ -25,9 +25,9 @@ from cache.pool_reader import is_there
 from cache.pulled import note_pulled
 from cache.push import Moved, Transfer, move_all
 from cache.record import PROGRESS, RECORD, same_content
-from cache.remote import Remote
+from cache.remote import NO_FILE, Remote
 from cache.store import Store
-from cache.untrusted import path_inside
+from cache.untrusted import is_artifact_id, path_inside
 
 log = logging.getLogger("sevila")
 
@@ -55,25 +55,30 @@ class Pull(Transfer):
         """
         remote.begin_reading()
         super().__init__(store, remote)
-        wanted = [self._theirs(name) for name in runs or self._names()]
+        wanted = self.named(runs or self._names(), self._theirs, bool(runs))
         self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
         pinned = list(dict.fromkeys(pin.id for run in wanted for pin in run.artifacts))
         self.missing = [id for id in pinned if manifest_name(id) not in self._there]
         every = [Path(name).stem for name in self._there if name.startswith("artifacts/") and name.endswith(".json")]
         manifests = self._manifests(pinned if runs else every)
+        self._incoming = []
+        for manifest in manifests:
+            with self.refusing_links(manifest.record.id):
+                self._incoming.append(self._plan_artifact(manifest.without(leave_out)))
         self.n_artifacts = len(manifests)
-        self._incoming = [self._plan_artifact(manifest.without(leave_out)) for manifest in manifests]
 
     def run(self, moved: Moved = lambda n_bytes: None) -> None:
-        """Pull it: killed at any moment, it leaves a store, and goes on from there the next time."""
+        """Pull it: killed at any moment, it leaves a store, and goes on from there the next time; raises like `Push.run`."""
         for incoming in self._incoming:
-            with self._store.lock(f"{incoming.manifest.record.id}/pull"):
+            id = incoming.manifest.record.id
+            with self.refusing_links(id), self._store.lock(f"{id}/pull"):
                 self._bring(incoming, moved)
-        for run in self.runs:
+        for run in self.whole_runs():
             path = path_of(self._store.root, run.name)
             with self._store.lock(f"{NAMES}/{run.name}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_note(path, run.as_dict())
+        self.end("pulled")
 
     def _names(self) -> list[str]:
         names = [Path(name).stem for name in self._there if name.startswith(f"{NAMES}/") and name.endswith(".json")]
@@ -103,17 +108,23 @@ class Pull(Transfer):
         waiting = [id for id in ids if manifest_name(id) in self._there]
         with ThreadPoolExecutor(self._remote.threads) as threads:
             while waiting:
-                manifests |= dict(zip(waiting, threads.map(self._manifest, waiting), strict=True))
+                read = zip(waiting, threads.map(self._manifest, waiting), strict=True)
+                manifests |= {id: manifest for id, manifest in read if manifest is not None}
                 inputs = {id for manifest in manifests.values() for id in manifest.record.inputs.values() if id}
-                waiting = sorted(id for id in inputs if id not in manifests and manifest_name(id) in self._there)
+                waiting = sorted(inputs - manifests.keys() - self.refused.keys() - {*self.missing})
+                self.missing += [id for id in waiting if manifest_name(id) not in self._there and is_artifact_id(id)]
+                waiting = [id for id in waiting if manifest_name(id) in self._there]
         made_from = {id: manifests.keys() & manifest.record.inputs.values() for id, manifest in manifests.items()}
         return [manifests[id] for id in TopologicalSorter(made_from).static_order()]
 
-    def _manifest(self, id: str) -> Manifest:
+    def _manifest(self, id: str) -> Manifest | None:
+        """Return an artifact's manifest; None where a link has its place."""
         name = manifest_name(id)
         where = f"{self._remote.address}/{name}"
         try:
-            return Manifest.parse(id, self._remote.read(name), where)
+            with self.refusing_links(id):
+                return Manifest.parse(id, self._remote.read(name), where)
+            return None
         except CorruptArtifactError as error:
             raise CorruptArtifactError(
                 f"{error}; `sevila cache push` from a store that has it writes it again"
@@ -143,6 +154,8 @@ class Pull(Transfer):
         """Whether the pool has a part, with the same array; one whose note or size is damaged counts as missing."""
         for root in self._store.roots:
             path, note = part_paths(root, *part)
+            refuse_link(path)
+            refuse_link(note)
             try:
                 own = read_whole(note, NOTE_LIMIT_BYTES).decode()
                 is_same, is_whole = same_arrays(own, text), path.stat().st_size == blob.size_bytes
@@ -155,7 +168,12 @@ class Pull(Transfer):
         return False
 
     def _check_there(self, blob: Blob) -> None:
-        size_bytes = self._there.get(blob.name)
+        size_bytes = self._there.get(blob.name, self._there.get(blob.name.rpartition("/")[0]))
+        if size_bytes == NO_FILE:
+            raise LinkError(
+                f"{self._remote.address}/{blob.name}: is a link, or in a folder that is one, which may lie anywhere; delete the "
+                "link, and push again from a store that has the file"
+            )
         if size_bytes != blob.size_bytes:
             what = "is gone" if size_bytes is None else f"has {size_bytes} bytes, wanted {blob.size_bytes}"
             raise CorruptArtifactError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from cache.errors import CorruptArtifactError, StoreError, repair_hint
-from cache.files import read_whole
+from cache.errors import CorruptArtifactError, LinkError, StoreError, repair_hint
+from cache.files import read_whole, refuse_link, refuse_links
 from cache.fingerprint import file_digest
 from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, note_of, record_of, same_arrays, with_inputs
 from cache.names import NAMES, NamedRun, every_name, named_run, run_of, takes_place
@@ -21,11 +22,12 @@ from cache.pool_reader import holder
 from cache.pulled import absent_parts
 from cache.record import PROGRESS, RECORD, same_content
 from cache.remote import Remote
-from cache.store import Store
-from cache.untrusted import path_inside
+from cache.store import BESIDE_RECORD, Store
+from cache.untrusted import is_artifact_id, path_inside
 
 log = logging.getLogger("sevila")
 
+MOST_REASONS = 3  # in one message
 Item = TypeVar("Item")
 Moved = Callable[[int], object]  # called with the number of bytes of what has arrived
 
@@ -37,6 +39,7 @@ class Transfer:
         n_artifacts: how many were asked for; `new` are those that were not there.
         missing: artifacts of the runs that are not where they were to come from: not made yet, or removed.
         left_out: those of which arrays do not come along.
+        refused: why an artifact, or a run's name, is not moved, by its id or `names/<name>`; all else is.
     """
 
     def __init__(self, store: Store, remote: Remote) -> None:
@@ -47,6 +50,37 @@ class Transfer:
         self.missing: list[str] = []
         self.left_out: list[str] = []
         self.runs: list[NamedRun] = []
+        self.refused: dict[str, str] = {}
+
+    @contextmanager
+    def refusing_links(self, what: str) -> Iterator[None]:
+        """Go on without an artifact, or a name, in which a link lies."""
+        try:
+            yield
+        except LinkError as error:
+            self.refused[what] = str(error)
+
+    def named(self, names: Iterable[str], read: Callable[[str], NamedRun], is_asked: bool) -> list[NamedRun]:
+        """Return what names stand for; without those in whose place a link lies, unless these are asked for."""
+        runs = []
+        for name in names:
+            with nullcontext() if is_asked else self.refusing_links(f"{NAMES}/{name}"):
+                runs.append(read(name))
+        return runs
+
+    def whole_runs(self) -> list[NamedRun]:
+        """Return the runs whose names are to be written: all that they pin is moved."""
+        return [run for run in self.runs if not any(pin.id in self.refused for pin in run.artifacts)]
+
+    def end(self, moved: str) -> None:
+        """Raise `StoreError` if anything was refused, which says so of all of it."""
+        reasons = [f"{what}: {why}" for what, why in self.refused.items()]
+        if reasons:
+            more = f"; and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+            raise StoreError(
+                f"not {moved}, while all else was: {'; '.join(reasons[:MOST_REASONS])}{more}; a run that has one gets no name "
+                "there"
+            )
 
     def plan(self, blobs: Iterable[Blob]) -> None:
         """Count what is to be moved."""
@@ -79,29 +113,56 @@ class Push(Transfer):
         Raises:
             StoreError: the remote has another run of a name, or another content of an artifact.
             CorruptArtifactError: something is damaged here.
+            LinkError: a link has the place of a name that was asked for.
         """
         remote.begin_writing()
         super().__init__(store, remote)
-        names = runs or every_name(store)
-        wanted = [named_run(store, name) for name in names]
+        wanted = self.named(runs or every_name(store), lambda name: named_run(store, name), bool(runs))
         self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
         pinned = dict.fromkeys(pin.id for run in wanted for pin in run.artifacts)
-        self.missing = [id for id in pinned if not store.exists(id)]
-        ids = with_inputs(store, list(pinned) if runs else list(store))
+        every = [] if runs else [name for name in store.folders() if not store.is_remains(name)]
+        ids = with_inputs(store, [*pinned, *every], self._is_here)
+        self._outgoing = list(filter(None, (self._plan_artifact(id, leave_out) for id in ids)))
         self.n_artifacts = len(ids)
-        self._outgoing = [self._plan_artifact(id, leave_out) for id in ids]
 
     def run(self, moved: Moved = lambda n_bytes: None) -> None:
-        """Push it: killed at any moment, it leaves a remote in which all that has a name is whole."""
+        """Push it: killed at any moment, it leaves a remote in which all that has a name is whole.
+
+        Raises:
+            StoreError: links, or lost records, have the place of something that is therefore left out.
+        """
         for outgoing in self._outgoing:
-            move_all(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
-            if outgoing.is_written:
-                manifest = outgoing.manifest
-                now = self._theirs(manifest.record.id)  # somebody may push the same, with more of its arrays
-                written = manifest if now is None else merged(now, manifest, self._remote.address)
-                self._remote.write(manifest_name(manifest.record.id), written.as_bytes())
-        for run in self.runs:
+            with self.refusing_links(outgoing.manifest.record.id):
+                self._send(outgoing, moved)
+        for run in self.whole_runs():
             self._remote.write(f"{NAMES}/{run.name}.json", note_text(run.as_dict()))
+        self.end("pushed")
+
+    def _send(self, outgoing: Outgoing, moved: Moved) -> None:
+        move_all(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
+        if outgoing.is_written:
+            manifest = outgoing.manifest
+            now = self._theirs(manifest.record.id)  # somebody may push the same, with more of its arrays
+            written = manifest if now is None else merged(now, manifest, self._remote.address)
+            self._remote.write(manifest_name(manifest.record.id), written.as_bytes())
+
+    def _is_here(self, id: str) -> bool:
+        """Whether an artifact can be pushed; of one that cannot, note why."""
+        if id in self.refused:
+            return False
+        folders = [root / "artifacts" / id for root in self._store.roots]
+        with self.refusing_links(id):
+            if self._store.exists(id):
+                refuse_links(self._store.path(id))
+                return True
+            for folder in folders:
+                refuse_link(folder)
+            lost = next((folder for folder in folders for name in BESIDE_RECORD if (folder / name).exists()), None)
+            if lost is not None:
+                self.refused[id] = f"{lost}: its record is gone; {repair_hint(lost / RECORD)}"
+            elif is_artifact_id(id) and id not in self.missing:
+                self.missing.append(id)
+        return False
 
     def _put(self, blob: Blob, file: Path, moved: Moved) -> None:
         try:
@@ -113,8 +174,12 @@ class Push(Transfer):
         self._remote.put(blob.name, file)
         moved(blob.size_bytes)
 
-    def _plan_artifact(self, id: str, leave_out: Collection[str]) -> Outgoing:
-        own = manifest_of(self._store, id, leave_out)
+    def _plan_artifact(self, id: str, leave_out: Collection[str]) -> Outgoing | None:
+        own = None
+        with self.refusing_links(id):
+            own = manifest_of(self._store, id, leave_out)
+        if own is None:
+            return None
         theirs = self._theirs(id) if manifest_name(id) in self._there else None
         whole = own if theirs is None else merged(theirs, own, self._remote.address)
         folder, wanted = self._store.path(id), whole.blobs()
@@ -154,6 +219,7 @@ def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
 
     Raises:
         CorruptArtifactError: its record or a note is damaged, or a part of the pool is gone.
+        LinkError: a link has the place of a part of the pool.
     """
     folder = store.path(id)
     text = read_whole(folder / RECORD, NOTE_LIMIT_BYTES)
@@ -163,6 +229,8 @@ def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
     }
     parts = references(store, record) if record.stage not in leave_out else set()
     parts -= absent_parts(store, record, parts)
+    for path in [path for part in parts for path in part_paths(holder(store, part), *part)]:
+        refuse_link(path)
     notes = {part: _note_text(part_paths(holder(store, part), *part)[1]) for part in sorted(parts)}
     inputs = {input for input in record.inputs.values() if input is not None}
     sources = {name: id for name, id in store.digests.remembered_sources().items() if id in inputs}

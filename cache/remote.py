@@ -32,6 +32,7 @@ else:
 
 ABOUT, FORMAT = "sevila.json", {"format": 1}
 CHUNK_BYTES = 1 << 20
+NO_FILE = -1  # the size of a link, or whatever else is not a file
 OLD_SECONDS = 86400.0  # nobody writes one file for longer
 # Where an upload is seen whole or not at all; elsewhere a file gets its name once it is written.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "hf", "memory"}
@@ -100,7 +101,7 @@ class Remote:
                 raise StoreError(f"{self.address} holds other things ({first}): give a place that is new or empty")
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the sizes in bytes of all files in a folder, at any depth, by name."""
+        """Return the sizes in bytes of all files in a folder, at any depth, by name; `NO_FILE` of links and the like."""
         with self._errors():
             self._files.invalidate_cache()
             below = self._path(folder)
@@ -203,7 +204,7 @@ def _local_sizes(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
             if stat.S_ISDIR(status.st_mode):
                 continue
             if path.suffix != ".part":
-                yield path.relative_to(root).as_posix(), status.st_size if stat.S_ISREG(status.st_mode) else -1
+                yield path.relative_to(root).as_posix(), status.st_size if stat.S_ISREG(status.st_mode) else NO_FILE
             elif status.st_mtime < time.time() - OLD_SECONDS:
                 path.unlink()
 

@@ -31,11 +31,11 @@ def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
 def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str:
     """Return the same of an artifact that may not be published yet."""
     for name, input in record.inputs.items():
-        if input is None:
+        if input is None or not store.exists(input):  # one from outside, or gone
             continue
         try:
             now = store.record(input).content
-        except (CorruptArtifactError, StoreError):  # one from outside; gone; or damaged, as its reader says
+        except (CorruptArtifactError, StoreError):  # damaged, as its reader says, or gone since
             continue
         noted = _noted(store, record, name, input)
         if noted and not same_content(noted, now):

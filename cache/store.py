@@ -87,18 +87,19 @@ class Store:
         """Return the root that holds an artifact and what changes when its record does; nothing of that where none holds it."""
         if self._looks is None:
             return self._look(artifact)
-        if artifact not in self._looks:
-            self._looks[artifact] = self._look(artifact)
-        return self._looks[artifact]
+        place = self._looks.get(artifact)
+        if place is None:
+            place = self._looks[artifact] = self._look(artifact)
+        return place
 
     def _look(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
-        for root in self.roots:
+        for root in self.roots if is_name(artifact) else ():
             folder = f"{root}/artifacts/{artifact}"
             try:
                 status = os.lstat(f"{folder}/{RECORD}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if not (root != self.root and artifact in self._hidden_below) and not os.path.islink(folder):
+            if not (root is not self.root and artifact in self._hidden_below) and not os.path.islink(folder):
                 return root, (status.st_ino, status.st_mtime_ns, status.st_size)
         return self.root, ()
 
@@ -115,11 +116,11 @@ class Store:
 
     def exists(self, artifact: str) -> bool:
         """Whether the artifact is published."""
-        return is_name(artifact) and bool(self._place(artifact)[1])
+        return bool(self._place(artifact)[1])
 
     def record(self, artifact: str) -> Record:
         """Return the record of a published artifact; raises `StoreError` if there is none."""
-        root, stamp = self._place(artifact) if is_name(artifact) else (self.root, ())
+        root, stamp = self._place(artifact)
         if not stamp:
             refuse_link(self.own(artifact))
             raise StoreError(f"no artifact {artifact!r} in {self.root}; `sevila cache ls` lists what there is")

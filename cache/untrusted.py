@@ -14,6 +14,7 @@ from typing import Any
 from cache.errors import CorruptArtifactError
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # Of a record.
 MAPPINGS = ("config", "inputs", "schemas", "files", "rows", "dropped", "libraries", "phase_seconds", "input_contents")
@@ -23,6 +24,11 @@ TEXTS = ("host", "device", "started", "finished", "git_revision", "pool", "conte
 def is_name(text: Any) -> bool:
     """Whether it is one plain name: an id or a file name that stays in its folder on every file system."""
     return isinstance(text, str) and SAFE_NAME.fullmatch(text) is not None
+
+
+def is_artifact_id(text: str) -> bool:
+    """Whether it is built as ids of artifacts are, which those of sources outside the store are not."""
+    return ARTIFACT.fullmatch(text) is not None
 
 
 def path_inside(folder: Path, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,9 +23,7 @@ from cache.pulled import BRING_OR_MAKE, absent_parts
 from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.store import PULLED, Store
 from cache.tables import n_rows
-from cache.untrusted import is_name, path_inside
-
-ARTIFACT = re.compile(r".+-v\d+-[0-9a-f]+")
+from cache.untrusted import is_artifact_id, is_name, path_inside
 
 
 @dataclass
@@ -183,7 +180,7 @@ class Verification:
             )
         # Of outside sources, which are identified by their content, the store holds none.
         for name, input in record.inputs.items():
-            if input is not None and ARTIFACT.fullmatch(input) and not self.store.exists(input):
+            if input is not None and is_artifact_id(input) and not self.store.exists(input):
                 runs = sorted(self._runs.get(record.id, ()))
                 if runs:
                     self._gone(input, f"from which {record.id} of the run {runs[0]} was made")

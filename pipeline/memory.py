@@ -20,7 +20,8 @@ Result = TypeVar("Result")
 # Of a RuntimeError: torch has a class of its own only for its CUDA allocator.
 OUT_OF_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
 ADVICE = (
-    "use a device with more memory, end other programs that use it, or set precision to bfloat16 (another artifact)"
+    "use a device with more memory, end other programs that use it, or set precision to bfloat16 where it is float32 (another "
+    "artifact)"
 )
 
 

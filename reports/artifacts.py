@@ -162,7 +162,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def _layer(store: Store, id: str) -> str:
     layer = store.layer(id) if len(store.roots) > 1 else store.root
-    return "" if layer == store.root else str(layer)
+    return "" if layer is store.root else str(layer)
 
 
 def ancestry_text(origins: Mapping[str, Origin]) -> str:

@@ -11,7 +11,7 @@ from pipeline.batching import cut
 from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.output import ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
-from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
+from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames, larger_types
 from stages.extract_features import Features
 from stages.import_embedder import EmbedderWeights
 from stages.sample_frames import Frames
@@ -46,7 +46,8 @@ def embed_frames(
     """Embed every stored frame once, resized to what the model reads."""
     content = {"config": cfg.model_dump(), "encoder": embedder.identity()}
     shape, load = (embedder.description()["width"],), partial(_encoder, cfg, run, embedder)
-    encode_frames(frames, Encoding("the model", content, shape, "float32", load, "set precision to float32"), run, out)
+    fix = larger_types(precision=cfg.precision)
+    encode_frames(frames, Encoding("the model", content, shape, "float32", load, fix), run, out)
 
 
 def _encoder(cfg: EmbedFrames, run: RunContext, embedder: EmbedderWeights) -> Encoder:

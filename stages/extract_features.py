@@ -19,7 +19,7 @@ from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import ShardedOutput
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
 from pipeline.inference.backbone import Backbone
-from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames
+from pipeline.inference.frame_encoding import Encoder, Encoding, encode_frames, larger_types
 from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.inference.visual_windows import PROMPTS, VideoFeatures
 from pipeline.reasons import Reason
@@ -110,7 +110,8 @@ def extract_features(
         content["prompts"] = [weights.identity() for weights in prompts]
         config = backbone.config(run)
         shape = (len(prompts), config.num_query_tokens, config.qformer.hidden_size)
-    load, fix = partial(_encoder, cfg, run, backbone, prompts), "set precision or stored_as to float32"
+    load = partial(_encoder, cfg, run, backbone, prompts)
+    fix = larger_types(precision=cfg.precision, stored_as=cfg.stored_as)
     encode_frames(frames, Encoding("the ViT", content, shape, cfg.stored_as, load, fix), run, out)
 
 

@@ -80,6 +80,11 @@ def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_l
     assert not any(secret.encode() in line for line in lines)
 
 
+def test_what_the_server_keeps_is_for_its_user_only(prefect: PrefectServer) -> None:
+    made = list(prefect.for_shells.parent.glob("prefect.db*"))
+    assert made and {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
+
+
 def test_a_shell_that_sourced_the_file_runs_a_deployment_past_any_proxy_and_a_failure_says_why(
     prefect: PrefectServer,
 ) -> None:

@@ -12,12 +12,17 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
 LOG_VARIABLE = "SEVILA_UP_LOG"  # names the file that they write to
+PRIVATE = 0o077  # a umask
 GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us."""
+def start(environment: Mapping[str, str], *arguments: str, umask: int = -1) -> subprocess.Popen[bytes]:
+    """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us.
+
+    Args:
+        umask: of the files that it makes, if not our own.
+    """
     command = [sys.executable, "-m", "prefect", *arguments]
     with open(environment[LOG_VARIABLE], "ab") as log_file:
         return subprocess.Popen(
@@ -28,6 +33,7 @@ def start(environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[b
             stderr=log_file,
             start_new_session=True,
             preexec_fn=_end_with_parent,
+            umask=umask,
         )
 
 

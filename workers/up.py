@@ -31,7 +31,7 @@ from workers.prefect_api import (
     write_for_shells,
     write_for_user_alone,
 )
-from workers.processes import HOME, LOG_VARIABLE, start, stop
+from workers.processes import HOME, LOG_VARIABLE, PRIVATE, start, stop
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -106,7 +106,9 @@ def _up(options: Server, for_shells: Path, log_file: Path) -> int:
     print(f"starting Prefect's server and workers; what they say goes to {log_file}", flush=True)
     try:
         server = ("server", "start", "--host", HOST, "--port", str(options.port))
-        processes["server"] = start(environment | api.of_server(), *server)
+        for database in for_shells.parent.glob("prefect.db*"):  # of a server that was not started by us
+            database.chmod(0o600)
+        processes["server"] = start(environment | api.of_server(), *server, umask=PRIVATE)
         workers = _start_all(options, api, environment, processes)
         write_for_shells(for_shells, clients)
         print(f"ready: {api.page} (workers {', '.join(sorted(workers))}); Ctrl-C stops everything")

@@ -73,6 +73,12 @@ class Encoding:
     fix: str
 
 
+def larger_types(**types: str) -> str:
+    """Return what helps where values cannot be stored: float32 for the options that are another type, if any are."""
+    smaller = [name for name, type in types.items() if type != "float32"]
+    return f"set {' or '.join(smaller)} to float32" if smaller else "the weights are damaged, or another model's"
+
+
 def encode_frames(frames: StoredFrames, encoding: Encoding, run: RunContext, out: ShardedOutput) -> None:
     """Encode what the pool lacks of all frames, and write the tables `videos` and `parts` of each shard's videos."""
     videos, frame_indices = frames.videos(), frames.frame_indices()

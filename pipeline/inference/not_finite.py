@@ -19,7 +19,7 @@ FEATURES, SCORES, ANSWERS = "not_finite_features", "not_finite_scores", "not_fin
 LOSS = "not_finite_loss"  # of a question to train on
 # Of a question that was not asked about a video that could be read: the artifact with the features says what happened.
 WITHOUT_FEATURES = Reason(f"{FEATURES}: some frame of the video has no finite features")
-BROKEN = "weights or features are broken, or the precision is too small"  # where all are
+BROKEN = "weights or features are broken, or a precision other than float32 is too small"  # where all are
 
 
 def not_finite_figure(n_rows: float) -> dict[str, float]:

@@ -9,15 +9,14 @@ from fractions import Fraction
 from itertools import pairwise
 from string import ascii_lowercase
 
+from pipeline.video.image_dates import unsure_dates
+
 WHOLE = r"(\d+)"
 # A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
 POINT, COMMA = (
     rf"((?<!\d)(?<!\d{mark})\d+{mark}\d+(?:e[+-]\d\d+)?(?!{mark}?\d)|\d+e-\d\d+|\d+)" for mark in (r"\.", ",")
 )
 MINUS = re.compile(r"(?:^|[\s_=(])-\d|\u2212\d")
-DAY_FIRST = re.compile(r"(?<!\d)\d\d?([-._])(\d\d?\1(?:19|20)\d\d)(?!\d)")
-MONTH_AND_YEAR = re.compile(r"(?<!\d)(?<!\d[-._])(0?[1-9]|1[0-2])[-._]((?:19|20)\d\d)(?!\d)")
-WITHOUT_POINTS = re.compile(r"(?<!\d)(?:0[1-9]|[12]\d|3[01])((?:0[1-9]|[12]\d|3[01])(?:19|20)\d\d)(?!\d)")
 COUNTED = 4  # a counter's numbers are at most so many times as high as their number
 
 AS_DIGITS = str.maketrans(ascii_lowercase, ("0123456789" + ascii_lowercase)[:26])  # of base 26
@@ -36,11 +35,8 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
         return list(range(len(stems))), []
     if doubted := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
         return [], doubted
-    dates = [DAY_FIRST.search(stem) for stem in stems]
-    if len({date[2] for date in dates if date}) > 1:  # of several months
-        return [], [place for place, date in enumerate(dates) if date]
-    if _are_dates(stems):
-        return [], list(range(len(stems)))
+    if doubted := unsure_dates(stems):
+        return [], doubted
     if _are_lettered(stems):
         return sorted(range(len(stems)), key=stems.__getitem__), []
     counted = _columns(stems, WHOLE)
@@ -62,14 +58,6 @@ def missing_numbers(names: Sequence[str]) -> int:
     """Returns how many whole numbers are missing between names that differ in one whole number only; else 0."""
     columns = _decimals([name.casefold() for name in names])
     return 0 if any(_value(text).denominator > 1 for column in columns for text in column) else max(0, _gap(columns))
-
-
-def _are_dates(stems: list[str]) -> bool:
-    """Whether all of the names are months with their year last (12_2019), or days (31122019), of several years or months."""
-    months = [date.groups() for stem in stems if (date := MONTH_AND_YEAR.search(stem))]
-    days = [date[1] for stem in stems if (date := WITHOUT_POINTS.search(stem))]
-    are_of_several = len(months) == len(stems) and all(len(set(column)) > 1 for column in zip(*months, strict=True))
-    return are_of_several or (len(days) == len(stems) and len(set(days)) > 1)
 
 
 def _are_lettered(stems: list[str]) -> bool:

@@ -10,10 +10,15 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-
-import psutil
+from typing import TYPE_CHECKING
 
 from cache.errors import DecoderDeathError, ReadingError
+from cache.lazy import Lazy
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = Lazy("psutil")
 
 IDLE_FACTOR = 5  # so many timeouts a process may neither compute nor answer
 

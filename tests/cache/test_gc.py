@@ -287,6 +287,7 @@ def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_pa
     lower = publish(made, 0, parts=[0])
     upper = publish(made, 1, [lower], parts=[0, 1])
     goes = publish(made, 2, [upper], parts=[1, 2])
+    above = publish(made, 3, [goes], days=40)  # by another machine's clock, made before what it was made from
     (made.root / "partial" / "make-v1-old").mkdir()
     for number in range(4):
         add_part(made.root, number)
@@ -309,7 +310,8 @@ def test_a_kill_at_any_moment_leaves_a_store_that_the_next_sweep_finishes(tmp_pa
             sweep(store)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert {store.record(id).id for id in store} - {goes} == {lower, upper}
+        assert {store.record(id).id for id in store} - {goes, above} == {lower, upper}
+        assert goes in store or above not in store
         assert {int(found) for _, found, _ in every_part(store.root)} >= {0, 1}
         sweep(store, older_than_days=0)
         assert set(store) == {lower, upper}

@@ -458,3 +458,91 @@ def test_what_somebody_made_up_leads_nowhere(tmp_path: Path) -> None:
         with pytest.raises(CorruptArtifactError):
             pull(Store(tmp_path / "there"), place)
     assert not list(tmp_path.rglob("*led*")) and not (tmp_path / "there" / "artifacts").exists()
+
+
+def linked(path: Path, away: Path) -> None:
+    """Move something away, and leave a link to it."""
+    away.mkdir(exist_ok=True)
+    shutil.move(path, away / path.name)
+    path.symlink_to(away / path.name)
+
+
+@pytest.mark.parametrize("what", ["artifact", "record", "array", "note", "progress", "space", "inside"])
+def test_a_link_in_the_place_of_something_is_an_error_and_all_else_is_pushed(tmp_path: Path, what: str) -> None:
+    here, place = make(tmp_path / "here"), tmp_path / "place"
+    make(here.root, 2, "second")
+    id = next(id for id in here if here.record(id).config == {"videos": 3})
+    path = {
+        "artifact": here.path(id),
+        "record": here.path(id) / "record.json",
+        "inside": here.path(id) / "parts",
+        "array": max((here.root / "pool").rglob("*.h5")),
+        "note": max((here.root / "pool").rglob("*.json")),
+        "progress": here.path(id) / "progress",
+        "space": here.root / "pool" / SPACE,
+    }[what]
+    linked(path, tmp_path / "away")
+    message = rf"not pushed, while all else was: {id}: {path}: is a link to .*; a run that has one gets no name there"
+    with pytest.raises(StoreError, match=message if what != "space" else "is a link"):
+        push(Store(here.root), place)
+    pushed = {path.stem for path in (place / "artifacts").iterdir()}
+    assert id not in pushed and len(pushed) == (2 if what == "space" else 3)
+    assert [path.stem for path in (place / "names").glob("*")] == ([] if what == "space" else ["second"])
+
+
+def test_an_artifact_whose_record_is_lost_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    here, place = make(tmp_path / "here"), tmp_path / "place"
+    id = next(id for id in here if id.startswith("say"))
+    (here.path(id) / "record.json").unlink()
+    (here.root / "artifacts" / "see-v1-0123456789").mkdir()  # what a removal that was killed leaves is nobody's loss
+    with pytest.raises(
+        StoreError, match=rf"not pushed.* {id}: .*: its record is gone; `sevila cache verify {id} --drop`"
+    ):
+        push(Store(here.root), place)
+    assert [path.stem.split("-")[0] for path in (place / "artifacts").iterdir()] == ["see"]
+
+
+@pytest.mark.parametrize("names", [(), ("first",)])
+def test_an_input_that_is_not_there_is_listed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    here, place = make(tmp_path / "here"), tmp_path / "place"
+    see = next(id for id in here if id.startswith("see"))
+    shutil.rmtree(here.path(see))
+    if not names:
+        (here.root / "names" / "first.json").unlink()
+    assert push(Store(here.root), place, *names).missing == [see]
+    assert pull(Store(tmp_path / "there"), place, *names).missing == [see]
+
+
+@pytest.mark.parametrize("what", ["manifest", "blob", "blobs", "name"])
+def test_a_link_at_the_place_is_an_error_and_all_else_is_pulled(tmp_path: Path, what: str) -> None:
+    here, place = make(tmp_path / "here"), tmp_path / "place"
+    make(here.root, 2, "second")
+    push(here, place)
+    id = next(id for id in here if here.record(id).config == {"name": "first"})
+    blob = (
+        place
+        / "blobs"
+        / next(path for path in blobs(place) if path.read_bytes().startswith(b"first 1")).relative_to(place / "blobs")
+    )
+    path = {
+        "manifest": place / "artifacts" / f"{id}.json",
+        "blob": blob,
+        "blobs": blob.parent,
+        "name": place / "names" / "first.json",
+    }[what]
+    linked(path, tmp_path / "away")
+    there = Store(tmp_path / "there")
+    with pytest.raises(StoreError, match=rf"not pulled, while all else was: .*{path}.*: is a link"):
+        pull(there, place)
+    assert len(list(there)) == (4 if what == "name" else 3)
+    assert [path.stem for path in (there.root / "names").iterdir()] == ["second"]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".json"])
+def test_a_link_in_the_place_of_an_array_does_not_count_as_pulled(tmp_path: Path, suffix: str) -> None:
+    here, place, there = make(tmp_path / "here"), tmp_path / "place", tmp_path / "there"
+    push(here, place)
+    pull(Store(there), place, leave_out=("say",))
+    linked(max((there / "pool").rglob(f"*{suffix}")), tmp_path / "away")
+    with pytest.raises(StoreError, match=r"not pulled, while all else was: see-.* is a link"):
+        pull(Store(there), place)

@@ -285,6 +285,13 @@ CLEAR = {
     "hyphens": ["img-9.jpg", "img-10.jpg"],
     "numbers that look like years": ["00011999.jpg", "00012000.jpg", "00021900.jpg"],
     "shots and frames that look like years": ["1_1999.jpg", "1_2000.jpg", "2_0001.jpg"],
+    "years of two digits": ["24-01-31.jpg", "24-02-01.jpg", "24-02-05.jpg"],
+    "days of one month": ["05-03-24.jpg", "17-03-24.jpg", "28-03-24.jpg"],
+    "scenes, shots and frames": [f"{n}-{m}-{i:02}.jpg" for n in (1, 2) for m in (1, 2) for i in (0, 1, 2)],
+    "scenes and sparse frames": ["1_01_09.jpg", "1_01_48.jpg", "2_01_07.jpg", "2_02_70.jpg", "3_01_12.jpg"],
+    "uneven times of day": ["10-05-03.jpg", "10-07-41.jpg", "11-02-10.jpg"],
+    "every 30 seconds": [f"01-0{i // 2 + 1}-{i % 2 * 30:02}.jpg" for i in range(6)],
+    "six digits": ["010960.jpg", "010980.jpg", "011000.jpg", "011020.jpg"],
     "evenings": ["2024-05-06_1959.jpg", "2024-05-06_2000.jpg", "2024-06-06_1930.jpg"],
 }
 UNCLEAR = {
@@ -295,6 +302,14 @@ UNCLEAR = {
     "days first": (["31-01-2024.jpg", "01-02-2024.jpg"], ["31-01-2024.jpg"]),
     "days first without points": (["31012024.jpg", "01022024.jpg"], ["31012024.jpg"]),
     "months of several years": (["12_2023.jpg", "01_2024.jpg"], ["12_2023.jpg"]),
+    "days first, years of two digits": (["31-12-99.jpg", "01-01-00.jpg"], ["31-12-99.jpg", "01-01-00.jpg"]),
+    "months first, years of two digits": (
+        [f"cam_{d}_8h.jpg" for d in ("12.30.23", "12.31.23", "01.01.24")],
+        ["12.31.23"],
+    ),
+    "years of two digits at the turn of the century": (["99-12-31.jpg", "00-01-01.jpg"], ["00-01-01.jpg"]),
+    "every day of two months": ([f"{d:02}{m:02}24.jpg" for m in (1, 2) for d in range(1, 29)], ["010124.jpg"]),
+    "the first of each month": (["01-11-23.jpg", "01-12-23.jpg", "01-01-24.jpg"], ["01-01-24.jpg"]),
     "a true minus": (["t\u22122.jpg", "t\u22121.jpg"], ["t\u22122.jpg"]),
     "thousands with points": (["999.jpg", "1.000.jpg", "1.001.jpg"], ["1.000.jpg"]),
     "thousands": (["998.jpg", "999.jpg", "1,000.jpg"], ["1,000.jpg"]),

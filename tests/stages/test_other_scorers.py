@@ -135,6 +135,25 @@ def test_a_question_without_finite_scores_is_counted_and_where_all_are_without_t
         assert "gave no question finite scores" in capsys.readouterr().err
 
 
+def test_what_already_is_float32_is_not_advised_to_become_it(
+    demo: Path,
+    own: Path,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = Embedder.of_frames
+    monkeypatch.setattr(Embedder, "of_frames", torch.no_grad()(lambda *given: whole(*given).fill_(torch.inf)))
+    words = scored_by(models, "siglip")
+    for precision, advice in (("float32", "the weights are damaged"), ("bfloat16", "set precision to float32")):
+        store = Path(shutil.copytree(own, tmp_path / precision))
+        assert sevila("run", demo, store, *words, "--set", f"embed_frames.precision={precision}") == 1
+        said = capsys.readouterr().err
+        assert "values that float32 cannot hold, for every video" in said and advice in said
+        assert ("set precision" in said) == (precision != "float32")
+
+
 def test_a_chain_chooses_by_image_text_matching(demo: Path, own: Path, models: Path) -> None:
     assert sevila("run", demo, own, *scored_by(models, "itm", "score_by_matching.template={question} {options}")) == 0
     scores, questions = of_last_run(own)
