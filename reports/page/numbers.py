@@ -158,11 +158,8 @@ class RunNumbers:
         for cell in (each for each in cells.values() if each.is_swept and each.row != each.uniform_row):
             uniform = cells.get((cell.uniform_row, cell.column))
             if uniform is not None and (rows := self._paired_rows(uniform, cell)):
-                headline, step = (
-                    next(row for row in rows if row.is_headline),
-                    f"{uniform.row} → {cell.row}, {cell.column}",
-                )
-                gains.append(Gain(step, headline, groups=group_rows(rows)))
+                headline = next(row for row in rows if row.is_headline)
+                gains.append(Gain(f"{uniform.row} → {cell.row}, {cell.column}", headline, groups=group_rows(rows)))
         values = holm([1.0 if gain.paired.p_value is None else gain.paired.p_value for gain in gains])
         return [replace(gain, p_corrected=p) for gain, p in zip(gains, values, strict=True)]
 
