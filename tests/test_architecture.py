@@ -145,7 +145,7 @@ OF_LIBRARIES = {("pipeline/video/containers.py", "tell")}  # a file's method
 
 # What the files of pipeline/ that do not know what a store is may see of cache/: errors, names, how a file is opened and
 # text made printable.
-OPEN_TO_ALL = ("cache.errors", "cache.files", "cache.printable", "cache.untrusted")
+OPEN_TO_ALL = ("cache.errors", "cache.files", "cache.lazy", "cache.printable", "cache.untrusted")
 SEES_THE_STORE = {
     "pipeline/datasets/parquet_file.py": {"cache.parquet"},  # annotations that are handed out as Parquet
     "pipeline/video/video_bytes.py": {"cache.digests"},  # whether a file is still the one that was identified
