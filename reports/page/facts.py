@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from cache.record import Record
 from pipeline.datasets.question import Rejected
@@ -16,6 +17,7 @@ from reports.page.runs import ReportedRun, stored_as
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
+from stages.select_keyframes import Keyframes
 
 EXAMPLES_SHOWN = 20
 TRAININGS = ("pretrain_localizer", "refine_localizer", "finetune_answerer", "train_selector")
@@ -223,9 +225,16 @@ def _sampling(frames: Record) -> str:
 def _keyframes(run: ReportedRun) -> str:
     if run.headline.keyframes is None:
         return ""
-    config = run.store.record(run.headline.keyframes).config
+    keyframes = stored_as(run.store, run.headline.keyframes, Keyframes)
+    config, counts = (
+        keyframes.record.config,
+        [len(each) for each in keyframes.columns("keyframes", "positions")["positions"]],
+    )
     by = f", ranked by {config['rank_by'].replace('_', ' ')}" if run.headline.scores else ""
-    return f"{config['k']} a question{by}"
+    chosen = [count for count in counts if count]  # not of failed videos, which have none
+    if min(chosen, default=config["k"]) == config["k"]:
+        return f"{config['k']} a question{by}"
+    return f"{config['k']} a question or all there are, {fmean(chosen):.1f} in the mean{by}"
 
 
 def _weights(run: ReportedRun) -> list[str]:

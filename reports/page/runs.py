@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.lineage import ancestry
@@ -21,11 +21,7 @@ from stages.all import STAGES
 from stages.make_thumbnails import make_thumbnails
 
 Kind = TypeVar("Kind", bound=Artifact)
-ANSWERED_COLUMNS: Sequence[Column] = (
-    "zero-shot, voting",
-    "zero-shot",
-    "fine-tuned",
-)  # of accuracies; the longest name first
+ANSWERED_COLUMNS: Sequence[Column] = get_args(Column)[:3]  # of accuracies, in the order of the terminal's table
 SWEPT = re.compile(r"(.+, k = (\d+))(?:, answered by (.+))?")  # what `sevila sweep` calls its cells
 EVALUATIONS = ("evaluate", "evaluate_moments")
 SCORERS = {

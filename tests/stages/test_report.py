@@ -99,6 +99,19 @@ def questions_of(store: Path) -> list[Any]:
     return Questions(Store(store), ids["list_questions"]).questions()
 
 
+def test_a_page_says_how_many_frames_were_chosen_where_videos_have_fewer_than_k(
+    demo: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(finished, tmp_path / "store"))
+    folder = tmp_path / "page"
+    assert sevila("run", demo, store, "--set", "select_keyframes.k=100", "--name", "all", "--no-report") == 0
+    assert main(["report", "all", "--store", str(store), "-o", str(folder)]) == 0
+    rows = artifact(store, "keyframes").rows("keyframes")
+    n_chosen = [len(row["positions"]) for row in rows if row["positions"]]
+    mean = sum(n_chosen) / len(n_chosen)
+    assert f"100 a question or all there are, {mean:.1f} in the mean" in (folder / "index.html").read_text()
+
+
 def count(watched: WatchedPage) -> int:
     watched.page.wait_for_timeout(250)  # a search waits until nobody types
     return int(watched.texts("#count")[0].split()[0])
