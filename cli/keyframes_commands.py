@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from cli.options import PLACE_GROUP, OutputFile, OutputPath, PlaceOption, Positive, Text, UsageError, Where
+from cli.options import (
+    PLACE_GROUP,
+    OutputFile,
+    OutputPath,
+    PlaceOption,
+    Positive,
+    Text,
+    Where,
+    refuse_other_suffix,
+    refuse_overwriting,
+)
 from cli.terminal import print_data, print_text
 
 MIN_HEIGHT, MAX_HEIGHT = 16, 8192  # decoders misread smaller clips, encoders refuse larger ones
@@ -53,6 +63,8 @@ def select(
     from pipeline.engine.toml_file import typed_value
     from reports.score_files import select_frames, write_frames
 
+    refuse_overwriting(output, scores, frames)
+    refuse_other_suffix(output, (".json",), "a list of frame lists")
     options = {"official": True} if official else {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -99,8 +111,8 @@ def export(
     from reports.score_files import write_frames
 
     suffixes = {"table": (".parquet", ".json"), "aks": (".json",)}.get(kind)
-    if (suffixes and output.suffix.lower() not in (*suffixes, "")) or (suffixes and output.is_dir()):
-        raise UsageError(f"--output {output}: wanted a file that ends in {' or '.join(suffixes)} for --as {kind}")
+    if suffixes:
+        refuse_other_suffix(output, suffixes, f"--as {kind}")
     store = where.open()
     keyframes = KeyframesOfRun(store, run)
     print(keyframes.id, file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cli.options import OutputFile, Text, Where
+from cli.options import OutputFile, Text, Where, refuse_overwriting
 from cli.terminal import print_data, print_text, printable_json
 
 
@@ -48,6 +48,7 @@ def scores(predictions: Path, id: Text, /, *, output: OutputFile = None, where: 
     """
     from reports.moment_submissions import span_scores
 
+    refuse_overwriting(output, predictions)
     text = "".join(json.dumps(row) + "\n" for row in span_scores(where.open(), id, predictions))
     if output is None:
         print_data(text)

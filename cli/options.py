@@ -19,6 +19,19 @@ class UsageError(Exception):
     """The arguments fit no command; the message is for people."""
 
 
+def refuse_overwriting(output: Path | None, *read: Path) -> None:
+    """Raise `UsageError` where a command would write over a file that it reads."""
+    for path in read:
+        if output is not None and output.is_file() and path.exists() and output.samefile(path):
+            raise UsageError(f"--output {output}: is {path}, which is read; another file was wanted")
+
+
+def refuse_other_suffix(output: Path | None, suffixes: Sequence[str], what: str) -> None:
+    """Raise `UsageError` where a file's name promises another format than it would have."""
+    if output is not None and (output.suffix.lower() not in (*suffixes, "") or output.is_dir()):
+        raise UsageError(f"--output {output}: wanted a file that ends in {' or '.join(suffixes)} for {what}")
+
+
 DEFAULT_STORE = Path(".sevila")
 
 PLACE_GROUP = Group.create_ordered("Places")
@@ -126,6 +139,7 @@ LimitOption = Annotated[
 ]
 Text = Annotated[str, Parameter(validator=_no_empty_text)]
 Texts = Annotated[Sequence[str], Parameter(validator=_no_empty_text)]
+Names = Annotated[Sequence[str], Parameter(metavar="NAME...", consume_multiple=(1, None), validator=_no_empty_text)]
 RunNameOption = Annotated[str | None, Parameter(validator=_not_empty)]
 OutputPath = Annotated[Path, Parameter(alias="-o", converter=_path, metavar="PATH")]
 OutputFolder = Annotated[Path | None, Parameter(alias="-o", converter=_path, metavar="FOLDER")]

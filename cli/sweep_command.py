@@ -13,6 +13,7 @@ from cli.options import (
     AsJson,
     ChainOptions,
     CommandLine,
+    Names,
     Naming,
     OutputFile,
     Positive,
@@ -22,7 +23,6 @@ from cli.options import (
 )
 from cli.terminal import fitted, print_text, write_output
 
-Names = Annotated[Sequence[str], Parameter(metavar="NAME...", consume_multiple=(1, None))]
 Numbers = Annotated[Sequence[Positive], Parameter(metavar="N...", consume_multiple=(1, None))]
 
 
@@ -42,7 +42,7 @@ class GridOptions:
     selectors: Names
     k: Numbers
     scorers: Names = ()
-    answerers: Names = ("",)
+    answerers: Names = ()
     points: Annotated[float, Parameter(validator=Number(gt=0, lt=100))] = 5.0
 
 
@@ -74,12 +74,12 @@ def sweep(
     from pipeline.recipes.opening import Request
     from reports.named_runs import pinned
     from reports.sweep import requests_of, run_sweep
-    from reports.sweep_grid import Grid
+    from reports.sweep_grid import ANY, Grid
     from reports.sweep_text import sweep_content, sweep_report, sweep_text
     from stages.all import STAGES
 
     loaded = load(recipe, STAGES, settings := chain.all_settings())
-    asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers)
+    asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,))
     cells = requests_of(Request(recipe, settings, seed, chain.places.by_kind()), asked)
     store = where.open()
     seeds = [] if seed is None else [seed]

@@ -262,6 +262,9 @@ def test_predicted_spans_become_scores_inside_the_best_of_which_frames_are_sprea
     predictions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     keyframes = next(id for id in Store(own) if id.startswith("select_keyframes"))
     command = ["moments", "scores", str(predictions), keyframes, "--store", str(own)]
+    with pytest.raises(SystemExit):
+        main([*command, "-o", str(predictions)])
+    assert "pred_relevant_windows" in predictions.read_text()
     assert main([*command, "-o", str(table)]) == 0
     more = ("--set", "select_keyframes.selector=spans", "--set", "select_keyframes.k=2")
     assert sevila("run", demo, own, *IMPORTED, "--scores", f"{table}", *more) == 0

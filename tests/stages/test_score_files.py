@@ -70,6 +70,23 @@ def test_a_slip_in_the_command_is_one_error(
     assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
 
 
+def test_the_scores_are_not_overwritten_and_a_list_has_no_other_formats_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores, frames = files(tmp_path)
+    before = scores.read_bytes()
+    (tmp_path / "link.json").symlink_to(scores)
+    for output, message in (
+        (scores, "which is read; another file was wanted"),
+        (tmp_path / "link.json", "which is read; another file was wanted"),
+        (tmp_path / "out.parquet", "wanted a file that ends in .json"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["keyframes", "select", str(scores), str(frames), "-o", str(output)])
+        assert message in capsys.readouterr().err and scores.read_bytes() == before
+    assert not (tmp_path / "out.parquet").exists()
+
+
 def test_each_entry_gives_its_own_frames_and_one_without_frames_none(tmp_path: Path) -> None:
     assert select_frames(*files(tmp_path), "top_k", 2) == [[25, 50], [], [0, 30]]
     assert select_frames(*files(tmp_path, [], []), "top_k", 2) == []

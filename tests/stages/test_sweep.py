@@ -92,6 +92,12 @@ def test_a_slip_in_a_scorer_an_answerer_or_a_place_is_one_error_before_anything_
     assert not (tmp_path / "store").exists()
 
 
+def test_an_empty_name_in_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["sweep", SMALL, "--selectors", "top_k", "--k", "1", "--scorers", "", "--store", str(tmp_path / "store")])
+    assert stopped.value.code == 2 and not (tmp_path / "store").exists()
+
+
 def test_clip_siglip_matching_and_the_localizer_stand_beside_each_other(
     demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
