@@ -31,6 +31,8 @@ OF_THE_PLACE = {
     404: "the address and the model's name",
     405: "the address",
 }
+FOR_A_WHILE = {408, 409, 425}  # what passes, as 5xx does
+GARBAGE_TRIES = 3  # what is said in an answer's place may be a passing trouble of something between, too
 MOST_BYTES = 1 << 24  # of a response that are read: beyond, it is garbage
 
 
@@ -117,10 +119,15 @@ class ServedVlm:
         return {"model": self._model, "messages": messages, "max_tokens": self._max_new_tokens, "temperature": 0}
 
     def _answer(self, question: Question, body: dict[str, Any]) -> WrittenAnswer:
-        response = self._response(body)
-        if response.status_code in OF_THE_QUESTION:
-            return WrittenAnswer(Reason(f"{REFUSED}: {response.status_code}: {_shown(response)}"))
-        reply = _reply(response)
+        for n_times in range(1, GARBAGE_TRIES + 1):
+            response = self._response(body)
+            if response.status_code in OF_THE_QUESTION:
+                return WrittenAnswer(Reason(f"{REFUSED}: {response.status_code}: {_shown(response)}"))
+            reply = _reply(response)
+            if reply.reason.code != GARBAGE:
+                break
+            if n_times < GARBAGE_TRIES:
+                self._sleep(PATIENCE.after(n_times))
         return reply if reply.reason else named_option(question, reply)
 
     def _response(self, body: dict[str, Any]) -> httpx.Response:
@@ -140,7 +147,7 @@ class ServedVlm:
                     raise self._error(f"puts requests off again and again ({problem})", "ask it for less at once")
                 self._not_before = max(self._not_before, time.monotonic() + wait)
                 log.info("the server asks to wait for %.0f s", wait)
-            elif response is None or response.status_code >= 500 or response.status_code == 408:
+            elif response is None or response.status_code >= 500 or response.status_code in FOR_A_WHILE:
                 failures += 1
                 if failures == patience.tries:
                     raise self._error(f"failed {failures} times ({problem})", "see its log")

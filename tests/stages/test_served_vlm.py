@@ -73,13 +73,17 @@ def test_a_server_that_is_busy_fails_hangs_up_or_is_silent_is_asked_again(
         Said(429, b"slow down", {"Retry-After": "soon"}),
         Said(500, b"<html>oops</html>"),
         Said(503, b"", {"Retry-After": "0"}),
+        Said(body=b'{"error": {"code": 503, "message": "overloaded"}}'),
+        Said(body=b"<html>a proxy's page</html>"),
         completion("A"),
+        Said(425, b"too early"),
+        completion("B"),
         Said(hangs_up=True),
         Said(waits=True),
     ]
     server = serve(lambda number, _: trouble[number] if number < len(trouble) else completion("B"))
     assert [answer.prediction for answer in ask(3, tmp_path)] == [0, 1, 1]
-    assert len(server.bodies) == 2 + len(trouble)
+    assert len(server.bodies) == 1 + len(trouble)
     assert len(ask(40, tmp_path, at_once=8)) == 40
 
 
