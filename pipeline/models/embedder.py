@@ -12,6 +12,7 @@ from string import punctuation
 from typing import Annotated, Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, ValidationError
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -176,7 +177,7 @@ def _empty(folder: Path) -> CLIPModel | SiglipModel:
             part._attn_implementation = ATTENTION
         with torch.device("meta"):
             model: CLIPModel | SiglipModel = of_kind(config)
-    except (ValidationError, ValueError) as error:
-        why = in_words(error) if isinstance(error, ValidationError) else str(error)
+    except (StrictDataclassError, ValidationError, ValueError) as error:
+        why = in_words(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         raise CheckpointError(f"{path}: not a configuration that can be built: {why}") from error
     return model

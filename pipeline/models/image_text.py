@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -41,7 +42,7 @@ class ImageTextModel:
             model = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=getattr(torch, precision), trust_remote_code=False
             )
-        except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (ImportError, KeyError, OSError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
             problem = str(error).strip().split("\n")[0]
             raise CheckpointError(
                 f"{folder}: is no image-text-to-text model that transformers loads: {problem}"

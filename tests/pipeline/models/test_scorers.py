@@ -90,6 +90,11 @@ def test_a_folder_of_another_model_or_without_some_tensors_is_one_error(tmp_path
     ):
         describe_matcher(clip)
     content = json.loads((clip / "config.json").read_text())
+    without = {**content, "vision_config": {**content["vision_config"]}}
+    del without["vision_config"]["num_attention_heads"]  # transformers takes 12 then
+    (clip / "config.json").write_text(json.dumps(without))
+    with pytest.raises(CheckpointError, match=r"not a configuration that can be built: .*\(12\)"):
+        describe_embedder(clip)
     content["text_config"]["num_hidden_layers"] = 3
     (clip / "config.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="does not hold exactly the CLIP or SigLIP of this model: 16 missing"):
