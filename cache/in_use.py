@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from cache.errors import StoreError
 from cache.files import refuse_link
+
+log = logging.getLogger("sevila")
 
 OWN_NAMES = {
     "artifacts",
@@ -68,5 +71,11 @@ def _lock(root: Path, kind: int) -> Iterator[None]:
             f"`--store FOLDER --below {root}`"
         ) from error
     with file:
-        fcntl.flock(file, kind)
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if kind & fcntl.LOCK_NB:
+                raise
+            log.info("%s: waiting for `sevila cache gc --delete`, which nobody may use the store beside", root)
+            fcntl.flock(file, kind)
         yield

@@ -30,7 +30,7 @@ from cache.stale import why_record_stale, why_stale
 from cache.untrusted import is_name, path_inside
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    from cache.locks import NamedLock
 
 log = logging.getLogger("sevila")
 
@@ -178,17 +178,19 @@ class Store:
         """Whether a folder is what a removal that was killed leaves: no record, nor anything to make one of."""
         return self.is_lost(name) and not any((self.own(name) / path).exists() for path in BESIDE_RECORD)
 
-    def lock(self, name: str, thread_local: bool = True) -> FileLock:
-        """Return a lock shared by all processes that use this store; it is freed when its holder dies.
+    def lock(self, name: str, thread_local: bool = True) -> NamedLock:
+        """Return a lock shared by all processes that use this store; who waits for it says so, see cache/locks.py.
 
         Lock files are never removed: a process about to open one would fail, or lock a file that nobody else sees.
         """
-        from filelock import FileLock  # here, as commands that only look need none
+        from cache.locks import NamedLock  # here, as commands that only look need none
 
         path = self.root / "locks" / f"{name}.lock"
         refuse_link(path, self.root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path, thread_local=thread_local)
+        lock = NamedLock(path, thread_local=thread_local)
+        lock.name = name
+        return lock
 
     def in_use(self) -> AbstractContextManager[None]:
         """See cache/in_use.py."""
