@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 log = logging.getLogger("sevila")
 
@@ -24,22 +23,21 @@ class NamedLock(FileLock):
 
     def acquire(self, timeout: float | None = None, *args: Any, **options: Any) -> AcquireReturnProxy:
         """Take the lock; who waits without end logs now and then for what."""
-        if timeout is None or timeout < 0:
-            options.setdefault("cancel_check", _logging_wait(self.name))  # called again and again while it waits
-        return super().acquire(timeout, *args, **options)
+        if timeout is not None and timeout >= 0:
+            return super().acquire(timeout, *args, **options)
+        wait_seconds = LOG_AFTER_SECONDS
+        while True:
+            try:
+                return super().acquire(wait_seconds, *args, **options)
+            except Timeout:
+                self._log()
+                wait_seconds = LOG_AGAIN_SECONDS
 
-
-def _logging_wait(name: str) -> Callable[[], bool]:
-    """Return what logs, once it is time to, that this process waits; it answers that the wait shall go on."""
-    began, guarded = time.monotonic(), name.rpartition("/")[0] or name
-
-    def check() -> bool:
-        now = time.monotonic()
-        if now - began > LOG_AFTER_SECONDS and now - _logged_at.get(guarded, -LOG_AGAIN_SECONDS) > LOG_AGAIN_SECONDS:
+    def _log(self) -> None:
+        now, guarded = time.monotonic(), self.name.rpartition("/")[0] or self.name
+        if now - _logged_at.get(guarded, -LOG_AGAIN_SECONDS) >= LOG_AGAIN_SECONDS:
             _logged_at[guarded] = now
             log.info(
-                "waiting for another process that is at work on %s; this goes on when it has finished or ended", name
+                "waiting for another process that is at work on %s; this goes on when it has finished or ended",
+                self.name,
             )
-        return False
-
-    return check
