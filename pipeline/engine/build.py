@@ -63,7 +63,7 @@ def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any
             left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
             if left and not _is_finished(run.store, id):
                 read = _begin(stage, run, inputs, id)
-                _get_ready(stage, cfg, run)
+                reset_peaks(run)
                 out = _sharded(stage, cfg, run, inputs, read, [number for number in left if number is not None])
                 with read.checked():
                     stage.function(cfg, run, *inputs, out=out)
@@ -188,7 +188,7 @@ def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
 def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out: Output, started: datetime) -> None:
     id = out.read.artifact
     with disk_errors(out.folder), out.read.checked():
-        _get_ready(stage, cfg, run)
+        reset_peaks(run)
         stage.function(cfg, run, *inputs, out=out)
     with run.store.lock(f"{id}/publish"):
         out.read.check()
@@ -212,22 +212,6 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
         )
         run.store.publish(record.sealed(arrays_digest(run.store, record, out.folder)))
     _log_result(out, id, (datetime.now(UTC) - started).total_seconds())
-
-
-def _get_ready(stage: Stage, cfg: Config, run: RunContext) -> None:
-    reset_peaks(run)
-    precision = getattr(cfg, "precision", "float32")
-    if stage.gpu and precision != "float32" and run.torch_device() == "cpu":
-        _warn_of_slow(precision)
-
-
-@cache  # once in a process, not at every step
-def _warn_of_slow(precision: str) -> None:
-    log.warning(
-        "models compute in %s on a CPU: on most far slower than in float32, with other last digits than a GPU's; "
-        "--precision float32 is for CPUs",
-        precision,
-    )
 
 
 def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline.engine.stage import Artifact, RunContext
+
+log = logging.getLogger("sevila")
 
 Model = TypeVar("Model")
 Result = TypeVar("Result")
@@ -63,6 +66,8 @@ def give_back_language() -> None:
 
 def resident(weights: Artifact, part: str, precision: str, run: RunContext, load: Callable[[], Model]) -> Model:
     """Return what `load` returns, or did for the same part of the same weights on this device, if such models are kept."""
+    if precision != "float32" and run.torch_device() == "cpu":
+        warn_of_slow(precision)
     models = _models.get()
     if models is None or (models.in_turn and part != "language"):
         return load()
@@ -73,3 +78,13 @@ def resident(weights: Artifact, part: str, precision: str, run: RunContext, load
         models.loaded[key] = load()
     model: Model = models.loaded[key]
     return model
+
+
+@cache  # once in a process, not for each model
+def warn_of_slow(precision: str) -> None:
+    """Warn of a precision that a CPU is not made for."""
+    log.warning(
+        "models compute in %s on a CPU: on most far slower than in float32, with other last digits than a GPU's; "
+        "--precision float32 is for CPUs",
+        precision,
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from cache.store import Store
 from pipeline.engine.stage import RunContext
-from pipeline.inference.resident import give_back_language, keeping_language, resident
+from pipeline.inference.resident import give_back_language, keeping_language, resident, warn_of_slow
 
 
 @pytest.fixture
@@ -52,3 +52,14 @@ def test_a_language_model_goes_where_other_models_want_its_memory(run: RunContex
         assert loaded(run, "a") is not first
 
     chain()
+
+
+def test_a_model_in_sixteen_bits_on_a_cpu_is_warned_of_once_and_where_it_is_loaded(
+    run: RunContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_slow.cache_clear()
+    loaded(run, "a")
+    assert "on a CPU" not in caplog.text
+    for _ in range(2):
+        loaded(run, "a", precision="bfloat16")
+    assert caplog.text.count("models compute in bfloat16 on a CPU") == 1 and "--precision float32" in caplog.text

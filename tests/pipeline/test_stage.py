@@ -78,16 +78,6 @@ def toy_square(cfg: Square, run: RunContext, numbers: Numbers, *, out: ShardedOu
     out.each_shard(work)
 
 
-class Computed(Config):
-    precision: str = "float32"
-
-
-@stage(version=1, output=Numbers, gpu=True)
-def toy_model(cfg: Computed, run: RunContext, *, out: Output) -> None:
-    """Stand for what runs a model."""
-    out.write_rows("numbers", [])
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "begun"))
@@ -114,16 +104,6 @@ def test_second_build_reuses_the_first(run: RunContext, caplog: pytest.LogCaptur
         second = build(toy_count, Count(), run, [None])
     assert second.id == first.id
     assert "toy_count: reused" in caplog.text
-
-
-def test_a_model_in_sixteen_bits_on_a_cpu_is_warned_of_once_and_only_where_it_computes(
-    run: RunContext, caplog: pytest.LogCaptureFixture
-) -> None:
-    build(toy_model, Computed(), run, [])
-    assert "on a CPU" not in caplog.text
-    for _ in range(2):
-        build(toy_model, Computed(precision="bfloat16"), run, [])
-    assert caplog.text.count("models compute in bfloat16 on a CPU") == 1 and "--precision float32" in caplog.text
 
 
 def test_config_changes_identity_and_execution_does_not(run: RunContext, tmp_path: Path) -> None:
