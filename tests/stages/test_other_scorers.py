@@ -125,7 +125,8 @@ def test_a_question_without_finite_scores_is_counted_and_where_all_are_without_t
 
     monkeypatch.setattr(owner, name, torch.no_grad()(without_numbers))
     stage = "score_by_similarity" if kind == "clip" else "score_by_matching"
-    words = scored_by(models, kind, f"{stage}.template=one {{question}}")
+    in_one_batch = ("--batch-tokens", "16384")  # of which the first row is broken
+    words = (*scored_by(models, kind, f"{stage}.template=one {{question}}"), *in_one_batch)
     assert sevila("run", demo, Path(shutil.copytree(own, tmp_path / "one")), *words) == 0
     assert of_last_run(tmp_path / "one")[0].record.dropped == {SCORES: 1}
     broken = slice(None)
@@ -145,7 +146,7 @@ def test_what_already_is_float32_is_not_advised_to_become_it(
 ) -> None:
     whole = Embedder.of_frames
     monkeypatch.setattr(Embedder, "of_frames", torch.no_grad()(lambda *given: whole(*given).fill_(torch.inf)))
-    words = scored_by(models, "siglip")
+    words = scored_by(models, "siglip", "sample_frames.frames=5")  # which no other test has embedded
     for precision, advice in (("float32", "the weights are damaged"), ("bfloat16", "set precision to float32")):
         store = Path(shutil.copytree(own, tmp_path / precision))
         assert sevila("run", demo, store, *words, "--set", f"embed_frames.precision={precision}") == 1
