@@ -191,7 +191,9 @@ def _way_to(address: str, error: MachineError) -> str:
     protocol = address.split("://")[0]
     if isinstance(cause, ImportError) and protocol in EXTRAS:
         return f"{address}: {cause}: pip install 'sevila-pipeline[{EXTRAS[protocol]}]'"
-    if isinstance(cause, ImportError | ValueError):
+    if isinstance(cause, ImportError):
+        return f"{address}: {cause} (with pip, beside sevila-pipeline)"  # fsspec names the package of each address
+    if isinstance(cause, ValueError):
         return f"{address}: {cause}; wanted a folder, or an address such as s3://BUCKET/PATH, gs://, hf:// or ssh://HOST/PATH"
     return str(error)
 

@@ -43,7 +43,7 @@ class AnsweringWeights:
         weights: as for `sevila run`; or demo: the tiny backbone that `sevila demo` has trained in the store
         localizer: trained weights of the store, by id or the beginning of it; else the released ones, or BLIP-2's own
         answerer: likewise
-        download: ask the model hub for weights that nobody placed
+        download: fetch weights that nobody placed from the Hugging Face Hub (docs/weights.md)
     """
 
     weights: PlaceOption = ()

@@ -69,7 +69,7 @@ def why(
     from reports.why import why_lines
     from stages.chain import chain_of
 
-    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
+    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), remembered=KINDS)
     if stage:
         loaded.config_of(stage)  # an unknown stage is refused before anything is walked
     other = named_run(context.store, than) if than else None

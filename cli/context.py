@@ -19,7 +19,6 @@ def open_recipe(
     chain: ChainOptions,
     seed: int | None,
     store: Store,
-    download: bool = True,
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
@@ -28,6 +27,4 @@ def open_recipe(
     from stages.all import STAGES
 
     request = opening.Request(name, chain.all_settings(), seed, chain.places.by_kind())
-    return opening.open_recipe(
-        request, STAGES, RunContext.of(store, chain.execution.as_options()), download, remembered
-    )
+    return opening.open_recipe(request, STAGES, RunContext.of(store, chain.execution.as_options()), remembered)

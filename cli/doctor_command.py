@@ -40,7 +40,7 @@ def doctor(
     estimate: RecipeEstimate | None = None
     if recipe:
         try:
-            to_run = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
+            to_run = open_recipe(recipe, chain, seed, where.open(), remembered=KINDS)
             more, estimate = recipe_findings(*to_run)
         except SevilaError as error:
             more = [Finding(OF_RECIPE, "problem", str(error))]

@@ -220,6 +220,7 @@ class ExecutionOptions(Inference):
         processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
         server_requests: questions that a server is asked at once ([answer_with_vlm] served)
         server_requests_per_minute: requests that it is sent at most, repeated ones included; else as many as it takes
+        download: fetch weights that nobody placed from the Hugging Face Hub (docs/weights.md)
         tensorboard: write training curves there as well
     """
 
@@ -228,6 +229,7 @@ class ExecutionOptions(Inference):
     processes: Count = 0
     server_requests: Positive = 4
     server_requests_per_minute: Positive | None = None
+    download: bool = False
     tensorboard: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
 
 

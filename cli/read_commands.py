@@ -143,7 +143,7 @@ def datasets(
 
     given = places.by_kind()
     refuse_unused(given, dict.fromkeys(given, adapter_names()))
-    sources = Sources(where.open().digests, given, download=False)
+    sources = Sources(where.open().digests, given)
     place = sources.places.configured
     if as_json:
         print_json(listing_content(names, place, sources.missing_videos))

@@ -159,7 +159,7 @@ def plan(
     from pipeline.engine.places import KINDS
     from stages.chain import chain_of
 
-    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), download=False, remembered=KINDS)
+    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), remembered=KINDS)
     steps = DryRun(loaded, context).walk(chain_of(loaded), sources)
     if as_json:
         print_json(steps)

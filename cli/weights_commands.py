@@ -110,4 +110,4 @@ def _store_and_sources(where: StorePlace, weights: PlaceOption) -> tuple[Any, An
     from pipeline.engine.sources import Sources
 
     store = where.open()
-    return store, Sources(store.digests, {"weights": list(weights)}, download=False)
+    return store, Sources(store.digests, {"weights": list(weights)})

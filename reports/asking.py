@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +92,7 @@ def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
         weights = () if _of_demo(request) else request.weights
         recipe = DEMO if _of_demo(request) else RECIPE
         to_open = Request(recipe, settings, places={**places, "weights": weights})
-        loaded, run, sources = open_recipe(to_open, STAGES, run, request.download)
+        loaded, run, sources = open_recipe(to_open, STAGES, replace(run, download=request.download))
         _refuse_without_weights(loaded, sources)
         trained = _trained(request, run.store, loaded)
         with run.store.in_use(), pinned(run.store, "", loaded, []) as pin:
@@ -114,7 +114,7 @@ def _settings(request: AskRequest, run: RunContext) -> list[str]:
     settings = [f"score_frames.prompt={_prompt(request)}"]
     if run.torch_device() == "cpu":
         settings += [f"{stage}.precision=float32" for stage in WITH_PRECISION]
-    sources = Sources(run.store.digests, {"weights": request.weights}, download=False)
+    sources = Sources(run.store.digests, {"weights": request.weights})
     if RELEASED_SEVILA in sources.places.named("weights"):
         settings += [f"{stage}.weights={RELEASED_SEVILA}" for stage in ("init_localizer", "init_answerer")]
     return settings
@@ -153,7 +153,7 @@ def _hints(name: str) -> list[str]:
     if known is not None:
         lines = [f"needed: {known.title}", f"files:  {known.files} ({known.size})", f"from:   {known.page}"]
     if "/" in name:
-        lines.append("fetch:  the same command with --download asks the model hub")
+        lines.append("fetch:  the same command with --download fetches it from the Hugging Face Hub")
     return [
         *lines,
         f"here:   --weights {name}=PATH, or a line in sevila.toml (`sevila weights import`)",

@@ -135,7 +135,7 @@ class Reproduction:
         )
         remembered = KINDS if self.plan_only else ()
         with quiet(logging.ERROR):
-            recipe, run, sources = open_recipe(request, STAGES, self.run, download=False, remembered=remembered)
+            recipe, run, sources = open_recipe(request, STAGES, self.run, remembered=remembered)
         seeds = [] if subject.seed is None else [subject.seed]
         with pinned(run.store, "", recipe, seeds) as pin:
             walk = Deferred(recipe, run, Run(recipe, run, pin), _evaluated(row))

@@ -35,6 +35,7 @@ class HowToRun(TypedDict, total=False):
         decode_workers: processes that decode.
         shard_bytes: size at which a shard is cut.
         processes: of a training; 0: one for each GPU.
+        download: fetch weights that nobody placed from the Hugging Face Hub.
     """
 
     device: str
@@ -42,6 +43,7 @@ class HowToRun(TypedDict, total=False):
     decode_workers: int
     shard_bytes: int
     processes: int
+    download: bool
 
 
 def load(
@@ -136,7 +138,7 @@ class Experiment:
 
     def _dry_run(self) -> tuple[DryRun, Any]:
         context = RunContext(self.store, **self.how)
-        recipe, context, sources = opening.open_recipe(self.request, STAGES, context, download=False, remembered=KINDS)
+        recipe, context, sources = opening.open_recipe(self.request, STAGES, context, remembered=KINDS)
         walked, outcomes = DryRun(recipe, context), list[Any]()
         walked.walk(lambda *chain: outcomes.append(chain_of(recipe)(*chain)), sources)
         return walked, outcomes[0]

@@ -115,7 +115,13 @@ class _OnTensors:
 
     @classmethod
     def load(
-        cls, backbone: PathLike, weights: PathLike | None = None, *, device: str = "auto", precision: str = "float32"
+        cls,
+        backbone: PathLike,
+        weights: PathLike | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "float32",
+        download: bool = False,
     ) -> Self:
         """Return the model, ready to be asked. Two of one backbone share its ViT and language model.
 
@@ -126,12 +132,13 @@ class _OnTensors:
                 None: BLIP-2's Q-Former, as it is.
             device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
             precision: float32, or bfloat16 on a GPU.
+            download: fetch a backbone that is not on this machine from the Hugging Face Hub.
 
         Raises:
             SevilaError: nothing is there, or it is not what was wanted.
         """
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        key = str(_place(backbone).resolve()), device, precision
+        key = str(_place(backbone, download).resolve()), device, precision
         frozen = _loaded.get(key) or _loaded.setdefault(key, _Frozen(Path(key[0]), device, precision))
         prompt = _prompt(frozen, Path(key[0]), weights, cls._part)
         prompt.compute_dtype = getattr(torch, precision)
@@ -214,13 +221,13 @@ class Answerer(_OnTensors):
         return OptionAnswer(prediction, options[prediction], out.option_logits[0].float().cpu())
 
 
-def _place(backbone: PathLike) -> Path:
+def _place(backbone: PathLike, download: bool) -> Path:
     name, path = str(backbone), Path(backbone)
     if path.exists():
         return path
     places = PlaceLookup({})
     is_of_hub = "/" in name and not path.is_absolute() and places.configured("weights", name) is None
-    return of_hub(name, download=True) if is_of_hub else places.place("weights", name)
+    return of_hub(name, download) if is_of_hub else places.place("weights", name)
 
 
 def _prompt(frozen: _Frozen, backbone: Path, weights: PathLike | None, part: PromptPart) -> VisualPrompt:

@@ -69,6 +69,10 @@ class Execution(BaseModel):
     server_requests_per_minute: int | None = Field(
         default=None, ge=1, description="requests that a process sends it at most, repeated ones included"
     )
+    download: bool = Field(
+        default=False,
+        description="weights that nobody placed may be fetched from the Hugging Face Hub, by each machine",
+    )
 
 
 # What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is

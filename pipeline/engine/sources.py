@@ -97,7 +97,7 @@ class Sources:
         self,
         digests: DigestCache,
         places: Mapping[str, Iterable[str]],
-        download: bool = True,
+        download: bool = False,
         remembered: Collection[str] = (),
     ) -> None:
         self.places = PlaceLookup(places)
@@ -161,7 +161,7 @@ class Sources:
         return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source, files_of)
 
     def weights_place(self, name: str) -> Path:
-        """Return the folder or file of weights; a name like `owner/model` that nobody placed is asked of the model hub."""
+        """Return the folder or file of weights; a name like `owner/model` that nobody placed is that of the model hub."""
         if not self._is_of_hub(name):
             return self.places.place("weights", name)
         return of_hub(name, self._download)
@@ -191,8 +191,8 @@ class Sources:
             if problem:
                 raise MissingSourceError(problem)
         for name in weights:
-            if self._is_checked("weights", name) and not self._is_of_hub(name):
-                self.places.place("weights", name)
+            if self._is_checked("weights", name) and not (self._download and self._is_of_hub(name)):
+                self.weights_place(name)
         if served and not self._remembered_kinds:
             ServerPlace.of_environment(served)
 

@@ -68,7 +68,7 @@ class RunContext:
         device: a torch device, or `auto` for the first GPU if there is one.
         batch_tokens: tokens a forward pass may hold, padding included, and frames per ViT batch; None: what suits the device.
         decode_workers: processes that decode videos; `shard_bytes`: size at which a shard is cut.
-        sources: finds data and weights by name on this machine.
+        sources: finds data and weights by name on this machine; `download`: may fetch these from the model hub.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
         checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
         server_requests: questions that a server is asked at the same time; `..._per_minute`: requests a process sends at most.
@@ -86,6 +86,7 @@ class RunContext:
     tensorboard: Path | None = None
     server_requests: int = 4
     server_requests_per_minute: int | None = None
+    download: bool = False
 
     def __post_init__(self) -> None:
         """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
@@ -93,10 +94,9 @@ class RunContext:
             return
         import torch
 
-        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-        if self.device not in devices and not (self.device == "cuda" and devices):
-            wanted = ", ".join(["auto", "cpu", *devices])
-            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {wanted} here")
+        devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        if self.device not in devices and not (self.device == "cuda" and "cuda:0" in devices):
+            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {', '.join(devices)} here")
 
     @classmethod
     def of(cls, store: Store, options: Mapping[str, Any]) -> RunContext:

@@ -75,7 +75,11 @@ def links_to(path: Path) -> list[tuple[int, ...]]:
 
 
 def of_hub(name: str, download: bool) -> Path:
-    """Return the folder of the weights that a model hub has under this name; raises `MissingSourceError`."""
+    """Return the folder of the weights that a model hub has under this name, as it was fetched before unless `download`.
+
+    Raises:
+        MissingSourceError: they are not here, or the hub did not give them.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -83,6 +87,7 @@ def of_hub(name: str, download: bool) -> Path:
     except Exception as error:  # the hub client raises many kinds, offline ones among them
         raise MissingSourceError(
             f"the weights {name!r} are not on this machine"
-            + (f" and the model hub did not give them ({type(error).__name__})" if download else "")
-            + f"; give `--weights {name}=PATH` for a folder downloaded before; `sevila weights ls` says where to get it"
+            + (f", and the model hub did not give them ({type(error).__name__}); " if download else "; ")
+            + f"give `--weights {name}=PATH` for a folder downloaded before, or --download to fetch them from the Hugging Face "
+            "Hub; `sevila weights ls` says where they are from and how large they are"
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.engine.places import KINDS
 from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext, Stage
@@ -35,15 +36,13 @@ def open_recipe(
     request: Request,
     stages: Mapping[str, Stage],
     run: RunContext,
-    download: bool = True,
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
     """Return the recipe, `run` with the sources, and the sources; the demo's world is written if it is not there.
 
     Args:
         stages: those that a recipe may have sections of, by name.
-        download: the model hub may be asked for weights that nobody placed.
-        remembered: as for `Sources`.
+        remembered: as for `Sources`; who has the store remember all only looks, and nothing is fetched from the model hub.
 
     Raises:
         RecipeError: the recipe, a setting or a place is wrong.
@@ -54,5 +53,6 @@ def open_recipe(
         check_names([recipe], places)
     if brings_data(request.recipe) and not (places.get("annotations") or places.get("videos")):
         places = {**places, **places_in(run.store, request.recipe, request.seed or 0)}
-    sources = Sources(run.store.digests, places, download, remembered)
+    only_looks = set(KINDS) <= set(remembered)
+    sources = Sources(run.store.digests, places, run.download and not only_looks, remembered)
     return recipe, replace(run, sources=sources), sources

@@ -14,7 +14,7 @@ HEAD = """\
 KINDS_TEXT = {
     "annotations": "Annotation file of a data set, or folder of the files as downloaded.",
     "videos": "Folder of its videos.",
-    "weights": "Folder or file of weights. A name OWNER/MODEL that has no line here is downloaded from the Hugging Face Hub.",
+    "weights": "Folder or file of weights. A name OWNER/MODEL without a line here is the Hugging Face Hub's, see --download.",
 }
 
 

@@ -7,9 +7,11 @@ import huggingface_hub
 import pytest
 
 from cache.digests import DigestCache
+from cache.errors import MissingSourceError
 from cache.store import Store
 from cli import main
 from pipeline.engine.sources import Sources
+from sevila.models import Localizer
 from tests.small_world import SMALL
 from tests.stages.runs import arguments, records, sevila
 
@@ -139,8 +141,37 @@ def test_the_hub_is_not_asked_for_weights_while_a_place_is_wrong(
     places[wrong] = tmp_path / "gone"
     given = [word for kind, place in places.items() for word in (f"--{kind}", str(place))]
     settings = ["--set", f"chain.kind={chain}", "--set", "list_questions.split=test"]
-    assert main(["run", "plain", *given, *settings, "--store", str(tmp_path / "store")]) == 1
+    assert main(["run", "plain", *given, *settings, "--download", "--store", str(tmp_path / "store")]) == 1
     assert f"the {wrong} 'plain' should lie at {tmp_path / 'gone'}, but nothing is there" in capsys.readouterr().err
+
+
+def test_weights_are_fetched_from_the_hub_only_where_download_is_given_and_something_is_made(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+
+    def hub(name: str, local_files_only: bool, **_: object) -> str:
+        if local_files_only and name not in fetched:
+            raise FileNotFoundError(name)
+        fetched.append(name)
+        return str(demo / "tiny-blip2")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    store, hub_id = tmp_path / "store", ("--set", "import_backbone.weights=owner/model")
+    commands = [("run",), ("stage", "import_backbone"), ("plan", "--download")]
+    for command, *more in commands:
+        main(without("weights", command, demo, store, *more, *hub_id))
+        out, error = capsys.readouterr()
+        assert "the weights 'owner/model' are not on this machine" in out + error
+        assert "--download to fetch them from the Hugging Face Hub" in " ".join((out + error).split())
+    with pytest.raises(MissingSourceError, match="--download to fetch them"):
+        Localizer.load("owner/model")
+    assert not fetched and {record.stage for record in records(store).values()} == {"list_questions"}
+    assert main(without("weights", "stage", demo, store, "import_backbone", *hub_id, "--download")) == 0
+    assert fetched == ["owner/model"]
+    fetched.clear()
+    Localizer.load("owner/model", device="cpu", download=True)
+    assert fetched == ["owner/model"]
 
 
 @pytest.mark.parametrize(

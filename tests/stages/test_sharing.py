@@ -1,6 +1,8 @@
 """Sharing a store: a run that was pushed is read and repeated where it was pulled."""
 
 import shutil
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,37 @@ def test_features_can_stay_away_and_the_run_is_still_read_repeated_and_verified(
     assert "gone from the pool, or left out of a pull" in capsys.readouterr().err
     assert main(without_videos(demo, store, "extract_features", "--again", command="stage")) == 0  # from the frames
     assert main(new) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "missing", "wanted"),
+    [
+        ("s3://bucket/x", "s3fs", "pip install 'sevila-pipeline[s3]'"),
+        ("gs://bucket/x", "gcsfs", "pip install 'sevila-pipeline[gs]'"),
+        ("gcs://bucket/x", "gcsfs", "pip install 'sevila-pipeline[gs]'"),
+        ("ssh://host/x", "paramiko", "pip install 'sevila-pipeline[ssh]'"),
+        ("sftp://host/x", "paramiko", "pip install 'sevila-pipeline[ssh]'"),
+        ("hf://datasets/owner/name", "huggingface_hub", "huggingface_hub"),
+        ("az://container/x", "adlfs", "Install adlfs"),
+        ("nothing://x", "", "wanted a folder, or an address such as s3://BUCKET/PATH, gs://, hf:// or ssh://HOST/PATH"),
+    ],
+)
+def test_an_address_whose_package_is_missing_says_what_to_install(
+    address: str,
+    missing: str,
+    wanted: str,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("fsspec.implementations.sftp")]:
+        monkeypatch.delitem(sys.modules, name)
+    loaded = import_module("fsspec.registry")._registry  # of earlier tests
+    monkeypatch.delitem(loaded, address.split("://")[0], raising=False)
+    monkeypatch.setitem(sys.modules, missing or "none of these", None)
+    assert main(["cache", "push", address, "--store", str(finished)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert address in error and wanted in error and "Traceback" not in error
 
 
 def test_the_errors_of_sharing_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
