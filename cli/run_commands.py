@@ -196,16 +196,18 @@ def results(
     """
     from pipeline.engine.recipe import load
     from pipeline.engine.steps import Run
+    from pipeline.inference.resident import keeping_language
+    from pipeline.recipes.requirements import evaluates_settings
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, seed_report
     from reports.summary_json import summary_content
     from stages.all import STAGES
-    from stages.chain import chain_of, full
+    from stages.chain import full
 
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {' '.join(map(str, seeds))}: a seed twice adds nothing; wanted each once")
     loaded, runs, contents = load(recipe, STAGES, chain.all_settings()), [], []
-    if chain_of(loaded) is not full:
+    if not evaluates_settings(loaded):
         raise RecipeError(
             f"recipe {loaded.name!r} does not evaluate several settings: --set chain.kind=full, on questions with options"
         )
@@ -215,7 +217,7 @@ def results(
             loaded, context, sources = open_recipe(recipe, chain, seed, store)
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
-            of_seed = full(loaded, steps, sources)
+            of_seed = keeping_language(full)(loaded, steps, sources)
             runs.append(SeedRun(seed, of_seed, steps.artifacts, time.perf_counter() - started))
             contents.append({"seed": seed, **summary_content(steps.artifacts, steps.settings, of_seed)})
     write_output(seed_report(loaded, runs, command_line), output, contents if as_json else None)

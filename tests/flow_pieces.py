@@ -52,8 +52,8 @@ def test_cancelling_a_run_stops_its_pieces_and_the_next_run_goes_on_from_the_fin
     space, _, key = next((other / "pool").glob("extract_features-*/*/*")).parts[-3:]
     with Store(store).lock(f"pool/{space}/{key}"):  # one worker waits for this video, the other makes all else
         id = prefect.start("sevila-stage/rerun", "cancelled", **extraction(prefect, store, shard_megabytes=0.001))
-        (notes,) = prefect.until(lambda: [*(store / "partial").glob("extract_features-*/progress")])
-        prefect.until(lambda: len([*notes.glob("0*.json")]) == len(read_note(notes / "plan.json")["shards"]) - 1)
+        (plan,) = prefect.until(lambda: [*(store / "partial").glob("extract_features-*/progress/plan.json")])
+        prefect.until(lambda: len([*plan.parent.glob("0*.json")]) == len(read_note(plan)["shards"]) - 1)
         prefect.ask(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})  # the button of the UI
         prefect.ended("cancelled", "CANCELLED")
         prefect.until(lambda: all(piece["state"]["type"] in ENDED for piece in prefect.pieces(id)))
