@@ -38,7 +38,7 @@ from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
-from pipeline.engine.stage import Artifact, Plan, RunContext, Stage
+from pipeline.engine.stage import Plan, RunContext, Stage
 from pipeline.engine.steps import Run
 from pipeline.video.attempts import Attempts
 from pipeline.video.frames import VideoProbe
@@ -97,7 +97,7 @@ PLACES = {"annotations": "questions.csv", "videos": "videos", "weights": "tiny-b
 class Simulated(Run):
     """Runs a chain with other bodies for the stages that decode videos or run a model."""
 
-    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Artifact:
+    def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         body, plan = BODIES.get(stage.name, stage.function), PLANS.get(stage.name, stage.plan)
         return super().__call__(
             dataclasses.replace(stage, function=body, plan=plan), *inputs, setting=setting, **changes
@@ -190,7 +190,7 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "score_frames": lambda questions: Plan(_thousands(len(questions.rows("questions")))),
     "answer_questions": lambda keyframes: Plan(_thousands(len(keyframes.rows("keyframes")))),
 }
-BODIES = {
+BODIES: dict[str, Callable[..., None]] = {
     "sample_frames": _frames,
     "extract_features": _features,
     "score_frames": _scores,
