@@ -10,6 +10,8 @@ from cache.record import RECORD, Record
 from cache.store import Store
 from cache.untrusted import is_name
 
+MOST_NAMED = 5  # of the artifacts that an unclear id may mean
+
 
 def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
     """Return the artifacts whose id, or whose id's hexadecimal part, starts with `prefix`; only that one if it is an id.
@@ -44,7 +46,8 @@ def find(store: Store, prefix: str) -> str:
     """Return the one artifact that `matching` finds; raises `StoreError` if it finds several."""
     ids = matching(store, prefix)
     if len(ids) > 1:
-        raise StoreError(f"several artifacts start with {prefix!r}: {', '.join(ids)}; give more of the id")
+        named = ", ".join(ids[:MOST_NAMED]) + (f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else "")
+        raise StoreError(f"several artifacts start with {prefix!r}: {named}; give more of the id")
     return ids[0]
 
 

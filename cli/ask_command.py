@@ -27,7 +27,7 @@ from cli.options import (
     Texts,
     Where,
 )
-from cli.terminal import RED, print_json, print_last, print_text
+from cli.terminal import RED, YELLOW, print_json, print_last, print_text
 
 if TYPE_CHECKING:
     from reports.asked_answer import AskedAnswer
@@ -144,7 +144,7 @@ def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOption
     with served(answer, page.port, page.upload_megabytes) as address:
         print_text(f"{address}  until Ctrl-C")
         if page.in_browser:
-            webbrowser.open(address)
+            _open(address)
         wait()
     return 0
 
@@ -157,4 +157,9 @@ def _show(run: AskedRun, answer: AskedAnswer, page: PageOptions, quiet: bool) ->
     write_for_user(path, answer_page(run, answer).encode())
     print_text(f"\npage: {path}") if not quiet else None
     if page.in_browser:
-        webbrowser.open(path.absolute().as_uri())
+        _open(path.absolute().as_uri())
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(address):
+        print_last(f"no browser could be opened here; the page is at {printable(address)}", YELLOW)

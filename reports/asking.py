@@ -84,6 +84,8 @@ def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
     video = request.video.expanduser().absolute()
     if not video.exists():
         raise MissingSourceError(f"{request.video}: there is no such video; wanted a file, or a folder of images")
+    if twice := [option for option in request.options if list(request.options).count(option) > 1]:
+        raise SevilaError(f"this cannot be asked: the option {twice[0]!r} is given more than once")
     with TemporaryDirectory(prefix="sevila-ask-") as folder:
         file = Path(folder) / "questions.jsonl"
         dataset = write_question(file, video.name, request.question, request.options)

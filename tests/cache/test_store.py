@@ -102,6 +102,14 @@ def test_artifact_is_found_by_the_beginning_of_its_hexadecimal_part(tmp_path: Pa
         find(store, "nothing")
 
 
+def test_of_many_artifacts_that_begin_alike_an_error_names_a_few_and_counts_the_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ids = sorted(publish(store, {"k": k}) for k in range(8))
+    with pytest.raises(StoreError, match=f"{ids[4]} and 3 more; give more of the id") as error:
+        find(store, "make_things")
+    assert ids[5] not in str(error.value)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"record_version": 99})])
 def test_unreadable_or_foreign_record_is_refused_by_name(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)

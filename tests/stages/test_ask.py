@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,21 @@ def test_a_page_holds_the_strip_and_nothing_of_it_is_obeyed(demo: Path, asked: P
     assert "<script" not in content and "&lt;script&gt;" in content and "{{ 1 + 1 }}" in content
     assert content.count("data:image/jpeg;base64,/9j/") == 8 and content.count('class="keyframe"') == 4
     assert not re.search(r"(src|href)=\"(?!data:)", content)
+
+
+def test_where_no_browser_can_be_opened_it_says_where_the_page_is(
+    demo: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webbrowser, "open", lambda _: False)
+    page = tmp_path / "answer.html"
+    options = ("--option", "red", "--option", "blue", "--option", "green")
+    assert ask(demo, asked, "What colour is it?", *options, "--open", "--json", "-o", str(page)) == 0
+    assert f"no browser could be opened here; the page is at {page.as_uri()}" in capsys.readouterr().err
+
+
+def test_an_option_given_twice_is_refused(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(demo, asked, "What colour is it?", "--option", "red", "--option", "red") == 1
+    assert "this cannot be asked: the option 'red' is given more than once" in capsys.readouterr().err
 
 
 def test_a_page_shows_a_turned_video_as_players_do(demo: Path, asked: Path, tmp_path: Path) -> None:
