@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cache.printable import printable_value
 from pipeline.video.jpeg import as_jpeg
 from pipeline.video.thumbnails import shape_or_coded
-from reports.asked_answer import AskedAnswer, AskedFrame, clock
+from reports.asked_answer import AskedAnswer, AskedFrame, clock, percent_text
 from reports.asking import AskedRun
 
 
@@ -37,7 +37,7 @@ def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
                 "time": clock(frame.seconds),
                 "keyframe": frame.keyframe,
                 "height": share,
-                "says": "" if frame.probability_yes is None else f"{frame.probability_yes:.1%}",
+                "says": "" if frame.probability_yes is None else percent_text(frame.probability_yes),
             }
             for row, frame, share in zip(rows, answer.frames, shares, strict=True)
         ]

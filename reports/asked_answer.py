@@ -159,13 +159,18 @@ def _option_row(option: OptionShare) -> list[str]:
 
 
 def _frame_row(frame: AskedFrame) -> list[str]:
-    says = "-" if frame.probability_yes is None else f"{frame.probability_yes:.1%}"
+    says = "-" if frame.probability_yes is None else percent_text(frame.probability_yes)
     return [
         f"  {clock(frame.seconds)}",
         str(frame.frame_index),
         says,
         "-" if frame.logit_yes is None else f"{frame.logit_yes:.2f}",
     ]
+
+
+def percent_text(share: float) -> str:
+    """Return a share in percent with tenths; what is more than nothing never reads as nothing."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def clock(seconds: float) -> str:

@@ -18,7 +18,7 @@ from pipeline.inference.resident import Models, keeping_models
 from pipeline.models import checkpoint
 from reports.ask_page import answer_page
 from reports.ask_server import answered_upload
-from reports.asked_answer import answer_of
+from reports.asked_answer import answer_of, percent_text
 from reports.asking import AskRequest, ask_video
 from tests.stages.runs import artifact
 from tests.videos import make_video, rotate
@@ -202,3 +202,7 @@ def test_without_gradio_serving_says_what_to_install_and_nothing_else_imports_it
     assert main(["ask", "--serve", "--store", str(asked)]) == 1
     assert 'pip install "sevila-pipeline[serve]"' in capsys.readouterr().err
     assert ask(demo, asked, "What?", "--option", "red", "--option", "blue") == 0
+
+
+def test_a_frame_that_is_hardly_a_yes_does_not_read_as_none_at_all() -> None:
+    assert list(map(percent_text, (0.0, 1e-7, 0.0006, 0.731))) == ["0.0%", "<0.1%", "0.1%", "73.1%"]
