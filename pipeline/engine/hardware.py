@@ -58,11 +58,18 @@ def hardware_facts(gpu: bool, run: RunContext) -> dict[str, Any]:
 def reset_peaks(run: RunContext) -> None:
     """Have peak memory count from now on, and give back what the stage before held in cycles on a GPU: whole models."""
     reset_peak_memory()
+    free_gpu_memory()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized() and run.torch_device().startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(run.torch_device())
+
+
+def free_gpu_memory() -> None:
+    """Give back to the GPU what nothing holds any more but cycles and torch's own cache, so that other processes have it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(run.torch_device())
 
 
 def merged_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

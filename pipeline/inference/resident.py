@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
+from pipeline.engine.hardware import free_gpu_memory
 from pipeline.engine.stage import Artifact, RunContext
 
 log = logging.getLogger("sevila")
@@ -60,8 +61,9 @@ def keeping_language(chain: Callable[Given, Result]) -> Callable[Given, Result]:
 def give_back_language() -> None:
     """Let go of a chain's language model, where its memory is wanted by other models or processes."""
     models = _models.get()
-    if models is not None and models.in_turn:
+    if models is not None and models.in_turn and models.loaded:
         models.loaded.clear()
+        free_gpu_memory()
 
 
 def resident(weights: Artifact, part: str, precision: str, run: RunContext, load: Callable[[], Model]) -> Model:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cache.store import Store
 from pipeline.engine.stage import RunContext
@@ -44,11 +45,20 @@ def test_other_weights_or_another_precision_take_the_place_of_those_that_were_lo
     chain()
 
 
-def test_a_language_model_goes_where_other_models_want_its_memory(run: RunContext) -> None:
+def test_a_language_model_goes_where_other_models_want_its_memory(
+    run: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(True))
+
     @keeping_language
     def chain() -> None:
+        give_back_language()
+        assert not freed  # nothing is loaded
         first = loaded(run, "a")
         give_back_language()
+        assert freed  # other processes can have it, too
         assert loaded(run, "a") is not first
 
     chain()
