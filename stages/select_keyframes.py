@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cache.errors import did_you_mean
+from cache.fingerprint import fingerprint
 from cache.tables import Schema
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
@@ -52,6 +53,11 @@ class Keyframes(Artifact):
         rows = typed_rows_of_all(self, "keyframes", questions, ChosenFrames)
         reasons = [row.reason or failed.get(row.video_id, Reason()) for row in rows]
         return [(known[row.question_id], row._replace(reason=why)) for row, why in zip(rows, reasons, strict=True)]
+
+    def frames_digest(self) -> str:
+        """Return a digest of which frames each question has, or why none, whatever they were chosen by."""
+        rows = self.typed_rows("keyframes", ChosenFrames)
+        return fingerprint([[row.question_id, str(row.reason), row.frame_indices, row.rows] for row in rows])
 
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
