@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.record import RECORD, Record, same_content
+from cache.upstream import inputs_first
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -21,10 +22,15 @@ def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
     Args:
         known: what was found out of other artifacts; gains what is found out here.
     """
-    if artifact not in known:
-        known[artifact] = ""
+
+    def inputs_of(id: str) -> list[str]:
+        with suppress(CorruptArtifactError, StoreError):
+            return [input for input in store.record(id).inputs.values() if input is not None and store.exists(input)]
+        return []
+
+    for id in inputs_first(artifact, inputs_of, known, ""):
         with suppress(CorruptArtifactError, StoreError):  # damaged: its reader says so
-            known[artifact] = why_record_stale(store, store.record(artifact), known)
+            known[id] = why_record_stale(store, store.record(id), known)
     return known[artifact]
 
 
