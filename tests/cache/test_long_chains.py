@@ -90,4 +90,4 @@ def test_records_that_claim_to_come_from_each_other_end_no_walk_and_are_not_push
     assert sorted(line.id for line in artifact_lines(store)) == ids
     assert len(survey(store).goes) == 2
     with pytest.raises(CorruptArtifactError, match="its stage, config and inputs have the id make-v1-"):
-        Push(store, Remote(str(tmp_path / "remote"))).run()
+        Push(store, Remote(str(tmp_path / "remote")), [], [], False).run()
