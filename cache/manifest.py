@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 from cache.errors import CorruptArtifactError
@@ -19,6 +18,7 @@ from cache.pool_listing import PartId
 from cache.record import RECORD_VERSION, Record, artifact_id
 from cache.store import Store
 from cache.untrusted import is_count, is_digest, is_name
+from cache.upstream import inputs_first
 
 PROGRESS_FILE = re.compile(r"plan\.json|\d{5}\.json")
 FIELDS = {"record", "progress", "parts", "sources"}
@@ -152,10 +152,9 @@ def same_arrays(one: str, other: str) -> bool:
 
 def with_inputs(store: Store, ids: Collection[str], is_here: Callable[[str], bool]) -> list[str]:
     """Return those artifacts that are here, with all they were made from that is here, each after what it was made from."""
-    made_from: dict[str, list[str]] = {}
-    waiting = [id for id in ids if is_here(id)]
-    while waiting:
-        if (id := waiting.pop()) not in made_from:
-            made_from[id] = [input for input in store.record(id).inputs.values() if input and is_here(input)]
-            waiting += made_from[id]
-    return list(TopologicalSorter(made_from).static_order())
+
+    def inputs_of(id: str) -> list[str]:
+        return [input for input in store.record(id).inputs.values() if input and is_here(input)]
+
+    known: dict[str, None] = {}
+    return [id for wanted in ids if is_here(wanted) for id in inputs_first(wanted, inputs_of, known, None)]

@@ -20,7 +20,7 @@ from cache.pool import part_paths
 from cache.pool_listing import references
 from cache.pool_reader import holder
 from cache.pulled import absent_parts
-from cache.record import PROGRESS, RECORD, same_content
+from cache.record import PROGRESS, RECORD, artifact_id, same_content
 from cache.remote import Remote
 from cache.store import BESIDE_RECORD, Store
 from cache.untrusted import is_artifact_id, path_inside
@@ -224,6 +224,10 @@ def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
     folder = store.path(id)
     text = read_whole(folder / RECORD, NOTE_LIMIT_BYTES)
     record = record_of(text, f"{folder / RECORD}")
+    own_id = artifact_id(record.stage, record.version, record.config, record.inputs)
+    if own_id != id:  # which nobody could pull
+        hint = repair_hint(folder / RECORD)
+        raise CorruptArtifactError(f"{folder / RECORD}: its stage, config and inputs have the id {own_id}; {hint}")
     progress = {
         path.name: _note_text(path) for path in (folder / PROGRESS).glob("*.json") if PROGRESS_FILE.fullmatch(path.name)
     }

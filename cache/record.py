@@ -142,6 +142,10 @@ class Record:
         text = orjson.dumps({"files": files, "rows": self.rows}, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(text).hexdigest()[:FINGERPRINT_LENGTH]
 
+    def is_stripped(self, folder: Path) -> bool:
+        """Whether it, in this folder, declares tables and names no file: only a work of no shards has nothing to write."""
+        return bool(self.schemas) and not self.files and not (folder / PLAN).exists()
+
     def upgraded(self, input_contents: dict[str, str]) -> Record:
         """Return a record of version 2 as one of version 3; nothing is known of the arrays it points to, and stays so."""
         schemas = {
