@@ -23,6 +23,7 @@ from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import Schema, read_columns, read_lists, read_rows
 from cache.untrusted import path_inside
+from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.sources import Sources
 from pipeline.reasons import Reason
 
@@ -90,13 +91,7 @@ class RunContext:
 
     def __post_init__(self) -> None:
         """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
-        if self.device in ("auto", "cpu"):
-            return
-        import torch
-
-        devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        if self.device not in devices and not (self.device == "cuda" and "cuda:0" in devices):
-            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {', '.join(devices)} here")
+        refuse_unknown_device(self.device)
 
     @classmethod
     def of(cls, store: Store, options: Mapping[str, Any]) -> RunContext:
@@ -106,9 +101,7 @@ class RunContext:
 
     def torch_device(self) -> str:
         """Return the name of the torch device to use."""
-        import torch
-
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch_device(self.device)
 
 
 class Input(Protocol):

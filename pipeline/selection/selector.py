@@ -9,6 +9,7 @@ The T candidate frames of one question are in time order; positions index them, 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -70,7 +71,7 @@ class Candidates:
         """
         given = {name: _finite(name, values) for name, values in arrays.items() if values is not None}
         counts = {name: len(array) for name, array in given.items() if name != "moments"}
-        counts |= {} if n_frames is None else {"n_frames": n_frames}
+        counts |= {} if n_frames is None else {"n_frames": whole_number("n_frames", n_frames, at_least=0)}
         if len(set(counts.values())) != 1:
             numbers = ", ".join(f"{count} by {name}" for name, count in counts.items()) or "no number"
             raise SevilaError(f"candidate frames: {numbers}; one number of frames was wanted")
@@ -105,10 +106,9 @@ class Selector:
             SevilaError: k below 1, candidates of which something needed is not known, or options of another selector.
         """
         options = self.options() if options is None else options
-        if k < 1 or type(options) is not self.options:
-            raise SevilaError(
-                f"{self.name}: k is {k}, options are {type(options).__name__}; at least 1, {self.options.__name__} wanted"
-            )
+        k = whole_number("k", k, at_least=1)
+        if type(options) is not self.options:
+            raise SevilaError(f"{self.name}: options are {type(options).__name__}; {self.options.__name__} wanted")
         given = {name: _read_only(getattr(candidates, name)) for name in self.needs if name != "rng"}
         for name, value in given.items():
             if value is None:
@@ -179,8 +179,24 @@ def _read_only(value: Any) -> Any:
     return value
 
 
+def whole_number(name: str, value: Any, at_least: int) -> int:
+    """Return a number that can count frames as an int; raises `SevilaError` for what cannot."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = at_least - 1
+    if number < at_least:
+        raise SevilaError(f"{name} is {value!r}; a whole number, at least {at_least}, was wanted")
+    return number
+
+
 def _finite(name: str, values: ArrayLike) -> Floats:
-    array = np.asarray(values, np.float64)
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SevilaError(f"{name}: no numbers ({error}); {WANTED_SHAPES[name]} was wanted") from error
+    if name == "moments" and array.size == 0:
+        return array.reshape(0, 2)
     if array.ndim != (2 if name in ("vectors", "moments") else 1):
         raise SevilaError(f"{name} have the shape {array.shape}; {WANTED_SHAPES[name]} was wanted")
     if not np.isfinite(array).all():
