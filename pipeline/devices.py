@@ -1,4 +1,4 @@
-"""The devices that torch has here."""
+"""The devices that torch has here; `auto` is the first GPU, else the CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cache.errors import SevilaError
 
 
 def refuse_unknown_device(device: str) -> None:
-    """Raise `SevilaError` for a device that torch does not have here, before any work is done; `auto` is the first GPU, else cpu."""
+    """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
     if device in ("auto", "cpu"):
         return
     import torch

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_or
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from cache.errors import CorruptArtifactError, SevilaError, StoreError, repair_hint
+from cache.errors import CorruptArtifactError, StoreError, repair_hint
 from cache.pool_listing import PARTS
 from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id

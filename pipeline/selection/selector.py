@@ -9,7 +9,6 @@ The T candidate frames of one question are in time order; positions index them, 
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cache.errors import RecipeError, SevilaError, did_you_mean
+from pipeline.whole_numbers import whole_number
 
 Positions = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -177,17 +177,6 @@ def _read_only(value: Any) -> Any:
         value = value.view()
         value.flags.writeable = False
     return value
-
-
-def whole_number(name: str, value: Any, at_least: int) -> int:
-    """Return a number that can count frames as an int; raises `SevilaError` for what cannot."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = at_least - 1
-    if number < at_least:
-        raise SevilaError(f"{name} is {value!r}; a whole number, at least {at_least}, was wanted")
-    return number
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:
