@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SevilaError
-from cache.printable import printable
+from cache.printable import counted, printable
 from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.question import Video
 from pipeline.datasets.registry import adapter_named, adapter_names
@@ -151,12 +151,12 @@ def _content_lines(of: FileContent) -> list[str]:
     if of.problem:
         return [f"  {of.problem}"]
     lines = [
-        f"  {Path(of.path).name}: {of.n_questions:,} questions, {of.n_known:,} with a known answer, {of.n_moments:,} with "
-        f"moments, about {of.n_videos:,} videos; {len(of.rejected):,} rows rejected"
+        f"  {Path(of.path).name}: {counted(of.n_questions, 'questions')}, {of.n_known:,} with a known answer, "
+        f"{of.n_moments:,} with moments, about {counted(of.n_videos, 'videos')}; {counted(len(of.rejected), 'rows')} rejected"
     ]
     lines += [f"    line {line}: {reason}" for line, reason in of.rejected[:SHOWN]]
     if of.missing_videos is None:
         return lines
     gone = of.missing_videos
     names = f": {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}" if gone else ""
-    return [*lines, f"    {of.n_videos - len(gone):,} videos found, {len(gone):,} missing{names}"]
+    return [*lines, f"    {counted(of.n_videos - len(gone), 'videos')} found, {len(gone):,} missing{names}"]

@@ -69,7 +69,7 @@ def test_a_package_offers_a_data_set_by_an_entry_point_and_its_questions_are_lis
     assert [question.options for question in Questions(Store(store), id).questions()] == [("so", "thus")]
     capsys.readouterr()
     assert main(["datasets", "theirs", *places]) == 0
-    assert "val.json: 1 questions, 1 with a known answer" in capsys.readouterr().out
+    assert "val.json: 1 question, 1 with a known answer" in capsys.readouterr().out
 
 
 def test_a_data_set_that_cannot_be_loaded_or_is_none_is_refused_by_name(package: Package) -> None:
