@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_or
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from cache.errors import CorruptArtifactError, StoreError, repair_hint
+from cache.errors import CorruptArtifactError, SevilaError, StoreError, repair_hint
 from cache.pool_listing import PARTS
 from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
@@ -282,8 +282,14 @@ def stage(
     def declare(function: Callable[..., None]) -> Stage[Produced]:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
         names = tuple(parameter.name for parameter in parameters)
-        assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
-        name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
+        name, inputs = function.__name__, names[2:-1]
+        if names[:2] != ("cfg", "run") or names[-1] != "out":
+            raise SevilaError(
+                f"{name} takes {', '.join(names) or 'nothing'}; cfg, run, inputs and, by name, out was wanted"
+            )
+        config = parameters[0].annotation
+        if not (isinstance(config, type) and issubclass(config, Config)):
+            raise SevilaError(f"{name}: the type of cfg is not given as a class derived from Config")
         needed = set(inspect.signature(plan).parameters) if plan else set()
         assert needed <= set(names[:-1]), f"{name}: a plan takes of what its stage takes: cfg, run, inputs..."
         assert set(later_inputs) <= set(inputs), f"{name}: {later_inputs} are not all inputs"

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cache.errors import RecipeError, SevilaError, did_you_mean
+from pipeline.registry import failure
 from pipeline.whole_numbers import whole_number
 
 Positions = NDArray[np.int64]
@@ -124,7 +125,7 @@ class Selector:
             raise
         except (Exception, SystemExit) as error:  # other people's code may raise anything
             question = f" for question {candidates.question_id!r}" if candidates.question_id else ""
-            raise SevilaError(f"selector {self.name} failed{question}: {error!r}") from error
+            raise SevilaError(f"selector {self.name} failed{question}: {failure(error)}") from error
         return self._checked(positions, candidates.n_frames, k)
 
     def options_from(self, values: Mapping[str, Any]) -> Options:
@@ -160,13 +161,20 @@ def selector(*, version: int, source: str, repeats: bool = False) -> Callable[[C
     """Declare a function of this module's form a selector; see the module."""
 
     def declare(function: Callable[..., Positions]) -> Selector:
-        parameters = set(inspect.signature(function).parameters)
-        options = get_type_hints(function)["options"] if "options" in parameters else Options
-        unknown = parameters - {"k", "options", *INPUTS}
-        assert "k" in parameters and not unknown, f"{function.__name__}: parameters {unknown}, wanted k and {INPUTS}"
-        assert "rng" not in parameters or issubclass(options, SeededOptions), f"{function.__name__}: rng without a seed"
-        needs = tuple(name for name in INPUTS if name in parameters)
-        return Selector(function.__name__, version, source, function, needs, options, repeats)
+        name, parameters = function.__name__, list(inspect.signature(function).parameters)
+        options = get_type_hints(function).get("options") if "options" in parameters else Options
+        if "k" not in parameters or not {*parameters} <= {"k", "options", *INPUTS}:
+            raise SevilaError(
+                f"{name} takes {', '.join(parameters) or 'nothing'}; k, options and of {', '.join(INPUTS)} was wanted"
+            )
+        if not (isinstance(options, type) and issubclass(options, Options)):
+            raise SevilaError(f"{name}: the type of options is {options}; a class derived from Options was wanted")
+        if "rng" in parameters and not issubclass(options, SeededOptions):
+            raise SevilaError(
+                f"{name} takes rng; options of a class derived from SeededOptions were wanted, for the seed"
+            )
+        needs = tuple(each for each in INPUTS if each in parameters)
+        return Selector(name, version, source, function, needs, options, repeats)
 
     return declare
 
