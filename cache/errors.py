@@ -123,5 +123,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         )
         return max(whole, beginning if beginning > 0.75 else 0.0)
 
-    close = max(known, key=likeness, default="")
+    close = max(known, key=lambda other: (likeness(other), other), default="")
     return f" (did you mean {close!r}?)" if close and likeness(close) >= 0.5 else ""
