@@ -121,7 +121,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         whole, beginning = (
             difflib.SequenceMatcher(None, part, word).ratio() for part in (other, other[: len(word) + 1])
         )
-        return max(whole, beginning if beginning > 0.75 else 0.0)
+        return max(whole, beginning - 0.1 if beginning > 0.75 else 0.0)
 
     close = max(known, key=lambda other: (likeness(other), other), default="")
     return f" (did you mean {close!r}?)" if close and likeness(close) >= 0.5 else ""
