@@ -115,6 +115,13 @@ def sentence(error: OSError) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" with the known word that is most like this one, or "" where none is."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """Return " (did you mean ...?)" with the known word that is, or begins, most like this one; or "" where none does."""
+
+    def likeness(other: str) -> float:
+        whole, beginning = (
+            difflib.SequenceMatcher(None, part, word).ratio() for part in (other, other[: len(word) + 1])
+        )
+        return max(whole, beginning - 0.1 if beginning > 0.75 else 0.0)
+
+    close = max(known, key=lambda other: (likeness(other), other), default="")
+    return f" (did you mean {close!r}?)" if close and likeness(close) >= 0.5 else ""

@@ -37,7 +37,8 @@ def matching(store: Store, prefix: str, lost: bool = False) -> list[str]:
             raise StoreError(f"{prefix!r} is a run, not an artifact; `sevila runs show {prefix}` lists its artifacts")
         stages = dict.fromkeys(map(stage_of, store))
         hint = did_you_mean(prefix, [*stages, *every_name(store)])
-        raise StoreError(f"no artifact starts with {prefix!r} in {store.root}{hint}; `sevila cache ls` lists all")
+        where = f"{store.root}{'' if store.root.is_dir() else ', where there is no store'}"
+        raise StoreError(f"no artifact starts with {prefix!r} in {where}{hint}; `sevila cache ls` lists all")
     of_stage = [name for name in ids if name.rsplit("-v", 1)[0] == prefix]  # evaluate, not evaluate_moments
     return [prefix] if prefix in ids else of_stage or ids
 

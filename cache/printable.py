@@ -77,3 +77,9 @@ class PrintableRecord(logging.LogRecord):
 def keep_logs_printable() -> None:
     """Have every log record of this process, whatever writes it, be a `PrintableRecord`."""
     logging.setLogRecordFactory(PrintableRecord)
+
+
+def counted(number: int, plural: str) -> str:
+    """Return a number with what it counts: "1 video", "2 videos", "1 query"."""
+    singular = f"{plural[:-3]}y" if plural.endswith("ies") else plural.removesuffix("s")
+    return f"{number:,} {singular if number == 1 else plural}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from cache.errors import SevilaError
 from cache.printable import printable, printable_lines
@@ -72,8 +72,17 @@ class PageOptions:
     upload_megabytes: Positive = 1000
 
 
+def _video(_: Any, tokens: Sequence[Token]) -> Path:
+    given = tokens[0].value
+    if "://" in given:
+        raise ValueError(f"{given} is an address; wanted a file or folder on this machine, so download it first")
+    if not given:
+        raise ValueError("wanted a video, not an empty name")
+    return Path(given)
+
+
 def ask(
-    video: Path | None = None,
+    video: Annotated[Path | None, Parameter(converter=_video)] = None,
     question: Text | None = None,
     /,
     *,

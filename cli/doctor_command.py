@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cache.errors import SevilaError
 from cli.context import open_recipe
 from cli.options import AsJson, ChainOptions, SeedOption, Where
 from cli.terminal import print_json, print_text, terminal_width
+
+if TYPE_CHECKING:
+    from cache.store import Store
+    from reports.findings import Finding
+    from reports.recipe_check import RecipeEstimate
 
 
 def doctor(
@@ -24,10 +30,9 @@ def doctor(
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file; without one, the machine alone
     """
-    from pipeline.engine.places import KINDS
     from reports.findings import Finding, findings_text, looked_at
     from reports.machine_check import decoders, devices, installation, store_disk
-    from reports.recipe_check import OF_RECIPE, RecipeEstimate, estimate_text, recipe_findings
+    from reports.recipe_check import OF_RECIPE, estimate_text
     from reports.source_check import dataset_findings, weight_findings
     from workers.prefect_check import prefect_findings
 
@@ -40,8 +45,7 @@ def doctor(
     estimate: RecipeEstimate | None = None
     if recipe:
         try:
-            to_run = open_recipe(recipe, chain, seed, where.open(), remembered=KINDS)
-            more, estimate = recipe_findings(*to_run)
+            more, estimate = _of_recipe(recipe, chain, seed, where.open())
         except SevilaError as error:
             more = [Finding(OF_RECIPE, "problem", str(error))]
         findings += more
@@ -51,3 +55,22 @@ def doctor(
         print_text(findings_text(findings, terminal_width()))
         print_text("\n" + estimate_text(estimate)) if estimate else None
     return 1 if any(each.state == "problem" for each in findings) else 0
+
+
+def _of_recipe(
+    name: str, chain: ChainOptions, seed: int | None, store: Store
+) -> tuple[list[Finding], RecipeEstimate | None]:
+    from pipeline.engine.places import KINDS
+    from pipeline.engine.recipe import load
+    from pipeline.engine.sources import Sources
+    from pipeline.engine.stage import RunContext
+    from pipeline.shapes.demo import brings_data, has_world
+    from reports.recipe_check import findings_without_world, recipe_findings
+    from stages.all import STAGES
+
+    places = chain.places.by_kind()
+    if brings_data(name) and not has_world(store, name, seed or 0) and not (places["annotations"] or places["videos"]):
+        run = RunContext.of(store, chain.execution.as_options())
+        sources = Sources(store.digests, places, remembered=KINDS)
+        return findings_without_world(load(name, STAGES, chain.all_settings(), seed), run, sources), None
+    return recipe_findings(*open_recipe(name, chain, seed, store, remembered=KINDS))

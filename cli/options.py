@@ -97,7 +97,7 @@ def _not_empty(_: Any, value: str) -> None:
 
 def _no_empty_text(_: Any, value: str | Sequence[str] | None) -> None:
     if value == "" or not all(value or ()):  # an unset variable, most likely; every id begins with it
-        raise ValueError("Wanted a name, not an empty one.")
+        raise ValueError("It must not be empty.")
 
 
 MOST = 1e15  # of anything that is counted; what computes with it takes 64 bits

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
+from cache.errors import SevilaError
 from cli.options import PLACE_GROUP, AsJson, Count, DataPlaces, OutputFolder, PlaceOption, SubmissionFile, Text, Where
 from cli.terminal import fitted, print_data, print_json, print_table, print_text, write_output
 
@@ -91,6 +92,8 @@ def report(
     from reports.page.runs import reported_run
     from reports.page.write import write_report
 
+    if run == run_b:
+        raise SevilaError(f"{run} and {run} are one run; wanted two to stand side by side, or one")
     store = where.open()
     runs = [reported_run(store, each) for each in (run, run_b) if each is not None]
     with store.in_use():

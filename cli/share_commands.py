@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from cache.errors import StoreError
+from cache.printable import counted
 from cli.options import Text, Where
 from cli.terminal import print_text
 
@@ -91,10 +92,10 @@ def _summary(what: str, transfer: Transfer, where: str) -> str:
     from pipeline.text_table import human_size
 
     lines = [
-        f"{what} {len(transfer.new)} of {transfer.n_artifacts} artifacts {where}: {transfer.n_files} files, "
-        f"{human_size(transfer.n_bytes)}; what was there did not travel"
+        f"{what} {len(transfer.new)} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
+        f"{counted(transfer.n_files, 'files')}, {human_size(transfer.n_bytes)}; what was there did not travel"
     ]
-    lines += [f"run {run.name}: {run.status}, {len(run.artifacts)} artifacts" for run in transfer.runs]
+    lines += [f"run {run.name}: {run.status}, {counted(len(run.artifacts), 'artifacts')}" for run in transfer.runs]
     lines += [f"without the arrays of {', '.join(transfer.left_out)}"] if transfer.left_out else []
     lines += [f"not there to be {what}: {', '.join(transfer.missing)}"] if transfer.missing else []
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from cache.errors import StoreError
 from cache.matching import matching
 from cache.pool_listing import PartId, every_part
 from cache.pool_reader import is_there, size_bytes
-from cache.printable import printable, printable_lines
+from cache.printable import counted, printable, printable_lines
 from cache.store import Store
 from cache.verify import Verification
 from cli.options import UsageError
@@ -58,7 +58,7 @@ def _print(verification: Verification, drops: Drops, drop: bool) -> None:
     for problem in verification.problems:
         print(printable(str(problem)))
     _print_drops(drops, drop)
-    read = f"{verification.n_files} files, {human_size(verification.n_bytes)}"
+    read = f"{counted(verification.n_files, 'files')}, {human_size(verification.n_bytes)}"
     if not verification.problems:
         n = len(verification.missing)
         but = f" of what is here; not here: {n} artifact{'s' if n > 1 else ''} that no named run needs" if n else ""

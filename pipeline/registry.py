@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -72,12 +75,30 @@ class Registry(Generic[Entry]):
         except (Exception, SystemExit) as error:  # other people's code may raise anything
             hint = "; other packages import our code by `from sevila.extending import ...`" if _is_ours(error) else ""
             raise SevilaError(
-                f"{self.kind} {point.name!r} of {_owner(point)} cannot be loaded: {error!r}{hint}"
+                f"{self.kind} {point.name!r} of {_owner(point)} cannot be loaded: {failure(error)}{hint}"
             ) from error
         problem = self.problem(value, point.name)
         if problem:
             raise SevilaError(f"entry point {point.name!r} of {_owner(point)} is {problem}")
         return value
+
+
+def failure(error: BaseException) -> str:
+    """Return what other people's code raised, and on which line of it, in one line."""
+    if isinstance(error, SevilaError):
+        return str(error)
+    lines = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
+    is_of_import = "importlib" in Path(lines[-1].filename).parts  # an import that fails, fails there
+    return repr(error) + ("" if is_of_import else f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})")
+
+
+def refuse_other_calls(function: Callable[..., Any], *arguments: Any) -> str:
+    """Return why a function of other people's cannot be called with these arguments; "" if it can."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def in_folder(folder: ModuleType, entries_in: Callable[[ModuleType], Mapping[str, Entry]]) -> Mapping[str, Entry]:

@@ -15,7 +15,7 @@ from cache.folders import size_of, stage_of
 from cache.lineage import Origin
 from cache.matching import newest
 from cache.names import known_uses
-from cache.printable import printable_lines, shortened
+from cache.printable import counted, printable_lines, shortened
 from cache.record import Record
 from cache.store import Store
 from cache.tables import read_head
@@ -84,7 +84,7 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
         if line.problem:
             lines_of_text.append(f"{line.id:42} cannot be read: {line.problem}")
             continue
-        counts = [f"{count} {table}" for table, count in line.rows.items()]
+        counts = [counted(count, table) for table, count in line.rows.items()]
         counts += [f"{line.failed} failed"] if line.failed else []
         config = " ".join(f"{key}={shortened(str(value), 40)}" for key, value in line.unusual.items())
         parts = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ from pipeline.engine.steps import Run
 from pipeline.models.released import RELEASED
 from pipeline.recipes.opening import Request, open_recipe
 from pipeline.shapes.demo import DEMO
+from pipeline.video.frames import IMAGE_SUFFIXES
 from reports.named_runs import pinned
 from stages.all import STAGES
 from stages.asking import Asked, TrainedParts, ask
@@ -84,6 +86,10 @@ def ask_video(request: AskRequest, run: RunContext) -> AskedRun:
     video = request.video.expanduser().absolute()
     if not video.exists():
         raise MissingSourceError(f"{request.video}: there is no such video; wanted a file, or a folder of images")
+    if video.is_dir() and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in os.listdir(video)):
+        raise MissingSourceError(
+            f"{request.video}: is a folder without images; wanted a video, or a folder of numbered {', '.join(IMAGE_SUFFIXES)}"
+        )
     if twice := [option for option in request.options if list(request.options).count(option) > 1]:
         raise SevilaError(f"this cannot be asked: the option {twice[0]!r} is given more than once")
     with TemporaryDirectory(prefix="sevila-ask-") as folder:

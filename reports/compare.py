@@ -8,7 +8,7 @@ from operator import attrgetter
 from cache.errors import ComparisonError
 from cache.lineage import differences
 from cache.matching import find
-from cache.printable import printable_lines
+from cache.printable import counted, printable_lines
 from cache.store import Store
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
@@ -111,7 +111,7 @@ def paired_test(store_a: Store, a: str, store_b: Store, b: str) -> PairedRow:
 def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, table: Table = aligned) -> str:
     """Return the comparison for a terminal, with the first `n_changed` of the changed questions."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}", *(f"  {line}" for line in comparison.differences), ""]
-    lines.append(f"{comparison.n_compared} questions compared")
+    lines.append(f"{counted(comparison.n_compared, 'questions')} compared")
     left_out = {
         "only in A": comparison.n_only_a,
         "only in B": comparison.n_only_b,
@@ -132,7 +132,7 @@ def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, tabl
     ]
     counts = [sum(entry.change == change for entry in comparison.changed) for change in ("gained", "lost", "wrong")]
     changes_text = "{} gained by B, {} lost, {} from one wrong option to another".format(*counts)
-    lines += ["", f"{len(comparison.changed)} questions changed: {changes_text}"]
+    lines += ["", f"{counted(len(comparison.changed), 'questions')} changed: {changes_text}"]
     for entry in comparison.changed[:n_changed]:
         lines += [f"  {entry.change:6} {entry.question_id}: {entry.question}"]
         lines += [f"         right: {_text(entry.right)} | A: {_text(entry.a)} | B: {_text(entry.b)}"]

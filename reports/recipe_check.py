@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cache.errors import MissingSourceError
+from cache.printable import counted
 from pipeline.engine.dry_run import DryRun
 from pipeline.engine.places import ServerPlace
 from pipeline.engine.recipe import Recipe
@@ -21,6 +22,9 @@ from stages.chain import chain_of
 from stages.list_questions import Questions
 
 OF_RECIPE = "recipe"
+NO_ESTIMATE = Finding(
+    OF_RECIPE, "note", "no estimate of time and disk: the chain trains its backbone, which was not measured"
+)
 ASSUMED_SECONDS = 600.0  # of a video, where so many frames a second are sampled and its length is not known yet
 QUERIES, QUERY_WIDTH = 32, 768  # what a Q-Former of BLIP-2 makes of a frame
 
@@ -142,19 +146,28 @@ def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[
     )
     findings += [Finding(OF_RECIPE, "problem", each) for each in why if each not in {known.text for known in findings}]
     counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
-    there = f"{counts['exists']} of {len(steps)} steps are in the store, {counts['build']} can be made"
+    there = f"{counts['exists']} of {counted(len(steps), 'steps')} are in the store, {counts['build']} can be made"
     findings.append(Finding(OF_RECIPE, "ok", f"{recipe.name}: {there}, {counts['blocked']} cannot yet"))
     findings += _precision_findings(recipe, run)
     if recipe.chain.backbone == "trained":
-        return findings, None
+        return [*findings, NO_ESTIMATE], None
     findings += _room(walked.estimate, run)
     return findings, walked.estimate
 
 
-def _missing(recipe: Recipe, sources: Sources) -> Iterator[Finding]:
+def findings_without_world(recipe: Recipe, run: RunContext, sources: Sources) -> list[Finding]:
+    """Return the same of a recipe that brings its own videos and questions, which are rendered by its run and not for this."""
+    rendered = Finding(
+        OF_RECIPE, "ok", f"{recipe.name}: a run renders its own videos and questions first; no step is in the store"
+    )
+    no_estimate = [NO_ESTIMATE] if recipe.chain.backbone == "trained" else []
+    return [*_missing(recipe, sources, brings_data=True), rendered, *_precision_findings(recipe, run), *no_estimate]
+
+
+def _missing(recipe: Recipe, sources: Sources, brings_data: bool = False) -> Iterator[Finding]:
     """Everything that the recipe names and that is not here; what has no path comes first."""
     datasets = {recipe.config_of("list_questions").dataset, recipe.chain.pretraining_dataset} - {""}
-    names = [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
+    names = [] if brings_data else [(kind, name) for name in sorted(datasets) for kind in ("annotations", "videos")]
     names += [("scores", recipe.config_of("import_scores").scores)] * (scorer_of(recipe) == "imported")
     names += [("weights", name) for name in needed_weights(recipe)]
     for kind, name in dict.fromkeys(names):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import get_args
 
+from cache.printable import counted
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.recipes.results import Column, Results, Setting, TrainedWeights, keyframe_row
@@ -110,7 +111,8 @@ def _heading(results: Results) -> str:
     row = results.settings[0].metrics.headline()
     unanswered = f" ({text} unanswered, which counts as wrong)" if (text := unanswered_text(results)) else ""
     lines = [
-        f"{config['dataset']}{split}: {row.n_questions} questions{unanswered}; accuracy in percent with its 95 % interval."
+        f"{config['dataset']}{split}: {counted(row.n_questions, 'questions')}{unanswered}; "
+        "accuracy in percent with its 95 % interval."
     ]
     known = [setting.localization for setting in results.settings if setting.localization is not None]
     if known:

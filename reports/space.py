@@ -11,7 +11,7 @@ from cache.errors import CorruptArtifactError, SchemaError, SevilaError
 from cache.folders import folders_in, readable, size_of, stage_of
 from cache.gc import WHOLE_FOLDERS, Item, Survey, survey
 from cache.pool_listing import every_key, references
-from cache.printable import printable_lines
+from cache.printable import counted, printable_lines
 from cache.store import Store
 from pipeline.text_table import human_size
 
@@ -115,6 +115,6 @@ def survey_text(surveyed: Survey, deleted: bool = False) -> str:
         )
         if kind in WHOLE_FOLDERS:
             lines += [f"             {item.name}" for item in items]
-    lines.append(f"{'kept' if deleted else 'would stay'}: {len(surveyed.kept)} artifacts")
+    lines.append(f"{'kept' if deleted else 'would stay'}: {counted(len(surveyed.kept), 'artifacts')}")
     lines += [f"  {count:9}  {why}" for why, count in Counter(surveyed.kept.values()).most_common()]
     return printable_lines(lines)

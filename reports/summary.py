@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from cache.printable import cut_in_the_middle, printable
+from cache.printable import counted, cut_in_the_middle, printable
 from pipeline.datasets.question import Rejected
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Results, TrainedWeights
@@ -152,14 +152,14 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
     what, lines = "", []
     if isinstance(artifact, Questions):
         lines = [f"{row.file} line {row.line}: {row.reason}" for row in artifact.typed_rows("rejected", Rejected)]
-        what = f"{len(lines)} annotation rows rejected"
+        what = f"{counted(len(lines), 'annotation rows')} rejected"
     if isinstance(artifact, Frames):
         videos = artifact.videos()
         failed = [video for video in videos if video.status != "ok"]
         lines = [f"{cut_in_the_middle(video.video_id, MOST_OF_NAME)}: {video.reason}" for video in failed]
         reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        what = f"{len(lines)} of {len(videos)} videos failed ({counts})"
+        what = f"{len(lines)} of {counted(len(videos), 'videos')} failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
     return printable(what), [*map(_line, lines[:FAILURES_SHOWN]), *more]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -42,6 +43,10 @@ def export_weights(store: Store, ids: Sequence[str], output: Path, sources: Sour
         parts: dict[Part, object] = {name.lower(): state for name, state in zip(names, states, strict=True)}  # type: ignore[misc]
         write_official(parts, output)  # type: ignore[arg-type]
         return f"{output}: {what}, by the official names; `sevila weights import NAME {output}` takes it in elsewhere"
+    if re.fullmatch(r"\.[A-Za-z]\w{0,3}", output.suffix):
+        raise SevilaError(
+            f"{output}: ends as a file does; wanted {' or '.join(FILE_SUFFIXES)}, or for a folder a name without such an ending"
+        )
     if len(prompts) > 1:
         raise SevilaError(
             f"{output}: a BLIP-2 folder has one Q-Former; give one id, or for both a file that ends in "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CheckpointError, MissingSourceError, StoreError
+from cache.errors import CheckpointError, MissingSourceError, StoreError, did_you_mean
 from cache.fingerprint import file_digest
 from cache.matching import newest
 from cache.record import Record
@@ -112,8 +112,9 @@ def weights_named(store: Store, name: str, sources: Sources) -> NamedWeights:
     try:
         record = newest(store, name)[0]
     except StoreError as error:
+        hint = did_you_mean(name, [*places, *RELEASED])
         raise MissingSourceError(
-            f"{name!r} is no name of weights, no file or folder, and no artifact; `sevila weights ls` lists what there is"
+            f"{name!r} is no name of weights, no file or folder, and no artifact{hint}; `sevila weights ls` lists what there is"
         ) from error
     if record.kind in PART_OF_KIND:
         return NamedWeights(prompt_of(store, record).checked_file(FILE), PART_OF_KIND[record.kind], record)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
-from cache.errors import SevilaError
+from cache.errors import SevilaError, did_you_mean
 from cache.store import Store
+from pipeline.devices import refuse_unknown_device
 from pipeline.engine.dry_run import DryRun, PlannedStep
+from pipeline.engine.hardware import batch_tokens_of
 from pipeline.engine.places import KINDS
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.recipe import load as load_recipe
@@ -17,9 +19,11 @@ from pipeline.engine.stage import RunContext
 from pipeline.engine.steps import Run
 from pipeline.engine.toml_file import typed_value
 from pipeline.recipes import opening
+from pipeline.recipes.shorthands import Precision, settings_of
+from pipeline.whole_numbers import whole_number
 from reports.named_runs import pinned
 from reports.summary import summary
-from sevila.tables import ArtifactTables, PathLike, open_store
+from sevila.tables import ArtifactTables, Below, PathLike, open_store
 from stages.all import STAGES
 from stages.chain import chain_of
 
@@ -27,19 +31,25 @@ Place = PathLike | Mapping[str, PathLike]
 
 
 class HowToRun(TypedDict, total=False):
-    """Speed and place, never part of an identity; what is left out is as on the command line (docs/commands.md).
+    """How a recipe is run; what is left out is as on the command line (docs/options.md).
+
+    Precision and limit become settings of the recipe; all others are speed and place, never part of an identity.
 
     Keys:
+        precision: float32, bfloat16 or auto, of every stage that has one; `settings` win.
+        limit: ask the first so many questions of each split only.
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
-        batch_tokens: tokens in a forward pass.
+        batch_tokens: tokens in a forward pass, or "auto".
         decode_workers: processes that decode.
         shard_bytes: size at which a shard is cut.
         processes: of a training; 0: one for each GPU.
         download: fetch weights that nobody placed from the Hugging Face Hub.
     """
 
+    precision: Precision
+    limit: int
     device: str
-    batch_tokens: int
+    batch_tokens: int | Literal["auto"]
     decode_workers: int
     shard_bytes: int
     processes: int
@@ -56,7 +66,7 @@ def load(
     weights: Place | None = None,
     scores: Place | None = None,
     store: PathLike | None = None,
-    below: Iterable[PathLike] = (),
+    below: Below = (),
     **how: Unpack[HowToRun],
 ) -> Experiment:
     """Return a recipe that is checked, and can be run; nothing is read yet but the recipe.
@@ -71,16 +81,20 @@ def load(
         annotations, videos, weights, scores: where they lie: a path that serves all names, or paths by name; else
             `SEVILA_ANNOTATIONS` and so on, or sevila.toml, as for the command.
         store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
-        below: stores below it, which are only read.
+        below: a store below it, or several, which are only read.
+        how: see `HowToRun`.
 
     Raises:
-        SevilaError: the recipe, a setting or a place's name is wrong.
+        SevilaError: the recipe, a setting or a number is wrong.
+        TypeError: `how` has an argument that there is not.
     """
     given = {"annotations": annotations, "videos": videos, "weights": weights, "scores": scores}
     places = {kind: _places(place) for kind, place in given.items()}
-    lines = [_setting(key, value) for key, value in (settings or {}).items()]
+    options = _options(how)
+    lines = [*_shorthands(how), *_settings(settings)]
     request = opening.Request(str(recipe), lines, seed, places)
-    return Experiment(load_recipe(request.recipe, STAGES, lines, seed), open_store(store, below), request, how)
+    loaded = load_recipe(request.recipe, STAGES, lines, seed)
+    return Experiment(loaded, open_store(store, below), request, options)
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Experiment:
     recipe: Recipe
     store: Store
     request: opening.Request
-    how: HowToRun
+    how: Mapping[str, Any]
 
     def plan(self) -> list[PlannedStep]:
         """Return what a run would do, step by step, and why; as `sevila plan` it makes nothing."""
@@ -169,17 +183,48 @@ class RunTables:
         chosen = {each.id: each for each in of_stage if setting in ("", each.setting)}
         if len(chosen) == 1:
             return next(iter(chosen.values()))
-        known = sorted({each.stage for each in self.artifacts}) if not of_stage else [each.setting for each in of_stage]
-        wanted = (
-            f"no {stage!r}{f' with setting {setting!r}' if setting else ''}" if not chosen else f"several {stage!r}"
-        )
-        raise SevilaError(f"this run has {wanted}; {'settings' if of_stage else 'stages'}: {'; '.join(known)}")
+        if not of_stage:
+            known = sorted({each.stage for each in self.artifacts})
+            raise SevilaError(f"this run has no {stage!r}{did_you_mean(str(stage), known)}; stages: {', '.join(known)}")
+        settings = [each.setting for each in of_stage if each.setting]
+        wanted = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
+        raise SevilaError(f"this run has {wanted}; settings: {'; '.join(settings) or 'none'}")
 
 
 def _places(place: Place | None) -> list[str]:
     if isinstance(place, Mapping):
         return [f"{name}={path}" for name, path in place.items()]
     return [] if place is None else [str(place)]
+
+
+def _shorthands(how: Mapping[str, Any]) -> list[str]:
+    precision = how.get("precision")
+    if precision not in (None, *get_args(Precision)):
+        raise SevilaError(f"precision {precision!r}: wanted one of {', '.join(get_args(Precision))}")
+    return settings_of(STAGES, precision, how.get("limit"), how.get("device", "auto"))
+
+
+def _options(how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how to run as `RunContext` takes it."""
+    options, known = dict(how), HowToRun.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(f"load() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
+    refuse_unknown_device(options.get("device", "auto"))
+    for name, least in {"batch_tokens": 1, "decode_workers": 1, "shard_bytes": 1, "processes": 0}.items():
+        if options.get(name, "auto") != "auto":
+            options[name] = whole_number(name, options[name], least)
+    if "batch_tokens" in options:
+        options["batch_tokens"] = batch_tokens_of(options["batch_tokens"], options.get("device", "auto"))
+    return {name: value for name, value in options.items() if name not in ("precision", "limit")}
+
+
+def _settings(settings: Mapping[str, Any] | None) -> list[str]:
+    if not isinstance(settings, Mapping | None):
+        raise SevilaError(
+            f"settings: a {type(settings).__name__}; a dict was wanted, such as {{'select_keyframes.k': 8}}"
+        )
+    return [_setting(key, value) for key, value in (settings or {}).items()]
 
 
 def _setting(key: str, value: Any) -> str:
@@ -190,4 +235,9 @@ def _setting(key: str, value: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(key)} = {_toml(each)}' for key, each in value.items())}}}"
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list | tuple) else json.dumps(value)
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list | tuple) else json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as Python's; a path, which a recipe refuses with what to do, as text."""
+    return value.item() if hasattr(value, "item") else str(value)

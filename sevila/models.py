@@ -5,18 +5,21 @@ Shapes: T frames of H x W pixels, O options.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cache.errors import CheckpointError, SevilaError, did_you_mean
+from cache.errors import CheckpointError, MissingSourceError, SevilaError, did_you_mean
 from pipeline.batching import token_batches, tokens_suiting
+from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.places import PlaceLookup
 from pipeline.engine.weights import of_hub
 from pipeline.inference.visual_prompt_weights import FILE
@@ -36,6 +39,7 @@ from pipeline.models.vision import pixels
 from pipeline.models.visual_prompt import VisualPrompt
 from sevila.tables import PathLike
 
+PRECISIONS = ("float32", "bfloat16")
 FEATURES = torch.float16  # as stored features are, so that what comes out is what a run with a store gives
 
 
@@ -80,7 +84,6 @@ class _Frozen:
     @torch.no_grad()
     def features(self, frames: Tensor) -> Tensor:
         """Return the ViT's output [T, P, D] float16 of frames [T, H, W, 3] uint8."""
-        _check_frames(frames)
         n_at_once = max(1, self.batch_tokens // self.config.feature_shape[0])
         batches = frames.split(n_at_once)
         return torch.cat([part for batch in batches for part in self._halving(self._encode, batch)])
@@ -135,9 +138,12 @@ class _OnTensors:
             download: fetch a backbone that is not on this machine from the Hugging Face Hub.
 
         Raises:
-            SevilaError: nothing is there, or it is not what was wanted.
+            SevilaError: nothing is there, or it is not what was wanted; or a device or precision that there is not.
         """
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        refuse_unknown_device(str(device))
+        if precision not in PRECISIONS:
+            raise SevilaError(f"precision {precision!r}: wanted {' or '.join(PRECISIONS)}")
+        device = torch_device(str(device))
         key = str(_place(backbone, download).resolve()), device, precision
         frozen = _loaded.get(key) or _loaded.setdefault(key, _Frozen(Path(key[0]), device, precision))
         prompt = _prompt(frozen, Path(key[0]), weights, cls._part)
@@ -169,12 +175,15 @@ class Localizer(_OnTensors):
 
         Args:
             frames: [T, H, W, 3] uint8, RGB, on any device. Other sizes than the model's are scaled, bilinearly and to a square.
+            question: one question; what is more than 77 tokens long, options included, is cut.
             options: are part of what the Localizer reads; it was trained with them.
             prompt, instruction: as the keys of `[score_frames]` in a recipe.
 
         Raises:
-            SevilaError: frames of another shape or type, or an unknown prompt or instruction.
+            SevilaError: frames of another shape or type, texts that are none, or an unknown prompt or instruction.
         """
+        _check_frames(frames)
+        options = _checked_texts(question, options)
         text = prompts.prompt_named(prompt).localize(question, options, _instruction(instruction))
         (ids,) = self._words.tokenize([text]).token_ids
         visual = self._model.visual(self._frozen.features(frames))
@@ -205,15 +214,21 @@ class Answerer(_OnTensors):
 
         Args:
             frames: [K, H, W, 3] uint8, RGB, in time order, on any device; the few keyframes, not a video's every frame.
+            question: one question; what is more than 77 tokens long, options included, is cut.
             options: at least one, and no more than there are letters.
             prompt: as the key of `[answer_questions]` in a recipe.
 
         Raises:
-            SevilaError: frames of another shape or type, no options, or an unknown prompt.
+            SevilaError: frames of another shape or type, texts that are none, no options, or an unknown prompt.
         """
+        _check_frames(frames)
+        options = _checked_texts(question, options)
         if not options:
             raise SevilaError("no options: the Answerer chooses one; wanted at least one")
-        text = prompts.prompt_named(prompt).answer(question, options)
+        style = prompts.prompt_named(prompt)
+        if not style.is_answered:
+            raise SevilaError(f"the prompt {prompt!r} is not one by which an Answerer is asked for an option")
+        text = style.answer(question, options)
         ids = self._words.tokenize([text]).token_ids
         visual = self._model.visual(self._frozen.features(frames))
         out = self._model.answer(visual[None], ids, [len(options)], prompts.frame_prefixes(len(frames)))
@@ -223,8 +238,10 @@ class Answerer(_OnTensors):
 
 def _place(backbone: PathLike, download: bool) -> Path:
     name, path = str(backbone), Path(backbone)
-    if path.exists():
+    if name and path.exists():
         return path
+    if not name or isinstance(backbone, os.PathLike) or name.startswith(("/", ".", "~")):
+        raise MissingSourceError(f"{name!r}: nothing is there; wanted the folder of a BLIP-2, or the name of weights")
     places = PlaceLookup({})
     is_of_hub = "/" in name and not path.is_absolute() and places.configured("weights", name) is None
     return of_hub(name, download) if is_of_hub else places.place("weights", name)
@@ -253,7 +270,22 @@ def _instruction(name: str) -> str:
     return name
 
 
+def _checked_texts(question: str, options: Sequence[str]) -> list[str]:
+    """Return the options as a list: a cell of pandas has them as an array."""
+    if not isinstance(question, str):
+        raise SevilaError(f"question: a {type(question).__name__}; a text was wanted")
+    texts = None if isinstance(options, str) else list(options)
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise SevilaError(f"options: {options!r}; a list of texts was wanted")
+    return texts
+
+
 def _check_frames(frames: Tensor) -> None:
+    if not isinstance(frames, Tensor):
+        hint = "; torch.from_numpy(frames) makes one" if isinstance(frames, np.ndarray) else ""
+        raise SevilaError(
+            f"frames: a {type(frames).__name__}; a torch tensor was wanted, uint8 [T, H, W, 3], RGB from 0 to 255{hint}"
+        )
     shape = list(frames.shape)
     if frames.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
         hint = "; channels come last" if len(shape) == 4 and shape[1] == 3 else ""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cache.errors import SevilaError
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates, Selector
 
@@ -40,12 +41,18 @@ def select(
         options: the selector's own, such as `t1=0.9` for aks.
 
     Raises:
-        SevilaError: no such selector or option, something that it needs was not given, or a number is not finite.
+        SevilaError: no such selector or option, something that it needs was not given, `k` is below 1, or what is given is
+            no number, not finite, or of another shape.
     """
+    if not isinstance(method, str | Selector):
+        raise SevilaError(
+            f"method: a {type(method).__name__}; a selector's name was wanted, or a function that "
+            "sevila.extending.selector has declared one"
+        )
     chosen_by = method if isinstance(method, Selector) else selector_named(method)
     given = {"scores": scores, "vectors": vectors, "seconds": seconds, "moments": moments}
     arrays = {name: _on_host(values) for name, values in given.items()}
-    return chosen_by(Candidates.of(n_frames, question_id, **arrays), k, chosen_by.options_from(options))
+    return chosen_by(Candidates.of(n_frames, str(question_id), **arrays), k, chosen_by.options_from(options))
 
 
 def _on_host(values: Any) -> Any:

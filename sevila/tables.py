@@ -13,6 +13,7 @@ import numpy as np
 
 from cache.errors import SevilaError, did_you_mean
 from cache.matching import newest
+from cache.pool_reader import PoolReader
 from cache.record import Record
 from cache.store import Store, stores_below
 from cache.tables import read_table
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 PathLike = str | os.PathLike[str]
+Below = PathLike | Iterable[PathLike]
 
 
 class ArtifactTables:
@@ -92,16 +94,16 @@ class ArtifactTables:
         """Return stored frames of one video, [rows, size, size, 3] uint8, or their features, [rows, P, D] float16.
 
         Args:
-            rows: which of them, as the column `rows` of keyframes says; all, if left out.
+            rows: which of them, in any order, as the column `rows` of keyframes says; all, if left out.
 
         Raises:
-            SevilaError: the artifact holds none, the video has none, or they do not match their checksum.
+            SevilaError: the artifact holds none, the video has none or not so many, or they do not match their checksum.
         """
         reader = self._artifact.open() if isinstance(self._artifact, PooledArtifact) else None
         if reader is None or video_id not in reader.videos:
             has = "no frames of any video" if reader is None else f"no frames of {video_id!r}"
             raise SevilaError(f"{self.id}: holds {has}; artifacts of sample_frames and extract_features do")
-        return reader.read(video_id, rows)
+        return _rows_of(reader, video_id, rows, f"{self.id}, video {video_id!r}")
 
     def _named(self, table: str) -> str:
         known, kind = self.tables, self._artifact.kind
@@ -113,12 +115,23 @@ class ArtifactTables:
         return table
 
 
-def artifact(id: str, *, store: PathLike | None = None, below: Iterable[PathLike] = ()) -> ArtifactTables:
+def _rows_of(reader: PoolReader, video_id: str, rows: slice | Sequence[int], what: str) -> np.ndarray:
+    if isinstance(rows, slice):
+        return reader.read(video_id, rows)
+    wanted, n_rows = np.asarray(rows), reader.n_rows(video_id)
+    if not wanted.size:
+        return reader.read(video_id, slice(0, 1))[:0]
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= n_rows:
+        raise SevilaError(f"{what}: rows are {rows!r}; a list of numbers from 0 to {n_rows - 1} was wanted")
+    return reader.read(video_id, wanted.tolist())
+
+
+def artifact(id: str, *, store: PathLike | None = None, below: Below = ()) -> ArtifactTables:
     """Return the newest artifact whose id starts so, as `sevila cache show` does: `artifact("answer_questions")`.
 
     Args:
         store: folder of the artifacts; else SEVILA_STORE, or .sevila here.
-        below: stores below it, which are only read, besides those that SEVILA_STORE_BELOW names.
+        below: a store below it, or several, which are only read, besides those that SEVILA_STORE_BELOW names.
 
     Raises:
         SevilaError: there is none.
@@ -132,10 +145,11 @@ def artifact(id: str, *, store: PathLike | None = None, below: Iterable[PathLike
     return ArtifactTables(STAGES[record.stage].output(artifacts, record.id))
 
 
-def open_store(store: PathLike | None, below: Iterable[PathLike] = ()) -> Store:
+def open_store(store: PathLike | None, below: Below = ()) -> Store:
     """Return the store of this folder, over those below it; see `artifact`."""
     root = Path(os.environ.get("SEVILA_STORE", ".sevila") if store is None else store)
-    return Store(root, [*map(Path, below), *stores_below()])
+    given = [below] if isinstance(below, str | os.PathLike) else below
+    return Store(root, [*map(Path, given), *stores_below()])
 
 
 def _optional(library: str) -> Any:

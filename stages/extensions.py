@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cache.errors import RecipeError, SevilaError, did_you_mean
-from pipeline.engine.recipe import Recipe, refuse_unknown_stage
+from pipeline.engine.recipe import NOT_LOADED, Recipe, refuse_unknown_stage
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.steps import Step
@@ -29,6 +29,7 @@ def of_others(ours: Mapping[str, Stage]) -> dict[str, Stage]:
             stages[name] = registry.named(name)
         except SevilaError as error:
             logging.getLogger("sevila").warning("%s", error)
+            NOT_LOADED[name] = str(error)
     return stages
 
 
@@ -58,6 +59,8 @@ def _making(stages: Mapping[str, Stage], kind: type[Artifact], name: str, where:
     known = sorted(each.name for each in stages.values() if issubclass(each.output, kind))
     if name in known:
         return stages[name]
+    if name in NOT_LOADED and name not in stages:
+        raise RecipeError(f"{where} = {name!r}: {NOT_LOADED[name]}")
     listed = ", ".join([*also, *known])
     what = f"{where} = {name!r}: there is no such stage that makes {kind.kind.replace('_', ' ')}"
     raise RecipeError(f"{what}{did_you_mean(name, [*also, *known])}; there are: {listed}")

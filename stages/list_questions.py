@@ -16,7 +16,7 @@ from cache.tables import Schema
 from pipeline.batching import runs_of
 from pipeline.datasets.adapter import group_of
 from pipeline.datasets.question import Question, Video
-from pipeline.datasets.registry import adapter_named, adapter_names
+from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 from pipeline.datasets.subtitles import Cues, files_of_videos, read_cues
 from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
@@ -137,7 +137,7 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
     source = adapter_named(cfg.dataset)
     assert annotations.path is not None
     with digests_of_what_is_read() as read:
-        annotated = source.read(annotations.path, cfg.split)
+        annotated = read_split(source, annotations.path, cfg.split)
         if cfg.subtitles:
             video_ids = {question.video_id for question in annotated.questions[: cfg.limit]}
             _write_subtitles([video for video in annotated.videos if video.video_id in video_ids], annotations, out)

@@ -114,7 +114,9 @@ class ScoreFrames(Config):
     @field_validator("template")
     @classmethod
     def _is_custom(cls, template: str, info: ValidationInfo) -> str:
-        prompt = info.data.get("prompt", CUSTOM)
+        prompt = info.data.get("prompt")
+        if prompt is None:  # which is at fault itself
+            return template
         if (prompt == CUSTOM) != bool(template):
             raise ValueError(
                 f"prompt is {prompt!r}; 'custom' with a template, or another prompt without one was wanted"

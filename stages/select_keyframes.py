@@ -212,6 +212,11 @@ class _ChooseFrames:
         by_question = scores.by_question() if scores is not None else None
         self._values = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
+        self._without_scores = WITHOUT_FEATURES
+        if (
+            scores is not None and "features" not in scores.record.inputs
+        ):  # of another package, as ours read features or say why
+            self._without_scores = Reason(f"unscored: {scores.record.stage} has no score of it")
         self._vectors = FrameVectors(vectors) if vectors is not None else None
         self._moments = questions.true_moments() if "moments" in self._select.needs else {}
 
@@ -220,7 +225,7 @@ class _ChooseFrames:
         question_id = question.question_id
         values, moments, needs = self._values.get(question_id), self._moments.get(question_id), self._select.needs
         if "scores" in needs and values is None:
-            return NOTHING_CHOSEN._replace(reason=self._failed.get(question_id, WITHOUT_FEATURES))
+            return NOTHING_CHOSEN._replace(reason=self._failed.get(question_id, self._without_scores))
         if "moments" in needs and moments is None:
             return NOTHING_CHOSEN._replace(reason=NO_MOMENTS)
         vectors = self._vectors.of_rows(question.video_id, clip["row"]) if self._vectors is not None else None

@@ -151,7 +151,7 @@ def test_an_empty_name_is_a_usage_error_and_does_not_stand_for_everything(
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
-    assert "Wanted a name, not an empty one." in capsys.readouterr().err
+    assert "It must not be empty." in capsys.readouterr().err
 
 
 def test_listing_an_unknown_stage_is_an_error_that_names_the_nearest(
@@ -191,6 +191,9 @@ def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffe
     [
         (["--store", "", "cache", "ls"], "wanted a folder, not an empty name"),
         (["report", "x", "-o", ""], "wanted a path, not an empty name"),
+        (["ask", "", "Why?"], "wanted a video, not an empty name"),
+        (["ask", "walk.mp4", ""], "for QUESTION. It must not be empty"),
+        (["ask", "https://example.com/walk.mp4", "Why?"], "https://example.com/walk.mp4 is an address; wanted a file"),
         (["cache", "show", "x", "--rows", "1" + 21 * "0"], "Must be < 1"),
         (["plan", "plain", "--shard-megabytes", "inf"], "Must be < 1"),
     ],

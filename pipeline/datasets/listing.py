@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import MissingSourceError, SevilaError
-from cache.printable import printable
+from cache.printable import counted, printable
 from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.question import Video
-from pipeline.datasets.registry import adapter_named, adapter_names
+from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 
 FindPlace = Callable[[str, str], Path | None]  # (annotations or videos, data set) -> folder or file; None: not given
 MissingVideos = Callable[[str, Iterable[Video]], list[str]]  # (data set, its videos) -> ids of those that are not here
@@ -23,7 +23,7 @@ SHOWN = 3
 
 def overview(place: FindPlace) -> str:
     """Every data set; nothing is read but the names of files."""
-    parts = [_described(adapter, place) for adapter in map(adapter_named, adapter_names())]
+    parts = [_described_or_problem(name, place) for name in adapter_names()]
     return "\n\n".join(
         [*parts, f"{HOW_TO_PLACE}\n`sevila datasets NAME` also reads its files and looks for its videos."]
     )
@@ -56,6 +56,13 @@ def _described(adapter: Adapter, place: FindPlace) -> str:
             lines.append(f"    {split:15}  {file.name:34} {size:18} {_presence(adapter, place, file.name)}".rstrip())
     lines += [f"    {'':15}  {name:34} {'':18} {_presence(adapter, place, name)}".rstrip() for name in about.beside]
     return "\n".join([*lines, f"  videos       {_placed(place, 'videos', adapter.name)}", f"    {about.videos}"])
+
+
+def _described_or_problem(name: str, place: FindPlace) -> str:
+    try:
+        return _described(adapter_named(name), place)
+    except SevilaError as error:  # one that another package offers must not hide the others
+        return f"{name}: {error}"
 
 
 def _placed(place: FindPlace, kind: str, name: str) -> str:
@@ -95,23 +102,33 @@ class FileContent:
 
 def listing_content(names: Iterable[str], place: FindPlace, missing_videos: MissingVideos) -> list[dict[str, Any]]:
     """The data sets as JSON values; of the named ones, or of all; the content of files only where names are given."""
-    names = list(names)
-    return [
-        {
-            "dataset": adapter.name,
-            **{key: getattr(adapter.about, key) for key in ("title", "published", "licence", "videos")},
-            "annotations_place": _path_text(place("annotations", adapter.name)),
-            "videos_place": _path_text(place("videos", adapter.name)),
-            "files": [
-                {"split": split, "file": file.name, "n_questions": file.n_questions}
-                | {"here": _presence(adapter, place, file.name) == "present"}
-                for split, alternatives in adapter.about.splits.items()
-                for file in alternatives
-            ],
-            "content": [asdict(each) for each in _contents(adapter, place, missing_videos)] if names else None,
-        }
-        for adapter in map(adapter_named, names or adapter_names())
-    ]
+    names, values = list(names), list[dict[str, Any]]()
+    for name in names or adapter_names():
+        try:
+            values.append(_values(adapter_named(name), place))
+        except SevilaError as error:
+            if names:
+                raise
+            values.append({"dataset": name, "problem": str(error)})
+            continue
+        contents = _contents(adapter_named(name), place, missing_videos) if names else None
+        values[-1]["content"] = contents and [asdict(each) for each in contents]
+    return values
+
+
+def _values(adapter: Adapter, place: FindPlace) -> dict[str, Any]:
+    return {
+        "dataset": adapter.name,
+        **{key: getattr(adapter.about, key) for key in ("title", "published", "licence", "videos")},
+        "annotations_place": _path_text(place("annotations", adapter.name)),
+        "videos_place": _path_text(place("videos", adapter.name)),
+        "files": [
+            {"split": split, "file": file.name, "n_questions": file.n_questions}
+            | {"here": _presence(adapter, place, file.name) == "present"}
+            for split, alternatives in adapter.about.splits.items()
+            for file in alternatives
+        ],
+    }
 
 
 def _path_text(path: Path | None) -> str | None:
@@ -130,7 +147,7 @@ def _contents(adapter: Adapter, place: FindPlace, missing_videos: MissingVideos)
 
 def _content(adapter: Adapter, file: Path, missing_videos: MissingVideos) -> FileContent:
     try:
-        table = adapter.read(file, "")  # of a file that is named the split need not be
+        table = read_split(adapter, file, "")  # of a file that is named the split need not be
     except SevilaError as error:
         return FileContent(str(file), problem=str(error))
     gone: Sequence[str] | None = None
@@ -151,12 +168,12 @@ def _content_lines(of: FileContent) -> list[str]:
     if of.problem:
         return [f"  {of.problem}"]
     lines = [
-        f"  {Path(of.path).name}: {of.n_questions:,} questions, {of.n_known:,} with a known answer, {of.n_moments:,} with "
-        f"moments, about {of.n_videos:,} videos; {len(of.rejected):,} rows rejected"
+        f"  {Path(of.path).name}: {counted(of.n_questions, 'questions')}, {of.n_known:,} with a known answer, "
+        f"{of.n_moments:,} with moments, about {counted(of.n_videos, 'videos')}; {counted(len(of.rejected), 'rows')} rejected"
     ]
     lines += [f"    line {line}: {reason}" for line, reason in of.rejected[:SHOWN]]
     if of.missing_videos is None:
         return lines
     gone = of.missing_videos
     names = f": {', '.join(gone[:SHOWN])}{', ...' if len(gone) > SHOWN else ''}" if gone else ""
-    return [*lines, f"    {of.n_videos - len(gone):,} videos found, {len(gone):,} missing{names}"]
+    return [*lines, f"    {counted(of.n_videos - len(gone), 'videos')} found, {len(gone):,} missing{names}"]

@@ -18,6 +18,7 @@ from typing import Any
 from cache.errors import InputChangedError, MissingSourceError
 from cache.files import disk_errors, refuse_links
 from cache.pool_reader import arrays_digest
+from cache.printable import counted
 from cache.record import Record
 from cache.remaking import aside, note_inputs, retire, set_aside
 from cache.store import Store
@@ -226,7 +227,7 @@ def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, A
 
 
 def _log_result(out: Output, id: str, seconds: float) -> None:
-    contents = ", ".join(f"{count} {name}" for name, count in out.rows.items()) or f"{len(out.files)} files"
+    contents = ", ".join(counted(count, name) for name, count in out.rows.items()) or counted(len(out.files), "files")
     log.info("%s: made (%s) in %.1f s", step_name(out.stage.name), contents, seconds)
     log.debug("%s: %s", out.stage.name, id)
     if out.dropped:

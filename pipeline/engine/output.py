@@ -19,7 +19,7 @@ from cache.notes import read_note, write_note
 from cache.pool import Pool
 from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
-from cache.tables import write_columns, write_rows
+from cache.tables import Schema, write_columns, write_rows
 from pipeline.engine.hardware import merged_facts
 from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
@@ -50,14 +50,21 @@ class Output:
         """Write one of the output's declared tables; in a shard, this shard's part of it."""
         name = f"{table}{self.suffix}.parquet"
         as_dicts = [row._asdict() if isinstance(row, tuple) else row for row in rows]
-        self.rows[table] += write_rows(self.folder / name, self.stage.output.tables[table], as_dicts)
+        self.rows[table] += write_rows(self.folder / name, self._schema(table), as_dicts)
         self.add_file(name)
 
     def write_columns(self, table: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
         """Write one of the output's declared tables column by column; in a shard, this shard's part of it."""
         name = f"{table}{self.suffix}.parquet"
-        self.rows[table] += write_columns(self.folder / name, self.stage.output.tables[table], columns)
+        self.rows[table] += write_columns(self.folder / name, self._schema(table), columns)
         self.add_file(name)
+
+    def _schema(self, table: str) -> Schema:
+        schema = self.stage.output.tables.get(table)
+        if schema is None:
+            known = ", ".join(self.stage.output.tables) or "none"
+            raise SevilaError(f"{self.stage.name} writes a table {table!r}; its artifact declares {known}")
+        return schema
 
     @property
     def snapshots(self) -> Snapshots:

@@ -18,6 +18,9 @@ from pipeline.engine.toml_file import read_toml
 log = logging.getLogger("sevila")
 
 KINDS = ("annotations", "videos", "weights", "scores")
+OF_ASK = (
+    "; only `sevila ask` takes the word demo: give the folder of the artifact train_backbone that `sevila demo` left"
+)
 
 
 class ServerPlace(NamedTuple):
@@ -128,6 +131,7 @@ class PlaceLookup:
         if place is None:
             given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
             others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
+            others = did_you_mean(name, given) + others
             raise MissingSourceError(
                 f"no path is given for the {kind} {name!r} on this machine{others}: give `--{kind} {name}=PATH`, "
                 f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
@@ -137,7 +141,8 @@ class PlaceLookup:
         except (OSError, ValueError) as error:
             absent = isinstance(error, FileNotFoundError | NotADirectoryError)
             why = "nothing is there" if absent else f"it cannot be read: {getattr(error, 'strerror', None) or error}"
-            raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but {why}") from error
+            hint = OF_ASK if (kind, place) == ("weights", Path("demo")) else ""
+            raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but {why}{hint}") from error
         kind_there = kind_of(place)
         if kind_there not in ("", "a folder"):
             wanted = "a folder" if kind == "videos" else "a file or a folder"

@@ -133,9 +133,14 @@ class Recipe:
         return self.configs[name]
 
 
+NOT_LOADED: dict[str, str] = {}  # stages of other packages, by the names that they offer, and why
+
+
 def refuse_unknown_stage(name: str, known: Iterable[str]) -> None:
     """Raise `RecipeError` with the nearest stage if there is none of this name."""
     if name not in known:
+        if name in NOT_LOADED:
+            raise RecipeError(f"{name!r} is not a stage: {NOT_LOADED[name]}")
         raise RecipeError(f"{name!r} is not a stage{did_you_mean(name, known)}; stages: {', '.join(known)}")
 
 
@@ -235,4 +240,6 @@ def _explain(problem: Any, section: str, config: type[Config]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"[{section}] has no key {key!r}{did_you_mean(key, fields)}; keys: {', '.join(fields) or 'none'}"
     reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "tuple_type":  # which TOML does not know
+        reason = 'a list was wanted, such as ["a", "b"]'
     return f"[{section}] {key} = {problem['input']!r}: {reason[0].lower() + reason[1:]}"

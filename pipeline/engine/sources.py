@@ -17,6 +17,7 @@ from typing import Any
 from cache.digests import DigestCache
 from cache.errors import CheckpointError, MachineError, MissingSourceError
 from cache.fingerprint import fingerprint
+from cache.printable import counted
 from pipeline.checkpoint_files import checkpoint_files, refuse_downloads_gone_wrong
 from pipeline.datasets.adapter import files_of
 from pipeline.datasets.question import Question, Video
@@ -218,7 +219,7 @@ class Sources:
             clips.setdefault(asked.video_id, set()).add((asked.clip_id, asked.start_seconds, asked.end_seconds))
         wanted = sorted(questions.typed_rows("videos", Video), key=lambda video: video.video_id)
         refuse_cut(questions, clips, questions, (video.video_id for video in wanted), "videos")
-        log.info("identifying %d videos by content; only new and changed files are read", len(wanted))
+        log.info("identifying %s by content; only new and changed files are read", counted(len(wanted), "videos"))
         files: list[VideoFile] = []
         logged = time.monotonic()
         for video in self._digests.saving(wanted):

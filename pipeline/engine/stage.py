@@ -23,6 +23,7 @@ from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
 from cache.tables import Schema, read_columns, read_lists, read_rows
 from cache.untrusted import path_inside
+from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.sources import Sources
 from pipeline.reasons import Reason
 
@@ -90,13 +91,7 @@ class RunContext:
 
     def __post_init__(self) -> None:
         """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
-        if self.device in ("auto", "cpu"):
-            return
-        import torch
-
-        devices = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        if self.device not in devices and not (self.device == "cuda" and "cuda:0" in devices):
-            raise SevilaError(f"device {self.device!r}: torch {torch.__version__} has {', '.join(devices)} here")
+        refuse_unknown_device(self.device)
 
     @classmethod
     def of(cls, store: Store, options: Mapping[str, Any]) -> RunContext:
@@ -106,9 +101,7 @@ class RunContext:
 
     def torch_device(self) -> str:
         """Return the name of the torch device to use."""
-        import torch
-
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch_device(self.device)
 
 
 class Input(Protocol):
@@ -289,8 +282,14 @@ def stage(
     def declare(function: Callable[..., None]) -> Stage[Produced]:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
         names = tuple(parameter.name for parameter in parameters)
-        assert names[:2] == ("cfg", "run") and names[-1] == "out", f"{function.__name__}(cfg, run, inputs..., *, out)"
-        name, config, inputs = function.__name__, parameters[0].annotation, names[2:-1]
+        name, inputs = function.__name__, names[2:-1]
+        if names[:2] != ("cfg", "run") or names[-1] != "out":
+            raise SevilaError(
+                f"{name} takes {', '.join(names) or 'nothing'}; cfg, run, inputs and, by name, out was wanted"
+            )
+        config = parameters[0].annotation
+        if not (isinstance(config, type) and issubclass(config, Config)):
+            raise SevilaError(f"{name}: the type of cfg is not given as a class derived from Config")
         needed = set(inspect.signature(plan).parameters) if plan else set()
         assert needed <= set(names[:-1]), f"{name}: a plan takes of what its stage takes: cfg, run, inputs..."
         assert set(later_inputs) <= set(inputs), f"{name}: {later_inputs} are not all inputs"

@@ -31,7 +31,7 @@ def _problem(value: Any, name: str) -> str:
     if isinstance(value, Selector) and value.name == name:
         return ""
     what = f"selector {value.name!r}" if isinstance(value, Selector) else type(value).__name__
-    return f"a {what}; a function of that name, declared by pipeline.selection.selector.selector, was wanted"
+    return f"a {what}; a function of that name, declared by sevila.extending.selector, was wanted"
 
 
 SELECTORS = Registry("selector", "sevila.selectors", partial(in_folder, pipeline.selection, _declared), _problem)

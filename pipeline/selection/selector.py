@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cache.errors import RecipeError, SevilaError, did_you_mean
+from pipeline.registry import failure
+from pipeline.whole_numbers import whole_number
 
 Positions = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -70,7 +72,7 @@ class Candidates:
         """
         given = {name: _finite(name, values) for name, values in arrays.items() if values is not None}
         counts = {name: len(array) for name, array in given.items() if name != "moments"}
-        counts |= {} if n_frames is None else {"n_frames": n_frames}
+        counts |= {} if n_frames is None else {"n_frames": whole_number("n_frames", n_frames, at_least=0)}
         if len(set(counts.values())) != 1:
             numbers = ", ".join(f"{count} by {name}" for name, count in counts.items()) or "no number"
             raise SevilaError(f"candidate frames: {numbers}; one number of frames was wanted")
@@ -105,10 +107,9 @@ class Selector:
             SevilaError: k below 1, candidates of which something needed is not known, or options of another selector.
         """
         options = self.options() if options is None else options
-        if k < 1 or type(options) is not self.options:
-            raise SevilaError(
-                f"{self.name}: k is {k}, options are {type(options).__name__}; at least 1, {self.options.__name__} wanted"
-            )
+        k = whole_number("k", k, at_least=1)
+        if type(options) is not self.options:
+            raise SevilaError(f"{self.name}: options are {type(options).__name__}; {self.options.__name__} wanted")
         given = {name: _read_only(getattr(candidates, name)) for name in self.needs if name != "rng"}
         for name, value in given.items():
             if value is None:
@@ -124,7 +125,7 @@ class Selector:
             raise
         except (Exception, SystemExit) as error:  # other people's code may raise anything
             question = f" for question {candidates.question_id!r}" if candidates.question_id else ""
-            raise SevilaError(f"selector {self.name} failed{question}: {error!r}") from error
+            raise SevilaError(f"selector {self.name} failed{question}: {failure(error)}") from error
         return self._checked(positions, candidates.n_frames, k)
 
     def options_from(self, values: Mapping[str, Any]) -> Options:
@@ -160,13 +161,20 @@ def selector(*, version: int, source: str, repeats: bool = False) -> Callable[[C
     """Declare a function of this module's form a selector; see the module."""
 
     def declare(function: Callable[..., Positions]) -> Selector:
-        parameters = set(inspect.signature(function).parameters)
-        options = get_type_hints(function)["options"] if "options" in parameters else Options
-        unknown = parameters - {"k", "options", *INPUTS}
-        assert "k" in parameters and not unknown, f"{function.__name__}: parameters {unknown}, wanted k and {INPUTS}"
-        assert "rng" not in parameters or issubclass(options, SeededOptions), f"{function.__name__}: rng without a seed"
-        needs = tuple(name for name in INPUTS if name in parameters)
-        return Selector(function.__name__, version, source, function, needs, options, repeats)
+        name, parameters = function.__name__, list(inspect.signature(function).parameters)
+        options = get_type_hints(function).get("options") if "options" in parameters else Options
+        if "k" not in parameters or not {*parameters} <= {"k", "options", *INPUTS}:
+            raise SevilaError(
+                f"{name} takes {', '.join(parameters) or 'nothing'}; k, options and of {', '.join(INPUTS)} was wanted"
+            )
+        if not (isinstance(options, type) and issubclass(options, Options)):
+            raise SevilaError(f"{name}: the type of options is {options}; a class derived from Options was wanted")
+        if "rng" in parameters and not issubclass(options, SeededOptions):
+            raise SevilaError(
+                f"{name} takes rng; options of a class derived from SeededOptions were wanted, for the seed"
+            )
+        needs = tuple(each for each in INPUTS if each in parameters)
+        return Selector(name, version, source, function, needs, options, repeats)
 
     return declare
 
@@ -180,7 +188,12 @@ def _read_only(value: Any) -> Any:
 
 
 def _finite(name: str, values: ArrayLike) -> Floats:
-    array = np.asarray(values, np.float64)
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SevilaError(f"{name}: no numbers ({error}); {WANTED_SHAPES[name]} was wanted") from error
+    if name == "moments" and array.size == 0:
+        return array.reshape(0, 2)
     if array.ndim != (2 if name in ("vectors", "moments") else 1):
         raise SevilaError(f"{name} have the shape {array.shape}; {WANTED_SHAPES[name]} was wanted")
     if not np.isfinite(array).all():

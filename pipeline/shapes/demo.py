@@ -25,6 +25,15 @@ def brings_data(recipe: str) -> bool:
     return recipe in WRITERS
 
 
+def has_world(store: Store, recipe: str, seed: int) -> bool:
+    """Whether a recipe's own videos and annotations lie in the store."""
+    return (_folder(store, recipe, seed) / "complete").exists()
+
+
+def _folder(store: Store, recipe: str, seed: int) -> Path:
+    return store.root / recipe / f"seed-{seed}"
+
+
 def places_in(store: Store, recipe: str, seed: int) -> dict[str, list[str]]:
     """Return where a recipe's own annotations and videos lie, as `Sources` takes them; what is not there is written.
 
@@ -33,7 +42,7 @@ def places_in(store: Store, recipe: str, seed: int) -> dict[str, list[str]]:
     Raises:
         StoreError: a link lies in it or on the way to it.
     """
-    folder = store.root / recipe / f"seed-{seed}"
+    folder = _folder(store, recipe, seed)
     log.info("the recipe's own videos and questions: %s", folder)
     refuse_link(folder, store.root)
     with store.lock(f"{recipe}-{seed}"):  # two runs may find it missing at the same time

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from cache.printable import counted
 from cache.record import Record
 from pipeline.datasets.question import Rejected
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
@@ -83,10 +84,13 @@ def what_ran(run: ReportedRun) -> list[tuple[str, str]]:
     frames = run.store.record(run.headline.frames)
     split = f", split {questions.config['split']}" if questions.config["split"] else ""
     first = f", the first {questions.config['limit']} questions" if questions.config["limit"] else ""
-    videos = f"{frames.rows.get('videos', 0):,} videos" if frames.rows else ""
+    videos = counted(frames.rows.get("videos", 0), "videos") if frames.rows else ""
     facts = [
         ("Recipe", run.recipe),
-        ("Data", f"{questions.config['dataset']}{split}{first}: {questions.rows['questions']:,} questions, {videos}"),
+        (
+            "Data",
+            f"{questions.config['dataset']}{split}{first}: {counted(questions.rows['questions'], 'questions')}, {videos}",
+        ),
         ("Frames", _sampling(frames)),
         ("Keyframes", _keyframes(run)),
         ("Weights", "; ".join(_weights(run))),

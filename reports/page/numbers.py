@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+from cache.printable import counted
 from pipeline.datasets.question import Question
 from pipeline.engine.recipe import LOCALIZERS, available, load
 from pipeline.metrics.accuracy import AccuracyRow, Answered, Outcome
@@ -209,7 +210,7 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     if headline.accuracy_percent is None:
         asked, *others = numbers.coverage()
         n_questions = sum(row.n_questions for row in (asked, *others))
-        answered = f"{asked.n_questions:,} of {n_questions:,} questions were answered"
+        answered = f"{asked.n_questions:,} of {counted(n_questions, 'questions')} were answered"
         return [(f"On {where}, {answered}; the right answers are not known, so there is no accuracy.", False)]
     setting = run.headline
     is_ours = setting.column in ANSWERED_COLUMNS
@@ -218,7 +219,7 @@ def result_sentence(numbers: RunNumbers) -> Sequence[tuple[str, bool]]:
     parts = [
         (f"On {where}, {who}, {how} {_frames_of(setting.row)}, gives the right answer to ", False),
         (f"{headline.accuracy_percent:.1f} %", True),
-        (f" of {headline.n_questions:,} questions", False),
+        (f" of {counted(headline.n_questions, 'questions')}", False),
     ]
     if (interval := headline_interval(headline)) is not None:
         parts.append((f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f})", False))

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cache.printable import printable_value
+from cache.printable import counted, printable_value
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.metrics.calibration import expected_calibration_error
 from pipeline.metrics.comparison import ALPHA
@@ -139,7 +139,9 @@ def _notes(numbers: RunNumbers, rows: dict[str, dict[str, Any]]) -> list[str]:
     asked, *others = numbers.coverage()
     n_questions = sum(row.n_questions for row in (asked, *others))
     notes = ["Right answers in percent, with 95 % intervals by resampling whole videos."]
-    notes[0] += f" {asked.n_questions:,} of {n_questions:,} questions ({asked.questions_percent:.1f} %) could be asked"
+    notes[0] += (
+        f" {asked.n_questions:,} of {counted(n_questions, 'questions')} ({asked.questions_percent:.1f} %) could be asked"
+    )
     lost = ", ".join(f"{row.n_questions:,} {row.reason.replace('_', ' ')}" for row in others)
     notes[0] += f"; the others count as wrong ({lost})." if others else "."
     if any("moment recall" in cells for cells in rows.values()):

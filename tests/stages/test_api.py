@@ -139,8 +139,40 @@ def test_frames_of_any_size_are_scaled_and_what_are_no_frames_is_refused(demo: P
     for wrong in (large.float(), large[0], large.permute(0, 3, 1, 2), large[:0]):
         with pytest.raises(sevila.SevilaError, match=r"uint8 \[T, H, W, 3\] was wanted"):
             localizer.score(wrong, QUESTION, OPTIONS)
+    for wrong, hint in ((small.numpy(), r"torch\.from_numpy"), (list(small), "a list; a torch tensor was wanted")):
+        with pytest.raises(sevila.SevilaError, match=hint):
+            localizer.score(wrong, QUESTION, OPTIONS)  # type: ignore[arg-type]
     with pytest.raises(sevila.SevilaError, match="did you mean 'next_event'"):
         localizer.score(small, QUESTION, OPTIONS, prompt="next_events")
+
+
+def test_a_question_and_options_that_are_no_texts_are_refused_and_an_array_of_texts_is_not(demo: Path) -> None:
+    answerer = sevila.Answerer.load(demo / "tiny-blip2", device="cpu")
+    frames = torch.zeros(2, 28, 28, 3, dtype=torch.uint8)
+    wrong: list[tuple[Any, Any]] = [(None, OPTIONS), (QUESTION, "red"), (QUESTION, [1, 2])]
+    for question, options in wrong:
+        with pytest.raises(sevila.SevilaError, match=r"texts? was wanted"):
+            answerer.answer(frames, question, options)
+    of_pandas: Any = np.array(OPTIONS, object)
+    assert answerer.answer(frames, QUESTION, of_pandas).option in OPTIONS
+    with pytest.raises(sevila.SevilaError, match="the prompt 'moment' is not one by which an Answerer is asked"):
+        answerer.answer(frames, QUESTION, OPTIONS, prompt="moment")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"precision": "float8"}, "precision 'float8': wanted float32 or bfloat16"),
+        ({"precision": "auto"}, "precision 'auto'"),
+        ({"device": "gpu"}, "device 'gpu': torch .* has auto, cpu"),
+        ({"device": "cuda:99"}, "device 'cuda:99'"),
+    ],
+)
+def test_a_device_or_precision_that_there_is_not_is_named_with_those_there_are(
+    how: dict[str, Any], message: str, demo: Path
+) -> None:
+    with pytest.raises(sevila.SevilaError, match=message):
+        sevila.Localizer.load(demo / "tiny-blip2", **how)
 
 
 def test_weights_are_taken_from_a_trained_artifact_too_and_what_is_missing_is_named(demo: Path, finished: Path) -> None:
@@ -155,6 +187,9 @@ def test_weights_are_taken_from_a_trained_artifact_too_and_what_is_missing_is_na
         sevila.Localizer.load(demo / "tiny-blip2", demo / "absent.pth")
     with pytest.raises(sevila.SevilaError, match="set SEVILA_WEIGHTS"):
         sevila.Localizer.load("absent")
+    for path in (demo / "absent", str(demo / "absent"), "./absent", ""):
+        with pytest.raises(sevila.SevilaError, match="nothing is there; wanted the folder of a BLIP-2"):
+            sevila.Localizer.load(path)
     with pytest.raises(sevila.SevilaError, match="at least one"):
         sevila.Answerer.load(demo / "tiny-blip2").answer(frames, QUESTION, [])
 
@@ -180,3 +215,101 @@ def test_keyframes_are_selected_from_tensors_arrays_and_lists_alike() -> None:
             sevila.select(*arguments)
     with pytest.raises(sevila.SevilaError, match="top_k has no option 't1'"):
         sevila.select(scores, "top_k", 2, t1=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "message"),
+    [
+        (([0.1, 0.9], "top_k", 0), {}, "k is 0; a whole number, at least 1, was wanted"),
+        (([0.1, 0.9], "top_k", 1.0), {}, "k is 1.0; a whole number"),
+        (([0.1, 0.9], "top_k", "1"), {}, "k is '1'; a whole number"),
+        ((None, "uniform", 2), {"n_frames": -3}, "n_frames is -3; a whole number, at least 0"),
+        ((None, "uniform", 2), {"n_frames": 3.5}, "n_frames is 3.5"),
+        ((["a", "b"], "top_k", 1), {}, "scores: no numbers"),
+        (({0: 1.0}, "top_k", 1), {}, "scores: no numbers"),
+        (([0.1, 0.9], None, 1), {}, "method: a NoneType; a selector's name was wanted"),
+        (([0.1, 0.9], max, 1), {}, "method: a builtin_function_or_method"),
+    ],
+)
+def test_what_cannot_be_selected_from_is_said_in_a_sentence(arguments: Any, more: Any, message: str) -> None:
+    with pytest.raises(sevila.SevilaError, match=message):
+        sevila.select(*arguments, **more)
+
+
+def test_more_keyframes_than_frames_gives_all_and_without_true_moments_the_oracle_gives_none() -> None:
+    assert sevila.select([0.1, 0.9], "top_k", k=9).tolist() == [0, 1]
+    assert sevila.select([], "top_k", k=2).tolist() == []
+    assert sevila.select(None, "oracle", k=2, seconds=[0, 1, 2], moments=[]).tolist() == []
+
+
+def test_one_precision_and_a_limit_from_python_are_those_of_the_command(store: Path) -> None:
+    recipe = sevila.load(
+        SMALL, store=store, precision="bfloat16", limit=4, settings={"score_frames.precision": "float32"}
+    )
+    precisions = {name: recipe.recipe.config_of(name).precision for name in ("score_frames", "answer_questions")}
+    assert precisions == {"score_frames": "float32", "answer_questions": "bfloat16"}
+    assert recipe.recipe.config_of("list_questions").limit == 4
+    wrong: Any = "float8"
+    with pytest.raises(sevila.SevilaError, match="precision 'float8': wanted one of float32, bfloat16, auto"):
+        sevila.load(SMALL, store=store, precision=wrong)
+
+
+def test_numbers_of_numpy_are_settings_like_pythons(store: Path) -> None:
+    settings = {
+        "select_keyframes.k": np.int64(3),
+        "select_keyframes.selector": "aks",
+        "select_keyframes.options": {"t1": np.float64(0.5)},
+    }
+    chosen = sevila.load(SMALL, store=store, settings=settings).recipe.config_of("select_keyframes")
+    assert (chosen.k, chosen.options["t1"]) == (3, 0.5)
+    wrong: Any = ["select_keyframes.k=3"]
+    with pytest.raises(sevila.SevilaError, match="settings: a list; a dict was wanted"):
+        sevila.load(SMALL, store=store, settings=wrong)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"decode_workers": 0}, "decode_workers is 0; a whole number, at least 1"),
+        ({"batch_tokens": 0.5}, "batch_tokens is 0.5"),
+        ({"processes": -1}, "processes is -1; a whole number, at least 0"),
+        ({"device": "gpu"}, "device 'gpu'"),
+    ],
+)
+def test_how_to_run_is_checked_before_anything_runs(how: dict[str, Any], message: str, store: Path) -> None:
+    assert sevila.load(SMALL, store=store, batch_tokens="auto", device="cpu").how["batch_tokens"] is None
+    with pytest.raises(sevila.SevilaError, match=message):
+        sevila.load(SMALL, store=store, **how)
+    misspelt: Any = {"decode_worker": 2}
+    with pytest.raises(TypeError, match=r"'decode_worker' \(did you mean 'decode_workers'"):
+        sevila.load(SMALL, store=store, **misspelt)
+
+
+def test_what_a_run_has_not_is_said_with_what_it_has(store: Path) -> None:
+    results = sevila.load(SMALL, store=store).results()
+    with pytest.raises(sevila.SevilaError, match=r"no 'answer' \(did you mean 'answer_questions'\?\); stages: "):
+        results["answer"]
+    with pytest.raises(sevila.SevilaError, match="no 'evaluate' with setting 'x'; settings: none"):
+        results.of("evaluate", "x")
+
+
+def test_frames_are_read_by_rows_in_any_order_and_rows_that_are_not_there_are_no_damage(store: Path) -> None:
+    frames = sevila.artifact("sample_frames", store=store)
+    video = frames.arrow("frames")["video_id"][0].as_py()
+    every = frames.array(video)
+    for rows in ([3, 1], [1, 1], np.array([0, 5, 2])):
+        wanted: Any = rows
+        assert np.array_equal(frames.array(video, wanted), every[rows])
+    assert frames.array(video, []).shape == (0, *every.shape[1:])
+    for wrong in ([0, 99], [-1], 3, [0.5]):
+        not_there: Any = wrong
+        with pytest.raises(sevila.SevilaError, match="a list of numbers from 0 to 7 was wanted"):
+            frames.array(video, not_there)
+
+
+def test_one_store_below_needs_no_list_and_a_store_that_is_not_there_is_called_so(store: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    above = sevila.artifact("answer_questions", store=own, below=store)
+    assert above.id == sevila.artifact("answer_questions", store=store).id
+    with pytest.raises(sevila.SevilaError, match=r"in .*own, where there is no store"):
+        sevila.artifact("answer_questions", store=own)

@@ -104,6 +104,15 @@ def test_an_option_given_twice_is_refused(demo: Path, asked: Path, capsys: pytes
     assert "this cannot be asked: the option 'red' is given more than once" in capsys.readouterr().err
 
 
+def test_a_folder_without_images_is_refused_before_anything_is_read(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.txt").write_text("still written to")
+    assert ask(demo, tmp_path / "store", "Why?", video=str(tmp_path)) == 1
+    assert "is a folder without images" in capsys.readouterr().err
+    assert not (tmp_path / "store" / "artifacts").exists()
+
+
 def test_a_page_shows_a_turned_video_as_players_do(demo: Path, asked: Path, tmp_path: Path) -> None:
     turned, page = rotate(make_video(tmp_path / "turned.mp4", size=(96, 48)), 90), tmp_path / "answer.html"
     assert ask(demo, asked, "What?", "--option", "a", "--option", "b", "-o", str(page), video=str(turned)) == 0

@@ -53,6 +53,19 @@ def test_a_recipe_that_can_run_here_has_status_zero_and_one_that_cannot_says_all
     assert "extract_features in float16 on a CPU" in problems(content)
 
 
+def test_a_recipe_that_brings_its_own_videos_is_looked_at_without_rendering_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, content = doctor(capsys, "demo", "--store", str(tmp_path / "store"))
+    texts = "\n".join(each["text"] for each in content["findings"])
+    assert (status, content["estimate"]) == (0, None)
+    assert "a run renders its own videos and questions first" in texts
+    assert "no estimate of time and disk: the chain trains its backbone" in texts
+    assert not (tmp_path / "store").exists()
+    status, content = doctor(capsys, "shapes_long", "--store", str(tmp_path / "store"))
+    assert status == 1 and "weights 'shapes-sevila'" in problems(content) and "annotations" not in problems(content)
+
+
 def test_a_place_that_the_command_gives_is_one_and_a_wrong_one_is_a_problem_with_its_fix(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cache.errors import SevilaError
 from cache.store import Store
+from pipeline.engine import recipe
+from pipeline.engine.recipe import load
+from stages import extensions
+from stages.all import OURS, STAGES
+from stages.score_frames import FrameScores
 from tests.conftest import Package
 from tests.small_world import SMALL
 
@@ -117,6 +123,43 @@ def test_an_unknown_prompt_is_refused_with_the_nearest_one_of_ours_and_of_other_
         sevila.load(SMALL, settings={"score_frames.prompt": "brif"})
     with pytest.raises(sevila.SevilaError, match="not a prompt by which an Answerer is asked for an option"):
         sevila.load(SMALL, settings={"answer_questions.prompt": "moment"})
+
+
+def test_a_prompt_that_cannot_be_asked_for_is_refused_before_anything_runs(package: Package) -> None:
+    package("brief", PROMPT.format(name="brief").replace("question, options:", "question:"), group="sevila.prompts")
+    with pytest.raises(SevilaError, match=r"whose answer cannot be called with \(question, options\)") as error:
+        load(SMALL, STAGES, ["score_frames.prompt=brief"])
+    assert "template" not in str(error.value)  # which is right as it is
+
+
+STAGE = """
+from sevila.extending import Config, FrameScores, Output, Questions, RunContext, stage
+
+class Odd(Config): ...
+
+@stage(version=1, output=FrameScores)
+def odd({parameters}): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("run: RunContext, *, out: Output", "odd takes run, out; cfg, run, inputs and, by name, out was wanted"),
+        ("cfg, run: RunContext, *, out: Output", "the type of cfg is not given as a class derived from Config"),
+    ],
+)
+def test_a_stage_that_cannot_be_loaded_is_named_with_its_reason_by_a_recipe_that_names_it(
+    parameters: str, message: str, package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recipe, "NOT_LOADED", {})
+    monkeypatch.setattr(extensions, "NOT_LOADED", recipe.NOT_LOADED)
+    package("odd", STAGE.format(parameters=parameters), group="sevila.stages")
+    assert extensions.of_others(OURS) == {} and message in caplog.text
+    with pytest.raises(SevilaError, match=f"scorer = 'odd': stage 'odd' of theirs cannot be loaded: .*{message}"):
+        extensions.scorer_stage(OURS, FrameScores, "odd")
+    with pytest.raises(SevilaError, match=f"'odd' is not a stage: .*{message}"):
+        recipe.refuse_unknown_stage("odd", OURS)
 
 
 def test_code_of_ours_under_its_name_in_the_repository_is_an_error_that_says_how_to_import_it(package: Package) -> None:

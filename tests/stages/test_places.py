@@ -110,6 +110,14 @@ def test_a_place_that_is_given_to_one_stage_and_wrong_is_found_before_weights_ar
     assert not read
 
 
+def test_the_word_demo_in_place_of_weights_is_said_to_be_for_ask_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "plain", "--weights", "demo", "--store", str(tmp_path / "store")]) == 0
+    assert "only `sevila ask` takes the word demo" in capsys.readouterr().out
+
+
 def test_one_stage_runs_without_the_places_that_only_others_need(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

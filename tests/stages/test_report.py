@@ -368,6 +368,8 @@ def test_a_folder_of_other_things_is_refused_and_left_as_it_is(
     assert "is no report" in capsys.readouterr().err and (report / "index.html").is_file()
     assert main(["report", "unheard", "--store", str(store)]) == 1
     assert "'unheard' is no run's name" in capsys.readouterr().err
+    assert main(["report", "small", "small", "--store", str(store)]) == 1
+    assert "small and small are one run; wanted two" in capsys.readouterr().err
 
 
 def test_thumbnails_have_the_shape_that_players_show(tmp_path: Path, two_runs: Path) -> None:

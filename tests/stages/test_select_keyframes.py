@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from cache.errors import RecipeError
+from pipeline.engine.output import Output
 from pipeline.engine.recipe import load
-from pipeline.engine.stage import Artifact
+from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.recipes.results import Choice
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
 from stages.all import STAGES
+from stages.list_questions import Questions
+from stages.score_frames import FrameScores
 from tests.conftest import Package
 from tests.stages.runs import artifact, sevila
 
@@ -166,3 +169,21 @@ def test_another_packages_selector_of_vectors_sees_those_of_features(demo: Path,
     assert all(row["positions"] == [0, 2, 4, 6] and row["scores"] == [] for row in chosen_rows(store))
     inputs = artifact(store, "keyframes").record.inputs
     assert inputs["scores"] is None and inputs["vectors"].startswith("extract_features-")
+
+
+class ScoreNothing(Config):
+    """It has no keys."""
+
+
+@stage(version=1, output=FrameScores)
+def score_nothing(cfg: ScoreNothing, run: RunContext, questions: Questions, *, out: Output) -> None:
+    """Score no frame."""
+
+
+def test_questions_that_another_packages_scorer_leaves_out_say_so_and_blame_no_features(
+    demo: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STAGES, "score_nothing", score_nothing)
+    assert sevila("run", demo, store, "--set", "chain.scorer=score_nothing") == 0
+    reasons = {row["reason"] for row in artifact(store, "keyframes").rows("keyframes") if row["status"] != "ok"}
+    assert "unscored: score_nothing has no score of it" in reasons and "not_finite" not in str(reasons)

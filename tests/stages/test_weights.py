@@ -88,6 +88,11 @@ def test_what_cannot_be_exported_or_named_says_why(
 ) -> None:
     assert weights(store, "export", "init_localizer", "init_answerer", "-o", str(tmp_path / "x")) == 1
     assert "a BLIP-2 folder has one Q-Former" in capsys.readouterr().err
+    assert weights(store, "export", "init_localizer", "-o", str(tmp_path / "x.txt")) == 1
+    assert "ends as a file does; wanted .safetensors or .pth" in capsys.readouterr().err
+    assert not (tmp_path / "x.txt").exists()
+    assert weights(store, "show", "sevila-pretraind") == 1
+    assert "did you mean 'sevila-pretrained'" in capsys.readouterr().err
     assert weights(store, "export", "evaluate", "-o", str(tmp_path / "x.pth")) == 1
     assert "wanted weights of a Localizer or an Answerer" in capsys.readouterr().err
     assert weights(store, "import", "ours", str(demo / "questions.csv")) == 1

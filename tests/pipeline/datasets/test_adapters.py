@@ -1,5 +1,6 @@
 """A data set is added by one file: in the folder, or in somebody's package, by an entry point."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pipeline.datasets
 from cache.errors import RecipeError, SevilaError
 from cache.store import Store
 from cli import main
-from pipeline.datasets.registry import adapter_named, adapter_names
+from pipeline.datasets.registry import adapter_named, adapter_names, read_split
 from stages.list_questions import Questions
 from tests.conftest import Package
 
@@ -69,7 +70,7 @@ def test_a_package_offers_a_data_set_by_an_entry_point_and_its_questions_are_lis
     assert [question.options for question in Questions(Store(store), id).questions()] == [("so", "thus")]
     capsys.readouterr()
     assert main(["datasets", "theirs", *places]) == 0
-    assert "val.json: 1 questions, 1 with a known answer" in capsys.readouterr().out
+    assert "val.json: 1 question, 1 with a known answer" in capsys.readouterr().out
 
 
 def test_a_data_set_that_cannot_be_loaded_or_is_none_is_refused_by_name(package: Package) -> None:
@@ -80,3 +81,38 @@ def test_a_data_set_that_cannot_be_loaded_or_is_none_is_refused_by_name(package:
     package("empty", "name = 'empty'\n", "theirs_too", group="sevila.datasets")
     with pytest.raises(SevilaError, match=r"'empty' of theirs_too is the module \w+ without about, read; .*wanted"):
         adapter_named("empty")
+
+
+READING = """
+from pipeline.datasets.adapter import About
+name = "odd"
+about = About(title="Odd", splits={}, videos="", published="", licence="", prompt="multiple_choice")
+def read(path, split):
+    raise KeyError("boom")
+"""
+
+
+def test_what_a_packages_data_set_raises_is_one_sentence_that_says_where(package: Package, tmp_path: Path) -> None:
+    package("odd", READING, group="sevila.datasets")
+    with pytest.raises(
+        SevilaError, match=r"data set 'odd' cannot read .*: KeyError\('boom'\) \(theirs_datasets.py, line 6\)"
+    ):
+        read_split(adapter_named("odd"), tmp_path, "val")
+
+
+def test_a_data_set_whose_read_takes_something_else_is_refused_by_name(package: Package) -> None:
+    package("odd", READING.replace("path, split", "path"), group="sevila.datasets")
+    with pytest.raises(SevilaError, match=r"whose read cannot be called with \(path, split\)"):
+        adapter_named("odd")
+
+
+def test_a_data_set_that_cannot_be_loaded_hides_no_other_from_the_list(
+    package: Package, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package("broken", "import no_such_module_anywhere\n", group="sevila.datasets")
+    assert main(["datasets"]) == 0
+    text = capsys.readouterr().out
+    assert "nextqa: NExT-QA" in text and "broken: data set 'broken' of theirs cannot be loaded" in text
+    assert main(["datasets", "--json"]) == 0
+    listed = {each["dataset"]: each.get("problem", "") for each in json.loads(capsys.readouterr().out)}
+    assert "cannot be loaded" in listed["broken"] and listed["nextqa"] == ""

@@ -50,9 +50,9 @@ def test_a_named_data_set_is_read_and_its_videos_are_looked_for(
     (tmp_path / "videos" / "met_frames" / TVQA.rows[0]["vid_name"]).mkdir(parents=True)
     places = ["--annotations", f"tvqa={tmp_path}", "--videos", f"tvqa={tmp_path / 'videos'}"]
     text = listing(capsys, "tvqa", *places)
-    assert "tvqa_val.jsonl: 2 questions, 2 with a known answer, 0 with moments, about 2 videos; 1 rows rejected" in text
+    assert "tvqa_val.jsonl: 2 questions, 2 with a known answer, 0 with moments, about 2 videos; 1 row rejected" in text
     assert " line 3: question_id '7' is already on line 1\n" in text
-    assert " 1 videos found, 1 missing: s03e02_seg02_clip_10\n" in text
+    assert " 1 video found, 1 missing: s03e02_seg02_clip_10\n" in text
     assert "nextqa" not in text
 
 

@@ -57,6 +57,27 @@ def test_an_entry_point_that_is_no_selector_is_refused(package: Package) -> None
         selector_named("plain")
 
 
+HEAD = "from pipeline.selection.selector import Options, selector\n\n@selector(version=1, source='a test')\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def odd(score, k): ...", "odd takes score, k; k, options and of n_frames, scores, .* was wanted"),
+        ("def odd(scores): ...", "odd takes scores; k, options and"),
+        ("def odd(k, options): ...", "the type of options is None; a class derived from Options was wanted"),
+        ("def odd(k, rng): ...", "odd takes rng; options of a class derived from SeededOptions were wanted"),
+        ("def odd(k): return 1 / 0", "selector odd failed: ZeroDivisionError.* \\(theirs_selectors.py, line 4\\)"),
+    ],
+)
+def test_a_selector_with_other_parameters_or_an_error_says_what_is_wrong_and_where(
+    code: str, message: str, package: Package
+) -> None:
+    package("odd", f"{HEAD}{code}\n")
+    with pytest.raises(SevilaError, match=message):
+        selector_named("odd")(Candidates.of(n_frames=9), 2)
+
+
 def test_two_selectors_of_one_name_are_refused_with_their_packages(package: Package) -> None:
     package("aks", FILE.format(name="aks", positions="[0]"))
     with pytest.raises(SevilaError, match="'aks' is offered by this package and theirs"):
