@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,10 @@ from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_videos
+from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.load_models import OnDemand, load_answerer
-from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
 from pipeline.inference.selector_scoring import frame_vectors, question_vectors
-from pipeline.inference.visual_windows import Windows
+from pipeline.inference.visual_windows import VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import answering_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
@@ -53,10 +54,7 @@ def score_by_selector(
     halving = Halving("score_by_selector")
     models = OnDemand(lambda: (load_answerer(run, backbone, answerer, cfg.precision), selector.load(run)))
 
-    def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
-        if not ok:
-            return shard.write_rows("frame_scores", [])
+    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
         model, scorer = models.model
         parts: list[dict[str, np.ndarray]] = []
         with shard.phase("score"):
@@ -68,9 +66,6 @@ def score_by_selector(
                     clip = clips[video.video_id, question.clip_id]
                     scores = scorer.scores(vectors, clip["row"], text)
                     parts.append(columns_of_question(question, clip, scores, was_cut))
-        columns = joined_columns(parts)
-        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
-        shard.write_columns("frame_scores", columns)
+        return joined_columns(parts)
 
-    out.each_shard(work)
-    refuse_without_scores(out, videos, by_video, "the selector")
+    score_shards(out, videos, by_video, "the selector", score)
