@@ -10,8 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.printable import printable_value
-from pipeline.video.jpeg import as_jpeg
-from pipeline.video.thumbnails import shape_or_coded
+from pipeline.video.thumbnails import as_jpeg, shape_or_coded
 from reports.asked_answer import AskedAnswer, AskedFrame, clock, percent_text
 from reports.asking import AskedRun
 
