@@ -16,9 +16,9 @@ from pathlib import Path
 from cache.errors import CorruptArtifactError, LinkError, StoreError, did_you_mean
 from cache.files import published, read_whole, refuse_link, refuse_links, sync, write_atomically
 from cache.fingerprint import file_digest
-from cache.manifest import Blob, Manifest, manifest_name, note_of, same_arrays
+from cache.manifest import Blob, Manifest, manifest_name, same_arrays
 from cache.names import NAME, NAMES, NamedRun, path_of, read_named_run, run_of, takes_place
-from cache.notes import NOTE_LIMIT_BYTES, write_note
+from cache.notes import NOTE_LIMIT_BYTES, note_of, write_note
 from cache.pool import part_paths
 from cache.pool_listing import PartId, references
 from cache.pool_reader import is_there

@@ -13,14 +13,14 @@ from typing import TypeVar
 from cache.errors import CorruptArtifactError, LinkError, StoreError, repair_hint
 from cache.files import read_whole, refuse_link, refuse_links
 from cache.fingerprint import file_digest
-from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, note_of, record_of, same_arrays, with_inputs
+from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, same_arrays, with_inputs
 from cache.names import NAMES, NamedRun, every_name, named_run, run_of, takes_place
-from cache.notes import NOTE_LIMIT_BYTES, note_text
+from cache.notes import NOTE_LIMIT_BYTES, note_of, note_text
 from cache.pool import part_paths
 from cache.pool_listing import references
 from cache.pool_reader import holder
 from cache.pulled import absent_parts
-from cache.record import PROGRESS, RECORD, same_content
+from cache.record import PROGRESS, RECORD, Record, same_content
 from cache.remote import Remote
 from cache.store import BESIDE_RECORD, Store
 from cache.untrusted import is_artifact_id, path_inside
@@ -223,7 +223,7 @@ def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
     """
     folder = store.path(id)
     text = read_whole(folder / RECORD, NOTE_LIMIT_BYTES)
-    record = record_of(text, f"{folder / RECORD}")
+    record = Record.parse(text, folder / RECORD)
     progress = {
         path.name: _note_text(path) for path in (folder / PROGRESS).glob("*.json") if PROGRESS_FILE.fullmatch(path.name)
     }

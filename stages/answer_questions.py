@@ -20,7 +20,7 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import Windows
-from pipeline.inference.written_answers import OF_REPLIES
+from pipeline.inference.written_answers import OF_REPLIES, why_not_asked
 from pipeline.metrics.accuracy import AnswerRow
 from pipeline.models.prompts import AnsweringPrompt
 from pipeline.reasons import Reason
@@ -74,9 +74,6 @@ class Answers(Artifact):
     }
 
 
-NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
-
-
 class AnswerQuestions(Config):
     """How the Answerer is asked."""
 
@@ -102,7 +99,7 @@ def answer_questions(
 ) -> None:
     """Answer every question from its keyframes."""
     pairs = [
-        (question, row if row.reason or question.options else row._replace(reason=NO_OPTIONS))
+        (question, row._replace(reason=row.reason or why_not_asked(question)))
         for question, row in keyframes.asked(questions, features)
     ]
     windows = Windows(features, run.torch_device(), answerer)
