@@ -68,6 +68,11 @@ class Transfer:
                 runs.append(read(name))
         return runs
 
+    def run_there(self, file: str) -> NamedRun:
+        """Return the run of a name that the remote has; raises `CorruptArtifactError` if its file is damaged."""
+        where = f"{self._remote.address}/{file}"
+        return run_of(note_of(self._remote.read(file), where), where, "push it again with --replace")
+
     def whole_runs(self) -> list[NamedRun]:
         """Return the runs whose names are to be written: all that they pin is moved."""
         return [run for run in self.runs if not any(pin.id in self.refused for pin in run.artifacts)]
@@ -210,8 +215,7 @@ class Push(Transfer):
         name = f"{NAMES}/{run.name}.json"
         if is_replacing or name not in self._there:
             return True
-        where = f"{self._remote.address}/{name}"
-        return takes_place(run, run_of(note_of(self._remote.read(name), where), where, "push it with --replace"), where)
+        return takes_place(run, self.run_there(name), f"{self._remote.address}/{name}")
 
 
 def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
