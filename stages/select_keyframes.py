@@ -206,7 +206,7 @@ class _ChooseFrames:
         by_question = scores.by_question() if scores is not None else None
         self._values = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
-        self._vectors = _FrameVectors(vectors) if vectors is not None else None
+        self._vectors = FrameVectors(vectors) if vectors is not None else None
         self._moments = questions.true_moments() if "moments" in self._select.needs else {}
 
     def __call__(self, question: Question, clip: dict[str, np.ndarray]) -> _Chosen:
@@ -234,7 +234,7 @@ class _ChooseFrames:
         return Reason(f"no_frame_chosen: {self._select.name} chose none of the {n_frames} sampled frames")
 
 
-class _FrameVectors:
+class FrameVectors:
     """A vector a frame: embeddings as they are, features by their mean over tokens; those of the last video stay in memory."""
 
     def __init__(self, pooled: Features) -> None:
