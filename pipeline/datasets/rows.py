@@ -253,7 +253,7 @@ def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Qu
     Raises BadRow.
     """
     video_id = video_name("vid_name", cells.get("vid_name"))
-    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
+    start_seconds, end_seconds, note = clip(*split_clip(cells.get("ts")))
     return Question(
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,
