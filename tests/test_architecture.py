@@ -64,6 +64,7 @@ EXCEPTIONS = {
         "pipeline.datasets.registry",
         "pipeline.datasets.score_files",
         "pipeline.datasets.subtitles",
+        "pipeline.video.image_names",
         "pipeline.video.video_folder",
     },
 }

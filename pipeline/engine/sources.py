@@ -29,6 +29,7 @@ from pipeline.engine.places import KINDS, PlaceLookup, ServerPlace
 from pipeline.engine.progress import LOG_EVERY_SECONDS
 from pipeline.engine.weights import Weights, links_to, of_hub
 from pipeline.reasons import Reason
+from pipeline.video.image_names import order_problem
 from pipeline.video.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
@@ -251,6 +252,8 @@ class Sources:
             return VideoFile(video_id, None, None, reason, clips)
         try:
             digest, of_file = self._digests.identify(path)
+            if path.is_dir() and (problem := order_problem(path)):  # part of the identity, as rules of names may change
+                return VideoFile(video_id, None, None, problem, clips)
             return VideoFile(video_id, path, digest, reason, clips, of_file)
         except MissingSourceError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THIS_PROCESS:

@@ -31,7 +31,8 @@ from cache.errors import DecodeError, ReadingError
 from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, Started, Trouble
 from pipeline.video.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
 from pipeline.video.frames import VideoProbe, sample_clip
-from pipeline.video.image_folder import decode_image, list_images
+from pipeline.video.image_folder import decode_image
+from pipeline.video.image_names import list_images
 from pipeline.video.pictures import accept_unknown_side_data, logged_lines, pictures, refuse_damage
 from pipeline.video.probing import count_frames, probe
 from pipeline.video.scaler import Scaler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,10 @@ import av
 from cache.errors import DecodeError
 from pipeline.video.containers import best_video_stream, open_container
 from pipeline.video.frames import IMAGE_SUFFIXES, VideoProbe
-from pipeline.video.image_names import missing_numbers, order_of_names
+from pipeline.video.image_names import list_images, missing_numbers
 
 # The last bytes of a JPEG and of a PNG.
 END_MARKS = {".png": b"\0\0\0\0IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The folder's images in the order that their names say (2.jpg before 10.jpg). What is no regular file is left out.
-
-    Raises DecodeError, with the names at fault, where the names can be read as several orders, or as none.
-    """
-    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    every = sorted(file for file in files if file.is_file())  # as in the folder's digest
-    if either := next((file.name for file in every if re.match(r"\.\d", file.name)), ""):
-        raise DecodeError(
-            f"unreadable: is {either} a hidden file, or a frame? Remove it, or write a number before its point (0{either})"
-        )
-    images = [file for file in every if file.name[0] != "."]
-    places, at_fault = order_of_names([image.stem for image in images])
-    if at_fault:
-        names = ", ".join(images[place].name for place in at_fault[:4])
-        more = f" and {len(at_fault) - 4} more" if len(at_fault) > 4 else ""
-        raise DecodeError(
-            f"unreadable: no clear order in the images' names, see {names}{more}; number them 1, 2, 3, ..."
-        )
-    return [images[place] for place in places]
 
 
 def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None]) -> VideoProbe:

@@ -19,7 +19,8 @@ import av
 from cache.errors import DecodeError, MachineError, ReadingError
 from cache.files import published
 from pipeline.video.containers import best_video_stream, open_container
-from pipeline.video.image_folder import decode_image, list_images
+from pipeline.video.image_folder import decode_image
+from pipeline.video.image_names import list_images
 from pipeline.video.pictures import accept_unknown_side_data, nothing, orientation, pictures
 from pipeline.video.scaler import Scaler
 from pipeline.video.video_bytes import VideoBytes

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cache.errors import DecodeError, ReadingError
-from pipeline.video.image_folder import decode_image, list_images
+from pipeline.video.image_folder import decode_image
+from pipeline.video.image_names import list_images
 from pipeline.video.keyframe_files import pixel_shape, upright_sides
 from pipeline.video.pictures import accept_unknown_side_data, nothing, pictures
 from pipeline.video.video_bytes import VideoBytes

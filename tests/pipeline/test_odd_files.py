@@ -294,13 +294,13 @@ CLEAR = {
     "six digits": ["010960.jpg", "010980.jpg", "011000.jpg", "011020.jpg"],
     "years of two digits and months": [f"{21 + n // 12}-{n % 12 + 1:02}.jpg" for n in range(2, 22)],
     "months and days": [*(f"03-{day}.jpg" for day in range(28, 32)), *(f"04-{day:02}.jpg" for day in range(1, 5))],
-    "points as letters": ["0p5.jpg", "1p0.jpg", "1p25.jpg", "1p5.jpg"],
     "shots and every tenth frame": [f"{shot:02}_{frame:02}.jpg" for shot in (1, 2) for frame in (4, 8, 12)],
     "a number and a score": ["0_0.91.jpg", "1_0.17.jpg", "2_0.53.jpg"],
     "a pause of a whole day": [f"{m // 60:02}-{m % 60:02}.jpg" for m in (*range(0, 400, 20), *range(900, 1300, 20))],
     "evenings": ["2024-05-06_1959.jpg", "2024-05-06_2000.jpg", "2024-06-06_1930.jpg"],
 }
 UNCLEAR = {
+    "points as letters": (["0p5.jpg", "1p0.jpg", "1p25.jpg", "1p5.jpg"], ["1p25.jpg"]),
     "shot or decimal": (["1.9.jpg", "1.10.jpg", "2.1.jpg"], ["1.9.jpg", "1.10.jpg"]),
     "every tenth frame of shot 1": ([f"1.{i}.jpg" for i in range(5, 120, 10)], ["1.105.jpg"]),
     "minus": (["-2.jpg", "-1.jpg"], ["-2.jpg", "-1.jpg"]),

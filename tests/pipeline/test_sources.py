@@ -82,6 +82,17 @@ def test_one_odd_row_stops_no_other(tmp_path: Path, folder: Path) -> None:
     assert codes == ["unreadable", "unreadable", "missing", "missing", "missing", "", ""]
 
 
+def test_images_in_no_clear_order_are_a_reason_from_the_start_as_rules_of_order_are_no_part_of_a_digest(
+    tmp_path: Path, folder: Path
+) -> None:
+    for name in ("11-20", "12-20", "01-21", "02-21"):  # months and years
+        (folder / "months").mkdir(exist_ok=True)
+        (folder / "months" / f"{name}.jpg").write_bytes(b"x")
+    found = find_videos(tmp_path, folder, {"video": "months"}, {"video": "frames"})
+    assert found["months"].reason.startswith("unreadable: no clear order") and found["months"].digest is None
+    assert found["frames"].reason == "" and found["frames"].digest
+
+
 def test_name_without_suffix_is_not_cut_at_its_dot(tmp_path: Path, folder: Path) -> None:
     (folder / "v1.mp4").write_bytes(b"x")
     (folder / "v1.5.mp4").write_bytes(b"y")
