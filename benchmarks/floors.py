@@ -8,13 +8,10 @@ Frames are random; files lie in the folder that TMPDIR names.
 
 from __future__ import annotations
 
-import csv
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,8 @@ import decord
 import h5py
 import numpy as np
 
+from benchmarks.timing import medians_by_turns
+from benchmarks.world import write_questions
 from cache.fingerprint import fingerprint
 from cache.pool import Pool, part_rows
 from cache.pool_listing import PARTS
@@ -105,9 +104,7 @@ class Videos:
         self.paths = [first, *(folder / "videos" / f"{number}.mp4" for number in range(1, n_videos))]
         for number, path in enumerate(self.paths[1:]):  # another video each, as far as its digest says
             path.write_bytes(first.read_bytes() + fingerprint(number).encode())
-        with (folder / "questions.csv").open("w", newline="") as stream:
-            rows = [[path.name, "What is seen?", "a", "b", "a"] for path in self.paths]
-            csv.writer(stream).writerows([["video", "question", "a0", "a1", "answer"], *rows])
+        write_questions(folder, [path.name for path in self.paths])
 
     def sample(self, workers: int) -> None:
         """Sample them in a new store."""
@@ -127,25 +124,13 @@ class Videos:
             reader.get_batch(uniform_indices(len(reader), N_FRAMES, 0, len(reader))).asnumpy()
 
 
-def medians(ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the median seconds of each way; they take turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
-        for name, work in ways.items():
-            started = time.perf_counter()
-            work()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def main(n_videos: int) -> None:
     """Print a table."""
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "features").mkdir()
         features = StoredFeatures(Path(place) / "features", n_videos)
         videos = Videos(Path(place), 10 * n_videos)
-        taken = medians(
+        taken = medians_by_turns(
             {
                 "writing": features.write,
                 "h5py, written": features.write_raw,
@@ -154,20 +139,15 @@ def main(n_videos: int) -> None:
                 "copying": features.copy,
                 "sampling, one process": partial(videos.sample, 1),
                 "decord": videos.sample_raw,
-            }
+            },
+            ROUNDS,
         )
     gigabytes = features.frames.nbytes * n_videos / 1e9
     lines = [["", "", "of the floor"]]
     for name, floor in (("writing", "h5py, written"), ("reading", "h5py, read"), ("h5py, read", "copying")):
         lines.append([name, f"{gigabytes / taken[name]:.2f} GB/s", f"{taken[floor] / taken[name]:.2f} of {floor}"])
-    name = "sampling, one process"
-    lines.append(
-        [
-            name,
-            f"{10 * n_videos * N_FRAMES / taken[name]:.0f} frames/s",
-            f"{taken['decord'] / taken[name]:.2f} of decord",
-        ]
-    )
+    rate, share = (value / taken["sampling, one process"] for value in (10 * n_videos * N_FRAMES, taken["decord"]))
+    lines.append(["sampling, one process", f"{rate:.0f} frames/s", f"{share:.2f} of decord"])
     print(aligned(lines))
 
 

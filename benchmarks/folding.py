@@ -4,9 +4,7 @@ Random weights in the shape of Flan-T5-base, 64 rows of 72 tokens, as a Localize
 2,000, as what is said after the decoder is no part of it.
 """
 
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +13,7 @@ from unittest import mock
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from benchmarks.timing import medians_by_turns
 from pipeline.models import t5_language
 from pipeline.models.language import LanguageInput
 from pipeline.models.t5_language import T5Language
@@ -33,13 +32,6 @@ def decoded(language: T5Language, steps: int, *inputs: torch.Tensor) -> torch.Te
         return language.decode(*inputs)
 
 
-def seconds(compute: Callable[[], Any]) -> float:
-    """CPU seconds of a call."""
-    started = time.process_time()
-    compute()
-    return time.process_time() - started
-
-
 @torch.no_grad()
 def main() -> None:
     """Print a table; folded and not in turns."""
@@ -48,18 +40,16 @@ def main() -> None:
     language = T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)), words)
     hidden, mask = torch.randn(ROWS, TOKENS, SHAPE["d_model"]), torch.ones(ROWS, TOKENS, dtype=torch.int64)
     lines = [["decoder tokens", "encoder s", "decoder s", "folded s", "largest relative difference"]]
-    encoder = statistics.median(seconds(lambda: language.encode(LanguageInput(hidden, mask))) for _ in range(3))
+    encode = {"encoder": lambda: language.encode(LanguageInput(hidden, mask))}
+    encoder = medians_by_turns(encode, 3, time.process_time)["encoder"]
     for n_tokens in (1, 2):
         ids = torch.zeros(ROWS, n_tokens, dtype=torch.int64)
-        ways = {steps: partial(decoded, language, steps, hidden, mask, ids) for steps in (0, n_tokens)}
-        taken: dict[int, list[float]] = {steps: [] for steps in ways}
-        for _ in range(REPETITIONS):
-            for steps, decode in ways.items():
-                taken[steps].append(seconds(decode))
+        ways = {str(steps): partial(decoded, language, steps, hidden, mask, ids) for steps in (0, n_tokens)}
+        medians = medians_by_turns(ways, REPETITIONS, time.process_time)
         whole, folded = (decode() for decode in ways.values())
         difference = float((whole - folded).abs().max() / whole.abs().max())
-        medians = [f"{statistics.median(times):.2f}" for times in taken.values()]
-        lines.append([str(n_tokens), f"{encoder:.2f}", *medians, f"{difference:.1e}"])
+        cells = [f"{taken:.2f}" for taken in (encoder, *medians.values())]
+        lines.append([str(n_tokens), *cells, f"{difference:.1e}"])
     print(aligned(lines))
 
 

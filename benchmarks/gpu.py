@@ -14,7 +14,6 @@ import gc
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,7 +30,17 @@ from benchmarks.model_rates import equality, language_rates, matmul_rates, trans
 from benchmarks.parity import parity
 from benchmarks.report import Report
 from benchmarks.timing import synchronize, watched
-from benchmarks.world import SIZES, WEIGHTS, Size, draw_frames, write_checkpoint, write_data
+from benchmarks.world import (
+    SIZES,
+    WEIGHTS,
+    Size,
+    command,
+    draw_frames,
+    draw_videos,
+    places_of,
+    write_checkpoint,
+    write_data,
+)
 from cache.store import Store
 from pipeline.engine.build import build
 from pipeline.engine.recipe import Recipe, load
@@ -79,9 +88,8 @@ class Bench:
         )
         write_data(folder, size)
         store = Store(folder / "store")
-        places = {"annotations": [f"{folder / 'questions.csv'}"], "videos": [f"{folder / 'videos'}"]}
-        places["weights"] = [f"{WEIGHTS}={folder / WEIGHTS}"]
-        self.sources = Sources(store.digests, places)
+        places = places_of(folder, folder / WEIGHTS)
+        self.sources = Sources(store.digests, {kind: [place] for kind, place in places.items()})
         self.run = RunContext(store, device=device, sources=self.sources)
         self.recipe: Recipe = load("plain", STAGES, self.settings())
         self.artifacts: dict[str, Any] = {}
@@ -222,18 +230,11 @@ def measure_command_line(bench: Bench) -> None:
     """Run the chain by the command line, in a process of its own, on a tiny model."""
     folder = bench.folder / "tiny"
     tiny = Bench(SIZES["tiny"], bench.device, folder, bench.report)
-    questions = build(
-        list_questions, tiny.recipe.config(list_questions), tiny.run, [tiny.sources.annotations("plain", "train")]
-    )
-    drawn = replace(sample_frames, function=draw_frames)
-    build(drawn, tiny.recipe.config(sample_frames), tiny.run, [tiny.sources.videos("plain", questions)])
-    places = ["--annotations", f"{folder / 'questions.csv'}", "--videos", f"{folder / 'videos'}"]
-    places += ["--weights", f"{WEIGHTS}={folder / WEIGHTS}", "--store", f"{folder / 'store'}", "--device", bench.device]
-    settings = [word for setting in tiny.settings() for word in ("--set", setting)]
+    draw_videos(folder, folder / WEIGHTS, tiny.settings())
     for row in ("first run", "all made"):
         start = time.perf_counter()
-        command = [sys.executable, "-m", "cli", "run", "plain", *places, *settings]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        words = command(["run"], folder, folder / WEIGHTS, tiny.settings(), device=bench.device)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:]
         bench.report.add("command", row, status=done.returncode, seconds=time.perf_counter() - start, last_line=last)
 

@@ -6,7 +6,6 @@ after the one above it. With Prefect: the flow that a deployment runs, in a proc
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -17,12 +16,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.world import TINY, WEIGHTS, write_checkpoint
+from benchmarks.world import IN_FLOAT32, TINY, WEIGHTS, command, places_of, write_checkpoint, write_questions
 from cache.fingerprint import fingerprint
 from pipeline.text_table import aligned
 from tests.videos import make_video
 
-SEVILA = [sys.executable, "-m", "sevila"]
 FLOW = """
 import json, sys
 from flows import Execution, Places, sevila
@@ -37,7 +35,7 @@ PREFECT = {
 SETTINGS = [
     f"import_backbone.weights={WEIGHTS}",
     f"sample_frames.size={TINY.image_size}",
-    *(f"{stage}.precision=float32" for stage in ("extract_features", "score_frames", "answer_questions")),
+    *IN_FLOAT32,
 ]
 
 
@@ -57,24 +55,12 @@ class World:
         """Add one more video, with four questions."""
         number, self.n_videos = self.n_videos, self.n_videos + 1
         (self.folder / "videos" / f"{number}.mp4").write_bytes(self._video + fingerprint(number).encode())
-        is_new = not (self.folder / "questions.csv").exists()
-        with (self.folder / "questions.csv").open("a", newline="") as stream:
-            rows = [["video", "question", "a0", "a1", "answer"]] if is_new else []
-            csv.writer(stream).writerows(
-                [*rows, *([f"{number}.mp4", f"What is {each}?", "a", "b", "a"] for each in range(4))]
-            )
-
-    def places(self, store: str) -> dict[str, str]:
-        """Return where things lie, by kind."""
-        weights = f"{WEIGHTS}={self.folder / WEIGHTS}"
-        places = {"annotations": str(self.folder / "questions.csv"), "videos": str(self.folder / "videos")}
-        return {**places, "weights": weights, "store": str(self.folder / store)}
+        videos = [f"{each}.mp4" for each in range(self.n_videos)]
+        write_questions(self.folder, videos, [f"What is {each}?" for each in range(4)])
 
     def command(self, *words: str, store: str = "store") -> list[str]:
         """Return a command of the recipe `plain` over them."""
-        places = [word for kind, place in self.places(store).items() for word in (f"--{kind}", place)]
-        settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        return [*SEVILA, *words, *places, *settings, "--device", "cpu", "--quiet"]
+        return command(words, self.folder, self.folder / WEIGHTS, SETTINGS, store)
 
 
 def seconds(*commands: list[str]) -> float:
@@ -102,17 +88,18 @@ def main(n_videos: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PREFECT_HOME"] = f"{folder}/prefect"
         world = World(Path(folder), n_videos)
-        run = world.command("run", "plain")
-        add("sevila --version", [*SEVILA, "--version"])
-        add("plan, nothing made", world.command("plan", "plain"))
+        run = world.command("run")
+        add("sevila --version", [sys.executable, "-m", "sevila", "--version"])
+        add("plan, nothing made", world.command("plan"))
         add("run", run)
-        add("plan, all made", world.command("plan", "plain"))
+        add("plan, all made", world.command("plan"))
         add("run, all made", run)
         world.add_video()
         add("run, one more video", run)
-        twice = world.command("run", "plain", store="twice")
+        twice = world.command("run", store="twice")
         add("two processes that run the same", twice, twice)
-        flow = [sys.executable, "-c", FLOW, json.dumps(world.places("flow")), *SETTINGS]
+        places = {**places_of(world.folder, world.folder / WEIGHTS), "store": str(world.folder / "flow")}
+        flow = [sys.executable, "-c", FLOW, json.dumps(places), *SETTINGS]
         add("the flow, with Prefect's server", flow)
         add("the flow, all made", flow)
     print(aligned(lines))

@@ -7,8 +7,9 @@ runs as it always does.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,21 @@ from safetensors.torch import save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from cache.pool import part_rows
+from cache.store import Store
+from pipeline.engine.build import build
 from pipeline.engine.output import Shard, ShardedOutput
-from pipeline.engine.sources import VideoFiles
+from pipeline.engine.recipe import load
+from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import RunContext
-from stages.sample_frames import Frames, SampleFrames
+from stages.all import STAGES
+from stages.list_questions import list_questions
+from stages.sample_frames import Frames, SampleFrames, sample_frames
 from tests.tiny_blip2 import initial_value, write_tokenizer
 
 WEIGHTS = "random-blip2"
-WORDS = [
-    "why",
-    "did",
-    "the",
-    "person",
-    "in",
-    "red",
-    "walk",
-    "back",
-    "to",
-    "table",
-    "after",
-    "putting",
-    "down",
-    "cup",
-    "because",
-    "they",
-    "were",
-    "asked",
-    "sit",
-    "first",
-]
+SENTENCE = "why did the person in red walk back to table after putting down cup because they were asked sit first"
+WORDS = SENTENCE.split()
+IN_FLOAT32 = tuple(f"{stage}.precision=float32" for stage in ("extract_features", "score_frames", "answer_questions"))
 
 
 @dataclass(frozen=True)
@@ -134,6 +121,45 @@ def write_data(folder: Path, size: Size) -> None:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_questions(folder: Path, videos: Iterable[str], questions: Sequence[str] = ("What is seen?",)) -> None:
+    """Write `questions.csv`: these questions about each of the videos."""
+    rows = [[video, question, "a", "b", "a"] for video in videos for question in questions]
+    with (folder / "questions.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["video", "question", "a0", "a1", "answer"], *rows])
+
+
+def places_of(folder: Path, weights: Path) -> dict[str, str]:
+    """Return where a world lies, by kind."""
+    places = {"annotations": str(folder / "questions.csv"), "videos": str(folder / "videos")}
+    return {**places, "weights": f"{WEIGHTS}={weights}"}
+
+
+def command(
+    words: Sequence[str],
+    folder: Path,
+    weights: Path,
+    settings: Iterable[str],
+    store: str = "store",
+    device: str = "cpu",
+) -> list[str]:
+    """Return a `sevila` command of the recipe `plain` over a world."""
+    places = {**places_of(folder, weights), "store": str(folder / store), "device": device}
+    options = [word for option, value in places.items() for word in (f"--{option}", value)]
+    changes = [word for setting in settings for word in ("--set", setting)]
+    return [sys.executable, "-m", "sevila", words[0], "plain", *words[1:], *options, *changes, "--quiet"]
+
+
+def draw_videos(folder: Path, weights: Path, settings: Iterable[str]) -> Store:
+    """List the questions of a world and draw its frames, so that commands find both made; return the store."""
+    store = Store(folder / "store")
+    sources = Sources(store.digests, {kind: [place] for kind, place in places_of(folder, weights).items()})
+    run, recipe = RunContext(store, device="cpu", sources=sources), load("plain", STAGES, settings)
+    questions = build(list_questions, recipe.config(list_questions), run, [sources.annotations("plain", "train")])
+    drawn = replace(sample_frames, function=draw_frames)
+    build(drawn, recipe.config(sample_frames), run, [sources.videos("plain", questions)])
+    return store
 
 
 def draw_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:

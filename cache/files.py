@@ -202,13 +202,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk; a folder as far as its file system can."""
+def sync(path: Path) -> bool:
+    """Flush a file or folder to the disk; return whether that was done, which not every file system can for a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+        return True
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise
+        return False
     finally:
         os.close(descriptor)

@@ -29,6 +29,7 @@ from cache.pool_listing import PARTS, every_key
 from cache.record import Record
 from cache.store import Store, remove_records
 from cache.tables import read_columns
+from cache.upstream import inputs_first
 
 OLDER_THAN_DAYS = 7.0  # as the command has it
 DAY_SECONDS = 86400.0
@@ -171,10 +172,11 @@ def _artifacts(folders: dict[str, str], records: dict[str, Record], kept: dict[s
 
 
 def _depth(id: str, records: dict[str, Record], known: dict[str, int]) -> int:
-    if id not in known:
-        known[id] = 0  # for a record that somebody made to come from itself
-        inputs = records[id].inputs.values() if id in records else ()
-        known[id] = 1 + max((_depth(input, records, known) for input in inputs if input in records), default=0)
+    def inputs_of(id: str) -> list[str]:
+        return [input for input in records[id].inputs.values() if input in records] if id in records else []
+
+    for each in inputs_first(id, inputs_of, known, 0):
+        known[each] = 1 + max((known[input] for input in inputs_of(each)), default=0)
     return known[id]
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cache.record import Record
 from cache.store import Store
 
 # Says how an outside source differs, given the record on A's side, the input's name, and the ids in A and B.
 DescribeSource = Callable[[Record, str, str | None, str | None], str]
+
+
+class _Pair(NamedTuple):
+    """What stands in the same place of two ancestries: an input's name, what it is in each, and the record that names it in A."""
+
+    name: str
+    id_a: str | None
+    id_b: str | None
+    parent: Record | None
 
 
 def differences(
@@ -32,20 +42,28 @@ def differences(
             known[id] = store.record(id)
         return known.get(id or "")
 
-    def walk(name: str, id_a: str | None, id_b: str | None, parent: Record | None) -> None:
+    waiting: list[_Pair | list[str]] = [
+        _Pair("artifact", a, b, None)
+    ]  # or the lines that come after those of all inputs
+    while waiting:
+        pair = waiting.pop()
+        if isinstance(pair, list):
+            lines += pair
+            continue
+        name, id_a, id_b, parent = pair
         if id_a == id_b or (id_a, id_b) in seen:
-            return
+            continue
         seen.add((id_a, id_b))
         of_a, of_b = record(id_a), record(id_b)
         if of_a is None or of_b is None or of_a.stage != of_b.stage:
             difference = describe(parent, name.split(".")[-1], id_a, id_b) if describe and parent else ""
             lines.append(f"{name}: {difference or ' -> '.join((id_a or 'none', id_b or 'none'))}")
-            return
-        for key in dict.fromkeys([*of_a.inputs, *of_b.inputs]):
-            walk(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key), of_a)
-        lines.extend(f"{of_a.stage}.{line}" for line in own_differences(of_a, of_b))
-
-    walk("artifact", a, b, None)
+            continue
+        waiting.append([f"{of_a.stage}.{line}" for line in own_differences(of_a, of_b)])
+        inputs = [*dict.fromkeys([*of_a.inputs, *of_b.inputs])]
+        waiting += [
+            _Pair(f"{of_a.stage}.{key}", of_a.inputs.get(key), of_b.inputs.get(key), of_a) for key in inputs[::-1]
+        ]
     return lines
 
 

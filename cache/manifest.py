@@ -8,17 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from graphlib import TopologicalSorter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cache.errors import CorruptArtifactError
 from cache.fingerprint import fingerprint
-from cache.notes import checked, note_text, parsed, whole
+from cache.notes import note_of, note_text
 from cache.pool import noted_owner, owner_problem
 from cache.pool_listing import PartId
-from cache.record import RECORD_VERSION, Record, artifact_id
+from cache.record import Record, artifact_id
 from cache.store import Store
 from cache.untrusted import is_count, is_digest, is_name
+from cache.upstream import inputs_first
 
 PROGRESS_FILE = re.compile(r"plan\.json|\d{5}\.json")
 FIELDS = {"record", "progress", "parts", "sources"}
@@ -72,7 +72,7 @@ class Manifest:
         names = [*note["progress"], *note["sources"].values()]
         if not all(isinstance(text, str) for text in texts) or not all(map(is_name, names)):
             raise CorruptArtifactError(f"{where}: holds texts or names that no store can have written")
-        record = record_of(note["record"].encode(), where)
+        record = Record.parse(note["record"].encode(), where)
         if artifact_id(record.stage, record.version, record.config, record.inputs) != id or record.id != id:
             raise CorruptArtifactError(f"{where}: is not of {id}, but of {record.id}, or its id is not of its config")
         parts = {_part_of(name, where): text for name, text in note["parts"].items()}
@@ -103,21 +103,6 @@ class Manifest:
 def manifest_name(id: str) -> str:
     """Return where the manifest of an artifact lies at a remote."""
     return f"artifacts/{id}.json"
-
-
-def note_of(content: bytes, where: str) -> dict[str, Any]:
-    """Return what a note holds; raises `CorruptArtifactError` if it is not whole."""
-    return whole(content) or checked(parsed(content, where), where)
-
-
-def record_of(content: bytes, where: str) -> Record:
-    """Return the record that the bytes of a `record.json` hold; raises `CorruptArtifactError` like `Record.load`."""
-    version = parsed(content, where).get("record_version")
-    if version == 1:  # without a checksum
-        return Record.of_note({**parsed(content, where), "pool": "", "record_version": 2}, where)
-    if version not in (2, RECORD_VERSION):
-        raise CorruptArtifactError(f"{where}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
-    return Record.of_note(note_of(content, where), where)
 
 
 def array_of(part: PartId, text: str, record: Record, where: str) -> Blob:
@@ -152,10 +137,9 @@ def same_arrays(one: str, other: str) -> bool:
 
 def with_inputs(store: Store, ids: Collection[str], is_here: Callable[[str], bool]) -> list[str]:
     """Return those artifacts that are here, with all they were made from that is here, each after what it was made from."""
-    made_from: dict[str, list[str]] = {}
-    waiting = [id for id in ids if is_here(id)]
-    while waiting:
-        if (id := waiting.pop()) not in made_from:
-            made_from[id] = [input for input in store.record(id).inputs.values() if input and is_here(input)]
-            waiting += made_from[id]
-    return list(TopologicalSorter(made_from).static_order())
+
+    def inputs_of(id: str) -> list[str]:
+        return [input for input in store.record(id).inputs.values() if input and is_here(input)]
+
+    known: dict[str, None] = {}
+    return [id for wanted in ids if is_here(wanted) for id in inputs_first(wanted, inputs_of, known, None)]

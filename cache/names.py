@@ -123,16 +123,21 @@ def run_of(content: dict[str, Any], path: Path | str, way_out: str) -> NamedRun:
     return run
 
 
+def every_run(store: Store) -> Iterator[tuple[NamedRun, bool]]:
+    """Yield every run of a store and of those below it that can be read, and whether it has a name of its own."""
+    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in run_files(root, folder)]:
+        with suppress(CorruptArtifactError):
+            yield read_named_run(path), path.parent.name == NAMES
+
+
 def known_uses(store: Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Return, by artifact, the settings in which runs have used it, and the names of those runs that have one."""
     settings: dict[str, set[str]] = {}
     runs: dict[str, set[str]] = {}
-    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in run_files(root, folder)]:
-        with suppress(CorruptArtifactError):
-            run = read_named_run(path)
-            for pin in run.artifacts:
-                settings.setdefault(pin.id, set()).update(filter(None, [pin.setting]))
-                runs.setdefault(pin.id, set()).update([run.name] if path.parent.name == NAMES else [])
+    for run, is_named in every_run(store):
+        for pin in run.artifacts:
+            settings.setdefault(pin.id, set()).update(filter(None, [pin.setting]))
+            runs.setdefault(pin.id, set()).update([run.name] * is_named)
     return settings, runs
 
 

@@ -36,8 +36,12 @@ def read_note(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptArtifactError: it is not JSON, has no checksum, or does not match it.
     """
-    text = read_note_bytes(path)
-    return whole(text) or checked(parsed(text, path), path)
+    return note_of(read_note_bytes(path), path)
+
+
+def note_of(content: bytes, where: Path | str) -> dict[str, Any]:
+    """Return what the bytes of a note hold, without its checksum; raises `CorruptArtifactError` if it is not whole."""
+    return whole(content) or checked(parsed(content, where), where)
 
 
 def whole(text: bytes) -> dict[str, Any] | None:

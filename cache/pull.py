@@ -16,8 +16,8 @@ from pathlib import Path
 from cache.errors import CorruptArtifactError, LinkError, StoreError, did_you_mean
 from cache.files import published, read_whole, refuse_link, refuse_links, sync, write_atomically
 from cache.fingerprint import file_digest
-from cache.manifest import Blob, Manifest, manifest_name, note_of, same_arrays
-from cache.names import NAME, NAMES, NamedRun, path_of, read_named_run, run_of, takes_place
+from cache.manifest import Blob, Manifest, manifest_name, same_arrays
+from cache.names import NAME, NAMES, NamedRun, path_of, read_named_run, takes_place
 from cache.notes import NOTE_LIMIT_BYTES, write_note
 from cache.pool import part_paths
 from cache.pool_listing import PartId, references
@@ -92,11 +92,7 @@ class Pull(Transfer):
             raise StoreError(
                 f"{self._remote.address}: has no run {name!r}{hint}; runs there: {', '.join(known) or 'none'}"
             )
-        where = f"{self._remote.address}/{file}"
-        run = run_of(note_of(self._remote.read(file), where), where, "push it again with --replace")
-        if run.name != name:
-            raise CorruptArtifactError(f"{where}: is the file of the name {run.name!r}")
-        return run
+        return self.run_there(file)
 
     def _is_written(self, run: NamedRun, is_replacing: bool) -> bool:
         path = path_of(self._store.root, run.name)

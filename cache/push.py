@@ -13,14 +13,14 @@ from typing import TypeVar
 from cache.errors import CorruptArtifactError, LinkError, StoreError, repair_hint
 from cache.files import read_whole, refuse_link, refuse_links
 from cache.fingerprint import file_digest
-from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, note_of, record_of, same_arrays, with_inputs
+from cache.manifest import PROGRESS_FILE, Blob, Manifest, manifest_name, same_arrays, with_inputs
 from cache.names import NAMES, NamedRun, every_name, named_run, run_of, takes_place
-from cache.notes import NOTE_LIMIT_BYTES, note_text
+from cache.notes import NOTE_LIMIT_BYTES, note_of, note_text
 from cache.pool import part_paths
 from cache.pool_listing import references
 from cache.pool_reader import holder
 from cache.pulled import absent_parts
-from cache.record import PROGRESS, RECORD, same_content
+from cache.record import PROGRESS, RECORD, Record, artifact_id, same_content
 from cache.remote import Remote
 from cache.store import BESIDE_RECORD, Store
 from cache.untrusted import is_artifact_id, path_inside
@@ -67,6 +67,11 @@ class Transfer:
             with nullcontext() if is_asked else self.refusing_links(f"{NAMES}/{name}"):
                 runs.append(read(name))
         return runs
+
+    def run_there(self, file: str) -> NamedRun:
+        """Return the run of a name that the remote has; raises `CorruptArtifactError` if its file is damaged."""
+        where = f"{self._remote.address}/{file}"
+        return run_of(note_of(self._remote.read(file), where), where, "push it again with --replace")
 
     def whole_runs(self) -> list[NamedRun]:
         """Return the runs whose names are to be written: all that they pin is moved."""
@@ -210,8 +215,7 @@ class Push(Transfer):
         name = f"{NAMES}/{run.name}.json"
         if is_replacing or name not in self._there:
             return True
-        where = f"{self._remote.address}/{name}"
-        return takes_place(run, run_of(note_of(self._remote.read(name), where), where, "push it with --replace"), where)
+        return takes_place(run, self.run_there(name), f"{self._remote.address}/{name}")
 
 
 def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
@@ -223,7 +227,11 @@ def manifest_of(store: Store, id: str, leave_out: Collection[str]) -> Manifest:
     """
     folder = store.path(id)
     text = read_whole(folder / RECORD, NOTE_LIMIT_BYTES)
-    record = record_of(text, f"{folder / RECORD}")
+    record = Record.parse(text, folder / RECORD)
+    own_id = artifact_id(record.stage, record.version, record.config, record.inputs)
+    if own_id != id:  # which nobody could pull
+        hint = repair_hint(folder / RECORD)
+        raise CorruptArtifactError(f"{folder / RECORD}: its stage, config and inputs have the id {own_id}; {hint}")
     progress = {
         path.name: _note_text(path) for path in (folder / PROGRESS).glob("*.json") if PROGRESS_FILE.fullmatch(path.name)
     }

@@ -84,23 +84,18 @@ class Record:
                 its files or row counts are not those that were published.
         """
         try:
-            text = read_note_bytes(path)
-            known_whole = whole(text)
-            content = known_whole or parsed(text, path)
-            version = content.get("record_version")
-            if version == 1:
-                content |= {"pool": "", "record_version": 2}
-            elif version not in (2, RECORD_VERSION):
-                raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
-            elif known_whole is None:
-                content = checked(content, path)
+            note = _fields(read_note_bytes(path), path)
         except CorruptArtifactError as error:
             raise CorruptArtifactError(f"{error}; {repair_hint(path)}") from error
-        return cls.of_note(content, path)
+        return cls._of_fields(note, path)
 
     @classmethod
-    def of_note(cls, content: dict[str, Any], path: Path | str) -> Record:
-        """Return the record that a note of version 2 or 3 at this path holds; raises like `load`."""
+    def parse(cls, text: bytes, path: Path | str) -> Record:
+        """Return the record that the bytes of a `record.json` hold; raises like `load`."""
+        return cls._of_fields(_fields(text, path), path)
+
+    @classmethod
+    def _of_fields(cls, content: dict[str, Any], path: Path | str) -> Record:
         if content["record_version"] == 2:
             content = {"content": "", "input_contents": {}} | content
         if content.keys() != cls.__dataclass_fields__.keys():
@@ -142,6 +137,10 @@ class Record:
         text = orjson.dumps({"files": files, "rows": self.rows}, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(text).hexdigest()[:FINGERPRINT_LENGTH]
 
+    def is_stripped(self, folder: Path) -> bool:
+        """Whether it, in this folder, declares tables and names no file: only a work of no shards has nothing to write."""
+        return bool(self.schemas) and not self.files and not (folder / PLAN).exists()
+
     def upgraded(self, input_contents: dict[str, str]) -> Record:
         """Return a record of version 2 as one of version 3; nothing is known of the arrays it points to, and stays so."""
         schemas = {
@@ -153,6 +152,18 @@ class Record:
     def sealed(self, arrays: str = "") -> Record:
         """Return the record with the content that its files and rows now have; `arrays` is the digest of those in the pool."""
         return dataclasses.replace(self, content=".".join(filter(None, (self.own_digest(), arrays))))
+
+
+def _fields(text: bytes, path: Path | str) -> dict[str, Any]:
+    """Return what a record's bytes hold, of version 1 as of version 2; raises `CorruptArtifactError` if they have changed."""
+    known_whole = whole(text)
+    content = known_whole or parsed(text, path)
+    version = content.get("record_version")
+    if version == 1:  # without a checksum
+        return {**content, "pool": "", "record_version": 2}
+    if version not in (2, RECORD_VERSION):
+        raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
+    return known_whole or checked(content, path)
 
 
 def same_content(one: str, other: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import CorruptArtifactError, StoreError
 from cache.record import RECORD, Record, same_content
+from cache.upstream import inputs_first
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -21,21 +22,30 @@ def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
     Args:
         known: what was found out of other artifacts; gains what is found out here.
     """
-    if artifact not in known:
-        known[artifact] = ""
-        with suppress(CorruptArtifactError, StoreError):  # damaged: its reader says so
-            known[artifact] = why_record_stale(store, store.record(artifact), known)
+    if artifact in known:
+        return known[artifact]
+    records: dict[str, Record] = {}
+
+    def inputs_of(id: str) -> list[str]:
+        with suppress(CorruptArtifactError, StoreError):  # damaged, as its reader says, or from outside, or gone
+            records[id] = store.record(id)
+            return [input for input in records[id].inputs.values() if input is not None and input not in known]
+        return []
+
+    for id in inputs_first(artifact, inputs_of, known, ""):
+        if id in records:
+            known[id] = why_record_stale(store, records[id], known)
     return known[artifact]
 
 
 def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str:
     """Return the same of an artifact that may not be published yet."""
     for name, input in record.inputs.items():
-        if input is None or not store.exists(input):  # one from outside, or gone
+        if input is None:
             continue
         try:
             now = store.record(input).content
-        except (CorruptArtifactError, StoreError):  # damaged, as its reader says, or gone since
+        except (CorruptArtifactError, StoreError):  # damaged, as its reader says; one from outside, or gone
             continue
         noted = _noted(store, record, name, input)
         if noted and not same_content(noted, now):

@@ -218,6 +218,8 @@ class Verification:
 
     def _tables(self, record: Record, folder: Path) -> None:
         """Check that every table is there with as many rows as the record says."""
+        if record.is_stripped(folder):
+            self._problem(record.id, "tables", RECORD, folder / RECORD, "names no file at all", "those of its tables")
         for table, count in record.rows.items():
             names = [name for name in record.files if name.startswith((f"{table}.", f"{table}/"))]
             names = [name for name in names if name.endswith(".parquet")]

@@ -106,7 +106,7 @@ def export(
         processes: videos that are read at the same time
     """
     from pipeline.engine.sources import Sources
-    from reports.keyframe_export import KeyframesOfRun, failures_text, frame_lists, write_pictures, write_table
+    from reports.keyframe_export import KeyframesOfRun, failures_text, write_pictures, write_table
     from reports.lmms_task import write_task
     from reports.score_files import write_frames
 
@@ -120,7 +120,7 @@ def export(
     if kind == "table":
         write_table(keyframes, output)
     elif kind == "aks":
-        write_frames(output, frame_lists(keyframes))
+        write_frames(output, [row.frame_indices for row in keyframes.rows])
     else:
         sources = Sources(store.digests, {"videos": list(videos)})
         failures = write_pictures(keyframes, sources, output, kind, height, processes)

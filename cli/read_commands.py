@@ -19,10 +19,12 @@ def answers(run: Text, /, *, submission: SubmissionFile = None, as_json: AsJson 
         run: name of a run (`sevila runs`), or id of an answers artifact, or the beginning of it, which takes the newest
         submission: write the options chosen, by number from 0, as EgoSchema's owners take them: .json, or .csv for Kaggle
     """
-    from reports.answer_table import answers_in_words, as_csv, newest_answers, submitted_answers
+    from reports.answer_table import answers_in_words, as_csv, submitted_answers
+    from reports.named_runs import newest_of_run
+    from stages.answer_questions import Answers
 
     store = where.open()
-    newest = newest_answers(store, run)
+    newest = newest_of_run(store, run, Answers, "answer_questions or answer_with_vlm").record.id
     print(newest, file=sys.stderr)
     if submission is not None:
         text, n_without = submitted_answers(store, newest, submission.suffix)

@@ -56,8 +56,7 @@ def run(
     from reports.named_runs import pinned
     from reports.page.at_end import report_at_end
     from reports.page.runs import title_of
-    from reports.summary import summary
-    from reports.summary_json import summary_content
+    from reports.summary import summary, summary_content
     from stages.chain import chain_of
 
     loaded, context, sources = open_recipe(recipe, chain, seed, where.open())
@@ -200,7 +199,7 @@ def results(
     from pipeline.recipes.requirements import evaluates_settings
     from reports.named_runs import pinned
     from reports.seed_report import SeedRun, seed_report
-    from reports.summary_json import summary_content
+    from reports.summary import summary_content
     from stages.all import STAGES
     from stages.chain import full
 

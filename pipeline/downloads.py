@@ -29,6 +29,8 @@ _PACKED = {
     b"\x89HDF\r\n": "an HDF5 file; write it as CSV or JSON lines",
     b"\x93NUMPY": "a NumPy file; write it as CSV or JSON lines",
     b"SQLite format 3": "an SQLite database; write it as CSV or JSON lines",
+    b"\xff\xfe\0\0": "text in UTF-32; save the file as UTF-8",
+    b"\0\0\xfe\xff": "text in UTF-32; save the file as UTF-8",
     b"\xff\xfe": "text in UTF-16; save the file as UTF-8",
     b"\xfe\xff": "text in UTF-16; save the file as UTF-8",
     bytes(16): "begins with zero bytes, as a file does whose content was never written; get it again",

@@ -16,7 +16,6 @@ from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.metrics.accuracy import Answered
 from pipeline.selection.keyframes import ChosenFrames
-from reports.named_runs import newest_of_run
 from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.select_keyframes import Keyframes
@@ -24,15 +23,6 @@ from stages.select_keyframes import Keyframes
 # What a spreadsheet takes for the beginning of a formula, unless the whole is a number.
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
-
-
-def newest_answers(store: Store, given: str) -> str:
-    """Return the id of the answers of a named run, or of the newest of the artifacts that `matching` finds.
-
-    Raises:
-        StoreError: as `newest_of_run`.
-    """
-    return newest_of_run(store, given, Answers, "answer_questions or answer_with_vlm").record.id
 
 
 class AnswerInWords(NamedTuple):

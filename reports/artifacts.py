@@ -170,15 +170,15 @@ def ancestry_text(origins: Mapping[str, Origin]) -> str:
     lines: list[str] = []
     seen: set[str] = set()
 
-    def write(name: str, origin: Origin, depth: int) -> None:
+    waiting = [("", next(iter(origins.values())), 0)]
+    while waiting:
+        name, origin, depth = waiting.pop()
         again = origin.id in seen and bool(origin.inputs)
         seen.add(origin.id)
         what = "see above" if again else _origin_facts(origin)
         lines.append(f"{'  ' * depth}{name}{origin.id}{f'  ({what})' if what else ''}")
-        for input, id in () if again else origin.inputs.items():
-            write(f"{input}: ", origins[id], depth + 1)
-
-    write("", next(iter(origins.values())), 0)
+        inputs = [] if again else [*origin.inputs.items()]
+        waiting += [(f"{input}: ", origins[id], depth + 1) for input, id in reversed(inputs)]
     return printable_lines(lines)
 
 

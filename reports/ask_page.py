@@ -10,8 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.printable import printable_value
-from pipeline.video.jpeg import as_jpeg
-from pipeline.video.thumbnails import shape_or_coded
+from pipeline.video.thumbnails import as_jpeg, shape_or_coded
 from reports.asked_answer import AskedAnswer, AskedFrame, clock, percent_text
 from reports.asking import AskedRun
 
@@ -41,7 +40,7 @@ def answer_page(run: AskedRun, answer: AskedAnswer) -> str:
             }
             for row, frame, share in zip(rows, answer.frames, shares, strict=True)
         ]
-    return _template("ask.html").render(answer=answer, strip=strip, width=width, height=height)
+    return _environment().get_template("ask.html").render(answer=answer, strip=strip, width=width, height=height)
 
 
 def _shares(frames: list[AskedFrame]) -> list[int | None]:
@@ -57,7 +56,3 @@ def _shares(frames: list[AskedFrame]) -> list[int | None]:
 def _environment() -> Environment:
     loader, shown = FileSystemLoader(Path(__file__).parent / "templates"), printable_value
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=shown)
-
-
-def _template(name: str) -> Any:
-    return _environment().get_template(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
+from pipeline.metrics.accuracy import AnswerRow
 from pipeline.metrics.calibration import option_probabilities
-from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.text_table import aligned
 from reports.asking import AskedRun
@@ -76,16 +75,6 @@ class AskedAnswer:
         return content
 
 
-class _AskedRow(NamedTuple):
-    """A row of answers: the values of the options."""
-
-    question_id: str
-    reason: Reason
-    prediction: int | None
-    option_logits: Sequence[float]
-    truncated: bool
-
-
 def answer_of(run: AskedRun) -> AskedAnswer:
     """Return what a run came to."""
     asked = run.asked
@@ -97,7 +86,7 @@ def answer_of(run: AskedRun) -> AskedAnswer:
         answer, reason, truncated = generated.text, generated.reason, generated.truncated
         probability = float(np.exp(np.sum(generated.log_probabilities))) if not reason else None
     else:
-        (row,) = typed_rows_of_all(asked.answers, "answers", asked.questions, _AskedRow)
+        (row,) = typed_rows_of_all(asked.answers, "answers", asked.questions, AnswerRow)
         options, reason, truncated = _shares(question, row), row.reason, row.truncated
         best = next((option for option in options if option.chosen), None)
         answer, probability = (best.text, best.probability) if best else ("", None)
@@ -108,7 +97,7 @@ def answer_of(run: AskedRun) -> AskedAnswer:
     )
 
 
-def _shares(question: Question, row: _AskedRow) -> list[OptionShare]:
+def _shares(question: Question, row: AnswerRow) -> list[OptionShare]:
     if row.reason:
         return []
     pairs = zip(question.options, option_probabilities(row.option_logits).tolist(), strict=True)

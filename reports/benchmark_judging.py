@@ -198,15 +198,19 @@ def measured(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) ->
     """Return speed and memory against the last nights on this host and device; what either side lacks is left out."""
     same = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
     figures = []
-    for what, key, percent, more_is_better in (
-        ("questions/s", "questions_per_second", tolerance.throughput_percent, True),
-        ("peak memory", "peak_memory_bytes", tolerance.peak_memory_percent, False),
-        ("peak GPU memory", "peak_gpu_memory_bytes", tolerance.peak_memory_percent, False),
-    ):
-        now, usual = getattr(row, key), [value for other in same if (value := getattr(other, key))]
+    for what, now in figures_of(row).items():
+        usual = [value for other in same if (value := figures_of(other)[what])]
+        is_speed = what == "questions/s"
+        percent = tolerance.throughput_percent if is_speed else tolerance.peak_memory_percent
         if now and usual:
-            figures.append(Measured(what, now, median(usual), len(usual), percent, more_is_better))
+            figures.append(Measured(what, now, median(usual), len(usual), percent, more_is_better=is_speed))
     return figures
+
+
+def figures_of(row: NightRow) -> dict[str, float | None]:
+    """Return speed and memory of a row, by what they are called."""
+    speed, memory = row.questions_per_second, row.peak_memory_bytes
+    return {"questions/s": speed, "peak memory": memory, "peak GPU memory": row.peak_gpu_memory_bytes}
 
 
 def _notes(before: Sequence[NightRow], row: NightRow, line: Sequence[NightRow]) -> list[str]:

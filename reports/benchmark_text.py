@@ -10,7 +10,7 @@ from pipeline.benchmarks.matrix import Matrix
 from pipeline.text_table import aligned, code, escaped, markdown, or_dash
 from reports.benchmark import Night
 from reports.benchmark_history import FAILED, NightRow, shown
-from reports.benchmark_judging import AGAINST, ENOUGH_NIGHTS, USUAL_NIGHTS, Judged, Paired, with_unit
+from reports.benchmark_judging import AGAINST, ENOUGH_NIGHTS, USUAL_NIGHTS, Judged, Paired, figures_of, with_unit
 
 EMBEDDED_BYTES = 300_000  # of the plot in Markdown; a larger one is named by its path
 
@@ -59,16 +59,8 @@ def trend_text(matrix: Matrix, rows: Sequence[NightRow], n_nights: int) -> str:
 
 def _trend_cells(row: NightRow) -> list[str]:
     percent = "failed" if row.status == FAILED else or_dash(row.metric_percent, "{:.1f}")
-    figures = [_figure(what, value) for what, value in _figures(row).items()]
+    figures = [_figure(what, value) for what, value in figures_of(row).items()]
     return [f"  {shown(row.night)}", percent, *figures, row.recipe_fingerprint[:6]]
-
-
-def _figures(row: NightRow) -> dict[str, float | None]:
-    return {
-        "questions/s": row.questions_per_second,
-        "peak memory": row.peak_memory_bytes,
-        "peak GPU memory": row.peak_gpu_memory_bytes,
-    }
 
 
 def _figure(what: str, value: float | None) -> str:
@@ -95,7 +87,7 @@ def _line(judged: Judged) -> list[str]:
         return [row.name, "failed", *["-"] * 8]
     changes = {speed.what: f" ({speed.change_percent:+.0f} %)" for speed in judged.speeds}
     tests = [cell for name in AGAINST for cell in _test_cells(judged.tests[name])]
-    speeds = [_figure(what, value) + changes.get(what, "") for what, value in _figures(row).items()]
+    speeds = [_figure(what, value) + changes.get(what, "") for what, value in figures_of(row).items()]
     return [row.name, or_dash(row.metric_percent, "{:.1f}"), str(row.n_questions or 0), *tests, *speeds]
 
 

@@ -65,6 +65,11 @@ class Comparison:
     rows: list[PairedRow]
     changed: list[ChangedQuestion]
 
+    @property
+    def headline(self) -> PairedRow:
+        """The one row by which the data set is compared."""
+        return next(row for row in self.rows if row.is_headline)
+
 
 def compare(store: Store, a: str, b: str, resampling: Resampling = BY_VIDEO) -> Comparison:
     """Compare two runs, each given as the id of its answers or metrics, or an unambiguous beginning of one.

@@ -62,7 +62,10 @@ def compare_runs(
         differences=recipe_differences(run_a, run_b) if run_a and run_b else pairs[0].differences,
         only_a=[setting for setting in of_a if setting not in of_b],
         only_b=[setting for setting in of_b if setting not in of_a],
-        rows=[_headline(setting, pair) for setting, pair in zip(shared, pairs, strict=True)],
+        rows=[
+            replace(pair.headline, scope="overall", name=setting or pair.headline.name)
+            for setting, pair in zip(shared, pairs, strict=True)
+        ],
     )
     return comparison, pairs
 
@@ -94,11 +97,6 @@ def _named(store: Store, name: str) -> NamedRun | None:
 def _answers(store: Store, given: str, run: NamedRun | None) -> dict[str, str]:
     """Return the ids of answers by the setting they are of: all of a run, or the one given."""
     return {"": find(store, given)} if run is None else ids_by_setting(store, run, Answers)
-
-
-def _headline(setting: str, pair: Comparison) -> PairedRow:
-    row = next(row for row in pair.rows if row.is_headline)
-    return replace(row, scope="overall", name=setting or row.name)
 
 
 def _listed(answers: dict[str, str]) -> str:

@@ -95,11 +95,6 @@ def write_table(keyframes: KeyframesOfRun, path: Path) -> None:
         write_rows(target, TABLE, rows)
 
 
-def frame_lists(keyframes: KeyframesOfRun) -> list[list[int]]:
-    """Return the frames of each question in the order of the annotations, as AKS's `selected_frames.json` has them."""
-    return [row.frame_indices for row in keyframes.rows]
-
-
 def write_pictures(
     keyframes: KeyframesOfRun, sources: Sources, folder: Path, kind: Pictures, height: int | None, processes: int
 ) -> dict[str, str]:

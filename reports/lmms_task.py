@@ -12,11 +12,11 @@ from cache.errors import SevilaError
 from cache.files import write_atomically
 from pipeline import option_letters
 from pipeline.datasets.question import Question
+from pipeline.inference.written_answers import why_not_asked
 from pipeline.reasons import Reason
 from reports.keyframe_export import LIST, KeyframesOfRun
 
 QUESTIONS, LEFT_OUT, TASK, FUNCTIONS = "questions.jsonl", "left_out.json", "task.yaml", "utils.py"
-NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
 NO_CLIP = Reason("no_clip: its video could not be read for the export")
 
 # `mean` is lmms-eval's; it gives a standard error, clustered by video.
@@ -124,9 +124,7 @@ def write_task(keyframes: KeyframesOfRun, folder: Path) -> str:
 
 def _reason(question: Question, clips: Container[str]) -> Reason:
     """Return why a question with keyframes cannot be asked; empty if it can."""
-    if not question.options:
-        return NO_OPTIONS
-    return Reason() if question.question_id in clips else NO_CLIP
+    return why_not_asked(question) or (Reason() if question.question_id in clips else NO_CLIP)
 
 
 def _row(question: Question, clip: str) -> dict[str, str | list[str]]:

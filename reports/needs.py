@@ -91,7 +91,7 @@ def _work(paper: Paper, run: RowRun) -> list[Work]:
     if run.subject.is_own:
         return []
     steps = {id_of(step.artifact): step for step in run.steps}
-    frames = {split.name: 0 for split in _splits(run)}
+    frames = {split.name: 0 for split in run.splits or () if split is not None}
     for step in run.steps:
         if step.stage.name == "sample_frames":
             frames[_split(run, step).name] = step.config.model_dump()["frames"]
@@ -116,10 +116,6 @@ def _amount(step: DeferredStep, n_questions: int, clips: int, frames: int) -> fl
     if step.stage.name in ("score_frames", "label_frames"):
         return n_questions * frames
     return n_questions * int(config.get("epochs", 1))
-
-
-def _splits(run: RowRun) -> list[Split]:
-    return [split for split in run.splits or () if split is not None]
 
 
 def _split(run: RowRun, step: DeferredStep) -> Split:

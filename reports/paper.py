@@ -74,10 +74,6 @@ class PaperTable(_PaperPart):
         """The figures that any data set has, each once: groups of questions are a data set's own."""
         return list(dict.fromkeys(column.figure for column in self.columns if column.figure not in GROUPS))
 
-    def first_column(self, figure: str) -> int:
-        """Return the column that a figure is published in first: that of NExT-QA."""
-        return next(place for place, column in enumerate(self.columns) if column.figure == figure)
-
 
 class NeededWeights(_PaperPart):
     """Weights from outside: how large they are, and where they are published."""

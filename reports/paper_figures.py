@@ -17,7 +17,6 @@ from pipeline.metrics.accuracy import AccuracyRow, Answered, accuracy_table
 from pipeline.recipes.results import keyframe_row
 from reports.reproduce import RowRun
 from reports.results import headline_interval
-from stages.answer_questions import Answers
 from stages.evaluate import Metrics, outcomes, reporting
 from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
@@ -126,8 +125,8 @@ def _of_moments(name: str, metrics: MomentMetrics) -> Estimate | None:
 
 def _any_frame(of: RowRun) -> list[AccuracyRow]:
     """Return the accuracies of one who picks, of the options that single frames voted for, the right one wherever it is."""
-    answers = of.artifact_of("answer_questions")
-    assert isinstance(answers, Answers)
+    answers = of.answers
+    assert answers is not None
     questions = Questions(answers.store, answers.record.inputs["questions"])
     by_id = questions.by_id()
     voted: dict[str, set[int | None]] = {}
@@ -150,8 +149,7 @@ def cost_records(of: RowRun) -> list[Record]:
 
 def n_samples(of: RowRun) -> int:
     """Return the number of questions."""
-    answers = of.artifact_of("answer_questions")
-    return answers.record.rows["answers"] if answers is not None else 0
+    return of.answers.record.rows["answers"] if of.answers is not None else 0
 
 
 def n_parameters(of: RowRun) -> int:

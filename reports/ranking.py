@@ -27,7 +27,6 @@ from reports.paper_figures import Estimate, distinct, figure, span, tally
 from reports.reproduce import Reproduction, RowRun, Subject
 from reports.reproduce_text import paired_difference
 from reports.results import spread
-from stages.answer_questions import Answers
 from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.select_keyframes import Keyframes
@@ -221,9 +220,8 @@ def _recalls(run: RowRun) -> dict[str, _Recall]:
 
 
 def _keyframes(run: RowRun) -> Keyframes:
-    answers = run.artifact_of("answer_questions")
-    assert answers is not None
-    return Keyframes(answers.store, answers.record.inputs["keyframes"])
+    assert run.answers is not None
+    return Keyframes(run.answers.store, run.answers.record.inputs["keyframes"])
 
 
 def _questions_and_frames(run: RowRun) -> tuple[Questions, Frames]:
@@ -244,6 +242,5 @@ def _positions(run: RowRun) -> dict[str, object]:
 
 
 def _predictions(run: RowRun) -> dict[str, object]:
-    answers = run.artifact_of("answer_questions")
-    assert isinstance(answers, Answers)
-    return {row.question_id: row.prediction for row in answers.typed_rows("answers", Answered)}
+    assert run.answers is not None
+    return {row.question_id: row.prediction for row in run.answers.typed_rows("answers", Answered)}

@@ -26,6 +26,7 @@ from pipeline.shapes.demo import brings_data
 from reports.named_runs import pinned
 from reports.paper import PaperRow, PaperTable
 from stages.all import STAGES
+from stages.answer_questions import Answers
 from stages.chain import chain_of
 
 log = logging.getLogger("sevila")
@@ -80,9 +81,11 @@ class RowRun:
         """Whether it has a number."""
         return not self.problem
 
-    def artifact_of(self, stage: str) -> Artifact | None:
-        """Return the artifact of the last step of this stage behind the number; None where there is none."""
-        return next((step.artifact for step in reversed(self.steps) if step.stage.name == stage), None)
+    @property
+    def answers(self) -> Answers | None:
+        """The Answerer's answers behind the number; None where there are none."""
+        every = [step.artifact for step in self.steps if isinstance(step.artifact, Answers)]
+        return every[-1] if every else None
 
 
 @dataclass

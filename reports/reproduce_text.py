@@ -106,7 +106,7 @@ def _row_numbers(table: PaperTable, row: PaperRow, runs: Sequence[RowRun]) -> It
             yield _number_of(row, place, column, own)
     for subject in dict.fromkeys(run.subject.name for run in runs if run.subject.is_own):
         for name in table.figures:
-            place = table.first_column(name)
+            place = [column.figure for column in table.columns].index(name)  # the first: NExT-QA
             column = PaperColumn(name=f"{subject}, {name}", dataset=subject, figure=name)
             of_subject = [run for run in runs if run.subject.name == subject]
             yield _number_of(row, place, column, of_subject, of_paper=table.columns[place].name)

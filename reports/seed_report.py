@@ -110,8 +110,8 @@ def _n_sure(runs: Sequence[SeedRun], worse: Cell, better: Cell) -> int | None:
         if worse not in cells or better not in cells:
             return None
         a, b = cells[worse].metrics, cells[better].metrics
-        paired = next(row for row in compare(a.store, a.record.id, b.record.id).rows if row.is_headline)
-        n_sure += paired.low_points is not None and paired.low_points > 0
+        low_points = compare(a.store, a.record.id, b.record.id).headline.low_points
+        n_sure += low_points is not None and low_points > 0
     return n_sure
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cache.printable import counted, cut_in_the_middle, printable
 from pipeline.datasets.question import Rejected
@@ -46,6 +48,31 @@ def summary(
     if isinstance(results, Results):
         parts += ["", results_text(results, with_ids, table)]
     return "\n".join(parts if with_ids else parts[1:])
+
+
+def summary_content(
+    artifacts: Sequence[Artifact], settings: Sequence[str], results: Artifact | Results
+) -> dict[str, Any]:
+    """Return every step with its artifact, and what the chain returned, as JSON values; `settings` as `summary_markdown`."""
+    steps = [
+        {"stage": artifact.record.stage, "which": which, "id": artifact.id, "failed": dict(artifact.record.dropped)}
+        for artifact, which in zip(artifacts, settings, strict=True)
+    ]
+    return {"steps": steps, "results": _results_content(results)}
+
+
+def _results_content(results: Artifact | Results) -> Any:
+    if not isinstance(results, Results):
+        return json.loads(results.checked_file("metrics.json").read_text())
+    return [
+        {
+            "keyframes": setting.row,
+            "answered": setting.column,
+            "accuracy_percent": results.values.get((setting.row, setting.column)),
+            "metrics": setting.metrics.id,
+        }
+        for setting in results.settings
+    ]
 
 
 def summary_markdown(

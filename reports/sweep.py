@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cache.errors import MachineError, MissingSourceError, RecipeError, SevilaError
 from pipeline.engine.recipe import load
-from pipeline.engine.stage import RunContext
-from pipeline.engine.steps import PinStep, Run
+from pipeline.engine.stage import Produced, RunContext, Stage
+from pipeline.engine.steps import PinStep, Run, Step
 from pipeline.metrics.comparison import PairedRow
 from pipeline.recipes.checks import check_names
 from pipeline.recipes.opening import Request, open_recipe
@@ -24,10 +25,12 @@ from stages.all import STAGES
 from stages.chain import forward
 from stages.evaluate import Metrics
 from stages.evaluate_localization import LocalizationMetrics
+from stages.select_keyframes import Keyframes
 
 log = logging.getLogger("sevila")
 
-OF_A_CELL = ("select_keyframes", "answer_questions", "answer_with_vlm", "evaluate", "evaluate_localization")
+ANSWERING = ("answer_questions", "answer_with_vlm")
+OF_A_CELL = ("select_keyframes", *ANSWERING, "evaluate", "evaluate_localization")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -
     Raises:
         SevilaError: no uniform frames can be answered from, so that there is nothing to compare with; or something is not here.
     """
+    first_equal: dict[str, Keyframes] = {}
     uniform: dict[Cell, Metrics] = {}
     failed: dict[Cell, SevilaError] = {}
     n_uniform = sum(cell.selector == UNIFORM for cell in requests)
@@ -81,7 +85,7 @@ def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -
             continue
         log.info("cell %d of %d: %s", number, len(requests), cell.name)
         try:
-            metrics, recall = _run_cell(request, run, _named_after(cell, pin))
+            metrics, recall = _run_cell(request, run, _named_after(cell, pin), first_equal)
         except MachineError:
             raise
         except SevilaError as error:
@@ -108,10 +112,26 @@ def _named_after(cell: Cell, pin: PinStep) -> PinStep:
     return pin_step
 
 
-def _run_cell(request: Request, run: RunContext, pin: PinStep) -> tuple[Metrics, float | None]:
+def _answering_once(step: Step, first_equal: dict[str, Keyframes]) -> Step:
+    """Return a step that answers from equal keyframes once, whichever selectors chose them: from the first cell's artifact."""
+
+    def answer(stage: Stage[Produced], /, *inputs: Any, setting: str = "", **changes: Any) -> Produced:
+        if stage.name in ANSWERING:
+            inputs = tuple(
+                first_equal.setdefault(value.frames_digest(), value) if isinstance(value, Keyframes) else value
+                for value in inputs
+            )
+        return step(stage, *inputs, setting=setting, **changes)
+
+    return answer
+
+
+def _run_cell(
+    request: Request, run: RunContext, pin: PinStep, first_equal: dict[str, Keyframes]
+) -> tuple[Metrics, float | None]:
     recipe, run, sources = open_recipe(request, STAGES, run)
     steps = Run(recipe, run, pin)
-    metrics = forward(recipe, steps, sources)
+    metrics = forward(recipe, _answering_once(steps, first_equal), sources)
     if not isinstance(metrics, Metrics):
         raise RecipeError(f"recipe {recipe.name!r} asks for moments; one whose questions have options was wanted")
     quality = [artifact for artifact in steps.artifacts if isinstance(artifact, LocalizationMetrics)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +20,8 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN, SCORES
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import Windows
-from pipeline.inference.written_answers import OF_REPLIES
+from pipeline.inference.written_answers import OF_REPLIES, why_not_asked
+from pipeline.metrics.accuracy import AnswerRow
 from pipeline.models.prompts import AnsweringPrompt
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, majority_vote
@@ -73,9 +74,6 @@ class Answers(Artifact):
     }
 
 
-NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
-
-
 class AnswerQuestions(Config):
     """How the Answerer is asked."""
 
@@ -101,7 +99,7 @@ def answer_questions(
 ) -> None:
     """Answer every question from its keyframes."""
     pairs = [
-        (question, row if row.reason or question.options else row._replace(reason=NO_OPTIONS))
+        (question, row._replace(reason=row.reason or why_not_asked(question)))
         for question, row in keyframes.asked(questions, features)
     ]
     windows = Windows(features, run.torch_device(), answerer)
@@ -134,24 +132,9 @@ def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[Que
     return [QuestionFrames(question, rows) for rows in units]
 
 
-class _AnswerRow(NamedTuple):
-    """A row of the table `answers`, which says what is what."""
-
-    question_id: str
-    video_id: str
-    status: str
-    reason: Reason
-    prediction: int | None = None
-    option_logits: Sequence[float] | np.ndarray = ()
-    votes: Sequence[int] = ()
-    first_token_id: int | None = None
-    n_frames: int = 0
-    truncated: bool = False
-
-
-def _row(keyframes: ChosenFrames, answers: Sequence[FramesAnswer], method: str) -> _AnswerRow:
+def _row(keyframes: ChosenFrames, answers: Sequence[FramesAnswer], method: str) -> AnswerRow:
     reason = keyframes.reason or _reason(answers)
-    row = _AnswerRow(keyframes.question_id, keyframes.video_id, "failed" if reason else "ok", reason)
+    row = AnswerRow(keyframes.question_id, keyframes.video_id, "failed" if reason else "ok", reason)
     if reason or not answers:
         return row
     answer = answers[0]

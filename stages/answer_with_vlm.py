@@ -32,6 +32,7 @@ from pipeline.inference.written_answers import (
     WrittenAnswer,
     written_prompt,
 )
+from pipeline.metrics.accuracy import AnswerRow
 from pipeline.option_letters import INSTRUCTION
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
@@ -189,26 +190,10 @@ def _load(cfg: AnswerWithVlm, run: RunContext, weights: Weights) -> ImageTextMod
     return model
 
 
-class _WrittenRow(NamedTuple):
-    """A row of the table `answers`, which says what is what."""
-
-    question_id: str
-    video_id: str
-    status: str
-    reason: Reason
-    prediction: int | None
-    option_logits: Sequence[float]
-    n_frames: int
-    votes: Sequence[int] = ()
-    first_token_id: int | None = None
-    truncated: bool = False
-
-
-def _row(chosen: ChosenFrames, answer: WrittenAnswer) -> _WrittenRow:
+def _row(chosen: ChosenFrames, answer: WrittenAnswer) -> AnswerRow:
+    row = AnswerRow(chosen.question_id, chosen.video_id, "failed" if answer.reason else "ok", answer.reason)
     n_frames = 0 if answer.reason else len(chosen.frame_indices)
-    status = "failed" if answer.reason else "ok"
-    of_answer = (answer.reason, answer.prediction, answer.log_probabilities)
-    return _WrittenRow(chosen.question_id, chosen.video_id, status, *of_answer, n_frames)
+    return row._replace(prediction=answer.prediction, option_logits=answer.log_probabilities, n_frames=n_frames)
 
 
 class _ReplyRow(NamedTuple):

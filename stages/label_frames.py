@@ -23,6 +23,7 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
 from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, Readout
 from pipeline.inference.visual_windows import VideoFeatures
+from pipeline.inference.written_answers import why_not_asked
 from pipeline.models.prompts import AnsweringPrompt, single_frame_prefixes
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import majority_vote
@@ -175,11 +176,9 @@ def label_frames(
 
 def _reason(question: Question, video: VideoFeatures) -> Reason:
     """Return why a question's frames cannot be labelled; nothing if they can."""
-    if not question.options:
-        return Reason("no_options: it asks for moments, not for an option")
-    if question.answer_index is None:
+    if question.options and question.answer_index is None:
         return Reason("no_answer: the annotations do not say which option is right")
-    return video.reason
+    return why_not_asked(question) or video.reason
 
 
 class _Labeller:

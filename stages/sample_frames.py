@@ -40,7 +40,7 @@ from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, held_frames,
 from stages.list_questions import Questions
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
-REVISED = {"pyav": "pyav 3", "images": "images 3"}
+REVISED = {"pyav": "pyav 3", "images": "images 4"}
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
@@ -129,7 +129,7 @@ def plan_clips(cfg: SampleFrames, run: RunContext, videos: VideoFiles) -> Plan:
     return Plan(cut([bytes_a_clip * len(video.clips) for video in videos.videos], run.shard_bytes))
 
 
-@stage(version=5, output=Frames, plan=plan_clips)
+@stage(version=6, output=Frames, plan=plan_clips)
 def sample_frames(cfg: SampleFrames, run: RunContext, videos: VideoFiles, *, out: ShardedOutput) -> None:
     """Decode the chosen frames of every clip once; a video that cannot be read becomes a row with the reason."""
     pool = out.pool(config=cfg.model_dump())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,12 @@ from pydantic import Field
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Config, Plan, RunContext, stage
 from pipeline.inference.frame_by_frame import FrameByFrame, plan_videos
+from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
-from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
+from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import Template, template_text
+from pipeline.selection.frame_scores import SCORE_COLUMNS
 from stages.extract_features import Features
 from stages.import_matcher import MatcherWeights
 from stages.list_questions import Questions
@@ -59,23 +61,16 @@ def score_by_matching(
     frame_by_frame = FrameByFrame(clips, features, run, "score_by_matching", None)
     loaded = OnDemand(partial(matcher.matcher, run))
 
-    def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
-        if not ok:
-            return shard.write_rows("frame_scores", [])
+    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
         shard_questions = [question for video in ok for question in by_video[video.video_id]]
         with shard.phase("score"):
             texts = texts_of_frames(partial(template_text, cfg.template), shard_questions, clips, subtitles)
             pairs = _Pairs(loaded.model, texts.texts)
             scored = frame_by_frame.ask(pairs, shard_questions, ok, shard, texts.of_frames)
-        names = ("logit_yes", "logit_no", "probability_yes")
-        scores = dict(zip(names, scored.values.T.astype(np.float32), strict=True))
-        columns = {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]}
-        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
-        shard.write_columns("frame_scores", columns)
+        scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
+        return {**scored.places(), **scores, "truncated": pairs.truncated[scored.text]}
 
-    out.each_shard(work)
-    refuse_without_scores(out, videos, by_video, "the matcher")
+    score_shards(out, videos, by_video, "the matcher", score)
 
 
 class _Pairs:

@@ -1,8 +1,13 @@
-"""Frames scored by a selector that was trained on answers, all frames of a clip at once."""
+"""Frames scored by a selector that was trained on answers, all frames of a clip at once.
+
+It reads a vector of each frame, the mean of the Answerer's visual tokens, and one of each question.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,10 +18,9 @@ from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_videos
+from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.load_models import OnDemand, load_answerer
-from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
-from pipeline.inference.selector_scoring import frame_vectors, question_vectors
-from pipeline.inference.visual_windows import Windows
+from pipeline.inference.visual_windows import WINDOW_FRAMES, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import answering_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
@@ -26,6 +30,13 @@ from stages.list_questions import Questions
 from stages.sample_frames import Frames
 from stages.score_frames import FrameScores
 from stages.train_selector import SelectorWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.models.answerer import Answerer
+
+TEXTS_AT_ONCE = 64
 
 
 class ScoreBySelector(Config):
@@ -53,24 +64,49 @@ def score_by_selector(
     halving = Halving("score_by_selector")
     models = OnDemand(lambda: (load_answerer(run, backbone, answerer, cfg.precision), selector.load(run)))
 
-    def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
-        if not ok:
-            return shard.write_rows("frame_scores", [])
+    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
         model, scorer = models.model
         parts: list[dict[str, np.ndarray]] = []
         with shard.phase("score"):
-            read = frame_vectors(windows, model, ok, shard.settings["batch_frames"])
+            read = _frame_vectors(windows, model, ok, shard.settings["batch_frames"])
             for video, vectors in zip(track(ok, shard, "video"), read, strict=True):
                 of_video: list[Question] = by_video[video.video_id]
-                texts, truncated = question_vectors(model, halving, [answering_text(prompt, each) for each in of_video])
+                texts, truncated = _question_vectors(
+                    model, halving, [answering_text(prompt, each) for each in of_video]
+                )
                 for question, text, was_cut in zip(of_video, texts, truncated, strict=True):
                     clip = clips[video.video_id, question.clip_id]
                     scores = scorer.scores(vectors, clip["row"], text)
                     parts.append(columns_of_question(question, clip, scores, was_cut))
-        columns = joined_columns(parts)
-        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
-        shard.write_columns("frame_scores", columns)
+        return joined_columns(parts)
 
-    out.each_shard(work)
-    refuse_without_scores(out, videos, by_video, "the selector")
+    score_shards(out, videos, by_video, "the selector", score)
+
+
+def _frame_vectors(
+    windows: Windows, answerer: Answerer, videos: Sequence[VideoFeatures], batch_frames: int
+) -> Iterator[Tensor]:
+    """Yield the vectors of each video's stored frames, [F, L] float32 on the device."""
+    import torch
+
+    groups = [
+        [(video.video_id, list(range(start, min(start + WINDOW_FRAMES, video.n_frames))))]
+        for video in videos
+        for start in range(0, video.n_frames, WINDOW_FRAMES)
+    ]
+    read = windows.tokens(groups, answerer, batch_frames)
+    for video in videos:
+        n_groups = -(-video.n_frames // WINDOW_FRAMES)
+        yield torch.cat([next(read)[1].mean(dim=1) for _ in range(n_groups)])
+
+
+def _question_vectors(answerer: Answerer, halving: Halving, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
+    """Return the vectors of texts, [R, L] float32, and which texts were cut."""
+    import torch
+
+    from pipeline.models.frame_selector import text_vectors
+
+    ids, truncated = answerer.language.verbalizer.tokenize(texts)
+    vectors, starts = partial(text_vectors, answerer.language), range(0, len(texts), TEXTS_AT_ONCE)
+    parts = [part for start in starts for part in halving(vectors, ids[start : start + TEXTS_AT_ONCE])]
+    return torch.cat(parts), list(truncated)

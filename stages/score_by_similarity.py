@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,9 +12,10 @@ from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
 from pipeline.engine.stage import Config, Plan, RunContext, stage
+from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand
-from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
+from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.memory import Halving
 from pipeline.models.prompts import Template, template_text
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
@@ -62,11 +63,8 @@ def score_by_similarity(
     subtitles, text = questions.subtitles_for(cfg.template), partial(template_text, cfg.template)
     at_once = TEXTS_AT_ONCE if subtitles is None else 1  # questions; with subtitles one may have a thousand texts
 
-    def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok"]
+    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
         pairs = [(video, question) for video in ok for question in by_video[video.video_id]]
-        if not pairs:
-            return shard.write_rows("frame_scores", [])
         parts: list[dict[str, np.ndarray]] = []
         of_video, frame_vectors = "", np.empty((0, 0), np.float32)
         for number, (video, question) in enumerate(track(pairs, shard, "question")):
@@ -79,12 +77,9 @@ def score_by_similarity(
             clip, texts_of_clip = clips[video.video_id, question.clip_id], texts.of_frames[number % at_once]
             scores = _cosines(frame_vectors[clip["row"]], vectors, texts_of_clip)
             parts.append(columns_of_question(question, clip, scores, truncated[texts_of_clip]))
-        columns = joined_columns(parts)
-        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
-        shard.write_columns("frame_scores", columns)
+        return joined_columns(parts)
 
-    out.each_shard(work)
-    refuse_without_scores(out, videos, by_video, "the embedder")
+    score_shards(out, videos, by_video, "the embedder", score)
 
 
 def _cosines(frames: np.ndarray, vectors: np.ndarray, texts: np.ndarray) -> np.ndarray:

@@ -17,10 +17,12 @@ from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
+from pipeline.inference.frame_scoring import score_shards
 from pipeline.inference.frame_texts import texts_of_frames
 from pipeline.inference.load_models import OnDemand, load_localizer
 from pipeline.inference.long_images import FramesAtOnce, StretchByStretch
-from pipeline.inference.not_finite import SCORES, refuse_without_scores, without_finite_scores
+from pipeline.inference.not_finite import without_finite_scores
+from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.models.prompts import (
     CUSTOM,
     DEFAULT_INSTRUCTION,
@@ -156,22 +158,16 @@ def score_frames(
     loaded = OnDemand(partial(load_localizer, run, backbone, localizer, cfg.precision))
     subtitles = questions.subtitles_for(cfg.template)
 
-    def work(shard: Shard) -> None:
-        ok = [videos[item] for item in shard.items if videos[item].status == "ok" and by_video[videos[item].video_id]]
-        if not ok:  # every video of the shard failed: nothing to load a model for
-            return shard.write_rows("frame_scores", [])
+    def score(shard: Shard, ok: list[VideoFeatures]) -> Mapping[str, np.ndarray]:
         shard_questions = [question for video in ok for question in by_video[video.video_id]]
         with shard.phase("score"):
             texts = texts_of_frames(cfg.text, shard_questions, clips, subtitles)
             scorer = _Scorer(loaded.model, texts.texts)
             scored = asking.ask(scorer, shard_questions, ok, shard, texts.of_frames)
         scores = dict(zip(SCORE_COLUMNS, scored.values.T.astype(np.float32), strict=True))
-        columns = {**scored.places(), **scores, "truncated": scorer.truncated[scored.text]}
-        shard.dropped.update(SCORES for _ in without_finite_scores(columns))
-        shard.write_columns("frame_scores", columns)
+        return {**scored.places(), **scores, "truncated": scorer.truncated[scored.text]}
 
-    out.each_shard(work)
-    refuse_without_scores(out, videos, by_video, "the Localizer")
+    score_shards(out, videos, by_video, "the Localizer", score)
 
 
 class _Scorer:

@@ -9,13 +9,14 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cache.errors import did_you_mean
+from cache.fingerprint import fingerprint
 from cache.tables import Schema
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
-from pipeline.inference.frame_vectors import FrameVectors
 from pipeline.inference.not_finite import WITHOUT_FEATURES
+from pipeline.inference.visual_windows import WINDOW_FRAMES
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, RankBy
 from pipeline.selection.registry import selector_named, selector_names
@@ -52,6 +53,11 @@ class Keyframes(Artifact):
         rows = typed_rows_of_all(self, "keyframes", questions, ChosenFrames)
         reasons = [row.reason or failed.get(row.video_id, Reason()) for row in rows]
         return [(known[row.question_id], row._replace(reason=why)) for row, why in zip(rows, reasons, strict=True)]
+
+    def frames_digest(self) -> str:
+        """Return a digest of which frames each question has, or why none, whatever they were chosen by."""
+        rows = self.typed_rows("keyframes", ChosenFrames)
+        return fingerprint([[row.question_id, str(row.reason), row.frame_indices, row.rows] for row in rows])
 
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
@@ -237,3 +243,31 @@ class _ChooseFrames:
         if "moments" in self._select.needs:
             return Reason(f"no_true_frame: none of the {n_frames} sampled frames lies in a true moment")
         return Reason(f"no_frame_chosen: {self._select.name} chose none of the {n_frames} sampled frames")
+
+
+class FrameVectors:
+    """A vector a frame: embeddings as they are, features by their mean over tokens; those of the last video stay in memory."""
+
+    def __init__(self, pooled: Features) -> None:
+        """Args: `pooled` has arrays [frames, D], [frames, tokens, D] or, of several Q-Formers, [frames, Q-Formers, tokens, D]."""
+        self._reader = pooled.open()
+        self._known = set(self._reader.videos)
+        self._video_id = ""
+        self._vectors = np.empty((0, 0), np.float32)
+
+    def of_rows(self, video_id: str, rows: np.ndarray) -> np.ndarray | None:
+        """Return the vectors of stored rows of a video, float32 [rows, D]; None if it has none."""
+        if video_id not in self._known:
+            return None
+        if video_id != self._video_id:
+            self._vectors, self._video_id = self._read(video_id), video_id
+        return self._vectors[rows]
+
+    def _read(self, video_id: str) -> np.ndarray:
+        windows: list[np.ndarray] = []
+        n_rows = self._reader.n_rows(video_id)
+        for start in range(0, n_rows, WINDOW_FRAMES):
+            window = self._reader.read(video_id, slice(start, start + WINDOW_FRAMES)).astype(np.float32)
+            window = window[:, 0] if window.ndim == 4 else window  # of the first Q-Former
+            windows.append(window if window.ndim == 2 else window.mean(axis=1))
+        return np.concatenate(windows)

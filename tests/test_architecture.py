@@ -112,10 +112,8 @@ NAMES_A_DATA_SET = {
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/floors.py": {"plain"},
     "benchmarks/gpu.py": {"plain"},
-    "benchmarks/growth.py": {"plain"},
-    "benchmarks/long_videos.py": {"plain"},
     "benchmarks/official.py": {"plain"},
-    "benchmarks/overheads.py": {"plain"},
+    "benchmarks/world.py": {"plain"},
     # The format of submissions is that of the annotations, and has one parser.
     "reports/moment_files.py": {"pipeline.datasets.qvhighlights"},
 }

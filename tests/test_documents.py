@@ -18,12 +18,17 @@ CODE = re.compile(r"^```(?:bash|console|sh)\n(.*?)^```", re.MULTILINE | re.DOTAL
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
-def commands_in(document: Path) -> list[str]:
-    """Return the `sevila` commands in a document's blocks of shell code, continuation lines joined and variables replaced."""
+def shell_commands(document: Path) -> list[str]:
+    """Return the commands in a document's blocks of shell code, continuation lines joined."""
     code = "".join(CODE.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
-    for name, value in VARIABLE.findall(code):
-        code = code.replace(f"${name}", value)
-    lines = [line.strip() for line in code.splitlines()]
+    return [line.strip() for line in code.splitlines() if line.strip()]
+
+
+def commands_in(document: Path) -> list[str]:
+    """Return the `sevila` commands among them, variables replaced."""
+    lines = shell_commands(document)
+    for name, value in VARIABLE.findall("\n".join(lines)):
+        lines = [line.replace(f"${name}", value) for line in lines]
     return [line for line in lines if line.startswith("sevila ") and "..." not in line and "--install" not in line]
 
 

@@ -60,7 +60,7 @@ def _rows(file: Path) -> Rows:
 def _answer_index(answer: Any, n_options: int) -> int | None:
     """The position of the answer, which the owners and the hub give as a number from 0; or as a letter, as options have them."""
     is_letter = isinstance(answer, str) and answer.strip("(). ").isalpha()
-    return of_letter("answer", answer, n_options) if is_letter else option_index("answer", answer, n_options)
+    return of_letter(answer, n_options) if is_letter else option_index("answer", answer, n_options)
 
 
 def _parse(row: Row, answers: dict[str, Any]) -> tuple[Question, Video]:

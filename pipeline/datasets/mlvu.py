@@ -96,9 +96,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         video_id=path,
         question=without_options(text("question", cells.get("question")), options),
         options=options,
-        answer_index=of_text("answer", answer, options)
-        if key == "video"
-        else of_letter("answer", answer, len(options)),
+        answer_index=of_text(answer, options) if key == "video" else of_letter(answer, len(options)),
         question_type=task,
     )
     return question, Video(path, path, tuple(others))

@@ -29,26 +29,26 @@ def options_of(what: str, values: Any) -> tuple[str, ...]:
     return texts
 
 
-def of_letter(what: str, value: Any, n_options: int) -> int | None:
+def of_letter(value: Any, n_options: int) -> int | None:
     """The position of the option that a letter means ("C", "(C)"); None for no value. Raises BadRow."""
-    given = text(what, value, "")
+    given = text("answer", value, "")
     if not given:
         return None
     letter = given.strip("().:").upper()
     if len(letter) != 1 or letter not in OPTION_LETTERS[:n_options]:
-        raise BadRow(f"{what} is {value!r}, a letter from A to {OPTION_LETTERS[n_options - 1]} was wanted")
+        raise BadRow(f"answer is {value!r}, a letter from A to {OPTION_LETTERS[n_options - 1]} was wanted")
     return OPTION_LETTERS.index(letter)
 
 
-def of_text(what: str, value: Any, options: Sequence[str]) -> int | None:
+def of_text(value: Any, options: Sequence[str]) -> int | None:
     """The position of the option with this text; None for no value. Raises BadRow, also for one that two options give."""
     if value is None or value == "":
         return None
-    wanted = exact_text(what, value)
+    wanted = exact_text("answer", value)
     meanings = [index for index, option in enumerate(options) if option.strip() == wanted.strip()]
     if len(meanings) != 1:
         matches = f"the options {meanings} at once" if meanings else "none of the options"
-        raise BadRow(f"{what} is {wanted!r}, the text of {matches}; that of one option was wanted")
+        raise BadRow(f"answer is {wanted!r}, the text of {matches}; that of one option was wanted")
     return meanings[0]
 
 

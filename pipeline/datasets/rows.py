@@ -13,7 +13,7 @@ from typing import Any
 from cache.errors import SchemaError
 from pipeline.datasets.adapter import About
 from pipeline.datasets.question import Annotations, Question, Rejected, Video
-from pipeline.datasets.text_file import read_text, warn_if_cut
+from pipeline.datasets.text_file import as_object, read_text, warn_if_cut
 from pipeline.datasets.values import BadRow, clip, exact_text, option_index, split_clip, text, video_name
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def read_jsonl(path: Path, required: Sequence[str] = ()) -> Rows:
         if not content.strip():
             continue
         try:
-            cells = json.loads(content)
+            cells = json.loads(content, object_pairs_hook=as_object)
         except (ValueError, RecursionError) as error:  # a plain ValueError: an integer of thousands of digits
             rejected.append(Rejected(path.name, line, f"not JSON, or cut short: {error}"))
             continue
@@ -177,7 +177,7 @@ def json_items(path: Path, content: str) -> Iterator[tuple[int, int, Any]]:
     def skip_blanks(start: int) -> int:
         return blanks.match(content, start).end()  # type: ignore[union-attr]  # it matches no blanks, too
 
-    decode = json.JSONDecoder().raw_decode
+    decode = json.JSONDecoder(object_pairs_hook=as_object).raw_decode
     position = skip_blanks(0)
     if content[position : position + 1] != "[":
         start = repr(content[position : position + 20]) if content[position:] else "nothing"
@@ -253,7 +253,7 @@ def question_of_clip(cells: Mapping[str, Any], option_keys: Sequence[str]) -> Qu
     Raises BadRow.
     """
     video_id = video_name("vid_name", cells.get("vid_name"))
-    start_seconds, end_seconds, note = clip(*split_clip("ts", cells.get("ts")))
+    start_seconds, end_seconds, note = clip(*split_clip(cells.get("ts")))
     return Question(
         question_id=text("qid", cells.get("qid")),
         video_id=video_id,

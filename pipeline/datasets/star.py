@@ -50,7 +50,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         video_id=video_id,
         question=exact_text("question", cells.get("question")),
         options=options,
-        answer_index=of_text("answer", cells.get("answer"), options),
+        answer_index=of_text(cells.get("answer"), options),
         question_type=kind if (kind := question_id.split("_")[0]) in TYPES else "",
         start_seconds=start_seconds,
         end_seconds=end_seconds,

@@ -65,12 +65,20 @@ def read_json_object(path: Path, example: str) -> dict[str, Any]:
     """The object that a JSON file holds; `example` is one, for people. Raises like `read_text`, SchemaError for anything else."""
     content = read_text(path)
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=as_object)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(value, dict):
         raise SchemaError(f"{path}: not an object like {example}")
     return value
+
+
+def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError for a key with two values, of which `json` would take the last in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs) and (twice := [key for key, value in pairs if content[key] != value]):
+        raise ValueError(f"the key {twice[0]!r} stands twice, with other values")
+    return content
 
 
 def warn_if_cut(path: Path, content: str) -> None:

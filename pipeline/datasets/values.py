@@ -84,11 +84,11 @@ def option_index(what: str, value: Any, n_options: int) -> int | None:
     return meanings[0]
 
 
-def split_clip(what: str, value: Any) -> tuple[str, str]:
+def split_clip(value: Any) -> tuple[str, str]:
     """The two ends of "a-b" or "[a:b]", as text; either may be nan."""
-    bounds = re.fullmatch(rf"\[?\s*({SECONDS})\s*[-:]\s*({SECONDS})\s*\]?", text(what, value), re.IGNORECASE | re.ASCII)
+    bounds = re.fullmatch(rf"\[?\s*({SECONDS})\s*[-:]\s*({SECONDS})\s*\]?", text("ts", value), re.IGNORECASE | re.ASCII)
     if bounds is None:
-        raise BadRow(f"{what} is {value!r}, two numbers of seconds as in 12.5-20 were wanted")
+        raise BadRow(f"ts is {value!r}, two numbers of seconds as in 12.5-20 were wanted")
     return bounds[1], bounds[2]
 
 

@@ -59,7 +59,7 @@ def _parse(row: Row) -> tuple[Question, Video]:
         video_id=video_id,
         question=text("question", cells.get("question")),
         options=options,
-        answer_index=of_letter("answer", cells.get("answer"), len(options)),
+        answer_index=of_letter(cells.get("answer"), len(options)),
         question_type=", ".join(filter(None, (text(key, cells.get(key), "") for key in ("duration", "domain")))),
     )
     return question, Video(video_id, f"{video_id}.mp4", (f"data/{video_id}.mp4",))

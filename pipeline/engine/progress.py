@@ -61,129 +61,113 @@ def shown_by(show: Show) -> Iterator[None]:
         _show.reset(before)
 
 
-def _bar(*items: Any, **options: Any) -> FittingBar:
-    from pipeline.engine.bars import FittingBar  # here, as most commands show none
-
-    return FittingBar(*items, leave=False, **options)
-
-
 def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of a shard, showing how many are done."""
-    what = shard.stage.name
-    which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if _is_for_eyes():
-        # The line above it says which step it is: both do not fit in a line.
-        desc = f"{what}, {which}".rstrip(", ")
-        waiting = Waiting()
-        with _bar(desc=desc, unit=unit, total=total, dynamic_ncols=True) as bar:
-            for item in items:
-                yield item
-                bar.set_postfix_str(waiting.words(lambda: bar.format_dict["elapsed"]), refresh=False)
-                bar.update()
-        return
-    course = _Course(what)
-    done = 0
+    done, which = 0, _which(shard)
+    # The line above a bar says which step it is: both do not fit in a line.
+    name = f"{shard.stage.name}, {which}".rstrip(", ")
+    with _course(shard.stage.name, desc=name, unit=unit, total=total) as course:
 
-    def words() -> str:
-        return f"{which}{done} of {total or '?'} {unit}s, {done / course.seconds():.2g} a second"
+        def words() -> str:
+            return f"{which}{done} of {total or '?'} {unit}s, {done / course.seconds():.2g} a second"
 
-    for item in items:
-        course.at((shard.place + done / (total or done + 1)) / shard.of, words)
-        yield item
-        done += 1
-    course.at((shard.place + 1) / shard.of, words)
+        for item in items:
+            course.at((shard.place + done / (total or done + 1)) / shard.of, words)
+            yield item
+            done += 1
+            course.draw(done)
+        course.at((shard.place + 1) / shard.of, words)
 
 
 @contextmanager
 def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]) -> Iterator[Callable[[int], object]]:
     """Yield what shows how many bytes, videos or frames were read: call it with how many more."""
-    if _is_for_eyes():
-        with _bar(desc=description, unit=unit, unit_scale=unit == "B", total=total, delay=1) as bar:
-            yield bar.update
-        return
-    course, done = _Course(description), 0
+    done = 0
+    with _course(description, unit=unit, unit_scale=unit == "B", total=total, delay=1, dynamic_ncols=False) as course:
 
-    def words() -> str:
-        return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{done} of {total} {unit}s"
+        def words() -> str:
+            return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if unit == "B" else f"{done} of {total} {unit}s"
 
-    def log_more(more: int) -> None:
-        nonlocal done
-        done += more
-        course.at(done / max(total, 1), words)
+        def add(more: int) -> None:
+            nonlocal done
+            done += more
+            course.draw(done)
+            course.at(done / max(total, 1), words)
 
-    yield log_more
+        yield add
 
 
 class FrameProgress:
     """How many frames of a shard are done; those that were done before are left out, so that the rest is foreseen rightly."""
 
-    def __init__(self, shard: Shard, total: int, bar: FittingBar | None) -> None:
-        self._course, self._bar, self._shard = _Course(shard.stage.name), bar, shard
+    def __init__(self, shard: Shard, total: int, course: _Course) -> None:
+        self._course, self._shard = course, shard
         self._all, self._total, self._done = total, total, 0
 
     def add(self, n_frames: int, n_held: int) -> None:
         """Say that so many more are done, and that so many of all were there before, as far as that is known."""
         self._done, self._total = self._done + n_frames, max(self._all - n_held, self._done + n_frames)
-        if self._bar is not None:
-            self._bar.total = self._total
-            self._bar.set_postfix_str(self._course.waiting_words(), refresh=False)
-            self._bar.update(n_frames)
-        else:
-            self._course.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
+        self._course.draw(self._done, total=self._total)
+        self._course.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
 
     def end(self) -> None:
         """Say that the shard is done."""
-        if self._bar is None:
-            self._course.at((self._shard.place + 1) / self._shard.of, self._words)
+        self._course.at((self._shard.place + 1) / self._shard.of, self._words)
 
     def _words(self) -> str:
-        shard, a_second = self._shard, self._done / self._course.seconds()
-        which = f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
+        a_second = self._done / self._course.seconds()
         left = timedelta(seconds=round((self._total - self._done) / a_second)) if a_second else "?"
-        return f"{which}{self._done} of {self._total} frames, {a_second:.2g} a second, {left} left"
+        return f"{_which(self._shard)}{self._done} of {self._total} frames, {a_second:.2g} a second, {left} left"
 
 
 @contextmanager
 def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
     """Yield what shows how many frames of a shard are done, and how long the others will take."""
-    if _is_for_eyes():
-        with _bar(desc=shard.stage.name, unit="frame", total=total, dynamic_ncols=True) as bar:
-            yield FrameProgress(shard, total, bar)
-        return
-    progress = FrameProgress(shard, total, None)
-    yield progress
-    progress.end()
+    with _course(shard.stage.name, unit="frame", total=total) as course:
+        progress = FrameProgress(shard, total, course)
+        yield progress
+        progress.end()
 
 
 @contextmanager
 def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
+    with _course(description, unit="step", total=total, initial=done) as course:
+
+        def show(step: int, figures: dict[str, float]) -> None:
+            course.draw(step, _in_words(figures))
+            course.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
+
+        yield show
+
+
+@contextmanager
+def _course(what: str, **of_bar: Any) -> Iterator[_Course]:
+    """Yield what a loop says to how far it is."""
     if _is_for_eyes():
-        waiting = Waiting()
-        with _bar(desc=description, unit="step", total=total, initial=done, dynamic_ncols=True) as bar:
+        with _bar(**{"desc": what, "dynamic_ncols": True} | of_bar) as bar:
+            yield _Course(what, bar)
+    else:
+        yield _Course(what, None)
 
-            def show(step: int, figures: dict[str, float]) -> None:
-                postfix = [waiting.words(lambda: bar.format_dict["elapsed"]), _in_words(figures)]
-                bar.set_postfix_str(", ".join(filter(None, postfix)), refresh=False)
-                bar.update(step - bar.n)
 
-            yield show
-        return
-    course = _Course(description)
+def _bar(**options: Any) -> FittingBar:
+    from pipeline.engine.bars import FittingBar  # here, as most commands show none
 
-    def log_step(step: int, figures: dict[str, float]) -> None:
-        course.at(step / max(total, 1), lambda: f"step {step} of {total}: {_in_words(figures)}")
+    return FittingBar(leave=False, **options)
 
-    yield log_step
+
+def _which(shard: Shard) -> str:
+    return f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
 
 
 class _Course:
-    """How far a loop is: a log line now and then, and more often a call of what shows it."""
+    """How far a loop is: a bar; or a log line now and then, and more often a call of what shows it."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, bar: FittingBar | None) -> None:
+        self._what, self._bar = what, bar
         self._show = _show.get()
         self._waiting = Waiting()
         self._started = self._last_line = self._last_show = time.monotonic()
@@ -191,11 +175,20 @@ class _Course:
     def seconds(self) -> float:
         return max(time.monotonic() - self._started, 1e-3)
 
-    def waiting_words(self) -> str:
+    def draw(self, done: int, words: str = "", total: int | None = None) -> None:
+        """Have the bar, if there is one, show so many units as done, and words behind."""
+        if self._bar is not None:
+            self._bar.total = total or self._bar.total
+            self._bar.set_postfix_str(", ".join(filter(None, [self._waiting_words(), words])), refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def _waiting_words(self) -> str:
         return self._waiting.words(self.seconds)
 
     def at(self, share: float, words: Callable[[], str]) -> None:
-        """Tell that this share of it, from 0 to 1, is done, if it is time to."""
+        """Tell, where there is no bar, that this share of it, from 0 to 1, is done, if it is time to."""
+        if self._bar is not None:
+            return
         now = time.monotonic()
         ends_what_was_logged = share >= 1 and self._last_line > self._started
         is_shown_by_parent = _is_child() and sys.stderr.isatty()
@@ -211,7 +204,7 @@ class _Course:
             self._show(self._what, 100 * share, self._text(share, words))
 
     def _text(self, share: float, words: Callable[[], str]) -> str:
-        return ", ".join(filter(None, [words(), self.waiting_words(), self._left(share)]))
+        return ", ".join(filter(None, [words(), self._waiting_words(), self._left(share)]))
 
     def _left(self, share: float) -> str:
         """Return how long it will take at the pace so far, once that says something."""

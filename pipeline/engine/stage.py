@@ -184,9 +184,9 @@ class Artifact:
     def table_files(self, table: str) -> list[Path]:
         """Return the files of a table, each held as a whole against its SHA-256: what says where pages lie has no checksum."""
         names = self._names(table, ".parquet")
-        if not names and table in self.record.rows:
+        if not names and (table in self.record.rows or self.record.is_stripped(self.path)):
             path = self.path / RECORD
-            raise CorruptArtifactError(f"{path}: counts rows of {table} and names no file of it; {repair_hint(path)}")
+            raise CorruptArtifactError(f"{path}: has a table {table} and names no file of it; {repair_hint(path)}")
         return [self.checked_file(name) for name in names]
 
     def _names(self, name: str, suffix: str) -> list[str]:

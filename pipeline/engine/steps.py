@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
 from pipeline.engine.build import TRIES, Make, Piece, build, build_piece, rebuild
-from pipeline.engine.counting import count_steps
-from pipeline.engine.progress import at_step
+from pipeline.engine.progress import at_step, quiet
 from pipeline.engine.recipe import Recipe
-from pipeline.engine.sources import Sources
+from pipeline.engine.sources import AnnotationFiles, Sources, VideoFiles
 from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
+from pipeline.engine.weights import Weights
 
 log = logging.getLogger("sevila")
 Made = TypeVar("Made")
@@ -83,7 +83,7 @@ class Run:
     def _count(self) -> int:
         """Return how many steps the chain has; 0 before any questions are listed, on which it depends."""
         if self._chain is not None and self._calls and self._calls[-1][0].plan_needs_rows:
-            self._total = count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
+            self._total = _count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
         return self._total
 
     def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
@@ -105,6 +105,45 @@ def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
     What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
     """
     return setting or ", ".join(f"{key}={value!r}" for key, value in changes.items())
+
+
+NOT_YET = "is only counted"
+
+
+class _NoSources:
+    """Stands for all that lies outside, so that counting reads nothing of it."""
+
+    def annotations(self, *named: Any) -> AnnotationFiles:
+        return AnnotationFiles(None, NOT_YET)
+
+    def videos(self, name: str, questions: Any) -> VideoFiles:
+        return VideoFiles(None, NOT_YET)
+
+    def scores(self, name: str) -> AnnotationFiles:
+        return AnnotationFiles(None, NOT_YET)
+
+    def weights(self, name: str, *files: Any) -> Weights:
+        return Weights(None, NOT_YET)
+
+    def check(self, *wanted: Any) -> None:
+        return None
+
+
+def _count_steps(recipe: Recipe, store: Store, chain: Callable[..., Any], done: Sequence[Artifact]) -> int:
+    """Return how many steps a chain has, of which the first, `done`, are there; 0 if that cannot be said."""
+    n_steps, replayed = 0, iter(done)
+
+    def count(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
+        nonlocal n_steps
+        n_steps += 1
+        return next(replayed, None) or stage.output(store, None, NOT_YET)
+
+    with quiet(logging.CRITICAL):  # the chain itself is to say it
+        try:
+            chain(recipe, count, cast(Sources, _NoSources()))
+        except Exception:  # a number that people like to see is no reason to end a run
+            return 0
+    return n_steps
 
 
 class _Reached(Exception):

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
 from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import SCORE_COLUMNS
-
-if TYPE_CHECKING:
-    from pipeline.datasets.question import Question
-    from pipeline.engine.output import ShardedOutput
-    from pipeline.inference.visual_windows import VideoFeatures
 
 FEATURES, SCORES, ANSWERS = "not_finite_features", "not_finite_scores", "not_finite_answers"
 LOSS = "not_finite_loss"  # of a question to train on
@@ -35,11 +29,3 @@ def without_finite_scores(table: Mapping[str, np.ndarray]) -> dict[str, Reason]:
         reason = f"{SCORES}: frame {table['frame_index'][row]}: the scorer gave {values[row].tolist()}"
         reasons.setdefault(table["question_id"][row], Reason(reason))
     return reasons
-
-
-def refuse_without_scores(
-    out: ShardedOutput, videos: Iterable[VideoFeatures], asked: Mapping[str, Sequence[Question]], scorer: str
-) -> None:
-    """Raise `SevilaError` if no question about a video that could be read has finite scores."""
-    n_asked = sum(len(asked[video.video_id]) for video in videos if video.status == "ok")
-    out.refuse_all(SCORES, n_asked, f"{scorer} gave no question finite scores; {BROKEN}")

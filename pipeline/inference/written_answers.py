@@ -12,7 +12,6 @@ from pipeline.reasons import Reason
 
 SHOWN_CHARACTERS = 100  # of a reply in a reason
 
-NO_OPTIONS = Reason("no_options: it asks for moments, not for an option")
 UNPARSED, EMPTY = "unparsed_reply", "empty_reply"
 TOO_LONG, REFUSED_PROMPT = "too_long", "refused_prompt"
 UNREADABLE = "keyframes_unreadable"  # of the video: what could be sampled cannot be read now
@@ -51,7 +50,7 @@ def written_prompt(question: Question, instruction: str) -> str:
 
 def why_not_asked(question: Question) -> Reason:
     """Return why a question cannot be asked; empty if it can."""
-    return Reason() if question.options else NO_OPTIONS
+    return Reason() if question.options else Reason("no_options: it asks for moments, not for an option")
 
 
 def named_option(question: Question, reply: WrittenAnswer) -> WrittenAnswer:

@@ -29,6 +29,21 @@ class Answered(NamedTuple):
     prediction: int | None
 
 
+class AnswerRow(NamedTuple):
+    """A row of the table `answers`, which says what is what (stages/answer_questions.py)."""
+
+    question_id: str
+    video_id: str
+    status: str
+    reason: Reason
+    prediction: int | None = None
+    option_logits: Sequence[float] | np.ndarray = ()
+    votes: Sequence[int] = ()
+    first_token_id: int | None = None
+    n_frames: int = 0
+    truncated: bool = False
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One question and what was predicted; `answer_index` None: not known, `prediction` None: not answered."""

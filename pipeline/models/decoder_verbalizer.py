@@ -24,12 +24,12 @@ class DecoderVerbalizer(Verbalizer):
     title = "decoder-only language model"
     example = "facebook/opt-2.7b"
 
-    def __init__(self, path: Path, config: Any, required_letters: int = 5) -> None:
+    def __init__(self, path: Path, config: Any) -> None:
         """Args: `config`, of the model: which tokens begin and end a text there. Raises as `Verbalizer`."""
         self._begin_id = config.bos_token_id
         self.end_id = config.eos_token_id
         self.pad_id = self.end_id if config.pad_token_id is None else config.pad_token_id
-        super().__init__(path, required_letters)
+        super().__init__(path)
 
     def _find_ids(self, required_letters: int) -> None:
         for name, token_id in (("begins", self._begin_id), ("ends", self.end_id)):

@@ -17,11 +17,16 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
+from types import SimpleNamespace
 from typing import Any
 
 from cache.errors import OF_THE_MACHINE, MachineError, SevilaError, sentence
-from pipeline.training.child_logs import receive_logs, send_logs
+from cache.printable import keep_logs_printable
+
+log = logging.getLogger("sevila")
 
 GRACE_SECONDS = 1.0
 TRACEBACK_LETTERS = 10_000  # a pipe holds more than this, so that nobody has to read before a process ends
@@ -94,7 +99,7 @@ class _Child:
         if level is None:
             level = logging.getLogger("sevila").getEffectiveLevel()
         self._connection, theirs = context.Pipe()
-        logs, self._listener = receive_logs(context)
+        logs, self._listener = _receive_logs(context)
         arguments = (theirs, logs, dict(environment), level)
         self.process = context.Process(target=_serve, args=arguments, daemon=daemon)
         self.process.start()
@@ -160,7 +165,7 @@ def _clean_context() -> Any:
 def _serve(connection: Connection, logs: Connection, environment: dict[str, str], level: int) -> None:
     """What a child does: its work, its reply, its end."""
     os.environ.update(environment)  # a server that forks was started with an older one
-    send_logs(logs, level)
+    _send_logs(logs, level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     status = 1
     try:
@@ -198,3 +203,34 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+def _receive_logs(context: Any) -> tuple[Connection, threading.Thread]:
+    """Return the connection that a new process gives to `_send_logs`, and the thread that handles its records in this context."""
+    receiver, sender = context.Pipe(duplex=False)
+    listener = threading.Thread(target=copy_context().run, args=(_handle_all, receiver), daemon=True)
+    listener.start()
+    return sender, listener
+
+
+def _send_logs(sender: Connection, level: int) -> None:
+    """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
+    keep_logs_printable()
+    queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one
+    # Only this one: what our imports have set up would say it a second time.
+    logging.getLogger().handlers = [QueueHandler(queue)]
+    logging.getLogger("sevila").setLevel(level)
+    logging.captureWarnings(True)
+
+
+def _handle_all(receiver: Connection) -> None:
+    with receiver:
+        while True:
+            try:
+                record = receiver.recv()
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a record
+                return
+            except Exception as error:  # whatever a library put into a record: what comes after it is wanted
+                log.warning("a line of another process cannot be shown: %s", error)
+                continue
+            logging.getLogger(record.name).handle(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -14,7 +13,7 @@ from pipeline.inference.visual_prompt_weights import VisualPromptWeights
 from pipeline.models.prompts import AnsweringPrompt
 from pipeline.training.answerer_training import AnswererTask
 from pipeline.training.prompt_training import Data, HeldOutSplit, visual_tokens
-from pipeline.training.task import MicroBatch, TrainingConfig
+from pipeline.training.task import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,22 +65,15 @@ class SelectorTask:
         from pipeline.models.frame_selector import FrameSelector
 
         self._cfg = cfg
-        self._answering = AnswererTask(cfg, split, features, backbone, weights, run)
-        self._answerer = self._answering.answerer
+        self._answering = answering = AnswererTask(cfg, split, features, backbone, weights, run)
+        self._answerer = answering.answerer
         self._answerer.prompt.requires_grad_(False).eval()
         with torch.random.fork_rng(devices=[]):  # every process begins with the same weights
             torch.manual_seed(cfg.seed)
             self.module = FrameSelector(self._answerer.prompt.projection.out_features)
         self.module.to(self._answerer.language.device)
-        self.n_samples, self.load = self._answering.n_samples, self._answering.load
-
-    def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
-        """Cut a batch into micro-batches of clips with one number of frames."""
-        return self._answering.cut(samples, epoch)
-
-    def validation(self) -> list[MicroBatch]:
-        """Return all held-out questions."""
-        return self._answering.validation()
+        self.n_samples, self.load, self.cut = answering.n_samples, answering.load, answering.cut
+        self.validation, self.figures, self.names = answering.validation, answering.figures, answering.names
 
     def loss(self, data: Data) -> Tensor:
         """Return the summed cross-entropy of "Option X" from the frames that are passed on, a float32 scalar."""
@@ -101,14 +93,6 @@ class SelectorTask:
 
         visual, scores = self._scored(data)
         return self._answering.judged(data, self._mixed(hard_top_k(scores, self._n_passed(scores)), visual))
-
-    def figures(self, counts: Sequence[float]) -> dict[str, float]:
-        """Return the share of right answers."""
-        return self._answering.figures(counts)
-
-    def names(self, samples: Sequence[int]) -> list[str]:
-        """Return the questions' ids."""
-        return self._answering.names(samples)
 
     def _n_passed(self, scores: Tensor) -> int:
         return 1 if self._cfg.selector == ATP else min(self._cfg.k, scores.shape[1])

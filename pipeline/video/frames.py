@@ -123,10 +123,8 @@ Sampling = UniformSampling | RandomSampling | FixedRateSampling | EverySecondSam
 
 @dataclass(frozen=True, eq=False)
 class SampledClip:
-    """A clip in frames [start_frame, end_frame), the frames chosen from it, and what was clamped."""
+    """The frames chosen from a clip, and what was clamped of it."""
 
-    start_frame: int
-    end_frame: int
     frame_indices: np.ndarray  # int64 [T], ascending, repeats kept
     note: str
 
@@ -150,7 +148,7 @@ def sample_clip(clip: Clip, sampling: Sampling, n_video_frames: int, fps: float)
     """The frames that `sampling` takes from `clip` of a video with `n_video_frames` frames at `fps` frames a second."""
     start_frame, end_frame, note = clip_bounds(n_video_frames, fps, clip.start_seconds, clip.end_seconds)
     indices = sampling.indices(n_video_frames, fps, start_frame, end_frame)
-    return SampledClip(start_frame, end_frame, indices, note)
+    return SampledClip(indices, note)
 
 
 def clip_bounds(

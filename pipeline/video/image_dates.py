@@ -10,6 +10,9 @@ from itertools import pairwise
 DAY_FIRST = re.compile(r"(?<!\d)\d\d?([-._])(\d\d?\1(?:19|20)\d\d)(?!\d)")
 MONTH_AND_YEAR = re.compile(r"(?<!\d)(?<!\d[-._])(0?[1-9]|1[0-2])[-._]((?:19|20)\d\d)(?!\d)")
 WITHOUT_POINTS = re.compile(r"(?<!\d)(?:0[1-9]|[12]\d|3[01])((?:0[1-9]|[12]\d|3[01])(?:19|20)\d\d)(?!\d)")
+WHOLE_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-._]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
+LAST_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)\D*$")
+SIX_DIGITS = re.compile(r"(?<!\d)(\d\d)(\d\d)(\d\d)\D*$")
 SHORT_YEAR = re.compile(r"(?<!\d)(\d\d?)([-._])(\d\d?)\2(\d\d)(?!\2?\d)|(?<!\d)(\d\d)(\d\d)(\d\d)(?!\d)")
 FIRST_OF_1900S = 70  # two digits from here on are of the last century, as in Python and POSIX
 MOST_YEARS = 20  # of one folder; seconds and frames differ by more
@@ -22,7 +25,8 @@ def unsure_dates(stems: Sequence[str]) -> list[int]:
     days = [DAY_FIRST.search(stem) for stem in stems]
     if len({day[2] for day in days if day}) > 1:
         return [place for place, day in enumerate(days) if day]
-    return list(range(len(stems))) if _have_year_last(stems) or _have_short_years(stems) else []
+    are_unsure = _have_year_last(stems) or _have_short_years(stems) or _have_date_last(stems)
+    return list(range(len(stems))) if are_unsure else []
 
 
 def _have_year_last(stems: Sequence[str]) -> bool:
@@ -31,6 +35,23 @@ def _have_year_last(stems: Sequence[str]) -> bool:
     days = [date[1] for stem in stems if (date := WITHOUT_POINTS.search(stem))]
     are_of_several = len(months) == len(stems) and all(len(set(column)) > 1 for column in zip(*months, strict=True))
     return are_of_several or (len(days) == len(stems) and len(set(days)) > 1)
+
+
+def _have_date_last(stems: Sequence[str]) -> bool:
+    """Whether other numbers that differ stand before a date or year, which then would count for less than they."""
+    for pattern in (WHOLE_DATE, LAST_YEAR, SIX_DIGITS):
+        dates = [date for stem in stems if (date := pattern.search(stem))]
+        if len(dates) < max(len(stems), 3) or (pattern is SIX_DIGITS and not all(map(_can_be_date, dates))):
+            continue
+        before = [tuple(map(int, re.findall(r"\d+", date.string[: date.start()]))) for date in dates]
+        pairs = sorted(zip(before, (date[0] for date in dates), strict=True))
+        return pairs != sorted(pairs, key=lambda pair: pair[::-1])
+    return False
+
+
+def _can_be_date(six_digits: re.Match[str]) -> bool:
+    one, month, three = map(int, six_digits.groups())
+    return 1 <= month <= 12 and (1 <= one <= 31 or 1 <= three <= 31)
 
 
 def _have_short_years(stems: Sequence[str]) -> bool:
@@ -59,8 +80,13 @@ def _are_disordered(dates: list[Triple]) -> bool:
     """Whether all can be (year, month, day) of one collection, and do not follow one another."""
     if not all(1 <= month <= 12 and 1 <= day <= 31 for _, month, day in dates):
         return False
-    whole = [(year + 100 * (year < FIRST_OF_1900S), month, day) for year, month, day in dates]
+    whole = [(whole_year(year), month, day) for year, month, day in dates]
     return whole != sorted(whole) and max(whole)[0] - min(whole)[0] <= MOST_YEARS
+
+
+def whole_year(year: int) -> int:
+    """A year of two digits as a number that goes on from 99 to 100."""
+    return year + 100 * (year < FIRST_OF_1900S)
 
 
 def _are_counters(numbers: list[Triple]) -> bool:

@@ -50,7 +50,10 @@ def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None
     for image in images:  # all of them: whether the video is whole does not depend on which frames are wanted
         on_progress()
         if not _has_end_mark(image):
-            _refuse_broken(image)
+            try:
+                decode_image(image)
+            except DecodeError as error:
+                raise DecodeError(f"corrupt: images: {error}") from None
     with open_container(images[0]) as container:
         context = best_video_stream(container).codec_context
         width, height, codec = context.width, context.height, context.codec.canonical_name
@@ -63,13 +66,6 @@ def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None
 def _no_files(folder: Path) -> list[str]:
     entries = [entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(entry.name for entry in entries if not entry.is_file() and entry.name[0] != ".")
-
-
-def _refuse_broken(image: Path) -> None:
-    try:
-        decode_image(image)
-    except DecodeError as error:
-        raise DecodeError(f"corrupt: images: {error}") from None
 
 
 def decode_image(path: Path) -> Any:

@@ -10,12 +10,15 @@ from itertools import pairwise
 from string import ascii_lowercase
 
 from pipeline.video.image_dates import unsure_dates
+from pipeline.video.image_pairs import are_unsure_pairs
+from pipeline.video.image_turns import have_begun_anew
 
 WHOLE = r"(\d+)"
 # A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
 POINT, COMMA = (
     rf"((?<!\d)(?<!\d{mark})\d+{mark}\d+(?:e[+-]\d\d+)?(?!{mark}?\d)|\d+e-\d\d+|\d+)" for mark in (r"\.", ",")
 )
+LETTER_POINT = re.compile(r"(?<=\d)p(?=\d)")
 MINUS = re.compile(r"(?:^|[\s_=(])-\d|\u2212\d")
 COUNTED = 4  # a counter's numbers are at most so many times as high as their number
 
@@ -30,7 +33,7 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
     Numbers count from left to right, or letters that go on as in a, b, c or ay, az, ba. Only what differs between the names
     counts. Whether 1.9 and 1.10 are decimals or counters is clear where only one of both can be, or both give the same order.
     """
-    stems = [name.casefold() for name in names]
+    stems = _with_points([name.casefold() for name in names])
     if len(stems) < 2:
         return list(range(len(stems))), []
     if doubted := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
@@ -41,6 +44,10 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
         return sorted(range(len(stems)), key=stems.__getitem__), []
     counted = _columns(stems, WHOLE)
     decimals = _decimals(stems)
+    if have_begun_anew(stems, counted) or _have_later_counter(decimals):
+        return [], list(range(len(stems)))
+    if are_unsure_pairs(counted) and not (_fractions(decimals) and _is_even(decimals)):
+        return [], list(range(len(stems)))
     orders = list(filter(None, (_order(counted), _order(decimals))))
     if not orders:
         return [], _strangers(stems)
@@ -70,6 +77,21 @@ def _are_lettered(stems: list[str]) -> bool:
         return False
     values = [int(counter.translate(AS_DIGITS), 26) for counter in counters]
     return sorted(values) == list(range(min(values), max(values) + 1))
+
+
+def _with_points(stems: list[str]) -> list[str]:
+    """1.5 for 1p5, as programs write it that shun points in names."""
+    return [LETTER_POINT.sub(".", stem) for stem in stems] if all(map(LETTER_POINT.search, stems)) else stems
+
+
+def _have_later_counter(columns: Columns) -> bool:
+    """Whether a number counts all the images, none left out, in another order than the numbers before it."""
+    order = _order(columns)
+    for column in columns[1:]:
+        is_whole = all(_value(text).denominator == 1 for text in column)
+        if is_whole and len(set(column)) == len(column) > 2 and _gap([column]) == 0 and _order([column]) != order:
+            return True
+    return False
 
 
 def _columns(stems: list[str], pattern: str) -> Columns:

@@ -41,21 +41,10 @@ DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # AV1 it canno
 MAX_FRAMES = 4_000_000  # 37 hours at 30 frames a second; a file of a few bytes can promise billions
 MAX_FRAMES_PER_SECOND = 1000
 # They hold no times: FFmpeg shows them at 25 frames a second, whatever they were made at, unless the codec's headers say more.
-WITHOUT_TIMES: tuple[str, ...] = (
-    "h261",
-    "h263",
-    "h264",
-    "hevc",
-    "vvc",
-    "av1",
-    "obu",
-    "vc1",
-    "dirac",
-    "mpegvideo",
-    "m4v",
-    "mjpeg",
+WITHOUT_TIMES = (
+    *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "dirac", "mpegvideo", "m4v", "mjpeg"),
+    *("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe"),
 )
-WITHOUT_TIMES += ("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe")
 TS_PACKET_BYTES = 188
 # MPEG-TS: the mark itself is lost, or stands a picture too early, where FFmpeg cuts packets into pictures.
 MARKED = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+|NOPTS)\)")
@@ -175,7 +164,10 @@ def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
         _refuse_incomplete(path, container, stream, packets)
         if container_name == "avi" and packets.count < n_indexed:
             raise DecodeError(f"truncated: the index names {n_indexed} frames, file holds {packets.count}")
-        _refuse_errors(errors)
+        try:
+            refuse_damage(errors)
+        except DecodeError as error:
+            raise DecodeError(f"corrupt: {error}") from None
         fps = _frame_rate(container_name, stream, packets)
         width, height, n_streams = stream.width, stream.height, len(container.streams.video)
     n_frames = len(packets.times) - packets.n_discarded
@@ -250,13 +242,6 @@ def _n_marked(path: Path, log: list[tuple[int, str, str]], stream: Any, packets:
     # HEVC's decoder reports no cut picture.
     sees_damage = stream.codec_context.codec.canonical_name in ("h264", "mpeg2video")
     return len(marks - joins if is_whole and sees_damage else marks)
-
-
-def _refuse_errors(errors: list[str]) -> None:
-    try:
-        refuse_damage(errors)
-    except DecodeError as error:
-        raise DecodeError(f"corrupt: {error}") from None
 
 
 def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:

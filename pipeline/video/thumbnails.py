@@ -61,3 +61,10 @@ def thumbnail(frame: np.ndarray, size: tuple[int, int], quality: int) -> str:
     stream = BytesIO()
     Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC).save(stream, "WEBP", quality=quality, method=2)
     return b64encode(stream.getvalue()).decode("ascii")
+
+
+def as_jpeg(frame: np.ndarray) -> bytes:
+    """Return an RGB frame, uint8 [H, W, 3], as a JPEG file."""
+    stream = BytesIO()
+    Image.fromarray(frame).save(stream, "JPEG", quality=90)
+    return stream.getvalue()

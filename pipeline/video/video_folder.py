@@ -88,6 +88,8 @@ class VideoFolder:
             if path is not None or not reason.startswith("missing:"):
                 return ""
             reasons.append(reason)
+        if not reasons:  # nothing is asked about
+            return ""
         return (
             f"{self.root}: none of the {len(reasons)} videos that are asked about is in it (first {reasons[0]}); wanted the "
             "folder that holds them: --videos, SEVILA_VIDEOS or sevila.toml"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -14,10 +12,11 @@ from cache.errors import CorruptArtifactError
 from cache.store import Store
 from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
+from pipeline.metrics.accuracy import AnswerRow
 from pipeline.metrics.calibration import option_probabilities
-from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.selection.moments import Query, RankedMoment
+from reports.compare import SAME
 from reports.page.runs import EvaluatedSetting, stored_as
 from stages.answer_questions import Answers
 from stages.label_frames import PseudoLabels
@@ -26,19 +25,7 @@ from stages.retrieve_moments import Moments
 from stages.select_keyframes import Keyframes
 
 MOMENTS_SHOWN = 5
-SAME = attrgetter("video_id", "options", "answer_index")
 Contents = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _ReadAnswer:
-    """A row of `answers`, as far as it is shown."""
-
-    question_id: str
-    reason: Reason
-    prediction: int | None
-    option_logits: Sequence[float]
-    votes: Sequence[int]
 
 
 def same_questions(store: Store, setting: EvaluatedSetting, questions: Sequence[Question]) -> set[str]:
@@ -66,7 +53,7 @@ def contents_of(
     if setting.answers is not None:
         answers = stored_as(store, setting.answers, Answers)
         alone = _frame_answers(answers)
-        for answer in answers.typed_rows("answers", _ReadAnswer):
+        for answer in answers.typed_rows("answers", AnswerRow):
             if answer.question_id in contents:
                 contents[answer.question_id] |= _answer(answer, alone.get(answer.question_id))
     if setting.moments is not None:
@@ -97,7 +84,7 @@ def _add_moments(moments: Moments, contents: Contents) -> None:
             contents[query.question_id] |= {"m": best} | ({"r": query.reason} if query.reason else {})
 
 
-def _answer(answer: _ReadAnswer, alone: list[int] | None) -> dict[str, Any]:
+def _answer(answer: AnswerRow, alone: list[int] | None) -> dict[str, Any]:
     if answer.prediction is None:
         return {"r": answer.reason}
     chances = [round(1000 * chance) for chance in option_probabilities(answer.option_logits).tolist()]

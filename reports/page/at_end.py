@@ -1,4 +1,4 @@
-"""The report that a run writes at its end; whatever goes wrong with it, the run's results stand."""
+"""The report that a run writes at its end, and some of its questions with pictures; whatever goes wrong, its results stand."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from cache.errors import SevilaError, sentence
+from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.steps import Run
+from pipeline.selection.keyframes import ChosenFrames
+from pipeline.text_table import Markup, escaped, markdown
+from reports.answer_table import AnswerInWords, answers_in_words
 from reports.page.pictures import thumbnails_of
-from reports.page.runs import run_of_steps
-from reports.page.strips import keyframe_strips
+from reports.page.runs import ReportedRun, run_of_steps
 from reports.page.write import no_pin, write_report
+from stages.list_questions import Questions
+from stages.make_thumbnails import Thumbnails, VideoThumbnails
+from stages.select_keyframes import Keyframes
 
 log = logging.getLogger("sevila")
 Shown = TypeVar("Shown")
+
+SHOWN_OF_EACH = 2  # of those answered rightly, wrongly, and without a known answer
+KEYFRAMES_SHOWN = 8
+EMBEDDED_LETTERS = 300_000  # of all pictures of a page, which a server keeps in its database
 
 
 def is_report_wanted() -> bool:
@@ -62,3 +72,59 @@ def _unless_it_fails(work: Callable[[], Shown]) -> Shown | None:
     except Exception:  # a fault of ours must not cost the days that the run took
         log.warning("no report, though the run is complete; please report this error:", exc_info=True)
     return None
+
+
+def keyframe_strips(run: ReportedRun, thumbnails: Thumbnails) -> str:
+    """Return some questions as the run's last setting answered them, each over its keyframes, as far as a page can hold them."""
+    setting = run.headline
+    if setting.answers is None or setting.keyframes is None:
+        return ""
+    questions, keyframes = Questions(run.store, setting.questions), Keyframes(run.store, setting.keyframes)
+    chosen = {row.question_id: row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)}
+    wanted = _examples(answers_in_words(run.store, setting.answers))
+    pictures = _pictures_of({answer.video_id for answer in wanted}, thumbnails)
+    parts, left = list[str](), EMBEDDED_LETTERS
+    for answer in wanted:
+        strip = _strip(chosen[answer.question_id], pictures.get(answer.video_id))
+        left -= len(strip)
+        parts += [_question_and_answer(answer), strip] if strip and left >= 0 else []
+    return "\n\n".join([f"## Some questions: {escaped(setting.name)}", *parts]) if parts else ""
+
+
+def _examples(answers: list[AnswerInWords]) -> list[AnswerInWords]:
+    """Return some that were answered, of the first videos: their pictures are found without reading those of all."""
+    answered = sorted((answer for answer in answers if not answer.reason), key=lambda answer: answer.video_id)
+    kinds = (True, False, None)
+    return [each for kind in kinds for each in [a for a in answered if a.correct is kind][:SHOWN_OF_EACH]]
+
+
+def _pictures_of(video_ids: set[str], thumbnails: Thumbnails) -> dict[str, VideoThumbnails]:
+    pictures: dict[str, VideoThumbnails] = {}
+    for video in thumbnails.by_video():
+        if video.video_id in video_ids:
+            pictures[video.video_id] = video
+        if len(pictures) == len(video_ids):
+            break
+    return pictures
+
+
+def _strip(keyframes: ChosenFrames, video: VideoThumbnails | None) -> str:
+    """Return a table of the first keyframes, over each its time and, where frames were ranked, its score."""
+    if video is None or not keyframes.rows:
+        return ""
+    scores = [f", score {score:.2f}" for score in keyframes.scores] or [""] * len(keyframes.rows)
+    times = [f"{seconds:.1f} s{score}" for seconds, score in zip(keyframes.seconds, scores, strict=True)]
+    cells = [
+        Markup(f"![keyframe at {seconds:.1f} s](data:image/webp;base64,{video.images[row]})")
+        for seconds, row in zip(keyframes.seconds, keyframes.rows, strict=True)
+    ]
+    n_more = len(cells) - KEYFRAMES_SHOWN
+    more = [f"and {n_more} more"] if n_more > 0 else []
+    return markdown([[*times[:KEYFRAMES_SHOWN], *more], [*cells[:KEYFRAMES_SHOWN], *([""] * len(more))]])
+
+
+def _question_and_answer(answer: AnswerInWords) -> str:
+    """Return the question, the answer, and whether it is right."""
+    right = {True: "right", False: f"wrong: {answer.right_answer}", None: "the right answer is not known"}
+    words = f"{answer.question} → {answer.answer} ({right[answer.correct]}); video {answer.video_id}"
+    return str(escaped(words))

@@ -32,7 +32,7 @@ def compared(a: ReportedRun, b: ReportedRun) -> ComparedRuns:
             notes.append(str(error))
             continue
         name = of_a.name if of_a.name == other.name else f"{of_a.name} → {other.name}"
-        rows.append((name, replace(next(row for row in comparison.rows if row.is_headline), name=name)))
+        rows.append((name, replace(comparison.headline, name=name)))
         notes += _left_out(comparison)
     changes = differences(a.store, a.headline.metrics, b.headline.metrics)
     return ComparedRuns(changes, rows, list(dict.fromkeys(notes)))

@@ -10,7 +10,7 @@ They are scripts that hand JSON to the page, as a page that was opened from a di
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +75,7 @@ class Examples:
         return self._meta([page[0] for page in pages], n_index)
 
     def _meta(self, page_starts: list[int], n_index: int) -> dict[str, Any]:
-        names = [_chosen(self.shown, id) for id in self.scores]
+        names = [next(each.setting.row for each in self.shown if each.setting.scores == id) for id in self.scores]
         lengths = [[int(n) for n in sorted(set(self._lengths[id]))] for id in self.frames]
         return {
             "pages": page_starts,
@@ -219,10 +219,6 @@ class Examples:
             } | ({"videos": self.videos} if number == 0 else {})
             _write(folder / f"index-{number}.js", b"index", number, orjson.dumps(content))
         return len(files)
-
-
-def _chosen(shown: Iterable[ShownSetting], scores: str) -> str:
-    return next(each.setting.row for each in shown if each.setting.scores == scores)
 
 
 def _fragment(fragments: Fragments, id: str) -> orjson.Fragment | None:

@@ -213,13 +213,13 @@ def _from_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
 
 
-def _legend(axes: Axes, n_names: int, size: float = 8) -> None:
+def _legend(axes: Axes, n_names: int) -> None:
     """Put the names of the lines above the axes, where they cover nothing; none for a single line."""
     if n_names > 1:
         spaces: dict[str, Any] = {"borderaxespad": 0.2, "columnspacing": 1.2, "handlelength": 1.4}
         handles, names = axes.get_legend_handles_labels()
         place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-        axes.legend(handles, list(map(_wrapped, names)), fontsize=size, ncols=NAMES_A_LINE, **place, **spaces)
+        axes.legend(handles, list(map(_wrapped, names)), fontsize=8, ncols=NAMES_A_LINE, **place, **spaces)
 
 
 def _svg(name: str, inches: tuple[float, float], draw: Any, about: str) -> Markup:

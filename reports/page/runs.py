@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
-from cache.errors import CorruptArtifactError, StoreError
+from cache.errors import StoreError
 from cache.lineage import ancestry
 from cache.matching import find
-from cache.names import NAMES, RECENT, NamedRun, Pin, every_name, named_run, read_named_run, run_files
+from cache.names import NamedRun, Pin, every_name, every_run, named_run
 from cache.record import Record
 from cache.store import Store
 from pipeline.engine.recipe import LOCALIZERS
@@ -153,14 +153,9 @@ def _run_named(store: Store, given: str) -> ReportedRun:
 
 
 def _last_of_recipe(store: Store, recipe: str) -> NamedRun | None:
-    runs = []
-    for path in [path for root in store.roots for folder in (NAMES, RECENT) for path in run_files(root, folder)]:
-        try:
-            run = read_named_run(path)
-        except CorruptArtifactError:
-            continue
-        runs += [run] if run.recipe == recipe and run.status != "running" and _evaluations(store, run.artifacts) else []
-    return max(runs, key=lambda run: run.started, default=None)
+    runs = [run for run, _ in every_run(store) if run.recipe == recipe and run.status != "running"]
+    evaluated = [run for run in runs if _evaluations(store, run.artifacts)]
+    return max(evaluated, key=lambda run: run.started, default=None)
 
 
 def _of_named(title: str, run: NamedRun, store: Store) -> ReportedRun:

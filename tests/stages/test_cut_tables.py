@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.errors import CorruptArtifactError
 from cache.notes import write_note
 from cache.record import RECORD, describe_files
 from cache.tables import write_rows
@@ -66,3 +67,22 @@ def test_the_way_out_of_a_cut_table_mends_it(store: Path, demo: Path) -> None:
     cut(store, "keyframes", "keyframes", 0.7)
     assert sevila("stage", demo, store, "select_keyframes", "--again") == 0
     assert sevila("run", demo, store) == 0
+
+
+@pytest.mark.parametrize("kind", ["questions", "metrics"])
+def test_a_record_stripped_of_its_files_and_their_counts_is_found_and_no_table_of_it_is_empty(
+    store: Path, demo: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    stripped = artifact(store, kind)
+    record = replace(stripped.record, files={}, rows={}).sealed()
+    write_note(stripped.path / RECORD, record.as_note())
+    assert main(["cache", "verify", record.id, "--store", f"{store}"]) == 1
+    assert f"{record.id}/record.json: names no file at all" in capsys.readouterr().out
+    with pytest.raises(CorruptArtifactError, match="names no file of it"):
+        artifact(store, kind).rows(next(iter(stripped.tables)))
+    if kind == "questions":
+        assert sevila("run", demo, store) == 1
+        assert "names no file of it" in capsys.readouterr().err
+    assert main(["cache", "verify", "--all", "--drop", "--store", f"{store}"]) in (0, 1)
+    assert sevila("run", demo, store) == 0
+    assert main(["cache", "verify", "--all", "--store", f"{store}"]) == 0

@@ -1,6 +1,9 @@
 """What stands in the way on a machine, and what a recipe would take."""
 
+import errno
 import json
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +142,24 @@ def test_every_problem_of_the_machine_comes_with_its_fix(
     (tmp_path / "sevila.toml").write_text("[wieghts]\n")
     status, content = doctor(capsys, "--store", str(tmp_path / "other"))
     assert status == 1 and "[wieghts]" in problems(content)
+
+
+def test_a_store_whose_folders_cannot_be_synced_is_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CIFS and FUSE file systems."""
+    fsync = os.fsync
+
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    _, content = doctor(capsys, "--store", str(tmp_path / "store"))
+    of_store = {each["text"]: each["state"] for each in content["findings"] if each["subject"] == "store"}
+    assert "problem" not in of_store.values()
+    assert of_store["folders cannot be synced: a loss of power may take what was finished last"] == "note"
 
 
 def test_lines_break_between_words_only() -> None:

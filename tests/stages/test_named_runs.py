@@ -13,7 +13,8 @@ from cache.names import Pin, named_run, pinning, remove_name
 from cache.notes import write_note
 from cache.store import Store
 from cli import main
-from reports.answer_table import newest_answers
+from reports.named_runs import newest_of_run
+from stages.answer_questions import Answers
 from tests.stages.runs import UNIFORM, edited, sevila
 
 
@@ -73,7 +74,7 @@ def test_answers_of_a_run_that_answered_in_several_settings_are_named_by_their_i
             for id, setting in zip(ids, ("chosen", "uniform"), strict=True):
                 pins.add(id, "answer_questions", setting)
         with pytest.raises(StoreError, match=rf"{ids[0]} \(chosen\), {ids[1]} \(uniform\)"):
-            newest_answers(store, "both")
+            newest_of_run(store, "both", Answers, "answer_questions")
     finally:
         remove_name(store, "both")
 

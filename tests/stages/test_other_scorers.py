@@ -377,7 +377,7 @@ def test_keys_and_inputs_that_came_later_change_no_identity_where_they_say_nothi
     before = {
         "select_keyframes": "select_keyframes-v1-c01411dcbe6680972721",
         "score_frames": "score_frames-v1-2148e79b0c2e06c11bd4",
-        "sample_frames": "sample_frames-v5-f09e9596ce0c3924e145",
+        "sample_frames": "sample_frames-v6-f09e9596ce0c3924e145",
     }
     for name, id in before.items():
         stage, cfg = STAGES[name], load("plain", STAGES).config_of(name)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cache.store import Store
 from pipeline.selection.keyframes import ChosenFrames
-from reports.page import strips
+from reports.page import at_end
 from reports.page.runs import reported_run
 from stages.make_thumbnails import Thumbnails
 from stages.select_keyframes import Keyframes
@@ -31,7 +31,7 @@ def reported(demo: Path, finished: Path, tmp_path_factory: pytest.TempPathFactor
 def strips_of(store: Path) -> str:
     run = reported_run(Store(store), "small")
     (record,) = run.store.of_stage("make_thumbnails")
-    return strips.keyframe_strips(run, Thumbnails(run.store, record.id))
+    return at_end.keyframe_strips(run, Thumbnails(run.store, record.id))
 
 
 def test_each_question_shown_stands_over_its_keyframes_as_pictures_with_their_times(reported: Path) -> None:
@@ -49,15 +49,15 @@ def test_each_question_shown_stands_over_its_keyframes_as_pictures_with_their_ti
 
 def test_pictures_beyond_the_limit_of_a_page_are_left_out(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_letters = max(len(table) for table in strips_of(reported).split("\n\n"))
-    monkeypatch.setattr(strips, "EMBEDDED_LETTERS", n_letters)
+    monkeypatch.setattr(at_end, "EMBEDDED_LETTERS", n_letters)
     assert 0 < len(strips_of(reported)) < 2 * n_letters
-    monkeypatch.setattr(strips, "EMBEDDED_LETTERS", 10)
+    monkeypatch.setattr(at_end, "EMBEDDED_LETTERS", 10)
     assert strips_of(reported) == ""
 
 
 def test_of_many_keyframes_the_first_are_shown_and_how_many_more_there_are(
     reported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strips, "KEYFRAMES_SHOWN", 1)
+    monkeypatch.setattr(at_end, "KEYFRAMES_SHOWN", 1)
     tables = [part for part in strips_of(reported).split("\n\n") if part.startswith("|")]
     assert all(len(PICTURE.findall(table)) == 1 and " more |" in table for table in tables)

@@ -174,3 +174,21 @@ def test_cells_are_compared_with_uniform_frames_and_share_what_the_store_holds(
     assert shown and shown == re.findall(r"(?<=\| )([+-][\d.]+)(?= [(|])", of_groups)
     tested = [cell["against_uniform"][0] for cell in cells if cell["selector"] != "uniform"]
     assert [f"{row['difference_points']:+.1f}" for row in tested] == re.findall(r"<td>([+-][\d.]+)</td>", table)
+
+
+def test_equal_keyframes_are_answered_once_whichever_selectors_chose_them(
+    demo: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    selectors = ("--selectors", "top_k", "q_frame", "--k", "2", "8")  # of 8 frames: each chooses all of them
+    made = set(Store(store))
+    assert main([*arguments("sweep", demo, store, *selectors), "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)
+    assert [cell["metrics"] for cell in cells if cell["k"] == 8] == 3 * [cells[1]["metrics"]]
+    assert len({cell["metrics"] for cell in cells if cell["k"] == 2}) == 3
+    assert [id.split("-")[0] for id in set(Store(store)) - made].count("answer_questions") == 4
+    rows = [cell["against_uniform"][0] for cell in cells if cell["k"] == 8 and cell["against_uniform"]]
+    assert [(row["difference_points"], row["n_only_a"], row["n_only_b"]) for row in rows] == 2 * [(0.0, 0, 0)]
+    assert main(["report", Path(SMALL).stem, "--store", str(store), "-o", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for name in ("uniform, k = 8", "top_k by localizer, k = 8", "q_frame by localizer, k = 8"):
+        assert f'<th scope="row">{name}</th>' in page

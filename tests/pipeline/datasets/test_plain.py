@@ -158,6 +158,13 @@ def test_lines_that_are_not_json_objects_are_rejected_and_the_rest_goes_on(tmp_p
     assert annotations.rejected[0].reason == "a JSON list, an object was wanted"
 
 
+def test_a_key_with_two_values_rejects_its_row(tmp_path: Path) -> None:
+    twice = json.dumps(DOG)[:-1] + ', "question": "Another one?"}'
+    annotations = read_jsonl(tmp_path, twice, json.dumps(DOG)[:-1] + f', "question": {json.dumps(DOG["question"])}}}')
+    assert [question.question for question in annotations.questions] == [DOG["question"]]
+    assert "the key 'question' stands twice" in annotations.rejected[0].reason
+
+
 def test_a_json_file_that_is_not_one_object_a_line_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"questions\.jsonl: no line is a JSON object .*one question per line"):
         read_jsonl(tmp_path, json.dumps([DOG, DOG]))

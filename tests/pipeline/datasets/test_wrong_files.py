@@ -83,6 +83,8 @@ WRONG = {
     "Arrow file": arrow(),
     "NumPy file": numpy_file(),
     "HDF5 file": hdf5(),
+    "UTF-16": ROWS.decode().encode("utf-16"),
+    "UTF-32": ROWS.decode().encode("utf-32"),
     "zero bytes": bytes(3000),
     "HTML page": b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><title>Sign in</title>",
     "XML page": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',

@@ -1,0 +1,58 @@
+"""Whether numbers in names of images may have begun anew on the way, as clocks and cameras' counters do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+
+AM_OR_PM = re.compile(r"(?<!\d)(\d\d?)(?:[-._:h]?\d\d){0,2} ?[-_.]?[ap]\.?m(?![a-z])")
+FEWEST = 4  # names, to believe that it is no chance
+DAY_SECONDS = 86400
+FULL_COUNTERS = (255, 65535)
+
+
+def have_begun_anew(stems: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of these names may stand in the middle of their numbers, which differ in these columns."""
+    hours = {int(match[1]) for stem in stems if (match := AM_OR_PM.search(stem))}
+    if 12 in hours and len(hours) > 1:  # noon and midnight come before 1
+        return True
+    if len(stems) < FEWEST or not columns:
+        return False
+    if len(columns) == 1 and _counter_begins_anew(columns[0]):
+        return True
+    times = _times(columns)
+    if not times:
+        return False
+    is_of_half_day = all(1 <= hours <= 12 for hours, *_ in times)
+    seconds = sorted(3600 * hours + 60 * minutes + second for hours, minutes, second in times)
+    return _is_cut(seconds, DAY_SECONDS) or (is_of_half_day and _is_cut(seconds, DAY_SECONDS // 2))
+
+
+def _counter_begins_anew(texts: Sequence[str]) -> bool:
+    """Whether a counter that is full goes on at its begin: 9998, 9999, 0001."""
+    numbers = sorted(map(int, texts))
+    full = {10 ** len(texts[0]) - 1} if len(set(map(len, texts))) == 1 and len(texts[0]) > 1 else set()
+    gaps = [step for before, after in pairwise(numbers) if (step := after - before) != 1]
+    return len(gaps) == 1 and numbers[0] <= 1 and numbers[-1] in {*full, *FULL_COUNTERS}
+
+
+def _times(columns: Sequence[Sequence[str]]) -> list[tuple[int, int, int]]:
+    """Hours, minutes and seconds, if all can be times of day; else none."""
+    rows: list[Sequence[str]] = list(zip(*columns, strict=True))
+    if len(columns) == 1 and {len(row[0]) for row in rows} in ({4}, {6}):
+        rows = [re.findall("..", row[0]) for row in rows]
+    if len(rows[0]) not in (2, 3) or any(len(text) != 2 for row in rows for text in row[1:]):
+        return []
+    times = [(int(row[0]), int(row[1]), int(row[2]) if len(row) == 3 else 0) for row in rows]
+    return times if all(hours < 24 and minutes < 60 and second < 60 for hours, minutes, second in times) else []
+
+
+def _is_cut(seconds: list[int], turn: int) -> bool:
+    """Whether times in even steps go on over the turn of their clock, and pause for longer elsewhere."""
+    steps = [after - before for before, after in pairwise(seconds)]
+    usual = median(steps)
+    n_usual = sum(abs(step - usual) <= usual / 10 for step in steps)
+    at_turn = turn - seconds[-1] + seconds[0]
+    return 2 * n_usual > len(steps) and at_turn <= 2 * usual and max(steps) > 2 * at_turn
