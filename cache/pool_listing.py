@@ -16,8 +16,8 @@ from cache.untrusted import is_name, path_inside
 PARTS = Schema(
     1,
     video_id="string",
-    key="string",
-    part="string",
+    key="string",  # the content that they were made from: a video
+    part="string",  # of the file with these frames, in the pool
     frame_indices="list<int64>",  # in the video, ascending
     rows="list<int32>",  # where these frames stand among the video's frames in the artifact, ascending
     part_rows="list<int32>",  # and where in the part

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from cache.push import Transfer
 
 
+NOT_THERE = {
+    "pushed": "not pushed, as it is not in this store (what lies in a store below needs --below)",
+    "pulled": "not pulled, as nobody has pushed it there",
+}
+
+
 def push(
     remote: Text,
     run: Text | None = None,
@@ -97,5 +103,5 @@ def _summary(what: str, transfer: Transfer, where: str) -> str:
     ]
     lines += [f"run {run.name}: {run.status}, {counted(len(run.artifacts), 'artifacts')}" for run in transfer.runs]
     lines += [f"without the arrays of {', '.join(transfer.left_out)}"] if transfer.left_out else []
-    lines += [f"not there to be {what}: {', '.join(transfer.missing)}"] if transfer.missing else []
+    lines += [f"{NOT_THERE[what]}: {', '.join(transfer.missing)}"] if transfer.missing else []
     return "\n".join(lines)

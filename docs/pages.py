@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import tokenize
 from collections.abc import Iterator, Mapping
 from io import StringIO
@@ -28,6 +29,34 @@ TABLES = """# Tables
 What stages leave: Parquet files in the artifact's folder, `<store>/artifacts/<id>/NAME.parquet`, or a folder `NAME` with a file
 a shard. Names say the unit: `seconds`, `_percent`, `size_bytes`; `frame_index` counts the frames of a video from 0. A null means
 "not known". `sevila.artifact(ID).arrow(NAME)` reads one from Python."""
+
+# What columns of these names hold in every table, unless it says more.
+EVERYWHERE = {
+    "question_id": "of the question, as in questions of list_questions",
+    "video_id": "of the video, as in videos of list_questions",
+    "clip_id": "of the part of the video that is asked about, as in questions of list_questions",
+    "status": "ok or failed",
+    "reason": "why it failed, `code: details` or a code alone; empty where it did not",
+    "frame_index": "of the frame in the video, from 0",
+    "seconds": "of the frame in the video",
+    "start_seconds": "in the video",
+    "end_seconds": "in the video",
+    "position": "of the frame in the question's clip, from 0",
+    "path": "below the folder of videos",
+    "other_paths": "where it may lie instead",
+    "file": "that was read",
+    "line": "of the file, from 1",
+    "text": "what is said or written",
+    "clip": "number of the stretch of 2 s, from 0",
+    "ratings": "one an annotator, 0 to 4",
+    "prediction": "index of the chosen option; null when failed",
+    "option_logits": "raw logits of the options' letters, as in answers",
+    "n_questions": "questions that it is of",
+    "mean_average_precision_percent": "mean over the queries",
+    "phase": "read, see or tell: language model, ViT, Q-Former",
+    "figure": "what was measured",
+    "share": "of the held-out texts or images, 0 to 1",
+}
 
 RECIPES = """# Recipes and keys
 
@@ -60,9 +89,14 @@ def _keys(config: type[Config]) -> str:
     rows: list[list[str]] = []
     for key, field in config.model_fields.items():
         choices = [str(code(choice)) for choice in get_args(field.annotation) if isinstance(choice, str)]
-        meaning = Markup("; ".join(filter(None, (", ".join(choices), escaped(field.description or "")))))
+        meaning = Markup("; ".join(filter(None, (", ".join(choices), _with_code(field.description or "")))))
         rows.append([code(key), code(repr(field.default)), meaning])
     return markdown([["key", "default", "meaning"], *rows], n_left=3) if rows else "It has no keys."
+
+
+def _with_code(text: str) -> Markup:
+    """Return a text of ours as Markdown, what stands between backticks as code."""
+    return Markup("".join(code(part) if n % 2 else escaped(part) for n, part in enumerate(text.split("`"))))
 
 
 def tables() -> str:
@@ -71,7 +105,10 @@ def tables() -> str:
     for stage in STAGES.values():
         notes = column_notes(stage.output)
         for name, schema in stage.output.tables.items():
-            rows = [[code(column), kind, notes.get((name, column), "")] for column, kind in schema.columns.items()]
+            rows = [
+                [code(column), kind, _with_code(notes.get((name, column)) or EVERYWHERE.get(column, ""))]
+                for column, kind in schema.columns.items()
+            ]
             whole = str(inspect.getdoc(stage.output)).split("\n\n")[0].replace("\n", " ")
             about = notes.get((name, ""), whole)
             heading = f"## {name}, of {stage.name}"
@@ -80,32 +117,54 @@ def tables() -> str:
 
 
 def column_notes(kind: type[Any]) -> Mapping[tuple[str, str], str]:
-    """Return the comment at each column of an artifact's tables, by table and column; "" of a table that stands in one line."""
-    owner = next(base for base in kind.__mro__ if "tables" in vars(base))
+    """Return the comment at each column of an artifact's tables, by table and column; by "" that of the table itself."""
+    owners = [base for base in reversed(kind.__mro__) if "tables" in vars(base)]
+    of_owners = [notes for owner in owners for notes in _notes(owner)]
     parts = dict(_notes(pool_listing))["PARTS"]
     return {
         (name, column): note
-        for name, columns in [*_notes(owner), *([("parts", parts)] if "parts" in kind.tables else [])]
+        for name, columns in [*of_owners, *([("parts", parts)] if "parts" in kind.tables else [])]
         for column, note in columns.items()
     }
 
 
 def _notes(holder: type[Any] | ModuleType) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the name of each `Schema(...)` in a class's dict of them, or of a module's own, with the comments at its columns."""
-    source = inspect.getsource(holder)
-    tokens = tokenize.generate_tokens(StringIO(source).readline)
-    comments = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
-    for node in ast.walk(ast.parse(source)):
+    """Yield the name of each schema in a class's dict of them, or of a module's own, with the comments at its columns.
+
+    A schema is `Schema(...)`, or `schema_of(N, ROW)`, whose columns are the fields of the class ROW.
+    """
+    tree, comments = _parsed(holder)
+    for node in ast.walk(tree):
         named = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else []
         if isinstance(node, ast.Assign):
             named = [(node.targets[0], node.value)]
         for name, call in named:
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Schema":
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                continue
+            if call.func.id == "schema_of":
+                notes = _row_notes(vars(sys.modules[holder.__module__])[ast.unparse(call.args[1])])
+            elif call.func.id == "Schema":
                 lines = {str(column.arg): column.lineno for column in call.keywords}
-                if call.lineno in lines.values():
-                    lines = {"": call.lineno}
+                lines = {"": call.lineno} | ({} if call.lineno in lines.values() else lines)
                 notes = {column: _comment(comments, line) for column, line in lines.items()}
-                yield ast.unparse(name).strip("'"), {column: note for column, note in notes.items() if note}
+            else:
+                continue
+            yield ast.unparse(name).strip("'"), {column: note for column, note in notes.items() if note}
+
+
+def _row_notes(row: type[Any]) -> dict[str, str]:
+    """Return what a class of rows says of itself, by "", and the comment at each of its fields."""
+    tree, comments = _parsed(row)
+    fields = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    notes = {ast.unparse(field.target): _comment(comments, field.lineno) for field in fields}
+    return {"": " ".join(str(inspect.getdoc(row)).split()), **notes}
+
+
+def _parsed(holder: type[Any] | ModuleType) -> tuple[ast.Module, dict[int, tokenize.TokenInfo]]:
+    """Return the source of a class or module as a tree, and its comments by line."""
+    source = inspect.getsource(holder)
+    tokens = tokenize.generate_tokens(StringIO(source).readline)
+    return ast.parse(source), {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
 
 
 def _comment(comments: Mapping[int, tokenize.TokenInfo], line: int) -> str:

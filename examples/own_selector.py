@@ -22,7 +22,6 @@ def spread(scores: Floats, k: int, options: SpreadOptions) -> Positions:
     return np.sort(np.array(chosen, np.int64))
 
 
-for question in (
-    sevila.artifact("score_frames").arrow().group_by("question_id").aggregate([("logit_yes", "list")]).to_pylist()
-):
+scores = sevila.artifact("score_frames").arrow()
+for question in scores.group_by("question_id").aggregate([("logit_yes", "list")]).to_pylist():
     print(question["question_id"], sevila.select(question["logit_yes_list"], spread, k=3, least_apart=3))

@@ -4,16 +4,13 @@ import pyarrow.compute as pc
 
 import sevila
 
-answers = sevila.artifact("answer_questions").arrow().select(["question_id", "status", "reason", "prediction"])
-questions = (
-    sevila.artifact("list_questions")
-    .arrow("questions")
-    .select(["question_id", "question", "question_type", "answer_index"])
-)
+newest = sevila.artifact("answer_questions")
+answers = newest.arrow().select(["question_id", "status", "reason", "prediction"])
+asked = sevila.artifact(str(newest.record.inputs["questions"])).arrow("questions")
+questions = asked.select(["question_id", "question", "question_type", "answer_index"])
 table = questions.join(answers, "question_id").sort_by("question_id")
-right = pc.fill_null(
-    pc.equal(table["prediction"], table["answer_index"]), False
-)  # without an answer it counts as wrong
+# Without an answer it counts as wrong.
+right = pc.fill_null(pc.equal(table["prediction"], table["answer_index"]), False)
 print(table.append_column("right", right).group_by("question_type").aggregate([("right", "mean"), ("right", "count")]))
 for row in table.filter(pc.equal(table["status"], "failed")).to_pylist():
     print("no answer:", row["question"], "because", row["reason"])

@@ -51,10 +51,10 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         import_module("sevila.pipeline")  # before a library that computes: it clears what would change results
         return getattr(import_module(f"sevila.{_MODULE_OF[name]}"), name)
-    if name in ROOMS:
+    if name in (*ROOMS, "extending"):
         return import_module(f"sevila.{name}")
     raise AttributeError(f"module 'sevila' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__", "extending"])

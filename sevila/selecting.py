@@ -24,7 +24,7 @@ def select(
     question_id: str = "",
     **options: Any,
 ) -> NDArray[np.int64]:
-    """Return the positions of at most `k` of T candidate frames, ascending: [<= k] int64.
+    """Return the positions of at most `k` of T candidate frames, ascending: [<= k] int64. Only bolt may give one twice.
 
         sevila.select([0.1, 0.9, 0.3, 0.8], "top_k", k=2)  # array([1, 3])
 

@@ -60,7 +60,7 @@ class Answers(Artifact):
             votes="list<int32>",  # frames that chose each option; empty when frames are concatenated
             # The greedy first token, normally the word "Option"; null when failed or voting, or when texts are read.
             first_token_id="int32",
-            n_frames="int32",
+            n_frames="int32",  # that it was answered from
             truncated="bool",  # the question's text was longer than the model reads
         ),
         "frame_answers": Schema(
@@ -69,7 +69,7 @@ class Answers(Artifact):
             frame_index="int64",
             prediction="int8",
             option_logits="list<float32>",
-            first_token_id="int32",
+            first_token_id="int32",  # the greedy first token
         ),
     }
 

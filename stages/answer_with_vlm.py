@@ -60,7 +60,7 @@ class WrittenAnswers(Answers):
             text="string",  # as it came; empty where letters' likelihoods were read
             finish="string",  # why it ended: stop, length, or what the server says
             prompt_tokens="int32",  # null where a server does not say
-            reply_tokens="int32",
+            reply_tokens="int32",  # likewise
         ),
     }
 

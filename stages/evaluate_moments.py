@@ -35,7 +35,7 @@ class MomentMetricsRow(NamedTuple):
     """Retrieval of the windows of one range of lengths at one IoU; a row of the table `moment_metrics`."""
 
     window_length: str  # full, long, middle or short
-    iou_threshold: float
+    iou_threshold: float  # overlap from which a retrieved window is a true one, 0 to 1
     n_queries: int  # those with a true window of that length
     recall_at_one_percent: float | None  # None when n_queries is 0
     mean_average_precision_percent: float | None

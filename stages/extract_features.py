@@ -42,7 +42,7 @@ class Features(PooledArtifact):
             video_id="string",
             status="string",
             reason="string",
-            n_frames="int32",
+            n_frames="int32",  # that are stored
         ),
     }
 

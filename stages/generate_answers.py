@@ -37,10 +37,10 @@ class GeneratedAnswers(Artifact):
             video_id="string",
             status="string",  # ok or failed
             reason="string",
-            text="string",
+            text="string",  # the answer
             token_ids="list<int32>",  # `</s>` included, unless the text was cut
             log_probabilities="list<float32>",  # of each token
-            n_frames="int32",
+            n_frames="int32",  # that it was answered from
             truncated="bool",  # the question's text was longer than the model reads
         )
     }

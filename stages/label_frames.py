@@ -44,12 +44,12 @@ class Verdict(NamedTuple):
     video_id: str
     status: str  # ok or failed
     reason: Reason
-    n_frames: int = 0
-    n_yes: int = 0
+    n_frames: int = 0  # of the question's clip
+    n_yes: int = 0  # of these, from which alone the answer is right
     vote_prediction: int | None = None  # index of the option that most frames choose
     votes: Sequence[int] = ()  # frames that choose each option; empty when failed
-    any_frame_right: bool | None = None
-    vote_right: bool | None = None
+    any_frame_right: bool | None = None  # n_yes is above 0
+    vote_right: bool | None = None  # vote_prediction is the right option
 
 
 class PseudoLabels(Artifact):

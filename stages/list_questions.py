@@ -37,11 +37,11 @@ class Questions(Artifact):
             question_id="string",
             video_id="string",
             clip_id="string",  # the video id, with the bounds appended where the question has any
-            question="string",
+            question="string",  # as it is asked
             options="list<string>",  # empty: a query that asks for moments
             answer_index="int8",  # null: the file does not say which option is right
-            question_type="string",
-            question_group="string",
+            question_type="string",  # as the data set has it; empty where it has none
+            question_group="string",  # of several types, as the data set reports them; empty where it has none
             start_seconds="float64",  # null: from the start of the video
             end_seconds="float64",  # null: to its end
             note="string",  # what was made of odd values in the row; empty when nothing was odd

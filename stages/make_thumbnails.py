@@ -38,7 +38,7 @@ class Thumbnails(Artifact):
             1,
             video_id="string",
             width="int32",  # of each picture, in pixels
-            height="int32",
+            height="int32",  # likewise
             note="string",  # why the shape is that of the coded pictures; empty where it is the one that players show
             images="list<string>",  # WebP in base64, in the order of the video's stored frames
         )

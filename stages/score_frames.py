@@ -61,8 +61,8 @@ class FrameScores(Artifact):
             position="int32",  # of the frame in the question's clip
             frame_index="int64",
             seconds="float64",
-            logit_yes="float32",
-            logit_no="float32",
+            logit_yes="float32",  # raw, of the first word
+            logit_no="float32",  # likewise
             probability_yes="float32",  # softmax over the whole vocabulary
             truncated="bool",  # the question's text was longer than the model reads
         )

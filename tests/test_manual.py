@@ -27,6 +27,20 @@ def test_every_column_of_every_table_stands_with_the_comment_of_its_schema() -> 
     assert "The parts of the video that answer a question, where the data set knows them" in text.split("## moments")[1]
 
 
+def test_no_column_of_any_table_is_without_a_meaning_and_tables_of_their_own_rows_have_theirs() -> None:
+    lines = [line for line in pages.tables().splitlines() if line.startswith("| `")]
+    assert [line for line in lines if not line.rstrip("| ").split(" | ")[2:]] == []
+    assert "| `gradient_norm` | float64 | before clipping |" in lines
+    assert "| `width` | int32 | of the coded pictures, in pixels |" in lines
+    text = pages.tables()
+    assert "\nOne optimizer step; a row of the table `curves`.\n" in text  # not what all tables of the artifact hold
+    assert "\nWhat is said, in the video's time; no rows unless" in text
+
+
+def test_code_in_a_meaning_is_code_on_the_page() -> None:
+    assert "data set, as `sevila datasets` names it" in pages.recipes()
+
+
 def test_every_recipe_and_every_key_stands_with_its_default_and_meaning() -> None:
     text = pages.recipes()
     for section, config in section_configs(STAGES).items():

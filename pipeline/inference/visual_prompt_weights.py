@@ -33,10 +33,10 @@ class TrainingStep(NamedTuple):
 class ValidationFigure(NamedTuple):
     """One figure over the held-out videos at the end of an epoch; a row of the table `validation`; none if none is held out."""
 
-    step: int
-    epoch: int
-    figure: str
-    value: float
+    step: int  # steps done, from 1
+    epoch: int  # from 0
+    figure: str  # loss, accuracy, ...
+    value: float  # a loss, a share from 0 to 1, or a number of rows
 
 
 class VisualPromptWeights(Artifact):

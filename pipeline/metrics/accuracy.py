@@ -82,18 +82,18 @@ class AccuracyRow:
     """
 
     scope: Scope  # pooled: several types, as the data set itself reports them
-    name: str
+    name: str  # of the type, or of the types together
     is_headline: bool  # the one number by which the data set is compared
-    n_questions: int
-    n_correct: int
-    n_unanswered: int
-    n_unlabelled: int
-    accuracy_percent: float | None
-    bootstrap_low_percent: float | None
-    bootstrap_high_percent: float | None
-    wilson_low_percent: float | None
-    wilson_high_percent: float | None
-    unanswered_percent: float | None
+    n_questions: int  # with a known answer
+    n_correct: int  # of n_questions
+    n_unanswered: int  # of n_questions; they count as wrong
+    n_unlabelled: int  # without a known answer; in no percentage
+    accuracy_percent: float | None  # n_correct of n_questions
+    bootstrap_low_percent: float | None  # of the 95 % interval by resampling
+    bootstrap_high_percent: float | None  # likewise
+    wilson_low_percent: float | None  # of Wilson's 95 % interval
+    wilson_high_percent: float | None  # likewise
+    unanswered_percent: float | None  # n_unanswered of n_questions
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ class CoverageRow:
     """
 
     reason: str
-    n_questions: int
+    n_questions: int  # with this reason
     questions_percent: float  # of all questions, those without a known answer too
-    n_videos: int
+    n_videos: int  # that count under it
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MissingVideo:
 
     video_id: str
     reason: Reason
-    n_questions: int
+    n_questions: int  # about it
 
 
 def coverage(questions: Iterable[tuple[str, str]]) -> tuple[list[CoverageRow], list[MissingVideo]]:

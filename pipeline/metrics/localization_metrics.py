@@ -79,9 +79,9 @@ class LocalizationRow:
 
     source: str  # keyframes: as chosen; ranking: the k best by the Localizer's score
     k: int  # of keyframes: the most that a question has
-    n_questions: int
-    n_failed: int
-    n_without_true_frame: int
+    n_questions: int  # whose true moments are known
+    n_failed: int  # of n_questions: without frames; they count as 0
+    n_without_true_frame: int  # of n_questions: no sampled frame lies in a true moment
     precision_percent: float | None  # of the keyframes, those in a true moment
     frame_recall_percent: float | None  # of the sampled frames in a true moment, those chosen
     moment_recall_percent: float | None  # of the true moments, those with a keyframe inside

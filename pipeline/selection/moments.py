@@ -25,7 +25,7 @@ class RankedMoment(NamedTuple):
     rank: int  # by score
     start_seconds: float  # in the video
     end_seconds: float
-    score: float
+    score: float  # by which it is ranked; from those of its frames
 
 
 class Query(NamedTuple):
@@ -37,10 +37,10 @@ class Query(NamedTuple):
     reason: Reason
     duration_seconds: float | None = None  # of the video
     clip_start_seconds: float | None = None  # the part of the video that was sampled
-    clip_end_seconds: float | None = None
-    n_yes_frames: int | None = None
-    n_frames: int = 0
-    n_moments: int = 0
+    clip_end_seconds: float | None = None  # likewise
+    n_yes_frames: int | None = None  # of n_frames, those that are yes
+    n_frames: int = 0  # of the clip
+    n_moments: int = 0  # that were retrieved
     clip_scores: Sequence[float] = ()  # the frames' score for every 2 s of the video, its saliency; empty when failed
 
 

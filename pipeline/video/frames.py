@@ -28,12 +28,12 @@ class SampledVideo(NamedTuple):
     note: str  # what was adjusted (clip bounds clamped, ...); empty when nothing was
     content_digest: str | None  # SHA-256 of the file; None: no file
     decoder: str | None = None  # decord, pyav or images: the one that read the file
-    codec: str | None = None
-    n_frames_in_video: int | None = None
-    frames_per_second: float | None = None
-    duration_seconds: float | None = None
-    width: int | None = None
-    height: int | None = None
+    codec: str | None = None  # of the pictures, as FFmpeg calls it
+    n_frames_in_video: int | None = None  # in the file
+    frames_per_second: float | None = None  # of the video
+    duration_seconds: float | None = None  # of the video
+    width: int | None = None  # of the coded pictures, in pixels
+    height: int | None = None  # likewise
     n_frames: int = 0  # stored ones: the distinct ones over all clips
 
 
@@ -45,7 +45,7 @@ class SampledFrame(NamedTuple):
     position: int  # 0, 1, ... in time order within the clip; a short clip may repeat a frame
     frame_index: int
     seconds: float
-    row: int
+    row: int  # of the video's stored frames, from 0
 
 
 # CLIP's normalisation, which BLIP-2's ViT-g was trained with; RGB order.

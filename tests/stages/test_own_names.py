@@ -63,6 +63,12 @@ def test_a_script_beside_modules_called_as_ours_uses_both_and_so_do_the_processe
     assert python(folder, "script.py") == "[1] answer_questions\n"
 
 
+def test_the_package_shows_its_public_names_alone_and_has_what_others_build_on(folder: Path) -> None:
+    code = "import sevila; print(sevila.extending.selector.__name__, *dir(sevila))"
+    names = "Answerer ArtifactTables Experiment Localizer OptionAnswer RunTables SevilaError TensorScores __version__"
+    assert python(folder, "-c", code) == f"selector {names} artifact extending load select\n"
+
+
 def test_templates_of_pages_are_found_beside_modules_called_as_ours(folder: Path) -> None:
     pages = "from sevila.reports import ask_page, page; ask_page._environment().get_template('ask.html')"
     python(folder, "-c", pages)

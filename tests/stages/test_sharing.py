@@ -110,3 +110,21 @@ def test_the_errors_of_sharing_are_sentences(tmp_path: Path, capsys: pytest.Capt
     ]:
         assert main(["cache", *command, "--store", str(tmp_path / "store")]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_run_that_stands_on_a_store_below_says_what_stays_behind_without_it(
+    demo: Path, named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, remote = tmp_path / "store", tmp_path / "remote"
+    below = ("--below", str(named))
+    assert sevila("run", demo, store, "--set", "select_keyframes.k=2", "--name", "two", *below) == 0
+    capsys.readouterr()
+    assert push(store, remote, "two") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "not pushed, as it is not in this store (what lies in a store below needs --below): list_questions-" in printed
+    )
+    assert push(store, remote, "two", *below) == 0
+    assert "not pushed" not in capsys.readouterr().out
+    assert pull(tmp_path / "other", remote, "two") == 0
+    assert main(["cache", "verify", "--all", "--store", str(tmp_path / "other")]) == 0

@@ -30,10 +30,10 @@ def test_accuracy_by_type_stands_beside_how_sure_the_localizer_was(queries: list
 
 def test_the_spread_of_keyframes_tells_choices_of_a_store_from_each_other(queries: list[str], named: Path) -> None:
     localizer, uniform = duckdb.sql(queries[1]).fetchall()
-    assert (localizer[1], uniform[1], localizer[2]) == ("localizer", "uniform", 4)
+    assert (localizer[1], uniform[1], *localizer[2:4]) == ("localizer", "uniform", "top_k", 4)
     rows = [row["seconds"] for row in artifact(named, "keyframes").rows("keyframes") if row["status"] == "ok"]
-    assert uniform[0] == artifact(named, "keyframes").record.id and uniform[5] == len(rows) == 24
-    assert uniform[3] == pytest.approx(sum(row[-1] - row[0] for row in rows) / 24, abs=0.01)
+    assert uniform[0] == artifact(named, "keyframes").record.id and uniform[6] == len(rows) == 24
+    assert uniform[4] == pytest.approx(sum(row[-1] - row[0] for row in rows) / 24, abs=0.01)
 
 
 def test_what_each_stage_took_comes_from_the_records(queries: list[str], named: Path) -> None:
