@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import CorruptArtifactError, SevilaError, StoreError, sentence
-from cache.files import refuse_link, refuse_links, sync
+from cache.files import refuse_link, refuse_links, remove_whole, sync
 from cache.folders import folders_in, readable, stage_of
 from cache.notes import read_note
 from cache.pool import part_paths
@@ -230,7 +230,7 @@ def _unpublish(store: Store, id: str, shards: dict[int, bool] | None, damaged: s
         damaged = {entry for entry in folder.iterdir() if entry.name != DROPPED}
     for path in [*damaged, *(_note(folder, number) for number, is_whole in (shards or {}).items() if not is_whole)]:
         _remove(path)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_whole(partial)
     partial.parent.mkdir(exist_ok=True)
     os.rename(folder, partial)
     for parent in (folder.parent, partial.parent):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -184,6 +185,20 @@ def refuse_link(path: Path, root: Path | None = None) -> None:
                 f"{way}: is a link to {os.readlink(way)}, which may lie anywhere; wanted the thing itself: move it here, or "
                 "delete the link. Only the root of a store may be one"
             )
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a folder with all in it, or a file or pipe in its place, for which `rmtree` would wait; a link stays.
+
+    What cannot be removed stays as well.
+    """
+    if path.is_symlink():
+        return
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_for_user(path: Path, content: bytes) -> None:

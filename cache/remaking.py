@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cache.files import refuse_link, refuse_links
+from cache.files import refuse_link, refuse_links, remove_whole
 from cache.notes import write_note
 from cache.record import RECORD
 from cache.store import Store, remove_folder
@@ -69,9 +68,9 @@ def set_aside(store: Store, artifact: str) -> Iterator[None]:
     """
     own, kept = store.own(artifact), aside(store, artifact)
     with store.lock(f"{artifact}/publish"):
-        shutil.rmtree(store.partial(artifact), ignore_errors=True)
+        remove_whole(store.partial(artifact))
         if own.exists():
-            shutil.rmtree(kept, ignore_errors=True)
+            remove_whole(kept)
             kept.parent.mkdir(parents=True, exist_ok=True)
             os.rename(own, kept)
     try:
@@ -80,4 +79,4 @@ def set_aside(store: Store, artifact: str) -> Iterator[None]:
     finally:
         if kept.exists() and not (own / RECORD).exists():
             os.rename(kept, own)
-        shutil.rmtree(kept, ignore_errors=True)
+        remove_whole(kept)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError, StoreError, repair_hint
-from cache.files import refuse_link, refuse_links, sync
+from cache.files import refuse_link, refuse_links, remove_whole, sync
 from cache.fingerprint import file_digest
 from cache.in_use import OWN_NAMES, alone, in_use
 from cache.notes import write_note
@@ -235,9 +234,9 @@ class Store:
     def move_in(self, artifact: str, folder: Path) -> None:
         """Have a folder that holds all of an artifact be the artifact; the caller holds its `publish` lock."""
         final = self.own(artifact)
-        shutil.rmtree(folder / PROGRESS / SNAPSHOTS, ignore_errors=True)
+        remove_whole(folder / PROGRESS / SNAPSHOTS)
         final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(final, ignore_errors=True)  # a folder without a record is no artifact
+        remove_whole(final)  # a folder without a record is no artifact
         os.rename(folder, final)
         sync(final.parent)
 
@@ -271,7 +270,7 @@ class Store:
 def remove_folder(folder: Path) -> None:
     """Delete an artifact's folder, whose `publish` lock the caller holds; its record first."""
     remove_records(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_whole(folder)
 
 
 def remove_records(folder: Path) -> None:

@@ -7,7 +7,6 @@ import inspect
 import logging
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputChangedError, MissingSourceError
-from cache.files import disk_errors, refuse_links
+from cache.files import disk_errors, refuse_links, remove_whole
 from cache.pool_reader import arrays_digest
 from cache.printable import counted
 from cache.record import Record
@@ -88,7 +87,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     """
     id = stage.artifact_id(cfg, inputs)
     if id is not None and _is_finished(run.store, id):
-        shutil.rmtree(aside(run.store, id), ignore_errors=True)  # of a `rebuild` that was killed at its end
+        remove_whole(aside(run.store, id))  # of a `rebuild` that was killed at its end
         log.info("%s: reused", step_name(stage.name))
         log.debug("%s: %s", stage.name, id)
         _remember(run.store, inputs)
@@ -129,7 +128,7 @@ def _make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], id:
             folder = run.store.partial(id)
             refuse_links(folder)
             if not stage.resumes:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_whole(folder)
             folder.mkdir(parents=True, exist_ok=True)
             _run(stage, cfg, run, inputs, Output(folder, stage, read=read), started)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from itertools import pairwise
 from statistics import median
 
 AM_OR_PM = re.compile(r"(?<!\d)(\d\d?)(?:[-._:h]?\d\d){0,2} ?[-_.]?[ap]\.?m(?![a-z])")
 FEWEST = 4  # names, to believe that it is no chance
 DAY_SECONDS = 86400
+YEAR_DAYS = 366
+LEAP_YEAR = 2000
 FULL_COUNTERS = (255, 65535)
+# Where counters of two digits begin and end: months, weeks, hours, minutes.
+SMALL_TURNS = {(1, 12), (1, 52), (1, 53), (0, 23), (0, 59)}
 
 
 def have_begun_anew(stems: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
@@ -22,6 +27,8 @@ def have_begun_anew(stems: Sequence[str], columns: Sequence[Sequence[str]]) -> b
         return False
     if len(columns) == 1 and _counter_begins_anew(columns[0]):
         return True
+    if (days := _days_of_a_year(columns)) and _is_cut(days, YEAR_DAYS):
+        return True
     times = _times(columns)
     if not times:
         return False
@@ -31,11 +38,24 @@ def have_begun_anew(stems: Sequence[str], columns: Sequence[Sequence[str]]) -> b
 
 
 def _counter_begins_anew(texts: Sequence[str]) -> bool:
-    """Whether a counter that is full goes on at its begin: 9998, 9999, 0001."""
+    """Whether a counter that is full goes on at its begin: 9998, 9999, 0001; or 11, 12, 01."""
     numbers = sorted(map(int, texts))
-    full = {10 ** len(texts[0]) - 1} if len(set(map(len, texts))) == 1 and len(texts[0]) > 1 else set()
+    is_padded = len(set(map(len, texts))) == 1 and len(texts[0]) > 1
+    full = {10 ** len(texts[0]) - 1} if is_padded else set()
     gaps = [step for before, after in pairwise(numbers) if (step := after - before) != 1]
-    return len(gaps) == 1 and numbers[0] <= 1 and numbers[-1] in {*full, *FULL_COUNTERS}
+    is_small = is_padded and (numbers[0], numbers[-1]) in SMALL_TURNS
+    return len(gaps) == 1 and (is_small or (numbers[0] <= 1 and numbers[-1] in {*full, *FULL_COUNTERS}))
+
+
+def _days_of_a_year(columns: Sequence[Sequence[str]]) -> list[int]:
+    """The days of the year, ascending, if all can be MM-DD; else none."""
+    rows = [re.findall(r"\d\d", "".join(row)) for row in zip(*columns, strict=True)]
+    if any(len("".join(row)) != 4 for row in zip(*columns, strict=True)):
+        return []
+    try:
+        return sorted(date(LEAP_YEAR, int(month), int(day)).timetuple().tm_yday for month, day in rows)
+    except ValueError:
+        return []
 
 
 def _times(columns: Sequence[Sequence[str]]) -> list[tuple[int, int, int]]:

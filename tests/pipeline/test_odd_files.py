@@ -296,6 +296,8 @@ CLEAR = {
     "months and days": [*(f"03-{day}.jpg" for day in range(28, 32)), *(f"04-{day:02}.jpg" for day in range(1, 5))],
     "shots and every tenth frame": [f"{shot:02}_{frame:02}.jpg" for shot in (1, 2) for frame in (4, 8, 12)],
     "a number and a score": ["0_0.91.jpg", "1_0.17.jpg", "2_0.53.jpg"],
+    "some times of day": ["09h05m01s010.jpg", "09h05m02s900.jpg", "10h00m00s001.jpg"],
+    "months and days of one year": ["12-01.jpg", "12-02.jpg", "12-03.jpg", "12-31.jpg"],
     "a pause of a whole day": [f"{m // 60:02}-{m % 60:02}.jpg" for m in (*range(0, 400, 20), *range(900, 1300, 20))],
     "evenings": ["2024-05-06_1959.jpg", "2024-05-06_2000.jpg", "2024-06-06_1930.jpg"],
 }
@@ -346,6 +348,9 @@ UNCLEAR = {
     "noon": (["11_00.jpg", "11_30.jpg", "12_00.jpg", "12_30.jpg", "1_00.jpg", "1_30.jpg"], ["1_00.jpg"]),
     "after midnight, AM": (["12.30AM.jpg", "1.00AM.jpg"], ["12.30AM.jpg"]),
     "a camera's full counter": ([f"DSC_{n:04}.jpg" for n in (9998, 9999, 1, 2)], ["DSC_9998.jpg"]),
+    "days over the turn of a year": (["12-30.jpg", "12-31.jpg", "01-01.jpg", "01-02.jpg"], ["12-30.jpg", "01-01.jpg"]),
+    "days over it without points": (["1230.jpg", "1231.jpg", "0101.jpg", "0102.jpg"], ["1230.jpg", "0101.jpg"]),
+    "months over it": (["11.jpg", "12.jpg", "01.jpg", "02.jpg"], ["11.jpg", "01.jpg"]),
     "a byte": ([f"{n}.jpg" for n in (254, 255, 0, 1)], ["254.jpg"]),
     "a true minus": (["t\u22122.jpg", "t\u22121.jpg"], ["t\u22122.jpg"]),
     "thousands with points": (["999.jpg", "1.000.jpg", "1.001.jpg"], ["1.000.jpg"]),

@@ -1,6 +1,8 @@
 """A store of somebody else's reaches nothing outside: links in it are neither read, written, nor followed to delete."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,21 @@ def test_an_artifact_that_holds_a_link_is_not_read_nor_its_removal_followed(
     remove_folder(Store(store).own(id))
     assert main(["cache", "gc", "--delete", "--unnamed", "--older-than", "0", "--store", f"{store}"]) == 0
     assert content(outside) == before
+
+
+@pytest.mark.parametrize("place", ["artifacts", "partial", "aside"])
+def test_a_pipe_in_the_place_of_an_artifact_is_removed_and_not_waited_for(store: Path, demo: Path, place: str) -> None:
+    (questions,) = (store / "artifacts").glob("list_questions-*")
+    shutil.rmtree(questions)
+    (store / place).mkdir(exist_ok=True)
+    os.mkfifo(store / place / questions.name)
+    signal.alarm(60)  # else a writer is waited for until the end of time
+    try:
+        assert sevila("stage", demo, store, "list_questions", *(["--again"] if place == "aside" else [])) == 0
+    finally:
+        signal.alarm(0)
+    assert (questions / "record.json").is_file()
+    assert not any((store / other / questions.name).exists() for other in ("partial", "aside"))
 
 
 @pytest.mark.parametrize("place", ["", "videos", "timed_text", "shapes_train.jsonl.part", "complete"])
