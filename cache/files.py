@@ -192,12 +192,12 @@ def remove_whole(path: Path) -> None:
 
     What cannot be removed stays as well.
     """
-    if path.is_symlink():
-        return
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_symlink():
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 

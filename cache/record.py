@@ -17,7 +17,7 @@ import orjson
 
 from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import FINGERPRINT_LENGTH, file_digest, fingerprint
-from cache.notes import checked, parsed, read_note_bytes, whole
+from cache.notes import checked, parsed, read_note, read_note_bytes, whole
 from cache.untrusted import record_problem
 
 RECORD_VERSION = 3
@@ -139,7 +139,12 @@ class Record:
 
     def is_stripped(self, folder: Path) -> bool:
         """Whether it, in this folder, declares tables and names no file: only a work of no shards has nothing to write."""
-        return bool(self.schemas) and not self.files and not (folder / PLAN).exists()
+        if not self.schemas or self.files:
+            return False
+        try:
+            return bool(read_note(folder / PLAN).get("shards", True))
+        except (CorruptArtifactError, OSError):
+            return True
 
     def upgraded(self, input_contents: dict[str, str]) -> Record:
         """Return a record of version 2 as one of version 3; nothing is known of the arrays it points to, and stays so."""

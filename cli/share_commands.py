@@ -98,7 +98,7 @@ def _summary(what: str, transfer: Transfer, where: str) -> str:
     from pipeline.text_table import human_size
 
     lines = [
-        f"{what} {len(transfer.new)} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
+        f"{what} {len(transfer.new):,} of {counted(transfer.n_artifacts, 'artifacts')} {where}: "
         f"{counted(transfer.n_files, 'files')}, {human_size(transfer.n_bytes)}; what was there did not travel"
     ]
     lines += [f"run {run.name}: {run.status}, {counted(len(run.artifacts), 'artifacts')}" for run in transfer.runs]

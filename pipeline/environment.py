@@ -18,9 +18,7 @@ IGNORED = (
     "MEGATRON_LM_",
     "PARALLELISM_CONFIG_",
     "CUBLAS_EMULAT",  # CUBLAS_EMULATE_SINGLE_PRECISION, CUBLAS_EMULATION_STRATEGY
-    "CUBLAS_WORKSPACE_CONFIG",  # by its size cuBLAS chooses among algorithms
     "CUBLASLT_",
-    "DISABLE_ADDMM_CUDA_LT",
     "NVIDIA_TF32_OVERRIDE",
     "PYTORCH_TUNABLEOP_",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
@@ -52,7 +50,7 @@ IGNORED = (
     "TRANSFORMERS_SDPA_",
     "DECORD_",
     "HDF5_DRIVER",  # and with another one no file can be read
-    "HDF5_PLUGIN_",
+    "HDF5_PLUGIN_PRELOAD",
     "HDF5_VOL_CONNECTOR",
     "MKL_VERBOSE",  # it prints into what commands print
     # Of launchers: who the peers of a process are. `launch.py` sets them for the processes of a training, after this was cleared.

@@ -88,16 +88,23 @@ def failure(error: BaseException) -> str:
     if isinstance(error, SevilaError):
         return str(error)
     lines = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
-    is_of_import = "importlib" in Path(lines[-1].filename).parts  # an import that fails, fails there
-    return repr(error) + ("" if is_of_import else f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})")
+    if "importlib" in Path(lines[-1].filename).parts:  # an import that fails, fails there
+        return repr(error)
+    ours = {Path(__file__).parents[1] / room for room in ("pipeline", "stages", "cache", "reports", "cli", "sevila")}
+    theirs = [each for each in lines if not ours & set(Path(each.filename).parents)]
+    entry = Path(theirs[0].filename).parent if theirs else Path()  # where our call enters their package
+    last = [each for each in theirs if Path(each.filename).parent == entry] or lines
+    return f"{error!r} ({Path(last[-1].filename).name}, line {last[-1].lineno})"
 
 
-def refuse_other_calls(function: Callable[..., Any], *arguments: Any) -> str:
-    """Return why a function of other people's cannot be called with these arguments; "" if it can."""
+def call_problem(function: Callable[..., Any], *arguments: Any) -> str:
+    """Return why a function of other people's cannot be called with these arguments; "" if it can, or does not say."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
         return str(error)
+    except ValueError:
+        return ""
     return ""
 
 

@@ -186,7 +186,7 @@ def _failures(artifact: Artifact) -> tuple[str, list[str]]:
         lines = [f"{cut_in_the_middle(video.video_id, MOST_OF_NAME)}: {video.reason}" for video in failed]
         reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        what = f"{len(lines)} of {counted(len(videos), 'videos')} failed ({counts})"
+        what = f"{len(lines):,} of {counted(len(videos), 'videos')} failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
     return printable(what), [*map(_line, lines[:FAILURES_SHOWN]), *more]
 

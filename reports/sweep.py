@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cache.errors import MachineError, MissingSourceError, RecipeError, SevilaError
+from cache.errors import InputChangedError, MachineError, MissingSourceError, RecipeError, SevilaError
 from pipeline.engine.recipe import load
 from pipeline.engine.stage import Produced, RunContext, Stage
 from pipeline.engine.steps import PinStep, Run, Step
@@ -85,7 +85,11 @@ def run_sweep(requests: Mapping[Cell, Request], run: RunContext, pin: PinStep) -
             continue
         log.info("cell %d of %d: %s", number, len(requests), cell.name)
         try:
-            metrics, recall = _run_cell(request, run, _named_after(cell, pin), first_equal)
+            try:
+                metrics, recall = _run_cell(request, run, _named_after(cell, pin), first_equal)
+            except InputChangedError:  # keyframes of another cell, which this one does not make again
+                first_equal.clear()
+                metrics, recall = _run_cell(request, run, _named_after(cell, pin), first_equal)
         except MachineError:
             raise
         except SevilaError as error:

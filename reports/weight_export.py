@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,25 @@ from pipeline.inference.backbone import Backbone
 from pipeline.inference.visual_prompt_weights import FILE
 from reports.weights import PART_OF_KIND, prompt_of
 from stages.train_backbone import TrainedBackbone, train_backbone
+
+# Of files that are not written here: a folder is hardly called so.
+OTHER_SUFFIXES = (
+    ".bin",
+    ".ckpt",
+    ".csv",
+    ".gguf",
+    ".gz",
+    ".h5",
+    ".json",
+    ".npz",
+    ".onnx",
+    ".pkl",
+    ".pt",
+    ".tar",
+    ".toml",
+    ".txt",
+    ".zip",
+)
 
 
 def export_weights(store: Store, ids: Sequence[str], output: Path, sources: Sources) -> str:
@@ -43,7 +61,7 @@ def export_weights(store: Store, ids: Sequence[str], output: Path, sources: Sour
         parts: dict[Part, object] = {name.lower(): state for name, state in zip(names, states, strict=True)}  # type: ignore[misc]
         write_official(parts, output)  # type: ignore[arg-type]
         return f"{output}: {what}, by the official names; `sevila weights import NAME {output}` takes it in elsewhere"
-    if re.fullmatch(r"\.[A-Za-z]\w{0,3}", output.suffix):
+    if output.suffix.lower() in OTHER_SUFFIXES:
         raise SevilaError(
             f"{output}: ends as a file does; wanted {' or '.join(FILE_SUFFIXES)}, or for a folder a name without such an ending"
         )

@@ -212,7 +212,7 @@ def _options(how: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"load() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
     refuse_unknown_device(options.get("device", "auto"))
     for name, least in {"batch_tokens": 1, "decode_workers": 1, "shard_bytes": 1, "processes": 0}.items():
-        if options.get(name, "auto") != "auto":
+        if name in options and (name, options[name]) != ("batch_tokens", "auto"):
             options[name] = whole_number(name, options[name], least)
     if "batch_tokens" in options:
         options["batch_tokens"] = batch_tokens_of(options["batch_tokens"], options.get("device", "auto"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ NOT_RUN = {
     "lmms-eval": "Qwen2.5-VL has 16 GB of weights; test_lmms_eval.py runs the task with a tiny model",
 }
 NO_GPU_IS_A_PROBLEM = "sevila doctor"  # exits with 1 where there is none
+PATIENCE_SECONDS = 3600  # a limit only, for machines that are busy
 UP = """sevila up > up.log 2>&1 & up=$!
 trap 'kill -TERM $up; wait $up || true' EXIT
 until grep -q "^ready: " up.log; do kill -0 $up; sleep 1; done"""
@@ -85,12 +88,19 @@ def test_every_command_of_the_readme_runs_as_printed(tmp_path: Path) -> None:
         "BROWSER": "true",  # the command that does nothing, for --open
     }
     with (tmp_path / "log").open("w+") as log:
-        done = subprocess.run(
-            ["bash", "-c", script()], cwd=tmp_path, env=environment, stdout=log, stderr=log, check=False
-        )
+        with subprocess.Popen(
+            ["bash", "-c", script()], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        ) as shell:
+            try:
+                status = shell.wait(PATIENCE_SECONDS)
+            finally:
+                with suppress(ProcessLookupError):  # nothing is left of it, unless the time is over
+                    os.killpg(shell.pid, signal.SIGKILL)
         log.seek(0)
         text = log.read()
-    assert done.returncode == 0, text[-5000:]
+    assert status == 0, text[-5000:]
+    problems = [line for line in text.splitlines() if " PROBLEM " in line]
+    assert all("on a CPU" in line for line in problems), problems
     assert (tmp_path / "kf32" / "task.yaml").is_file()
     for word in ("accuracy", "refined Localizer", "Completed"):
         assert word in text

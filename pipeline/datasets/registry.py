@@ -11,7 +11,7 @@ import pipeline.datasets
 from cache.errors import SevilaError
 from pipeline.datasets.adapter import About, Adapter
 from pipeline.datasets.question import Annotations
-from pipeline.registry import Registry, failure, in_folder, refuse_other_calls
+from pipeline.registry import Registry, call_problem, failure, in_folder
 
 WANTED = ("name", "about", "read")
 
@@ -49,7 +49,7 @@ def _problem(value: Any, name: str) -> str:
         return f"{what} without {', '.join(missing)}; a module with {', '.join(WANTED)} was wanted"
     if not isinstance(value.about, About) or value.name != name:
         return f"{what} whose name is {value.name!r} and whose about is a {type(value.about).__name__}; {name!r}, an About wanted"
-    problem = refuse_other_calls(value.read, Path(), "")
+    problem = call_problem(value.read, Path(), "")
     return f"{what} whose read cannot be called with (path, split): {problem}" if problem else ""
 
 

@@ -76,7 +76,7 @@ def read_json_object(path: Path, example: str) -> dict[str, Any]:
 def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raises ValueError for a key with two values, of which `json` would take the last in silence."""
     content = dict(pairs)
-    if len(content) < len(pairs) and (twice := [key for key, value in pairs if content[key] != value]):
+    if len(content) < len(pairs) and (twice := [key for key, value in pairs if repr(content[key]) != repr(value)]):
         raise ValueError(f"the key {twice[0]!r} stands twice, with other values")
     return content
 

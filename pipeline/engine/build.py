@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from cache.errors import InputChangedError, MissingSourceError
+from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.files import disk_errors, refuse_links, remove_whole
 from cache.pool_reader import arrays_digest
 from cache.printable import counted
@@ -196,6 +196,9 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
             log.info("%s: another process has finished %s", stage.name, id)
             return
         out.collect()
+        if stage.output.tables and not out.files and stage.plan is None:
+            tables = ", ".join(stage.output.tables)
+            raise SevilaError(f"{stage.name} wrote none of its tables ({tables}); one without rows is written, too")
         record = Record(
             id=id,
             stage=stage.name,

@@ -59,7 +59,7 @@ def format_coverage(rows: Sequence[CoverageRow]) -> str:
     """One line: "coverage: 24 of 30 questions (80.0 %), 8 of 10 videos; 3 questions empty (10.0 %), ..."."""
     asked = rows[0]
     n_questions, n_videos = sum(row.n_questions for row in rows), sum(row.n_videos for row in rows)
-    line = f"coverage: {asked.n_questions} of {counted(n_questions, 'questions')} ({asked.questions_percent:.1f} %)"
-    line += f", {asked.n_videos} of {counted(n_videos, 'videos')}"
-    lost = [f"{row.n_questions} {printable(row.reason)} ({row.questions_percent:.1f} %)" for row in rows[1:]]
+    line = f"coverage: {asked.n_questions:,} of {counted(n_questions, 'questions')} ({asked.questions_percent:.1f} %)"
+    line += f", {asked.n_videos:,} of {counted(n_videos, 'videos')}"
+    lost = [f"{row.n_questions:,} {printable(row.reason)} ({row.questions_percent:.1f} %)" for row in rows[1:]]
     return line + (f"; questions not asked: {', '.join(lost)}" if lost else "")

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 
 from cache.errors import did_you_mean
 from pipeline.datasets.question import NEXT_EVENT_QUESTION, Question
-from pipeline.registry import Registry, refuse_other_calls
+from pipeline.registry import Registry, call_problem
 
 # Official sevila.py: the prefix of each frame's visual tokens. Both end in a space, which the T5 tokenizer turns into a
 # token of its own ("▁"); the visual tokens follow it directly.
@@ -207,9 +207,9 @@ def prompt_named(name: str) -> PromptStyle:
 def _problem(value: Any, name: str) -> str:
     if not isinstance(value, PromptStyle):
         return f"a {type(value).__name__}; a PromptStyle was wanted"
-    if problem := refuse_other_calls(value.answer, "", ()):
+    if problem := call_problem(value.answer, "", ()):
         return f"a PromptStyle whose answer cannot be called with (question, options): {problem}"
-    problem = refuse_other_calls(value.localize, "", (), DEFAULT_INSTRUCTION)
+    problem = call_problem(value.localize, "", (), DEFAULT_INSTRUCTION)
     return (
         f"a PromptStyle whose localize cannot be called with (question, options, instruction): {problem}"
         if problem

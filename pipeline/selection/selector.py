@@ -190,7 +190,7 @@ def _read_only(value: Any) -> Any:
 def _finite(name: str, values: ArrayLike) -> Floats:
     try:
         array = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SevilaError(f"{name}: no numbers ({error}); {WANTED_SHAPES[name]} was wanted") from error
     if name == "moments" and array.size == 0:
         return array.reshape(0, 2)

@@ -11,8 +11,6 @@ DAY_FIRST = re.compile(r"(?<!\d)\d\d?([-._])(\d\d?\1(?:19|20)\d\d)(?!\d)")
 MONTH_AND_YEAR = re.compile(r"(?<!\d)(?<!\d[-._])(0?[1-9]|1[0-2])[-._]((?:19|20)\d\d)(?!\d)")
 WITHOUT_POINTS = re.compile(r"(?<!\d)(?:0[1-9]|[12]\d|3[01])((?:0[1-9]|[12]\d|3[01])(?:19|20)\d\d)(?!\d)")
 WHOLE_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-._]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
-LAST_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)\D*$")
-SIX_DIGITS = re.compile(r"(?<!\d)(\d\d)(\d\d)(\d\d)\D*$")
 SHORT_YEAR = re.compile(r"(?<!\d)(\d\d?)([-._])(\d\d?)\2(\d\d)(?!\2?\d)|(?<!\d)(\d\d)(\d\d)(\d\d)(?!\d)")
 FIRST_OF_1900S = 70  # two digits from here on are of the last century, as in Python and POSIX
 MOST_YEARS = 20  # of one folder; seconds and frames differ by more
@@ -38,20 +36,13 @@ def _have_year_last(stems: Sequence[str]) -> bool:
 
 
 def _have_date_last(stems: Sequence[str]) -> bool:
-    """Whether other numbers that differ stand before a date or year, which then would count for less than they."""
-    for pattern in (WHOLE_DATE, LAST_YEAR, SIX_DIGITS):
-        dates = [date for stem in stems if (date := pattern.search(stem))]
-        if len(dates) < max(len(stems), 3) or (pattern is SIX_DIGITS and not all(map(_can_be_date, dates))):
-            continue
-        before = [tuple(map(int, re.findall(r"\d+", date.string[: date.start()]))) for date in dates]
-        pairs = sorted(zip(before, (date[0] for date in dates), strict=True))
-        return pairs != sorted(pairs, key=lambda pair: pair[::-1])
-    return False
-
-
-def _can_be_date(six_digits: re.Match[str]) -> bool:
-    one, month, three = map(int, six_digits.groups())
-    return 1 <= month <= 12 and (1 <= one <= 31 or 1 <= three <= 31)
+    """Whether other numbers that differ stand before a date, which then would count for less than they."""
+    dates = [date for stem in stems if (date := WHOLE_DATE.search(stem))]
+    if len(dates) < max(len(stems), 3):
+        return False
+    before = [tuple(map(int, re.findall(r"\d+", date.string[: date.start()]))) for date in dates]
+    pairs = sorted(zip(before, (date[0] for date in dates), strict=True))
+    return pairs != sorted(pairs, key=lambda pair: pair[::-1])
 
 
 def _have_short_years(stems: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections import Counter, defaultdict
@@ -12,20 +11,20 @@ from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 
-from cache.errors import DecodeError
+from cache.errors import DecodeError, MissingSourceError
 from pipeline.video.frames import IMAGE_SUFFIXES
-from pipeline.video.image_dates import unsure_dates
+from pipeline.video.image_dates import WHOLE_DATE, unsure_dates
 from pipeline.video.image_pairs import are_unsure_pairs
-from pipeline.video.image_turns import have_begun_anew
+from pipeline.video.image_turns import have_begun_anew, have_half_days
 
 WHOLE = r"(\d+)"
 # A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
 POINT, COMMA = (
-    rf"((?<!\d)(?<!\d{mark})\d+{mark}\d+(?:e[+-]\d\d+)?(?!{mark}?\d)|\d+e-\d\d+|\d+)" for mark in (r"\.", ",")
+    rf"((?<!\d)(?<!\d{mark})\d+{mark}\d+(?:e[+-]\d\d\d?)?(?!{mark}?\d)|\d+e-\d\d\d?|\d+)" for mark in (r"\.", ",")
 )
+DATE_SEPARATOR = re.compile(r"[-_. ]?")
 LETTER_POINT = re.compile(r"(?<=\d)p(?=\d)")
-MINUS_SIGN = "\u2212"
-MINUS = re.compile(rf"(?:^|[\s_=(])-\d|{MINUS_SIGN}\d")
+MINUS = re.compile(r"(?:^|[\s_=(])-\d|\u2212\d")
 COUNTED = 4  # a counter's numbers are at most so many times as high as their number
 
 AS_DIGITS = str.maketrans(ascii_lowercase, ("0123456789" + ascii_lowercase)[:26])  # of base 26
@@ -57,21 +56,24 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def order_problem(folder: Path) -> str:
-    """Return why the order of a folder's images is open; empty where it is clear."""
+    """Return why the order of a folder's images is open; empty where it is clear.
+
+    Raises MissingSourceError where the folder cannot be read.
+    """
     try:
         list_images(folder)
     except DecodeError as error:
         return str(error)
+    except OSError as error:
+        raise MissingSourceError(f"{folder} cannot be read: {error.strerror or error}") from error
     return ""
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return False
+    except OSError:  # of links that lead nowhere `Path` makes no error
+        return Path(entry).is_file()
 
 
 def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -96,9 +98,17 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
     with_points = [LETTER_POINT.sub(".", stem) for stem in stems]  # 1.5 as programs write it that shun points in names
     if with_points != stems and order_of_names(with_points)[0] != _order(counted):
         return [], list(range(len(stems)))
-    if have_begun_anew(stems, counted) or _have_later_counter(decimals):
+    if have_half_days(stems):
         return [], list(range(len(stems)))
-    if are_unsure_pairs(counted) and not (_fractions(decimals) and _is_even(decimals)):
+    if all(map(WHOLE_DATE.search, stems)) and _order(counted):  # the year comes first, and a time after its day
+        return _order(counted), []
+    if have_begun_anew(counted) or _have_later_counter(decimals):
+        return [], list(range(len(stems)))
+    if (
+        DATE_SEPARATOR.fullmatch(_between_columns(stems))
+        and are_unsure_pairs(counted)
+        and not (_fractions(decimals) and _is_even(decimals))
+    ):
         return [], list(range(len(stems)))
     orders = list(filter(None, (_order(counted), _order(decimals))))
     if not orders:
@@ -126,7 +136,7 @@ def _counters(stems: list[str]) -> list[int]:
     """
     prefixes = {stem.rstrip("0123456789") for stem in stems}
     prefix = prefixes.pop()
-    if prefixes or prefix.endswith(("-", MINUS_SIGN)) or len(min(stems, key=len)) == len(prefix):
+    if prefixes or prefix.endswith("e-") or MINUS.search(stems[0]) or len(min(stems, key=len)) == len(prefix):
         return []
     numbers = [int(stem[len(prefix) :]) for stem in stems]
     return numbers if len(set(numbers)) == len(numbers) == max(numbers) - min(numbers) + 1 else []
@@ -166,12 +176,19 @@ def _columns(stems: list[str], pattern: str) -> Columns:
     return [column for column in columns if len(set(map(_value, column))) > 1]
 
 
+def _between_columns(stems: list[str]) -> str:
+    """What stands between the numbers in which the names differ, as in the first name: words there say what the numbers are."""
+    parts = [re.split(WHOLE, stem) for stem in stems]
+    varying = [place for place, texts in enumerate(zip(*parts, strict=False)) if place % 2 and len(set(texts)) > 1]
+    return "".join(parts[0][varying[0] + 1 : varying[-1]]) if varying else ""
+
+
 def _decimals(stems: list[str]) -> Columns:
     return _columns(stems, COMMA if all(re.search(r"\d,\d", stem) for stem in stems) else POINT)
 
 
-def _value(text: str) -> Fraction:
-    return Fraction(text.replace(",", "."))
+def _value(text: str) -> Fraction | int:
+    return int(text) if text.isdigit() else Fraction(text.replace(",", "."))
 
 
 def _order(columns: Columns) -> list[int]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pipeline.video.image_dates import MOST_YEARS, whole_year
+from pipeline.video.image_dates import whole_year
 
 Pair = tuple[int, int]
 
@@ -30,39 +30,27 @@ def are_unsure_pairs(columns: Sequence[Sequence[str]]) -> bool:
     pairs = sorted((int(first), int(second)) for first, second in texts)
     if len(set(pairs)) < len(pairs) or len({second for _, second in pairs}) < 2:
         return False
-    if _are_days_in_a_row(pairs):
+    if all(len(text) == 2 for pair in texts for text in pair) and _are_days_in_a_row(pairs):
         return True
     mirrored = [pair[::-1] for pair in pairs]
     if _count_from_the_left(pairs) or _count_from_the_right(mirrored) or (_are_even_times(pairs) and len(columns) == 2):
         return False
-    is_padded = all(len(text) == 2 for pair in texts for text in pair)
-    return _count_from_the_right(pairs) or _are_months_and_years(pairs, texts, is_padded) or _are_days(pairs, is_padded)
+    return _count_from_the_right(pairs) or _are_months_and_years(pairs, texts)
 
 
-def _are_months_and_years(pairs: list[Pair], texts: Sequence[Sequence[str]], is_padded: bool) -> bool:
-    """Whether all can be MM-YY, or YY-MM of two centuries, and do not follow one another as written."""
+def _are_months_and_years(pairs: list[Pair], texts: Sequence[Sequence[str]]) -> bool:
+    """Whether all can be MM-YY, or YY-MM of two centuries, in equal steps, and do not follow one another as written."""
     if not all(len(second) == 2 for _, second in texts):
         return False
-    may_be_irregular = is_padded and not _are_a_grid(pairs)
     year_last = [(whole_year(second), first) for first, second in pairs]
     year_first = [(whole_year(first), second) for first, second in pairs]
-    return any(_are_disordered_months(months, may_be_irregular) for months in (year_last, year_first))
+    return any(map(_are_disordered_months, (year_last, year_first)))
 
 
-def _are_disordered_months(months: list[Pair], may_be_irregular: bool) -> bool:
-    years = [year for year, _ in months]
+def _are_disordered_months(months: list[Pair]) -> bool:
     if months == sorted(months) or not all(1 <= month <= 12 for _, month in months):
         return False
-    spread = max(years) - min(years)
-    is_regular = len(months) >= FEWEST and _have_equal_steps([12 * year + month for year, month in months])
-    return is_regular or (may_be_irregular and len(months) >= FEWEST and spread <= MOST_YEARS)
-
-
-def _are_days(pairs: list[Pair], is_padded: bool) -> bool:
-    """Whether all can be DD-MM, and do not follow one another as written."""
-    if not is_padded or len(pairs) < FEWEST or not all(1 <= day <= 31 and 1 <= month <= 12 for day, month in pairs):
-        return False
-    return not _are_a_grid(pairs) and sorted(pairs, key=lambda pair: pair[::-1]) != pairs
+    return len(months) >= FEWEST and _have_equal_steps([12 * year + month for year, month in months])
 
 
 def _are_days_in_a_row(pairs: list[Pair]) -> bool:
@@ -72,7 +60,13 @@ def _are_days_in_a_row(pairs: list[Pair]) -> bool:
         (month == next_month and next_day == day + 1) or (next_month == month + 1 and next_day == 1 and day >= 28)
         for (month, day), (next_month, next_day) in pairwise(following)
     )
-    return is_all and len(pairs) >= FEWEST and following[-1][0] <= 12 and following[0][0] < following[-1][0]
+    return (
+        is_all
+        and len(pairs) >= FEWEST
+        and following[-1][0] <= 12
+        and pairs[-1][0] <= 31
+        and following[0][0] < following[-1][0]
+    )
 
 
 def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
@@ -90,7 +84,13 @@ def _count_from_the_left(pairs: list[Pair]) -> bool:
 
 
 def _count_from_the_right(pairs: list[Pair]) -> bool:
-    """Whether the first number counts to its end again and again, while the second one counts how often."""
+    """Whether the first number counts to its end again and again, while the second one counts how often.
+
+    Where all first numbers have the same second ones, as cameras have their frames, nothing says so.
+    """
+    from_the_left = _groups(pairs)
+    if all(group == from_the_left[0] for group in from_the_left):
+        return False
     groups = _groups([(second, first) for first, second in pairs])
     last = max(first for first, _ in pairs)
     are_whole = all(ENDS.get(group[-1], group[-1]) == ENDS.get(last, last) for group in groups[:-1])
@@ -102,13 +102,6 @@ def _count_from_the_right(pairs: list[Pair]) -> bool:
         and begin_anew
         and all(map(_is_gapless, [*groups, sorted({second for _, second in pairs})]))
     )
-
-
-def _are_a_grid(pairs: list[Pair]) -> bool:
-    """Whether all of the shots 0 or 1 to n have the same frames, in equal steps."""
-    groups, shots = _groups(pairs), sorted({first for first, _ in pairs})
-    are_all = shots[0] <= 1 and _is_gapless(shots) and all(group == groups[0] for group in groups)
-    return are_all and _have_equal_steps(groups[0])
 
 
 def _are_even_times(pairs: list[Pair]) -> bool:

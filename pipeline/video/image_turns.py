@@ -18,12 +18,15 @@ FULL_COUNTERS = (255, 65535)
 SMALL_TURNS = {(1, 12), (1, 52), (1, 53), (0, 23), (0, 59)}
 
 
-def have_begun_anew(stems: Sequence[str], columns: Sequence[Sequence[str]]) -> bool:
-    """Whether the first of these names may stand in the middle of their numbers, which differ in these columns."""
+def have_half_days(stems: Sequence[str]) -> bool:
+    """Whether the names count hours from 1 to 12, in which noon and midnight come before 1."""
     hours = {int(match[1]) for stem in stems if (match := AM_OR_PM.search(stem))}
-    if 12 in hours and len(hours) > 1:  # noon and midnight come before 1
-        return True
-    if len(stems) < FEWEST or not columns:
+    return 12 in hours and len(hours) > 1
+
+
+def have_begun_anew(columns: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of some names may stand in the middle of their numbers, one column each."""
+    if not columns or len(columns[0]) < FEWEST:
         return False
     if len(columns) == 1 and _counter_begins_anew(columns[0]):
         return True
@@ -42,6 +45,8 @@ def _counter_begins_anew(texts: Sequence[str]) -> bool:
     numbers = sorted(map(int, texts))
     is_padded = len(set(map(len, texts))) == 1 and len(texts[0]) > 1
     full = {10 ** len(texts[0]) - 1} if is_padded else set()
+    if 2 * len(numbers) > numbers[-1] - numbers[0]:  # some are lost: what turned has a pause as long as itself
+        return False
     gaps = [step for before, after in pairwise(numbers) if (step := after - before) != 1]
     is_small = is_padded and (numbers[0], numbers[-1]) in SMALL_TURNS
     return len(gaps) == 1 and (is_small or (numbers[0] <= 1 and numbers[-1] in {*full, *FULL_COUNTERS}))

@@ -1,4 +1,4 @@
-"""Small pictures of stored frames, for people: upright and in the shape that players show, though frames are stored squashed."""
+"""Pictures of stored frames, for people: upright and in the shape that players show, though frames are stored squashed."""
 
 from __future__ import annotations
 

@@ -193,13 +193,14 @@ def _run(title: str, recipe: str, started: str, store: Store, pins: Sequence[Pin
     pins = [pin for pin in dict.fromkeys(pins) if pin.stage in STAGES and pin.stage != make_thumbnails.name]
     localizations = [store.record(pin.id) for pin in pins if pin.stage == "evaluate_localization"]
     by_keyframes = {record.inputs["keyframes"]: record.id for record in localizations}
-    settings = [_setting(store, pin, by_keyframes) for pin in _evaluations(store, pins)]
+    chosen = {pin.setting: pin.id for pin in pins if pin.stage == "select_keyframes"}
+    settings = [_setting(store, pin, by_keyframes, chosen) for pin in _evaluations(store, pins)]
     if not settings:
         raise StoreError(f"{title}: nothing of it was evaluated, so that there is nothing to report")
     return ReportedRun(title, recipe, started, store, pins, settings)
 
 
-def _setting(store: Store, pin: Pin, localizations: dict[str | None, str]) -> EvaluatedSetting:
+def _setting(store: Store, pin: Pin, localizations: dict[str | None, str], chosen: dict[str, str]) -> EvaluatedSetting:
     record = store.record(pin.id)
     questions = str(record.inputs["questions"])
     if pin.stage == "evaluate_moments":
@@ -208,9 +209,10 @@ def _setting(store: Store, pin: Pin, localizations: dict[str | None, str]) -> Ev
         row = _chosen_by(store, {}, scores)
         return EvaluatedSetting(row, "moments", pin.id, questions, frames, None, scores, moments=moments.id)
     answers = store.record(str(record.inputs["answers"]))
-    keyframes = store.record(str(answers.inputs["keyframes"]))
-    frames, scores = str(keyframes.inputs["frames"]), keyframes.inputs["scores"]
     swept = SWEPT.fullmatch(pin.setting)
+    # A cell of a sweep may share the answers of one that chose the same frames.
+    keyframes = store.record(chosen[pin.setting] if swept else str(answers.inputs["keyframes"]))
+    frames, scores = str(keyframes.inputs["frames"]), keyframes.inputs["scores"]
     chosen_by = swept[1] if swept else _chosen_by(store, keyframes.config, scores)
     named = swept[3] if swept and "=" in (swept[3] or "") else None  # one of several models, or with keys of its own
     row, column = _named_cell(pin.setting) or (chosen_by, named or _answered(answers))

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.engine import recipe
 from pipeline.engine.recipe import load
+from pipeline.registry import failure
 from stages import extensions
 from stages.all import OURS, STAGES
 from stages.score_frames import FrameScores
@@ -169,3 +171,13 @@ def test_code_of_ours_under_its_name_in_the_repository_is_an_error_that_says_how
     package("old", code, group="sevila.prompts")
     with pytest.raises(ValueError, match=r"by `from sevila.extending import \.\.\.`"):
         prompt_named("old")
+
+
+def test_what_a_package_does_wrong_within_numpy_is_said_with_its_own_line(tmp_path: Path) -> None:
+    module = tmp_path / "toy.py"
+    module.write_text("import numpy\n\n\ndef choose(scores):\n    return numpy.mean(scores, axis=5)\n")
+    code = compile(module.read_text(), str(module), "exec")
+    exec(code, theirs := {})
+    with pytest.raises(np.exceptions.AxisError) as raised:
+        theirs["choose"]([1.0])
+    assert failure(raised.value).endswith("(toy.py, line 5)")

@@ -178,6 +178,7 @@ class ScoreNothing(Config):
 @stage(version=1, output=FrameScores)
 def score_nothing(cfg: ScoreNothing, run: RunContext, questions: Questions, *, out: Output) -> None:
     """Score no frame."""
+    out.write_rows("frame_scores", [])
 
 
 def test_questions_that_another_packages_scorer_leaves_out_say_so_and_blame_no_features(

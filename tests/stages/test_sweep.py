@@ -13,6 +13,7 @@ from cache.errors import RecipeError
 from cache.store import Store
 from pipeline.engine.recipe import load
 from pipeline.metrics.comparison import PairedRow, power
+from reports.page.runs import reported_run
 from reports.sweep_grid import Cell, Grid
 from stages.all import STAGES
 from tests.small_world import SMALL
@@ -192,3 +193,5 @@ def test_equal_keyframes_are_answered_once_whichever_selectors_chose_them(
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     for name in ("uniform, k = 8", "top_k by localizer, k = 8", "q_frame by localizer, k = 8"):
         assert f'<th scope="row">{name}</th>' in page
+    by_row = {setting.row: setting for setting in reported_run(Store(store), Path(SMALL).stem).settings}
+    assert by_row["top_k by localizer, k = 8"].scores and not by_row["uniform, k = 8"].scores
