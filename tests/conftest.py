@@ -57,5 +57,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes by far the longest, so that others run beside it and none waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_flows.py")
+    """Begin with the files that take by far the longest, so that others run beside them and none waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_flows.py", "test_readme.py"))
