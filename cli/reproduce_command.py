@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from cache.errors import RecipeError
-from cli.options import AsJson, ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where
+from cli.options import AsJson, ChainOptions, CommandLine, OutputFile, Seeds, Text, Texts, Where, refuse_overwriting
 from cli.terminal import write_output
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def reproduce(
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_content, reproduction_text
 
+    refuse_overwriting(output, *map(Path, dataset))
     ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
     tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
@@ -75,6 +77,10 @@ def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:
         raise RecipeError(
             f"none of these tables has a column of these data sets; wanted one of {', '.join(_published())}"
         )
+    by_name: dict[str, str] = {}
+    for subject in subjects:  # else their numbers would stand as seeds of one
+        if (other := by_name.setdefault(subject.name, subject.recipe)) != subject.recipe:
+            raise RecipeError(f"--dataset {subject.recipe}: the tables have {other} as {subject.name!r}; rename one")
     for recipe in dict.fromkeys(subject.recipe for subject in subjects):
         _loaded(recipe, settings)
 

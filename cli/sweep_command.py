@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,6 +21,7 @@ from cli.options import (
     SeedOption,
     Text,
     Where,
+    refuse_overwriting,
 )
 from cli.terminal import fitted, print_text, write_output
 
@@ -78,6 +80,7 @@ def sweep(
     from reports.sweep_text import sweep_content, sweep_report, sweep_text
     from stages.all import STAGES
 
+    refuse_overwriting(output, Path(recipe))
     loaded = load(recipe, STAGES, settings := chain.all_settings())
     asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,))
     cells = requests_of(Request(recipe, settings, seed, chain.places.by_kind()), asked)

@@ -55,7 +55,7 @@ def requests_of(request: Request, grid: Grid) -> dict[Cell, Request]:
     Raises:
         RecipeError: a selector, a scorer, an answerer or a key that there is not; a place of a name that no cell has.
     """
-    own = load(request.recipe, STAGES, request.settings, request.seed).config_of("select_keyframes").selector
+    own = load(request.recipe, STAGES, request.settings, request.seed).config_of("select_keyframes").chosen_by.name
     # Places of the weights or files of one scorer or answerer are of no use to the cells of the others.
     of_cells = {
         cell: replace(request, settings=[*request.settings, *cell.settings_over(own)], shared=True)

@@ -18,6 +18,7 @@ from pipeline.selection.registry import selector_named, selector_names
 from stages.all import STAGES
 from stages.extensions import scorer_stage
 from stages.score_frames import FrameScores
+from stages.select_keyframes import TOP_K
 
 UNIFORM, LOCALIZER = "uniform", "localizer"
 ANY = ""  # scorer of a selector that looks at no score; answerer that the recipe names
@@ -80,10 +81,11 @@ class Cell:
         Raises:
             RecipeError: a scorer or answerer is none, or has a key of something else.
         """
-        keyframes = [f"select_keyframes.method={self.selector}"]
+        # A recipe may name a selector of its own, which goes with no other method.
+        keyframes = [f"select_keyframes.method={self.selector}", f"select_keyframes.selector={TOP_K}"]
         if self.scorer:
             keyframes = ["select_keyframes.method=localizer", f"select_keyframes.selector={self.selector}"]
-        keyframes += ["select_keyframes.options={}"] if not self.scorer or self.selector != selector else []
+        keyframes += ["select_keyframes.options={}"] if self.selector != selector else []
         scorer = _scorer_settings(self.scorer) if self.scorer else []
         answerer = _answerer_settings(self.answerer) if self.answerer else []
         return ["chain.kind=forward", *keyframes, f"select_keyframes.k={self.k}", *scorer, *answerer]

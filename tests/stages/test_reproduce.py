@@ -256,6 +256,29 @@ def test_what_no_row_could_run_with_is_refused_at_once(
     assert message in capsys.readouterr().err
 
 
+def test_two_recipes_of_one_name_are_refused_as_their_numbers_would_be_taken_for_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = [tmp_path / folder / "own.toml" for folder in ("a", "b")]
+    for recipe in recipes:
+        recipe.parent.mkdir()
+        recipe.write_text('[list_questions]\ndataset = "plain"\n')
+    own = [word for recipe in recipes for word in ("--dataset", str(recipe))]
+    assert main(["reproduce", "table2", *own, "--store", str(tmp_path / "store")]) == 1
+    assert "as 'own'; rename one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["reproduce table2 --dataset", "sweep --selectors top_k --k 1 --"])
+def test_a_page_is_not_written_over_its_recipe(command: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('[list_questions]\ndataset = "plain"\n')
+    options = ["-o", str(recipe), "--store", str(tmp_path / "store")]
+    first, *rest = command.split()
+    with pytest.raises(SystemExit) as stopped:
+        main([first, *options, *rest, str(recipe)])
+    assert stopped.value.code == 2 and recipe.read_text().startswith("[list_questions]")
+
+
 @pytest.mark.parametrize(
     ("table", "row", "published"),
     [

@@ -13,7 +13,9 @@ from cache.errors import RecipeError
 from cache.store import Store
 from pipeline.engine.recipe import load
 from pipeline.metrics.comparison import PairedRow, power
+from pipeline.recipes.opening import Request
 from reports.page.runs import reported_run
+from reports.sweep import requests_of
 from reports.sweep_grid import Cell, Grid
 from stages.all import STAGES
 from tests.small_world import SMALL
@@ -37,8 +39,8 @@ def test_a_cell_is_a_few_keys_of_the_recipe() -> None:
         "select_keyframes.k=8",
         "chain.scorer=clip",
     ]
-    keys = ["select_keyframes.method=oracle", "select_keyframes.options={}", "select_keyframes.k=8"]
-    assert Cell("oracle", 8, "", "").settings_over("top_k")[1:] == keys
+    keys = ["method=oracle", "selector=top_k", "options={}", "k=8"]
+    assert Cell("oracle", 8, "", "").settings_over("top_k")[1:] == [f"select_keyframes.{key}" for key in keys]
 
 
 def test_options_of_the_recipes_own_selector_are_of_no_other() -> None:
@@ -47,6 +49,20 @@ def test_options_of_the_recipes_own_selector_are_of_no_other() -> None:
         settings = [*own, *Cell(name, 8, "localizer", "").settings_over("aks")]
         chosen = load("plain", STAGES, settings).config_of("select_keyframes")
         assert chosen.selector == name and chosen.options.get("t1") == t1
+
+
+@pytest.mark.parametrize("own", ['selector = "aks"\noptions = {t1 = 0.9}', 'selector = "random"\noptions = {seed = 3}'])
+def test_a_recipe_that_names_a_selector_of_its_own_is_swept_with_all_others(tmp_path: Path, own: str) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(f'[list_questions]\ndataset = "plain"\n\n[select_keyframes]\n{own}\n')
+    cells = requests_of(Request(str(recipe), [], None, {}), Grid(["top_k", "aks", "random", "oracle"], [2]))
+    chosen = {}
+    for cell, request in cells.items():
+        config = load(request.recipe, STAGES, request.settings).config_of("select_keyframes")
+        assert config.chosen_by.name == cell.selector
+        chosen[cell.selector] = config.options
+    assert chosen["uniform"] == chosen["top_k"] == {}
+    assert (chosen["aks"]["t1"], chosen["random"].get("seed")) == ((0.9, None) if "aks" in own else (0.8, 3))
 
 
 def test_a_selector_that_there_is_not_is_refused_with_the_nearest_one() -> None:
