@@ -118,9 +118,9 @@ def write_pictures(
     names = _file_names([row.question_id for row in keyframes.rows])
     place = folder / CLIPS if kind == "lmms-eval" else folder
     files = {row.question_id: _files(row, place / names[row.question_id], kind) for row in keyframes.rows}
+    requests, failures = _requests(keyframes, sources, files, height)
     _refuse_other_content(keyframes, folder, kind, height)
     _remove_parts(folder)
-    requests, failures = _requests(keyframes, sources, files, height)
     failures |= _write(requests, processes)
     described = [
         {

@@ -196,7 +196,7 @@ def _how(runs: Mapping[str, Sequence[RowRun]], paper: Paper) -> str:
     if seeds:
         several = "with several, a number is the mean over those that change it, with its 95 % interval"
         lines.append(f"- seeds {', '.join(map(str, seeds))}; {several}")
-    lines += [f"- {escaped(', '.join(versions))}"]
+    lines += [f"- {escaped(', '.join(versions))}"] if versions else []
     return "\n".join([*lines, f"- {HOW_TO_READ}"])
 
 

@@ -21,7 +21,7 @@ HEAD += ["only uniform", "only this", "p", "p, Holm", "power"]
 def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
     """Return the page in Markdown; `points`: the difference whose power is shown."""
     parts = [f"# Keyframes compared\n\n```bash\n{printable(command)}\n```", how_to_read(points)]
-    parts += [sweep_table(runs, points, markdown)]
+    parts += filter(None, [sweep_table(runs, points, markdown), escaped(unanswered(runs))])
     groups = group_table(runs, markdown)
     parts += [f"## Minus uniform, by group\n\n{groups}"] if groups else []
     problems = [f"- {escaped(run.cell.name)}: {escaped(run.problem)}" for run in runs if run.problem]
@@ -32,7 +32,8 @@ def sweep_report(runs: Sequence[CellRun], command: str, points: float) -> str:
 def sweep_text(runs: Sequence[CellRun], points: float, table: Table = aligned) -> str:
     """Return the tables for a terminal, how to read them, and why a cell has no numbers."""
     problems = [f"no numbers for {run.cell.name}: {run.problem}" for run in runs if run.problem]
-    parts = [sweep_table(runs, points, table), group_table(runs, table), how_to_read(points), "\n".join(problems)]
+    parts = [sweep_table(runs, points, table), unanswered(runs), group_table(runs, table), how_to_read(points)]
+    parts += ["\n".join(problems)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -69,6 +70,17 @@ def sweep_table(runs: Sequence[CellRun], points: float, table: Table) -> str:
     corrected = {run.cell: p for run, p in zip(tested, holm(values), strict=True)}
     lines = [[*_about(run.cell), *_numbers(run, corrected, points)] for run in runs if not run.problem]
     return table([HEAD, *lines], N_NAMES)
+
+
+def unanswered(runs: Sequence[CellRun]) -> str:
+    """Return how many questions were not answered, by cell where that differs; "" where all were."""
+    headlines = {run.cell.name: run.metrics.headline() for run in runs if run.metrics is not None}
+    counts = {name: f"{row.n_unanswered} of {row.n_questions}" for name, row in headlines.items() if row.n_unanswered}
+    if not counts:
+        return ""
+    alike = len(counts) == len(headlines) and len(set(counts.values())) == 1
+    by_cell = "; ".join(f"{name}: {count}" for name, count in counts.items())
+    return f"Unanswered, counted as wrong: {f'{next(iter(counts.values()))} in each cell' if alike else by_cell}."
 
 
 def group_table(runs: Sequence[CellRun], table: Table) -> str:
