@@ -174,6 +174,10 @@ class DataPlaces:
         """Return what was given for each kind of place."""
         return {kind: list(places) for kind, places in vars(self).items()}
 
+    def paths(self) -> list[Path]:
+        """Return every path that was given, without the name it is for."""
+        return [Path(place.rpartition("=")[2]) for places in vars(self).values() for place in places]
+
 
 @Parameter(name="*", group=PLACE_GROUP)
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ def reproduce(
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_content, reproduction_text
 
-    refuse_overwriting(output, *map(Path, dataset))
+    refuse_overwriting(output, *map(Path, dataset), *chain.places.paths())
     ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
     tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}

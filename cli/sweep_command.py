@@ -80,7 +80,7 @@ def sweep(
     from reports.sweep_text import sweep_content, sweep_report, sweep_text
     from stages.all import STAGES
 
-    refuse_overwriting(output, Path(recipe))
+    refuse_overwriting(output, Path(recipe), *chain.places.paths())
     loaded = load(recipe, STAGES, settings := chain.all_settings())
     asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,))
     cells = requests_of(Request(recipe, settings, seed, chain.places.by_kind()), asked)

@@ -268,8 +268,16 @@ def test_two_recipes_of_one_name_are_refused_as_their_numbers_would_be_taken_for
     assert "as 'own'; rename one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["reproduce table2 --dataset", "sweep --selectors top_k --k 1 --"])
-def test_a_page_is_not_written_over_its_recipe(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "reproduce table2 --dataset",
+        "reproduce table2 --annotations",
+        "sweep --selectors top_k --k 1 --",
+        "sweep plain --selectors top_k --k 1 --annotations",
+    ],
+)
+def test_a_page_is_not_written_over_a_file_that_is_read(command: str, tmp_path: Path) -> None:
     recipe = tmp_path / "own.toml"
     recipe.write_text('[list_questions]\ndataset = "plain"\n')
     options = ["-o", str(recipe), "--store", str(tmp_path / "store")]
