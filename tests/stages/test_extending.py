@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cache.errors import SevilaError
 from cache.store import Store
 from pipeline.engine import recipe
 from pipeline.engine.recipe import load
-from pipeline.registry import failure
+from pipeline.selection.selector import Candidates
 from stages import extensions
 from stages.all import OURS, STAGES
 from stages.score_frames import FrameScores
@@ -173,11 +172,20 @@ def test_code_of_ours_under_its_name_in_the_repository_is_an_error_that_says_how
         prompt_named("old")
 
 
+TOY_OF_NUMPY = """import numpy
+
+from pipeline.selection.selector import selector
+
+
+@selector(version=1, source="none")
+def toy(scores, k):
+    return numpy.mean(scores, axis=5)
+"""
+
+
 def test_what_a_package_does_wrong_within_numpy_is_said_with_its_own_line(tmp_path: Path) -> None:
     module = tmp_path / "toy.py"
-    module.write_text("import numpy\n\n\ndef choose(scores):\n    return numpy.mean(scores, axis=5)\n")
-    code = compile(module.read_text(), str(module), "exec")
-    exec(code, theirs := {})
-    with pytest.raises(np.exceptions.AxisError) as raised:
-        theirs["choose"]([1.0])
-    assert failure(raised.value).endswith("(toy.py, line 5)")
+    module.write_text(TOY_OF_NUMPY)
+    exec(compile(TOY_OF_NUMPY, str(module), "exec"), theirs := {"__name__": "toy"})
+    with pytest.raises(SevilaError, match=r"\(toy.py, line 8\)$"):
+        theirs["toy"](Candidates.of(scores=[1.0, 2.0]), 1)
