@@ -15,7 +15,7 @@ from cache.errors import DecodeError, MissingSourceError
 from pipeline.video.frames import IMAGE_SUFFIXES
 from pipeline.video.image_dates import WHOLE_DATE, unsure_dates
 from pipeline.video.image_pairs import are_unsure_pairs
-from pipeline.video.image_turns import have_begun_anew, have_half_days
+from pipeline.video.image_turns import FULL_COUNTERS, have_begun_anew, have_half_days
 
 WHOLE = r"(\d+)"
 # A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
@@ -25,7 +25,7 @@ POINT, COMMA = (
 DATE_SEPARATOR = re.compile(r"[-_. ]?")
 LETTER_POINT = re.compile(r"(?<=\d)p(?=\d)")
 MINUS = re.compile(r"(?:^|[\s_=(])-\d|\u2212\d")
-FULL = {65535, 99999, 9999999}  # after which a counter may begin anew
+FULL = {*FULL_COUNTERS, 99999, 9999999}  # after which a counter may begin anew
 COUNTED = 4  # a counter's numbers are at most so many times as high as their number
 
 AS_DIGITS = str.maketrans(ascii_lowercase, ("0123456789" + ascii_lowercase)[:26])  # of base 26
@@ -144,11 +144,8 @@ def _counters(stems: list[str]) -> list[int]:
     numbers = [int(stem[len(prefix) :]) for stem in stems]
     last = max(numbers)
     are_all = len(numbers) == last - min(numbers) + 1
-    return (
-        numbers
-        if len(set(numbers)) == len(numbers) and (are_all or (widths in ({5}, {7}) and last not in FULL))
-        else []
-    )
+    are_clear = are_all or (widths in ({5}, {7}) and last not in FULL)
+    return numbers if are_clear and len(set(numbers)) == len(numbers) else []
 
 
 def _are_lettered(stems: list[str]) -> bool:
