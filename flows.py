@@ -28,6 +28,7 @@ from pydantic import Field
 from cache.printable import printable
 from cache.store import Store, stores_below
 from pipeline.benchmarks.matrix import load_matrix
+from pipeline.engine.branches import branching
 from pipeline.engine.steps import Run, RunOnly
 from pipeline.recipes.results import Results
 from pipeline.text_table import code
@@ -40,7 +41,7 @@ from reports.page.at_end import is_report_wanted, report_at_end, strips_at_end
 from reports.page.runs import title_of
 from stages.chain import chain_of
 from workers.as_tasks import RETRIED, AsTasks, make_as_tasks
-from workers.dispatch import cancel_pieces, make_by
+from workers.dispatch import Dispatch, cancel_pieces
 from workers.forms import (
     Device,
     Execution,
@@ -88,8 +89,11 @@ def sevila(
         chosen, run, sources = open_request(**request)
         name_run(run_title(f"{chosen.name} {chosen.chain.kind}", settings, seed))
         with run.store.in_use(), pinned(run.store, name, chosen, [] if seed is None else [seed]) as pin:
-            steps = Run(chosen, run, pin, make_by(request), chain_of(chosen))
-            results = chain_of(chosen)(chosen, AsTasks(chosen, steps), sources)
+            dispatch = Dispatch(request)
+            steps = Run(chosen, run, pin, dispatch.make, chain_of(chosen))
+            with branching(dispatch.n_at_once) as branches:
+                results = chain_of(chosen)(chosen, AsTasks(chosen, steps, branches), sources)
+            steps.pin_in_order()
             called = name or title_of(chosen.name, [] if seed is None else [seed])
             page = report_at_end(called, chosen, steps, sources, started, pin) if is_report_wanted() else None
             report = (page, strips_at_end(chosen, steps, sources)) if page else None
@@ -128,7 +132,7 @@ def sevila_stage(
         chosen, run, sources = open_request(**request, remembered=["videos"])
         name_run(run_title(f"{chosen.name}: {stage}", settings, seed))
         with run.store.in_use(), pinned(run.store, "", chosen, [] if seed is None else [seed]) as pin:
-            steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(make_by(request)))
+            steps = RunOnly(stage, chosen, run, again, pin, make_as_tasks(Dispatch(request).make))
             artifacts = steps.walk(chain_of(chosen), sources)
         title = f"Stage {code(stage)} of recipe {code(chosen.name)}"
         show_summary(title, key_of(f"sevila-{chosen.name}-{stage}"), artifacts, steps.settings)

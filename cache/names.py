@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 from cache.errors import CorruptArtifactError, StoreError, did_you_mean
@@ -161,11 +162,17 @@ class Pins:
         self._run = run
         self._folder = folder
         self._own: dict[Pin, None] = {}
+        self._adding = Lock()  # by threads that do steps at once
 
     def add(self, id: str | None, stage: str, setting: str, of: str = "") -> None:
-        """Pin an artifact that is about to be made or reused; `of` comes before its setting. None: nothing to pin yet."""
+        """Pin an artifact that is about to be made or reused; `of` comes before its setting. None: nothing to pin yet.
+
+        One that is pinned already comes last from now on.
+        """
         if id is not None:
-            self._own[Pin(id, stage, ": ".join(filter(None, (of, setting))))] = None
+            pin = Pin(id, stage, ": ".join(filter(None, (of, setting))))
+            with self._adding:
+                self._own = {each: None for each in self._own if each != pin} | {pin: None}
             self._write("running", keep_others=True)
 
     def begin(self, replace: bool) -> None:

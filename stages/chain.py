@@ -1,19 +1,22 @@
 """The paper's Figures 1 and 3 as code: which stage feeds which, for any `step` callable (a plain call, or a Prefect task)."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 import stages.all as stages
+from pipeline.engine.branches import as_one
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import Artifact
-from pipeline.engine.steps import Step, as_one
+from pipeline.engine.steps import Step
 from pipeline.inference.resident import keeping_language
 from pipeline.recipes import checks, requirements
-from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of, uses_answerer, uses_localizer
-from pipeline.recipes.results import PRETRAINED, UNTRAINED, Choice, Results, Setup, baselines, learned, refinements
-from stages.extensions import backbone_stage, with_others
-from stages.others import answered, picked, scored
+from pipeline.recipes import results as compared
+from pipeline.recipes.requirements import Released, Split, SplitArtifacts, splits_of
+from pipeline.recipes.results import Choice, EvaluatedRow, Results, Setting, Setup
+from stages.extensions import with_others
+from stages.others import answered, picked, released, scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
@@ -29,7 +32,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
     train_queries = _questions(step, sources, splits.train) if recipe.chain.kind == "full" else None
     checks.check_questions(recipe, sources, questions, train_queries)
     uses_features = requirements.reads_features(recipe)
-    backbone, localizer, answerer = _released(recipe, step, sources) if uses_features else Released()
+    backbone, localizer, answerer = released(recipe, step, sources) if uses_features else Released()
     if train_queries:  # paper section 4.5: moments of other queries
         train = _features(step, sources, splits.train, train_queries, backbone)
         localizer = step(stages.pretrain_localizer, *train, localizer)
@@ -53,41 +56,32 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
     test_questions, train_questions = _questions(step, sources, splits.test), _questions(step, sources, splits.train)
     queries = _questions(step, sources, splits.pretraining) if splits.pretraining else train_questions
     checks.check_questions(recipe, sources, test_questions, train_questions, queries)
-    backbone, localizer, answerer = _released(recipe, step, sources)
+    backbone, localizer, answerer = released(recipe, step, sources)
     test = _features(step, sources, splits.test, test_questions, backbone)
     train = _features(step, sources, splits.train, train_questions, backbone)
-    setup = Setup(step, test, train, answerer, results := Results(test_questions))
-    for choice in baselines(recipe.chain):  # baselines and upper bounds
-        _fine_tune_and_evaluate(setup, choice, None, answerer)
-    for choice in learned(recipe.chain):  # on answers alone
+    results, tune_and_evaluate = Results(test_questions), partial(_row, step, Setup(test, train, answerer))
+    for choice in compared.baselines(recipe.chain):  # baselines and upper bounds
+        results.add(tune_and_evaluate(choice, None, answerer))
+    for choice in compared.learned(recipe.chain):  # on answers alone
         named = {"setting": choice.name, "selector": choice.selector}
         results.trained(f"selector, {choice.name}", selector := step(stages.train_selector, *train, answerer, **named))
-        _fine_tune_and_evaluate(setup, choice, selector, answerer)
+        results.add(tune_and_evaluate(choice, selector, answerer))
     if "untrained" in recipe.chain.selectors:
         is_blank = not recipe.config(stages.init_localizer).weights
         blank = localizer if is_blank else step(stages.init_localizer, backbone, None, setting="untrained", weights="")
-        _fine_tune_and_evaluate(setup, UNTRAINED, blank, answerer)
+        results.add(tune_and_evaluate(compared.UNTRAINED, blank, answerer))
     if requirements.pretrains_localizer(recipe):  # on moments
         pretraining = _features(step, sources, splits.pretraining, queries, backbone) if splits.pretraining else train
         localizer = step(stages.pretrain_localizer, *pretraining, localizer)
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
-        _fine_tune_and_evaluate(setup, PRETRAINED, localizer, answerer)
-    for choice in refinements(recipe.chain):  # on what the Answerer says of single frames
+        results.add(tune_and_evaluate(compared.PRETRAINED, localizer, answerer))
+    for choice in compared.refinements(recipe.chain):  # on what the Answerer says of single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
         results.refined(choice, labels, localizer)
-        answerer = _fine_tune_and_evaluate(setup, choice, localizer, answerer)
+        answerer = results.add(tune_and_evaluate(choice, localizer, answerer)).result().answerer
     return results
-
-
-def _released(recipe: Recipe, step: Step, sources: Sources) -> Released:
-    given, maker = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
-    backbone = step(maker, *(given(maker) for _ in maker.inputs))
-    checks.check_frame_size(recipe, backbone)
-    localizer = step(stages.init_localizer, backbone, given(stages.init_localizer)) if uses_localizer(recipe) else None
-    answerer = step(stages.init_answerer, backbone, given(stages.init_answerer)) if uses_answerer(recipe) else None
-    return Released(backbone, localizer, answerer)
 
 
 def _questions(step: Step, sources: Sources, split: Split) -> Artifact:
@@ -100,21 +94,24 @@ def _features(step: Step, sources: Sources, split: Split, questions: Artifact, b
     return SplitArtifacts(questions, frames, features, backbone)
 
 
-def _fine_tune_and_evaluate(on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None) -> Artifact:
-    def row() -> Artifact:  # of the table of results; Prefect shows its steps as one node
-        chosen = picked(on, on.train, choice, scorer, f"{choice.name}, training split")
-        tuned = on.step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
-        on.results.trained(f"Answerer, {choice.name}", tuned)
-        _evaluate(on, choice, scorer, tuned)
-        return tuned
+def _row(
+    step: Step, on: Setup, choice: Choice, scorer: Artifact | None, answerer: Artifact | None
+) -> Future[EvaluatedRow]:
+    def fine_tune_and_evaluate(step: Step) -> EvaluatedRow:
+        chosen = picked(step, on, on.train, choice, scorer, f"{choice.name}, training split")
+        tuned = step(stages.finetune_answerer, *on.train.read(chosen.keyframes), answerer, setting=choice.name)
+        return EvaluatedRow(choice, tuned, _evaluate(step, on, choice, scorer, tuned))
 
-    return as_one(on.step, choice.name, (*on.train, *on.test, on.answerer, answerer, scorer), row)
+    return as_one(step, choice.name, (*on.train, *on.test, on.answerer, answerer, scorer), fine_tune_and_evaluate)
 
 
-def _evaluate(on: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> None:
-    chosen, known = picked(on, on.test, choice, scorer, choice.name), requirements.knows_moments(on.test.questions)
-    localized = on.step(stages.evaluate_localization, *on.test.videos, *chosen, setting=choice.name) if known else None
+def _evaluate(step: Step, on: Setup, choice: Choice, scorer: Artifact | None, tuned: Artifact) -> list[Setting]:
+    known = requirements.knows_moments(on.test.questions)
+    chosen = picked(step, on, on.test, choice, scorer, choice.name)
+    localized = step(stages.evaluate_localization, *on.test.videos, *chosen, setting=choice.name) if known else None
+    settings = []
     for way in (*choice.zero_shot, choice.tuned):
         read = (*on.test.read(chosen.keyframes), tuned if way == choice.tuned else on.answerer)
-        answers = on.step(stages.answer_questions, *read, setting=way.name, method=way.method)
-        on.results.add(way, on.step(stages.evaluate, on.test.questions, answers, setting=way.name), localized)
+        answers = step(stages.answer_questions, *read, setting=way.name, method=way.method)
+        settings.append(Setting(way, step(stages.evaluate, on.test.questions, answers, setting=way.name), localized))
+    return settings

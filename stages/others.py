@@ -10,10 +10,10 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact
 from pipeline.engine.steps import Step
-from pipeline.recipes import requirements
-from pipeline.recipes.requirements import SplitArtifacts
+from pipeline.recipes import checks, requirements
+from pipeline.recipes.requirements import Released, SplitArtifacts
 from pipeline.recipes.results import Choice, Picked, Setup
-from stages.extensions import NAMED_WEIGHTS, scorer_stage
+from stages.extensions import NAMED_WEIGHTS, backbone_stage, scorer_stage
 from stages.score_frames import FrameScores
 
 
@@ -22,6 +22,19 @@ class Scored(NamedTuple):
 
     scores: Artifact | None
     vectors: Artifact | None
+
+
+def released(recipe: Recipe, step: Step, sources: Sources) -> Released:
+    """Return the ViT, the Localizer and the Answerer as the recipe names them, those that its chain uses."""
+    given, maker = partial(requirements.weights_of, recipe, sources), backbone_stage(stages.STAGES, recipe)
+    backbone = step(maker, *(given(maker) for _ in maker.inputs))
+    checks.check_frame_size(recipe, backbone)
+    localizer = answerer = None
+    if requirements.uses_localizer(recipe):
+        localizer = step(stages.init_localizer, backbone, given(stages.init_localizer))
+    if requirements.uses_answerer(recipe):
+        answerer = step(stages.init_answerer, backbone, given(stages.init_answerer))
+    return Released(backbone, localizer, answerer)
 
 
 def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, localizer: Artifact | None) -> Scored:
@@ -50,16 +63,16 @@ def scored(recipe: Recipe, step: Step, sources: Sources, on: SplitArtifacts, loc
     return Scored(scores, vectors if requirements.compares_vectors(recipe) else None)
 
 
-def picked(on: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str) -> Picked:
+def picked(
+    step: Step, on: Setup, split: SplitArtifacts, choice: Choice, scorer: Artifact | None, setting: str
+) -> Picked:
     """Return the keyframes of the full chain for a choice, and their scores: a Localizer's, a trained selector's, or nobody's."""
     scores: Artifact | None = None
     if choice.is_trained_selector:
-        scores = on.step(stages.score_by_selector, *split, on.answerer, scorer, setting=setting)
+        scores = step(stages.score_by_selector, *split, on.answerer, scorer, setting=setting)
     elif scorer:
-        scores = on.step(stages.score_frames, *split, scorer, setting=setting)
-    return Picked(
-        scores, on.step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes)
-    )
+        scores = step(stages.score_frames, *split, scorer, setting=setting)
+    return Picked(scores, step(stages.select_keyframes, *split.videos, scores, None, setting=setting, **choice.changes))
 
 
 def answered(

@@ -51,7 +51,7 @@ def test_pieces_of_a_settings_step_belong_to_the_run_that_somebody_may_cancel(mo
     left = iter([[0], []])
     monkeypatch.setattr(dispatch, "pieces", lambda *step: next(left))
     monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="run"))
-    make = dispatch.make_by({"execution": {"dispatch": "workers"}})
+    make = dispatch.Dispatch({"execution": {"dispatch": "workers"}}).make
     monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id="setting"))  # a flow run within the run does the step
     stage: Any = SimpleNamespace(name="score_frames", gpu=True, plan=None, artifact_id=lambda *of: "score_frames-v1-0")
     none: Any = None

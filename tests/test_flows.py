@@ -245,6 +245,23 @@ def test_a_stage_is_run_again_from_what_the_store_holds(
     assert all(f"`{id}`" in prefect.artifact("sevila-full-select-keyframes") for id in made)
 
 
+def test_independent_settings_are_at_work_at_once_on_the_gpu_workers_and_stand_in_the_chains_order(
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    recipe, both = str(prefect.world / "full.toml"), 'chain.selectors=["uniform", "oracle"]'
+    id = prefect.start("sevila/full-chain", "at once", recipe=recipe, settings=[both], name="at-once")
+    prefect.ended("at once")
+    nodes = [node for node in prefect.graph(id) if node["kind"] == "flow-run"]
+    runs = {node["label"].rpartition(" / ")[2]: prefect.ask(f"flow_runs/{node['id']}") for node in nodes}
+    assert set(runs) == {"uniform", "oracle"}
+    assert runs["oracle"]["start_time"] < runs["uniform"]["end_time"]
+    assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
+    pins = [pin for pin in named_run(prefect.store, "at-once").artifacts if pin.stage == "evaluate"]
+    answered = ("zero-shot", "zero-shot, voting", "fine-tuned")
+    assert [pin.setting for pin in pins] == [f"{row}, {way}" for row in ("uniform", "oracle") for way in answered]
+    assert prefect.flow_run("at once")["state"]["message"] == f"metrics {pins[-1].id}"
+
+
 @side_by_side
 def test_a_regression_fails_the_nightly_run_and_is_named(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     first, store = Path(shutil.copytree(sampled, folder / "first")), folder / "store"

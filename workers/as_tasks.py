@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -15,50 +16,57 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
 from cache.errors import OF_THE_MACHINE, MachineError
+from pipeline.engine.branches import Branches
 from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
-from pipeline.engine.steps import Step, setting_of
+from pipeline.engine.steps import Run, Step, setting_of
 from workers.piece import BACK_OFF_SECONDS, TRIES_OF_A_PIECE
 
 log = logging.getLogger("sevila")
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 ASK_SECONDS = 10.0  # whether somebody has cancelled a setting
 OF_OUR_DEPLOYMENTS = "sevila"  # tag of the runs that automations.yaml marks when their process is gone
 
 
 class AsTasks:
-    """A step that runs every stage as a Prefect task.
+    """A step that runs every stage as a Prefect task, and branches of the chain at once where there are workers for them.
 
     The task has the stage's name; its run says which of the chain's steps it is, and then the artifact's id. A step that the
     machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
     """
 
-    def __init__(self, recipe: Recipe, run_step: Step) -> None:
+    def __init__(self, recipe: Recipe, run_steps: Run, branches: Branches) -> None:
         self._recipe = recipe
-        self._run_step = run_step
+        self._run_steps = run_steps
+        self._branches = branches
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of a step, as `Step` does."""
         which = setting_of(changes, setting)
         id = stage.artifact_id(self._recipe.config(stage, **changes), inputs)
         name = " ".join(filter(None, (f"{which}:" if which else "", stage.name, f"({id})" if id else "")))
-        return _as_a_task(name, stage, inputs, lambda: self._run_step(stage, *inputs, setting=setting, **changes))
+        return _as_a_task(name, stage, inputs, lambda: self._run_steps(stage, *inputs, setting=setting, **changes))
 
-    def as_one(self, name: str, reads: Sequence[Any], work: Callable[[], Made]) -> Made:
-        """Do the steps of `work` in a flow run of this name, which opens in the graph of the run, and return what it returns."""
+    def as_one(self, name: str, reads: Sequence[Any], work: Callable[[Step], Result]) -> Future[Result]:
+        """Do the steps of `work` in a flow run of this name, which opens in the graph of the run."""
+        step = AsTasks(self._recipe, self._run_steps.branch(), self._branches)
 
-        @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
-        def setting() -> Any:
-            with _cancelled_with_its_run():
-                return work()
+        def as_flow_run(has_begun: Callable[[], object]) -> Result:
+            @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
+            def setting() -> Any:
+                has_begun()
+                with _cancelled_with_its_run():
+                    return work(step)
 
-        # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
-        artifacts = [value for value in reads if isinstance(value, Artifact)]
-        with tags(OF_OUR_DEPLOYMENTS):
-            outcome: Made = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
-        return outcome
+            # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
+            artifacts = [value for value in reads if isinstance(value, Artifact)]
+            with tags(OF_OUR_DEPLOYMENTS):
+                outcome: Result = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
+            return outcome
+
+        return self._branches.start(as_flow_run)
 
 
 @contextmanager

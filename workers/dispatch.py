@@ -25,11 +25,11 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling, State
 
-from pipeline.engine.build import Make, Piece, build, pieces
+from pipeline.engine.build import Piece, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
 from workers.piece import BACK_OFF_SECONDS, MakeAll, ShowLeft, count_failure, piece_name
-from workers.ray_cluster import ray_cluster
+from workers.ray_cluster import RayCluster
 
 log = logging.getLogger("sevila")
 
@@ -39,34 +39,41 @@ SHOW_EVERY_SECONDS = 15.0  # how much is left, which the store is asked for
 TAKING_SECONDS = 20.0  # that a worker needs at most between taking a run and starting its process
 HELPERS_PER_WORKER = 4  # runs that a worker of pool cpu does at once, as docs/workers.md and `sevila up` have it
 HandOut = Callable[[str, str, str], UUID]  # takes a pool, an artifact's id and what the run is to be called
+MOST_BRANCHES = 16  # at once, where the pool has no limit
 RUNS_AT_A_TIME = 100  # that the server is asked for; it names 200 at most
 
 
-def make_by(request: dict[str, Any]) -> Make:
-    """Return what makes an artifact: `build`, after others have made its pieces where it needs a GPU.
+class Dispatch:
+    """Who makes the artifacts of a run: this process, after others have made the pieces of what needs a GPU.
 
-    Where it needs none, `build` is helped by whatever other workers of the CPU pool are free.
-
-    Args:
-        request: The parameters that a run shares with the pieces it hands out.
+    Where a stage needs none, this process is helped by whatever other workers of the CPU pool are free.
     """
-    dispatch = request["execution"]["dispatch"]
-    if dispatch == "here":
-        return build
-    # By the run that somebody may cancel, and not by the setting's within it that does the step.
-    hand_out: HandOut = partial(_hand_out, request, _pieces_tag(this_run.id))
 
-    def make(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-        left = pieces(stage, cfg, run, inputs) if stage.gpu or stage.plan else []
+    def __init__(self, request: dict[str, Any]) -> None:
+        """Args: `request` has the parameters that a run shares with the pieces it hands out."""
+        self._by: str = request["execution"]["dispatch"]
+        # By the run that somebody may cancel, and not by the setting's within it that does the step.
+        self._hand_out: HandOut = partial(_hand_out, request, _pieces_tag(this_run.id))
+        self._ray = RayCluster(request)
+
+    def make(self, stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
+        """Return the artifact that `build` does."""
+        is_shared = self._by != "here" and (stage.gpu or stage.plan)
+        left = pieces(stage, cfg, run, inputs) if is_shared else []
         if left and stage.gpu:
-            with ray_cluster(request) if dispatch == "ray" else _gpu_workers(hand_out) as make_all:
+            with self._ray.connected() if self._by == "ray" else _gpu_workers(self._hand_out) as make_all:
                 _dispatch_pieces(stage, cfg, run, inputs, left, make_all)
         elif len(left) > 1:
-            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, hand_out):
+            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, self._hand_out):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
-    return make
+    def n_at_once(self) -> int:
+        """Return how many branches of a chain others can be at work on: one for each GPU worker, or GPU of the Ray cluster."""
+        if self._by == "workers":
+            with get_client(sync_client=True) as client:
+                return _n_slots(client) or MOST_BRANCHES
+        return self._ray.n_slots if self._by == "ray" else 1
 
 
 def _dispatch_pieces(
@@ -143,13 +150,18 @@ def _gpu_workers(hand_out: HandOut) -> Iterator[MakeAll]:
         yield make_all
 
 
+def _n_slots(client: SyncPrefectClient) -> int | None:
+    """Return how many runs pool gpu does at once: a worker of ours has one at a time, others as many as their pool may."""
+    pool = client.read_work_pool("gpu")
+    return _n_online(client, "gpu") if pool.type == "process" else pool.concurrency_limit
+
+
 def _n_at_once(client: SyncPrefectClient, n_left: int) -> int:
-    """Return in how many runs that many pieces are made: a worker of ours has one at a time, others as many as their pool may."""
-    pool, n_online = client.read_work_pool("gpu"), _n_online(client, "gpu")
-    if not n_online:
+    """Return in how many runs that many pieces are made."""
+    n_slots = _n_slots(client)
+    if n_slots == 0:
         log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
-    n_slots = n_online if pool.type == "process" else pool.concurrency_limit or n_left
-    return max(1, min(n_slots, n_left))
+    return max(1, min(n_left if n_slots is None else n_slots, n_left))
 
 
 @contextmanager

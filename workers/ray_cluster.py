@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from threading import Lock
 from typing import Any
 
 from prefect import task
@@ -21,45 +22,67 @@ from pipeline.engine.build import Piece
 from workers.piece import TRIES_OF_A_PIECE, MakeAll, ShowLeft, count_failure, make_piece, piece_name
 
 
-@contextmanager
-def ray_cluster(request: dict[str, Any]) -> Iterator[MakeAll]:
-    """Have a Ray cluster make pieces, as tasks that have a GPU each where it has GPUs and the run wants them.
+class RayCluster:
+    """A Ray cluster that makes pieces, as tasks that have a GPU each where it has GPUs and the run wants them.
 
     The nodes have the project installed, and see the same folders under the same names: what the environment of this run
-    says of places, and its working folder, are the pieces' too.
-
-    Raises:
-        SevilaError: the extra is not installed, or there is no such cluster.
+    says of places, and its working folder, are the pieces' too. All branches of a run share one connection.
     """
-    try:
-        import ray
-        from prefect_ray import RayTaskRunner
-        from prefect_ray.context import remote_options
-    except ImportError as error:
-        raise SevilaError(
-            f'dispatch "ray": {error}; pip install ".[ray]" here and on the nodes of the cluster'
-        ) from error
-    address, device = request["execution"]["ray_address"], request["execution"]["device"]
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", address)
-    runner = _connected(RayTaskRunner, address)
 
-    def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
-        n_gpus = 1 if device != "cpu" and ray.cluster_resources().get("GPU") else 0
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.n_slots = 1  # how many pieces it makes at once; known once it was needed
+        self._request = request
+        self._lock, self._n_users = Lock(), 0
+        self._runner: Any = None
+        self._n_gpus = 0  # of a piece
+
+    @contextmanager
+    def connected(self) -> Iterator[MakeAll]:
+        """Yield what has the cluster make pieces.
+
+        Raises:
+            SevilaError: the extra is not installed, or there is no such cluster.
+        """
+        with self._lock:
+            if not self._n_users:
+                self._connect()
+            self._n_users += 1
+        try:
+            yield self._make_all
+        finally:
+            with self._lock:
+                self._n_users -= 1
+                if not self._n_users:
+                    self._runner.__exit__(None, None, None)  # ends what is still at work
+
+    def _connect(self) -> None:
+        try:
+            import ray
+            from prefect_ray import RayTaskRunner
+        except ImportError as error:
+            raise SevilaError(
+                f'dispatch "ray": {error}; pip install ".[ray]" here and on the nodes of the cluster'
+            ) from error
+        address = self._request["execution"]["ray_address"]
+        self._runner = _connected(
+            RayTaskRunner, os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+        )
+        resources = ray.cluster_resources()
+        self._n_gpus = 1 if self._request["execution"]["device"] != "cpu" and resources.get("GPU") else 0
+        self.n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
+
+    def _make_all(self, id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
+        from prefect_ray.context import remote_options
+
         # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
-        with remote_options(num_gpus=n_gpus, max_retries=TRIES_OF_A_PIECE - 1):
-            futures = {runner.submit(_piece_on_ray, _asked(id, piece, request)): piece for piece in left}
+        with remote_options(num_gpus=self._n_gpus, max_retries=TRIES_OF_A_PIECE - 1):
+            futures = {self._runner.submit(_piece_on_ray, _asked(id, piece, self._request)): piece for piece in left}
         for future in as_completed(list(futures)):
             future.wait()
             if future.state.is_completed():
                 show_left()
             else:
                 count_failure(f"piece {futures[future]}", futures[future], future.state, tries, died=False)
-
-    try:
-        yield make_all
-    finally:
-        runner.__exit__(None, None, None)  # ends what is still at work
 
 
 def _connected(runner_type: Any, address: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from itertools import count
+from typing import Any, NamedTuple, Protocol, cast
 
 from cache.errors import InputChangedError, MissingSourceError, SevilaError
 from cache.store import Store
@@ -17,7 +18,6 @@ from pipeline.engine.stage import Artifact, Config, Produced, RunContext, Stage
 from pipeline.engine.weights import Weights
 
 log = logging.getLogger("sevila")
-Made = TypeVar("Made")
 
 
 class Step(Protocol):
@@ -32,20 +32,15 @@ class Step(Protocol):
         """
 
 
-@runtime_checkable
-class GroupingStep(Protocol):
-    """A step that shows people the steps of one setting as one."""
-
-    def as_one(self, name: str, reads: Sequence[Any], work: Callable[[], Made]) -> Made:
-        """Return what `work` returns, which does the steps of the setting from the artifacts in `reads`."""
-
-
-def as_one(step: Step, name: str, reads: Sequence[Any], work: Callable[[], Made]) -> Made:
-    """Do the steps of one setting, as one where the step shows them so, and return what `work` returns."""
-    return step.as_one(name, reads, work) if isinstance(step, GroupingStep) else work()
-
-
 PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
+
+
+class _DoneStep(NamedTuple):
+    stage: Stage
+    config: Config
+    inputs: Sequence[Any]
+    artifact: Artifact
+    setting: str
 
 
 class Run:
@@ -60,29 +55,56 @@ class Run:
         chain: Callable[..., Any] | None = None,
     ) -> None:
         """Args: `chain` that is walked with this, to say how many steps it has."""
-        self.artifacts: list[Artifact] = []
-        self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
-        self._calls: list[tuple[Stage, Config, Sequence[Any]]] = []  # of the steps that are done
+        self._done: list[_DoneStep | Run] = []
+        self._before: tuple[_DoneStep, ...] = ()  # this branch
         self._recipe = recipe
         self._run = run
         self._pin = pin
         self._make = make
         self._chain = chain
         self._total = 0
+        self._numbers = count(1)
+
+    def branch(self) -> Run:
+        """Return what does a branch of the chain; its steps stand, among those of all, where it was begun."""
+        branch = Run(self._recipe, self._run, self._pin, self._make)
+        branch._before = (*self._before, *self._steps())
+        branch._total, branch._numbers = self._total, self._numbers
+        self._done.append(branch)
+        return branch
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The artifacts of all steps, in the chain's order."""
+        return [step.artifact for step in self._steps()]
+
+    @property
+    def settings(self) -> list[str]:
+        """Of each of `artifacts`, which of the chain's steps it is."""
+        return [step.setting for step in self._steps()]
+
+    def _steps(self) -> list[_DoneStep]:
+        parts = [each._steps() if isinstance(each, Run) else [each] for each in list(self._done)]
+        return [step for part in parts for step in part]
+
+    def pin_in_order(self) -> None:
+        """Pin all steps once more in the chain's order, which is not the order of what was done at once."""
+        for step in self._steps():
+            self._pin(step.artifact.id, step.stage.name, step.setting)
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
-        cfg = self._recipe.config(stage, **changes)
-        self._pin(stage.artifact_id(cfg, inputs), stage.name, setting_of(changes, setting))
-        with at_step(len(self.artifacts) + 1, self._count(), setting_of(changes, setting)):
-            self.artifacts.append(self._make_step(stage, cfg, inputs))
-        self._calls.append((stage, cfg, inputs))
-        self.settings.append(setting_of(changes, setting))
-        return self.artifacts[-1]
+        cfg, which = self._recipe.config(stage, **changes), setting_of(changes, setting)
+        self._pin(stage.artifact_id(cfg, inputs), stage.name, which)
+        with at_step(next(self._numbers), self._count(), which):
+            artifact = self._make_step(stage, cfg, inputs)
+        self._done.append(_DoneStep(stage, cfg, inputs, artifact, which))
+        return artifact
 
     def _count(self) -> int:
         """Return how many steps the chain has; 0 before any questions are listed, on which it depends."""
-        if self._chain is not None and self._calls and self._calls[-1][0].plan_needs_rows:
+        last = self._done[-1] if self._done else None
+        if self._chain is not None and isinstance(last, _DoneStep) and last.stage.plan_needs_rows:
             self._total = _count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
         return self._total
 
@@ -94,8 +116,8 @@ class Run:
                 if not left:
                     raise
                 log.warning("%s; rebuilding what it needs", error)
-                for before in self._calls:
-                    self._make(before[0], before[1], self._run, before[2])
+                for step in (*self._before, *self._steps()):
+                    self._make(step.stage, step.config, self._run, step.inputs)
         raise AssertionError("returned or raised")
 
 
@@ -133,14 +155,14 @@ def _count_steps(recipe: Recipe, store: Store, chain: Callable[..., Any], done: 
     """Return how many steps a chain has, of which the first, `done`, are there; 0 if that cannot be said."""
     n_steps, replayed = 0, iter(done)
 
-    def count(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
+    def counted(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         nonlocal n_steps
         n_steps += 1
         return next(replayed, None) or stage.output(store, None, NOT_YET)
 
     with quiet(logging.CRITICAL):  # the chain itself is to say it
         try:
-            chain(recipe, count, cast(Sources, _NoSources()))
+            chain(recipe, counted, cast(Sources, _NoSources()))
         except Exception:  # a number that people like to see is no reason to end a run
             return 0
     return n_steps

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pipeline.engine.recipe import BY_SCORES, LOCALIZERS, TRAINED_SELECTORS, Chain
 from pipeline.engine.stage import Artifact
-from pipeline.engine.steps import Step
 from pipeline.metrics.localization_metrics import LocalizationRow
 from pipeline.recipes.requirements import SplitArtifacts
 from pipeline.selection.registry import selector_named
@@ -158,27 +158,46 @@ class RoundLabels(Protocol):
         """Return what they hold, in words."""
 
 
+class EvaluatedRow(NamedTuple):
+    """A row of the table: the Answerer that was fine-tuned on its keyframes, and each way to answer that was evaluated."""
+
+    choice: Choice
+    answerer: Artifact
+    settings: list[Setting]
+
+
 @dataclass
 class Results:
     """The results of a full chain; `labels` are those of each round of self-refinement."""
 
     questions: Artifact
-    settings: list[Setting] = field(default_factory=list)
     labels: list[RoundLabels] = field(default_factory=list)
-    trainings: list[TrainedWeights] = field(default_factory=list)
+    _parts: list[TrainedWeights | Future[EvaluatedRow]] = field(default_factory=list)
 
     def trained(self, what: str, weights: Artifact) -> None:
         """Take weights in."""
-        self.trainings.append(TrainedWeights(what, weights))
+        self._parts.append(TrainedWeights(what, weights))
 
     def refined(self, choice: Choice, labels: RoundLabels, weights: Artifact) -> None:
         """Take a round of self-refinement in."""
         self.labels.append(labels)
         self.trained(f"Localizer, refined in {choice.round}", weights)
 
-    def add(self, way: Way, metrics: Any, localization: Artifact | None) -> None:
-        """Take an evaluation in."""
-        self.settings.append(Setting(way, metrics, localization))
+    def add(self, row: Future[EvaluatedRow]) -> Future[EvaluatedRow]:
+        """Take a row in, which may be at work, and return it."""
+        self._parts.append(row)
+        return row
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """Every way to answer that was evaluated, in the chain's order; waits for those that are at work."""
+        rows = [part.result() for part in self._parts if not isinstance(part, TrainedWeights)]
+        return [setting for row in rows for setting in row.settings]
+
+    @property
+    def trainings(self) -> list[TrainedWeights]:
+        """All weights that were trained, in the chain's order."""
+        return [part if isinstance(part, TrainedWeights) else _tuned(part.result()) for part in self._parts]
 
     def rows(self) -> list[str]:
         """The names of the table's rows, in its order: who chose the keyframes."""
@@ -205,18 +224,18 @@ class Setup(NamedTuple):
     """The common ground of all settings that are compared.
 
     Attributes:
-        step: what the chain is walked with.
         test: answered, and never trained on.
         train: whose keyframes the Answerer is fine-tuned on.
         answerer: as released; its answers are the zero-shot ones.
-        results: what comes of it.
     """
 
-    step: Step
     test: SplitArtifacts
     train: SplitArtifacts
     answerer: Artifact | None
-    results: Results
+
+
+def _tuned(row: EvaluatedRow) -> TrainedWeights:
+    return TrainedWeights(f"Answerer, {row.choice.name}", row.answerer)
 
 
 def _place(choice: Choice) -> tuple[int, int]:
