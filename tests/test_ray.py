@@ -28,6 +28,7 @@ import pytest
 from cache.store import Store
 from cli import main
 from tests.small_world import SMALL, write_small_world
+from tests.stages.moment_world import write_world
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,14 @@ recipe, annotations, videos, weights, store, address = sys.argv[1:]
 places = Places(annotations=annotations, videos=videos, weights=weights, store=store)
 execution = Execution(dispatch="ray", ray_address=address, shard_megabytes=0.012)
 sevila_stage("extract_features", recipe, places=places, execution=execution)
+"""
+RUN_FULL = """
+import sys
+from flows import Execution, Places, sevila
+recipe, annotations, videos, weights, store, address = sys.argv[1:]
+places = Places(annotations=annotations, videos=videos, weights=weights, store=store)
+execution = Execution(dispatch="ray", ray_address=address)
+sevila(recipe, settings=['chain.selectors=["uniform", "oracle"]'], places=places, execution=execution)
 """
 
 
@@ -76,6 +85,22 @@ def test_nodes_of_a_ray_cluster_share_a_stage_and_what_a_killed_process_was_at_i
         assert Store(store).record(features).files == Store(plain).record(features).files
 
 
+def test_independent_settings_are_at_work_on_the_nodes_at_once(tmp_path: Path) -> None:
+    if INSIDE not in os.environ:
+        return run_this_apart(tmp_path)
+    world, store = tmp_path / "world", tmp_path / "store"
+    write_world(world)
+    places = [f"{world / 'questions.jsonl'}", f"{world / 'videos'}", f"tiny-blip2={world / 'tiny-blip2'}"]
+    with cluster(tmp_path):
+        recipe = str(world / "full.toml")
+        run = start(tmp_path, "run", "-c", RUN_FULL, recipe, *places, str(store), HEAD, PREFECT_API_URL=API)
+        assert run.wait(PATIENCE_SECONDS) == 0, (tmp_path / "run.log").read_text()
+        runs = {run["name"]: run for run in ask("flow_runs/filter")}
+        assert runs["oracle"]["start_time"] < runs["uniform"]["end_time"]
+        assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
+    assert sum(id.startswith("finetune_answerer-") for id in Store(store)) == 2
+
+
 def run_this_apart(folder: Path) -> None:
     """Run this file in namespaces where it may start a cluster."""
     if shutil.which("unshare") is None:
@@ -94,7 +119,7 @@ def run_this_apart(folder: Path) -> None:
         "no:cacheprovider",
         "--basetemp",
         f"{folder / 'apart'}",
-        __file__,
+        os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0],
     ]
     for _ in range(3):  # Ray gives a node 30 s to start, which busy cores may not reach
         done = subprocess.run(

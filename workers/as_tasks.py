@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from prefect import flow, get_client, tags, task
@@ -28,6 +28,20 @@ log = logging.getLogger("sevila")
 Result = TypeVar("Result")
 ASK_SECONDS = 10.0  # whether somebody has cancelled a setting
 OF_OUR_DEPLOYMENTS = "sevila"  # tag of the runs that automations.yaml marks when their process is gone
+
+
+class _Here(Generic[Result]):
+    """Work of this process. Prefect sends tasks and flows, with all they hold, to Ray with each piece: there it is empty."""
+
+    def __init__(self, work: Callable[[], Result] | None = None) -> None:
+        self._work = work
+
+    def __call__(self) -> Result:
+        assert self._work is not None, "this process does the work itself"
+        return self._work()
+
+    def __reduce__(self) -> tuple[type[_Here[Any]], tuple[()]]:
+        return _Here, ()
 
 
 class AsTasks:
@@ -54,11 +68,16 @@ class AsTasks:
         step = AsTasks(self._recipe, self._run_steps.branch(), self._branches)
 
         def as_flow_run(has_begun: Callable[[], object]) -> Result:
-            @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
-            def setting() -> Any:
+            def do() -> Result:
                 has_begun()
                 with _cancelled_with_its_run():
                     return work(step)
+
+            here = _Here(do)
+
+            @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
+            def setting() -> Any:
+                return here()
 
             # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
             artifacts = [value for value in reads if isinstance(value, Artifact)]
@@ -135,8 +154,10 @@ def make_as_tasks(make: Make) -> Make:
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
     # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
     # thousands of videos is none of its business.
+    here = _Here(work)
+
     @task(name=stage.name, description=stage.summary, task_run_name=lambda: name, **RETRIED)
     def build(reads: list[Artifact]) -> Artifact:
-        return work()
+        return here()
 
     return build([value for value in inputs if isinstance(value, Artifact)])
