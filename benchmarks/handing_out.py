@@ -14,21 +14,21 @@ from typing import Any
 
 from pipeline.text_table import aligned
 from tests.flow_acts import places
-from tests.prefect_server import PrefectServer
+from tests.prefect_server import ENDED, PrefectServer
 from tests.small_world import SMALL
 
 OF_A_STEP_SECONDS = 600.0  # the length of a step that the share is said of
 
 
-def handed_out(server: PrefectServer, run: str) -> list[tuple[str, float, float]]:
+def steps_of_workers(server: PrefectServer, run: str) -> list[tuple[str, float, float]]:
     """Return name, seconds in the run and seconds of work of each step of a run that workers have made."""
     steps = []
     for step in server.ended_steps(run):
         id = step["name"].removesuffix(")").rpartition("(")[2]
         record: Any = server.store.record(id)
         if id.startswith(("extract_features", "score_frames", "answer_questions")):
-            started, ended = (datetime.fromisoformat(step[f"{end}_time"]) for end in ("start", "end"))
-            steps.append((record.stage, (ended - started).total_seconds(), sum(record.phase_seconds.values())))
+            start, end = (datetime.fromisoformat(step[f"{which}_time"]) for which in ("start", "end"))
+            steps.append((record.stage, (end - start).total_seconds(), sum(record.phase_seconds.values())))
     return steps
 
 
@@ -40,8 +40,8 @@ def main() -> None:
         with server.up():
             at = places(server.small, server.store.root)
             server.start("sevila/forward", "measured", recipe=SMALL, places=at, execution={"dispatch": "workers"})
-            server.ended("measured")
-            for stage, seconds, work in handed_out(server, "measured"):
+            server.until(lambda: server.flow_run("measured")["state"]["type"] in ENDED)
+            for stage, seconds, work in steps_of_workers(server, "measured"):
                 rest = seconds - work
                 figures = (
                     f"{seconds:.1f}",
