@@ -121,14 +121,12 @@ class ArrayFile:
                 raise CorruptArtifactError(f"{self._path}: row {row}: {problem}; {repair_hint(self._path)}")
         return frames
 
-    def owner(self) -> Owner | None:
-        """Return whose frames they are; None for a file that was written before files said so.
+    def owner(self) -> Owner:
+        """Return whose frames they are.
 
         Raises:
-            CorruptArtifactError: what the file says of it cannot be read.
+            CorruptArtifactError: the file does not say it, or not in a form that can be read.
         """
-        if "frame_indices" not in self._file and not self._file.attrs:
-            return None
         indices = array(self._file, "frame_indices", ("int64",))
         if indices.shape != self._data.shape[:1]:
             raise CorruptArtifactError(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from cache.errors import CorruptArtifactError, MissingSourceError
 from cache.files import open_file, refuse_link
 from cache.fingerprint import canonical, file_digest, fingerprint
-from cache.notes import read_json, read_note, write_note
+from cache.notes import read_note, write_note
 
 log = logging.getLogger("sevila")
 
@@ -137,13 +137,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Return what a file holds; what is damaged is warned of and forgotten."""
     nothing: dict[str, dict[str, Any]] = {"files": {}, "sources": {}}
     try:
-        content = read_json(path)
-        if content.keys() != {"files", "sources"}:  # else of version 1, which had no checksum
-            content = read_note(path)
-            content.pop("names", None)  # which source each identity was of, as earlier versions kept it
-            content.pop("left_out", None)  # see cache/pulled.py
-        if content.keys() <= nothing.keys() and all(isinstance(part, dict) for part in content.values()):
-            return {**nothing, **content}
+        content = read_note(path)
+        parts = {part: content.get(part, {}) for part in nothing}  # `pulled.json` has more, see cache/pulled.py
+        if all(isinstance(part, dict) for part in parts.values()):
+            return parts
         problem = f"{path}: not what was written there"
     except CorruptArtifactError as error:
         problem = str(error)

@@ -23,7 +23,6 @@ from cache.pool_listing import PARTS, PartId
 from cache.pool_reader import holder
 from cache.problem import Problem, ProblemKind
 from cache.record import DROPPED, PLAN, PROGRESS, RECORD, Record, describe_files
-from cache.remaking import note_inputs
 from cache.store import Store
 from cache.tables import read_columns
 from cache.untrusted import path_inside
@@ -80,7 +79,6 @@ class Drops:
             else:
                 ids.append(problem.id)
         ids = list(dict.fromkeys([*ids, *pointing(self.store, "artifacts", parts)]))
-        ids.sort(key=lambda id: readable(self.store.root, id) is not None)  # those that stop `note_inputs` first
         for id in ids:
             with self._refusals(), self.store.lock(f"{id}/publish"):
                 self._artifact(id, parts, verification)
@@ -130,8 +128,6 @@ class Drops:
             return
         self.gone.append(f"{id}: {_message(shards)}")
         if self.remove:
-            if record is not None:
-                note_inputs(self.store, id)
             _unpublish(
                 self.store, id, shards, {folder / problem.name for problem in problems if problem.piece == "file"}
             )
@@ -171,9 +167,6 @@ def _whole_shards(folder: Path, record: Record | None, parts: list[PartId]) -> d
     try:
         plan = read_note(folder / PLAN)
     except (CorruptArtifactError, OSError):
-        return None
-    # Before record version 3, notes did not say whose they are, and no run goes on from them.
-    if "artifact" not in plan:
         return None
     return {number: _is_whole(folder, number, record, parts) for number in range(len(plan["shards"]))}
 
@@ -225,7 +218,6 @@ def _unpublish(store: Store, id: str, shards: dict[int, bool] | None, damaged: s
     folder, partial = store.path(id), store.partial(id)
     with suppress(FileNotFoundError):
         os.replace(folder / RECORD, folder / DROPPED)  # first: without its record, it is no artifact
-    (folder / PROGRESS / RECORD).unlink(missing_ok=True)  # a copy, as earlier versions kept one
     if shards is None:
         damaged = {entry for entry in folder.iterdir() if entry.name != DROPPED}
     for path in [*damaged, *(_note(folder, number) for number, is_whole in (shards or {}).items() if not is_whole)]:

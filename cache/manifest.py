@@ -109,13 +109,12 @@ def array_of(part: PartId, text: str, record: Record, where: str) -> Blob:
     """Return the array that a part's note is of; raises `CorruptArtifactError` if it is no note, or another part's."""
     try:
         note = note_of(text.encode(), where)
-        blob, is_marked = Blob(note["file"]["sha256"], note["file"]["size_bytes"]), "space" in note
-        problem = owner_problem(noted_owner(note), part) if is_marked else ""
+        blob = Blob(note["file"]["sha256"], note["file"]["size_bytes"])
+        problem = owner_problem(noted_owner(note), part)
         is_own = part[0] == record.pool and fingerprint(note["frame_indices"]) == part[2]
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptArtifactError(f"{where}: the note of {'/'.join(part)} is none: {error}") from error
-    # Parts did not say whose they are before the content of records said what is in them.
-    if problem or not is_own or (not is_marked and "." in record.content):
+    if problem or not is_own:
         raise CorruptArtifactError(f"{where}: {'/'.join(part)}: {problem or 'is not a part of this artifact'}")
     if not (is_digest(blob.sha256) and is_count(blob.size_bytes)):
         raise CorruptArtifactError(f"{where}: {'/'.join(part)}: wanted size and SHA-256 of its array")
@@ -130,9 +129,9 @@ def _part_of(name: str, where: str) -> PartId:
 
 
 def same_arrays(one: str, other: str) -> bool:
-    """Whether the texts of two notes of one part are of the same array, as far as they say what is in it."""
-    a, b = (note_of(text.encode(), "") for text in (one, other))
-    return bool(a.get("array") == b.get("array") if "array" in a and "array" in b else a["file"] == b["file"])
+    """Whether the texts of two notes of one part are of the same array."""
+    a, b = (note_of(text.encode(), "").get("array") for text in (one, other))
+    return bool(a == b)
 
 
 def with_inputs(store: Store, ids: Collection[str], is_here: Callable[[str], bool]) -> list[str]:

@@ -8,8 +8,6 @@ named after the frames it holds, so that a video of which other frames are wante
 part exists if and only if its note does. Which parts make up an artifact stands in its table `parts`.
 
 Whose frames a part holds (space, key, indices) stands in the array file and in the note, and is held against where they lie.
-Parts written before they said so serve the artifacts that were made of them; for new artifacts they are made again, as nobody
-knows whether they lie where they were written.
 """
 
 from __future__ import annotations
@@ -54,12 +52,11 @@ class Pool:
     def __init__(self, store: Store, space: str) -> None:
         self.space = space
         self._store = store
-        self._warned = False
 
     def parts(self, key: str) -> list[Part]:
         """Return the parts of a key, the store's own before those of the stores below it.
 
-        Left out, with a warning, are damaged ones, those of another key, and those that do not say whose they are.
+        Left out, with a warning, are damaged ones, and those of another key.
         """
         parts: dict[str, Part] = {}
         for root in self._store.roots:
@@ -76,9 +73,6 @@ class Pool:
             size_bytes = path.stat().st_size
             if size_bytes != content["file"]["size_bytes"]:
                 raise CorruptArtifactError(f"{path}: {size_bytes} bytes, wanted {content['file']['size_bytes']}")
-            if "space" not in content:
-                self._warn_unmarked(note.parents[2])
-                return None
             problem = owner_problem(noted_owner(content), (self.space, key, note.stem))
             if problem:
                 raise CorruptArtifactError(problem)
@@ -86,15 +80,6 @@ class Pool:
         except (SevilaError, FileNotFoundError, KeyError, TypeError) as error:
             log.warning("%s: damaged (%s); it is rebuilt", note.with_suffix(".h5"), error)
             return None
-
-    def _warn_unmarked(self, folder: Path) -> None:
-        if not self._warned:
-            log.warning(
-                "%s: holds parts of older releases that do not record which frames they are of; artifacts made of them still "
-                "read them, but as they may have been moved, they are made again for new ones",
-                folder,
-            )
-        self._warned = True
 
     def write(
         self,
@@ -186,7 +171,7 @@ class Pool:
 
 
 def noted_owner(note: Mapping[str, Any]) -> Owner:
-    """Return whose frames a part holds by its note; raises `KeyError` for a note of before notes said so."""
+    """Return whose frames a part holds by its note; raises `KeyError` for a note that does not say it."""
     return Owner(*(note[name] for name in Owner._fields))
 
 

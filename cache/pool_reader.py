@@ -26,17 +26,16 @@ OPEN_FRAMES = 8192  # in those files: HDF5 keeps a kilobyte of where each lies
 class PoolReader:
     """Reads an artifact's frames by video id from the parts its table `parts` names, keeping some of them open."""
 
-    def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray], unmarked: bool = False) -> None:
+    def __init__(self, store: Store, space: str, parts: Mapping[str, np.ndarray]) -> None:
         """Begin to read.
 
         Args:
             parts: the columns of the table.
-            unmarked: the artifact was made when parts did not say whose they are; that they then do not is no error.
 
         Raises:
             CorruptArtifactError: no stage can have written the table.
         """
-        self._store, self._space, self._unmarked = store, space, unmarked
+        self._store, self._space = store, space
         self._places: dict[str, list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]]] = {}
         names = ("video_id", "key", "part", "rows", "part_rows", "frame_indices")
         for video_id, *place in zip(*(parts[name] for name in names), strict=True):
@@ -112,7 +111,7 @@ class PoolReader:
                 raise CorruptArtifactError(
                     f"{path}: gone from the pool, or left out of a pull, which can be repeated; {repair_hint(path)}"
                 )
-            file = open_part(path, (self._space, key, part), self._unmarked)
+            file = open_part(path, (self._space, key, part))
         self._open[key, part] = file
         while len(self._open) > OPEN_FILES or (
             len(self._open) > 1 and sum(map(len, self._open.values())) > OPEN_FRAMES
@@ -121,22 +120,11 @@ class PoolReader:
         return file
 
 
-def open_part(path: Path, part: PartId, unmarked: bool = False) -> ArrayFile:
-    """Open the array of a part.
-
-    Args:
-        unmarked: that it does not say whose it is, as it was written before arrays did, is no error.
-
-    Raises:
-        CorruptArtifactError: it is none of ours, or another part's.
-    """
+def open_part(path: Path, part: PartId) -> ArrayFile:
+    """Open the array of a part; raises `CorruptArtifactError` if it is none of ours, or another part's."""
     file = ArrayFile(path)
     try:
-        owner = file.owner()
-        problem = (
-            ("" if unmarked else "does not say whose frames it holds") if owner is None else owner_problem(owner, part)
-        )
-        if problem:
+        if problem := owner_problem(file.owner(), part):
             raise CorruptArtifactError(f"{path}: {problem}; {repair_hint(path)}")
     except CorruptArtifactError:
         file.close()
@@ -147,29 +135,21 @@ def open_part(path: Path, part: PartId, unmarked: bool = False) -> ArrayFile:
 def arrays_digest(store: Store, record: Record, folder: Path) -> str:
     """Return the digest of all arrays that an artifact, which lies in `folder`, points to; empty for one without any.
 
-    Only notes are read, but where one was written before notes knew it the array's checksums.
+    Only notes are read.
 
     Raises:
-        CorruptArtifactError: a part is damaged, or gone.
+        CorruptArtifactError: a note is damaged, or gone.
     """
     if not record.pool:
         return ""
     digests = []
     for part in sorted(references(store, record, folder)):
-        path, note = next(
-            (paths for root in store.roots if (paths := part_paths(root, *part))[1].exists()),
-            part_paths(store.root, *part),
-        )
+        notes = [part_paths(root, *part)[1] for root in store.roots]
+        note = next(filter(Path.exists, notes), notes[0])
         try:
-            content = read_note(note)
-        except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{note}: gone from the pool; {repair_hint(note)}") from error
-        digest = content.get("array")
-        if digest is None:
-            file = open_part(path, part, unmarked=True)
-            digest = file.digest()
-            file.close()
-        digests.append([*part[1:], digest])
+            digests.append([*part[1:], read_note(note)["array"]])
+        except (FileNotFoundError, KeyError) as error:
+            raise CorruptArtifactError(f"{note}: gone from the pool, or damaged; {repair_hint(note)}") from error
     return fingerprint(digests)
 
 

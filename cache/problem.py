@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from cache.arrays import ArrayFile
 from cache.errors import SevilaError
 from cache.record import Record
 from cache.tables import read_head
@@ -46,9 +45,7 @@ class Problem:
 def refusal(path: Path) -> str:
     """Return why a file's reader refuses it, which bytes as written do not exclude: somebody may have written the record, too."""
     try:
-        if path.suffix == ".h5" and "pool" in path.parts[-5:-4]:  # artifacts of version 1 hold groups of arrays
-            ArrayFile(path).close()
-        elif path.suffix == ".parquet":
+        if path.suffix == ".parquet":
             read_head([path], 1)
         elif path.suffix == ".safetensors":
             with safe_open(path, framework="np"):

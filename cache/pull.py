@@ -24,7 +24,7 @@ from cache.pool_listing import PartId, references
 from cache.pool_reader import is_there
 from cache.pulled import note_pulled
 from cache.push import Moved, Transfer, move_all
-from cache.record import PROGRESS, RECORD, same_content
+from cache.record import PROGRESS, RECORD
 from cache.remote import NO_FILE, Remote
 from cache.store import Store
 from cache.untrusted import is_artifact_id, path_inside
@@ -130,7 +130,7 @@ class Pull(Transfer):
         record, store = manifest.record, self._store
         refuse_link(store.own(record.id))
         is_new = not store.exists(record.id)
-        if not is_new and not same_content(store.record(record.id).content, record.content):
+        if not is_new and store.record(record.id).content != record.content:
             raise StoreError(self._conflict(record.id))
         parts = {part: blob for part, blob in manifest.arrays() if not self._has(part, manifest.parts[part], blob)}
         blobs = {*parts.values(), *(blob for _, blob in manifest.files() if is_new)}
@@ -237,7 +237,7 @@ class Pull(Transfer):
             if not self._store.exists(id):
                 write_atomically(folder / RECORD, manifest.record_text.encode())
                 self._store.move_in(id, folder)
-            elif not same_content(self._store.record(id).content, manifest.record.content):
+            elif self._store.record(id).content != manifest.record.content:
                 raise StoreError(self._conflict(id))
             else:
                 shutil.rmtree(folder)

@@ -20,7 +20,7 @@ from cache.pool import part_paths
 from cache.pool_listing import references
 from cache.pool_reader import holder
 from cache.pulled import absent_parts
-from cache.record import PROGRESS, RECORD, Record, artifact_id, same_content
+from cache.record import PROGRESS, RECORD, Record, artifact_id
 from cache.remote import Remote
 from cache.store import BESIDE_RECORD, Store
 from cache.untrusted import is_artifact_id, path_inside
@@ -269,7 +269,7 @@ def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
         ),
         None,
     )
-    if not same_content(first.record.content, second.record.content) or differing:
+    if first.record.content != second.record.content or differing:
         what = f"the array {'/'.join(differing)} of {id}" if differing else id
         raise StoreError(
             f"{where}: has {what} with another content than this store, and nothing is overwritten: it was made twice, with "

@@ -25,8 +25,6 @@ PROGRESS = "progress"  # folder of a sharded artifact's plan and per-shard notes
 PLAN = f"{PROGRESS}/plan.json"
 RECORD = "record.json"
 DROPPED = "dropped.json"  # what was the record, in the folder of an artifact that was dropped as damaged
-SINCE_3 = ("content", "input_contents")  # fields that a record of version 2 does not have
-MEASURED_BEFORE_3 = "curves"  # the one table of measured figures then; schemas say it since
 
 
 def artifact_id(stage: str, version: int, config: dict[str, Any], inputs: dict[str, str | None]) -> str:
@@ -47,8 +45,8 @@ class Record:
         peak_memory_bytes: most memory that the process held while it made this; where the system cannot restart the count
             for each artifact (Linux can), since the process began. That of the GPU, if any, is torch's own.
         pool: the pool space that its `parts` table points into (see cache/pool.py); empty where it holds all its data.
-        content: digest of its own content; of a record before version 3, without the arrays in the pool.
-        input_contents: by name, the content of each input artifact when the stage read it; empty before version 3.
+        content: digest of its own content, arrays in the pool included.
+        input_contents: by name, the content of each input artifact when the stage read it.
     """
 
     id: str
@@ -77,7 +75,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path | str) -> Record:
-        """Read a record; one of version 1, which had neither checksum nor pool, is read as one of version 2.
+        """Read a record.
 
         Raises:
             CorruptArtifactError: its bytes have changed, it was written by another version of the store, has other fields, or
@@ -96,8 +94,6 @@ class Record:
 
     @classmethod
     def _of_fields(cls, content: dict[str, Any], path: Path | str) -> Record:
-        if content["record_version"] == 2:
-            content = {"content": "", "input_contents": {}} | content
         if content.keys() != cls.__dataclass_fields__.keys():
             differing = sorted(content.keys() ^ cls.__dataclass_fields__.keys())
             raise CorruptArtifactError(f"{path}: fields differ from a record's: {differing}; {repair_hint(path)}")
@@ -106,8 +102,6 @@ class Record:
             raise CorruptArtifactError(f"{path}: {problem}; it was not written by a stage: {repair_hint(path)}")
         record = object.__new__(cls)  # whose constructor, as of any frozen class, takes ten times as long
         record.__dict__.update(content)
-        if record.record_version == 2:
-            return dataclasses.replace(record, content=record.own_digest())
         if record.content.split(".")[0] != record.own_digest():
             raise CorruptArtifactError(
                 f"{path}: its files or row counts are not those that were published; {repair_hint(path)}"
@@ -120,14 +114,12 @@ class Record:
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
     def as_note(self) -> dict[str, Any]:
-        """Return the fields to write, which are those of its version."""
-        content = dataclasses.asdict(self)
-        return {name: value for name, value in content.items() if self.record_version > 2 or name not in SINCE_3}
+        """Return the fields to write."""
+        return dataclasses.asdict(self)
 
     def own_digest(self) -> str:
         """Return the digest of the content that lies in the artifact itself: files and row counts, measured tables left out."""
         measured = {name for name, schema in self.schemas.items() if schema.get("measured")}
-        measured |= {MEASURED_BEFORE_3} if self.record_version == 2 else set()
         files = {
             name: file["sha256"]
             for name, file in self.files.items()
@@ -146,34 +138,19 @@ class Record:
         except (CorruptArtifactError, OSError):
             return True
 
-    def upgraded(self, input_contents: dict[str, str]) -> Record:
-        """Return a record of version 2 as one of version 3; nothing is known of the arrays it points to, and stays so."""
-        schemas = {
-            name: schema | {"measured": True} if name == MEASURED_BEFORE_3 else schema
-            for name, schema in self.schemas.items()
-        }
-        return dataclasses.replace(self, record_version=3, schemas=schemas, input_contents=input_contents).sealed()
-
     def sealed(self, arrays: str = "") -> Record:
         """Return the record with the content that its files and rows now have; `arrays` is the digest of those in the pool."""
         return dataclasses.replace(self, content=".".join(filter(None, (self.own_digest(), arrays))))
 
 
 def _fields(text: bytes, path: Path | str) -> dict[str, Any]:
-    """Return what a record's bytes hold, of version 1 as of version 2; raises `CorruptArtifactError` if they have changed."""
+    """Return what a record's bytes hold; raises `CorruptArtifactError` if they have changed, or are of another version."""
     known_whole = whole(text)
     content = known_whole or parsed(text, path)
     version = content.get("record_version")
-    if version == 1:  # without a checksum
-        return {**content, "pool": "", "record_version": 2}
-    if version not in (2, RECORD_VERSION):
-        raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION}, 2 or 1")
+    if version != RECORD_VERSION:
+        raise CorruptArtifactError(f"{path}: record version {version}, wanted {RECORD_VERSION}")
     return known_whole or checked(content, path)
-
-
-def same_content(one: str, other: str) -> bool:
-    """Whether two contents are the same, as far as both are known: before version 3, nothing is known of arrays."""
-    return not (one and other) or all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
 
 
 def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Rebuilding an artifact: what is noted, put aside or removed, so that what was made from the former one is known as stale."""
+"""Rebuilding an artifact: what is put aside, or removed because it is stale."""
 
 from __future__ import annotations
 
@@ -8,38 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cache.files import refuse_link, refuse_links, remove_whole
-from cache.notes import write_note
+from cache.files import refuse_link, remove_whole
 from cache.record import RECORD
 from cache.store import Store, remove_folder
 
 log = logging.getLogger("sevila")
-
-
-def descendants(store: Store, artifact: str) -> list[str]:
-    """Return the artifacts that were made from this one, directly or through others."""
-    records = [store.record(name) for name in store]
-    reached = {artifact}
-    while True:
-        more = {record.id for record in records if reached & set(record.inputs.values())} - reached
-        if not more:
-            return sorted(reached - {artifact})
-        reached |= more
-
-
-def note_inputs(store: Store, artifact: str) -> None:
-    """Have all that was made from an artifact note what it was made from, where its record is too old to say so.
-
-    To be called before the artifact's content changes.
-    """
-    for name in descendants(store, artifact):
-        with store.lock(f"{name}/publish"):
-            record = store.record(name) if (store.own(name) / RECORD).exists() else None
-            if record is not None and record.record_version < 3:
-                there = {key: id for key, id in record.inputs.items() if id is not None and store.exists(id)}
-                content = record.upgraded({key: store.record(id).content for key, id in there.items()}).as_note()
-                refuse_links(store.own(name))
-                write_note(store.own(name) / RECORD, content)
 
 
 def retire(store: Store, artifact: str) -> None:

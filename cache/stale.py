@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cache.errors import CorruptArtifactError, StoreError
-from cache.record import RECORD, Record, same_content
+from cache.record import Record
 from cache.upstream import inputs_first
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def why_stale(store: Store, artifact: str, known: dict[str, str]) -> str:
     """Return which input has other content now than a published artifact was made from.
 
-    Empty if none has, and where that cannot be compared: the input is not in the store, or a record before version 3 does not
-    say what it was. Nothing but records is read.
+    Empty if none has, and where that cannot be compared, as the input is not in the store. Nothing but records is read.
 
     Args:
         known: what was found out of other artifacts; gains what is found out here.
@@ -47,24 +46,9 @@ def why_record_stale(store: Store, record: Record, known: dict[str, str]) -> str
             now = store.record(input).content
         except (CorruptArtifactError, StoreError):  # damaged, as its reader says; one from outside, or gone
             continue
-        noted = _noted(store, record, name, input)
-        if noted and not same_content(noted, now):
+        if record.input_contents.get(name, now) != now:
             return f"its input {name} {input} has other content now"
         upstream = why_stale(store, input, known)
         if upstream:
             return f"{input} is stale: {upstream}" if " is stale: " not in upstream else upstream
-    return ""
-
-
-def _noted(store: Store, record: Record, name: str, input: str) -> str:
-    """Return the content of an input that an artifact was made from, as far as that is known."""
-    if name in record.input_contents:
-        return record.input_contents[name]
-    if len(store.roots) == 1:
-        return ""
-    # Before version 3: the content of what lies beside it, if another layer hides that now.
-    root = store.layer(record.id)
-    beside = root / "artifacts" / input / RECORD
-    with suppress(CorruptArtifactError):
-        return Record.load(beside).content if root != store.layer(input) and beside.exists() else ""
     return ""

@@ -36,7 +36,7 @@ log = logging.getLogger("sevila")
 PULLED = "pulled.json"  # see cache/pulled.py
 MOST_RECORDS = 1 << 14  # kept in memory: chains ask for the same ones again and again
 SNAPSHOTS = "snapshots"  # folder in it of a long work's states, which go when the artifact is published
-BESIDE_RECORD = (PLAN, DROPPED, f"{PROGRESS}/{RECORD}")  # the last is a copy that earlier versions kept
+BESIDE_RECORD = (PLAN, DROPPED)
 
 
 class Store:

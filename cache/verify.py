@@ -14,7 +14,7 @@ from cache.errors import CorruptArtifactError, SevilaError
 from cache.files import links_below
 from cache.fingerprint import file_digest, fingerprint
 from cache.names import NAMES, RECENT, every_name, known_uses, named_run, read_named_run, run_files
-from cache.notes import read_json, read_note
+from cache.notes import read_note
 from cache.pool import noted_owner, owner_problem, part_paths
 from cache.pool_listing import PartId, references
 from cache.pool_reader import arrays_digest, holder, open_part
@@ -48,7 +48,6 @@ class Verification:
     checked_parts: set[PartId] = field(default_factory=set)
     _ids: set[str] = field(default_factory=set)  # that were checked
     _stale: dict[str, str] = field(default_factory=dict)
-    _unmarked: set[str] = field(default_factory=set)  # spaces with parts that do not say whose they are
 
     def artifacts(self, ids: Iterable[str]) -> None:
         """Check each artifact once: its record, all its files, its parts of the pool, and what is kept of its making."""
@@ -89,23 +88,14 @@ class Verification:
                 self._problem("/".join(part), "part", path.name, path, problem, written)
 
     def _owner(self, part: PartId, path: Path, note: Mapping[str, Any]) -> str:
-        """Return how a part contradicts where it lies; empty if it does not, or was written before parts said whose they are."""
-        unmarked = "space" not in note
+        """Return how a part contradicts where it lies; empty if it does not."""
         try:
-            problem = "" if unmarked else owner_problem(noted_owner(note), part)
-            file = open_part(path, part, unmarked)
-            problem = problem or (
-                "" if unmarked or file.digest() == note["array"] else "its array is not that of its note"
-            )
-            file.close()
+            file = open_part(path, part)
         except CorruptArtifactError as error:
             return message_of(error, path)
-        if unmarked and part[0] not in self._unmarked:
-            self._unmarked.add(part[0])
-            self.remarks.append(
-                f"{path.parents[2]}: holds parts that do not record which frames they are of: a moved one is not detected"
-            )
-        return problem
+        is_noted = file.digest() == note["array"]
+        file.close()
+        return owner_problem(noted_owner(note), part) or ("" if is_noted else "its array is not that of its note")
 
     def _links(self, folder: Path, known: Iterable[str] = ()) -> None:
         for path in links_below(folder):
@@ -148,7 +138,7 @@ class Verification:
             try:
                 if path.parent.name in (NAMES, RECENT):
                     read_named_run(path)
-                elif read_json(path).keys() != {"files", "sources"}:  # digests of version 1, which had no checksum
+                else:
                     read_note(path)
             except FileNotFoundError:
                 continue
@@ -253,17 +243,13 @@ class Verification:
         """Check the plan and the notes of the shards, by which those that are whole are known when one is dropped."""
         if (folder / PROGRESS).is_symlink():  # which is a problem
             return
-        checked = read_json(folder / RECORD)["record_version"] > 1  # before that, notes had no checksum
         for path in sorted((folder / PROGRESS).glob("*.json")):
-            if path.name == RECORD:  # a copy, as earlier versions kept one; nothing reads it
-                continue
             if not (path.stem.isdecimal() or path.name == "plan.json"):
                 self.remarks.append(f"{path}: no note of a stage; nothing reads it")
                 continue
             self.n_files += 1
             try:
-                content = read_note(path) if checked else read_json(path)
-                problem = note_problem(path, content, record)
+                problem = note_problem(path, read_note(path), record)
             except (CorruptArtifactError, OSError) as error:
                 problem = message_of(error, path)
             if problem:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from cache.errors import did_you_mean
 from cli import (
@@ -87,14 +87,6 @@ CACHE: Commands = {
     "pull": share_commands.pull,
 }
 
-# What earlier versions had, and what does it now.
-REMOVED = {
-    "sevila runs compare": "`sevila compare` takes names of runs, too",
-    "sevila cache diff": "`sevila compare` says what differs between answers, `sevila cache why` between settings",
-    "sevila cache verify --repair": "`sevila cache verify --drop` removes what is damaged, and the same run makes it again",
-    "sevila cache ancestry --format": "`sevila cache ancestry` prints text",
-}
-
 
 def run_command(arguments: Sequence[str], command_line: str) -> int:
     """Run what the arguments ask for and return its exit status; `command_line` is how it was typed.
@@ -119,20 +111,10 @@ def _call(tree: App, tokens: Sequence[str], **context: Any) -> Any:
 def _usage_message(error: CycloptsError) -> str:
     error.verbose = False
     command, message = " ".join(["sevila", *(error.command_chain or ())]), str(error)
-    removed = next((words for word in _refused(error) if (words := f"{command} {word.split('=')[0]}") in REMOVED), "")
-    if removed:
-        message = f"`{removed}` is no more: {REMOVED[removed]}."
-    elif isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.app is not None:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens and error.app is not None:
         token = error.unused_tokens[0]
         message = f"`{command}` takes no {token!r}{did_you_mean(token, (n for n in error.app if n[0] != '-'))}."
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`."
-
-
-def _refused(error: CycloptsError) -> list[str]:
-    """Return the words that fit no command or option."""
-    if isinstance(error, UnknownOptionError):
-        return [error.token.keyword or error.token.value]
-    return list(error.unused_tokens or ())[:1]
 
 
 def _default_worth_showing(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`sevila reproduce`: the paper's tables, and the experiments beside them, as commands."""
+"""`sevila reproduce`: the paper's tables, as one command."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from reports.paper import PaperTable
     from reports.reproduce import Subject
 
-RANKING = "ranking"
 SEEDS_OF_OWN = (3, 4, 5)
-SEEDS_OF_RANKING = tuple(range(11, 21))  # that nothing was chosen on
 
 
 def reproduce(
@@ -36,39 +34,31 @@ def reproduce(
     """Run the paper's tables on what is here, and print measured beside published; say what is missing.
 
     Args:
-        names: table1 to table9, table12 to table16, all; ranking: by which of a Localizer's scores frames are ranked
+        names: table1 to table9, table12 to table16, or all
         dataset: only on these: a data set of the paper, shapes (the demo's world), or a recipe of yours (repeatable)
-        seeds: seeds of all that is random; of shapes 3 4 5, for the ranking 11 to 20, else none
+        seeds: seeds of all that is random; of shapes 3 4 5, else none
         plan: run nothing: say what is missing here
         output: the report, in Markdown; else standard output, unless JSON is printed there
     """
     from pipeline.engine.stage import RunContext
     from pipeline.recipes.opening import Request
     from reports.paper import EVERY_TABLE, read_paper, tables_named
-    from reports.ranking import rank_seeds, ranking_content, ranking_text
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_content, reproduction_text
 
     refuse_overwriting(output, *map(Path, dataset), *chain.places.paths())
-    ranks, seeds = RANKING in names, list(dict.fromkeys(seeds))
-    tables = tables_named(tuple(name for name in names if name != RANKING) or (() if ranks else (EVERY_TABLE,)))
+    seeds = list(dict.fromkeys(seeds))
+    tables = tables_named(names or (EVERY_TABLE,))
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
-    ranked = _ranked(dataset or [_demo()], seeds) if ranks else []
-    _check([subject for of_table in (*subjects.values(), ranked) for subject in of_table], chain.all_settings())
+    _check([subject for of_table in subjects.values() for subject in of_table], chain.all_settings())
     store = where.open()
     run = RunContext.of(store, chain.execution.as_options())
     rows = Reproduction(Request("", chain.all_settings(), None, chain.places.by_kind()), run, plan)
-    pages, numbers = [], {}
     with store.in_use():
-        if tables:
-            runs = {name: rows.row_runs(table, subjects[name]) for name, table in tables.items()}
-            pages.append(reproduction_text(read_paper(), tables, runs, command_line))
-            numbers["tables"] = reproduction_content(tables, runs)
-        if ranks:
-            seed_rankings = list(rank_seeds(rows, ranked))
-            pages.append(ranking_text(seed_rankings, command_line))
-            numbers["ranking"] = ranking_content(seed_rankings)
-    write_output("\n".join(pages), output, numbers if as_json else None)
+        runs = {name: rows.row_runs(table, subjects[name]) for name, table in tables.items()}
+        page = reproduction_text(read_paper(), tables, runs, command_line)
+        numbers = {"tables": reproduction_content(tables, runs)}
+    write_output(page, output, numbers if as_json else None)
 
 
 def _check(subjects: Sequence[Subject], settings: Sequence[str]) -> None:
@@ -93,13 +83,6 @@ def _subjects(table: PaperTable, datasets: Sequence[str], seeds: Sequence[int]) 
     subjects = [Subject(name, seed) for name in of_paper if name in datasets or not datasets for seed in of_each]
     own = [name for name in datasets if name not in _published()]
     return subjects + [_subject(name, seed) for name in own for seed in seeds or SEEDS_OF_OWN]
-
-
-def _ranked(datasets: Sequence[str], seeds: Sequence[int]) -> list[Subject]:
-    """Return what the ranking is compared on: of a data set of the paper, whose world no seed changes, one run."""
-    published = _published()
-    by_default: dict[bool, Sequence[int | None]] = {True: [None], False: SEEDS_OF_RANKING}
-    return [_subject(name, seed) for name in datasets for seed in seeds or by_default[name in published]]
 
 
 def _subject(name: str, seed: int | None) -> Subject:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from statistics import mean, stdev
+from dataclasses import replace
+from statistics import mean
 from typing import NamedTuple, TypeVar
 
 from cache.errors import SevilaError
@@ -15,6 +15,7 @@ from pipeline.engine.joined import typed_rows_of_all
 from pipeline.inference.backbone import Backbone
 from pipeline.metrics.accuracy import AccuracyRow, Answered, accuracy_table
 from pipeline.recipes.results import keyframe_row
+from reports.estimates import Estimate
 from reports.reproduce import RowRun
 from reports.results import headline_interval
 from stages.evaluate import Metrics, outcomes, reporting
@@ -26,37 +27,6 @@ SideBySide = TypeVar("SideBySide", bound=tuple[RowRun, ...])
 # What a first run pays for each sample, and of that what later runs pay again.
 PER_SAMPLE = ("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions")
 AGAIN = PER_SAMPLE[2:]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % interval; None where nothing supports one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Tally(NamedTuple):
-    """Of paired differences, one a seed: how many are above 0, and how many surely above or below it."""
-
-    n_above: int
-    n_surely_above: int
-    n_surely_below: int
-
-
-def tally(differences: Sequence[Estimate]) -> Tally:
-    """Count differences; sure is one whose whole 95 % interval lies on one side."""
-    lows, highs = [each.low or 0 for each in differences], [each.high or 0 for each in differences]
-    n_above = sum(each.value > 0 for each in differences)
-    return Tally(n_above, sum(low > 0 for low in lows), sum(high < 0 for high in highs))
-
-
-def span(differences: Sequence[Estimate]) -> str:
-    """Return the mean of differences in points and, of several, the smallest and the largest."""
-    values = [each.value for each in differences]
-    extremes = f" ({min(values):+.1f} to {max(values):+.1f})" if len(values) > 1 else ""
-    return f"{mean(values):+.1f}{extremes}"
 
 
 class FrameAnswer(NamedTuple):
@@ -85,27 +55,10 @@ def figure(name: str, of: RowRun) -> Estimate | None:
     return _estimate(wanted[0]) if wanted else None
 
 
-def over_seeds(estimates: Sequence[Estimate]) -> Estimate | None:
-    """Return the mean, with its 95 % interval by Student's t over the seeds; of one seed its own; None of none."""
-    if len(estimates) < 2:
-        return estimates[0] if estimates else None
-    from scipy.stats import t  # takes most of a second to import
-
-    values = [estimate.value for estimate in estimates]
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return Estimate(mean(values), mean(values) - half, mean(values) + half)
-
-
 def distinct(measured: Iterable[SideBySide]) -> list[SideBySide]:
     """Return one of those with the same numbers, of runs side by side: a seed that changes nothing is no further sample."""
     ids = {tuple(run.metrics.record.id for run in each if run.metrics): each for each in measured}
     return list(ids.values())
-
-
-def difference(of: Estimate, published: float) -> Estimate:
-    """Return how far a number lies above a published one, which is taken as exact."""
-    low, high = (None if bound is None else bound - published for bound in (of.low, of.high))
-    return Estimate(of.value - published, low, high)
 
 
 def _estimate(row: AccuracyRow) -> Estimate | None:

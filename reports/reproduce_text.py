@@ -10,21 +10,10 @@ from typing import Any
 
 from cache.printable import printable
 from pipeline.text_table import escaped, markdown, or_dash
-from reports.compare import compare
+from reports.estimates import Estimate, difference, over_seeds, paired_difference, span, tally
 from reports.needs import needs_text
 from reports.paper import Paper, PaperColumn, PaperRow, PaperTable
-from reports.paper_figures import (
-    AGAIN,
-    Estimate,
-    cost_records,
-    difference,
-    distinct,
-    figure,
-    n_samples,
-    over_seeds,
-    span,
-    tally,
-)
+from reports.paper_figures import AGAIN, cost_records, distinct, figure, n_samples
 from reports.reproduce import NOT_RUN, RowRun
 from stages.evaluate import Metrics
 
@@ -143,18 +132,21 @@ def _orders(table: PaperTable, runs: Runs) -> Iterator[str]:
                 (place for place in places if table.columns[place].dataset == name), places[0] if places else 0
             )
             one, two = (row.published_in(place) for row in (lower, upper))
-            pairs = [(a, b) for a, b in zip(of_lower, of_upper, strict=True) if a.subject.name == name]
-            pairs = [(a, b) for a, b in pairs if isinstance(a.metrics, Metrics) and isinstance(b.metrics, Metrics)]
+            of_name = [(a, b) for a, b in zip(of_lower, of_upper, strict=True) if a.subject.name == name]
+            pairs = [
+                (a.metrics, b.metrics)
+                for a, b in distinct(of_name)
+                if isinstance(a.metrics, Metrics) and isinstance(b.metrics, Metrics)
+            ]
             if not pairs or not places or one is None or two is None or one == two:
                 continue
-            pairs = distinct(pairs)
             if two < one:
                 yield f"{name}: {escaped(_order(lower, upper, [(b, a) for a, b in pairs]))}"
             else:
                 yield f"{name}: {escaped(_order(upper, lower, pairs))}"
 
 
-def _order(better: PaperRow, worse: PaperRow, pairs: Sequence[tuple[RowRun, RowRun]]) -> str:
+def _order(better: PaperRow, worse: PaperRow, pairs: Sequence[tuple[Metrics, Metrics]]) -> str:
     """Say in how many seeds the second of each pair is above the first, and in how many surely."""
     tests = [paired_difference(a, b) for a, b in pairs]
     counts, order = tally(tests), f'"{better.name}" above "{worse.name}"'
@@ -162,15 +154,7 @@ def _order(better: PaperRow, worse: PaperRow, pairs: Sequence[tuple[RowRun, RowR
         verdict = "holds, surely" if counts.n_surely_above else "holds" if counts.n_above else "does not hold"
     else:
         verdict = f"holds in {counts.n_above} of {len(tests)} seeds, sure in {counts.n_surely_above}"
-    return f"{order}: {verdict}; {span(tests)} points"
-
-
-def paired_difference(a: RowRun, b: RowRun) -> Estimate:
-    """Return the accuracy of `b` minus that of `a`, over the same questions, with its interval by resampling videos."""
-    assert a.metrics is not None and b.metrics is not None
-    comparison = compare(a.metrics.store, a.metrics.record.id, b.metrics.record.id)
-    row = next(row for row in comparison.rows if row.is_headline)
-    return Estimate(row.difference_points, row.low_points, row.high_points)
+    return f"{order}: {verdict}; {span(tests)}"
 
 
 def _costs(table: PaperTable, runs: Runs) -> str:

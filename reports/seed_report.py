@@ -16,7 +16,7 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Column, Results
 from pipeline.text_table import code, escaped, markdown
-from reports.compare import compare
+from reports.estimates import Estimate, paired_difference, span, tally
 from reports.results import Cell, learned_lines, metric_ids, settings_table, spread, unanswered_text
 
 
@@ -92,27 +92,17 @@ def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: 
     values = [run.results.values for run in runs]
     if not all(worse in of_seed and better in of_seed for of_seed in values):
         return ""
-    differences = [of_seed[better] - of_seed[worse] for of_seed in values]
-    n_held, n_sure = sum(difference > 0 for difference in differences), _n_sure(runs, worse, better)
+    cells = [run.results.settings_by_cell() for run in runs]
+    are_accuracies = all(worse in of_seed and better in of_seed for of_seed in cells)
+    if are_accuracies:
+        differences = [paired_difference(of_seed[worse].metrics, of_seed[better].metrics) for of_seed in cells]
+    else:
+        differences = [Estimate(of_seed[better] - of_seed[worse]) for of_seed in values]
+    n_held, n_sure = tally(differences)
     verdict = "holds" if n_held == len(runs) else "does not hold" if n_held == 0 else "holds in some seeds only"
-    seeds = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}" + (
-        "" if n_sure is None else f", sure in {n_sure}"
-    )
-    span = f" ({min(differences):+.1f} to {max(differences):+.1f})" if len(runs) > 1 else ""
-    return f"{what}: {order}: **{verdict}**, in {seeds}; {mean(differences):+.1f} points{span}"
-
-
-def _n_sure(runs: Sequence[SeedRun], worse: Cell, better: Cell) -> int | None:
-    """In how many seeds the paired interval is above 0; None where the numbers are no accuracies."""
-    n_sure = 0
-    for run in runs:
-        cells = run.results.settings_by_cell()
-        if worse not in cells or better not in cells:
-            return None
-        a, b = cells[worse].metrics, cells[better].metrics
-        low_points = compare(a.store, a.record.id, b.record.id).headline.low_points
-        n_sure += low_points is not None and low_points > 0
-    return n_sure
+    seeds = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+    sure = f", sure in {n_sure}" if are_accuracies else ""
+    return f"{what}: {order}: **{verdict}**, in {seeds}{sure}; {span(differences)}"
 
 
 def _by_cell(values: Iterable[Mapping[Cell, float]]) -> dict[Cell, list[float]]:

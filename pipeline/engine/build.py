@@ -19,7 +19,7 @@ from cache.files import disk_errors, refuse_links, remove_whole
 from cache.pool_reader import arrays_digest
 from cache.printable import counted
 from cache.record import Record
-from cache.remaking import aside, note_inputs, retire, set_aside
+from cache.remaking import aside, retire, set_aside
 from cache.store import Store
 from pipeline.engine.hardware import hardware_facts, reset_peaks
 from pipeline.engine.output import Output, ShardedOutput
@@ -170,7 +170,6 @@ def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], m
     If its content is another now, what was made from it is stale: it is rebuilt by the next run, and never served.
     """
     id, store = _identity(stage, cfg, inputs), run.store
-    note_inputs(store, id)
     with set_aside(store, id):
         return make(stage, cfg, run, inputs)
 

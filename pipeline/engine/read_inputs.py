@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cache.errors import InputChangedError, SevilaError
-from cache.record import same_content
 from cache.store import Store
 from pipeline.engine.stage import Artifact, Stage
 
@@ -77,10 +76,10 @@ class ReadInputs:
             raise
 
 
-def _problem(store: Store, id: str, known: dict[str, str], content: str = "") -> str:
+def _problem(store: Store, id: str, known: dict[str, str], content: str) -> str:
     if not store.exists(id):
         return "is gone, or is being rebuilt"
-    if not same_content(store.record(id).content, content):
+    if store.record(id).content != content:
         return "was rebuilt with other content"
     why = store.why_stale(id, known)
     return f"is stale: {why}" if why else ""

@@ -202,9 +202,8 @@ class PooledArtifact(Artifact):
     def open(self) -> PoolReader:
         """Return a reader of the stored arrays by video id; the table is read once."""
         if self._reader is None:
-            unmarked = "." not in self.record.content  # made when neither the record nor a part said what is in a part
             columns = self.columns("parts", *PARTS.columns)
-            self._reader = PoolReader(self.store, self.record.pool, columns, unmarked)
+            self._reader = PoolReader(self.store, self.record.pool, columns)
         return self._reader.another()
 
     def forget(self) -> None:

@@ -13,9 +13,14 @@ from string import ascii_lowercase
 
 from cache.errors import DecodeError, MissingSourceError
 from pipeline.video.frames import IMAGE_SUFFIXES
-from pipeline.video.image_dates import WHOLE_DATE, unsure_dates
-from pipeline.video.image_pairs import are_unsure_pairs
-from pipeline.video.image_turns import FULL_COUNTERS, have_begun_anew, have_half_days
+from pipeline.video.image_doubts import (
+    FULL_COUNTERS,
+    WHOLE_DATE,
+    are_unsure_dates,
+    are_unsure_pairs,
+    have_begun_anew,
+    have_half_days,
+)
 
 WHOLE = r"(\d+)"
 # A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
@@ -90,8 +95,8 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
         return sorted(range(len(stems)), key=numbers.__getitem__), []
     if doubted := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
         return [], doubted
-    if doubted := unsure_dates(stems):
-        return [], doubted
+    if are_unsure_dates(stems):
+        return [], list(range(len(stems)))
     if _are_lettered(stems):
         return sorted(range(len(stems)), key=stems.__getitem__), []
     counted = _columns(stems, WHOLE)

@@ -123,12 +123,6 @@ def test_what_is_remembered_already_is_not_written_again_and_what_cannot_be_writ
     assert (tmp_path / "store" / "digests.json").stat() == before
 
 
-def test_digests_of_the_first_version_are_still_known(tmp_path: Path) -> None:
-    (tmp_path / "digests.json").write_text('{"files": {}, "sources": {"weights tiny": "weights-1"}}')
-    digests = DigestCache(tmp_path / "digests.json")
-    assert digests.remembered("weights tiny") == "weights-1"
-
-
 def test_link_that_is_switched_while_its_file_is_read_and_back_again_keeps_no_wrong_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.fingerprint import file_digest
 from cache.notes import read_note, write_note
-from cache.record import RECORD
-from cache.store import Store
-from cache.verify import Verification
-from tests.stages.runs import artifact, files, records, sevila
+from tests.stages.runs import files, sevila
 from tests.stages.test_drop import verify
 
 OTHER_SCORES = ("--set", "score_frames.instruction=information_needed")
@@ -94,50 +90,3 @@ def test_moved_parts_are_an_error_that_names_the_file_and_are_made_again_where_t
     assert verify(store, "--drop") == 0
     assert sevila("run", demo, store) == 0 and verify(store) == 0
     assert {id: files(store)[id] for id in before} == before
-
-
-def unmark(store: Path) -> None:
-    """Take out of records, notes and arrays what they do not have in stores made before."""
-    for path in store.glob("pool/*/*/*/*.h5"):
-        with h5py.File(path, "a") as file:
-            del file["frame_indices"], file.attrs["space"], file.attrs["key"]
-        note = read_note(path.with_suffix(".json"))
-        for name in ("space", "key", "array"):
-            del note[name]
-        note["file"] = {"size_bytes": path.stat().st_size, "sha256": file_digest(path)}
-        write_note(path.with_suffix(".json"), note)
-    for record in records(store).values():
-        for path in (store / "artifacts" / record.id).glob(f"**/{RECORD}"):
-            content = record.as_note() | {"record_version": 2}
-            write_note(path, {name: content[name] for name in content if name not in ("content", "input_contents")})
-
-
-def test_parts_of_before_serve_what_was_made_of_them_and_are_made_again_for_what_is_new(
-    store: Path, demo: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    finished = {record.stage: record.finished for record in records(store).values()}
-    wanted = artifact(store, "answers").rows("answers")
-    unmark(store)
-    assert verify(store) == 0 and "do not record which frames they are of" in capsys.readouterr().out
-    assert sevila("run", demo, store, *OTHER_SCORES) == 0  # reads the features that are there
-    assert {record.stage: record.finished for record in records(store).values()}["extract_features"] == finished[
-        "extract_features"
-    ]
-    caplog.clear()
-    before = {path: path.stat().st_ino for path in store.glob("pool/sample_frames*/*/*/*.h5")}
-    assert (
-        sevila("run", demo, store, "--set", "sample_frames.decoder_timeout_seconds=61") == 0
-    )  # another artifact and space
-    assert (
-        sevila("stage", demo, store, "extract_features", "--set", "sample_frames.decoder_timeout_seconds=61", "--again")
-        == 0
-    )
-    assert before == {path: path.stat().st_ino for path in store.glob("pool/sample_frames*/*/*/*.h5") if path in before}
-    assert any(
-        "older releases that do not record which frames they are of" in entry.getMessage() for entry in caplog.records
-    )
-    answers = artifact(store, "answers")
-    assert [row["prediction"] for row in answers.rows("answers")] == [row["prediction"] for row in wanted]
-    found = Verification(Store(store))
-    found.artifacts(Store(store))
-    assert not found.problems

@@ -12,16 +12,14 @@ from cache.names import known_uses
 from cache.record import Record
 from cache.store import Store
 from cli import main
-from cli.reproduce_command import SEEDS_OF_RANKING, _ranked
 from pipeline.engine.sources import VideoFiles
 from pipeline.engine.stage import RunContext
 from pipeline.recipes.opening import Request
+from reports.estimates import Estimate, difference, over_seeds, tally
 from reports.needs import needs_text
 from reports.paper import PaperColumn, PaperRow, PaperTable, read_paper
-from reports.paper_figures import Estimate, difference, over_seeds, tally
 from reports.reproduce import Reproduction, RowRun, Subject
 from reports.reproduce_text import table_text
-from stages.evaluate_localization import LocalizationMetrics
 from tests.small_world import SMALL
 from tests.stages.moment_world import places, write_world
 from tests.stages.runs import artifact, records
@@ -35,7 +33,6 @@ class Reproduced(NamedTuple):
     store: Path
     zero_shot: list[Record]  # what table2 alone left
     tables: str
-    ranking: str
 
 
 def reproduce(world: Path, store: Path, *names: str) -> int:
@@ -60,14 +57,14 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
     write_world(world)
     write_tiny_embedder(world / "clip", "clip")
     pages = []
-    for number, name in enumerate(("table2", "all", "ranking")):
+    for number, name in enumerate(("table2", "all")):
         page = folder / f"{number}.md"
         assert reproduce(world, store, name, "-o", str(page)) == 0
         pages.append(page.read_text())
         if name == "table2":
             zero_shot = list(records(store).values())
             write_spans(world, store, next(record.id for record in zero_shot if record.stage == "select_keyframes"))
-    return Reproduced(world, store, zero_shot, *pages[1:])
+    return Reproduced(world, store, zero_shot, pages[-1])
 
 
 def cells(page: str, table: str) -> dict[tuple[str, str], str]:
@@ -161,30 +158,6 @@ def test_costs_are_told_by_stage_and_in_all_for_first_and_later_runs(reproduced:
         float(cell) for (_, figure), cell in cells(reproduced.tables, "table15").items() if figure == "parameters"
     ]
     assert 0 < parameters[0] < parameters[1]  # the Localizer's Q-Former
-
-
-@pytest.mark.slow
-def test_the_ranking_compares_every_rule_for_every_localizer_by_accuracy_and_recall(reproduced: Reproduced) -> None:
-    page = reproduced.ranking
-    rules = {
-        record.config["rank_by"] for record in records(reproduced.store).values() if record.stage == "select_keyframes"
-    }
-    assert rules == {"logit_yes", "probability_yes", "yes_versus_no"}
-    assert page.count("| refined Localizer above pre-trained Localizer | ") == 2
-    assert page.count("surely lower |\n") == 1 and page.count("| probability of yes (paper) | ") == 1 + 3 + 6 + 3
-    measured = [
-        metrics.rows("localization")[0]["moment_recall_percent"] for metrics in _localizations(reproduced.store)
-    ]
-    last = next(line for line in page.splitlines() if line.startswith("| 3 | moment recall |"))
-    assert {float(cell) for cell in last.split("|")[3:-1]} <= {round(value, 1) for value in measured}
-
-
-def _localizations(store: Path) -> list[LocalizationMetrics]:
-    return [
-        LocalizationMetrics(Store(store), id)
-        for id, record in records(store).items()
-        if record.stage == "evaluate_localization"
-    ]
 
 
 def test_with_nothing_present_one_page_says_what_is_needed(
@@ -321,7 +294,7 @@ def test_of_several_seeds_the_interval_is_students() -> None:
     assert mean.value - mean.low == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
     assert over_seeds([Estimate(60.0, 55.0, 65.0)]) == Estimate(60.0, 55.0, 65.0) and over_seeds([]) is None
     assert difference(Estimate(60.0, 55.0, 65.0), 62.4).high == pytest.approx(2.6)
-    assert tally([Estimate(1.0, -1.0, 2.0), Estimate(2.0, 1.0, 3.0), Estimate(-3.0, -4.0, -2.0)]) == (2, 1, 1)
+    assert tally([Estimate(1.0, -1.0, 2.0), Estimate(2.0, 1.0, 3.0), Estimate(-3.0, -4.0, -2.0)]) == (2, 1)
 
 
 def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: Path) -> None:
@@ -331,12 +304,6 @@ def test_seeds_that_change_nothing_are_one_run_with_its_own_interval(finished: P
     of_seeds = [RowRun(Subject(SMALL, seed), metrics=metrics) for seed in (1, 2, 3)]
     alone, several = (table_text("t", table, [runs, runs]) for runs in (of_seeds[:1], of_seeds))
     assert several == alone and re.search(r"\| \d+\.\d \(\d+\.\d - \d+\.\d\) \|", alone)
-
-
-def test_the_ranking_runs_a_data_set_of_the_paper_once_and_the_demo_with_ten_seeds() -> None:
-    assert [(each.recipe, each.seed) for each in _ranked(["nextqa"], [])] == [("nextqa", None)]
-    assert [each.seed for each in _ranked(["shapes"], [])] == list(SEEDS_OF_RANKING)
-    assert [each.seed for each in _ranked(["nextqa"], [1, 2])] == [1, 2]
 
 
 def test_missing_videos_of_ones_own_recipe_are_listed() -> None:

@@ -111,21 +111,3 @@ def test_features_in_the_pool_are_made_anew_where_their_frames_have_other_pixels
     now = artifact(store, "features").open()
     assert [name for name in former if not np.array_equal(former[name], now.read(name, slice(None)))] == [video]
     assert verify(store) == 0
-
-
-def test_records_of_before_say_after_again_what_they_were_made_from(store: Path, demo: Path) -> None:
-    as_before(store)
-    assert sevila("run", demo, store) == 0
-    assert {record.record_version for record in records(store).values()} == {2}
-    assert sevila("stage", demo, store, "list_questions", "--again") == 0
-    noted = {record.stage: record for record in records(store).values()}
-    assert noted["sample_frames"].record_version == 2  # which reads videos, not questions
-    assert noted["select_keyframes"].record_version == 3
-    assert noted["select_keyframes"].input_contents["scores"] == noted["score_frames"].content
-
-
-def as_before(store: Path) -> None:
-    """Write the records as version 2 did."""
-    for record in records(store).values():
-        for path in (store / "artifacts" / record.id).glob(f"**/{RECORD}"):
-            write_note(path, replace(record, record_version=2).as_note())
