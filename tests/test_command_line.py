@@ -81,7 +81,7 @@ def test_commands_and_options_are_called_as_they_were() -> None:
         ("cache verify --all --repair", "--drop"),
         ("cache verify x --repair", "--drop"),
         ("cache ancestry x --format=dot", "`sevila cache ancestry` prints text"),
-        ("run plain --precision half", 'Choose from: "float32", "bfloat16", "auto"'),
+        ("run plain --precision half", 'Choose from: "float32", "bfloat16", "int8", "fp8", "auto"'),
         ("run plain --limit 0", "--limit. Must be > 0."),
         ("run plain --batch-tokens many", "wanted a whole number, not 'many'"),
         ("inti", 'Did you mean "init"?'),
