@@ -20,7 +20,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.language import Language
 from pipeline.precision import EIGHT_BITS, activations, why_not_on
 
-DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+EIGHT_BIT_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 MULTIPLE = 16  # of D and E, which the kernels want
 LEAST_ROWS = 32  # that cuBLAS multiplies in int8: more than 16
@@ -46,7 +46,6 @@ class EightBitLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [..., E]."""
         rows, scales = _rounded(inputs.flatten(0, -2), self.weight.dtype)
-        product = _product_int8 if self.weight.dtype == torch.int8 else _product_fp8
         outputs = product(rows, scales, self.weight, self.scales).to(inputs.dtype)
         if self.bias is not None:
             outputs = outputs + self.bias
@@ -61,15 +60,18 @@ def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scales
 
 
-def _product_int8(rows: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor) -> Tensor:
+def product(rows: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor) -> Tensor:
+    """Return the products [N, E], float32 of int8 and bfloat16 of fp8, of rows [N, D] and weights [E, D] of one 8-bit dtype.
+
+    Args:
+        scales, weight_scales: [N, 1] and [1, E] float32, by which they are multiplied.
+    """
+    if weight.dtype != torch.int8:
+        return torch._scaled_mm(rows, weight.T, scale_a=scales, scale_b=weight_scales, out_dtype=torch.bfloat16)
     n_rows = len(rows)
     if n_rows < LEAST_ROWS:
         rows = functional.pad(rows, (0, 0, 0, LEAST_ROWS - n_rows))
     return torch._int_mm(rows, weight.T)[:n_rows] * scales * weight_scales
-
-
-def _product_fp8(rows: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor) -> Tensor:
-    return torch._scaled_mm(rows, weight.T, scale_a=scales, scale_b=weight_scales, out_dtype=torch.bfloat16)
 
 
 def to_eight_bits(language: Language, precision: str) -> None:
@@ -95,7 +97,7 @@ def to_eight_bits(language: Language, precision: str) -> None:
                 f"the language model's {name} is {layer.in_features} x {layer.out_features} numbers, and {precision} takes "
                 f"multiples of {MULTIPLE}; choose bfloat16 as precision"
             )
-        language.reading_blocks.set_submodule(name, EightBitLinear(layer, DTYPES[precision]))
+        language.reading_blocks.set_submodule(name, EightBitLinear(layer, EIGHT_BIT_DTYPES[precision]))
 
 
 def load_language_in(precision: str, config: ModelConfig, folder: Path, device: str) -> Language:

@@ -12,7 +12,7 @@ from cache.errors import CheckpointError, SevilaError
 from pipeline import precision as precisions
 from pipeline.engine.recipe import load
 from pipeline.models.config import read_blip2_config
-from pipeline.models.eight_bits import EightBitLinear, load_language_in, to_eight_bits
+from pipeline.models.eight_bits import EIGHT_BIT_DTYPES, EightBitLinear, load_language_in, to_eight_bits
 from pipeline.models.language import Language
 from pipeline.models.prompts import numbered_frame_prefixes
 from pipeline.precision import EIGHT_BITS, why_not_on
@@ -48,7 +48,7 @@ def test_a_product_is_that_of_the_layer_but_for_the_rounding_of_its_rows(precisi
     torch.manual_seed(0)
     layer, inputs = nn.Linear(64, 48, bias=bias).bfloat16(), torch.randn(5, 7, 64).bfloat16()
     language = nn.Sequential(layer)
-    reduced = EightBitLinear(layer, {"int8": torch.int8, "fp8": torch.float8_e4m3fn}[precision])
+    reduced = EightBitLinear(layer, EIGHT_BIT_DTYPES[precision])
     with torch.no_grad():
         wanted, outputs = language(inputs), reduced(inputs)
         assert outputs.shape == wanted.shape and outputs.dtype == torch.bfloat16
@@ -64,7 +64,7 @@ def test_a_product_is_that_of_the_layer_but_for_the_rounding_of_its_rows(precisi
 def test_a_row_that_is_not_finite_stays_so_and_the_others_are_untouched(precision: str, value: float) -> None:
     torch.manual_seed(0)
     layer, inputs = nn.Linear(32, 16).bfloat16(), torch.randn(4, 32).bfloat16()
-    reduced = EightBitLinear(layer, {"int8": torch.int8, "fp8": torch.float8_e4m3fn}[precision])
+    reduced = EightBitLinear(layer, EIGHT_BIT_DTYPES[precision])
     with torch.no_grad():
         wanted = reduced(inputs)
         inputs[1, 5], inputs[2] = value, 0
