@@ -5,6 +5,7 @@ Only matrix products count, as model FLOP utilisation is defined; norms, softmax
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.models.config import ModelConfig
@@ -50,6 +51,11 @@ def t5_decoder(config: ModelConfig, tokens: int, steps: int) -> float:
 def answer(config: ModelConfig, tokens: int, steps: int) -> float:
     """Return the operations of one row of Flan-T5: encoder and decoder."""
     return t5_encoder(config, tokens) + t5_decoder(config, tokens, steps)
+
+
+def mean_answer(config: ModelConfig, lengths: Sequence[int], n_before: int, steps: int) -> float:
+    """Return the mean operations of rows whose texts have these lengths, after so many other tokens."""
+    return sum(answer(config, n_before + length, steps) for length in lengths) / len(lengths)
 
 
 def t5_folded(config: ModelConfig, tokens: int, steps: int) -> float:

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks import flops
 from benchmarks.model_rates import equality, language_rates, matmul_rates, transfer_rates, vision_rates
-from benchmarks.parity import parity
+from benchmarks.parity import TOLERANCE, parity
 from benchmarks.report import Report
 from benchmarks.timing import synchronize, watched
 from benchmarks.world import (
@@ -46,6 +46,8 @@ from pipeline.engine.build import build
 from pipeline.engine.recipe import Recipe, load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext, Stage
+from pipeline.models.prompts import PROMPT_STYLES
+from pipeline.precision import EIGHT_BITS
 from stages.all import STAGES
 from stages.answer_questions import answer_questions
 from stages.evaluate import evaluate
@@ -79,12 +81,11 @@ class Bench:
         dtype = torch.bfloat16
         start = time.perf_counter()
         size_bytes = write_checkpoint(folder / WEIGHTS, size, device, dtype)
-        seconds = time.perf_counter() - start
         report.add(
             "world",
             f"random weights of {folder.name}" if folder.name == "tiny" else "random weights",
             gigabytes=size_bytes / 1e9,
-            seconds=seconds,
+            seconds=time.perf_counter() - start,
         )
         write_data(folder, size)
         store = Store(folder / "store")
@@ -146,8 +147,8 @@ def run_stages(bench: Bench) -> None:
     drawn = replace(sample_frames, function=draw_frames)
     frames = artifacts["frames"] = bench.step(drawn, bench.sources.videos("plain", questions))
     config = artifacts["config"] = backbone.config(bench.run)
-    n_frames = size.n_videos * size.n_frames
     step = partial(bench.step, extract_features, frames, backbone, None, None)
+    n_frames = size.n_videos * size.n_frames
     features = artifacts["features"] = step(rows=n_frames, operations=flops.vit(config), unit="frames")
     read = (questions, frames, features, backbone)
     n_questions = size.n_videos * size.questions_a_video
@@ -156,30 +157,29 @@ def run_stages(bench: Bench) -> None:
     texts = [len(ids) for ids in _texts(bench, questions, backbone)]
     seen = config.num_query_tokens + 3
     of_visual = flops.qformer(config) / size.questions_a_video
-    pair = float(np.mean([flops.answer(config, seen + n, 1) for n in texts])) + of_visual
-    scores = bench.step(score_frames, *read, localizer, rows=n_pairs, operations=pair, unit="pairs")
+    answer = partial(flops.mean_answer, config, texts)
+    pair = answer(seen, 1) + of_visual
+    score = partial(bench.step, score_frames, *read, localizer, rows=n_pairs, operations=pair, unit="pairs")
+    scores = score()
+    for precision in EIGHT_BITS:
+        score(precision=precision)
     keyframes = artifacts["keyframes"] = bench.step(select_keyframes, questions, frames, scores, None)
     k = bench.recipe.config(select_keyframes).k
-    question = float(np.mean([flops.answer(config, k * (seen + 2) + n, 2) for n in texts])) + k * flops.qformer(config)
+    question = answer(k * (seen + 2), 2) + k * flops.qformer(config)
     given = (questions, keyframes, features, backbone, answerer)
     answers = bench.step(answer_questions, *given, rows=n_questions, operations=question, unit="questions")
     bench.step(evaluate, questions, answers)
-    label = float(np.mean([flops.answer(config, seen + n, 2) for n in texts])) + of_visual
+    label = answer(seen, 2) + of_visual
     labels = bench.step(label_frames, *read, answerer, rows=n_pairs, operations=label, unit="pairs")
     # Backwards through the frozen T5 costs as much as forwards, through the trained Q-Former twice as much.
     per_question = bench.recipe.config(refine_localizer).frames_per_question
-    trained = per_question * (2 * float(np.mean([flops.answer(config, seen + n, 2) for n in texts])))
-    trained += per_question * 3 * flops.qformer(config)
+    trained = per_question * (2 * answer(seen, 2) + 3 * flops.qformer(config))
     bench.step(refine_localizer, *read, localizer, labels, rows=n_questions, operations=trained, unit="questions")
-    tuned = 2 * float(np.mean([flops.answer(config, k * (seen + 2) + n, 3) for n in texts])) + 3 * k * flops.qformer(
-        config
-    )
+    tuned = 2 * answer(k * (seen + 2), 3) + 3 * k * flops.qformer(config)
     bench.step(finetune_answerer, *given, rows=n_questions, operations=tuned, unit="questions")
 
 
 def _texts(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
-    from pipeline.models.prompts import PROMPT_STYLES
-
     localize = PROMPT_STYLES["multiple_choice"].localize
     texts = [localize(row["question"], row["options"], "necessary_details") for row in questions.rows("questions")]
     ids: list[list[int]] = backbone.verbalizer(bench.run).tokenize(texts).token_ids
@@ -241,7 +241,7 @@ def measure_command_line(bench: Bench) -> None:
 
 def run_parity(bench: Bench) -> None:
     """Compare the device with the official code's numbers."""
-    for precision in ("float32", "bfloat16"):
+    for precision in TOLERANCE:
         bench.report.add("parity", precision, **parity(precision, bench.device))
 
 
@@ -254,7 +254,8 @@ def run_hardware(bench: Bench) -> None:
 def run_model(bench: Bench) -> None:
     """Measure ViT and Flan-T5 alone, with all they read in the device's memory."""
     vision_rates(bench)
-    language_rates(bench)
+    for precision in ("", *EIGHT_BITS):
+        language_rates(bench, precision=precision)
 
 
 def run_compiled(bench: Bench) -> None:

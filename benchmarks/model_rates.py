@@ -11,7 +11,9 @@ import torch
 
 from benchmarks import flops
 from benchmarks.timing import median_seconds, watched
+from pipeline.models.eight_bits import EIGHT_BIT_DTYPES, product
 from pipeline.models.prompts import single_frame_prefixes
+from pipeline.precision import EIGHT_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +22,24 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
     from pipeline.models.localizer import Localizer
 
+    _Chosen = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores of all frames, keyframes and answers, a row a question
+
 N_TEXT = 56  # tokens of a question of NExT-QA with its options
 PRECISIONS = ("float16", "bfloat16", "float32")
 
 
 def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
-    """Return the operations per second of a square matrix product on random data, by precision."""
+    """Return the operations per second of a square matrix product on random data, by precision; of 8 bits, with their scales."""
     rates = {}
     for precision in PRECISIONS:
         a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
         rates[precision] = 2 * side**3 / median_seconds(partial(torch.matmul, a, b), device)
-        report.add("hardware", f"matrix product of {side}, {precision}", teraflop_per_second=rates[precision] / 1e12)
+    for precision in EIGHT_BITS:
+        a, b = ((40 * torch.randn(side, side, device=device)).to(EIGHT_BIT_DTYPES[precision]) for _ in range(2))
+        scales = torch.ones(side, 1, device=device)
+        rates[precision] = 2 * side**3 / median_seconds(partial(product, a, scales, b, scales.T), device)
+    for precision, rate in rates.items():
+        report.add("hardware", f"matrix product of {side}, {precision}", teraflop_per_second=rate / 1e12)
     report.add("hardware", "float32 products", tf32_allowed=torch.backends.cuda.matmul.allow_tf32)
     return rates
 
@@ -86,15 +95,19 @@ def vision_rates(bench: Bench, compiled: bool = False) -> None:
         bench.report.kernels(f"ViT{', compiled' * compiled}", busy)
 
 
-def language_rates(bench: Bench, compiled: bool = False) -> None:
-    """Report the Localizer's pairs per second at some batch sizes, and its parts; or with T5's blocks compiled."""
+def language_rates(bench: Bench, compiled: bool = False, precision: str = "") -> None:
+    """Report the Localizer's pairs per second at some batch sizes, and its parts; or with T5's blocks compiled.
+
+    Args:
+        precision: empty: the recipe's.
+    """
     from pipeline.models.localizer import Localizer
 
     artifacts, config, device = bench.artifacts, bench.artifacts["config"], bench.device
-    precision = bench.recipe.config_of("score_frames").precision
+    precision = precision or bench.recipe.config_of("score_frames").precision
     start = time.perf_counter()
     language = artifacts["backbone"].language(bench.run, precision)
-    bench.report.add("model", "Flan-T5 loaded", seconds=time.perf_counter() - start)
+    bench.report.add("model", f"Flan-T5 loaded in {precision}", seconds=time.perf_counter() - start)
     localizer = Localizer(artifacts["localizer"].load(bench.run, artifacts["backbone"], precision), language)
     seen = config.num_query_tokens + 3 + N_TEXT
     budgets = (8192, 16384, 32768, 65536) if device != "cpu" else (1024,)
@@ -116,7 +129,7 @@ def language_rates(bench: Bench, compiled: bool = False) -> None:
         )
     with watched(device) as busy:
         localizer.score(visual, ids)
-    bench.report.kernels(f"Localizer{', compiled' * compiled}", busy)
+    bench.report.kernels(f"Localizer {precision}{', compiled' * compiled}", busy)
     if not compiled:
         _language_parts(bench, localizer, visual, ids, precision)
 
@@ -139,22 +152,24 @@ def _language_parts(bench: Bench, localizer: Localizer, visual: Tensor, ids: lis
         ),
     }
     for name, (call, operations) in works.items():
-        _report(bench, f"Localizer's {name} of {n} pairs", n, operations, precision, call, "pairs")
+        _report(bench, f"Localizer's {name} of {n} pairs, {precision}", n, operations, precision, call, "pairs")
 
 
 def equality(bench: Bench) -> None:
-    """Report how many keyframes and answers differ between the recipe's precisions and float32 throughout."""
+    """Report how many keyframes and answers differ between reduced precisions and float32 throughout."""
     n_videos = min(8, bench.size.n_videos)
-    chosen = {}
-    precisions = {"float32": ("float32", "float32"), "recipe": ("float16", "bfloat16")}
-    if bench.device == "cpu":
-        precisions["recipe"] = ("float32", "bfloat16")
-    for name, (of_vit, of_t5) in precisions.items():
-        chosen[name] = _keyframes_and_answers(bench, n_videos, of_vit, of_t5)
-    (yes, frames, answers), (other_yes, other_frames, other_answers) = chosen["float32"], chosen["recipe"]
-    bench.report.add(
+    exact = _keyframes_and_answers(bench, n_videos, "float32", "float32")
+    of_vit = "float32" if bench.device == "cpu" else "float16"
+    for of_t5 in ("bfloat16", *EIGHT_BITS):
+        reduced = _keyframes_and_answers(bench, n_videos, of_vit, of_t5)
+        _compare(bench.report, f"ViT {of_vit}, Flan-T5 {of_t5}, against float32", exact, reduced)
+
+
+def _compare(report: Report, row: str, exact: _Chosen, reduced: _Chosen) -> None:
+    (yes, frames, answers), (other_yes, other_frames, other_answers) = exact, reduced
+    report.add(
         "equality",
-        f"ViT {precisions['recipe'][0]}, Flan-T5 {precisions['recipe'][1]}, against float32",
+        row,
         questions=len(frames),
         questions_with_other_keyframes_percent=100 * float((frames != other_frames).any(axis=1).mean()),
         other_keyframes_percent=100
@@ -165,9 +180,7 @@ def equality(bench: Bench) -> None:
     )
 
 
-def _keyframes_and_answers(
-    bench: Bench, n_videos: int, of_vit: str, of_t5: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _keyframes_and_answers(bench: Bench, n_videos: int, of_vit: str, of_t5: str) -> _Chosen:
     from pipeline.models.answerer import Answerer
     from pipeline.models.localizer import Localizer
     from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes

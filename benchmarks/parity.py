@@ -10,26 +10,28 @@ import torch
 
 from pipeline.models.answerer import Answerer
 from pipeline.models.checkpoint import load_language, load_vision_encoder, load_visual_prompt
+from pipeline.models.eight_bits import to_eight_bits
 from pipeline.models.localizer import Localizer
 from pipeline.models.prompts import numbered_frame_prefixes
+from pipeline.precision import EIGHT_BITS, activations
 from pipeline.selection.top_k import top_k_positions
 from tests.reference import Reference
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "parity"
-TOLERANCE = {
-    "float32": 5e-5,
-    "bfloat16": 0.5,
-}  # on logits: the promise, and what 8 significant bits leave of logits up to 10
+# On logits: the promise; what 8 significant bits leave of logits up to 10; what 8 bits a product do.
+TOLERANCE = {"float32": 5e-5, "bfloat16": 0.5, "int8": 0.5, "fp8": 1.0}
 
 
 def parity(precision: str, device: str) -> dict[str, Any]:
     """Return the largest differences of features and logits from the official ones, and how many keyframes and answers differ."""
     reference = Reference(GOLDEN)
-    golden, dtype = reference.golden, getattr(torch, precision)
+    golden, dtype = reference.golden, getattr(torch, activations(precision))
     encoder = load_vision_encoder(reference.config, reference.weights, dtype, device)
     with torch.no_grad():
         features = encoder(reference.videos.flatten(0, 1).to(device)).float()
     language = load_language(reference.config, reference.weights, reference.verbalizer, dtype, device)
+    if precision in EIGHT_BITS:
+        to_eight_bits(language, precision)
     prompts = {}
     for part in ("localizer", "answerer"):
         prompts[part] = load_visual_prompt(reference.config, reference.weights, part, device)

@@ -129,9 +129,10 @@ TokensOption = Annotated[
     int | Literal["auto"] | None, Parameter(converter=_whole_or_auto, validator=_positive_or_auto, metavar="N|auto")
 ]
 PrecisionOption = Annotated[
-    Literal["float32", "bfloat16", "auto"] | None,
+    Literal["float32", "bfloat16", "int8", "fp8", "auto"] | None,
     Parameter(
-        help="arithmetic of every stage, for a --set of each; auto: float32 on a CPU, on a GPU bfloat16 (features: float16)"
+        help="arithmetic of every stage, for a --set of each; auto: float32 on a CPU, on a GPU bfloat16 (features: float16); "
+        "int8, fp8: of the language model where it only reads, else auto"
     ),
 ]
 LimitOption = Annotated[

@@ -14,6 +14,7 @@ from pipeline.engine.places import ServerPlace
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.sources import Sources, VideoFiles
 from pipeline.engine.stage import Artifact, RunContext, Stage
+from pipeline.precision import why_not_on
 from pipeline.recipes.requirements import needed_weights, scorer_of, served_by
 from pipeline.text_table import aligned, duration, human_size
 from reports.findings import Finding
@@ -188,6 +189,9 @@ def _precision_findings(recipe: Recipe, run: RunContext) -> Iterator[Finding]:
     if low and run.torch_device() == "cpu" and "extract_features" in low:
         text = "extract_features in float16 on a CPU: as good as never done"
         yield Finding(OF_RECIPE, "problem", text, "--precision float32")
+    for precision in sorted({getattr(cfg, "precision", "float32") for cfg in recipe.configs.values()}):
+        if problem := why_not_on(precision, run.torch_device()):
+            yield Finding(OF_RECIPE, "problem", problem, "--precision auto")
 
 
 def _room(estimate: RecipeEstimate, run: RunContext) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ class HowToRun(TypedDict, total=False):
     Precision and limit become settings of the recipe; all others are speed and place, never part of an identity.
 
     Keys:
-        precision: float32, bfloat16 or auto, of every stage that has one; `settings` win.
+        precision: float32, bfloat16, int8, fp8 or auto, of every stage that has one; `settings` win.
         limit: ask the first so many questions of each split only.
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
         batch_tokens: tokens in a forward pass, or "auto".

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -27,19 +27,18 @@ from pipeline.memory import Halving
 from pipeline.models import answerer, localizer, prompts
 from pipeline.models.checkpoint import (
     PromptPart,
-    load_language,
     load_saved_visual_prompt,
-    load_verbalizer,
     load_vision_encoder,
     load_visual_prompt,
 )
 from pipeline.models.config import read_blip2_config
+from pipeline.models.eight_bits import load_language_in
 from pipeline.models.localizer import LocalizerScores
 from pipeline.models.vision import pixels
 from pipeline.models.visual_prompt import VisualPrompt
+from pipeline.precision import LanguagePrecision, activations
 from sevila.tables import PathLike
 
-PRECISIONS = ("float32", "bfloat16")
 FEATURES = torch.float16  # as stored features are, so that what comes out is what a run with a store gives
 
 
@@ -75,9 +74,9 @@ class _Frozen:
 
     def __init__(self, folder: Path, device: str, precision: str) -> None:
         self.config, self.device = read_blip2_config(folder), device
-        dtype = getattr(torch, precision)
+        dtype = getattr(torch, activations(precision))
         self.vision = load_vision_encoder(self.config, folder, dtype, device)
-        self.language = load_language(self.config, folder, load_verbalizer(self.config, folder), dtype, device)
+        self.language = load_language_in(precision, self.config, folder, device)
         self.batch_tokens = tokens_suiting(device)
         self._halving = Halving("frames")
 
@@ -134,20 +133,20 @@ class _OnTensors:
             weights: SeViLA's own: the official file (sevila_pretrained.pth), or folder of an artifact that a training made;
                 None: BLIP-2's Q-Former, as it is.
             device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
-            precision: float32, or bfloat16 on a GPU.
+            precision: float32; on a GPU bfloat16, or the same with 8-bit products in the language model: int8, fp8.
             download: fetch a backbone that is not on this machine from the Hugging Face Hub.
 
         Raises:
             SevilaError: nothing is there, or it is not what was wanted; or a device or precision that there is not.
         """
         refuse_unknown_device(str(device))
-        if precision not in PRECISIONS:
-            raise SevilaError(f"precision {precision!r}: wanted {' or '.join(PRECISIONS)}")
+        if precision not in get_args(LanguagePrecision):
+            raise SevilaError(f"precision {precision!r}: wanted one of {', '.join(get_args(LanguagePrecision))}")
         device = torch_device(str(device))
         key = str(_place(backbone, download).resolve()), device, precision
         frozen = _loaded.get(key) or _loaded.setdefault(key, _Frozen(Path(key[0]), device, precision))
         prompt = _prompt(frozen, Path(key[0]), weights, cls._part)
-        prompt.compute_dtype = getattr(torch, precision)
+        prompt.compute_dtype = getattr(torch, activations(precision))
         return cls(frozen, prompt)
 
 

@@ -23,6 +23,7 @@ from pipeline.inference.visual_windows import Windows
 from pipeline.inference.written_answers import OF_REPLIES, why_not_asked
 from pipeline.metrics.accuracy import AnswerRow
 from pipeline.models.prompts import AnsweringPrompt
+from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames, majority_vote
 from stages.extract_features import Features
@@ -82,7 +83,7 @@ class AnswerQuestions(Config):
     )
     prompt: AnsweringPrompt = "multiple_choice"
     readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+    precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
 
 @stage(version=1, output=Answers, plan=plan_questions, gpu=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.not_finite import ANSWERS, BROKEN
 from pipeline.inference.text_reader import GeneratedText, TextReader
 from pipeline.inference.visual_windows import Windows
+from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import ChosenFrames
 from stages.extract_features import Features
@@ -53,7 +54,7 @@ class GenerateAnswers(Config):
     """How the Answerer answers in words."""
 
     max_tokens: int = Field(30, ge=1, le=512, description="tokens of an answer at most; it is cut there")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+    precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
 
 @stage(version=1, output=GeneratedAnswers, plan=plan_questions, gpu=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,7 @@ from pipeline.inference.option_reader import READOUT_DESCRIPTION, OptionReader, 
 from pipeline.inference.visual_windows import VideoFeatures
 from pipeline.inference.written_answers import why_not_asked
 from pipeline.models.prompts import AnsweringPrompt, single_frame_prefixes
+from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.reasons import Reason
 from pipeline.selection.keyframes import majority_vote
 from pipeline.text_table import or_dash
@@ -128,7 +129,7 @@ class LabelFrames(Config):
 
     prompt: AnsweringPrompt = "multiple_choice"
     readout: Readout = Field("letter", description=READOUT_DESCRIPTION)
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+    precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
 
 @stage(version=1, output=PseudoLabels, plan=plan_videos, gpu=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -23,6 +23,7 @@ from pipeline.inference.load_models import OnDemand, load_answerer
 from pipeline.inference.visual_windows import WINDOW_FRAMES, VideoFeatures, Windows
 from pipeline.memory import Halving
 from pipeline.models.prompts import answering_text
+from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.selection.frame_scores import columns_of_question, joined_columns
 from stages.extract_features import Features
 from stages.init_answerer import AnswererWeights
@@ -42,7 +43,7 @@ TEXTS_AT_ONCE = 64
 class ScoreBySelector(Config):
     """How frames are scored; the question is put as in the selector's training."""
 
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+    precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
 
 @stage(version=1, output=FrameScores, plan=plan_videos, gpu=True)

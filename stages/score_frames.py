@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
@@ -32,6 +32,7 @@ from pipeline.models.prompts import (
     template_problem,
     template_text,
 )
+from pipeline.precision import PRECISION_DESCRIPTION, LanguagePrecision
 from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import SCORE_COLUMNS, ScoresByQuestion
 from stages.extract_features import Features
@@ -111,7 +112,7 @@ class ScoreFrames(Config):
     )
     instruction: Instruction = DEFAULT_INSTRUCTION
     frames_at_once: FramesAtOnce = 1
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic; bfloat16 on a GPU")
+    precision: LanguagePrecision = Field("float32", description=PRECISION_DESCRIPTION)
 
     @field_validator("template")
     @classmethod

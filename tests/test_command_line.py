@@ -76,7 +76,7 @@ def test_commands_and_options_are_called_as_they_were() -> None:
         ("cache verify", "Say which artifacts to verify, or --all"),
         ("cache verify x --all", "Say which artifacts to verify, or --all"),
         ("cache verify features/x", "'features/x' is neither an artifact id nor a part of the pool"),
-        ("run plain --precision half", 'Choose from: "float32", "bfloat16", "auto"'),
+        ("run plain --precision half", 'Choose from: "float32", "bfloat16", "int8", "fp8", "auto"'),
         ("run plain --limit 0", "--limit. Must be > 0."),
         ("run plain --batch-tokens many", "wanted a whole number, not 'many'"),
         ("inti", 'Did you mean "init"?'),

@@ -32,6 +32,11 @@ def test_the_gpu_benchmark_measures_every_part_on_a_cpu(tmp_path: Path) -> None:
     for stage, unit in (rates | dict.fromkeys(("refine_localizer", "finetune_answerer"), "questions")).items():
         assert sections["stages"][stage][f"{unit}_per_second"] > 0, stage
     assert sections["parity"]["float32"]["logit_yes"] < 5e-5
+    for precision in ("int8", "fp8"):
+        assert sections["parity"][precision]["logit_yes"] < sections["parity"][precision]["tolerance"]
+        assert sections["stages"][f"score_frames precision={precision}"]["pairs_per_second"] > 0
+        assert sections["model"][f"Localizer {precision}, 1024 tokens"]["pairs_per_second"] > 0
+        assert sections["equality"][f"ViT float32, Flan-T5 {precision}, against float32"]["questions"] > 0
     assert [row["status"] for row in sections["command"].values()] == [0, 0]
     table = (tmp_path / "gpu.md").read_text()
     assert "| extract_features |" in table and content["facts"]["date"] in table

@@ -94,17 +94,13 @@ class Backbone(ImportedModel):
         return resident(self, "vision", precision, run, load)
 
     def language(self, run: RunContext, precision: str) -> Language:
-        """Return the frozen language model and its tokenizer on the run's device."""
-        import torch
-
-        from pipeline.models.checkpoint import load_language, load_verbalizer
+        """Return the frozen language model and its tokenizer on the run's device.; raises as `load_language_in`."""
         from pipeline.models.config import read_blip2_config
+        from pipeline.models.eight_bits import load_language_in
 
         def load() -> Language:
             with self.folder(run) as folder:
-                config = read_blip2_config(folder)
-                verbalizer = load_verbalizer(config, folder)
-                return load_language(config, folder, verbalizer, getattr(torch, precision), run.torch_device())
+                return load_language_in(precision, read_blip2_config(folder), folder, run.torch_device())
 
         return resident(self, "language", precision, run, load)
 

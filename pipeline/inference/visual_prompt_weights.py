@@ -12,6 +12,7 @@ from pipeline.engine.stage import Artifact, Config, RunContext
 from pipeline.engine.weights import Weights
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.resident import resident
+from pipeline.precision import activations
 
 if TYPE_CHECKING:
     from pipeline.models.visual_prompt import VisualPrompt
@@ -50,14 +51,14 @@ class VisualPromptWeights(Artifact):
         return str(self.record.files[FILE]["sha256"])
 
     def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
-        """Return the module on the run's device, its matrix products in `precision`."""
+        """Return the module on the run's device, its matrix products in `precision`, or bfloat16 where that has 8 bits."""
         import torch
 
         from pipeline.models.checkpoint import load_saved_visual_prompt
 
         def load() -> VisualPrompt:
             prompt = load_saved_visual_prompt(backbone.config(run), self.checked_file(FILE), run.torch_device())
-            prompt.compute_dtype = getattr(torch, precision)
+            prompt.compute_dtype = getattr(torch, activations(precision))
             return prompt
 
         return resident(self, "visual prompt", precision, run, load)

@@ -26,6 +26,7 @@ class DecoderOnlyLanguage(Language):
         super().__init__(model, verbalizer)
         assert isinstance(verbalizer, DecoderVerbalizer)
         self.stack = model.get_decoder()
+        self.reading_blocks = self.stack.layers
         self.start_id = verbalizer.start_id
         self._most_tokens = getattr(model.config, "max_position_embeddings", None)
 

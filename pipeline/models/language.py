@@ -36,9 +36,11 @@ class Language(ABC):
 
     Attributes:
         start_id: what the decoder begins with in every row; the first logits are those of what follows it.
+        reading_blocks: go over all that is read, which is nearly all of the arithmetic.
     """
 
     start_id: int
+    reading_blocks: nn.ModuleList
 
     def __init__(self, model: Any, verbalizer: Verbalizer) -> None:
         """Take over `model`: freeze it, switch dropout off, and put `lm_head` in float32.

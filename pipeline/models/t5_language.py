@@ -35,6 +35,7 @@ class T5Language(Language):
             _fuse_norms(self.model)
             self._multiple = MULTIPLE
         self.encoder, self.decoder = self.model.encoder, self.model.decoder
+        self.reading_blocks = self.model.encoder.block
         start_id = model.config.decoder_start_token_id
         self.start_id = verbalizer.pad_id if start_id is None else start_id
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cache.errors import SevilaError
 from pipeline.engine.snapshots import Snapshots
@@ -22,6 +22,7 @@ from pipeline.engine.stage import Config, RunContext
 from pipeline.environment import clear_settings
 from pipeline.inference.resident import give_back_language
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
+from pipeline.precision import EIGHT_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +62,16 @@ class TrainingConfig(Config):
         "last", description="weights after the last epoch, or after the one with the best validation figure"
     )
     seed: int = Field(0, ge=0, description="seed of the order, of random frames and of dropout")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _lets_gradients_through(cls, precision: Any) -> Any:
+        if precision in EIGHT_BITS:
+            raise ValueError(
+                f"{precision} is for stages that ask the language model: no gradient passes its rounding; train in bfloat16 or "
+                "float32, and ask what was trained in any precision"
+            )
+        return precision
 
 
 @dataclass(frozen=True)

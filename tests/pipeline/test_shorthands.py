@@ -36,6 +36,13 @@ def test_an_automatic_precision_on_a_gpu_is_what_the_recipes_have() -> None:
                 assert wanted[section] == values["precision"], f"{path}: [{section}]"
 
 
+def test_eight_bits_are_of_what_asks_the_language_model_and_all_else_is_automatic() -> None:
+    asking = {"score_frames", "score_by_selector", "label_frames", "answer_questions", "generate_answers"}
+    for device in ("cpu", "cuda:1"):
+        wanted = precisions(settings_of(STAGES, "auto", None, device)) | dict.fromkeys(asking, "int8")
+        assert precisions(settings_of(STAGES, "int8", None, device)) == wanted
+
+
 def test_a_setting_that_is_typed_goes_before_the_one_for_all() -> None:
     settings = [*settings_of(STAGES, "bfloat16", 3, "cpu"), "score_frames.precision=float32"]
     recipe = load("nextqa", STAGES, settings)

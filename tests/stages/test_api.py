@@ -162,7 +162,7 @@ def test_a_question_and_options_that_are_no_texts_are_refused_and_an_array_of_te
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"precision": "float8"}, "precision 'float8': wanted float32 or bfloat16"),
+        ({"precision": "float8"}, "precision 'float8': wanted one of float32, bfloat16, int8, fp8"),
         ({"precision": "auto"}, "precision 'auto'"),
         ({"device": "gpu"}, "device 'gpu': torch .* has auto, cpu"),
         ({"device": "cuda:99"}, "device 'cuda:99'"),
@@ -250,7 +250,9 @@ def test_one_precision_and_a_limit_from_python_are_those_of_the_command(store: P
     assert precisions == {"score_frames": "float32", "answer_questions": "bfloat16"}
     assert recipe.recipe.config_of("list_questions").limit == 4
     wrong: Any = "float8"
-    with pytest.raises(sevila.SevilaError, match="precision 'float8': wanted one of float32, bfloat16, auto"):
+    with pytest.raises(
+        sevila.SevilaError, match="precision 'float8': wanted one of float32, bfloat16, int8, fp8, auto"
+    ):
         sevila.load(SMALL, store=store, precision=wrong)
 
 

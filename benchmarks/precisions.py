@@ -1,0 +1,137 @@
+"""What a reduced precision of the language model changes, and how fast it is on a CPU: `python -m benchmarks.precisions STORE`.
+
+STORE holds the demo (`sevila demo --store STORE`), whose trained models are asked again in each precision: the Localizer scores
+the test split, its keyframes are chosen, and the Answerer answers, all in that precision. Without STORE only the speed is
+measured: one encoder in the shape of Flan-T5-base, 64 rows of 72 tokens, in turns. Set OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from transformers import T5Config, T5ForConditionalGeneration
+
+import sevila
+from benchmarks.folding import ROWS, SHAPE, TOKENS
+from benchmarks.timing import medians_by_turns
+from cache.store import Store
+from pipeline.engine.build import build
+from pipeline.engine.stage import Artifact, RunContext
+from pipeline.models.eight_bits import to_eight_bits
+from pipeline.models.language import LanguageInput
+from pipeline.models.t5_language import T5Language
+from pipeline.precision import EIGHT_BITS, LanguagePrecision, activations
+from pipeline.text_table import aligned
+from stages.all import STAGES
+
+PRECISIONS = get_args(LanguagePrecision)  # float32, against which the others are held, comes first
+SETTINGS = ("pre-trained Localizer", "refined Localizer")
+
+
+class AskedAgain(NamedTuple):
+    """What was scored, chosen and answered in one precision; Q questions, T frames, K keyframes.
+
+    Attributes:
+        scores: [Q, T] float32, the probability of yes.
+        keyframes: [Q, K] frame indices in time order.
+        answers, right: [Q], the fine-tuned Answerer's choices, and the right ones.
+    """
+
+    scores: np.ndarray
+    keyframes: np.ndarray
+    answers: np.ndarray
+    right: np.ndarray
+
+
+def again(like: Artifact, run: RunContext, given: dict[str, Artifact], **config: str) -> Artifact:
+    """Make what an artifact is with other inputs, by name, or other values of its config."""
+    stage = STAGES[like.record.stage]
+    ids = like.record.inputs
+    stored = {name: STAGES[id.split("-")[0]].output(run.store, id) for name, id in ids.items() if id}
+    inputs = [given.get(name, stored.get(name)) for name in stage.inputs]
+    return build(stage, stage.config.model_validate({**like.record.config, **config}), run, inputs)
+
+
+def asked(tables: sevila.RunTables, setting: str, precision: str, store: Store) -> AskedAgain:
+    """Ask the models of a setting of the demo again, in a precision."""
+    run = RunContext(store, device="cpu")
+
+    def like(stage: str, name: str) -> Artifact:
+        return STAGES[stage].output(store, tables.of(stage, name).id)
+
+    scores = again(like("score_frames", setting), run, {}, precision=precision)
+    keyframes = again(like("select_keyframes", setting), run, {"scores": scores})
+    chosen: dict[str, Artifact] = {"keyframes": keyframes}
+    answers = again(like("answer_questions", f"{setting}, fine-tuned"), run, chosen, precision=precision)
+    rows = answers.rows("answers")
+    questions = tables.of("list_questions", "evaluation split").arrow("questions").to_pylist()
+    right = {row["question_id"]: row["answer_index"] for row in questions}
+    return AskedAgain(
+        scores.columns("frame_scores", "probability_yes")["probability_yes"].reshape(len(rows), -1),
+        np.array([row["frame_indices"] for row in keyframes.rows("keyframes")]),
+        np.array([row["prediction"] for row in rows]),
+        np.array([right[row["question_id"]] for row in rows]),
+    )
+
+
+def compared(exact: AskedAgain, reduced: AskedAgain) -> list[str]:
+    """Return the cells of a row: how far a precision is from float32."""
+    differing = [len(set(a) - set(b)) / len(a) for a, b in zip(exact.keyframes, reduced.keyframes, strict=True)]
+    ranks = np.mean([spearmanr(a, b).statistic for a, b in zip(exact.scores, reduced.scores, strict=True)])
+    was_right, is_right = exact.answers == exact.right, reduced.answers == reduced.right
+    return [
+        f"{ranks:.4f}",
+        f"{100 * np.mean(differing):.1f} %",
+        f"{100 * np.mean(np.array(differing) > 0):.1f} %",
+        f"{100 * np.mean(exact.answers != reduced.answers):.1f} %",
+        f"{100 * is_right.mean():.2f} %",
+        f"{np.sum(is_right & ~was_right)}, {np.sum(was_right & ~is_right)}",
+    ]
+
+
+def effect(root: str) -> str:
+    """Return the table of what each precision changes of the demo in a store."""
+    head = ["Localizer", "precision", "rank correlation", "other keyframes", "questions with other keyframes"]
+    lines = [[*head, "other answers", "accuracy", "questions gained, lost"]]
+    experiment = sevila.load("demo", store=root)
+    tables = experiment.results()
+    for setting in SETTINGS:
+        of = {precision: asked(tables, setting, precision, experiment.store) for precision in PRECISIONS}
+        lines += [[setting, precision, *compared(of["float32"], of[precision])] for precision in PRECISIONS]
+    return aligned(lines, n_left=2)
+
+
+@torch.no_grad()
+def speed() -> str:
+    """Return the table of an encoder's seconds of the processor, by precision, and of its blocks' bytes."""
+    words: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=2000, path="")
+    ways, size_bytes = {}, {}
+    for precision in PRECISIONS:
+        torch.manual_seed(0)
+        dtype = getattr(torch, activations(precision))
+        language = T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)).to(dtype), words)
+        if precision in EIGHT_BITS:
+            to_eight_bits(language, precision)
+        tensors = language.reading_blocks.state_dict().values()
+        size_bytes[precision] = sum(each.nbytes for each in tensors)
+        inputs = LanguageInput(torch.randn(ROWS, TOKENS, SHAPE["d_model"]).to(dtype), torch.ones(ROWS, TOKENS).long())
+        ways[precision] = partial(language.encode, inputs)
+    seconds = medians_by_turns(ways, 3, time.process_time)
+    lines = [["precision", "encoder s", "of float32", "blocks MB"]]
+    for precision, taken in seconds.items():
+        ratio = taken / seconds["float32"]
+        lines.append([precision, f"{taken:.1f}", f"{ratio:.2f}", f"{size_bytes[precision] / 1e6:.0f}"])
+    return aligned(lines)
+
+
+if __name__ == "__main__":
+    print(speed())
+    for store in sys.argv[1:]:
+        print(effect(store))

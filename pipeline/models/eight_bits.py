@@ -1,0 +1,116 @@
+"""Frozen linear layers whose products are of 8-bit numbers, int8 or fp8 (e4m3), by torch's own kernels.
+
+Each row of the input (a token) and each row of the weights (an output) has a scale of its own, which its largest number sets; the
+input's are computed with every product. Sums are exact in int32 (int8), or float32 (fp8).
+
+Shapes: N rows, D inputs, E outputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cache.errors import CheckpointError
+from pipeline.models.checkpoint import load_language, load_verbalizer
+from pipeline.models.config import ModelConfig
+from pipeline.models.language import Language
+from pipeline.precision import EIGHT_BITS, activations, why_not_on
+
+EIGHT_BIT_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+MULTIPLE = 16  # of D and E, which the kernels want
+LEAST_ROWS = 32  # that cuBLAS multiplies in int8: more than 16
+
+# The last product of a feed-forward, of T5, OPT and LLaMA, stays as it is: a few of its inputs are so large that one scale for
+# a row leaves the others no digits. transformers keeps T5's in float32 where all else is float16 or int8.
+KEPT = ("wo", "fc2", "down_proj")
+
+
+class EightBitLinear(nn.Module):
+    """What a frozen `nn.Linear` computes, rounded to 8 bits before the product; [..., D] -> [..., E] in the input's dtype."""
+
+    weight: Tensor
+    scales: Tensor
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.bias = layer.bias
+        weight, scales = _rounded(layer.weight, dtype)
+        self.register_buffer("weight", weight)  # [E, D]
+        self.register_buffer("scales", scales.T)  # [1, E] float32
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return [..., E]."""
+        rows, scales = _rounded(inputs.flatten(0, -2), self.weight.dtype)
+        outputs = product(rows, scales, self.weight, self.scales).to(inputs.dtype)
+        if self.bias is not None:
+            outputs = outputs + self.bias
+        return outputs.view(*inputs.shape[:-1], -1)
+
+
+def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows [N, D] in 8 bits, and by what each is to be multiplied [N, 1] float32."""
+    largest = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
+    scales = largest.clamp_(min=torch.finfo(torch.float32).tiny * LARGEST[dtype]) / LARGEST[dtype]
+    scaled = rows / scales
+    return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scales
+
+
+def product(rows: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor) -> Tensor:
+    """Return the products [N, E], float32 of int8 and bfloat16 of fp8, of rows [N, D] and weights [E, D] of one 8-bit dtype.
+
+    Args:
+        scales, weight_scales: [N, 1] and [1, E] float32, by which they are multiplied.
+    """
+    if weight.dtype != torch.int8:
+        return torch._scaled_mm(rows, weight.T, scale_a=scales, scale_b=weight_scales, out_dtype=torch.bfloat16)
+    n_rows = len(rows)
+    if n_rows < LEAST_ROWS:
+        rows = functional.pad(rows, (0, 0, 0, LEAST_ROWS - n_rows))
+    return torch._int_mm(rows, weight.T)[:n_rows] * scales * weight_scales
+
+
+def to_eight_bits(language: Language, precision: str) -> None:
+    """Put 8-bit products into the blocks that read, in place; what reads no text stays as it is.
+
+    Embeddings are looked up, not multiplied; norms are no products; `lm_head` stays float32, as frames are ranked by its logits.
+    T5's decoder stays, too: its few tokens a row are a small part of the arithmetic, and its cross-attention is folded.
+
+    Args:
+        language: loaded in bfloat16.
+        precision: int8 or fp8.
+
+    Raises:
+        CheckpointError: the device has no such arithmetic, or the model's layers no such widths.
+    """
+    if problem := why_not_on(precision, str(language.device)):
+        raise CheckpointError(problem)
+    for name, layer in list(language.reading_blocks.named_modules()):
+        if not isinstance(layer, nn.Linear) or name.rpartition(".")[2] in KEPT:
+            continue
+        if layer.in_features % MULTIPLE or layer.out_features % MULTIPLE:
+            raise CheckpointError(
+                f"the language model's {name} is {layer.in_features} x {layer.out_features} numbers, and {precision} takes "
+                f"multiples of {MULTIPLE}; choose bfloat16 as precision"
+            )
+        language.reading_blocks.set_submodule(name, EightBitLinear(layer, EIGHT_BIT_DTYPES[precision]))
+
+
+def load_language_in(precision: str, config: ModelConfig, folder: Path, device: str) -> Language:
+    """Return the frozen language model and its tokenizer from a Hugging Face directory.
+
+    Args:
+        precision: float32, bfloat16, int8 or fp8.
+
+    Raises:
+        CheckpointError: as `load_verbalizer`, `load_language` and `to_eight_bits`.
+    """
+    dtype = getattr(torch, activations(precision))
+    language = load_language(config, folder, load_verbalizer(config, folder), dtype, device)
+    if precision in EIGHT_BITS:
+        to_eight_bits(language, precision)
+    return language
