@@ -1,7 +1,8 @@
-"""How many threads compute: one for a model so small that threads would wait for each other at every one of its operations."""
+"""How many threads and processes work: as many as there are cores, or one for a model so small that threads would wait."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 SMALL_PARAMETERS = 10_000_000  # the Q-Former of BLIP-2 has twenty times as many, that of the demo's world a hundredth
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
