@@ -19,16 +19,16 @@ from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
-from prefect.states import Cancelling, State
+from prefect.states import Cancelled, Cancelling, State
 
 from pipeline.engine.build import Piece, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
-from workers.piece import BACK_OFF_SECONDS, MakeAll, ShowLeft, count_failure, piece_name
+from workers.piece import BACK_OFF_SECONDS, SETTING, MakeAll, ShowLeft, count_failure, piece_name
 from workers.ray_cluster import RayCluster
 
 log = logging.getLogger("sevila")
@@ -223,7 +223,10 @@ def _pieces_tag(run_id: Any) -> str:
 
 
 def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Cancel the pieces that a cancelled run has handed out; Prefect calls this with these names when it has ended the run."""
+    """Cancel what a cancelled run has handed out, and the runs of its settings.
+
+    Prefect calls this with these names when it has ended the run.
+    """
     at_work = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
     wanted = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": at_work})
     with get_client(sync_client=True) as client:
@@ -231,6 +234,13 @@ def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
         while runs := {run.id for run in client.read_flow_runs(flow_run_filter=wanted)} - requested:  # 200 at a time
             _cancel(client, list(runs))
             requested |= runs
+        # The runs of settings had no process but the one that has ended.
+        of_run = {"parent_flow_run_id": {"any_": [flow_run.id]}, "state": {"type": {"not_any_": [*TERMINAL_STATES]}}}
+        settings = {"name": {"any_": [SETTING]}}
+        for setting in client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate(settings), flow_run_filter=FlowRunFilter.model_validate(of_run)
+        ):
+            client.set_flow_run_state(setting.id, Cancelled(), force=True)
 
 
 def _cancel_scheduled(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[UUID]:

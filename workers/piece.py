@@ -31,6 +31,7 @@ log = logging.getLogger("sevila")
 
 TRIES_OF_A_PIECE = 4  # of a piece whose process dies, and of a step that a machine fails
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
+SETTING = "sevila-setting"  # name of the flow whose runs are the branches of a chain (workers/as_tasks.py)
 OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
 
 ShowLeft = Callable[[], int]  # shows how many pieces are left, and returns it
