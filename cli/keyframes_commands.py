@@ -22,7 +22,7 @@ from cli.options import (
     refuse_other_suffix,
     refuse_overwriting,
 )
-from cli.terminal import print_data, print_text
+from cli.terminal import print_text, write_data
 
 MIN_HEIGHT, MAX_HEIGHT = 16, 8192  # decoders misread smaller clips, encoders refuse larger ones
 
@@ -61,7 +61,7 @@ def select(
     """
     from cache.errors import RecipeError
     from pipeline.engine.toml_file import typed_value
-    from reports.score_files import select_frames, write_frames
+    from reports.score_files import select_frames
 
     refuse_overwriting(output, scores, frames)
     refuse_other_suffix(output, (".json",), "a list of frame lists")
@@ -72,10 +72,7 @@ def select(
             raise RecipeError(f"--set {setting}: wanted option=value, as in t1=0.9")
         options[name.strip()] = typed_value(value)
     chosen = select_frames(scores, frames, selector, k, options)
-    if output is None:
-        print_data(json.dumps(chosen) + "\n")
-    else:
-        write_frames(output, chosen)
+    write_data(json.dumps(chosen) + "\n" * (output is None), output)
 
 
 def export(
@@ -108,7 +105,6 @@ def export(
     from pipeline.engine.sources import Sources
     from reports.keyframe_export import KeyframesOfRun, failures_text, write_pictures, write_table
     from reports.lmms_task import write_task
-    from reports.score_files import write_frames
 
     suffixes = {"table": (".parquet", ".json"), "aks": (".json",)}.get(kind)
     if suffixes:
@@ -120,7 +116,7 @@ def export(
     if kind == "table":
         write_table(keyframes, output)
     elif kind == "aks":
-        write_frames(output, [row.frame_indices for row in keyframes.rows])
+        write_data(json.dumps([row.frame_indices for row in keyframes.rows]), output)
     else:
         sources = Sources(store.digests, {"videos": list(videos)})
         failures = write_pictures(keyframes, sources, output, kind, height, processes)

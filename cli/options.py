@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +13,10 @@ from cyclopts.validators import Path as PathKind
 
 if TYPE_CHECKING:
     from cache.store import Store
+    from pipeline.engine.recipe import Recipe
+    from pipeline.engine.sources import Sources
+    from pipeline.engine.stage import RunContext
+    from pipeline.recipes.opening import Request
 
 
 class UsageError(Exception):
@@ -270,3 +274,24 @@ class ChainOptions:
         from stages.all import STAGES
 
         return [*settings_of(STAGES, self.precision, self.limit, self.execution.device), *self.settings]
+
+    def request(self, recipe: str, seed: int | None) -> Request:
+        """Return what is asked for of a recipe."""
+        from pipeline.recipes.opening import Request
+
+        return Request(recipe, self.all_settings(), seed, self.places.by_kind())
+
+    def run_in(self, store: Store) -> RunContext:
+        """Return how and where to run."""
+        from pipeline.engine.stage import RunContext
+
+        return RunContext.of(store, self.execution.as_options())
+
+    def open(
+        self, recipe: str, seed: int | None, store: Store, remembered: Collection[str] = ()
+    ) -> tuple[Recipe, RunContext, Sources]:
+        """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
+        from pipeline.recipes.opening import open_recipe
+        from stages.all import STAGES
+
+        return open_recipe(self.request(recipe, seed), STAGES, self.run_in(store), remembered)

@@ -132,11 +132,11 @@ def _warn_of_second_pretraining(recipe: Recipe) -> None:
 
 
 def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
-    wanted = adapter_named(dataset).about.prompt
+    own_prompt = adapter_named(dataset).about.prompt
     for name in stages:
         prompt = recipe.config_of(name).prompt
-        if wanted and prompt not in (wanted, "custom"):
-            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+        if own_prompt and prompt not in (own_prompt, "custom"):
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, own_prompt)
 
 
 def _check_vlm(recipe: Recipe) -> None:
@@ -263,11 +263,11 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
     """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
     if exists(backbone):
-        wanted, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
-        if size != wanted:
-            change = f"--set sample_frames.size={wanted}"
+        image_size, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
+        if size != image_size:
+            change = f"--set sample_frames.size={image_size}"
             raise RecipeError(
-                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {change}"
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {image_size} pixels: {change}"
             )
 
 

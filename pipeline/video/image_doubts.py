@@ -179,7 +179,7 @@ def _clocks(rows: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], int]]:
         rows = [re.findall("..", text) for text in joined]
     if len(rows[0]) in (2, 3) and all(len(text) == 2 for row in rows for text in row[1:]):
         with suppress(ValueError):
-            times = [time(*map(int, row)) for row in rows]
+            times = [time.fromisoformat(":".join(text.zfill(2) for text in row)) for row in rows]
             seconds = [3600 * each.hour + 60 * each.minute + each.second for each in times]
             yield seconds, DAY_SECONDS
             if all(1 <= each.hour <= 12 for each in times):
