@@ -4,13 +4,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclopts import App
 
 from cli import main
 from cli.app import app
+from cli.options import ExecutionOptions
+from pipeline.engine.stage import RunContext
+from sevila.experiment import HowToRun
+from workers.forms import Execution
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ROOT / "tests" / "golden" / "command_line.txt"
@@ -205,3 +211,19 @@ def test_a_value_that_nothing_can_be_done_with_is_a_usage_error(
 def test_an_empty_place_is_refused_and_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "plain", "--annotations", "plain="]) == 1
     assert "'plain=' names no place" in capsys.readouterr().err
+
+
+def test_speed_and_place_have_the_same_names_and_defaults_for_command_form_and_python() -> None:
+    def defaults(of: type) -> dict[str, Any]:
+        return {each.name: each.default for each in fields(of)}
+
+    command, run = defaults(ExecutionOptions), defaults(RunContext)
+    form = {name: field.default for name, field in Execution.model_fields.items()}
+    assert form.keys() - command.keys() == {"dispatch", "ray_address"}
+    on_both = form.keys() & command.keys()
+    assert command.keys() - on_both == {"tensorboard"}  # a folder of one machine
+    assert {name: form[name] for name in on_both} == {name: command[name] for name in on_both}
+    own = command.keys() - {"shard_megabytes"}
+    assert {name: run[name] for name in own} == {name: command[name] for name in own}
+    assert run["shard_bytes"] == command["shard_megabytes"] * 2**20
+    assert HowToRun.__annotations__.keys() - run.keys() == {"precision", "limit"}
