@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from cli.options import (
     PLACE_GROUP,
@@ -24,12 +25,8 @@ from cli.options import (
 )
 from cli.terminal import print_text, write_data
 
-MIN_HEIGHT, MAX_HEIGHT = 16, 8192  # decoders misread smaller clips, encoders refuse larger ones
-
-
-def _height(_: Any, value: int | None) -> None:
-    if value is not None and not MIN_HEIGHT <= value <= MAX_HEIGHT:
-        raise ValueError(f"Wanted a number of pixels from {MIN_HEIGHT} to {MAX_HEIGHT}.")
+# Decoders misread smaller clips, encoders refuse larger ones.
+Height = Annotated[Positive, Parameter(validator=Number(gte=16, lte=8192))]
 
 
 def select(
@@ -82,7 +79,7 @@ def export(
     output: OutputPath,
     kind: Annotated[Literal["table", "aks", "images", "clips", "lmms-eval"], Parameter("--as")] = "table",
     videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
-    height: Annotated[Positive | None, Parameter(validator=_height)] = None,
+    height: Height | None = None,
     processes: Positive = 2,
     where: Where,
 ) -> int:

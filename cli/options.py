@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -81,17 +81,11 @@ def _positive_or_auto(kind: Any, value: Any) -> None:
         Number(gt=0, lt=MOST)(kind, value)
 
 
-def _folder(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
+def _path(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
     if not all(token.value for token in tokens):  # an unset variable, most likely; a Path would make "." of it
-        raise ValueError("wanted a folder, not an empty name")
-    folders = [Path(token.value) for token in tokens]
-    return folders if kind is not Path else folders[0]
-
-
-def _path(_: Any, tokens: Sequence[Token]) -> Path:
-    if not tokens[0].value:
         raise ValueError("wanted a path, not an empty name")
-    return Path(tokens[0].value)
+    paths = [Path(token.value) for token in tokens]
+    return paths if get_origin(kind) is Sequence else paths[0]
 
 
 def _not_empty(_: Any, value: str) -> None:
@@ -152,8 +146,8 @@ OutputFile = Annotated[
 ]
 SubmissionFile = Annotated[Path | None, Parameter(converter=_path, validator=PathKind(dir_okay=False), metavar="FILE")]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
-Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
-Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]
+Folder = Annotated[Path, Parameter(converter=_path, metavar="FOLDER")]
+Folders = Annotated[Sequence[Path], Parameter(converter=_path, metavar="FOLDER")]
 AsJson = Annotated[bool, Parameter("--json", help="print JSON")]
 
 # What the commands take from `sevila` itself: where the store is, and the command as it was typed.

@@ -190,7 +190,7 @@ def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffe
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--store", "", "cache", "ls"], "wanted a folder, not an empty name"),
+        (["--store", "", "cache", "ls"], "wanted a path, not an empty name"),
         (["report", "x", "-o", ""], "wanted a path, not an empty name"),
         (["ask", "", "Why?"], "wanted a video, not an empty name"),
         (["ask", "walk.mp4", ""], "for QUESTION. It must not be empty"),
