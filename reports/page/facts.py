@@ -21,7 +21,12 @@ from stages.sample_frames import Frames
 from stages.select_keyframes import Keyframes
 
 EXAMPLES_SHOWN = 20
-TRAININGS = ("pretrain_localizer", "refine_localizer", "finetune_answerer", "train_selector")
+TRAININGS = {
+    "pretrain_localizer": "Localizer pre-trained",
+    "refine_localizer": "Localizer refined",
+    "finetune_answerer": "Answerer fine-tuned",
+    "train_selector": "Selector trained",
+}
 STAGES_OF_WEIGHTS = (
     "import_backbone",
     "train_backbone",
@@ -181,19 +186,13 @@ def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
 def trainings_of(run: ReportedRun) -> list[TrainingCourse]:
     """Return the course of each training that has one."""
     courses = []
-    for stage in TRAININGS:
+    for stage, done in TRAININGS.items():
         for setting, weights in run.artifacts(stage):
             steps = sorted(weights.typed_rows("curves", TrainingStep))
             figures: dict[str, list[tuple[int, float]]] = {}
             for row in sorted(weights.typed_rows("validation", ValidationFigure)):
                 figures.setdefault(row.figure, []).append((row.step, row.value))
-            done = {
-                "pretrain_localizer": "Localizer pre-trained",
-                "refine_localizer": "Localizer refined",
-                "finetune_answerer": "Answerer fine-tuned",
-                "train_selector": "Selector trained",
-            }
-            name = done[stage] + (f", {setting}" if setting else "")
+            name = done + (f", {setting}" if setting else "")
             courses += [TrainingCourse(name, steps, figures)] if steps else []
     return courses
 
