@@ -49,13 +49,22 @@ def read_with_decord(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
 ) -> Iterator[np.ndarray]:
     """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
-    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
-    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
+    reader = _open_with_decord(path, size)
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
     visited = np.union1d(indices, _ends_of_groups(reader))
     visited = visited[visited > seen]
-    wanted = set(indices.tolist())
+    wanted, n_read = set(indices.tolist()), 0
+    with _decord_log() as reported, suppress(Exception):  # by which frame something fails is seen below
+        for batch in _near_each_other(reader, visited, video):
+            frames = reader.get_batch(batch).asnumpy()
+            refuse_damage(logged_lines(reported()))
+            on_progress()
+            n_read += len(batch)
+            yield from (frame for index, frame in zip(batch, frames, strict=True) if index in wanted)
+    if n_read == len(visited):
+        return
+    reader, visited = _open_with_decord(path, size), visited[n_read:]
     with _decord_log() as reported:
         for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
             refuse_damage(logged_lines(reported()))
@@ -63,12 +72,36 @@ def read_with_decord(
                 yield frame
 
 
+def _open_with_decord(path: Path, size: int) -> Any:
+    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
+    return decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
+
+
+def _near_each_other(reader: Any, indices: np.ndarray, video: VideoProbe) -> Iterator[np.ndarray]:
+    """Yield the frames in batches that are decoded between two signs of life; up to the first one that is too far for that."""
+    first, starts = 0, _starts(reader, indices)
+    ends = np.searchsorted(indices, starts + _step(video))  # of the batch that begins with each frame
+    while first < len(indices) and ends[first] > first:
+        end = min(ends[first], first + CHUNK_FRAMES)
+        yield indices[first:end]
+        first = end
+
+
+def _step(video: VideoProbe) -> int:
+    """How many frames are decoded between two signs of life."""
+    return max(1, SEEK_PIXELS // (video.width * video.height or 1))
+
+
+def _starts(reader: Any, indices: np.ndarray) -> np.ndarray:
+    """Where decoding begins for each frame: the keyframe before it."""
+    keyframes = np.union1d([0], reader.get_key_indices())
+    return keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
+
+
 def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
     """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
-    keyframes = np.union1d([0], reader.get_key_indices())
-    starts = keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
-    step, position = max(1, SEEK_PIXELS // (video.width * video.height or 1)), 0
-    for index, start in zip(indices.tolist(), starts.tolist(), strict=True):
+    step, position = _step(video), 0
+    for index, start in zip(indices.tolist(), _starts(reader, indices).tolist(), strict=True):
         for between in range(max(position, start) + step, index, step):
             reader.seek_accurate(between)
             on_progress()

@@ -86,6 +86,7 @@ class DecodeResult:
     """
 
     request: DecodeRequest
+    size: int  # of its frames, in pixels
     error: DecodeError | ReadingError | None = None
     probe: VideoProbe | None = None
     clips: tuple[SampledClip, ...] = ()  # one for each of the request's, with its own frame indices
@@ -262,9 +263,10 @@ def _first_answer(worker: _Worker, request: DecodeRequest) -> DecodeResult:
     try:
         message = worker.receive()
     except (DecodeError, ReadingError) as error:
-        return DecodeResult(request, error)
+        return DecodeResult(request, worker.size, error)
     assert isinstance(message, Started)
-    return DecodeResult(request, None, message.probe, message.clips, message.frame_indices, _chunks(worker))
+    video = message.probe, message.clips, message.frame_indices
+    return DecodeResult(request, worker.size, None, *video, _chunks(worker))
 
 
 def _chunks(worker: _Worker) -> Iterator[np.ndarray]:
