@@ -28,8 +28,9 @@ import decord
 import numpy as np
 
 from cache.errors import DecodeError, ReadingError
-from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, Started, Trouble
-from pipeline.video.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
+from pipeline.video.chunk_memory import CHUNK_FRAMES, ChunkMemory, ChunkRead
+from pipeline.video.decode_messages import Alive, BytesRead, DecodeRequest, Failed, Finished, Started, Trouble
+from pipeline.video.decoding import union_of_frames
 from pipeline.video.frames import VideoProbe, sample_clip
 from pipeline.video.image_folder import decode_image
 from pipeline.video.image_names import list_images
@@ -266,14 +267,20 @@ def _serve_parent() -> None:
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
     accept_unknown_side_data()
-    size, alive_every_seconds = int(sys.argv[2]), float(sys.argv[3])
-    sent_at = 0.0
+    size, alive_every_seconds = int(sys.argv[3]), float(sys.argv[4])
+    memory, sent_at = ChunkMemory(int(sys.argv[2]), size), 0.0
     with Connection(int(sys.argv[1])) as connection:
 
         def send(message: object) -> None:
             nonlocal sent_at
+            if isinstance(message, np.ndarray):
+                message = memory.write(message, release)
             connection.send(message)
             sent_at = time.monotonic()
+
+        def release() -> None:
+            assert isinstance(connection.recv(), ChunkRead)  # no request comes before this one's end was sent
+            memory.release()
 
         def on_progress() -> None:
             if time.monotonic() - sent_at > alive_every_seconds:
@@ -281,4 +288,7 @@ def _serve_parent() -> None:
 
         send(Alive())  # started
         while True:
-            serve(connection.recv(), size, send, on_progress)
+            if isinstance(message := connection.recv(), DecodeRequest):
+                serve(message, size, send, on_progress)
+            else:
+                memory.release()

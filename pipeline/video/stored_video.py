@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from cache.pool import Part, Pool
-from pipeline.video.decoding import CHUNK_FRAMES, DecodeResult
+from pipeline.video.chunk_memory import CHUNK_FRAMES
+from pipeline.video.decoding import DecodeResult
 
 STORED_FRAMES = 16 * CHUNK_FRAMES  # stored together, of a video that has more
 
