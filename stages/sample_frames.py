@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,7 @@ from pipeline.engine.progress import count_bar, track
 from pipeline.engine.row_schema import schema_of
 from pipeline.engine.sources import VideoFile, VideoFiles
 from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stage
+from pipeline.inference.streams import behind
 from pipeline.reasons import Reason
 from pipeline.video.attempts import Attempts
 from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
@@ -41,6 +43,7 @@ from stages.list_questions import Questions
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
 REVISED = {"pyav": "pyav 3", "images": "images 3"}
+PUBLISHERS = 2  # threads that sync and digest what is written, while others decode and one writes
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
@@ -165,10 +168,16 @@ def _decode_missing(
                 held = held_frames(pool, key)
                 yield dataclasses.replace(request, is_repeated=again, decord_failure=failure, held=held)
 
-        with DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders:
-            for result in decoders.decode(requests()):
-                key = requested.popleft()
-                attempts.note(key, _store(readable[key], key, result, pool, shard, cfg.size))
+        with (
+            DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders,
+            ThreadPoolExecutor(PUBLISHERS) as publishers,
+        ):
+            results = ((requested.popleft(), result) for result in decoders.decode(requests()))
+            written = (_write(readable[key], key, result, pool, shard, publishers) for key, result in results)
+            for key, error, published in behind(written, PUBLISHERS):
+                for each in published:
+                    each.result()
+                attempts.note(key, error)
                 yield key
 
     with shard.phase("decode"):
@@ -223,22 +232,23 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp)
 
 
-def _store(
-    video: VideoFile, key: str, result: DecodeResult, pool: Pool, shard: Shard, size: int
-) -> DecodeError | ReadingError | None:
-    """Put a decoded video's frames into the pool and return the error if that is impossible."""
+def _write(
+    video: VideoFile, key: str, result: DecodeResult, pool: Pool, shard: Shard, publishers: ThreadPoolExecutor
+) -> tuple[str, DecodeError | ReadingError | None, list[Future[None]]]:
+    """Write a decoded video's frames; return its key, the error if that is impossible, and what publishes its pieces."""
+    published: list[Future[None]] = []
     try:
         if result.error is not None:
             raise result.error
         n_frames = len(result.frame_indices)
         name = f"{shard.stage.name}, {video.video_id}"
-        with count_bar(name, n_frames, "frame") if n_frames > STORED_FRAMES else nullcontext(int) as on_stored:
-            store_video(pool, key, result, size, on_stored)
+        with count_bar(name, n_frames, "frame") if n_frames > STORED_FRAMES else nullcontext(int) as on_written:
+            store_video(pool, key, result, lambda finish: published.append(publishers.submit(finish)), on_written)
     except DecodeError as error:
-        return error
+        return key, error, published
     except ReadingError as error:
-        return ReadingError(f"video {video.video_id!r} ({video.path}): {error}")
-    return None
+        return key, ReadingError(f"video {video.video_id!r} ({video.path}): {error}"), published
+    return key, None, published
 
 
 def _row(video: VideoFile, stored: StoredVideo) -> SampledVideo:

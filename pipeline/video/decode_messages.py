@@ -1,12 +1,32 @@
-"""Messages of a decoder process: Alive at any time; Started, chunks of frames, Finished; or Failed or Trouble instead."""
+"""What a decoder process is asked, and its answers: Alive at any time; Started, chunks, Finished; or else Failed or Trouble."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.video.frames import SampledClip, VideoProbe
+from pipeline.video.chunk_memory import Chunk
+from pipeline.video.frames import Clip, SampledClip, Sampling, VideoProbe
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """One video and the frames wanted of it; which these are is decided when its length and rate are known."""
+
+    path: Path
+    sampling: Sampling
+    clips: tuple[Clip, ...] = (Clip(),)
+    image_folder_fps: float | None = None  # needed for folders of images only
+    digest: str | None = None  # SHA-256 of the bytes that are meant, if they were identified
+    stamp: tuple[int, ...] = ()  # of the file with that digest
+    is_repeated: bool = False  # it has failed before: the digest is to be checked first
+    decord_failure: str = ""  # why decord is not to be tried: its message of before
+    held: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # frames that are not wanted again, by their decoder
 
 
 @dataclass(frozen=True)
@@ -48,4 +68,4 @@ class Trouble:
     reason: str
 
 
-Message = Started | Finished | Failed | Trouble | np.ndarray
+Message = Started | Finished | Failed | Trouble | Chunk

@@ -28,8 +28,9 @@ import decord
 import numpy as np
 
 from cache.errors import DecodeError, ReadingError
-from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, Started, Trouble
-from pipeline.video.decoding import CHUNK_FRAMES, DecodeRequest, union_of_frames
+from pipeline.video.chunk_memory import CHUNK_FRAMES, ChunkMemory, ChunkRead
+from pipeline.video.decode_messages import Alive, BytesRead, DecodeRequest, Failed, Finished, Started, Trouble
+from pipeline.video.decoding import union_of_frames
 from pipeline.video.frames import VideoProbe, sample_clip
 from pipeline.video.image_folder import decode_image
 from pipeline.video.image_names import list_images
@@ -49,13 +50,22 @@ def read_with_decord(
     path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
 ) -> Iterator[np.ndarray]:
     """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
-    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
-    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
+    reader = _open_with_decord(path, size)
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
     visited = np.union1d(indices, _ends_of_groups(reader))
     visited = visited[visited > seen]
-    wanted = set(indices.tolist())
+    wanted, n_read = set(indices.tolist()), 0
+    with _decord_log() as reported, suppress(Exception):  # by which frame something fails is seen below
+        for batch in _near_each_other(reader, visited, video):
+            frames = reader.get_batch(batch).asnumpy()
+            refuse_damage(logged_lines(reported()))
+            on_progress()
+            n_read += len(batch)
+            yield from (frame for index, frame in zip(batch, frames, strict=True) if index in wanted)
+    if n_read == len(visited):
+        return
+    reader, visited = _open_with_decord(path, size), visited[n_read:]
     with _decord_log() as reported:
         for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
             refuse_damage(logged_lines(reported()))
@@ -63,12 +73,36 @@ def read_with_decord(
                 yield frame
 
 
+def _open_with_decord(path: Path, size: int) -> Any:
+    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
+    return decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
+
+
+def _near_each_other(reader: Any, indices: np.ndarray, video: VideoProbe) -> Iterator[np.ndarray]:
+    """Yield the frames in batches that are decoded between two signs of life; up to the first one that is too far for that."""
+    first, starts = 0, _starts(reader, indices)
+    ends = np.searchsorted(indices, starts + _step(video))  # of the batch that begins with each frame
+    while first < len(indices) and ends[first] > first:
+        end = min(ends[first], first + CHUNK_FRAMES)
+        yield indices[first:end]
+        first = end
+
+
+def _step(video: VideoProbe) -> int:
+    """How many frames are decoded between two signs of life."""
+    return max(1, SEEK_PIXELS // (video.width * video.height or 1))
+
+
+def _starts(reader: Any, indices: np.ndarray) -> np.ndarray:
+    """Where decoding begins for each frame: the keyframe before it."""
+    keyframes = np.union1d([0], reader.get_key_indices())
+    return keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
+
+
 def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
     """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
-    keyframes = np.union1d([0], reader.get_key_indices())
-    starts = keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
-    step, position = max(1, SEEK_PIXELS // (video.width * video.height or 1)), 0
-    for index, start in zip(indices.tolist(), starts.tolist(), strict=True):
+    step, position = _step(video), 0
+    for index, start in zip(indices.tolist(), _starts(reader, indices).tolist(), strict=True):
         for between in range(max(position, start) + step, index, step):
             reader.seek_accurate(between)
             on_progress()
@@ -233,14 +267,20 @@ def _serve_parent() -> None:
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
     accept_unknown_side_data()
-    size, alive_every_seconds = int(sys.argv[2]), float(sys.argv[3])
-    sent_at = 0.0
+    size, alive_every_seconds = int(sys.argv[3]), float(sys.argv[4])
+    memory, sent_at = ChunkMemory(int(sys.argv[2]), size), 0.0
     with Connection(int(sys.argv[1])) as connection:
 
         def send(message: object) -> None:
             nonlocal sent_at
+            if isinstance(message, np.ndarray):
+                message = memory.write(message, release)
             connection.send(message)
             sent_at = time.monotonic()
+
+        def release() -> None:
+            assert isinstance(connection.recv(), ChunkRead)  # no request comes before this one's end was sent
+            memory.release()
 
         def on_progress() -> None:
             if time.monotonic() - sent_at > alive_every_seconds:
@@ -248,4 +288,7 @@ def _serve_parent() -> None:
 
         send(Alive())  # started
         while True:
-            serve(connection.recv(), size, send, on_progress)
+            if isinstance(message := connection.recv(), DecodeRequest):
+                serve(message, size, send, on_progress)
+            else:
+                memory.release()

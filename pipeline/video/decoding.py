@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -24,13 +25,13 @@ from types import TracebackType
 import numpy as np
 
 from cache.errors import DecodeError, DecoderDeathError, HalfwayError, ReadingError
-from pipeline.video.decode_messages import Alive, BytesRead, Failed, Finished, Message, Started, Trouble
-from pipeline.video.frames import Clip, SampledClip, Sampling, VideoProbe
+from pipeline.video.chunk_memory import Chunk, ChunkMemory, ChunkRead, chunk_file
+from pipeline.video.decode_messages import Alive, BytesRead, DecodeRequest, Failed, Finished, Message, Started, Trouble
+from pipeline.video.frames import SampledClip, VideoProbe
 from pipeline.video.watchdog import Watchdog
 
 log = logging.getLogger("sevila")
 
-CHUNK_FRAMES = 64  # frames sent at once: 9.6 MB at 224 x 224
 START_SECONDS = 60.0  # of computing, until a process has loaded its libraries
 KILL_SECONDS = 5.0  # that a killed process may take to end: one that waits for a dead server ends when it answers
 # How a process ends at its own fault. Others come from outside: memory or a disk that fails, a batch system, a person.
@@ -59,33 +60,17 @@ def check_decoders(wanted: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class DecodeRequest:
-    """One video and the frames wanted of it; which these are is decided when its length and rate are known."""
-
-    path: Path
-    sampling: Sampling
-    clips: tuple[Clip, ...] = (Clip(),)
-    image_folder_fps: float | None = None  # needed for folders of images only
-    digest: str | None = None  # SHA-256 of the bytes that are meant, if they were identified
-    stamp: tuple[int, ...] = ()  # of the file with that digest
-    is_repeated: bool = False  # it has failed before: the digest is to be checked first
-    decord_failure: str = ""  # why decord is not to be tried: its message of before
-    held: Mapping[str, Sequence[int]] = field(
-        default_factory=dict
-    )  # frames that are not wanted again, by their decoder
-
-
 @dataclass
 class DecodeResult:
     """One video's frames, or the error that says why there are none: DecodeError for a bad file, ReadingError for a bad day.
 
     `frames` yields uint8 RGB [<= 64, size, size, 3] chunks of the frames `frame_indices`, in that order, once, and nothing more
-    when the next result has been asked for. Iterating raises such an error if decoding fails midway; all frames of the video are
-    then to be dropped.
+    when the next result has been asked for; each lies in memory that is written to again once the next one has been asked for.
+    Iterating raises such an error if decoding fails midway; all frames of the video are then to be dropped.
     """
 
     request: DecodeRequest
+    size: int  # of its frames, in pixels
     error: DecodeError | ReadingError | None = None
     probe: VideoProbe | None = None
     clips: tuple[SampledClip, ...] = ()  # one for each of the request's, with its own frame indices
@@ -112,6 +97,7 @@ class _Worker:
         self.size = size
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
+        self.memory: ChunkMemory | None = None
         self.watchdog: Watchdog | None = None
         self.has_started = False
         self.problem: OSError | None = None  # why not even a process could be started
@@ -133,16 +119,18 @@ class _Worker:
     def _start(self) -> None:
         self.watchdog, self.has_started, self.problem = None, False, None
         self.connection, theirs = Pipe()
+        memory = chunk_file(self.size)
         heartbeat_seconds = min(1.0, self.timeout_seconds / 4)
         # By import, as part of what this module is part of: messages are pickled with the names of their classes' modules.
         command = [sys.executable, "-P", "-c", f"from {__package__}.decode_worker import main; main()"]
-        command += [str(theirs.fileno()), str(self.size), str(heartbeat_seconds)]
+        command += [str(theirs.fileno()), str(memory.fileno()), str(self.size), str(heartbeat_seconds)]
         import_path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
-        with theirs:
+        with theirs, memory:
+            self.memory = ChunkMemory(memory.fileno(), self.size)
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,  # never written to: it ends when we are gone, which the worker sees
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), memory.fileno()],
                 env={**os.environ, "PYTHONPATH": import_path},
                 process_group=0,  # Ctrl-C is for us; we end the workers
             )
@@ -235,42 +223,68 @@ class DecoderPool:
     def decode(self, requests: Iterable[DecodeRequest]) -> Iterator[DecodeResult]:
         """One result for each request, in their order.
 
-        While one is read, the other workers decode the next ones, each up to a chunk ahead; so memory grows neither with the
+        While one is read, the workers decode the next ones, each up to two chunks ahead; so memory grows neither with the
         length of a video nor with that of the list, which is consumed lazily.
         """
         pending = iter(requests)
         idle = deque(self._workers)
         busy: deque[tuple[_Worker, DecodeRequest]] = deque()
+
+        def assign() -> None:
+            while idle and (request := next(pending, None)) is not None:
+                idle[0].assign(request)
+                busy.append((idle.popleft(), request))
+
+        def finished() -> None:
+            idle.append(busy.popleft()[0])
+            assign()
+
         try:
-            while True:
-                while idle and (request := next(pending, None)) is not None:
-                    idle[0].assign(request)
-                    busy.append((idle.popleft(), request))
-                if not busy:
-                    return
+            assign()
+            while busy:
                 worker, request = busy[0]
-                result = _first_answer(worker, request)
+                result = _first_answer(worker, request, finished)
                 yield result
                 _drain(result.frames)
-                idle.append(busy.popleft()[0])
+                if busy and busy[0][1] is request:  # it failed
+                    finished()
         finally:
             for worker, _ in busy:  # abandoned midway: what these still send belongs to nobody
                 worker.kill()
 
 
-def _first_answer(worker: _Worker, request: DecodeRequest) -> DecodeResult:
+def _first_answer(worker: _Worker, request: DecodeRequest, finished: Callable[[], None]) -> DecodeResult:
     try:
         message = worker.receive()
     except (DecodeError, ReadingError) as error:
-        return DecodeResult(request, error)
+        return DecodeResult(request, worker.size, error)
     assert isinstance(message, Started)
-    return DecodeResult(request, None, message.probe, message.clips, message.frame_indices, _chunks(worker))
+    video = message.probe, message.clips, message.frame_indices
+    return DecodeResult(request, worker.size, None, *video, _chunks(worker, finished))
 
 
-def _chunks(worker: _Worker) -> Iterator[np.ndarray]:
-    while not isinstance(message := worker.receive(), Finished):
-        assert isinstance(message, np.ndarray)
-        yield message
+def _chunks(worker: _Worker, finished: Callable[[], None]) -> Iterator[np.ndarray]:
+    """Yield the chunks, each when the next one is here; `finished` is called before the last one, as the process is idle then."""
+    assert worker.memory is not None and worker.connection is not None
+    read = partial(_read, worker.memory, worker.connection)
+    last: list[Chunk] = []
+    try:
+        while not isinstance(message := worker.receive(), Finished):
+            assert isinstance(message, Chunk)
+            yield from read(last)
+            last = [message]
+    except (DecodeError, ReadingError):
+        yield from read(last)
+        raise
+    finished()
+    yield from read(last)
+
+
+def _read(memory: ChunkMemory, connection: Connection, chunks: Sequence[Chunk]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        yield memory.read(chunk)
+        with suppress(OSError):  # the process has ended
+            connection.send(ChunkRead())
 
 
 def _drain(frames: Iterator[np.ndarray]) -> None:

@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from cache.pool import Part, Pool
-from pipeline.video.decoding import CHUNK_FRAMES, DecodeResult
+from pipeline.video.chunk_memory import CHUNK_FRAMES
+from pipeline.video.decoding import DecodeResult
 
 STORED_FRAMES = 16 * CHUNK_FRAMES  # stored together, of a video that has more
 
@@ -48,8 +49,19 @@ def held_frames(pool: Pool, key: str) -> dict[str, list[int]]:
     return dict(held)
 
 
-def store_video(pool: Pool, key: str, result: DecodeResult, size: int, on_stored: Callable[[int], object]) -> None:
-    """Write the frames of a result, calling `on_stored` with the length of each piece; pieces before an error stay."""
+def store_video(
+    pool: Pool,
+    key: str,
+    result: DecodeResult,
+    publish: Callable[[Callable[[], None]], object],
+    on_written: Callable[[int], object],
+) -> None:
+    """Write the frames of a result; pieces before an error stay.
+
+    Args:
+        publish: is called with what publishes each piece that is written, and may have it done by any thread.
+        on_written: is called with the length of each piece.
+    """
     assert result.probe is not None
     probe = dataclasses.asdict(result.probe)
     clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
@@ -62,8 +74,8 @@ def store_video(pool: Pool, key: str, result: DecodeResult, size: int, on_stored
         is_last = start + STORED_FRAMES >= len(frame_indices)
         frames = result.frames if is_last else islice(result.frames, STORED_FRAMES // CHUNK_FRAMES)
         facts = {"probe": probe, "clips": clips} if is_last else {"probe": probe}
-        pool.write(key, piece, (size, size, 3), "uint8", frames, facts)()
-        on_stored(len(piece))
+        publish(pool.write(key, piece, (result.size, result.size, 3), "uint8", frames, facts))
+        on_written(len(piece))
 
 
 def _decoder(part: Part) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from cache.errors import DecodeError, DecoderDeathError, ReadingError
+from pipeline.video.chunk_memory import N_CHUNKS, Chunk, ChunkMemory, chunk_file
 from pipeline.video.decode_worker import read_with_decord, read_with_pyav
 from pipeline.video.decoding import (
     DecodeRequest,
@@ -83,7 +85,7 @@ def made(folder: Path, name: str) -> Path:
 
 def everything(result: DecodeResult) -> np.ndarray:
     assert result.error is None
-    return np.concatenate(list(result.frames))
+    return np.concatenate([chunk.copy() for chunk in result.frames])
 
 
 def indices_shown(frames: np.ndarray) -> list[int]:
@@ -254,11 +256,11 @@ def test_a_stopped_decoder_goes_on_where_it_was(tmp_path: Path) -> None:
     video = videos.make_video(tmp_path / "long.mp4", n_frames=300)
     with DecoderPool(workers=1, timeout_seconds=0.5) as pool:
         for result in pool.decode([DecodeRequest(video, UniformSampling(300))]):
-            frames = [next(result.frames)]
+            frames = [next(result.frames).copy()]
             (worker,) = readers_of(video)
             os.kill(worker, signal.SIGSTOP)
             threading.Timer(1.5, os.kill, (worker, signal.SIGCONT)).start()
-            frames += list(result.frames)
+            frames += [chunk.copy() for chunk in result.frames]
     assert indices_shown(np.concatenate(frames)) == list(range(300))
 
 
@@ -367,7 +369,7 @@ def test_workers_end_when_their_parent_is_killed_even_if_they_hang(tmp_path: Pat
 def test_a_caller_may_leave_a_video_half_read(tmp_path: Path, pool: DecoderPool) -> None:
     paths = [videos.make_video(tmp_path / f"{n}.mp4", n_frames=n) for n in (200, 100, 50)]
     requests = [DecodeRequest(path, UniformSampling(200)) for path in paths]
-    first_chunks = [next(result.frames) for result in pool.decode(requests)]
+    first_chunks = [next(result.frames).copy() for result in pool.decode(requests)]
     assert [indices_shown(chunk) for chunk in first_chunks] == [list(range(64)), list(range(64)), list(range(50))]
     for result in pool.decode(requests):
         assert result.request is requests[0]
@@ -378,9 +380,38 @@ def test_a_caller_may_leave_a_video_half_read(tmp_path: Path, pool: DecoderPool)
 def test_a_long_video_comes_in_chunks(tmp_path: Path, pool: DecoderPool) -> None:
     path = videos.make_video(tmp_path / "long.mp4", n_frames=600)
     for result in pool.decode([DecodeRequest(path, FixedRateSampling(4.0))]):
-        chunks = list(result.frames)
+        chunks = [chunk.copy() for chunk in result.frames]
         assert [len(chunk) for chunk in chunks] == [64, 64, 64, 8]
         assert indices_shown(np.concatenate(chunks)) == list(range(1, 600, 3))
+
+
+def test_a_decoder_takes_the_next_video_while_the_last_frames_of_one_are_read(tmp_path: Path) -> None:
+    requests = [
+        DecodeRequest(videos.make_video(tmp_path / f"{n}.mp4", n_frames=n), UniformSampling(n)) for n in (20, 30)
+    ]
+    asked: list[DecodeRequest] = []
+    with DecoderPool(workers=1, timeout_seconds=60) as pool:
+        for result in pool.decode(asked.append(each) or each for each in requests):  # type: ignore[func-returns-value]
+            shown = [indices_shown(chunk) for chunk in result.frames if asked == requests]
+            assert shown == [list(range(len(result.frame_indices)))]
+
+
+def test_a_chunks_place_is_written_to_again_only_when_it_was_read() -> None:
+    with chunk_file(8) as file:
+        ours, theirs = ChunkMemory(file.fileno(), 8), ChunkMemory(file.fileno(), 8)
+    held: deque[Chunk] = deque()
+
+    def read_one() -> None:
+        chunk = held.popleft()
+        assert (ours.read(chunk) == waited[0]).all()
+        waited[0] += 1
+        theirs.release()
+
+    waited = [0]
+    for number in range(10):
+        held.append(theirs.write(np.full((number % 5 + 1, 8, 8, 3), number, np.uint8), read_one))
+        assert len(ours.read(held[-1])) == number % 5 + 1
+    assert waited[0] == 10 - N_CHUNKS
 
 
 def test_a_slow_decode_shows_signs_of_life_frame_by_frame(folder: Path) -> None:

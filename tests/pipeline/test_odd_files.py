@@ -51,7 +51,7 @@ def read(
 
 def taken(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray | str | HalfwayError]:
     try:
-        yield from frames
+        yield from (chunk.copy() for chunk in frames)
     except HalfwayError as error:
         yield error
     except DecodeError as error:

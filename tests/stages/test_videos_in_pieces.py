@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,21 @@ def sampled(folder: Path, root: Path) -> Any:
 def sampled_until_killed(folder: Path, root: Path, n_pieces: int) -> None:
     """Sample until so many pieces are safe, and die while the next one is written: nothing is caught, nothing cleaned up."""
     write = Pool.write
-    written: list[str] = []
+    begun: list[str] = []
+    safe = threading.Semaphore(0)
 
     def write_or_die(pool: Pool, key: str, indices: Any, shape: Any, dtype: str, pieces: Any, facts: Any) -> Any:
         def dying() -> Any:
             for piece in pieces:
                 yield piece
-                if len(written) == n_pieces:
+                if len(begun) > n_pieces:
+                    for _ in range(n_pieces):  # which other threads sync and digest
+                        safe.acquire()
                     os.kill(os.getpid(), signal.SIGKILL)
 
+        begun.append(key)
         publish = write(pool, key, indices, shape, dtype, dying(), facts)
-        written.append(key)
-        return publish
+        return lambda: (publish(), safe.release())
 
     Pool.write = write_or_die  # type: ignore[method-assign, assignment]
     with pytest.MonkeyPatch.context() as patch:

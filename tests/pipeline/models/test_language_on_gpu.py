@@ -45,7 +45,9 @@ def test_rows_padded_to_a_multiple_give_the_official_logits(monkeypatch: pytest.
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 5e-5), ("bfloat16", 0.5)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 5e-5), ("bfloat16", 0.5), ("int8", 0.5), ("fp8", 1.0)]
+)
 def test_a_gpu_gives_the_official_logits(precision: str, tolerance: float) -> None:
     from benchmarks.parity import parity
 
