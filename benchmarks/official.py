@@ -28,7 +28,7 @@ import torch
 import sevila
 from benchmarks import flops
 from benchmarks.report import Report
-from benchmarks.world import REAL, TINY, WEIGHTS, Size, write_checkpoint, write_data
+from benchmarks.world import MEDIUM, TINY, WEIGHTS, Size, write_checkpoint, write_data
 from pipeline.models.checkpoint import load_language, load_verbalizer, load_vision_encoder, load_visual_prompt
 from pipeline.models.config import read_blip2_config
 from pipeline.models.prompts import PROMPT_STYLES, numbered_frame_prefixes, single_frame_prefixes
@@ -38,23 +38,14 @@ from pipeline.video.frames import uniform_indices
 from tests.videos import make_video
 
 K, OTHER_K, N_FRAMES = 4, 2, 32
-_VIT = {"num_attention_heads": 8, "num_hidden_layers": 12}
-_QFORMER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
-_TEXT = {"d_kv": 64, "vocab_size": 32128}
 MODELS = {
     # Of the real model's arithmetic a question, three fifths are the ViT's; here it is six times T5's.
     "large ViT": replace(
-        REAL,
-        vision=_VIT | {"hidden_size": 768, "intermediate_size": 3072},
-        qformer=_QFORMER,
-        text=_TEXT | {"d_model": 512, "d_ff": 1024, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 8},
+        MEDIUM,
+        vision=MEDIUM.vision | {"hidden_size": 768, "intermediate_size": 3072},
+        text=MEDIUM.text | {"d_model": 512, "d_ff": 1024, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 8},
     ),
-    "real proportions": replace(
-        REAL,
-        vision=_VIT | {"hidden_size": 512, "intermediate_size": 2048},
-        qformer=_QFORMER,
-        text=_TEXT | {"d_model": 768, "d_ff": 2048, "num_layers": 9, "num_decoder_layers": 9, "num_heads": 12},
-    ),
+    "real proportions": MEDIUM,
     "tiny": TINY,
 }
 

@@ -220,7 +220,7 @@ class ExecutionOptions(Inference):
     """How to run a chain.
 
     Attributes:
-        decode_workers: processes that decode
+        decode_workers: processes that decode; else one for each core
         shard_megabytes: size at which a shard is cut
         processes: processes of a training; 0: one for each GPU, one without GPU or where --device names one
         server_requests: questions that a server is asked at once ([answer_with_vlm] served)
@@ -229,7 +229,7 @@ class ExecutionOptions(Inference):
         tensorboard: write training curves there as well
     """
 
-    decode_workers: Positive = 2
+    decode_workers: Positive | None = None
     shard_megabytes: Annotated[float, Parameter(validator=Number(gt=0, lt=MOST), metavar="MB")] = 1024.0
     processes: Count = 0
     server_requests: Positive = 4

@@ -1,7 +1,8 @@
-"""Number of compute threads: one for small models, whose operations take less time than synchronising threads."""
+"""Numbers of threads and processes: as many as cores, or one thread for models too small to gain from several."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 SMALL_PARAMETERS = 10_000_000  # BLIP-2's Q-Former has twenty times as many, the demo's a hundredth
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

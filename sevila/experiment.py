@@ -40,7 +40,7 @@ class HowToRun(TypedDict, total=False):
         limit: ask the first so many questions of each split only.
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
         batch_tokens: tokens in a forward pass, or "auto".
-        decode_workers: processes that decode.
+        decode_workers: processes that decode; else one for each core.
         shard_bytes: size at which a shard is cut.
         processes: of a training; 0: one for each GPU.
         download: fetch weights that nobody placed from the Hugging Face Hub.

@@ -262,6 +262,25 @@ def test_independent_settings_are_at_work_at_once_on_the_gpu_workers_and_stand_i
     assert prefect.flow_run("at once")["state"]["message"] == f"metrics {pins[-1].id}"
 
 
+def test_cancelling_a_run_ends_the_settings_that_are_at_work_at_once_and_their_pieces(
+    prefect: PrefectServer, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    long = ['chain.selectors=["uniform", "oracle"]', "finetune_answerer.epochs=100000"]
+    id = prefect.start(
+        "sevila/full-chain", "settings cancelled", recipe=str(prefect.world / "full.toml"), settings=long
+    )
+    trainings = prefect.until(lambda: len(pieces := running(prefect.pieces(id))) == 2 and pieces)
+    assert all(piece["name"].startswith("finetune_answerer") for piece in trainings)
+    process = prefect.process_of(prefect.flow_run("settings cancelled"))
+    prefect.ask(f"flow_runs/{id}/set_state", {"state": {"type": "CANCELLING"}})
+    prefect.ended("settings cancelled", "CANCELLED")
+    prefect.until(lambda: all(piece["state"]["type"] == "CANCELLED" for piece in prefect.pieces(id)))
+    prefect.until(lambda: not Path(f"/proc/{process}").exists())
+    settings = [node["id"] for node in prefect.graph(id) if node["label"].startswith("sevila-setting / ")]
+    states = [prefect.ask(f"flow_runs/{setting}")["state"]["type"] for setting in settings]
+    assert states == ["CANCELLED", "CANCELLED"]
+
+
 @side_by_side
 def test_a_regression_fails_the_nightly_run_and_is_named(prefect: PrefectServer, sampled: Path, folder: Path) -> None:
     first, store = Path(shutil.copytree(sampled, folder / "first")), folder / "store"

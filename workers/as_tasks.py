@@ -21,7 +21,7 @@ from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.engine.steps import Run, Step, setting_of
-from workers.piece import BACK_OFF_SECONDS, MAX_ATTEMPTS
+from workers.piece import BACK_OFF_SECONDS, MAX_ATTEMPTS, SETTING
 
 log = logging.getLogger("sevila")
 
@@ -75,7 +75,7 @@ class AsTasks:
 
             here = _Here(do)
 
-            @flow(name="sevila-setting", flow_run_name=lambda: name, persist_result=False)
+            @flow(name=SETTING, flow_run_name=lambda: name, persist_result=False)
             def setting() -> Any:
                 return here()
 

@@ -19,16 +19,16 @@ from prefect import get_client
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas import FlowRun
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run as this_run
-from prefect.states import Cancelling, State
+from prefect.states import Cancelled, Cancelling, State
 
 from pipeline.engine.build import Piece, build, pieces
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
-from workers.piece import BACK_OFF_SECONDS, MakeAll, ShowLeft, count_failure, piece_name
+from workers.piece import BACK_OFF_SECONDS, SETTING, MakeAll, ShowLeft, count_failure, piece_name
 from workers.ray_cluster import RayCluster
 
 log = logging.getLogger("sevila")
@@ -135,10 +135,8 @@ def _gpu_workers(submit: Submit) -> Iterator[MakeAll]:
                         if state is None:
                             log.warning("run %s was deleted and is submitted again", number)
                             due[number] = 0.0
-                        elif (
-                            state.is_completed()
-                        ):  # all remaining pieces are locked: runs not started yet have nothing to do
-                            due.clear()
+                        elif state.is_completed():
+                            due.clear()  # no piece is left to lock: runs that have not started would do nothing
                             idle = _cancel_scheduled(client, list(waiting.values()))
                             waiting = {number: id for number, id in waiting.items() if id not in idle}
                             if not show_left():  # all pieces exist, even if a run is still waiting or lost its worker
@@ -225,16 +223,25 @@ def _pieces_tag(run_id: Any) -> str:
 
 
 def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Cancel the pieces of a cancelled run. Prefect calls this hook after stopping the run, with these argument names."""
+    """Cancel the pieces and the subflow runs of a cancelled run.
+
+    Prefect calls this hook after stopping the run, with these argument names.
+    """
     active = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
     run_filter = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": active})
     with get_client(sync_client=True) as client:
         requested: set[UUID] = set()  # cancel each once: a run whose state the server does not change is returned again
-        while (
-            runs := {run.id for run in client.read_flow_runs(flow_run_filter=run_filter)} - requested
-        ):  # 200 a request
+        # The server returns 200 at a time.
+        while runs := {run.id for run in client.read_flow_runs(flow_run_filter=run_filter)} - requested:
             _cancel(client, list(runs))
             requested |= runs
+        # Subflow runs ran in the process that Prefect has stopped.
+        children = {"parent_flow_run_id": {"any_": [flow_run.id]}, "state": {"type": {"not_any_": [*TERMINAL_STATES]}}}
+        settings = {"name": {"any_": [SETTING]}}
+        for setting in client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate(settings), flow_run_filter=FlowRunFilter.model_validate(children)
+        ):
+            client.set_flow_run_state(setting.id, Cancelled(), force=True)
 
 
 def _cancel_scheduled(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[UUID]:

@@ -58,7 +58,9 @@ class Execution(BaseModel):
     batch_tokens: TokenCount | None = Field(
         default=None, description="tokens in a forward pass, padding included; empty: what suits the device"
     )
-    decode_workers: int = Field(default=2, ge=1, le=256, description="processes that decode videos")
+    decode_workers: int = Field(
+        default=2, ge=1, le=256, description="processes that decode videos, of each run of a worker, which has several"
+    )
     shard_megabytes: float = Field(default=1024.0, gt=0, le=65536, description="size at which a shard is cut")
     processes: int = Field(
         default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"

@@ -127,9 +127,7 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
 
     logging.setLogRecordFactory(_RunLogRecord)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(
-            _without_traceback
-        )  # never removed: Prefect logs the failure after this block
+        logging.getLogger(name).addFilter(_without_traceback)  # permanently: Prefect logs failures after this block
     handler = APILogHandler()
     handler.addFilter(is_new)
     # The root logger, and libraries whose loggers do not propagate to it.

@@ -31,6 +31,7 @@ log = logging.getLogger("sevila")
 
 MAX_ATTEMPTS = 4  # of a piece whose process dies, and of a step after machine errors
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
+SETTING = "sevila-setting"  # name of the flow whose runs are the branches of a chain (workers/as_tasks.py)
 MACHINE_FAILURE = "FailedByMachine"  # state name of a failed piece that a retry, or another worker, may complete
 
 ShowLeft = Callable[[], int]  # shows how many pieces are missing, and returns it

@@ -195,9 +195,7 @@ def _check(port: int) -> None:
     if not (HOME / "prefect.yaml").exists():
         raise SevilaError(f"{HOME}: no prefect.yaml; `sevila up` runs from a clone of the project")
     if _listens(port):
-        raise SevilaError(
-            f"port {port} of {HOST} is taken, perhaps by another `sevila up`: stop that one, or give --port"
-        )
+        raise SevilaError(f"port {port} of {HOST} is taken, perhaps by another `sevila up`: stop it, or give --port")
 
 
 def _listens(port: int) -> bool:

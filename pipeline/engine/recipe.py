@@ -100,7 +100,7 @@ class Chain(Config):
                     f"{name} chooses by scores; [select_keyframes] selector = {name!r} says how Localizers choose"
                 )
         if not names or len(set(names)) < len(names):
-            raise ValueError("each once, and at least one, was wanted")
+            raise ValueError("list at least one selector, and each only once")
         return names
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
 
@@ -26,6 +26,7 @@ from cache.untrusted import path_inside
 from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.sources import Sources
 from pipeline.reasons import Reason
+from pipeline.threads import usable_cores
 
 TypedRow = TypeVar("TypedRow")
 
@@ -68,7 +69,7 @@ class RunContext:
     Attributes:
         device: a torch device, or `auto` for the first GPU if there is one.
         batch_tokens: tokens a forward pass may hold, padding included, and frames per ViT batch; None: what suits the device.
-        decode_workers: processes that decode videos; `shard_bytes`: size at which a shard is cut.
+        decode_workers: processes that decode videos, by default one for each core; `shard_bytes`: size at which a shard is cut.
         sources: finds data and weights by name on this machine; `download`: may fetch these from the model hub.
         processes: processes that a training runs in; 0: one for each GPU, one without GPU or where `device` names one.
         checkpoint_minutes: a training stores its state so often, beside the end of every epoch.
@@ -79,7 +80,7 @@ class RunContext:
     store: Store
     device: str = "auto"
     batch_tokens: int | None = None
-    decode_workers: int = 2
+    decode_workers: int = field(default_factory=usable_cores)
     shard_bytes: int = 1 << 30
     sources: Sources | None = None
     processes: int = 0
@@ -96,7 +97,7 @@ class RunContext:
     @classmethod
     def of(cls, store: Store, options: Mapping[str, Any]) -> RunContext:
         """Return the context that options of a command or a deployment's form ask for; those of others are left alone."""
-        own = {each.name: options[each.name] for each in fields(cls) if each.name in options}
+        own = {each.name: value for each in fields(cls) if (value := options.get(each.name)) is not None}
         return cls(store, shard_bytes=int(options["shard_megabytes"] * 2**20), **own)
 
     def torch_device(self) -> str:

@@ -28,10 +28,7 @@ ATTRIBUTES = ("thing", "colour", "shape", "place")
 EMPTY_SHARE = 0.1
 SEEING_RATE, DESCRIBING_RATE = 4e-3, 1e-3
 DESCRIBING_IMAGES = 6000
-TINTED_SHARE, MAX_TINT = (
-    0.5,
-    0.8,
-)  # of the Q-Former's images; tint between 0, white light, and 1, the light of the videos
+TINTED_SHARE, MAX_TINT = 0.5, 0.8  # of the Q-Former's images; tint from 0, white light, to 1, that of the videos
 
 
 class Images(NamedTuple):

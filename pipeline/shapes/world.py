@@ -19,9 +19,7 @@ GREY_FRAMES = (4, 5)  # of 64, of which the chain samples every second one
 COLOURED_FRAMES = 7  # so that 3 or 4 sampled frames of an event show all of it
 EARLY_FRAMES = 2  # frames before that, which queries' windows include
 N_OPTIONS = 5  # UNSEEN is one of them
-UNSEEN = (
-    "not to be seen"  # an option of every question, never correct: the answer for frames that do not show the event
-)
+UNSEEN = "not to be seen"  # an option of every question, never correct: for frames that do not show the event
 CAST = (1.0, 0.8, 0.65)  # tint of all videos; the backbone is trained in white light
 SETS_OFF, REACH = 0.12, 0.32  # distance of a moving thing from the middle when it takes on colour, and at the end
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}

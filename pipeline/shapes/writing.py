@@ -19,9 +19,7 @@ from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, U
 FrameWords = tuple[str, str, str, str]  # thing, colour, shape, place
 EMPTY_FRAME: FrameWords = (EMPTY, EMPTY, EMPTY, EMPTY)
 CENTRE = 0.16  # largest distance of the place "centre" from the middle of a frame
-EASY_SHARE = (
-    0.5  # of the questions: wrong options need not be in the video, so that recognising the right one is enough
-)
+EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so recognising the right one is enough
 UNSEEN_SHARE = 0.1  # of the questions: no frame shows the event asked about
 EMPTY_SHARE = 0.2  # of the frames of those: empty
 TURN = 0.5  # phase of an event, from 0 to 1, at which its thing takes on colour

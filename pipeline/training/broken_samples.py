@@ -13,7 +13,7 @@ from pipeline.training.task import Task
 
 log = logging.getLogger("sevila")
 
-MAX_BROKEN_AT_START = 16  # stop if this many samples, and no others yet, have no finite loss
+MAX_BROKEN = 16  # stop if this many samples, and no others yet, have no finite loss
 
 
 class BrokenSamples:
@@ -40,11 +40,8 @@ class BrokenSamples:
             return False
         self.left_out.update(broken)
         names = ", ".join(self._task.names(broken))
-        if (
-            len(broken) == len(batch)
-            and not any_trained
-            and len(self.left_out) >= min(MAX_BROKEN_AT_START, self._task.n_samples)
-        ):
+        is_limit = len(self.left_out) >= min(MAX_BROKEN, self._task.n_samples)
+        if len(broken) == len(batch) and not any_trained and is_limit:
             raise SevilaError(
                 f"{self._name}: no finite loss before any step, with the weights as given, for {names}; weights or features are "
                 "broken: give others"

@@ -33,9 +33,7 @@ MAX_TRACEBACK_LETTERS = 10_000  # fits into a pipe's buffer, so that a process c
 MAX_TMPDIR_BYTES = 60  # the fork server creates a socket there, whose path is limited to 104 or 108 bytes
 # Slow imports. Safe to fork: OpenBLAS restarts its threads after a fork, and torch starts its own on first use.
 PRELOADED = ["torch", "transformers.models.blip_2.modeling_blip_2", "scipy.stats"]
-DEATH, REFUSAL, BUG, RESULT = range(
-    4
-)  # outcomes of a process; of several failures, the least is nearest to the root cause
+DEATH, REFUSAL, BUG, RESULT = range(4)  # outcomes; of several failures, the least is nearest to the root cause
 ERRORS = {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}
 
 
