@@ -71,13 +71,14 @@ class RayCluster:
         self._n_gpus = 1 if self._request["execution"]["device"] != "cpu" and resources.get("GPU") else 0
         self.n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
 
-    def _make_all(self, id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
+    def _make_all(self, id: str, missing: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
         from prefect_ray.context import remote_options
 
         # Ray detects a killed process and retries its task; Prefect's own retries do not see it.
         with remote_options(num_gpus=self._n_gpus, max_retries=MAX_ATTEMPTS - 1):
             futures = {
-                self._runner.submit(_piece_on_ray, _task_arguments(id, piece, self._request)): piece for piece in left
+                self._runner.submit(_piece_on_ray, _task_arguments(id, piece, self._request)): piece
+                for piece in missing
             }
         for future in as_completed(list(futures)):
             future.wait()

@@ -90,13 +90,13 @@ class PlaceLookup:
     A place is `NAME=PATH`, or a bare PATH for every name of its kind; variables separate several by the path separator.
     """
 
-    def __init__(self, given: Mapping[str, Iterable[str]]) -> None:
+    def __init__(self, command_line: Mapping[str, Iterable[str]]) -> None:
         environment = {
             kind: filter(None, os.environ.get(f"SEVILA_{kind.upper()}", "").split(os.pathsep)) for kind in KINDS
         }
         # By precedence; a bare path on the command line takes precedence over a name in the file.
         self._levels: list[dict[tuple[str, str], Path]] = [
-            {(kind, name): path for kind in KINDS for name, path in map(_split_place, given.get(kind, ()))},
+            {(kind, name): path for kind in KINDS for name, path in map(_split_place, command_line.get(kind, ()))},
             {(kind, name): path for kind in KINDS for name, path in map(_split_place, environment[kind])},
             _read_config_file(config_file()),
         ]
@@ -144,9 +144,9 @@ class PlaceLookup:
             raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but {why}{hint}") from error
         kind_there = kind_of(place)
         if kind_there not in ("", "a folder"):
-            wanted = "a folder" if kind == "videos" else "a file or a folder"
+            expected = "a folder" if kind == "videos" else "a file or a folder"
             raise MissingSourceError(
-                f"the {kind} {name!r} should lie at {place}, but that is {kind_there}, not {wanted}"
+                f"the {kind} {name!r} should lie at {place}, but that is {kind_there}, not {expected}"
             )
         return place
 
@@ -203,19 +203,21 @@ def write_first(text: str) -> Path:
 
 
 def refuse_unused(
-    given: Mapping[str, Iterable[str]], used: Mapping[str, Collection[str]], idle: Mapping[str, Collection[str]] = {}
+    command_line: Mapping[str, Iterable[str]],
+    used: Mapping[str, Collection[str]],
+    idle: Mapping[str, Collection[str]] = {},
 ) -> None:
     """Raise if the command line gives a place for an unused name, which is likely misspelt.
 
     Args:
-        given: the places of each kind, as `PlaceLookup` takes them.
+        command_line: the places of each kind, as `PlaceLookup` takes them.
         used: the names of each kind that the run reads.
         idle: names of each kind that are known but not read by this run: a place for one only logs a warning.
 
     Raises:
         RecipeError: names the place, and the names that are used.
     """
-    for kind, places in given.items():
+    for kind, places in command_line.items():
         names = sorted(used[kind])
         for place in places:
             name, _ = _split_place(place)

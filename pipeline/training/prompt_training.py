@@ -93,12 +93,12 @@ def train_prompt(
     out.write_rows("validation", trained.validation)
 
 
-def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, wanted: str, out: Output) -> None:
+def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, required: str, out: Output) -> None:
     """Record the counts of skipped questions by reason; raise `SevilaError` if there is no sample."""
     out.dropped.update(skipped)
     if not samples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common()) or "there is no question"
-        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {wanted}")
+        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {required}")
 
 
 def micro_batches(samples: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
