@@ -1,12 +1,12 @@
-"""The chain as Prefect flows, for deployments, schedules and workers. Only this and workers/ import prefect.
+"""The chain as Prefect flows, for deployments, schedules and workers. Only this file and workers/ import prefect.
 
-Prefect starts, places, retries and shows; what is already made only the store knows. No task is cached or persisted, and nothing
-larger than ids and recipe names passes through Prefect. Without a server, use `sevila run`.
+Prefect starts, places, retries and shows runs; the store alone records which artifacts exist. No task is cached or persisted, and
+flows and tasks exchange only ids and recipe names. Without a server, use `sevila run`.
 
-    sevila         walks a whole chain; what needs a GPU it hands to the workers of pool `gpu`, piece by piece
-    sevila-stage   makes one stage from what the store holds, in the same way
-    sevila-piece   one shard, or all that is left of an artifact, on whatever worker took it
-    sevila-benchmark   measures a matrix of settings, and compares the night with those before
+    sevila            runs a whole chain, with GPU stages dispatched in pieces to the workers of pool `gpu`
+    sevila-stage      builds one stage from artifacts in the store, in the same way
+    sevila-piece      builds one shard, or all missing shards, of an artifact on the worker that takes it
+    sevila-benchmark  measures a matrix of settings, and compares it with earlier nights
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pipeline  # noqa: F401 - clears what BLAS libraries read when they are loaded, as prefect and cache may load numpy
+import pipeline  # noqa: F401 - first: sets the variables that BLAS libraries read on load, and prefect may load numpy
 
 # isort: split
 from prefect import flow, task
@@ -68,19 +68,19 @@ def sevila(
     places: Places = Places(),  # noqa: B008 - never changed
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[str]:
-    """Run the chain of a recipe, from questions to metrics; what the store holds is not made again.
+    """Run the chain of a recipe, from questions to metrics, reusing artifacts in the store.
 
-    Ends Completed, with the id of the (last) metrics, or Failed, with the reason as its message. Relative paths start where
-    the deployment's pull step leads. The recipe demo, when no place is given, brings its own small world.
+    The final state is Completed with the id of the (last) metrics, or Failed with the reason as its message. Relative paths
+    start at the deployment's pull step. Recipe demo generates its own small data set if no places are given.
 
     Args:
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
         settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
         seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
-        chain: which chain to walk: `forward` is inference, `full` the trainings too
-        name: name under which everything the run makes is kept (`sevila runs`); empty: none
-        places: where data, weights and artifacts lie on the workers
-        execution: speed and place
+        chain: `forward` for inference only, `full` for training as well
+        name: name of the run, which keeps its artifacts from garbage collection (`sevila runs`); empty: none
+        places: locations of data, weights and artifacts on the workers
+        execution: how and where to run
     """
     settings = (*settings, *([] if chain == "as the recipe says" else [f"chain.kind={chain}"]))
     request, started = _request(recipe, settings, seed, places, execution), datetime.now(UTC)
@@ -94,8 +94,8 @@ def sevila(
             with branching(dispatch.n_at_once) as branches:
                 results = chain_of(chosen)(chosen, AsTasks(chosen, steps, branches), sources)
             steps.pin_in_order()
-            called = name or title_of(chosen.name, [] if seed is None else [seed])
-            page = report_at_end(called, chosen, steps, sources, started, pin) if is_report_wanted() else None
+            report_title = name or title_of(chosen.name, [] if seed is None else [seed])
+            page = report_at_end(report_title, chosen, steps, sources, started, pin) if is_report_wanted() else None
             report = (page, strips_at_end(chosen, steps, sources)) if page else None
         title, key = f"Recipe {code(chosen.name)}", key_of(f"sevila-{chosen.name}")
         show_summary(title, key, steps.artifacts, steps.settings, results, report)
@@ -115,16 +115,16 @@ def sevila_stage(
     places: Places = Places(),  # noqa: B008
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[str]:
-    """Make one stage of a recipe's chain from what the store holds, wherever the chain has it.
+    """Build one stage of a recipe's chain, in every place where the chain has it, from artifacts in the store.
 
     Args:
-        stage: the stage to make
+        stage: the stage to build
         recipe: name of a recipe (`sevila recipes`), or path of a .toml file on the workers
         settings: changes to it, each `stage.key=value`, as in `select_keyframes.k=8` (`sevila stages` lists all)
         seed: seed of all that is random in the stages, and of the demo's world; None: as the recipe says
-        again: rebuild it even if the store holds it; if its content changes, the next run rebuilds what was made from it
-        places: where data, weights and artifacts lie on the workers
-        execution: speed and place
+        again: rebuild it even if the store has it; if its content changes, the next run rebuilds what depends on it
+        places: locations of data, weights and artifacts on the workers
+        execution: how and where to run
     """
     request = _request(recipe, settings, seed, places, execution)
 
@@ -152,18 +152,17 @@ def sevila_piece(
     places: Places = Places(),  # noqa: B008
     execution: Execution = Execution(),  # noqa: B008
 ) -> State[None]:
-    """Make one piece of an artifact. Started by the other flows, which know which pieces are missing.
+    """Build one piece of an artifact; submitted by the other flows, which determine the missing pieces.
 
     Args:
         artifact: id of the artifact
-        piece: number of its shard; none for all that is left of it
-        recipe: the recipe in whose chain it is; this and the rest as in the run that asks
+        piece: number of the shard; none for all missing shards
+        recipe: the recipe whose chain has the artifact; this and the other parameters as in the parent run
         settings: changes to the recipe
         seed: seed of all that is random in the stages
-        places: where data, weights and artifacts lie on the workers
-        execution: speed and place
+        places: locations of data, weights and artifacts on the workers
+        execution: how and where to run
     """
-
     return make_piece(artifact, piece, _request(recipe, settings, seed, places, execution))
 
 
@@ -182,24 +181,24 @@ def sevila_benchmark(
     batch_tokens: TokenCount | None = None,
     places: Places = Places(),  # noqa: B008
 ) -> State[str]:
-    """Run a matrix of settings from cached features, and fail with a named regression if one is real.
+    """Run a matrix of settings from cached features, and fail if accuracy, throughput or peak memory has regressed.
 
-    It runs on one worker, alone on its GPU, since it measures speed: nothing is handed to others. Whether a night is worse is
-    said by a paired test for accuracy, and by tolerances for throughput and peak memory.
+    It measures speed, and therefore runs on one worker that has its GPU to itself. A paired test detects regressions of
+    accuracy, tolerances those of throughput and peak memory.
 
     Args:
-        matrix: what to run: demo, nextqa, or path of a .toml file on the worker (docs/benchmark.md)
+        matrix: the matrix: demo, nextqa, or path of a .toml file on the worker (docs/benchmark.md)
         device: auto: the first GPU of the worker, else its CPU; or cpu, cuda, cuda:1, ...
-        batch_tokens: tokens in a forward pass, padding included; empty: what suits the device; another number makes another speed
-        places: where data, weights and artifacts lie on the worker
+        batch_tokens: tokens in a forward pass, padding included; changes speed; empty: what suits the device
+        places: locations of data, weights and artifacts on the worker
     """
 
     def work() -> State[str]:
         chosen = load_matrix(matrix)
         name_run(f"benchmark {chosen.name}")
-        given = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
+        sources = {kind: split(getattr(places, kind)) for kind in ("annotations", "videos", "weights")}
         main = Store(Path(places.store or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
-        night = run_night(chosen, main, given, device, batch_tokens, row_shower(chosen), _setting_as_a_task)
+        night = run_night(chosen, main, sources, device, batch_tokens, row_shower(chosen), _setting_as_a_task)
         page = f"{night_markdown(night)}\n\n{whose_page(main)}"
         create_markdown_artifact(
             page, key_of(f"benchmark-{chosen.name}"), f"Benchmark {code(chosen.name)}, night by night"
@@ -214,7 +213,7 @@ def sevila_benchmark(
 
 
 def _setting_as_a_task(job: SettingJob) -> list[NightRow]:
-    """Run one setting of a benchmark as a task, again where its process died or the machine failed it."""
+    """Run one setting of a benchmark as a task, retried after a killed process or a machine error."""
 
     @task(name="setting", task_run_name=f"{Path(job.recipe).stem} {job.setting}", **RETRIED)
     def run_setting() -> list[NightRow]:

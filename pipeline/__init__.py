@@ -1,6 +1,6 @@
-"""SeViLA itself, a folder for each part; the files directly in it are what several of these use, and know none of them.
+"""SeViLA itself, with a folder for each part; the files directly in it are shared by several parts, and import none of them.
 
-Whatever process imports it, to compute or to decode, does so before it loads a library that computes.
+A process must import it before numerical libraries, because it sets environment variables that they read on load.
 """
 
 from pipeline.environment import bound_waiting, clear_settings, open_standard_streams

@@ -1,4 +1,4 @@
-"""Batches of rows under a token budget, so that memory is bounded and little of it is padding."""
+"""Batches of rows under a token budget, to bound memory and minimise padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def tokens_suiting(device: str) -> int:
-    """Return the tokens of a forward pass where nobody says how many: a CPU is faster where its caches hold more of them."""
+    """Return the default number of tokens in a forward pass; smaller on a CPU, for its caches."""
     return 4096 if device == "cpu" else 16384
 
 
@@ -19,11 +19,11 @@ def token_batches(lengths: Sequence[int], extra_tokens: int, budget_tokens: int)
 
     Args:
         lengths: text tokens of each row.
-        extra_tokens: tokens every row has besides its text (prefixes, visual tokens).
-        budget_tokens: padded tokens a batch may hold; a single row may exceed it.
+        extra_tokens: tokens of every row besides its text (prefixes, visual tokens).
+        budget_tokens: maximum number of tokens in a batch, with padding; a single row may exceed it.
 
     Returns:
-        int64 arrays of row numbers, every row in exactly one; rows in ascending length, ties in row order.
+        int64 arrays that partition the row numbers; rows in ascending length, ties in row order.
     """
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
     batches: list[np.ndarray] = []
@@ -37,7 +37,7 @@ def token_batches(lengths: Sequence[int], extra_tokens: int, budget_tokens: int)
 
 
 def cut(sizes_bytes: Sequence[int], limit_bytes: int) -> list[list[int]]:
-    """Cut items 0, 1, ... into runs of consecutive ones whose sizes add up to at most `limit_bytes`, at least one each."""
+    """Cut items 0, 1, ... into runs of consecutive items with a total size of at most `limit_bytes`, or of one item."""
     runs: list[list[int]] = []
     total = 0
     for item, size in enumerate(sizes_bytes):
@@ -50,7 +50,7 @@ def cut(sizes_bytes: Sequence[int], limit_bytes: int) -> list[list[int]]:
 
 
 def runs_of(*keys: np.ndarray) -> dict[Any, slice]:
-    """Return where each key stands in columns whose equal rows are neighbours: key (a tuple of several columns') -> slice."""
+    """Return the slice of rows of each key, a tuple if there are several columns; rows with equal keys must be adjacent."""
     if not len(keys[0]):
         return {}
     changes = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])

@@ -1,4 +1,4 @@
-"""Which files of a folder of weights are opened: to identify weights, and to load them."""
+"""The files in a folder of weights that are read, to identify the weights and to load them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cache.files import open_file
 from cache.untrusted import is_name
 from pipeline.downloads import HEAD_BYTES, gone_wrong, no_text
 
-JSON_LIMIT_BYTES = 16 << 20  # the largest index on hubs has a tenth of it
+JSON_LIMIT_BYTES = 16 << 20  # ten times the largest index on the Hugging Face Hub
 
-# In the order of preference, as transformers has it: both are there in many downloads, with the same content.
+# In the order of preference of transformers; many downloads have both, with the same content.
 _WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def checkpoint_files(path: Path) -> list[Path]:
-    """Return every file that loading opens: `path` if it is a file; of a Hugging Face folder config, tokenizer and tensors.
+    """Return the files that loading opens: `path` itself, or the config, tokenizer and tensors of a Hugging Face folder.
 
     Raises:
-        CheckpointError: the folder holds no weights, or an index that cannot be read.
+        CheckpointError: the folder has no weights, or an index that cannot be read.
     """
     if not path.is_dir():
         return [path]
@@ -35,22 +35,22 @@ def checkpoint_files(path: Path) -> list[Path]:
 
 
 def files_of_vlm(path: Path) -> list[Path]:
-    """Return what loading an image-text-to-text model of a Hugging Face folder may open: tensors, and all that says how it reads.
+    """Return the files that loading an image-text-to-text model may open: tensors, configs, tokenizer and templates.
 
     Raises:
-        CheckpointError: it is no folder, or as for `checkpoint_files`.
+        CheckpointError: `path` is not a folder, or as for `checkpoint_files`.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: wanted the folder of a model as Hugging Face has it, with its config.json")
     beside = (
         file for pattern in ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt") for file in path.glob(pattern)
     )
-    described = sorted(file for file in beside if file.is_file() and file.name not in _INDEX_FILES)
-    return list(dict.fromkeys([*checkpoint_files(path), *described]))
+    configs = sorted(file for file in beside if file.is_file() and file.name not in _INDEX_FILES)
+    return list(dict.fromkeys([*checkpoint_files(path), *configs]))
 
 
 def tensor_file(folder: Path) -> Path:
-    """Return the one file of a Hugging Face folder that loading begins with: all tensors, or an index of shards.
+    """Return the file that loading a Hugging Face folder starts with: the tensors, or an index of shards.
 
     Raises:
         CheckpointError: there is none.
@@ -63,12 +63,12 @@ def tensor_file(folder: Path) -> Path:
 
 
 def is_index(file: Path) -> bool:
-    """Whether `tensor_file` is an index of shards."""
+    """Return whether a `tensor_file` is an index of shards."""
     return file.name in _INDEX_FILES
 
 
 def weight_map(index: Path) -> Mapping[str, str]:
-    """Return the file beside an index that holds each tensor; raises `CheckpointError` for an index that says no such thing."""
+    """Return the file name of each tensor, from an index of shards; raise `CheckpointError` if the index is invalid."""
     file_of: Any = read_model_json(index).get("weight_map")
     if not isinstance(file_of, dict) or not all(isinstance(name, str) for name in file_of.values()):
         raise CheckpointError(f"{index}: not an index of weight shards, it has no weight_map; download it again")
@@ -79,7 +79,7 @@ def weight_map(index: Path) -> Mapping[str, str]:
 
 
 def refuse_downloads_gone_wrong(files: Iterable[Path]) -> None:
-    """Raise `CheckpointError` for a file that only stands for the one that was to be downloaded."""
+    """Raise `CheckpointError` for a placeholder instead of the downloaded file, such as a Git LFS pointer."""
     for file in files:
         try:
             with open_file(file) as stream:
@@ -91,14 +91,14 @@ def refuse_downloads_gone_wrong(files: Iterable[Path]) -> None:
 
 
 def read_model_json(path: Path, limit_bytes: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
-    """Return the object that a small JSON file beside weights holds; raises `CheckpointError` for anything else."""
+    """Return the object in a small JSON file beside weights; raise `CheckpointError` if it is not one."""
     try:
         with open_file(path) as stream:
             data = stream.read(limit_bytes + 1)
         if problem := no_text(data[:HEAD_BYTES]):
             raise ValueError(problem)
         if len(data) > limit_bytes:
-            raise ValueError(f"it has more than {limit_bytes} bytes, more than any has")
+            raise ValueError(f"it has more than {limit_bytes} bytes")
         content = json.loads(data.decode("utf-8").lstrip("\ufeff"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as a JSON object: {error}; download it again") from error

@@ -1,4 +1,4 @@
-"""The devices that torch has here; `auto` is the first GPU, else the CPU."""
+"""The devices that torch has on this machine; `auto` is the first GPU, else the CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cache.errors import SevilaError
 
 
 def refuse_unknown_device(device: str) -> None:
-    """Raise `SevilaError` for a device that torch does not have here, before any work is done."""
+    """Raise `SevilaError` for a device that torch does not have on this machine."""
     if device in ("auto", "cpu"):
         return
     import torch
@@ -17,7 +17,7 @@ def refuse_unknown_device(device: str) -> None:
 
 
 def torch_device(device: str) -> str:
-    """Return the name by which torch knows a device."""
+    """Return torch's name of a device, with `auto` resolved."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -1,11 +1,11 @@
-"""The kind of a file by its first bytes, where its name says another: half of all wrong inputs are such downloads."""
+"""Detection of failed or packed downloads by the first bytes of a file."""
 
 from __future__ import annotations
 
-HEAD_BYTES = 512  # of a file, that say what it is
+HEAD_BYTES = 512  # enough to identify a file
 
 _ANNEX = "a git-annex pointer, not the file it stands for; fetch that with `git annex get`"
-# What stands for the file that was wanted.
+# Placeholders for a file, by its first bytes.
 _INSTEAD = {
     b"version https://git-lfs": "a Git LFS pointer, not the file it stands for; fetch that with `git lfs pull`",
     b"/annex/objects/": _ANNEX,
@@ -13,7 +13,7 @@ _INSTEAD = {
     b"<html": "an HTML page, as sites give instead of a file; open its address in a browser and download it again",
     b"<?xml": "an XML page, as servers give instead of a file; download it again",
 }
-# What the file that was wanted may be in.
+# Archives and other formats than text, by their first bytes.
 _PACKED = {
     b"\x1f\x8b": "packed by gzip; unpack it with `gunzip`",
     b"PK\x03\x04": "a zip archive, or a spreadsheet; unpack it with `unzip`, or save it as CSV",
@@ -38,17 +38,17 @@ _PACKED = {
 
 
 def gone_wrong(head: bytes) -> str:
-    """Return what a file that begins with these bytes is instead of the one that was wanted, and what to do; "" if nothing."""
+    """Return what placeholder a file with these first bytes is, with a fix; "" if it is none."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if begin.startswith((b".git/annex/", b"../")) and b".git/annex/objects/" in begin:
-        return _ANNEX  # a link of a repository, checked out where there are no links
+        return _ANNEX  # a symbolic link, checked out as a file
     return next((problem for mark, problem in _INSTEAD.items() if begin.startswith(mark)), "")
 
 
 def no_text(head: bytes) -> str:
-    """Return the same for a file of text, which may also be packed."""
+    """Return what a file with these first bytes is instead of text, with a fix; "" if nothing is wrong."""
     packed = next((problem for mark, problem in _PACKED.items() if head.startswith(mark)), "")
-    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":  # "BZh" alone may begin a name
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":  # "BZh" alone may be the start of a text
         packed = "packed by bzip2; unpack it with `bunzip2`"
     if head[257:262] == b"ustar":
         packed = "a tar archive; unpack it with `tar -xf`"

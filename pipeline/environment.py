@@ -1,4 +1,4 @@
-"""Inherited state of a process that would change results under the same ids: settings that libraries read, closed streams."""
+"""Protection against inherited process state that would change results: variables that libraries read, closed streams."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 
 log = logging.getLogger("sevila")
 
-# Each would change what is computed, or whether: by another arithmetic, another share of a gradient, another kind of training.
-# Where and how fast something runs (CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS, NCCL_*) stays the user's.
+# Prefixes of variables that would change or prevent a computation: its arithmetic, a share of a gradient, the kind of training.
+# Variables of placement and speed (CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS, NCCL_*) are left to the user.
 IGNORED = (
     "ACCELERATE_",
     "DEEPSPEED_",
@@ -49,11 +49,11 @@ IGNORED = (
     "XLA_USE_BF16",
     "TRANSFORMERS_SDPA_",
     "DECORD_",
-    "HDF5_DRIVER",  # and with another one no file can be read
+    "HDF5_DRIVER",  # other drivers cannot read the files
     "HDF5_PLUGIN_PRELOAD",
     "HDF5_VOL_CONNECTOR",
-    "MKL_VERBOSE",  # it prints into what commands print
-    # Of launchers: who the peers of a process are. `launch.py` sets them for the processes of a training, after this was cleared.
+    "MKL_VERBOSE",  # mixes with the output of commands
+    # Ranks and peers, set by launchers. `launch.py` sets its own for the processes of a training, after these are removed.
     "FORK_LAUNCHED",
     "HYDRA_",
     "MPI_LOCAL",
@@ -67,26 +67,26 @@ IGNORED = (
     "TORCHELASTIC_",
 )
 IGNORED_NAMES = {
-    f"{whose}{what}" for whose in ("", "LOCAL_", "GROUP_", "NODE_", "ROLE_") for what in ("RANK", "WORLD_SIZE")
+    f"{scope}{name}" for scope in ("", "LOCAL_", "GROUP_", "NODE_", "ROLE_") for name in ("RANK", "WORLD_SIZE")
 }
 IGNORED_NAMES |= {"MASTER_ADDR", "MASTER_PORT"}
 
 
-# How threads of OpenMP wait: for some tenth of a millisecond busily, then asleep. Its own limit is some 30 times as much, during
-# which a thread that waits for one that another program keeps from its core does nothing but keep others from theirs.
+# OpenMP threads spin for about 0.1 ms before they sleep. The default is about 30 times as long, which wastes cores if other
+# programs run on the machine: a thread spins while the one it waits for has no core.
 SPIN_COUNT = "10000"
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def bound_waiting() -> None:
-    """Have threads that wait for each other fall asleep soon, unless the user says how they wait; no result depends on it."""
+    """Limit the busy waiting of OpenMP threads, unless the user has set it; results do not depend on it."""
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def clear_settings() -> None:
-    """Remove from the environment what libraries would read there and what would change results; what it was is logged."""
-    os.environ.pop("RUST_BACKTRACE", None)  # pages of it would stand before our one line on a damaged tokenizer
+    """Remove variables that would change results from the environment, and log a warning with their names."""
+    os.environ.pop("RUST_BACKTRACE", None)  # would print pages before our one-line error for a damaged tokenizer
     names = sorted(name for name in os.environ if name.startswith(IGNORED) or name in IGNORED_NAMES)
     for name in names:
         del os.environ[name]
@@ -95,19 +95,19 @@ def clear_settings() -> None:
 
 
 def open_standard_streams() -> None:
-    """Let what was started without standard input, output or error have /dev/null there.
+    """Open closed standard streams as /dev/null.
 
-    The next file that a process opens would take the place of a closed one: its bytes and what a library writes to standard
-    error would meet in one file, and decord's own reports could not be read.
+    Otherwise the next file opened gets the number of a closed stream: libraries would write to it as standard error, and the
+    error messages of decord could not be captured.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
             if descriptor != number:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - for good
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115 - stays open

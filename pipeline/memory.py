@@ -1,4 +1,4 @@
-"""Memory: smaller batches where it does not suffice, then a sentence that says what to change; and how much was held."""
+"""Handling of out-of-memory errors by smaller batches or a clear message, and measurement of peak memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("sevila")
 
 Result = TypeVar("Result")
 
-# Of a RuntimeError: torch has a class of its own only for its CUDA allocator.
+# Texts in a RuntimeError: torch.OutOfMemoryError covers only torch's CUDA allocator.
 OUT_OF_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
 ADVICE = (
     "use a device with more memory, end other programs that use it, or set precision to bfloat16 where it is float32 (another "
@@ -26,12 +26,12 @@ ADVICE = (
 
 
 class _OneRowError(MemoryError):
-    """Memory does not suffice for one row: what a `Halving` says to the one around it."""
+    """Out of memory with a single row; raised by a nested `Halving` to the enclosing one."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine had no memory left: torch's own error, and the ways in which CUDA's libraries say it."""
-    torch = sys.modules.get("torch")  # what has not loaded it cannot have raised it
+    """Return whether an error means that the device or machine is out of memory, including those of CUDA's libraries."""
+    torch = sys.modules.get("torch")  # avoids the import
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
@@ -41,22 +41,22 @@ _nested: ContextVar[bool] = ContextVar("nested", default=False)
 
 
 class Halving:
-    """Computes batches of rows in as few parts as memory allows; a part for which it does not suffice is halved.
+    """Computes batches of rows in parts; a part that runs out of memory is halved and retried.
 
-    What was too much once is not tried again: later batches are cut into as many parts. Where what computes halves too, and
-    one row of its own is too much, the batch around it is halved.
+    Later batches are cut into as many parts from the start. If a nested `Halving` runs out of memory with one row, the enclosing
+    one halves its batch.
     """
 
     def __init__(self, name: str) -> None:
-        """Args: `name` of the stage, for its log."""
+        """Args: `name` is the stage's name for log messages."""
         self._name = name
         self._n_parts = 1
 
     def __call__(self, compute: Callable[[Any], Result], rows: Any) -> list[Result]:
-        """Return what `compute` gives for the parts of `rows` (anything that has a length and slices), in their order.
+        """Return the results of `compute` for the parts of `rows` (anything with a length and slicing), in order.
 
         Raises:
-            MachineError: memory does not suffice for one row.
+            MachineError: out of memory with a single row.
         """
         is_nested, n_parts = _nested.get(), self._n_parts
         token = _nested.set(True)
@@ -65,7 +65,7 @@ class Halving:
         except _OneRowError as error:
             problem = str(error)
             if is_nested:
-                self._n_parts = n_parts  # too much was what is around it, not its own rows
+                self._n_parts = n_parts  # the enclosing batch is too large, not the rows of this one
                 raise
         finally:
             _nested.reset(token)
@@ -84,24 +84,24 @@ class Halving:
                 if not is_out_of_memory(error):
                     raise
                 problem = str(error).strip().split("\n")[0]
-            # Only here: until its handler ends, the error keeps all that was computed on the way to it.
+            # Outside the handler, in which the error's traceback still references intermediate tensors.
             _free()
             if len(part) == 1:
                 raise _OneRowError(problem)
             size = -(-len(part) // 2)
             self._n_parts *= 2
             log.warning(
-                "%s: out of memory with %d rows at once, going on with %d: %s", self._name, len(part), size, problem
+                "%s: out of memory with %d rows at once, continuing with %d: %s", self._name, len(part), size, problem
             )
         return results
 
 
 @contextmanager
 def memory_errors(name: str) -> Iterator[None]:
-    """Turn what is raised where memory does not suffice, for a model for instance, into a sentence for the user.
+    """Convert out-of-memory errors of the block, such as those of loading a model, into a message for the user.
 
     Raises:
-        MachineError: instead of torch's own error.
+        MachineError: the block ran out of memory.
     """
     try:
         yield
@@ -113,13 +113,13 @@ def memory_errors(name: str) -> Iterator[None]:
 
 
 def reset_peak_memory() -> None:
-    """Have `peak_memory_bytes` count from now on, where the system can (Linux); else it goes on counting."""
+    """Reset the peak that `peak_memory_bytes` returns, on Linux; a no-op elsewhere."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held since `reset_peak_memory`; where that cannot be, since it began."""
+    """Return the peak memory of this process in bytes since `reset_peak_memory`, or since its start if not on Linux."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

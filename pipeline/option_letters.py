@@ -1,4 +1,4 @@
-"""Options by letter: how models that write are asked, and answer. Copied into tasks for harnesses: standard library only."""
+"""Options by letter, for generative models: prompts and parsing. Copied into harness tasks, hence standard library only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
-# What may stand around a letter, and what ends it: a word that goes on ("A man ...", "A or B") makes it no answer.
+# Characters allowed around a letter, and what must follow it: in "A man ..." and "A or B" it is not an answer.
 _OPEN, _CLOSE = r"[\s*_\"'`(\[{]*", r"[\s*_\"'`)\]}]*"
 _ENDS = r"(?=[.,:;)\]}*_\"'`!\n]|\s*$)"
 _LEAD = (
@@ -20,14 +20,14 @@ _ALONE = re.compile(r"\b(?:[B-HJ-Z]|[AI](?=\s*(?:[.,:;)\]]|$)))(?!\w|['’])")
 
 
 def option_lines(options: Sequence[str]) -> str:
-    """Return the options, one a line, each after its letter."""
+    """Return the options as text, one per line, each preceded by its letter."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False))
 
 
 def parse_option(text: str, options: Sequence[str]) -> int | None:
-    """Return the number of the one option that a reply names by its letter or its whole text; None if it names none or several.
+    """Return the index of the option that a reply names by letter or full text; None if it names none or several.
 
-    Never a guess: what may mean two options means none. What stands before `</think>` is not read.
+    Ambiguous replies give None. Text before `</think>` is ignored.
     """
     reply = text.rpartition("</think>")[2].strip()
     same = [number for number, option in enumerate(options) if _plain(option) == _plain(reply)]
@@ -47,5 +47,5 @@ def parse_option(text: str, options: Sequence[str]) -> int | None:
 
 
 def _plain(text: str) -> str:
-    """Return a text without what stands around its words."""
+    """Return a text in lower case, without punctuation."""
     return re.sub(r"[\W_]+", " ", text).strip().casefold()

@@ -1,22 +1,22 @@
-"""Why something failed, as tables hold it."""
+"""Reasons of failures, as stored in tables."""
 
 from __future__ import annotations
 
 
 class Reason(str):
-    """Why a row failed, `code: details` or a code alone; empty where nothing failed.
+    """The reason why a row failed, `code: details` or a code alone; empty if it did not fail.
 
-    One column in every table that was ever written, which is why code and details are split here, and only here.
+    Stored tables have it in one column; only this class splits code and details.
     """
 
     __slots__ = ()
 
     @property
     def code(self) -> str:
-        """The kind of failure, to count and to compare."""
-        return str(self).partition(":")[0]  # no `Reason`
+        """The kind of failure, for counts and comparisons."""
+        return str(self).partition(":")[0]  # a plain str
 
     @property
     def details(self) -> str:
-        """The rest of the reason, for people; empty if there is none."""
+        """The rest of the reason, for messages; empty if there is none."""
         return str(self).partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""Registries that a file extends: all of a kind in a folder's files, and other people's by the entry points of a group."""
+"""Registries of plug-ins: those declared in the files of a folder, and those of other packages, by entry points."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class Registry(Generic[Entry]):
-    """Everything of a kind, by name.
+    """All entries of one kind, by name.
 
     Attributes:
-        kind: what one is called, for people.
-        group: of the entry points by which other packages offer theirs.
-        ours: returns those of this package, by name.
-        problem: says what is wrong with what an entry point of a name leads to; "" where it is one of that name.
+        kind: name of the kind in messages.
+        group: entry point group of other packages' entries.
+        ours: returns this package's entries, by name.
+        problem: given a loaded entry point and its name, returns why it is not a valid entry; "" if it is.
     """
 
     kind: str
@@ -36,18 +36,18 @@ class Registry(Generic[Entry]):
     problem: Callable[[Any, str], str]
 
     def names(self) -> list[str]:
-        """The names of all, ascending; other people's code is not loaded for that."""
+        """Return all names, sorted, without loading other packages."""
         return sorted({*self.ours(), *self.names_of_others()})
 
     def names_of_others(self) -> list[str]:
-        """The names of those that other packages offer, ascending."""
+        """Return the names of other packages' entries, sorted."""
         return sorted({point.name for point in self._points()})
 
     def named(self, name: str, also: Iterable[str] = ()) -> Entry:
-        """The one called `name`; `also` are further names that could have been meant.
+        """Return the entry with this name; `also` are further names to suggest in the error.
 
         Raises:
-            SevilaError: there is none, with the nearest one there is; two have the name; or other people's cannot be loaded.
+            SevilaError: there is no such entry (the message suggests the nearest name), there are two, or it cannot be loaded.
         """
         built_in = self.ours()
         points = [point for point in self._points() if point.name == name]
@@ -72,7 +72,7 @@ class Registry(Generic[Entry]):
     def _loaded(self, point: EntryPoint) -> Entry:
         try:
             value: Entry = point.load()
-        except (Exception, SystemExit) as error:  # other people's code may raise anything
+        except (Exception, SystemExit) as error:  # other packages may raise anything
             hint = "; other packages import our code by `from sevila.extending import ...`" if _is_ours(error) else ""
             raise SevilaError(
                 f"{self.kind} {point.name!r} of {_owner(point)} cannot be loaded: {failure(error)}{hint}"
@@ -84,21 +84,21 @@ class Registry(Generic[Entry]):
 
 
 def failure(error: BaseException) -> str:
-    """Return what other people's code raised, and on which line of it, in one line."""
+    """Describe an error of another package in one line, with the file and line in that package that raised it."""
     if isinstance(error, SevilaError):
         return str(error)
-    lines = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
-    if "importlib" in Path(lines[-1].filename).parts:  # an import that fails, fails there
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    if "importlib" in Path(frames[-1].filename).parts:  # a failed import has no frame in the package
         return repr(error)
     ours = {Path(__file__).parents[1] / room for room in ("pipeline", "stages", "cache", "reports", "cli", "sevila")}
-    theirs = [each for each in lines if not ours & set(Path(each.filename).parents)]
-    entry = Path(theirs[0].filename).parent if theirs else Path()  # where our call enters their package
-    last = [each for each in theirs if Path(each.filename).parent == entry] or lines
+    theirs = [frame for frame in frames if not ours & set(Path(frame.filename).parents)]
+    package = Path(theirs[0].filename).parent if theirs else Path()  # the folder that our call enters
+    last = [frame for frame in theirs if Path(frame.filename).parent == package] or frames
     return f"{error!r} ({Path(last[-1].filename).name}, line {last[-1].lineno})"
 
 
 def call_problem(function: Callable[..., Any], *arguments: Any) -> str:
-    """Return why a function of other people's cannot be called with these arguments; "" if it can, or does not say."""
+    """Return why a function cannot be called with these arguments; "" if it can, or has no signature."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
@@ -109,19 +109,19 @@ def call_problem(function: Callable[..., Any], *arguments: Any) -> str:
 
 
 def in_folder(folder: ModuleType, entries_in: Callable[[ModuleType], Mapping[str, Entry]]) -> Mapping[str, Entry]:
-    """Return, by name, what the modules of a package declare; `entries_in` returns those of a module."""
-    modules = [import_module(f"{folder.__name__}.{each.name}") for each in iter_modules(folder.__path__)]
+    """Return the entries of all modules of a package, by name; `entries_in` returns those of one module."""
+    modules = [import_module(f"{folder.__name__}.{info.name}") for info in iter_modules(folder.__path__)]
     return {name: entry for module in modules for name, entry in entries_in(module).items()}
 
 
 @cache
 def entry_points_of_others() -> Any:
-    """All entry points of installed packages, of which to `select`; read once a process: it takes longer than a plan's step."""
+    """Return all entry points of installed packages; cached, because reading them takes longer than a step of a plan."""
     return entry_points()
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether a module is missing that the repository has under this name, and the installed package under another."""
+    """Return whether the missing module is one of ours, which an installed package has under another name."""
     return isinstance(error, ModuleNotFoundError) and error.name in ("cache", "pipeline", "stages")
 
 

@@ -1,4 +1,4 @@
-"""Tables and sizes for a terminal, and for pages in Markdown, where other people's text stands as it is and does nothing."""
+"""Tables and sizes as text for terminals, and as Markdown with escaped content."""
 
 import re
 import textwrap
@@ -12,26 +12,25 @@ from cache.printable import printable
 Cells = Sequence[Sequence[str]]
 Table = Callable[..., str]  # one of the two below
 
-# What Markdown, or HTML in it, reads as more than itself; an underscore inside a word is one.
-GAP = 2  # between columns
-NBSP = "\u00a0"  # holds together what a narrow terminal may not break
-
+GAP = 2  # spaces between columns
+NBSP = "\u00a0"  # marks spaces at which no line is broken
+# Characters with a meaning in Markdown, or in HTML within it, except underscores inside words.
 MARKS = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 class Markup(str):
-    """Markdown of our own making, which is not escaped again."""
+    """Markdown, which `escaped` returns unchanged."""
 
 
 def escaped(text: str) -> str:
-    """Return other people's text as Markdown that shows it."""
+    """Return Markdown that shows the text literally."""
     if isinstance(text, Markup):
         return text
     return Markup(MARKS.sub(r"\\\g<0>", printable(text)))
 
 
 def code(text: str) -> Markup:
-    """Return a text as code inside a line; Markdown obeys nothing in it but what ends it."""
+    """Return the text as a Markdown code span, with a fence longer than any run of backticks in it."""
     text = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if fence != "`" else ""
@@ -39,14 +38,14 @@ def code(text: str) -> Markup:
 
 
 def or_dash(value: float | None, form: str = "{:.1f} %") -> str:
-    """Return a number as a cell, a percentage unless `form` says otherwise; "-" where there is none."""
+    """Format a number as a cell, by default as a percentage; "-" for None."""
     return "-" if value is None else form.format(value)
 
 
 def aligned(lines: Cells, n_left: int = 1, columns: int | None = None) -> str:
-    """Cells as columns, the first `n_left` to the left, the others to the right; a line a row, however wide.
+    """Return a text table with the first `n_left` columns aligned left, the others right.
 
-    With `columns`, cells of a table that is wider than that are broken between words, where this makes it fit.
+    With `columns`, the width of the terminal, cells of a wider table are wrapped between words, if the table then fits.
     """
     shown = [[printable(cell) for cell in line] for line in lines]
     narrow = narrowed(shown, columns) if columns else None
@@ -64,7 +63,7 @@ def aligned(lines: Cells, n_left: int = 1, columns: int | None = None) -> str:
 
 
 def narrowed(lines: Cells, columns: int) -> list[int] | None:
-    """Return how wide each column of a table is to be so that no word is broken; None where it cannot be that narrow."""
+    """Return column widths that fit into `columns` without breaking words; None if there are none."""
     cells = list(zip(*lines, strict=True))
     longest = [max(cell_len(word) for cell in column for word in cell.split(" ")) for column in cells]
     widths = [max(map(cell_len, column)) for column in cells]
@@ -83,7 +82,7 @@ def _lines_of(cell: str, width: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words, as exact as an estimate is: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """Return a rounded duration as text: 40 s, 12 min, 3.5 h, 2.1 days."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
@@ -91,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def wrap_words(text: str, columns: int, begin: str = "", below: str = "") -> list[str]:
-    """Return a text as lines of so many columns, broken between words only: a path or an id stays one that can be copied."""
+    """Wrap a text at `columns`, between words only, so that paths and ids can be copied."""
     return textwrap.wrap(
         printable(text),
         columns,
@@ -103,9 +102,9 @@ def wrap_words(text: str, columns: int, begin: str = "", below: str = "") -> lis
 
 
 def markdown(lines: Cells, n_left: int = 1) -> str:
-    """Cells as a table in Markdown, the first line its head; the first `n_left` columns to the left, the others to the right.
+    """Return a Markdown table whose first line is the header, with the first `n_left` columns aligned left, the others right.
 
-    Cells are escaped but for `Markup`.
+    Cells are escaped, except `Markup`.
     """
     head, *rest = [[escaped(cell).replace("\n", " ").replace(NBSP, " ") for cell in line] for line in lines]
     rule = ["---" if column < n_left else "---:" for column in range(len(head))]
@@ -113,7 +112,7 @@ def markdown(lines: Cells, n_left: int = 1) -> str:
 
 
 def human_size(size_bytes: float) -> str:
-    """Return `3.2 GB` and the like, in powers of 1000."""
+    """Return a size as text such as `3.2 GB`, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if size_bytes < 1000:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"

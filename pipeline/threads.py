@@ -1,4 +1,4 @@
-"""How many threads and processes work: as many as there are cores, or one for a model so small that threads would wait."""
+"""Numbers of threads and processes: as many as cores, or one thread for models too small to gain from several."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-SMALL_PARAMETERS = 10_000_000  # the Q-Former of BLIP-2 has twenty times as many, that of the demo's world a hundredth
+SMALL_PARAMETERS = 10_000_000  # BLIP-2's Q-Former has twenty times as many, the demo's a hundredth
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def as_suits(n_parameters: int) -> Iterator[None]:
-    """Compute on one thread in the block if a model is small; else on as many as torch takes.
+    """Use one thread in the block if a model is small, else torch's number.
 
-    Threads wait for each other busily. Beside other programs they are not all at work at once, and a demo that takes four minutes
-    on two idle cores took hours.
+    Threads spin while they wait for each other. With other programs on the cores, a demo that takes four minutes on two idle
+    cores took hours.
     """
     import torch
 
@@ -36,7 +36,7 @@ def as_suits(n_parameters: int) -> Iterator[None]:
 
 
 def side_by_side(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Return what these return, each computed on a thread of its own: the bits are those of one after the other."""
+    """Run each task in a thread and return their results, which are bit-identical to sequential ones."""
     if len(tasks) == 1:
         return [tasks[0]()]
     with ThreadPoolExecutor(len(tasks)) as threads:

@@ -1,4 +1,4 @@
-"""Numbers that count, as users of Python give them."""
+"""Validation of integer arguments of the Python interface."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cache.errors import SevilaError
 
 
 def whole_number(name: str, value: Any, at_least: int) -> int:
-    """Return a number that can count as an int, numpy's and torch's too; raises `SevilaError` for what cannot."""
+    """Return an integer value as int, also from numpy and torch; raise `SevilaError` if it is none or below `at_least`."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""The paper's Figures 1 and 3 as code: which stage feeds which, for any `step` callable (a plain call, or a Prefect task)."""
+"""The paper's Figures 1 and 3 as code: the graph of stages, for any `step` callable (a plain call, or a Prefect task)."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,7 +20,7 @@ from stages.others import answered, picked, released, scored
 
 
 def chain_of(recipe: Recipe) -> Callable[[Recipe, Step, Sources], Results | Artifact]:
-    """Return `full`, which returns `Results`, or `forward`, which returns metrics: always for queries, which have no answers."""
+    """Return the recipe's chain: `full`, which returns `Results`, or `forward`, which returns metrics (always for queries)."""
     return keeping_language(full if requirements.evaluates_settings(recipe) else with_others(stages.STAGES, forward))
 
 
@@ -50,7 +50,7 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
 
 
 def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
-    """Figure 3: the Localizer learns from moments, then from the Answerer, which learns from the keyframes chosen for it."""
+    """Figure 3: train the Localizer on moments, refine it with the Answerer's labels, fine-tune the Answerer on keyframes."""
     checks.check_chain(recipe)
     splits = splits_of(recipe)
     test_questions, train_questions = _questions(step, sources, splits.test), _questions(step, sources, splits.train)
@@ -76,7 +76,7 @@ def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
         results.trained("Localizer, pre-trained", localizer)
     if "pretrained" in recipe.chain.selectors:
         results.add(tune_and_evaluate(compared.PRETRAINED, localizer, answerer))
-    for choice in compared.refinements(recipe.chain):  # on what the Answerer says of single frames
+    for choice in compared.refinements(recipe.chain):  # on the Answerer's answers from single frames
         labels = step(stages.label_frames, *train, answerer, setting=choice.round)
         localizer = step(stages.refine_localizer, *train, localizer, labels, setting=choice.round)
         results.refined(choice, labels, localizer)

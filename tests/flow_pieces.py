@@ -23,9 +23,7 @@ def test_workers_share_a_stage_and_what_killed_ones_were_at_is_handed_out_again_
 ) -> None:
     worker = lost[1]["labels"][WORKER]
     assert workers(lost) == {"gpu-0", "gpu-1"}
-    prefect.until(
-        lambda: f"worker {worker} ended by itself (status -9) and is started again" in prefect.log.read_text()
-    )
+    prefect.until(lambda: f"worker {worker} exited (status -9) and is restarted" in prefect.log.read_text())
     (features,) = prefect.ended("shared")["message"].split()
     assert features.startswith("extract_features-")
     id = prefect.flow_run("shared")["id"]

@@ -23,13 +23,13 @@ def test_workers_that_end_at_once_when_all_is_there_end_the_step(
         return uuid4()
 
     monkeypatch.setattr(dispatch, "get_client", lambda **options: nullcontext())
-    monkeypatch.setattr(dispatch, "_n_at_once", lambda client, n_left: 2)
+    monkeypatch.setattr(dispatch, "_n_runs", lambda client, n_missing: 2)
     monkeypatch.setattr(
         dispatch, "_final_states", lambda client, waiting: list(zip(waiting, [Completed(), second], strict=True))
     )
     monkeypatch.setattr(dispatch, "_cancel_scheduled", lambda client, run_ids: [])
     monkeypatch.setattr(dispatch, "_cancel", lambda client, run_ids: None)
-    monkeypatch.setattr(dispatch, "ASK_SECONDS", 0)
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0)
     with dispatch._gpu_workers(hand_out) as make_all:
         make_all("extract_features-v2-0", [0, 1, 2], Counter(), lambda: 0)
     assert len(handed_out) == 2

@@ -1,1 +1,1 @@
-"""Placing work: Prefect's dispatch, Ray, the deployments' forms and pages, and `sevila up`."""
+"""Placing work: dispatch by Prefect or Ray, the forms and pages of the deployments, and `sevila up`."""

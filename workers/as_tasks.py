@@ -1,4 +1,4 @@
-"""The steps of a chain as Prefect shows them: each a task, those of one compared setting together in a flow run of their own."""
+"""Run the steps of a chain as Prefect tasks; the steps of one compared setting form a subflow run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from pipeline.engine.build import Make
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.engine.steps import Run, Step, setting_of
-from workers.piece import BACK_OFF_SECONDS, SETTING, TRIES_OF_A_PIECE
+from workers.piece import BACK_OFF_SECONDS, MAX_ATTEMPTS, SETTING
 
 log = logging.getLogger("sevila")
 
 Result = TypeVar("Result")
-ASK_SECONDS = 10.0  # whether somebody has cancelled a setting
-OF_OUR_DEPLOYMENTS = "sevila"  # tag of the runs that automations.yaml marks when their process is gone
+CANCELLATION_POLL_SECONDS = 10.0
+DEPLOYMENT_TAG = "sevila"  # automations.yaml marks runs with this tag as crashed when their process is gone
 
 
 class _Here(Generic[Result]):
-    """Work of this process. Prefect sends tasks and flows, with all they hold, to Ray with each piece: there it is empty."""
+    """A callable that stays in this process: Prefect pickles tasks and flows with their closures for Ray; there it is empty."""
 
     def __init__(self, work: Callable[[], Result] | None = None) -> None:
         self._work = work
 
     def __call__(self) -> Result:
-        assert self._work is not None, "this process does the work itself"
+        assert self._work is not None, "only the process that created it can call it"
         return self._work()
 
     def __reduce__(self) -> tuple[type[_Here[Any]], tuple[()]]:
@@ -45,10 +45,10 @@ class _Here(Generic[Result]):
 
 
 class AsTasks:
-    """A step that runs every stage as a Prefect task, and branches of the chain at once where there are workers for them.
+    """A step that runs every stage as a Prefect task, and branches of the chain in parallel if there are workers for them.
 
-    The task has the stage's name; its run says which of the chain's steps it is, and then the artifact's id. A step that the
-    machine fails (a mount that is gone, a full disk) is tried again later; bad input is not.
+    The task has the stage's name; the task run's name gives the step's setting and the artifact's id. A step is retried after
+    a machine error (a lost mount, a full disk), but not after bad input.
     """
 
     def __init__(self, recipe: Recipe, run_steps: Run, branches: Branches) -> None:
@@ -58,13 +58,13 @@ class AsTasks:
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
         """Return the artifact of a step, as `Step` does."""
-        which = setting_of(changes, setting)
+        label = setting_of(changes, setting)
         id = stage.artifact_id(self._recipe.config(stage, **changes), inputs)
-        name = " ".join(filter(None, (f"{which}:" if which else "", stage.name, f"({id})" if id else "")))
+        name = " ".join(filter(None, (f"{label}:" if label else "", stage.name, f"({id})" if id else "")))
         return _as_a_task(name, stage, inputs, lambda: self._run_steps(stage, *inputs, setting=setting, **changes))
 
     def as_one(self, name: str, reads: Sequence[Any], work: Callable[[Step], Result]) -> Future[Result]:
-        """Do the steps of `work` in a flow run of this name, which opens in the graph of the run."""
+        """Run the steps of `work` in a subflow run of this name, which can be expanded in the parent run's graph."""
         step = AsTasks(self._recipe, self._run_steps.branch(), self._branches)
 
         def as_flow_run(has_begun: Callable[[], object]) -> Result:
@@ -79,10 +79,10 @@ class AsTasks:
             def setting() -> Any:
                 return here()
 
-            # Prefect draws an edge from whatever made each of these; as a parameter it would keep all of it, too.
+            # `wait_for` makes Prefect draw the edges from upstream tasks; parameters would do that too, but are also stored.
             artifacts = [value for value in reads if isinstance(value, Artifact)]
-            with tags(OF_OUR_DEPLOYMENTS):
-                outcome: Result = setting(wait_for=artifacts)  # type: ignore[call-overload] # which Prefect leaves out of its types
+            with tags(DEPLOYMENT_TAG):
+                outcome: Result = setting(wait_for=artifacts)  # type: ignore[call-overload] # missing in Prefect's types
             return outcome
 
         return self._branches.start(as_flow_run)
@@ -90,25 +90,25 @@ class AsTasks:
 
 @contextmanager
 def _cancelled_with_its_run() -> Iterator[None]:
-    """While the block is at work for a setting's run, have somebody's cancelling of it cancel the run that it is part of.
+    """Cancel the root flow run if a user cancels the present subflow run during the block.
 
-    Prefect stops the processes that its workers started: a run within another has none, and would go on to its end.
+    Prefect cancels a run by stopping the process that a worker started for it; a subflow run has no process of its own.
     """
-    own, name, whole, is_over = str(this_run.id), str(this_run.name), str(this_run.root_flow_run_id), Event()
+    run_id, name, root_id, is_over = str(this_run.id), str(this_run.name), str(this_run.root_flow_run_id), Event()
 
     def watch() -> None:
         with get_client(sync_client=True) as client:
-            while not is_over.wait(ASK_SECONDS):
+            while not is_over.wait(CANCELLATION_POLL_SECONDS):
                 try:
-                    state = client.read_flow_run(UUID(own)).state
+                    state = client.read_flow_run(UUID(run_id)).state
                     if state is not None and state.is_cancelling():
                         log.warning("its setting %r was cancelled: the run is cancelled with it", name)
                         client.set_flow_run_state(
-                            UUID(whole), Cancelling(message=f"its setting {name!r} was cancelled")
+                            UUID(root_id), Cancelling(message=f"its setting {name!r} was cancelled")
                         )
                         return
-                except Exception as error:  # a server that is gone for a while is no reason to fail a step
-                    log.debug("whether the setting is cancelled is not known: %s", error)
+                except Exception as error:  # an unreachable server must not fail the step
+                    log.debug("cannot check whether the setting is cancelled: %s", error)
 
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
@@ -127,33 +127,33 @@ def _is_of_the_machine(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-# A task that the machine fails is tried again; nothing of it is cached or kept by Prefect.
+# Task options: retry after a machine error; Prefect caches and persists nothing.
 RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
-    "retries": TRIES_OF_A_PIECE - 1,
+    "retries": MAX_ATTEMPTS - 1,
     "retry_delay_seconds": BACK_OFF_SECONDS,
     "retry_condition_fn": _is_of_the_machine,
 }
 
 
 def make_as_tasks(make: Make) -> Make:
-    """Return what makes every artifact as a task likewise, once all that it is made from is there."""
+    """Return a function that runs `make` as a task, if all inputs exist."""
 
     def make_task(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         def work() -> Artifact:
             return make(stage, cfg, run, inputs)
 
         if any(value is not None and value.problem for value in inputs):
-            return work()  # which says so: no step that has failed, but one that is not yet to be made
+            return work()  # raises: an input is missing, which is not a failed task
         return _as_a_task(f"{stage.name} ({stage.artifact_id(cfg, inputs)})", stage, inputs, work)
 
     return make_task
 
 
 def _as_a_task(name: str, stage: Stage, inputs: Sequence[Any], work: Callable[[], Artifact]) -> Artifact:
-    # Prefect walks through whatever a task is given. It gets the artifacts, from which it draws who reads what; the list of
-    # thousands of videos is none of its business.
+    # Prefect traverses all arguments of a task. It gets only the artifacts, to draw the graph's edges, and not the list of
+    # thousands of videos.
     here = _Here(work)
 
     @task(name=stage.name, description=stage.summary, task_run_name=lambda: name, **RETRIED)

@@ -1,7 +1,7 @@
-"""Dispatch of an artifact's pieces: to the worker that has the run, others of its pool, those of the GPU pool, or a Ray cluster.
+"""Dispatch of an artifact's pieces to this worker, other workers of its pool, workers of pool gpu, or a Ray cluster.
 
-Dispatch is Prefect's: a piece is a flow run of its own, or a task run on Ray, and nothing but ids and recipe names passes. What
-is made, and what is being made, only the store knows.
+A piece is a Prefect flow run, or a task run on Ray; its parameters are ids and recipe names only. Which pieces exist or are
+locked by another process is recorded in the store alone.
 """
 
 from __future__ import annotations
@@ -33,61 +33,61 @@ from workers.ray_cluster import RayCluster
 
 log = logging.getLogger("sevila")
 
-PIECES = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # by pool, the deployment that pieces are handed to
-ASK_SECONDS = 2.0
-SHOW_EVERY_SECONDS = 15.0  # how much is left, which the store is asked for
-TAKING_SECONDS = 20.0  # that a worker needs at most between taking a run and starting its process
-HELPERS_PER_WORKER = 4  # runs that a worker of pool cpu does at once, as docs/workers.md and `sevila up` have it
-HandOut = Callable[[str, str, str], UUID]  # takes a pool, an artifact's id and what the run is to be called
-MOST_BRANCHES = 16  # at once, where the pool has no limit
-RUNS_AT_A_TIME = 100  # that the server is asked for; it names 200 at most
+DEPLOYMENTS = {"gpu": "sevila-piece/gpu", "cpu": "sevila-piece/cpu"}  # of the pieces, by pool
+POLL_SECONDS = 2.0
+SHOW_EVERY_SECONDS = 15.0  # interval of progress updates, each of which reads the store
+SUBMIT_SECONDS = 20.0  # upper bound between a worker's claiming a run and starting its process
+HELPERS_PER_WORKER = 4  # concurrent runs of a worker of pool cpu, the default of docs/workers.md and `sevila up`
+Submit = Callable[[str, str, str], UUID]  # (pool, artifact id, flow run name) -> flow run id
+MAX_BRANCHES = 16  # in parallel, if the pool has no limit
+RUNS_PER_REQUEST = 100  # the server returns 200 at most
 
 
 class Dispatch:
-    """Who makes the artifacts of a run: this process, after others have made the pieces of what needs a GPU.
+    """Builds the artifacts of a run in this process, after dispatching the pieces of GPU stages to others.
 
-    Where a stage needs none, this process is helped by whatever other workers of the CPU pool are free.
+    For stages without a GPU, free workers of pool cpu build shards alongside this process.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
-        """Args: `request` has the parameters that a run shares with the pieces it hands out."""
-        self._by: str = request["execution"]["dispatch"]
-        # By the run that somebody may cancel, and not by the setting's within it that does the step.
-        self._hand_out: HandOut = partial(_hand_out, request, _pieces_tag(this_run.id))
+        """Args: `request` has the parameters that a run shares with its pieces."""
+        self._target: str = request["execution"]["dispatch"]
+        # The tag names the root run, which users cancel, and not the subflow run of a setting.
+        self._submit: Submit = partial(_submit, request, _pieces_tag(this_run.id))
         self._ray = RayCluster(request)
 
     def make(self, stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
         """Return the artifact that `build` does."""
-        is_shared = self._by != "here" and (stage.gpu or stage.plan)
-        left = pieces(stage, cfg, run, inputs) if is_shared else []
-        if left and stage.gpu:
-            with self._ray.connected() if self._by == "ray" else _gpu_workers(self._hand_out) as make_all:
-                _dispatch_pieces(stage, cfg, run, inputs, left, make_all)
-        elif len(left) > 1:
-            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(left) - 1, self._hand_out):
+        is_shared = self._target != "here" and (stage.gpu or stage.plan)
+        missing = pieces(stage, cfg, run, inputs) if is_shared else []
+        if missing and stage.gpu:
+            with self._ray.connected() if self._target == "ray" else _gpu_workers(self._submit) as make_all:
+                _dispatch_pieces(stage, cfg, run, inputs, missing, make_all)
+        elif len(missing) > 1:
+            with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(missing) - 1, self._submit):
                 return build(stage, cfg, run, inputs)
         return build(stage, cfg, run, inputs)
 
     def n_at_once(self) -> int:
-        """Return how many branches of a chain others can be at work on: one for each GPU worker, or GPU of the Ray cluster."""
-        if self._by == "workers":
+        """Return how many branches of a chain can run in parallel: one for each GPU worker, or GPU of the Ray cluster."""
+        if self._target == "workers":
             with get_client(sync_client=True) as client:
-                return _n_slots(client) or MOST_BRANCHES
-        return self._ray.n_slots if self._by == "ray" else 1
+                return _n_slots(client) or MAX_BRANCHES
+        return self._ray.n_slots if self._target == "ray" else 1
 
 
 def _dispatch_pieces(
-    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], left: list[Piece], make_all: MakeAll
+    stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], missing: list[Piece], make_all: MakeAll
 ) -> None:
-    """Have others make the pieces of an artifact that nobody has made, and return when all are made.
+    """Dispatch the missing pieces of an artifact, and return when all exist.
 
-    Another run that makes the same shares the work: what its pieces are at is skipped here, and looked for again, the less
-    often the longer nothing is finished.
+    Runs that build the same artifact share the work: pieces locked by another run are skipped and polled for, with a
+    back-off while nothing is finished.
 
     Raises:
-        SevilaError: a piece cannot be made, for the reason given, or was cancelled.
+        SevilaError: a piece failed, for the reason given, or was cancelled.
     """
-    id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(left)
+    id, n_pieces = str(stage.artifact_id(cfg, inputs)), len(missing)
     log.info("%s: %s is handed out in pieces (%d)", stage.name, id, n_pieces)
     bar: Any = create_progress_artifact(0.0, key_of(id), f"{stage.name}: pieces of {id}")
 
@@ -97,49 +97,49 @@ def _dispatch_pieces(
         return n_left
 
     tries: Counter[Piece] = Counter()
-    n_idle = 0  # rounds in which nothing was finished: others are at it, or it failed
-    while left:
-        make_all(id, left, tries, show_left)
-        n_before, left = len(left), pieces(stage, cfg, run, inputs)
-        n_idle = n_idle + 1 if len(left) == n_before else 0
-        if left:
+    n_idle = 0  # consecutive rounds without a finished piece: locked by other runs, or failed
+    while missing:
+        make_all(id, missing, tries, show_left)
+        n_before, missing = len(missing), pieces(stage, cfg, run, inputs)
+        n_idle = n_idle + 1 if len(missing) == n_before else 0
+        if missing:
             time.sleep(BACK_OFF_SECONDS[min(max(n_idle, 1), len(BACK_OFF_SECONDS)) - 1])
 
 
 @contextmanager
-def _gpu_workers(hand_out: HandOut) -> Iterator[MakeAll]:
-    """Have the workers of pool gpu make pieces, in as many flow runs as can be at work at once.
+def _gpu_workers(submit: Submit) -> Iterator[MakeAll]:
+    """Yield a function that builds pieces on workers of pool gpu, in as many flow runs as the pool can run in parallel.
 
-    Each makes one piece after the other, with the model that it has loaded, until none is left. One that a worker was killed at,
-    or that a machine failed, is handed out again a little later, while others go on.
+    Each flow run builds one piece after the other with the model it has loaded, until none is missing. A run is submitted
+    again after a back-off if its worker was killed or its machine failed; the other runs continue.
     """
     with get_client(sync_client=True) as client:
 
-        def make_all(id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
-            # When each is to be handed out.
-            due: dict[Piece, float] = dict.fromkeys(range(_n_at_once(client, len(left))), 0.0)
+        def make_all(id: str, missing: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
+            # By run number, the time at which to submit it.
+            due: dict[Piece, float] = dict.fromkeys(range(_n_runs(client, len(missing))), 0.0)
             waiting: dict[Piece, UUID] = {}
             shown_at = time.monotonic()
             try:
                 while due or waiting:
-                    for number in [number for number, when in due.items() if when <= time.monotonic()]:
-                        waiting[number] = hand_out("gpu", id, piece_name(id, number))
+                    for number in [number for number, submit_at in due.items() if submit_at <= time.monotonic()]:
+                        waiting[number] = submit("gpu", id, piece_name(id, number))
                         del due[number]
-                    time.sleep(ASK_SECONDS)
+                    time.sleep(POLL_SECONDS)
                     if time.monotonic() - shown_at > SHOW_EVERY_SECONDS:
                         shown_at = time.monotonic()
                         show_left()
                     for number, state in _final_states(client, waiting):
                         if waiting.pop(number, None) is None:
-                            continue  # all is made, and nobody waits for it any more
+                            continue  # removed by an earlier iteration
                         if state is None:
-                            log.warning("run %s was deleted; its work is handed out again", number)
+                            log.warning("run %s was deleted and is submitted again", number)
                             due[number] = 0.0
-                        elif state.is_completed():  # others are at what is left: who has not begun would find nothing
-                            due.clear()
+                        elif state.is_completed():
+                            due.clear()  # no piece is left to lock: runs that have not started would do nothing
                             idle = _cancel_scheduled(client, list(waiting.values()))
                             waiting = {number: id for number, id in waiting.items() if id not in idle}
-                            if not show_left():  # one that is still waited for may have died with its worker
+                            if not show_left():  # all pieces exist, even if a run is still waiting or lost its worker
                                 waiting.clear()
                         else:
                             count_failure(f"run {number}", number, state, tries, state.is_crashed())
@@ -151,48 +151,48 @@ def _gpu_workers(hand_out: HandOut) -> Iterator[MakeAll]:
 
 
 def _n_slots(client: SyncPrefectClient) -> int | None:
-    """Return how many runs pool gpu does at once: a worker of ours has one at a time, others as many as their pool may."""
+    """Return how many runs pool gpu can run in parallel: one per worker of type process, else the pool's limit, if any."""
     pool = client.read_work_pool("gpu")
     return _n_online(client, "gpu") if pool.type == "process" else pool.concurrency_limit
 
 
-def _n_at_once(client: SyncPrefectClient, n_left: int) -> int:
-    """Return in how many runs that many pieces are made."""
+def _n_runs(client: SyncPrefectClient, n_missing: int) -> int:
+    """Return the number of flow runs in which to build that many pieces."""
     n_slots = _n_slots(client)
     if n_slots == 0:
         log.warning("no worker of pool gpu is online: the pieces wait until one is (docs/workers.md)")
-    return max(1, min(n_left if n_slots is None else n_slots, n_left))
+    return max(1, min(n_missing if n_slots is None else n_slots, n_missing))
 
 
 @contextmanager
-def _helped(stage: Stage, id: str, at_most: int, hand_out: HandOut) -> Iterator[None]:
-    """Offer the shards that the block is about to make to the workers of pool cpu too, who begin with the last one.
+def _helped(stage: Stage, id: str, max_helpers: int, submit: Submit) -> Iterator[None]:
+    """Submit helper runs to pool cpu, which build the same shards as the block does, from the last one backwards.
 
-    The block waits for no worker, only for shards that one has begun: where all are taken, by runs like this one perhaps, it
-    makes everything itself. Who has begun to help goes on until nothing is left, also where this run fails meanwhile.
+    The block does not wait for helpers to start, only for shards that they have locked; without a free worker it builds all
+    shards itself. A helper that has started continues until no shard is missing, even if this run fails.
     """
-    offered: list[UUID] = []
+    submitted: list[UUID] = []
     with get_client(sync_client=True) as client:
         try:
             n_workers = _n_online(client, "cpu")
-            # So many that the worker which has this run, and free slots, does not take them all.
-            n_helpers = min(HELPERS_PER_WORKER * n_workers, at_most) if n_workers > 1 else 0
+            # Enough that the free slots of this run's own worker cannot take all helpers.
+            n_helpers = min(HELPERS_PER_WORKER * n_workers, max_helpers) if n_workers > 1 else 0
             if n_helpers:
                 log.info("%s: %s is offered to other workers of pool cpu (%d runs)", stage.name, id, n_helpers)
             for _ in range(n_helpers):
-                offered.append(hand_out("cpu", id, id))
+                submitted.append(submit("cpu", id, id))
             yield
         finally:
-            _cancel_scheduled(client, offered)
+            _cancel_scheduled(client, submitted)
 
 
 def _n_online(client: SyncPrefectClient, pool: str) -> int:
     return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
 
 
-def _hand_out(request: dict[str, Any], tag: str, pool: str, artifact: str, name: str) -> UUID:
+def _submit(request: dict[str, Any], tag: str, pool: str, artifact: str, name: str) -> UUID:
     flow_run: Any = run_deployment(
-        PIECES[pool],
+        DEPLOYMENTS[pool],
         parameters={**request, "artifact": artifact, "piece": None},
         timeout=0,
         flow_run_name=name,
@@ -202,18 +202,18 @@ def _hand_out(request: dict[str, Any], tag: str, pool: str, artifact: str, name:
 
 
 def _final_states(client: SyncPrefectClient, waiting: dict[Piece, UUID]) -> list[tuple[Piece, State[Any] | None]]:
-    """Return the pieces whose runs have ended, with their states; None for a run that is no more."""
+    """Return the pieces whose runs are final, with their states; None for a run that was deleted."""
     states = _states(client, list(waiting.values()))
     by_piece = [(piece, states.get(run_id)) for piece, run_id in waiting.items()]
     return [(piece, state) for piece, state in by_piece if state is None or state.is_final()]
 
 
 def _states(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> dict[UUID, State[Any]]:
-    """Return the states of those runs that exist; asked for by the hundred, as each question takes the server some 20 ms."""
+    """Return the states of the runs that exist, in batches of `RUNS_PER_REQUEST`: a request takes about 20 ms."""
     states: dict[UUID, State[Any]] = {}
-    for start in range(0, len(run_ids), RUNS_AT_A_TIME):
-        wanted = FlowRunFilter.model_validate({"id": {"any_": run_ids[start : start + RUNS_AT_A_TIME]}})
-        runs = client.read_flow_runs(flow_run_filter=wanted)
+    for start in range(0, len(run_ids), RUNS_PER_REQUEST):
+        batch = FlowRunFilter.model_validate({"id": {"any_": run_ids[start : start + RUNS_PER_REQUEST]}})
+        runs = client.read_flow_runs(flow_run_filter=batch)
         states |= {run.id: run.state for run in runs if run.state is not None}
     return states
 
@@ -223,46 +223,47 @@ def _pieces_tag(run_id: Any) -> str:
 
 
 def cancel_pieces(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Cancel what a cancelled run has handed out, and the runs of its settings.
+    """Cancel the pieces and the subflow runs of a cancelled run.
 
-    Prefect calls this with these names when it has ended the run.
+    Prefect calls this hook after stopping the run, with these argument names.
     """
-    at_work = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
-    wanted = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": at_work})
+    active = {"type": {"not_any_": [*TERMINAL_STATES, StateType.CANCELLING]}}
+    run_filter = FlowRunFilter.model_validate({"tags": {"all_": [_pieces_tag(flow_run.id)]}, "state": active})
     with get_client(sync_client=True) as client:
-        requested: set[UUID] = set()  # once each: a run whose state the server does not change stays among those named
-        while runs := {run.id for run in client.read_flow_runs(flow_run_filter=wanted)} - requested:  # 200 at a time
+        requested: set[UUID] = set()  # cancel each once: a run whose state the server does not change is returned again
+        # The server returns 200 at a time.
+        while runs := {run.id for run in client.read_flow_runs(flow_run_filter=run_filter)} - requested:
             _cancel(client, list(runs))
             requested |= runs
-        # The runs of settings had no process but the one that has ended.
-        of_run = {"parent_flow_run_id": {"any_": [flow_run.id]}, "state": {"type": {"not_any_": [*TERMINAL_STATES]}}}
+        # Subflow runs ran in the process that Prefect has stopped.
+        children = {"parent_flow_run_id": {"any_": [flow_run.id]}, "state": {"type": {"not_any_": [*TERMINAL_STATES]}}}
         settings = {"name": {"any_": [SETTING]}}
         for setting in client.read_flow_runs(
-            flow_filter=FlowFilter.model_validate(settings), flow_run_filter=FlowRunFilter.model_validate(of_run)
+            flow_filter=FlowFilter.model_validate(settings), flow_run_filter=FlowRunFilter.model_validate(children)
         ):
             client.set_flow_run_state(setting.id, Cancelled(), force=True)
 
 
 def _cancel_scheduled(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> list[UUID]:
-    """Cancel those runs that no worker has taken, and return them."""
+    """Cancel the runs that no worker has claimed, and return them."""
     scheduled = [run_id for run_id, state in _states(client, run_ids).items() if state.is_scheduled()]
     _cancel(client, scheduled)
     return scheduled
 
 
 def _cancel(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> None:
-    """Cancel runs that have not ended.
+    """Cancel runs that are not final.
 
-    One that a worker is just taking would stay cancelling: Prefect 3.8 looks for it neither there nor in the queue. It is
-    cancelled a moment later.
+    A run that a worker is just starting (Pending) would stay Cancelling, as Prefect 3.8 looks for it neither among running
+    processes nor in the queue; it is cancelled once it runs, or after `SUBMIT_SECONDS`.
     """
-    give_up = time.monotonic() + TAKING_SECONDS
+    deadline = time.monotonic() + SUBMIT_SECONDS
     while run_ids:
         states = {run_id: state for run_id, state in _states(client, run_ids).items() if not state.is_final()}
-        is_over = time.monotonic() > give_up
+        is_late = time.monotonic() > deadline
         for run_id, state in states.items():
-            if state.name != "Pending" or is_over:
+            if state.name != "Pending" or is_late:
                 client.set_flow_run_state(run_id, Cancelling())
-        run_ids = [run_id for run_id, state in states.items() if state.name == "Pending" and not is_over]
+        run_ids = [run_id for run_id, state in states.items() if state.name == "Pending" and not is_late]
         if run_ids:
-            time.sleep(ASK_SECONDS)
+            time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""The parameters of the flows, as types: what Prefect's pages show as forms, and refuse before there is a run."""
+"""The types of the flows' parameters, from which Prefect generates its forms and validates values before a run starts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.benchmarks.matrix import available_matrices as matrices
 from pipeline.engine.recipe import available as recipes
 from stages.all import STAGES
 
-# Fields have the names that `-p` takes.
+# Field titles are the names that `-p` takes.
 FORM = ConfigDict(extra="forbid", field_title_generator=lambda name, field: name)
 
 
 def _name_or_file(names: Iterable[str]) -> str:
-    """Return a pattern of these names, or the path of a .toml file."""
+    """Return a pattern that matches these names, or the path of a .toml file."""
     return rf"^({'|'.join(names)}|.+[.]toml)$"
 
 
@@ -26,7 +26,7 @@ TokenCount = Annotated[int, Field(ge=1, le=1 << 22)]
 
 
 class Places(BaseModel):
-    """Where things lie on the workers. Empty: what SEVILA_... or sevila.toml say there."""
+    """Locations on the workers; empty: as set there by SEVILA_... or sevila.toml."""
 
     model_config = FORM
 
@@ -40,14 +40,14 @@ class Places(BaseModel):
 
 
 class Execution(BaseModel):
-    """Speed and place; never part of an artifact's identity."""
+    """How and where to run; never part of an artifact's identity."""
 
     model_config = FORM
 
     dispatch: Literal["workers", "ray", "here"] = Field(
         default="workers",
-        description="who runs models: the workers of pool gpu, each of which gets one run of a step and makes shard after shard; "
-        "a Ray cluster, with a task and a GPU for each shard; or the worker that has this run",
+        description="where models run: on the workers of pool gpu, with one flow run per worker that builds shard after shard; "
+        "on a Ray cluster, with one task and one GPU per shard; or on the worker of this run",
     )
     ray_address: str = Field(
         default="auto",
@@ -66,19 +66,19 @@ class Execution(BaseModel):
         default=0, ge=0, le=64, description="processes of a training; 0: one for each GPU of its worker"
     )
     server_requests: int = Field(
-        default=4, ge=1, le=256, description="questions that a server is asked at once ([answer_with_vlm] served)"
+        default=4, ge=1, le=256, description="concurrent requests to a model server ([answer_with_vlm] served)"
     )
     server_requests_per_minute: int | None = Field(
-        default=None, ge=1, description="requests that a process sends it at most, repeated ones included"
+        default=None, ge=1, description="limit of requests that a process sends it per minute, retries included"
     )
     download: bool = Field(
         default=False,
-        description="weights that nobody placed may be fetched from the Hugging Face Hub, by each machine",
+        description="let each machine download missing weights from the Hugging Face Hub",
     )
 
 
-# What several flows take; their words for the forms are in the docstrings, which is where Prefect looks for them. A bad value is
-# refused before there is a run, so by patterns where one can say it.
+# Parameters of several flows. Prefect reads their descriptions from the flows' docstrings, and rejects a value that does not
+# match its pattern before it creates a run.
 Seed = Annotated[int | None, Field(ge=0)]
 RecipeName = Annotated[str, Field(pattern=_name_or_file(recipes()))]
 Setting = Annotated[str, Field(pattern=r"^ *\w+[.]\w+ *=")]

@@ -1,4 +1,4 @@
-"""The view of a run in Prefect beside its states: progress that moves, the log, and a page at the end."""
+"""What a run shows in Prefect's UI besides states: progress artifacts, its log, and a summary page at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from coolname.data import config as drawn_words
+from coolname.data import config as random_words
 from prefect import get_client
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -41,64 +41,64 @@ from stages.sample_frames import Frames
 
 log = logging.getLogger("sevila")
 
-SILENT_SECONDS = 60.0  # without progress, after it could not be shown
+PAUSE_SECONDS = 60.0  # before the next progress update after a failed one
 
 
 def progress_artifacts() -> Show:
-    """Return what shows the progress of a loop as an artifact of the step, or else the flow run, that it belongs to."""
+    """Return a function that shows the progress of a loop as a progress artifact of the task run, or else the flow run."""
     shown: dict[str, Any] = {}
-    process, silent_until = os.getpid(), 0.0
+    process, paused_until = os.getpid(), 0.0
 
     def show(what: str, percent: float, words: str) -> None:
-        nonlocal silent_until
+        nonlocal paused_until
         key = key_of(f"{what}-{str(this_task.id or this_run.id)[-8:]}")
         is_over_at_once = percent >= 100 and key not in shown
-        if os.getpid() != process or is_over_at_once or time.monotonic() < silent_until:
+        if os.getpid() != process or is_over_at_once or time.monotonic() < paused_until:
             return
         try:
             if key in shown:
                 update_progress_artifact(shown[key], percent, f"{what}: {words}")
             else:
                 shown[key] = create_progress_artifact(percent, key, f"{what}: {words}")
-        except Exception as error:  # a server that is gone for a while is no reason to fail a step
+        except Exception as error:  # an unreachable server must not fail the step
             log.warning("progress is not shown: %s", error)
-            silent_until = time.monotonic() + SILENT_SECONDS
+            paused_until = time.monotonic() + PAUSE_SECONDS
 
     return show
 
 
 def run_title(what: str, settings: Sequence[str], seed: int | None) -> str:
-    """Return what a run is to be called: `nextqa full, select_keyframes.k=8, seed 0`."""
-    own = [setting for setting in settings if not setting.startswith("chain.kind=")]
-    return printable(", ".join([what, *own, *([] if seed is None else [f"seed {seed}"])]))
+    """Return a run's name, such as `nextqa full, select_keyframes.k=8, seed 0`."""
+    overrides = [setting for setting in settings if not setting.startswith("chain.kind=")]
+    return printable(", ".join([what, *overrides, *([] if seed is None else [f"seed {seed}"])]))
 
 
-def _is_drawn(name: str) -> bool:
-    """Whether a name is two words of the lists that Prefect draws from."""
-    lists: dict[str, Any] = drawn_words
+def _is_random_name(name: str) -> bool:
+    """Return whether a name is one of Prefect's random two-word names."""
+    lists: dict[str, Any] = random_words
     words = {word for entry in lists.values() if entry.get("type") == "words" for word in entry["words"]}
     return any(name[:at] in words and name[at + 1 :] in words for at, sign in enumerate(name) if sign == "-")
 
 
 def name_run(name: str) -> None:
-    """Call the present run so, unless somebody has given it a name; the two words that Prefect draws say nothing."""
-    if this_run.id is None or not _is_drawn(str(this_run.name)):
+    """Rename the present flow run, unless the user has named it."""
+    if this_run.id is None or not _is_random_name(str(this_run.name)):
         return
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(str(this_run.id)), name=name)
-    except Exception as error:  # which is no reason to fail
+    except Exception as error:  # an unreachable server must not fail the run
         log.warning("this run could not be called %r: %s", name, error)
 
 
 class _RunLogRecord(PrintableRecord):
     def getMessage(self) -> str:
-        """Return the message as `--watch` can print it, which takes "[/..." for the end of a colour, and stops."""
+        """Return the message with "[/" escaped: `--watch` parses it as the end of rich markup, and crashes."""
         return super().getMessage().replace("[/", "\\[/")
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Leave out where in the code a reason arose that a user can fix; a `FailedRun` says only what the state has said."""
+    """Remove the traceback of errors a user can fix; drop records of `FailedRun`, which repeat the state's message."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, SevilaError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
         record.exc_info = record.exc_text = None
@@ -107,18 +107,18 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def logs_in_run_log(show: Show) -> Iterator[None]:
-    """Have what the stages log, and the warnings of all libraries, in the run's log in Prefect too.
+    """Send the logs of stages, and warnings of all libraries, to the run's log in Prefect as well.
 
-    What processes started from here log arrives as well; progress among it is shown.
+    This includes records forwarded from child processes; progress records among them go to `show`.
     """
     run_id, process, seen = this_run.id, os.getpid(), "is_in_run_log"
 
     def is_new(record: logging.LogRecord) -> bool:
-        """Prefect's own lines are there already; others may come by two loggers, or from a thread that knows of no run."""
+        """Return whether a record is new, and set its run ids: threads may lack a run context, and two loggers may pass it."""
         if record.name.split(".")[0] == "prefect" or hasattr(record, seen) or run_id is None:
             return False
         setattr(record, seen, True)
-        # Also where a setting's own run does the step: people, and `--watch`, look at this one.
+        # The root run's id even within a subflow run of a setting: users and `--watch` follow the root run.
         step = TaskRunContext.get()
         record.flow_run_id, record.task_run_id = run_id, step.task_run.id if step else None
         if record.process != process and hasattr(record, "progress"):
@@ -127,10 +127,10 @@ def logs_in_run_log(show: Show) -> Iterator[None]:
 
     logging.setLogRecordFactory(_RunLogRecord)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(_without_traceback)  # for good: the end comes after this
+        logging.getLogger(name).addFilter(_without_traceback)  # permanently: Prefect logs failures after this block
     handler = APILogHandler()
     handler.addFilter(is_new)
-    # The root, and those who keep their lines from it.
+    # The root logger, and libraries whose loggers do not propagate to it.
     loggers = [logging.getLogger(name) for name in (None, "transformers", "huggingface_hub")]
     for logger in loggers:
         logger.addHandler(handler)
@@ -152,15 +152,16 @@ def show_summary(
     results: Artifact | Results | None = None,
     report: tuple[Path, str] | None = None,
 ) -> None:
-    """Keep a page of what was made, with the same key in every run, so that Prefect shows them in a row; and what failed.
+    """Create the run's summary as a Markdown artifact, and a table of unreadable videos, if any.
 
     Args:
-        report: where the run's own page lies, with plots and every question, and some of these in Markdown.
+        key: key of the artifact; runs with the same key form one history in Prefect.
+        report: path of the run's HTML report, and a few of its questions in Markdown.
     """
-    own, strips = report or (None, "")
-    # A browser follows no link from a server's page to a file, and Prefect's newer pages show none: hence the path, too.
+    path, strips = report or (None, "")
+    # The path as well as the link: browsers block links from http pages to files, and Prefect's newer pages omit them.
     plots = "Plots, and every question with its frames"
-    link = f"{plots}: the [report]({own.as_uri()}); if nothing opens, open {code(str(own))}." if own else ""
+    link = f"{plots}: the [report]({path.as_uri()}); if nothing opens, open {code(str(path))}." if path else ""
     summary = summary_markdown(artifacts, settings, results, strips)
     page = f"# {title}\n\n{whose_page(artifacts[0].store)} {link}\n\n{summary}"
     create_markdown_artifact(page, key, f"{title}: what was made")
@@ -174,19 +175,19 @@ def show_summary(
 
 
 def row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
-    """Return what logs each row of a benchmark as it comes, and shows how many of the settings are done."""
+    """Return a function that logs each row of a benchmark, and shows how many of the settings are done."""
     show = progress_artifacts()
-    left = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
-    n_settings = len(left)
+    remaining = {(Path(recipe).stem, setting) for recipe, settings in matrix.recipes.items() for setting in settings}
+    n_settings = len(remaining)
 
     def show_done() -> None:
-        n_done = n_settings - len(left)
+        n_done = n_settings - len(remaining)
         show(f"benchmark {matrix.name}", 100 * n_done / n_settings, f"{n_done} of {n_settings} settings")
 
     def show_row(row: NightRow) -> None:
         percent = "unknown" if row.metric_percent is None else f"{row.metric_percent:.1f} %"
         log.info("%s: %s", row.name, row.reason or f"{row.metric} {percent}")
-        left.discard((row.recipe, row.setting))
+        remaining.discard((row.recipe, row.setting))
         show_done()
 
     show_done()
@@ -194,7 +195,7 @@ def row_shower(matrix: Matrix) -> Callable[[NightRow], None]:
 
 
 def whose_page(store: Store) -> str:
-    """Return which run made a page, and where, as Markdown."""
+    """Return a Markdown sentence that names the run and the store of a page."""
     return (
         f"Made by run [{escaped(str(this_run.name))}]({url_for('flow-run', obj_id=this_run.id)}), in store "
         f"{code(str(store.root.absolute()))}."
@@ -202,5 +203,5 @@ def whose_page(store: Store) -> str:
 
 
 def key_of(text: str) -> str:
-    """Return the text as a key of a Prefect artifact: lower case, digits and dashes are all that is allowed."""
+    """Return the text as a valid key of a Prefect artifact: lower-case letters, digits and dashes."""
     return re.sub("[^a-z0-9]+", "-", text.lower())

@@ -1,4 +1,4 @@
-"""Common ground of a run and the pieces it hands out: opening a request, and the state that work ends in."""
+"""Code shared by a run and its pieces: opening a request, and turning the outcome into a Prefect state."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from workers.pages import logs_in_run_log, progress_artifacts
 
 log = logging.getLogger("sevila")
 
-TRIES_OF_A_PIECE = 4  # of a piece whose process dies, and of a step that a machine fails
+MAX_ATTEMPTS = 4  # of a piece whose process dies, and of a step after machine errors
 BACK_OFF_SECONDS = [5.0, 20.0, 60.0]
 SETTING = "sevila-setting"  # name of the flow whose runs are the branches of a chain (workers/as_tasks.py)
-OF_A_MACHINE = "FailedByMachine"  # name of the state of a piece that another worker, or a later try, may well make
+MACHINE_FAILURE = "FailedByMachine"  # state name of a failed piece that a retry, or another worker, may complete
 
-ShowLeft = Callable[[], int]  # shows how many pieces are left, and returns it
-# Has pieces of an artifact (its id, their numbers) made by others, counting how often each has failed; not all may be made then.
+ShowLeft = Callable[[], int]  # shows how many pieces are missing, and returns it
+# (artifact id, missing pieces, failures so far by piece, ShowLeft): dispatches the pieces; some may still be missing afterwards.
 MakeAll = Callable[[str, list[Piece], Counter[Piece], ShowLeft], None]
 
 
 def make_piece(artifact: str, piece: Piece, request: dict[str, Any]) -> State[None]:
-    """Make one piece of an artifact here, and return the state that this ends in.
+    """Build one piece of an artifact in this process, and return the final state.
 
     Args:
         artifact: Id of the artifact.
-        piece: Number of its shard; None for all that is left of it.
-        request: The parameters of the run that asks, which `open_request` takes.
+        piece: Number of the shard; None for all missing shards.
+        request: Parameters of the parent run, which `open_request` takes.
     """
 
     def work() -> State[None]:
-        # Whatever the store remembers is right here, as the artifact's id says what it is made from.
+        # Remembered digests are safe for all sources, because the artifact's id fixes its inputs.
         chosen, run, sources = open_request(**request, remembered=KINDS)
         with run.store.in_use():
             RunPiece(artifact, piece, chosen, run).walk(chain_of(chosen), sources)
@@ -66,9 +66,9 @@ def open_request(
     execution: dict[str, Any],
     remembered: Collection[str] = (),
 ) -> tuple[Recipe, RunContext, Sources]:
-    """Return the recipe, how and where to run it, and its sources, as this machine has them; `remembered` as for `Sources`."""
+    """Return the recipe, its run context and its sources on this machine; `remembered` as for `Sources`."""
     if execution["batch_tokens"] is None and execution["dispatch"] != "here":
-        # The worker that cuts shards may have no GPU, and those that make them one.
+        # The worker that plans the shards may have no GPU while those that build them have one.
         execution = execution | {"batch_tokens": tokens_suiting("cpu" if execution["device"] == "cpu" else "cuda")}
     store = Store(Path(places["store"] or os.environ.get("SEVILA_STORE", ".sevila")), stores_below())
     request = Request(recipe, settings, seed, {kind: split(places[kind]) for kind in KINDS})
@@ -76,37 +76,39 @@ def open_request(
 
 
 def split(places: str) -> list[str]:
-    """Return the places that a parameter names."""
+    """Split a parameter into places at `os.pathsep`."""
     return [place for place in places.split(os.pathsep) if place]
 
 
 def final_state(work: Callable[[], State[Any]]) -> State[Any]:
-    """Return the state that a flow's work ends in; an error a user can fix is its message, without a traceback."""
+    """Return the final state of a flow; for errors a user can fix, its message is the error's, without a traceback."""
     show = progress_artifacts()
     with logs_in_run_log(show), shown_by(show):
         try:
             return work()
         except SevilaError as error:
-            return Failed(message=printable(str(error)), name=OF_A_MACHINE if isinstance(error, MachineError) else None)
+            return Failed(
+                message=printable(str(error)), name=MACHINE_FAILURE if isinstance(error, MachineError) else None
+            )
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
-            return Failed(message=printable(sentence(error)), name=OF_A_MACHINE)
+            return Failed(message=printable(sentence(error)), name=MACHINE_FAILURE)
 
 
 def piece_name(artifact: str, piece: Piece) -> str:
-    """Return what the run of a piece is called."""
+    """Return the name of a piece's run."""
     return artifact if piece is None else f"{artifact} {piece}"
 
 
 def count_failure(name: str, piece: Piece, state: State[Any], tries: Counter[Piece], died: bool) -> None:
-    """Raise `SevilaError` for a piece that did not succeed, unless it may if it is handed out again.
+    """Count a failed piece; raise `SevilaError` unless a retry may succeed.
 
     Args:
-        name: what it is, for people.
-        died: its process was killed, or the like, and nobody else has tried it again.
+        name: name in messages.
+        died: whether its process was killed and nothing else has retried it.
     """
     tries[piece] += 1
     log.warning("%s: %s: %s", name, state.name, state.message)
-    if not (died or state.name == OF_A_MACHINE) or tries[piece] >= TRIES_OF_A_PIECE:
+    if not (died or state.name == MACHINE_FAILURE) or tries[piece] >= MAX_ATTEMPTS:
         raise SevilaError(f"{name} {str(state.name).lower()}: {state.message}")

@@ -1,4 +1,4 @@
-"""The door of Prefect's server on this machine: who may ask it and from where, and Prefect's own client of it."""
+"""Access to the local Prefect server: its URL, authentication, client and private files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 180.0
 
 
 class PrefectApi:
-    """Where the server is, with a password that is another one at every start."""
+    """URL and credentials of the server; the password is generated at every start."""
 
     def __init__(self, port: int, password: str = "") -> None:
         self.page = f"http://{HOST}:{port}"
@@ -30,11 +30,11 @@ class PrefectApi:
 
     @contextmanager
     def client(self) -> Iterator[SyncPrefectClient]:
-        """Yield Prefect's client of the server, whatever the environment and profiles say; its errors are httpx's."""
+        """Yield a client of this server, independent of environment and profiles; raises the errors of httpx."""
         from prefect.client.orchestration import SyncPrefectClient
         from prefect.settings import PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
-        # Not through a proxy that the environment names: it would learn the password.
+        # No proxy from the environment: the proxy would see the password.
         http = {"trust_env": False, "timeout": PATIENCE_SECONDS}
         with (
             temporary_settings({PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True}),
@@ -43,7 +43,7 @@ class PrefectApi:
             yield client
 
     def of_clients(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables with which a process that has this environment may ask the server, past any proxy."""
+        """Return the variables that a process with this environment needs to reach the server, bypassing any proxy."""
         before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
         no_proxy = before if before.strip() == "*" else ",".join(filter(None, [before, HOST, "localhost"]))
         return {
@@ -57,24 +57,21 @@ class PrefectApi:
         }
 
     def of_server(self) -> dict[str, str]:
-        """Return the variables that make the server refuse requests without the password, and other sites' pages."""
-        doors = {"CSRF_PROTECTION_ENABLED": "true", "CORS_ALLOWED_ORIGINS": self.page}
-        # In both of Prefect's spellings: the one that is not set here would be taken from the environment or a profile, and win.
-        return (
-            {f"PREFECT_SERVER_{api}{name}": value for name, value in doors.items() for api in ("API_", "")}
-            | {
-                "PREFECT_SERVER_API_AUTH_STRING": self.password,
-                "PREFECT_SERVER_UI_API_URL": "/api",  # of where the page came from, by whatever name or tunnel
-                "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `--watch` shows the log, and in it why a run failed
-                "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
-            }
-        )
+        """Return the server's variables, which make it reject requests without the password and from other origins."""
+        protection = {"CSRF_PROTECTION_ENABLED": "true", "CORS_ALLOWED_ORIGINS": self.page}
+        # In both of Prefect's spellings: the other one, set in the environment or a profile, would take precedence.
+        return {f"PREFECT_SERVER_{api}{name}": value for name, value in protection.items() for api in ("API_", "")} | {
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the page, for tunnels and other host names
+            "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # for `--watch`, which shows the log
+            "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",  # a piece that waits for a free GPU is not late
+        }
 
 
 def check_private(home: Path) -> None:
-    """Raise `SevilaError` where others may change what lies in Prefect's folder: its database, and what a shell is to read."""
+    """Raise `SevilaError` if other users can write to Prefect's folder, which has its database and a file to `source`."""
     status = home.stat()
     if status.st_uid != os.geteuid():
         raise SevilaError(
@@ -88,12 +85,12 @@ def check_private(home: Path) -> None:
 
 
 def write_for_shells(path: Path, variables: Mapping[str, str]) -> None:
-    """Write what a shell is to `source`, for nobody else to read."""
+    """Write variables as a shell script to `source`, readable by the user only."""
     write_for_user_alone(path, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
 
 
 def write_for_user_alone(path: Path, text: str) -> None:
-    """Write a new file, in the place of a former one, for nobody else to read."""
+    """Write a new file, replacing an existing one, readable by the user only."""
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:

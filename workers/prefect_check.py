@@ -1,4 +1,4 @@
-"""Prefect as this machine has it, for `sevila doctor`: its release, its folder, and the server that flows would go to."""
+"""Checks of Prefect for `sevila doctor`: its version, its folder, and the server that flows would use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEALTH_SECONDS = 3.0
 
 
 def prefect_findings() -> Iterator[Finding]:
-    """Whether `sevila up` could start, and whether a server is named and answers; without Prefect, all but the flows works."""
+    """Yield whether `sevila up` can start, and whether the configured server answers; only the flows need Prefect."""
     try:
         version = importlib.metadata.version("prefect")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The processes of `sevila up`: Prefect's server and workers, which end with it."""
+"""The child processes of `sevila up`: Prefect's server and workers, which are stopped with it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-HOME = Path(__file__).resolve().parents[1]  # of prefect.yaml and flows.py
-LOG_VARIABLE = "SEVILA_UP_LOG"  # names the file that they write to
+HOME = Path(__file__).resolve().parents[1]  # has prefect.yaml and flows.py
+LOG_VARIABLE = "SEVILA_UP_LOG"  # has the path of their log file
 PRIVATE = 0o077  # a umask
-GRACE_SECONDS = 60.0  # of a worker, to end its runs; Prefect gives these 30
+GRACE_SECONDS = 60.0  # from SIGTERM to SIGKILL; Prefect's workers give their runs 30
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def start(environment: Mapping[str, str], *arguments: str, umask: int = -1) -> subprocess.Popen[bytes]:
-    """Start a `prefect` command in a session of its own: a Ctrl-C in the terminal reaches it only through us.
+    """Start a `prefect` command in a new session, so that Ctrl-C in the terminal reaches only the parent process.
 
     Args:
-        umask: of the files that it makes, if not our own.
+        umask: umask of the process; -1: that of the parent.
     """
     command = [sys.executable, "-m", "prefect", *arguments]
     with open(environment[LOG_VARIABLE], "ab") as log_file:
@@ -38,19 +38,19 @@ def start(environment: Mapping[str, str], *arguments: str, umask: int = -1) -> s
 
 
 def _end_with_parent() -> None:
-    """Have the new process ended when its parent is killed: nobody else would stop it. Only Linux can."""
+    """Have the kernel terminate this process when its parent is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End processes: asked to first, killed after `GRACE_SECONDS`."""
+    """Terminate processes, and kill those still running after `GRACE_SECONDS`."""
     for process in processes:
         process.terminate()
-    give_up = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + GRACE_SECONDS
     for process in processes:
         try:
-            process.wait(max(0.0, give_up - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -1,4 +1,4 @@
-"""A Ray cluster that makes pieces: the same ones, mapped by prefect-ray, with a GPU each."""
+"""Dispatch of pieces to a Ray cluster through prefect-ray, with one GPU per piece."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from prefect.states import State
 
 from cache.errors import SevilaError
 from pipeline.engine.build import Piece
-from workers.piece import TRIES_OF_A_PIECE, MakeAll, ShowLeft, count_failure, make_piece, piece_name
+from workers.piece import MAX_ATTEMPTS, MakeAll, ShowLeft, count_failure, make_piece, piece_name
 
 
 class RayCluster:
-    """A Ray cluster that makes pieces, as tasks that have a GPU each where it has GPUs and the run wants them.
+    """A Ray cluster that builds pieces, as tasks with one GPU each if the cluster has GPUs and the run's device is not cpu.
 
-    The nodes have the project installed, and see the same folders under the same names: what the environment of this run
-    says of places, and its working folder, are the pieces' too. All branches of a run share one connection.
+    The nodes need the project installed and the same folders under the same paths: tasks inherit the SEVILA_... variables and
+    the working directory of this run. All branches of a run share one connection.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self.n_slots = 1  # how many pieces it makes at once; known once it was needed
+        self.n_slots = 1  # pieces in parallel; set on the first connection
         self._request = request
         self._lock, self._n_users = Lock(), 0
         self._runner: Any = None
-        self._n_gpus = 0  # of a piece
+        self._n_gpus = 0  # per piece
 
     @contextmanager
     def connected(self) -> Iterator[MakeAll]:
-        """Yield what has the cluster make pieces.
+        """Yield a function that builds pieces on the cluster.
 
         Raises:
-            SevilaError: the extra is not installed, or there is no such cluster.
+            SevilaError: the extra `ray` is not installed, or there is no such cluster.
         """
         with self._lock:
             if not self._n_users:
@@ -53,7 +53,7 @@ class RayCluster:
             with self._lock:
                 self._n_users -= 1
                 if not self._n_users:
-                    self._runner.__exit__(None, None, None)  # ends what is still at work
+                    self._runner.__exit__(None, None, None)  # stops tasks that still run
 
     def _connect(self) -> None:
         try:
@@ -71,12 +71,15 @@ class RayCluster:
         self._n_gpus = 1 if self._request["execution"]["device"] != "cpu" and resources.get("GPU") else 0
         self.n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
 
-    def _make_all(self, id: str, left: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
+    def _make_all(self, id: str, missing: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
         from prefect_ray.context import remote_options
 
-        # A process that dies is seen by Ray, which tries its piece again, and not by Prefect's own retries.
-        with remote_options(num_gpus=self._n_gpus, max_retries=TRIES_OF_A_PIECE - 1):
-            futures = {self._runner.submit(_piece_on_ray, _asked(id, piece, self._request)): piece for piece in left}
+        # Ray detects a killed process and retries its task; Prefect's own retries do not see it.
+        with remote_options(num_gpus=self._n_gpus, max_retries=MAX_ATTEMPTS - 1):
+            futures = {
+                self._runner.submit(_piece_on_ray, _task_arguments(id, piece, self._request)): piece
+                for piece in missing
+            }
         for future in as_completed(list(futures)):
             future.wait()
             if future.state.is_completed():
@@ -86,13 +89,13 @@ class RayCluster:
 
 
 def _connected(runner_type: Any, address: str) -> Any:
-    """Return a task runner that is part of the cluster; raises `SevilaError` if there is no such cluster."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
-    # Not as the runner's own `address`: for that, "auto" is a new cluster of this machine where there is none to be found.
-    runner: Any = runner_type(init_kwargs={"address": address, "runtime_env": {"env_vars": ours}})
+    """Return a task runner connected to the cluster; raise `SevilaError` if there is no such cluster."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith("SEVILA_")}
+    # Not as the runner's own argument `address`: with that, "auto" starts a local cluster if it finds none.
+    runner: Any = runner_type(init_kwargs={"address": address, "runtime_env": {"env_vars": variables}})
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if address != "auto":  # Ray would try for a quarter of an hour
+        if address != "auto":  # fail early: Ray retries for 15 minutes
             socket.create_connection(address.rpartition(":")[::2], timeout=10).close()
         runner.__enter__()
     except OSError as error:
@@ -101,11 +104,11 @@ def _connected(runner_type: Any, address: str) -> Any:
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Prefect's, for cancelling; Ray has put its own in its place
+            signal.signal(signal.SIGTERM, handler)  # restore Prefect's handler for cancellation, which Ray has replaced
     return runner
 
 
-def _asked(id: str, piece: Piece, request: dict[str, Any]) -> dict[str, Any]:
+def _task_arguments(id: str, piece: Piece, request: dict[str, Any]) -> dict[str, Any]:
     return {"name": piece_name(id, piece), "artifact": id, "piece": piece, "request": request, "folder": os.getcwd()}
 
 

@@ -39,29 +39,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("sevila")
 
 POLL_SECONDS = 0.5
-SHORT_LIFE_SECONDS = 30.0  # of a worker that there is no use in starting again
+MIN_LIFE_SECONDS = 30.0  # a worker that exits earlier after a restart is not restarted again
 AUTOMATIONS = "automations.yaml"
-REASON_LETTERS = 500  # of an answer that refuses
+MAX_REASON_LETTERS = 500  # of the body of an error response
 FOR_SHELLS, LOG = "sevila-up.env", "sevila-up.log"  # in Prefect's folder
 
 
 @dataclass(frozen=True)
 class Server:
-    """Options of `sevila up`: the port, the folders of the store and of those below it, how many workers and runs at once."""
+    """Options of `sevila up`."""
 
     port: int
     store: Path
-    below: Sequence[Path]
-    gpu_workers: int  # 0: one for each GPU, or one
-    runs: int  # that pool cpu does at once
+    below: Sequence[Path]  # read-only stores layered below `store`
+    gpu_workers: int  # 0: one per GPU, at least one
+    runs: int  # limit of concurrent runs of pool cpu
 
 
 def up(options: Server) -> int:
-    """Start everything, print where it is, and stop it when interrupted, returning 130, or when a part of it ends.
+    """Start server and workers, print the URL, and wait; on SIGINT or SIGTERM stop them and return 130.
 
     Raises:
-        SevilaError: Prefect is not installed, the port or Prefect's folder is another's, the store cannot be written, or a part
-            ends or does not become healthy.
+        SevilaError: Prefect is not installed, the port or Prefect's folder is in use, the store cannot be written, the server
+            exits, or a process does not become healthy.
     """
     _check(options.port)
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
@@ -73,19 +73,19 @@ def up(options: Server) -> int:
         with FileLock(home / "sevila-up.lock").acquire(timeout=0):
             return _up(options, home.absolute() / FOR_SHELLS, home.absolute() / LOG)
     except HTTPStatusError as error:
-        answer, asked = error.response, error.request
-        reason = f"{answer.status_code} {answer.reason_phrase}: {answer.text[:REASON_LETTERS]}"
-        raise SevilaError(f"Prefect's server refused {asked.method} {asked.url}: {reason}") from error
+        response, request = error.response, error.request
+        reason = f"{response.status_code} {response.reason_phrase}: {response.text[:MAX_REASON_LETTERS]}"
+        raise SevilaError(f"Prefect's server refused {request.method} {request.url}: {reason}") from error
     except TransportError as error:
         raise SevilaError(f"Prefect's server on {HOST}:{options.port} does not answer: {error}") from error
     except Timeout:
         raise SevilaError(
-            f"another `sevila up` keeps its runs in {home}: stop that one, or set PREFECT_HOME to a folder of this one's own"
+            f"another `sevila up` uses {home}: stop that one, or set PREFECT_HOME to another folder for this one"
         ) from None
 
 
 def _up(options: Server, for_shells: Path, log_file: Path) -> int:
-    store = Store(options.store, [*options.below, *stores_below()])  # raises where one of the stores is none
+    store = Store(options.store, [*options.below, *stores_below()])  # raises if a folder is not a store
     options.store.mkdir(parents=True, exist_ok=True)
     if not os.access(options.store, os.W_OK):
         raise SevilaError(f"the store {options.store} cannot be written: --store, or SEVILA_STORE, names another place")
@@ -98,15 +98,15 @@ def _up(options: Server, for_shells: Path, log_file: Path) -> int:
         "SEVILA_STORE": str(store.root),
         "SEVILA_STORE_BELOW": os.pathsep.join(map(str, store.roots[1:])),
     }
-    for kind in (signal.SIGINT, signal.SIGTERM):  # a shell's `&` ignores the one, a service manager sends the other
+    for kind in (signal.SIGINT, signal.SIGTERM):  # shells have `&` jobs ignore SIGINT; service managers send SIGTERM
         signal.signal(kind, _interrupt)
     processes: dict[str, subprocess.Popen[bytes]] = {}
     write_for_user_alone(log_file, "")
     environment[LOG_VARIABLE] = str(log_file)
-    print(f"starting Prefect's server and workers; what they say goes to {log_file}", flush=True)
+    print(f"starting Prefect's server and workers; their log is {log_file}", flush=True)
     try:
         server = ("server", "start", "--host", HOST, "--port", str(options.port))
-        for database in for_shells.parent.glob("prefect.db*"):  # of a server that was not started by us
+        for database in for_shells.parent.glob("prefect.db*"):  # may be from a server started without our umask
             database.chmod(0o600)
         processes["server"] = start(environment | api.of_server(), *server, umask=PRIVATE)
         workers = _start_all(options, api, environment, processes)
@@ -116,7 +116,7 @@ def _up(options: Server, for_shells: Path, log_file: Path) -> int:
         print("the page asks for a password: `echo $PREFECT_API_AUTH_STRING` there", flush=True)
         _keep_up(processes, workers)
     except KeyboardInterrupt:
-        print("stopping; runs that were at work go on from their finished shards when they are run again", flush=True)
+        print("stopping; interrupted runs resume from their finished shards when started again", flush=True)
         return 130
     finally:
         for_shells.unlink(missing_ok=True)
@@ -126,14 +126,14 @@ def _up(options: Server, for_shells: Path, log_file: Path) -> int:
 def _start_all(
     options: Server, api: PrefectApi, environment: Mapping[str, str], processes: dict[str, subprocess.Popen[bytes]]
 ) -> Mapping[str, Callable[[], Any]]:
-    """Wait for the server, register this clone's deployments, start the workers; return what starts each of them again."""
+    """Wait for the server, register the deployments and start the workers; return by name a function that restarts each."""
     _wait(processes, "the server", lambda: _listens(options.port))
     with api.client() as client:
         _wait(processes, "the server", lambda: client.api_healthcheck() is None)
         _mark_runs_over(client, "a former `sevila up` was killed")
         _prepare(client, environment)
         workers = {
-            name: partial(start, environment | own, *command) for name, (own, *command) in _workers(options).items()
+            name: partial(start, environment | extra, *command) for name, (extra, *command) in _workers(options).items()
         }
         begin = datetime.now(UTC)
         processes |= {name: start() for name, start in workers.items()}
@@ -142,7 +142,7 @@ def _start_all(
 
 
 def _stop_all(api: PrefectApi, processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Stop the workers, mark their runs, and stop the server."""
+    """Stop the workers, set their runs to a final state, and stop the server."""
     from httpx import HTTPError
 
     server = processes.pop("server", None)
@@ -156,16 +156,16 @@ def _stop_all(api: PrefectApi, processes: dict[str, subprocess.Popen[bytes]]) ->
 
 
 def _mark_runs_over(client: SyncPrefectClient, why: str) -> None:
-    """Mark the runs of workers that are no more: they do not say so, and the automation forgets runs of another server's time.
+    """Set the active runs to Crashed, or Cancelled if they were cancelling: their workers are gone, and reported nothing.
 
-    One that stays running for ever would keep the only slot of the nightly benchmark.
+    The automation only sees runs of the present server. A run left Running would hold the benchmark's only slot for ever.
     """
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import State, StateType
 
-    at_work = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=at_work))
-    while runs := client.read_flow_runs(flow_run_filter=wanted):  # the server names 200 at a time
+    types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    active = FlowRunFilter(state=FlowRunFilterState(type=types))
+    while runs := client.read_flow_runs(flow_run_filter=active):  # the server returns 200 at a time
         for run in runs:
             cancelled = run.state_type == StateType.CANCELLING
             state = State[Any](type=StateType.CANCELLED if cancelled else StateType.CRASHED, message=why)
@@ -173,18 +173,18 @@ def _mark_runs_over(client: SyncPrefectClient, why: str) -> None:
 
 
 def _keep_up(processes: dict[str, subprocess.Popen[bytes]], workers: Mapping[str, Callable[[], Any]]) -> NoReturn:
-    """Start workers again that end, for the runs that are due at night; without the server, or if they do not live, raise."""
-    since = dict.fromkeys(workers, 0.0)
+    """Restart workers that exit; raise `SevilaError` if the server exits, or a worker does right after a restart."""
+    restarted_at = dict.fromkeys(workers, 0.0)
     while (status := processes["server"].poll()) is None:
-        for name, again in workers.items():
+        for name, restart in workers.items():
             if (status := processes[name].poll()) is None:
                 continue
-            if time.monotonic() - since[name] < SHORT_LIFE_SECONDS:
-                raise SevilaError(f"worker {name} ends again and again (status {status}); the rest is stopped")
-            log.warning("worker %s ended by itself (status %s) and is started again", name, status)
-            processes[name], since[name] = again(), time.monotonic()
+            if time.monotonic() - restarted_at[name] < MIN_LIFE_SECONDS:
+                raise SevilaError(f"worker {name} exits again and again (status {status}); the rest is stopped")
+            log.warning("worker %s exited (status %s) and is restarted", name, status)
+            processes[name], restarted_at[name] = restart(), time.monotonic()
         time.sleep(POLL_SECONDS)
-    raise SevilaError(f"the server ended by itself (status {status}); the workers are stopped")
+    raise SevilaError(f"the server exited (status {status}); the workers are stopped")
 
 
 def _check(port: int) -> None:
@@ -195,7 +195,7 @@ def _check(port: int) -> None:
     if not (HOME / "prefect.yaml").exists():
         raise SevilaError(f"{HOME}: no prefect.yaml; `sevila up` runs from a clone of the project")
     if _listens(port):
-        raise SevilaError(f"port {port} of {HOST} is taken: another `sevila up`? Stop that one, or take --port")
+        raise SevilaError(f"port {port} of {HOST} is taken, perhaps by another `sevila up`: stop it, or give --port")
 
 
 def _listens(port: int) -> bool:
@@ -204,7 +204,7 @@ def _listens(port: int) -> bool:
 
 
 def _prepare(client: SyncPrefectClient, environment: Mapping[str, str]) -> None:
-    """Make sure of pools, automations and deployments; the latter two become what this clone says, pools stay as they are."""
+    """Create missing work pools, and create or update automations and deployments as this clone defines them."""
     from prefect.events.schemas.automations import AutomationCore
 
     pools = {pool.name for pool in client.read_work_pools()}
@@ -222,7 +222,7 @@ def _prepare(client: SyncPrefectClient, environment: Mapping[str, str]) -> None:
 
 
 def _workers(options: Server) -> dict[str, tuple[Any, ...]]:
-    """Return environment and command of each worker by name: one a GPU, a piece at a time, and one for what needs none."""
+    """Return environment and command of each worker by name: one worker per GPU with limit 1, and one of pool cpu."""
     names = gpus()
     n_workers = options.gpu_workers or max(1, len(names))
     start = ("worker", "start", "--pool")
@@ -234,12 +234,12 @@ def _workers(options: Server) -> dict[str, tuple[Any, ...]]:
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that are ours to use, as CUDA_VISIBLE_DEVICES takes them; if that is set, no others than those."""
+    """Return the visible GPUs, as values for CUDA_VISIBLE_DEVICES."""
     import torch
 
     n_gpus = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus))))
-    return [name.strip() for name in named.split(",")][:n_gpus]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus))))
+    return [name.strip() for name in visible.split(",")][:n_gpus]
 
 
 def _run(environment: Mapping[str, str], *arguments: str) -> None:
@@ -250,11 +250,11 @@ def _run(environment: Mapping[str, str], *arguments: str) -> None:
 
 
 def _wait(processes: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < give_up:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         stopped = [name for name, process in processes.items() if process.poll() is not None]
         if stopped:
-            raise SevilaError(f"{', '.join(stopped)} ended while {what} started; the end of {LOG} says why")
+            raise SevilaError(f"{', '.join(stopped)} exited while {what} started; see the end of {LOG}")
         if is_up():
             return
         time.sleep(POLL_SECONDS)
@@ -262,7 +262,7 @@ def _wait(processes: Mapping[str, subprocess.Popen[bytes]], what: str, is_up: Ca
 
 
 def _online(client: SyncPrefectClient, since: datetime) -> set[str]:
-    """Return the workers that the server has heard from; those of a former `sevila up` count as online for some minutes."""
+    """Return the workers with a heartbeat after `since`: the server lists dead workers as online for some minutes."""
     return {
         worker.name
         for pool in ("cpu", "gpu")

@@ -1,1 +1,1 @@
-"""The stage contract: what a stage, a recipe and a source are, how one artifact is built, and the ways to walk a chain."""
+"""The stage contract: stages, recipes and sources, how one artifact is built, and the ways to run a chain."""

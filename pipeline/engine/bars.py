@@ -1,4 +1,4 @@
-"""Bars in a terminal, each one line of whole words however narrow it is."""
+"""Progress bars that fit into one line of any terminal."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ WITHOUT_TIMES = ("{desc}: {percentage:3.0f}%{postfix}", "{percentage:3.0f}%")
 
 
 class FittingBar(tqdm):
-    """A bar that leaves out whole what does not fit: its rate, the end of what is said after it, then times and its name."""
+    """A bar that omits whole fields if the terminal is narrow: first the rate, then the postfix, the times and the name."""
 
     def __str__(self) -> str:
-        """Return the line that is drawn; empty where not even the percentage fits."""
+        """Return the line to draw; empty if not even the percentage fits."""
         fields = self.format_dict
         if not fields["ncols"]:
             return str(self.format_meter(**fields))
         parts = (fields["postfix"] or "").split(", ")
-        ends = [", ".join(parts[:n]) for n in range(len(parts), -1, -1)]
-        own = [fields["bar_format"]] if fields["bar_format"] else WITH_TIMES
-        for form, end in [(form, end) for end in ends for form in own] + [
-            (form, end) for form in WITHOUT_TIMES for end in ends
+        postfixes = [", ".join(parts[:n]) for n in range(len(parts), -1, -1)]
+        preferred = [fields["bar_format"]] if fields["bar_format"] else WITH_TIMES
+        for form, postfix in [(form, postfix) for postfix in postfixes for form in preferred] + [
+            (form, postfix) for form in WITHOUT_TIMES for postfix in postfixes
         ]:
-            fields |= {"postfix": end, "bar_format": form}
+            fields |= {"postfix": postfix, "bar_format": form}
             without_bar = fields | {"ncols": None, "bar_format": form.replace("{bar}", " ")}
             if disp_len(self.format_meter(**without_bar)) <= fields["ncols"]:
                 return str(self.format_meter(**fields))

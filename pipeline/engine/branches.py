@@ -1,4 +1,4 @@
-"""Branches of a chain: steps that read common artifacts and not each other, one after the other or several at once."""
+"""Branches of a chain: groups of steps that do not depend on each other, run one after the other or in parallel."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from pipeline.engine.steps import Step
 
 Result = TypeVar("Result")
-ASK_SECONDS = 5.0  # how many may be at work, while one waits for a place
+POLL_SECONDS = 5.0  # interval at which a waiting branch asks for the number of branches allowed
 
 
 @runtime_checkable
 class BranchingStep(Protocol):
-    """A step that shows people a branch as one, and may do several at once."""
+    """A step that shows a branch as one unit, and may run several branches in parallel."""
 
     def as_one(self, name: str, reads: Sequence[Any], work: Callable[[Step], Result]) -> Future[Result]:
-        """Return what `work` is to return, which does the steps of the branch, from the artifacts in `reads`."""
+        """Return a future of `work(step)`, which runs the steps of a branch that reads the artifacts in `reads`."""
 
 
 def as_one(step: Step, name: str, reads: Sequence[Any], work: Callable[[Step], Result]) -> Future[Result]:
-    """Do the steps of a branch, with the step that `work` is given, and return its result: at once, or when it is asked for."""
+    """Return a future of `work(step)`, which runs the steps of a branch: in parallel if `step` can, else immediately."""
     if isinstance(step, BranchingStep):
         return step.as_one(name, reads, work)
     return done(work(step))
 
 
 def done(result: Result) -> Future[Result]:
-    """Return a result that is there already."""
+    """Return a finished future."""
     future: Future[Result] = Future()
     future.set_result(result)
     return future
 
 
 class Branches:
-    """Does branches in threads of this process, where others, GPU workers, do the work that takes long."""
+    """Runs branches in threads of this process, which mostly wait for GPU workers."""
 
     def __init__(self, n_at_once: Callable[[], int]) -> None:
-        """Args: `n_at_once` says how many may be at work now; up to 1, each is done before the chain goes on."""
+        """Args: `n_at_once` returns the number of branches allowed in parallel; up to 1, each runs in the calling thread."""
         self._n_at_once = n_at_once
-        self._begun: list[Future[Any]] = []
+        self._started: list[Future[Any]] = []
 
     def start(self, work: Callable[[Callable[[], object]], Result]) -> Future[Result]:
-        """Have a branch done as soon as there is a place for it, and return once it has begun.
+        """Wait until another branch is allowed, start it in a thread, and return once it has begun.
 
-        A branch that has failed begins no others: its error is raised; those at work are finished, and in the store.
+        Raises the error of a failed branch instead of starting another; running branches continue, and fill the store.
 
         Args:
-            work: does the branch; calls what it is given when it has begun.
+            work: runs the branch; it receives a callback to call when it has begun.
         """
         n_at_once = self._n_at_once()
-        while (at_work := self._at_work()) and len(at_work) >= n_at_once:
-            wait(at_work, ASK_SECONDS, FIRST_COMPLETED)
+        while (running := self._running()) and len(running) >= n_at_once:
+            wait(running, POLL_SECONDS, FIRST_COMPLETED)
             n_at_once = self._n_at_once()
         self.raise_failed()
         if n_at_once <= 1:
@@ -71,32 +71,32 @@ class Branches:
             finally:
                 has_begun.set()
 
-        self._begun.append(future)
-        # A daemon: a process that is told to end does not wait for it; the store is safe of that.
+        self._started.append(future)
+        # A daemon thread: an interrupted process does not wait for it; the store stays consistent.
         Thread(target=copy_context().run, args=(do,), daemon=True).start()
         has_begun.wait()
         return future
 
     def wait(self) -> None:
-        """Wait for the end of all that have begun, whatever becomes of them."""
-        wait(self._begun)
+        """Wait for all started branches, successful or not."""
+        wait(self._started)
 
     def raise_failed(self) -> None:
-        """Raise the error of the first branch that has failed, if one has."""
-        for future in self._begun:
+        """Raise the error of the first failed branch, if any."""
+        for future in self._started:
             if future.done():
                 future.result()
 
-    def _at_work(self) -> list[Future[Any]]:
-        return [future for future in self._begun if not future.done()]
+    def _running(self) -> list[Future[Any]]:
+        return [future for future in self._started if not future.done()]
 
 
 @contextmanager
 def branching(n_at_once: Callable[[], int]) -> Iterator[Branches]:
-    """Yield what does branches, and wait for them; also where the chain fails beside them, but not where it is told to end.
+    """Yield `Branches`, and wait for them at the end, even if the block fails, but not if it is interrupted.
 
     Raises:
-        Exception: that of the first branch that failed.
+        Exception: the error of the first failed branch.
     """
     branches = Branches(n_at_once)
     try:

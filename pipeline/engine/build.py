@@ -1,4 +1,4 @@
-"""Running a stage: reuse what the store holds, else run, and publish the result with its provenance."""
+"""Building an artifact: reuse it from the store, or run its stage and publish the result with its provenance."""
 
 from __future__ import annotations
 
@@ -32,15 +32,17 @@ log = logging.getLogger("sevila")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "decord", "av", "h5py", "pyarrow")
 
 
-Make = Callable[[Stage, Config, RunContext, Sequence[Any]], Artifact]  # `build`, or what has others do the work first
-TRIES = 3  # of an artifact whose inputs are replaced while they are read
-Piece = int | None  # the number of a shard; None: the whole of an artifact that has none, or all that is left of one
+Make = Callable[
+    [Stage, Config, RunContext, Sequence[Any]], Artifact
+]  # `build`, or a function that dispatches pieces first
+TRIES = 3  # attempts at an artifact whose inputs are replaced while they are read
+Piece = int | None  # the number of a shard; None: an artifact without shards, or all missing shards of one
 
 
 def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> list[Piece]:
-    """Return what is left to make of an artifact, for `build_piece`; a plan of its shards is stored first.
+    """Store the plan of an artifact's shards, and return its missing pieces, for `build_piece`.
 
-    Once none is left, `build` only has to publish it. Raises like `build`.
+    Once none is missing, `build` only publishes the artifact. Raises the errors of `build`.
     """
     id = _identity(stage, cfg, inputs)
     if _is_finished(run.store, id):
@@ -53,41 +55,41 @@ def pieces(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) ->
 
 
 def build_piece(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], piece: Piece) -> None:
-    """Make one piece of an artifact, unless it is made, or being made by another process. Raises like `build`."""
-    from filelock import Timeout  # here, as commands that only look need no locks
+    """Build one piece of an artifact, unless it exists or another process has its lock. Raises the errors of `build`."""
+    from filelock import Timeout  # here, as read-only commands need no locks
 
     id = _identity(stage, cfg, inputs)
     if stage.plan is not None:
         with disk_errors(run.store.partial(id)):
-            # A helper begins at the other end.
-            left = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
-            if left and not _is_finished(run.store, id):
+            # Backwards, because the process that is helped starts at the first shard.
+            missing = pieces(stage, cfg, run, inputs)[::-1] if piece is None else [piece]
+            if missing and not _is_finished(run.store, id):
                 read = _begin(stage, run, inputs, id)
                 reset_peaks(run)
-                out = _sharded(stage, cfg, run, inputs, read, [number for number in left if number is not None])
+                out = _sharded(stage, cfg, run, inputs, read, [number for number in missing if number is not None])
                 with read.checked():
                     stage.function(cfg, run, *inputs, out=out)
         return
     try:
         run.store.lock(f"{id}/build").acquire(timeout=0).lock.release()
-    except Timeout:  # nor wait for it: a worker, perhaps a GPU, would be of no use meanwhile
+    except Timeout:  # return instead of waiting, to free the worker and its GPU
         log.info("%s: %s is being made by another process", stage.name, id)
     else:
         build(stage, cfg, run, inputs)
 
 
 def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
-    """Return what `stage` makes of `cfg` and `inputs`: from the store if it is there, else by running the stage.
+    """Return the artifact of a stage: from the store if it exists and is current, else by running the stage.
 
-    What the store holds is rebuilt where an input has other content now than it was made from.
+    A stored artifact is stale, and rebuilt, if an input's content has changed since it was built.
 
     Raises:
         MissingSourceError: an input is not on this machine.
-        InputChangedError: an input is stale, or was replaced while it was read, again and again.
+        InputChangedError: an input is stale, or was replaced while it was read, in `TRIES` attempts.
     """
     id = stage.artifact_id(cfg, inputs)
     if id is not None and _is_finished(run.store, id):
-        remove_whole(aside(run.store, id))  # of a `rebuild` that was killed at its end
+        remove_whole(aside(run.store, id))  # left by a `rebuild` that was killed at its end
         log.info("%s: reused", step_name(stage.name))
         log.debug("%s: %s", stage.name, id)
         _remember(run.store, inputs)
@@ -99,12 +101,12 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
     is_long = stage.gpu or stage.resumes or stage.plan is not None
     log.log(logging.INFO if is_long else logging.DEBUG, "%s ...", step_name(stage.name))
     log.debug("%s: %s reads %s", stage.name, id, names or "nothing but its config")
-    for left in range(TRIES - 1, -1, -1):
+    for n_retries_left in range(TRIES - 1, -1, -1):
         try:
             _make(stage, cfg, run, inputs, id)
             break
         except InputChangedError as error:
-            if not left or not all(_is_current(value) for value in inputs):
+            if not n_retries_left or not all(_is_current(value) for value in inputs):
                 raise
             log.warning("%s; starting again with its present content", error)
     _remember(run.store, inputs)
@@ -112,7 +114,7 @@ def build(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> 
 
 
 def _remember(store: Store, inputs: Sequence[Any]) -> None:
-    """Keep what came from outside by its name, now that something was made from it: a wrong guess is never remembered."""
+    """Remember the ids of sources by name, after a successful build only, so that a wrong path is never remembered."""
     for value in inputs:
         if value is not None and not isinstance(value, Artifact) and not value.problem:
             store.digests.remember(value.source, value.id)
@@ -142,21 +144,21 @@ def _sharded(
     only: Sequence[int] | None = None,
 ) -> ShardedOutput:
     assert stage.plan is not None
-    given = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
-    plan = partial(stage.plan, **{name: given[name] for name in inspect.signature(stage.plan).parameters})
+    arguments = {"cfg": cfg, "run": run, **dict(zip(stage.inputs, inputs, strict=True))}
+    plan = partial(stage.plan, **{name: arguments[name] for name in inspect.signature(stage.plan).parameters})
     hardware = partial(hardware_facts, stage.gpu, run)
     return ShardedOutput(run.store, read.artifact, stage, plan, only, hardware, read)
 
 
 def _begin(stage: Stage, run: RunContext, inputs: Sequence[Any], id: str) -> ReadInputs:
-    """Return what is read to make an artifact; a former one that is stale goes, now that all it needs is there."""
+    """Return the inputs that a build reads, and remove a stale artifact of the same id, as all its inputs exist."""
     read = ReadInputs.of(id, stage, inputs)
     retire(run.store, id)
     return read
 
 
 def _is_finished(store: Store, id: str) -> bool:
-    """Whether an artifact is there and current, perhaps only now that what a killed process left is moved into place."""
+    """Return whether an artifact exists and is current, after completing the publication of a killed process, if any."""
     return store.is_current(id) or store.finish(id)
 
 
@@ -165,9 +167,9 @@ def _is_current(value: Any) -> bool:
 
 
 def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], make: Make) -> Artifact:
-    """Rebuild an artifact by `make`, which is `build` or what has others do the work, and return it.
+    """Rebuild an artifact with `make`, and return it.
 
-    If its content is another now, what was made from it is stale: it is rebuilt by the next run, and never served.
+    If its content changes, its dependents become stale: they are never served, and the next run rebuilds them.
     """
     id, store = _identity(stage, cfg, inputs), run.store
     with set_aside(store, id):
@@ -175,7 +177,7 @@ def rebuild(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], m
 
 
 def _identity(stage: Stage, cfg: Config, inputs: Sequence[Any]) -> str:
-    """Return the artifact's id; raises `MissingSourceError` where an input is not on this machine."""
+    """Return the artifact's id; raise `MissingSourceError` if an input is not on this machine."""
     for name, value in zip(stage.inputs, inputs, strict=True):
         if value is not None and value.problem:
             raise MissingSourceError(f"{stage.name} needs {name}: {value.problem}")
@@ -197,7 +199,7 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
         out.collect()
         if stage.output.tables and not out.files and stage.plan is None:
             tables = ", ".join(stage.output.tables)
-            raise SevilaError(f"{stage.name} wrote none of its tables ({tables}); one without rows is written, too")
+            raise SevilaError(f"{stage.name} wrote none of its tables ({tables}); empty tables must be written, too")
         record = Record(
             id=id,
             stage=stage.name,
@@ -217,7 +219,7 @@ def _run(stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any], out:
 
 
 def _provenance(stage: Stage, run: RunContext, started: datetime) -> dict[str, Any]:
-    """Return what a record says of where, when and with what something was made that is finished now."""
+    """Return the provenance fields of a record: libraries, revision, times and hardware of a build that ends now."""
     return {
         "libraries": dict(_library_versions()),
         "git_revision": _git_revision(),
@@ -236,7 +238,7 @@ def _log_result(out: Output, id: str, seconds: float) -> None:
         log.warning("%s: %d failed: %s", out.stage.name, out.dropped.total(), reasons)
 
 
-@cache  # reading them takes a tenth of a second, and a process makes dozens of artifacts
+@cache  # reading them takes 0.1 s, and a process builds dozens of artifacts
 def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
@@ -247,9 +249,9 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
-@cache  # the code that runs is what was loaded when the process began
+@cache  # the process runs the code that it loaded at its start
 def _git_revision() -> str | None:
-    """Return the commit of the project's own repository, None where it is installed elsewhere, perhaps inside a stranger's."""
+    """Return the commit of the project's repository; None if it is installed elsewhere, perhaps in another repository."""
     here = Path(__file__).resolve()
     if _git("ls-files", "--full-name", here.name) != here.relative_to(here.parents[2]).as_posix():
         return None
@@ -257,7 +259,7 @@ def _git_revision() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    # What a hook, or a repository that is not ours, says of where to look and what to run is none of our business.
+    # Ignore settings of a surrounding hook or of an untrusted repository: GIT_ variables, and the fsmonitor command.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-c", "core.fsmonitor=false", *arguments]
     folder = Path(__file__).resolve().parent

@@ -1,4 +1,4 @@
-"""Walking a chain first and making later: of all that it would make, only what somebody asks for."""
+"""Running a chain lazily: record its steps first, and build only the requested artifacts later."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from pipeline.engine.steps import Step
 
 Changes = Mapping[str, Mapping[str, Any]]  # config keys by stage
-OF_TRAINING = "training split"  # how the settings of steps on what is trained on end (stages/chain.py)
+OF_TRAINING = "training split"  # suffix of the settings of steps on the training split (stages/chain.py)
 
 
 class DeferredStep(NamedTuple):
-    """A step of the chain that may be made later."""
+    """A step of the chain that may be built later."""
 
     stage: Stage
     config: Config
@@ -27,22 +27,22 @@ class DeferredStep(NamedTuple):
 
 
 class Deferred:
-    """A chain's step that makes only what its course depends on, lists of questions; `make` makes what an artifact needs.
+    """A step that builds only what the chain's course depends on, lists of questions; `make` builds an artifact's closure.
 
     Args:
-        step: makes a step, of the same recipe.
-        evaluated: config keys for the steps on the evaluated split, over what recipe and chain say.
+        step: builds a step, of the same recipe.
+        evaluated: config keys of the steps on the evaluated split, which override recipe and chain.
     """
 
     def __init__(self, recipe: Recipe, run: RunContext, step: Step, evaluated: Changes) -> None:
-        # By stage and setting: taken instead of what the step would make.
+        # Artifacts that replace those of steps, by stage and setting.
         self.given: dict[tuple[str, str], Artifact] = {}
         self._recipe, self._store, self._step, self._evaluated = recipe, run.store, step, evaluated
         self._steps: dict[int, DeferredStep] = {}  # by the handle that the step returned
-        self._stale: dict[str, str] = {}  # why an artifact is stale, as far as it was asked
+        self._stale: dict[str, str] = {}  # cache: why an artifact is stale, by id
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle on the artifact of this step."""
+        """Return a handle of the artifact of this step."""
         if (stage.name, setting) in self.given:
             return self.given[stage.name, setting]
         if not setting.endswith(OF_TRAINING):
@@ -73,28 +73,28 @@ class Deferred:
         raise KeyError(f"{stage}, {setting!r}")
 
     def needed(self, artifact: Artifact, only_left: bool = False) -> list[DeferredStep]:
-        """Return the steps behind an artifact, its own at the end; `only_left`: without those that the store holds."""
+        """Return the steps that an artifact depends on, and its own last; `only_left`: only those not in the store."""
         steps: dict[int, DeferredStep] = {}
         self._collect(artifact, only_left, steps)
         return list(steps.values())
 
     def missing(self, artifact: Artifact) -> list[Any]:
-        """Return the sources from outside without which the artifact cannot be made here."""
-        sources = [value for step in self.needed(artifact, only_left=True) for value in step.inputs]
-        lacking = {
-            value.source: value for value in sources if not isinstance(value, Artifact) and value and value.problem
+        """Return the missing sources that building the artifact needs."""
+        inputs = [value for step in self.needed(artifact, only_left=True) for value in step.inputs]
+        missing = {
+            value.source: value for value in inputs if not isinstance(value, Artifact) and value and value.problem
         }
-        return list(lacking.values())
+        return list(missing.values())
 
     def make(self, artifact: Artifact) -> None:
-        """Make what is left to make of an artifact and of what it needs.
+        """Build an artifact and its dependencies, as far as the store lacks them.
 
         Raises:
-            MissingSourceError: something from outside is not on this machine.
+            MissingSourceError: a source is not on this machine.
         """
-        lacking = self.missing(artifact)
-        if lacking:
-            raise MissingSourceError("; ".join(value.problem for value in lacking))
+        missing = self.missing(artifact)
+        if missing:
+            raise MissingSourceError("; ".join(value.problem for value in missing))
         for step in self.needed(artifact, only_left=True):
             step.make()
             step.artifact.problem = ""
@@ -115,4 +115,4 @@ class Deferred:
         into[id_of(artifact)] = step
 
 
-id_of = id  # of a handle in this process; an artifact's own `id` is another thing
+id_of = id  # identity of a handle as an object, not the artifact's id

@@ -1,4 +1,4 @@
-"""Walking a chain without running it: what would be made, and why."""
+"""Planning a chain without running it: what would be built, and why."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pipeline.engine.steps import setting_of
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One line of a plan: `status` is exists, build, or blocked when something it needs is not on this machine.
+    """One line of a plan: `status` is exists, build, or blocked if a source it needs is not on this machine.
 
-    `setting` says which of the chain's steps of this stage it is; empty where it has one.
+    `setting` distinguishes the chain's steps of one stage; empty if there is only one.
     """
 
     stage: str
@@ -34,31 +34,30 @@ class PlannedStep:
 
 
 class DryRun:
-    """Runs nothing; notes for each step whether its artifact exists and why it would be built.
+    """A step that only records whether its artifact exists, and why it would be built.
 
-    Only the questions are listed, to a temporary store: the identity of everything after them depends on which videos they
-    ask about.
+    Only lists of questions are built, in a temporary store: the ids of all later steps depend on the videos in them.
     """
 
     def __init__(self, recipe: Recipe, run: RunContext) -> None:
         self.steps: list[PlannedStep] = []
-        # Of what every step makes or would make, as far as known before it is made.
+        # Of all steps by artifact id, with the fields that are known before a build.
         self.records: dict[str, Record] = {}
-        self.sources: dict[str, Any] = {}  # what comes from outside, by its id
+        self.sources: dict[str, Any] = {}  # by id
         self._recipe = recipe
         self._run = run
         self._scratch = run
         self._stale: dict[str, str] = {}
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> list[PlannedStep]:
-        """Walk a chain and return what it would do, step by step."""
+        """Run through a chain and return its plan, step by step."""
         with TemporaryDirectory() as folder:
             self._scratch = replace(self._run, store=Store(Path(folder)))
             chain(self._recipe, self, sources)
         return self.steps
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle that has an id as far as one can be known."""
+        """Return a handle of the step's artifact, with its id if that is known without a build."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         self.sources |= {value.id: value for value in inputs if value is not None and not isinstance(value, Artifact)}
@@ -68,7 +67,7 @@ class DryRun:
         status, why = self._status(stage, id, inputs)
         self.steps.append(PlannedStep(stage.name, id, status, why, setting_of(changes, setting)))
         if stage.plan_needs_rows and status == "build":
-            with quiet():  # "made ..." would not be true of the store
+            with quiet():  # its log would say "made", but only the temporary store has the artifact
                 return build(stage, cfg, self._scratch, inputs)
         return stage.output(self._run.store, id, f"waits for {stage.name}" if status == "blocked" else "")
 
@@ -98,8 +97,8 @@ class DryRun:
 
 
 def _difference(planned: Record, store: Store) -> str:
-    """Say what differs from the artifact that this stage has made of the most similar things; of equals, the last one."""
-    differences = [_differences(record, planned) for record in store.of_stage(planned.stage)]  # of the newest first
+    """Describe how a step differs from the stage's nearest existing artifact: the newest with the fewest differences."""
+    differences = [_differences(record, planned) for record in store.of_stage(planned.stage)]  # newest first
     if not differences:
         return "never made before"
     fewest = min(differences, key=len)

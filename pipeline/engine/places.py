@@ -1,4 +1,4 @@
-"""Where named data and weights lie on this machine: the command line, the environment, sevila.toml, in this order."""
+"""Locations of named data and weights on this machine, from the command line, the environment and sevila.toml, in this order."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ OF_ASK = (
 
 
 class ServerPlace(NamedTuple):
-    """Where a server of OpenAI's interface is: the address before `/chat/completions`; and the key that it wants, or none."""
+    """An OpenAI-compatible server: the URL before `/chat/completions`, and its API key, or empty."""
 
     url: str
     key: str
 
     @classmethod
     def of_environment(cls, model: str) -> ServerPlace:
-        """Return the server of a model: its own, of `SEVILA_SERVERS`, or the one that OpenAI's own client would take.
+        """Return the server of a model: from `SEVILA_SERVERS`, else from the variables of OpenAI's client.
 
-        A key goes only to the server that it is given for: `OPENAI_API_KEY` is that of `OPENAI_BASE_URL`.
+        A key is sent only to its own server: `OPENAI_API_KEY` to `OPENAI_BASE_URL`, and never to one of `SEVILA_SERVERS`.
 
         Raises:
-            MissingSourceError: there is none, or what is given is no address or no key.
+            MissingSourceError: no server is configured, or the URL or key is invalid.
         """
         if url := _named_values("SEVILA_SERVERS").get(model):
-            where, of_key, key = f"SEVILA_SERVERS: {model}", "SEVILA_SERVER_KEYS", _named_values("SEVILA_SERVER_KEYS")
-            return cls._checked(where, url, of_key, key.get(model, ""))
-        url, key_given = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "")
-        return cls._checked("OPENAI_BASE_URL", url.strip(), "OPENAI_API_KEY", key_given.strip())
+            keys = _named_values("SEVILA_SERVER_KEYS")
+            return cls._checked(f"SEVILA_SERVERS: {model}", url, "SEVILA_SERVER_KEYS", keys.get(model, ""))
+        url, key = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "")
+        return cls._checked("OPENAI_BASE_URL", url.strip(), "OPENAI_API_KEY", key.strip())
 
     @classmethod
-    def _checked(cls, where: str, url: str, of_key: str, key: str) -> ServerPlace:
+    def _checked(cls, url_origin: str, url: str, key_variable: str, key: str) -> ServerPlace:
         if not _is_address(url := url.rstrip("/")):
             raise MissingSourceError(
-                f"{where} is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
-                f"(and {of_key} where it wants a key)"
+                f"{url_origin} is {url!r}: wanted the address of the server that answers, such as http://127.0.0.1:8000/v1 "
+                f"(and {key_variable} where it wants a key)"
             )
-        if not (key.isascii() and key.isprintable()):  # a header cannot hold it; nor is it shown, which is secret
-            raise MissingSourceError(f"{of_key} holds a character that no key has; wanted printable ASCII alone")
+        if not (key.isascii() and key.isprintable()):  # not valid in an HTTP header; the key itself is not shown
+            raise MissingSourceError(f"{key_variable} holds a character that no key has; wanted printable ASCII alone")
         return cls(url, key)
 
 
 def _named_values(variable: str) -> dict[str, str]:
-    """Return what an environment variable of the form `NAME=VALUE NAME=VALUE` says; raises `MissingSourceError`."""
+    """Parse an environment variable of the form `NAME=VALUE NAME=VALUE`; raise `MissingSourceError` if it is malformed."""
     values: dict[str, str] = {}
     for entry in os.environ.get(variable, "").split():
         name, _, value = entry.partition("=")
@@ -70,68 +70,67 @@ def _named_values(variable: str) -> dict[str, str]:
 
 
 def _is_address(url: str) -> bool:
-    """Whether the client that asks servers can ask there."""
+    """Return whether the HTTP client accepts a URL."""
     import httpx
 
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
         return False
     try:
         address = httpx.URL(url)
-        address.raw_host.decode("ascii").encode("idna")  # as a look-up of the host does: its labels' lengths
+        address.raw_host.decode("ascii").encode("idna")  # checks the lengths of labels, as a DNS look-up does
         return bool(address.host) and (address.port is None or 0 < address.port < 1 << 16)
     except (httpx.InvalidURL, ValueError):
         return False
 
 
 class PlaceLookup:
-    """The places that were given, nearest first: on the command line, in `SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS`,
-    `SEVILA_WEIGHTS` and `SEVILA_SCORES`, in `sevila.toml` (or the file named by `SEVILA_CONFIG`).
+    """The configured places by precedence: command line; `SEVILA_ANNOTATIONS`, `SEVILA_VIDEOS`, `SEVILA_WEIGHTS` and
+    `SEVILA_SCORES`; `sevila.toml` (or the file named by `SEVILA_CONFIG`).
 
-    Each place is `NAME=PATH`, several of them separated by the path separator, or a bare PATH that serves every name of its kind.
+    A place is `NAME=PATH`, or a bare PATH for every name of its kind; variables separate several by the path separator.
     """
 
-    def __init__(self, given: Mapping[str, Iterable[str]]) -> None:
+    def __init__(self, command_line: Mapping[str, Iterable[str]]) -> None:
         environment = {
             kind: filter(None, os.environ.get(f"SEVILA_{kind.upper()}", "").split(os.pathsep)) for kind in KINDS
         }
-        # Nearest first; a bare path on the command line wins over a name in the file.
+        # By precedence; a bare path on the command line takes precedence over a name in the file.
         self._levels: list[dict[tuple[str, str], Path]] = [
-            {(kind, name): path for kind in KINDS for name, path in map(_split_place, given.get(kind, ()))},
+            {(kind, name): path for kind in KINDS for name, path in map(_split_place, command_line.get(kind, ()))},
             {(kind, name): path for kind in KINDS for name, path in map(_split_place, environment[kind])},
             _read_config_file(config_file()),
         ]
 
     def configured(self, kind: str, name: str) -> Path | None:
-        """Return the path that is given for the named source, or None."""
+        """Return the path configured for the named source, or None."""
         places = [level.get((kind, name), level.get((kind, ""))) for level in self._levels]
         return next((place for place in places if place is not None), None)
 
     def named(self, kind: str) -> dict[str, Path]:
-        """Return every path of a kind that is given, by name."""
-        return {
-            name: path for level in reversed(self._levels) for (of, name), path in level.items() if of == kind and name
-        }
+        """Return every configured path of a kind by name, without bare paths."""
+        levels = reversed(self._levels)
+        return {name: path for level in levels for (other, name), path in level.items() if other == kind and name}
 
     def all_of(self, kind: str) -> dict[str, Path]:
-        """Return the place of every name of a kind that has one; by "" the one that serves all names."""
+        """Return the place of every configured name of a kind; "" is the key of the bare path."""
         places = {name: self.configured(kind, name) for name in ("", *self.named(kind))}
         return {name: place for name, place in places.items() if place is not None}
 
     def given(self, kind: str, name: str) -> bool:
-        """Whether the command line says where the named source lies."""
+        """Return whether the command line gives a place for the named source."""
         return not self._levels[0].keys().isdisjoint({(kind, name), (kind, "")})
 
     def place(self, kind: str, name: str) -> Path:
-        """Return where the named source lies: a file or a folder.
+        """Return the path of the named source, a file or a folder.
 
         Raises:
-            MissingSourceError: no path is given, or nothing usable is there; the message says how to give one.
+            MissingSourceError: no path is configured, or there is nothing usable; the message says how to configure one.
         """
         place = self.configured(kind, name)
         if place is None:
-            given = sorted({other for level in self._levels for of_kind, other in level if of_kind == kind})
-            others = f" (places were given for {', '.join(map(repr, given))})" if given else ""
-            others = did_you_mean(name, given) + others
+            names = sorted({other for level in self._levels for other_kind, other in level if other_kind == kind})
+            others = f" (places were given for {', '.join(map(repr, names))})" if names else ""
+            others = did_you_mean(name, names) + others
             raise MissingSourceError(
                 f"no path is given for the {kind} {name!r} on this machine{others}: give `--{kind} {name}=PATH`, "
                 f'set SEVILA_{kind.upper()}={name}=PATH, or write `{name} = "PATH"` under [{kind}] in sevila.toml'
@@ -139,39 +138,39 @@ class PlaceLookup:
         try:
             place.stat()
         except (OSError, ValueError) as error:
-            absent = isinstance(error, FileNotFoundError | NotADirectoryError)
-            why = "nothing is there" if absent else f"it cannot be read: {getattr(error, 'strerror', None) or error}"
+            is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            why = "nothing is there" if is_absent else f"it cannot be read: {getattr(error, 'strerror', None) or error}"
             hint = OF_ASK if (kind, place) == ("weights", Path("demo")) else ""
             raise MissingSourceError(f"the {kind} {name!r} should lie at {place}, but {why}{hint}") from error
         kind_there = kind_of(place)
         if kind_there not in ("", "a folder"):
-            wanted = "a folder" if kind == "videos" else "a file or a folder"
+            expected = "a folder" if kind == "videos" else "a file or a folder"
             raise MissingSourceError(
-                f"the {kind} {name!r} should lie at {place}, but that is {kind_there}, not {wanted}"
+                f"the {kind} {name!r} should lie at {place}, but that is {kind_there}, not {expected}"
             )
         return place
 
 
 def config_file() -> Path:
-    """Return the file that says where things lie: `sevila.toml` here, or the one that SEVILA_CONFIG names."""
+    """Return the path of the config file: SEVILA_CONFIG, or `sevila.toml` in the working directory."""
     return Path(os.environ.get("SEVILA_CONFIG", "sevila.toml"))
 
 
 def write_place(kind: str, name: str, path: Path) -> Path:
-    """Write into the config file where a named source lies, all else in it as it is, and return the file.
+    """Set the place of a named source in the config file, without other changes to it, and return its path.
 
     Raises:
         MissingSourceError: the file cannot be read.
-        RecipeError: it is written in a way that this would not be read back from; the message is the line to write.
+        RecipeError: the edited file would not parse to the same content plus this place; the message gives the line to add.
     """
     file = config_file()
     if file.exists():
-        _read_config_file(file)  # which says what is wrong with it
+        _read_config_file(file)  # raises if it is invalid
     before = file.read_text(encoding="utf-8-sig") if file.exists() else ""
     line = f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(str(path.absolute()), ensure_ascii=False)}"
     lines, heading = before.splitlines(), f"[{kind}]"
     spellings = {name, json.dumps(name, ensure_ascii=False), f"'{name}'"}
-    section = next((number for number, each in enumerate(lines) if each.strip() == heading), None)
+    section = next((number for number, text in enumerate(lines) if text.strip() == heading), None)
     if section is None:
         lines += [*([""] if lines else []), heading, line]
     else:
@@ -179,9 +178,9 @@ def write_place(kind: str, name: str, path: Path) -> Path:
         old = [n for n in range(section + 1, end) if lines[n].partition("=")[0].strip() in spellings]
         lines[slice(old[0], old[0] + 1) if old else slice(section + 1, section + 1)] = [line]
     text = "\n".join(lines) + "\n"
-    wanted = {**(tomllib.loads(before)), kind: {**tomllib.loads(before).get(kind, {}), name: str(path.absolute())}}
+    expected = {**(tomllib.loads(before)), kind: {**tomllib.loads(before).get(kind, {}), name: str(path.absolute())}}
     try:
-        is_read_back = tomllib.loads(text) == wanted
+        is_read_back = tomllib.loads(text) == expected
     except tomllib.TOMLDecodeError:
         is_read_back = False
     if not is_read_back:
@@ -193,7 +192,7 @@ def write_place(kind: str, name: str, path: Path) -> Path:
 
 
 def write_first(text: str) -> Path:
-    """Write the config file where there is none, and return it; raises `RecipeError` where there is one."""
+    """Create the config file, and return its path; raise `RecipeError` if it exists."""
     path = config_file()
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -204,31 +203,33 @@ def write_first(text: str) -> Path:
 
 
 def refuse_unused(
-    given: Mapping[str, Iterable[str]], used: Mapping[str, Collection[str]], idle: Mapping[str, Collection[str]] = {}
+    command_line: Mapping[str, Iterable[str]],
+    used: Mapping[str, Collection[str]],
+    idle: Mapping[str, Collection[str]] = {},
 ) -> None:
-    """Refuse places on the command line for names that nothing asks for: a slip would leave the right name without a place.
+    """Raise if the command line gives a place for an unused name, which is likely misspelt.
 
     Args:
-        given: the places of each kind, as `PlaceLookup` takes them.
-        used: the names of each kind that are asked for.
-        idle: names of each kind that are known, but not asked for this time: a place for one is only warned of.
+        command_line: the places of each kind, as `PlaceLookup` takes them.
+        used: the names of each kind that the run reads.
+        idle: names of each kind that are known but not read by this run: a place for one only logs a warning.
 
     Raises:
         RecipeError: names the place, and the names that are used.
     """
-    for kind, places in given.items():
+    for kind, places in command_line.items():
         names = sorted(used[kind])
         for place in places:
             name, _ = _split_place(place)
             if name in names or (names and not name):
                 continue
             hint = did_you_mean(name, names)
-            listed = ", ".join(f"`--{kind} {each}=PATH`" for each in names)
-            what = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used here{hint}"
+            listed = ", ".join(f"`--{kind} {used_name}=PATH`" for used_name in names)
+            problem = f"--{kind} {place}: {f'the name {name!r} is' if name else f'{kind} are'} not used here{hint}"
             if idle.get(kind) and (not name or name in idle[kind]):
-                log.warning("%s; used are %s", what, listed or "none")
+                log.warning("%s; used are %s", problem, listed or "none")
             else:
-                raise RecipeError(f"{what}; wanted {listed or f'no --{kind}'}")
+                raise RecipeError(f"{problem}; wanted {listed or f'no --{kind}'}")
 
 
 def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
@@ -254,9 +255,9 @@ def _read_config_file(path: Path) -> dict[tuple[str, str], Path]:
 
 
 def _split_place(place: str) -> tuple[str, Path]:
-    """Split NAME=PATH; a path may hold the sign itself, so what exists, or looks like a path before the sign, is a bare one."""
+    """Split NAME=PATH. A path may contain "=": an existing path, or one that starts with /, . or ~, is a bare path."""
     name, separator, path = place.partition("=")
-    if not (path if separator else place):  # an unset variable, most likely; a Path would make "." of it
+    if not (path if separator else place):  # most likely an unset variable; Path("") would be "."
         raise RecipeError(f"{place!r} names no place; wanted NAME=PATH or a path")
     if not separator or name.startswith(("/", ".", "~")) or _exists(Path(place).expanduser()):
         return "", Path(place).expanduser()
@@ -266,5 +267,5 @@ def _split_place(place: str) -> tuple[str, Path]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # too long a name, for one
+    except OSError:  # such as a name that is too long
         return False

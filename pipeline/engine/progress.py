@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar in a terminal; elsewhere a log line now and then, and whatever a front door shows."""
+"""Progress of long loops: a bar in a terminal; otherwise periodic log lines, and calls of a front end's `Show` function."""
 
 from __future__ import annotations
 
@@ -21,57 +21,56 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 LOG_EVERY_SECONDS = 30.0
-TO_PARENT_EVERY_SECONDS = 1.0  # by a process that another one shows the progress of, in a terminal
+TO_PARENT_EVERY_SECONDS = 1.0  # by a child process whose progress the parent draws in a terminal
 SHOW_EVERY_SECONDS = 5.0
-WORTH_GUESSING_SECONDS = 10.0  # before, the pace says little of how long the rest will take
+MIN_ESTIMATE_SECONDS = 10.0  # no remaining time is estimated before
 
 Item = TypeVar("Item")
-# Takes what is being done, how much of it in percent, and that in words. The end, 100 %, is shown even of what was too
-# short to be shown before.
+# (name of the loop, percent done, description). Always called at the end, with 100 %, even for short loops.
 Show = Callable[[str, float, str], object]
 
-# Variables of the context: processes started from here do not have them.
+# Context variables; child processes do not inherit them.
 _show: ContextVar[Show | None] = ContextVar("show", default=None)
 _step: ContextVar[str] = ContextVar("step", default="")
 
 
 @contextmanager
 def at_step(number: int, total: int, setting: str) -> Iterator[None]:
-    """Have `step_name` say, in the block, which of how many steps is at work; `total` 0: unknown."""
-    which = f"[{number}/{total}] " if total else f"[{number}] "
-    before = _step.set(f"{which}{setting}: " if setting else which)
+    """Make `step_name` include the step's number and setting in the block; `total` 0: unknown."""
+    prefix = f"[{number}/{total}] " if total else f"[{number}] "
+    token = _step.set(f"{prefix}{setting}: " if setting else prefix)
     try:
         yield
     finally:
-        _step.reset(before)
+        _step.reset(token)
 
 
 def step_name(stage: str) -> str:
-    """Return a stage's name as people follow it: `[31/71] refined Localizer, zero-shot: answer_questions`."""
+    """Return a stage's name with its step: `[31/71] refined Localizer, zero-shot: answer_questions`."""
     return f"{_step.get()}{stage}"
 
 
 @contextmanager
 def shown_by(show: Show) -> Iterator[None]:
-    """Have `show` called with the progress of every loop in the block, at most every `SHOW_EVERY_SECONDS`; no bars then."""
-    before = _show.set(show)
+    """Pass the progress of every loop in the block to `show`, at most every `SHOW_EVERY_SECONDS`, and draw no bars."""
+    token = _show.set(show)
     try:
         yield
     finally:
-        _show.reset(before)
+        _show.reset(token)
 
 
 def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items of a shard, showing how many are done."""
+    """Yield the items of a shard, and show how many are done."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    done, which = 0, _which(shard)
-    # The line above a bar says which step it is: both do not fit in a line.
-    name = f"{shard.stage.name}, {which}".rstrip(", ")
+    done, prefix = 0, _shard_prefix(shard)
+    # Without the step's number, which is in the log line above the bar, to fit into one line.
+    name = f"{shard.stage.name}, {prefix}".rstrip(", ")
     with _course(shard.stage.name, desc=name, unit=unit, total=total) as course:
 
         def words() -> str:
-            return f"{which}{done} of {total or '?'} {unit}s, {done / course.seconds():.2g} a second"
+            return f"{prefix}{done} of {total or '?'} {unit}s, {done / course.seconds():.2g} a second"
 
         for item in items:
             course.at((shard.place + done / (total or done + 1)) / shard.of, words)
@@ -83,7 +82,7 @@ def track(items: Iterable[Item], shard: Shard, unit: str, total: int | None = No
 
 @contextmanager
 def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]) -> Iterator[Callable[[int], object]]:
-    """Yield what shows how many bytes, videos or frames were read: call it with how many more."""
+    """Yield a function that adds to the number of bytes, videos or frames read, and shows it."""
     done = 0
     with _course(description, unit=unit, unit_scale=unit == "B", total=total, delay=1, dynamic_ncols=False) as course:
 
@@ -100,31 +99,31 @@ def count_bar(description: str, total: int, unit: Literal["B", "video", "frame"]
 
 
 class FrameProgress:
-    """How many frames of a shard are done; those that were done before are left out, so that the rest is foreseen rightly."""
+    """Progress over the frames of a shard, without frames that were already stored, which would distort the estimate."""
 
     def __init__(self, shard: Shard, total: int, course: _Course) -> None:
         self._course, self._shard = course, shard
         self._all, self._total, self._done = total, total, 0
 
     def add(self, n_frames: int, n_held: int) -> None:
-        """Say that so many more are done, and that so many of all were there before, as far as that is known."""
+        """Add `n_frames` done; `n_held` is the number of frames known so far to have been stored before."""
         self._done, self._total = self._done + n_frames, max(self._all - n_held, self._done + n_frames)
         self._course.draw(self._done, total=self._total)
         self._course.at((self._shard.place + self._done / max(self._total, 1)) / self._shard.of, self._words)
 
     def end(self) -> None:
-        """Say that the shard is done."""
+        """Show that the shard is done."""
         self._course.at((self._shard.place + 1) / self._shard.of, self._words)
 
     def _words(self) -> str:
         a_second = self._done / self._course.seconds()
         left = timedelta(seconds=round((self._total - self._done) / a_second)) if a_second else "?"
-        return f"{_which(self._shard)}{self._done} of {self._total} frames, {a_second:.2g} a second, {left} left"
+        return f"{_shard_prefix(self._shard)}{self._done} of {self._total} frames, {a_second:.2g} a second, {left} left"
 
 
 @contextmanager
 def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
-    """Yield what shows how many frames of a shard are done, and how long the others will take."""
+    """Yield a `FrameProgress`, which shows how many frames of a shard are done, and the remaining time."""
     with _course(shard.stage.name, unit="frame", total=total) as course:
         progress = FrameProgress(shard, total, course)
         yield progress
@@ -133,7 +132,7 @@ def frame_progress(shard: Shard, total: int) -> Iterator[FrameProgress]:
 
 @contextmanager
 def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Yield what shows a training's progress: call it after each step with the steps done and the figures of the last one."""
+    """Yield a function that shows a training's progress; call it with (steps done, figures of the last step)."""
     with _course(description, unit="step", total=total, initial=done) as course:
 
         def show(step: int, figures: dict[str, float]) -> None:
@@ -145,7 +144,7 @@ def steps_bar(description: str, total: int, done: int) -> Iterator[Callable[[int
 
 @contextmanager
 def _course(what: str, **of_bar: Any) -> Iterator[_Course]:
-    """Yield what a loop says to how far it is."""
+    """Yield a `_Course`, to which a loop reports its progress."""
     if _is_for_eyes():
         with _bar(**{"desc": what, "dynamic_ncols": True} | of_bar) as bar:
             yield _Course(what, bar)
@@ -154,17 +153,17 @@ def _course(what: str, **of_bar: Any) -> Iterator[_Course]:
 
 
 def _bar(**options: Any) -> FittingBar:
-    from pipeline.engine.bars import FittingBar  # here, as most commands show none
+    from pipeline.engine.bars import FittingBar  # here, as most commands draw no bar
 
     return FittingBar(leave=False, **options)
 
 
-def _which(shard: Shard) -> str:
+def _shard_prefix(shard: Shard) -> str:
     return f"shard {shard.place + 1} of {shard.of}, " if shard.of > 1 else ""
 
 
 class _Course:
-    """How far a loop is: a bar; or a log line now and then, and more often a call of what shows it."""
+    """Progress of a loop, shown as a bar, or as log lines and, more often, calls of `Show`."""
 
     def __init__(self, what: str, bar: FittingBar | None) -> None:
         self._what, self._bar = what, bar
@@ -176,7 +175,7 @@ class _Course:
         return max(time.monotonic() - self._started, 1e-3)
 
     def draw(self, done: int, words: str = "", total: int | None = None) -> None:
-        """Have the bar, if there is one, show so many units as done, and words behind."""
+        """Update the bar, if there is one, to `done` units, with `words` behind it."""
         if self._bar is not None:
             self._bar.total = total or self._bar.total
             self._bar.set_postfix_str(", ".join(filter(None, [self._waiting_words(), words])), refresh=False)
@@ -186,7 +185,7 @@ class _Course:
         return self._waiting.words(self.seconds)
 
     def at(self, share: float, words: Callable[[], str]) -> None:
-        """Tell, where there is no bar, that this share of it, from 0 to 1, is done, if it is time to."""
+        """Without a bar, log and show that a share from 0 to 1 is done, if an interval has passed or the loop ends."""
         if self._bar is not None:
             return
         now = time.monotonic()
@@ -196,7 +195,7 @@ class _Course:
         if ends_what_was_logged or now - self._last_line > every:
             self._last_line = now
             text = self._text(share, words)
-            # A process that others have started shows nothing; its lines arrive where they can be shown.
+            # A child process only logs; the parent receives the record, and shows its progress.
             extra = {"progress": (self._what, 100 * share, text)}
             log.info("%s: %s", step_name(self._what), text, extra=extra)
         if self._show is not None and (share >= 1 or now - self._last_show > SHOW_EVERY_SECONDS):
@@ -207,15 +206,15 @@ class _Course:
         return ", ".join(filter(None, [words(), self._waiting_words(), self._left(share)]))
 
     def _left(self, share: float) -> str:
-        """Return how long it will take at the pace so far, once that says something."""
+        """Return the estimated remaining time; empty in the first `MIN_ESTIMATE_SECONDS`."""
         seconds = self.seconds()
-        if not 0 < share < 1 or seconds < WORTH_GUESSING_SECONDS:
+        if not 0 < share < 1 or seconds < MIN_ESTIMATE_SECONDS:
             return ""
         return f"about {duration(seconds / share - seconds)} left"
 
 
 def _is_for_eyes() -> bool:
-    """Whether bars are drawn: by the process that people have started, and not where they asked for quiet."""
+    """Return whether to draw bars: only in the main process, in a terminal, at log level INFO, and without `Show`."""
     return _show.get() is None and not _is_child() and sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
 
@@ -224,13 +223,13 @@ def _is_child() -> bool:
 
 
 class LinesBesideBars(logging.Handler):
-    """Prints each line above the bars that are drawn; of other processes' progress, which arrives as lines, draws a bar."""
+    """Prints log records above the bars; draws the progress records of child processes as bars."""
 
     def __init__(self, style: Callable[[str, int], str]) -> None:
-        """Args: `style` makes what is printed of a line and its level."""
+        """Args: `style` formats a line, given its text and log level."""
         super().__init__()
         self._style = style
-        self._others: dict[str, FittingBar] = {}
+        self._bars: dict[str, FittingBar] = {}  # of child processes, by name of the loop
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
@@ -244,21 +243,21 @@ class LinesBesideBars(logging.Handler):
             self.handleError(record)
 
     def _draw(self, what: str, percent: float, text: str) -> None:
-        if what not in self._others:
-            self._others[what] = _bar(
+        if what not in self._bars:
+            self._bars[what] = _bar(
                 desc=what, total=100, dynamic_ncols=True, bar_format="{desc}: {percentage:3.0f}%{postfix}"
             )
-        bar = self._others[what]
+        bar = self._bars[what]
         bar.set_postfix_str(text, refresh=False)
         bar.n = percent
         bar.refresh()
         if percent >= 100:
-            self._others.pop(what).close()
+            self._bars.pop(what).close()
 
 
 @contextmanager
 def quiet(least: int = logging.WARNING) -> Iterator[None]:
-    """Log nothing below this level in the block."""
+    """Suppress log records below this level in the block."""
     level = log.level
     log.setLevel(max(least, level))
     try:
@@ -268,15 +267,15 @@ def quiet(least: int = logging.WARNING) -> Iterator[None]:
 
 
 def end_bars() -> None:
-    """Take all bars off the terminal, so that what is printed next, without them, begins a line."""
+    """Remove all bars from the terminal, so that the next output starts on a new line."""
     tqdm = sys.modules.get("tqdm")
     for bar in list(tqdm.tqdm._instances) if tqdm is not None else ():
         bar.close()
 
 
 def print_line(text: str) -> None:
-    """Print a line for people, above whatever bars are drawn."""
-    tqdm = sys.modules.get("tqdm")  # nobody has drawn one without it
+    """Print a line to stderr, above any bars."""
+    tqdm = sys.modules.get("tqdm")  # not imported: there are no bars
     if tqdm is None:
         print(text, file=sys.stderr, flush=True)
     else:

@@ -1,4 +1,4 @@
-"""The inputs of a stage: the content of each when it begins, compared with that when it ends."""
+"""Detection of inputs that change while a stage reads them, by comparing their content before and after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("sevila")
 
 @dataclass(frozen=True)
 class ReadInputs:
-    """The content of each input artifact of `artifact`, by the input's name, as this process begins to read it."""
+    """The content digest of each input artifact of `artifact`, by the input's name, before this process reads it."""
 
     artifact: str
     contents: dict[str, str] = field(default_factory=dict)
@@ -25,10 +25,10 @@ class ReadInputs:
 
     @classmethod
     def of(cls, id: str, stage: Stage, inputs: Sequence[Any]) -> ReadInputs:
-        """Have the inputs forget what they knew of files that were replaced meanwhile, and note their content.
+        """Drop the inputs' cached data of files that were replaced meanwhile, and record their content.
 
         Raises:
-            InputChangedError: an input is gone or stale: it is to be rebuilt before it is read.
+            InputChangedError: an input is gone or stale, and must be rebuilt first.
         """
         artifacts = {
             name: value for name, value in zip(stage.inputs, inputs, strict=True) if isinstance(value, Artifact)
@@ -45,11 +45,11 @@ class ReadInputs:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What notes of unfinished work carry, so that they serve this artifact and these contents only."""
+        """The header of notes of unfinished work, which limits them to this artifact and these input contents."""
         return {"artifact": self.artifact, "input_contents": self.contents}
 
     def check(self) -> None:
-        """Raise `InputChangedError` if an input is not there, or has other content than was read, or is stale."""
+        """Raise `InputChangedError` if an input is missing or stale, or its content has changed."""
         known: dict[str, str] = {}
         for name, value in self._artifacts.items():
             problem = _problem(value.store, str(value.id), known, self.contents[name])
@@ -61,10 +61,10 @@ class ReadInputs:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """Run a block that reads the inputs; what it raises because one is replaced meanwhile says so.
+        """Guard a block that reads the inputs.
 
         Raises:
-            InputChangedError: an input has changed, so that whatever the block raises may be due to that.
+            InputChangedError: the block failed, and an input has changed, which may be the cause.
         """
         try:
             yield

@@ -1,6 +1,6 @@
-"""Recipes: TOML files whose sections are named after stages and set those stages' configs, validated strictly.
+"""Recipes: TOML files with a section per stage, which sets the stage's config, validated strictly.
 
-One section is no stage's: `[chain]` says which chain is walked, and with which settings to compare.
+The section `[chain]` belongs to no stage: it selects the chain, and the settings to compare.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from pipeline.selection.registry import selector_named
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
-# Stages whose seed is no part of the experiment: frames are sampled once, and intervals are resampled alike.
+# Stages that keep their seed when a run sets another: frames are sampled once, and intervals use the same resamples.
 KEEP_THEIR_SEED = ("sample_frames", "evaluate", "evaluate_moments")
 
-# Who chooses keyframes by the scores of a Localizer, and what their results are called.
+# Selectors that choose keyframes by the scores of a Localizer, with the names of their results.
 LOCALIZERS = {"untrained": "untrained Localizer", "pretrained": "pre-trained Localizer", "refined": "refined Localizer"}
 
-# Selectors that the chain trains on answers alone, and what their results are called.
+# Selectors that the chain trains on answers alone, with the names of their results.
 TRAINED_SELECTORS = {"atp": "ATP", "differentiable_top_k": "differentiable top-k"}
 BY_SCORES = LOCALIZERS | TRAINED_SELECTORS
 
 
 class Chain(Config):
-    """Which chain is walked; the section `[chain]` of a recipe. No identity: each stage's own config and inputs are."""
+    """The section `[chain]` of a recipe, which selects the chain. Not part of any artifact's identity."""
 
     kind: Literal["forward", "full"] = Field(
         "forward",
-        description="forward: inference; full: the reverse chain and both trainings too, every setting evaluated",
+        description="forward: inference; full: also the reverse chain and both trainings, with every setting evaluated",
     )
     backbone: str = Field(
         "imported",
-        description="the frozen BLIP-2: imported, weights from outside; trained, from scratch by a stage; or made by another "
-        "package's stage of this name",
+        description="the frozen BLIP-2: imported, given weights; trained, from scratch by a stage; or the name of another "
+        "package's stage that produces it",
     )
     scorer: str = Field(
         "localizer",
-        description="who scores frames (forward): localizer; imported, files made elsewhere; clip, CLIP or SigLIP; itm, BLIP-2's "
-        "image-text matching (docs/scorers.md); or another package's stage of this name",
+        description="scorer of frames (forward): localizer; imported, files of scores; clip, CLIP or SigLIP; itm, BLIP-2's "
+        "image-text matching (docs/scorers.md); or the name of another package's stage",
     )
     answerer: Literal["sevila", "vlm"] = Field(
         "sevila",
-        description="who answers (forward): SeViLA's Answerer; or another video-language model, as [answer_with_vlm] says",
+        description="model that answers (forward): SeViLA's Answerer; or another video-language model, set in [answer_with_vlm]",
     )
     training_split: str = Field(
         "train", description="split of the recipe's data set that Localizer and Answerer are trained on"
     )
     pretraining_dataset: str = Field(
         "",
-        description="data set with moments to pre-train the Localizer on; empty: init_localizer's weights are so already",
+        description="data set with moments to pre-train the Localizer on; empty: init_localizer's weights are pre-trained",
     )
     pretraining_split: str = Field("", description="split of the data set for pre-training")
     iterations: int = Field(
@@ -68,8 +68,8 @@ class Chain(Config):
     selectors: tuple[str, ...] = Field(
         ("uniform", "pretrained", "refined"),
         strict=False,
-        description="keyframes to evaluate, zero-shot and fine-tuned: chosen by the untrained, the pretrained, the refined "
-        "Localizer; by a selector trained on answers: atp, differentiable_top_k; or by one that looks at no score: uniform, "
+        description="keyframes to evaluate, zero-shot and fine-tuned: chosen by the untrained, pretrained or refined "
+        "Localizer; by a selector trained on answers: atp, differentiable_top_k; or without scores: uniform, "
         "random, oracle (the true moments)",
     )
 
@@ -100,7 +100,7 @@ class Chain(Config):
                     f"{name} chooses by scores; [select_keyframes] selector = {name!r} says how Localizers choose"
                 )
         if not names or len(set(names)) < len(names):
-            raise ValueError("each once, and at least one, was wanted")
+            raise ValueError("list at least one selector, and each only once")
         return names
 
 
@@ -109,7 +109,7 @@ CHAIN = "chain"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated recipe: the config of every stage, those of unmentioned stages at their defaults, and its `chain`."""
+    """A validated recipe: the config of every stage, with defaults for stages without a section, and its `chain`."""
 
     name: str
     description: str
@@ -117,7 +117,7 @@ class Recipe:
     chain: Chain
 
     def config(self, stage: Stage, **changes: Any) -> Any:
-        """Return the config of a stage; `changes` are keys that a chain sets over the recipe's, validated like those."""
+        """Return the config of a stage; `changes` are keys that the chain overrides, validated likewise."""
         cfg = self.config_of(stage.name)
         if not changes:
             return cfg
@@ -128,16 +128,16 @@ class Recipe:
             raise RecipeError(f"the {self.chain.kind} chain of recipe {self.name!r} sets {problems}") from error
 
     def config_of(self, name: str) -> Any:
-        """Return the config of the stage of this name; raises `RecipeError` with the nearest one if there is none."""
+        """Return the config of the stage of this name; raise `RecipeError` with the nearest name if there is none."""
         refuse_unknown_stage(name, self.configs)
         return self.configs[name]
 
 
-NOT_LOADED: dict[str, str] = {}  # stages of other packages, by the names that they offer, and why
+NOT_LOADED: dict[str, str] = {}  # reasons by stage name, for stages of other packages that failed to load
 
 
 def refuse_unknown_stage(name: str, known: Iterable[str]) -> None:
-    """Raise `RecipeError` with the nearest stage if there is none of this name."""
+    """Raise `RecipeError` with the nearest name if there is no stage of this name."""
     if name not in known:
         if name in NOT_LOADED:
             raise RecipeError(f"{name!r} is not a stage: {NOT_LOADED[name]}")
@@ -145,24 +145,24 @@ def refuse_unknown_stage(name: str, known: Iterable[str]) -> None:
 
 
 def available() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
+    """Return the recipes of this package, by name."""
     return toml_files(RECIPES)
 
 
 def load(name: str, stages: Mapping[str, Stage], settings: Iterable[str] = (), seed: int | None = None) -> Recipe:
     """Load a recipe by name, or by the path of a `.toml` file, and apply `stage.key=value` settings on top.
 
-    `stages` are those that a recipe may have sections of, by name.
-
-    A `seed` is set in every stage that has one, but for `KEEP_THEIR_SEED`; the settings come after it.
+    Args:
+        stages: the stages that a recipe may have sections for, by name.
+        seed: set in every stage that has one, except `KEEP_THEIR_SEED`; `settings` take precedence.
 
     Raises:
-        RecipeError: names the file, the section or key at fault, and the nearest valid one.
+        RecipeError: names the file, the invalid section or key, and the nearest valid one.
     """
     path, description, sections = _read(name, section_configs(stages))
     changes = [(section, "seed", seed, f"seed {seed}") for section in (() if seed is None else _seeded(stages))]
     changes += [(*parse_setting(setting), f"--set {setting}") for setting in settings]
-    origins: dict[tuple[str, str], str] = {}  # who set a key last; of those that are not here, the file did
+    origins: dict[tuple[str, str], str] = {}  # by (section, key), the option that set it last; missing: the file
     for section, key, value, origin in changes:
         sections.setdefault(section, {})[key] = value
         origins[section, key] = origins[section, ""] = origin
@@ -182,7 +182,7 @@ def _read(name: str, known: Iterable[str]) -> tuple[Path, str, dict[str, dict[st
 
 
 def section_configs(stages: Mapping[str, Stage]) -> dict[str, type[Config]]:
-    """Return the config of every section a recipe may have: `[chain]`, and a section per stage."""
+    """Return the config class of every section a recipe may have: `[chain]`, and a section per stage."""
     return {CHAIN: Chain} | {name: stage.config for name, stage in stages.items()}
 
 
@@ -213,7 +213,7 @@ def _validate(
     origins: Mapping[tuple[str, str], str],
     known: Mapping[str, type[Config]],
 ) -> dict[str, Config]:
-    """Return the config of every section; raises `RecipeError` that says who set what is wrong: `path`, or its origin."""
+    """Return the config of every section; raise `RecipeError` with the origin of an invalid value, by default `path`."""
     for section in sections:
         if section not in known:
             origin = origins.get((section, ""), path)
@@ -229,7 +229,7 @@ def _validate(
             for problem in error.errors():
                 origin = origins.get((name, str(problem["loc"][0]) if problem["loc"] else ""), path)
                 problems.setdefault(origin, []).append(_explain(problem, name, config))
-            messages = (f"{origin}: {'; '.join(those)}" for origin, those in problems.items())
+            messages = (f"{origin}: {'; '.join(explanations)}" for origin, explanations in problems.items())
             raise RecipeError("; ".join(messages)) from error
     return configs
 
@@ -240,6 +240,6 @@ def _explain(problem: Any, section: str, config: type[Config]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"[{section}] has no key {key!r}{did_you_mean(key, fields)}; keys: {', '.join(fields) or 'none'}"
     reason = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "tuple_type":  # which TOML does not know
+    if problem["type"] == "tuple_type":  # TOML has lists only
         reason = 'a list was wanted, such as ["a", "b"]'
     return f"[{section}] {key} = {problem['input']!r}: {reason[0].lower() + reason[1:]}"

@@ -1,4 +1,4 @@
-"""States of long work, from which it goes on after a kill."""
+"""Checkpoints of long work, from which it resumes after a kill."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Numbered states of a long piece of work, from which it goes on after a kill; no part of the artifact.
+    """Numbered states from which long work resumes after a kill; not part of the artifact.
 
-    A state is one file, and exists if and only if the note with its SHA-256 does, which is written after it. The one before
-    the newest is kept too, in case the newest turns out to be damaged. `header` says of which work; states of another are
-    passed over.
+    A state is one file. It exists if and only if the note with its SHA-256 does, which is written last. The two newest states
+    are kept, in case the newest is damaged. `header` identifies the work; states with another header are skipped.
     """
 
     folder: Path
     header: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, number: int, write: Callable[[Path], None]) -> None:
-        """Keep the state that `write` puts into a file, and the one before it."""
+        """Save the state that `write` writes to a file, and delete all older states but one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob("*.part"):  # of a process that was killed; only one writes at a time
+        for left_over in self.folder.glob("*.part"):  # of a killed process; there is only one writer at a time
             left_over.unlink()
         with published(self.folder / f"{number:09d}.state") as part:
             write(part)
@@ -43,21 +42,21 @@ class Snapshots:
                 (self.folder / f"{old:09d}{suffix}").unlink()
 
     def newest(self, read: Callable[[Path], State]) -> State | None:
-        """Return what `read` makes of the newest state that is whole and of this work, or None; warns of the others."""
+        """Return the newest undamaged state of this work, as read by `read`, or None; log a warning for each skipped one."""
         for number in self._numbers():
             path = self.folder / f"{number:09d}.state"
             try:
                 note = read_note(path.with_suffix(".json"))
-                wanted = note.pop("sha256")
+                digest = note.pop("sha256")
                 if note != {"number": number, **self.header}:
                     problem = f"of other work ({note.get('artifact', 'not recorded')}, or of other inputs)"
-                elif path.is_symlink() or file_digest(path) != wanted:
+                elif path.is_symlink() or file_digest(path) != digest:
                     problem = "damaged (its bytes do not match their checksum)"
                 else:
                     return read(path)
             except (OSError, ValueError, KeyError) as error:
                 problem = f"damaged ({error})"
-            log.warning("%s: %s; going on from the state before it", path, problem)
+            log.warning("%s: %s; resuming from the state before it", path, problem)
             path.with_suffix(".json").unlink(missing_ok=True)
         return None
 

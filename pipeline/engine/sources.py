@@ -1,7 +1,7 @@
-"""Data and weights from outside: named in the recipe, found on this machine, identified by content.
+"""Sources, the external data and weights: named in the recipe, located on this machine, identified by content.
 
-A source whose files are not here has a problem, and no id. Only callers that ask for it get the id that it had when something was
-last made from it (`remembered`): a plan, a piece of an artifact whose id is known, a stage that needs no videos.
+A source whose files are missing has a `problem` and no id. On request (`remembered`), it has the id of its last use instead:
+for a plan, a piece of an artifact with a known id, and a stage that reads no videos.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from pipeline.video.video_folder import VideoFolder
 
 log = logging.getLogger("sevila")
 
-OF_THIS_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no file is to blame for these
+RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of process or system, not of a file
 
 
 @dataclass(frozen=True)
 class AnnotationFiles:
-    """The annotation files of one split of a data set, or files of scores: `path` is the folder or file given for their name.
+    """The annotation files of one split of a data set, or files of scores; `path` is the configured folder or file.
 
-    `digests` are the files' SHA-256; `source` is what the store remembers the id by, here and below. `subtitles` are those of
-    the files of subtitles, of which not all are read, and `subtitle_names` their names.
+    `digests` are the files' SHA-256; `source` is the key under which the store remembers the id. `subtitles` are the SHA-256 of
+    subtitle files, not all of which are read, and `subtitle_names` their names.
     """
 
     id: str | None
@@ -54,7 +54,7 @@ class AnnotationFiles:
     subtitle_names: Mapping[Path, str] = field(default_factory=dict)
 
     def refuse_others(self, read: Mapping[Path, str]) -> None:
-        """Raise `MissingSourceError` unless the SHA-256 of what was read of each file are those that the id says."""
+        """Raise `MissingSourceError` if the SHA-256 of the files read differ from those in the id."""
         known = {**self.subtitles, **self.digests}
         others = {file for file in read.keys() | self.digests if read.get(file) != known.get(file)}
         if others:
@@ -65,9 +65,9 @@ class AnnotationFiles:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """One video of the questions: where it lies, its SHA-256, or why it is not there (`reason`), and the clips asked of it.
+    """One video of the questions: its path and SHA-256, or the `reason` why it is missing, and the clips asked about.
 
-    `clips` are (clip_id, start_seconds, end_seconds), the bounds None for the whole video.
+    `clips` are (clip_id, start_seconds, end_seconds), with None as bounds for the whole video.
     """
 
     video_id: str
@@ -80,7 +80,7 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class VideoFiles:
-    """The videos that a set of questions asks about; identified by their contents and clips, not by the questions' text."""
+    """The videos of a set of questions, identified by contents and clips, not by the questions' text."""
 
     id: str | None
     problem: str = ""
@@ -89,10 +89,10 @@ class VideoFiles:
 
 
 class Sources:
-    """Finds named data and weights on this machine, where the places say.
+    """Locates named data and weights on this machine.
 
-    `remembered` are the kinds of sources that the store's memory stands in for where no path is given. A run takes
-    none: its numbers are of what it was given. A store below was given too: what that remembers of videos always serves.
+    `remembered` are the kinds of sources that may use their remembered id if no path is configured. A run uses none, because
+    its numbers must be those of existing files. Ids of videos remembered by a store below are always used.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Sources:
         self._remembered_kinds = remembered
 
     def annotations(self, name: str, split: str, subtitles: bool = False) -> AnnotationFiles:
-        """Return the annotation files of one split of a data set, as its adapter names them, with its subtitles if asked for."""
+        """Return the annotation files of one split of a data set, as its adapter names them, optionally with subtitles."""
         source = f"annotations {name} {split}" + " with subtitles" * subtitles
         adapter = adapter_named(name)
         try:
@@ -133,7 +133,7 @@ class Sources:
         )
 
     def scores(self, name: str) -> AnnotationFiles:
-        """Return the files of scores that were made elsewhere."""
+        """Return files of imported scores."""
         source = f"scores {name}"
         try:
             path = self.places.place("scores", name)
@@ -144,11 +144,11 @@ class Sources:
         return AnnotationFiles(f"scores-{fingerprint(list(digests.values()))}", "", path, digests, source)
 
     def weights(self, name: str, files_of: Callable[[Path], list[Path]] = checkpoint_files) -> Weights:
-        """Return a set of weights: a file, or those of a folder's files that loading opens, as `files_of` lists them."""
+        """Return a set of weights: a file, or the files of a folder that loading opens, as listed by `files_of`."""
         source = f"weights {name}"
         try:
             path = self.weights_place(name)
-            # The folder itself: a link to it may lead to another one by the time that it is loaded.
+            # Resolved, because a link to the folder may be switched before it is loaded.
             path = path.resolve() if path.is_dir() else path
             links = {file: links_to(file) for file in files_of(path)}
             identified = {file: self._digests.identify(file) for file in links}
@@ -157,30 +157,30 @@ class Sources:
             return Weights(self._remembered(source, "weights", name), str(error), name, source=source)
         self._digests.save()
         digests = {file.name: digest for file, (digest, _) in identified.items()}
-        # By role, not by name: a renamed checkpoint, or a README beside it, is the same weights.
+        # By role, not by name: the id is the same for a renamed checkpoint, or with a README beside it.
         roles = [digests.get("config.json"), digests.get("tokenizer.json"), sorted(digests.values())]
         stamps = {file: (of_file, *links[file]) for file, (_, of_file) in identified.items()}
         return Weights(f"weights-{fingerprint(roles)}", "", name, path, digests, stamps, source, files_of)
 
     def weights_place(self, name: str) -> Path:
-        """Return the folder or file of weights; a name like `owner/model` that nobody placed is that of the model hub."""
+        """Return the folder or file of weights; a name like `owner/model` without a place refers to the Hugging Face Hub."""
         if not self._is_of_hub(name):
             return self.places.place("weights", name)
         return of_hub(name, self._download)
 
     def check(self, datasets: Iterable[tuple[str, Any]], weights: Iterable[str], served: str = "") -> None:
-        """Find what is missing or wrong at a glance, before anything large is read, asked for or loaded.
+        """Check the presence of sources, before anything large is read, requested or loaded.
 
-        Where the store's memory may stand in for something, not everything is needed: only what the command line says is
-        checked; and nothing where it may stand in for all, as nothing is made then, or a piece whose inputs are known.
+        With some remembered kinds, only places on the command line are checked. With all kinds remembered, nothing is checked:
+        either nothing is built, or a piece whose inputs are known.
 
         Args:
             datasets: names of data sets, each with its questions (see `videos`).
             weights: names of weights.
-            served: name of the model that answers at a server; empty: no server is asked.
+            served: name of the model on a server; empty: none.
 
         Raises:
-            MissingSourceError: no path is given, nothing is there, or none of a data set's videos is.
+            MissingSourceError: no path is configured, the path does not exist, or all videos of a data set are missing.
         """
         if set(KINDS) <= set(self._remembered_kinds):
             return
@@ -202,12 +202,12 @@ class Sources:
         return not self._remembered_kinds or self.places.given(kind, name)
 
     def missing_videos(self, name: str, videos: Iterable[Video]) -> list[str]:
-        """Return the ids of those videos that are not on this machine; raises `MissingSourceError` if no path is given."""
+        """Return the ids of videos missing on this machine; raise `MissingSourceError` if no path is configured."""
         folder = self._video_folder(name)
         return [video.video_id for video in videos if folder.find(video)[0] is None]
 
     def videos(self, name: str, questions: Any) -> VideoFiles:
-        """Return the files of the videos that `questions` (an artifact with `questions` and `videos` tables) asks about."""
+        """Return the video files of `questions`, an artifact with tables `questions` and `videos`."""
         source = f"videos {name} {questions.id}"
         if questions.id is None or not questions.store.exists(questions.id):
             return VideoFiles(None, questions.problem or "waits for list_questions")
@@ -216,17 +216,18 @@ class Sources:
         except MissingSourceError as error:
             return VideoFiles(self._remembered(source, "videos", name), str(error), source=source)
         clips: dict[str, set[tuple[str, float | None, float | None]]] = {}
-        for asked in questions.typed_rows("questions", Question):
-            clips.setdefault(asked.video_id, set()).add((asked.clip_id, asked.start_seconds, asked.end_seconds))
-        wanted = sorted(questions.typed_rows("videos", Video), key=lambda video: video.video_id)
-        refuse_cut(questions, clips, questions, (video.video_id for video in wanted), "videos")
-        log.info("identifying %s by content; only new and changed files are read", counted(len(wanted), "videos"))
+        for question in questions.typed_rows("questions", Question):
+            clip = (question.clip_id, question.start_seconds, question.end_seconds)
+            clips.setdefault(question.video_id, set()).add(clip)
+        videos = sorted(questions.typed_rows("videos", Video), key=lambda video: video.video_id)
+        refuse_cut(questions, clips, questions, (video.video_id for video in videos), "videos")
+        log.info("identifying %s by content; only new and changed files are read", counted(len(videos), "videos"))
         files: list[VideoFile] = []
         logged = time.monotonic()
-        for video in self._digests.saving(wanted):
+        for video in self._digests.saving(videos):
             if time.monotonic() - logged > LOG_EVERY_SECONDS:
                 logged = time.monotonic()
-                log.info("identified %d of %d videos", len(files), len(wanted))
+                log.info("identified %d of %d videos", len(files), len(videos))
             path, reason = folder.find(video)
             video_clips = tuple(sorted(clips[video.video_id], key=str))
             files.append(self._video_file(video.video_id, path, reason, video_clips))
@@ -252,21 +253,23 @@ class Sources:
             return VideoFile(video_id, None, None, reason, clips)
         try:
             digest, of_file = self._digests.identify(path)
-            if path.is_dir() and (problem := order_problem(path)):  # part of the identity, as rules of names may change
+            if path.is_dir() and (
+                problem := order_problem(path)
+            ):  # its code is part of the id, as the rules may change
                 return VideoFile(video_id, None, None, problem, clips)
             return VideoFile(video_id, path, digest, reason, clips, of_file)
         except MissingSourceError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THIS_PROCESS:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in RESOURCE_ERRORS:
                 raise MachineError(
-                    f"video {video_id!r}: {error}; the same command goes on when the cause is gone"
+                    f"video {video_id!r}: {error}; the same command resumes when the cause is gone"
                 ) from error
-            reason = str(error).replace(str(path), path.name)  # in which folder of this machine is no part of a row
+            reason = str(error).replace(str(path), path.name)  # rows must not depend on this machine's folders
             return VideoFile(video_id, None, None, f"unreadable: {reason}", clips)
 
     def _remembered(self, source: str, kind: str, name: str) -> str | None:
-        """Return the identity that a source had when something was last made from it, where that may stand in.
+        """Return the id of a source's last use if its kind is remembered, and log a warning.
 
-        Only where no path is given. A wrong path stays an error.
+        Only if no path is configured: a wrong path stays an error.
         """
         id = self._remembered_id(source, kind, name)
         if id is not None:

@@ -1,4 +1,4 @@
-"""The ways to walk a chain: run it, run one stage of it, or make one piece of one artifact."""
+"""The ways to run a chain: all of it, one stage of it, or one piece of one artifact."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ log = logging.getLogger("sevila")
 
 
 class Step(Protocol):
-    """The callable that a chain is walked with."""
+    """The callable with which a chain runs each of its steps."""
 
     def __call__(self, stage: Stage[Produced], /, *inputs: Any, setting: str = "", **changes: Any) -> Produced:
         """Return the artifact of a step.
 
         Args:
-            setting: says to people which of several steps of a stage it is.
-            changes: config keys that the chain sets over the recipe's.
+            setting: name that distinguishes several steps of a stage.
+            changes: config keys with which the chain overrides the recipe.
         """
 
 
-PinStep = Callable[[str | None, str, str], None]  # takes id, stage and setting of a step that is about to be done
+PinStep = Callable[[str | None, str, str], None]  # (id, stage, setting) of a step, called before it runs
 
 
 class _DoneStep(NamedTuple):
@@ -44,7 +44,7 @@ class _DoneStep(NamedTuple):
 
 
 class Run:
-    """Builds every step that is not in the store, and pins each (see cache/names.py)."""
+    """Builds every step that is not in the store, and pins all of them (see cache/names.py)."""
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class Run:
         make: Make = build,
         chain: Callable[..., Any] | None = None,
     ) -> None:
-        """Args: `chain` that is walked with this, to say how many steps it has."""
+        """Args: `chain` is the chain that this runs, to count its steps."""
         self._done: list[_DoneStep | Run] = []
-        self._before: tuple[_DoneStep, ...] = ()  # this branch
+        self._before: tuple[_DoneStep, ...] = ()  # steps before this branch
         self._recipe = recipe
         self._run = run
         self._pin = pin
@@ -66,7 +66,7 @@ class Run:
         self._numbers = count(1)
 
     def branch(self) -> Run:
-        """Return what does a branch of the chain; its steps stand, among those of all, where it was begun."""
+        """Return a `Run` for a branch of the chain; `artifacts` lists its steps at the position where it starts."""
         branch = Run(self._recipe, self._run, self._pin, self._make)
         branch._before = (*self._before, *self._steps())
         branch._total, branch._numbers = self._total, self._numbers
@@ -80,52 +80,49 @@ class Run:
 
     @property
     def settings(self) -> list[str]:
-        """Of each of `artifacts`, which of the chain's steps it is."""
+        """The settings of the steps of `artifacts`, in the same order."""
         return [step.setting for step in self._steps()]
 
     def _steps(self) -> list[_DoneStep]:
-        parts = [each._steps() if isinstance(each, Run) else [each] for each in list(self._done)]
-        return [step for part in parts for step in part]
+        groups = [entry._steps() if isinstance(entry, Run) else [entry] for entry in list(self._done)]
+        return [step for group in groups for step in group]
 
     def pin_in_order(self) -> None:
-        """Pin all steps once more in the chain's order, which is not the order of what was done at once."""
+        """Pin all steps again in the chain's order, which differs from the order in which parallel branches ran."""
         for step in self._steps():
             self._pin(step.artifact.id, step.stage.name, step.setting)
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return the artifact of this step; `changes` are keys that the chain sets over the recipe's; see `setting`."""
-        cfg, which = self._recipe.config(stage, **changes), setting_of(changes, setting)
-        self._pin(stage.artifact_id(cfg, inputs), stage.name, which)
-        with at_step(next(self._numbers), self._count(), which):
+        """Return the artifact of this step, as `Step` does."""
+        cfg, label = self._recipe.config(stage, **changes), setting_of(changes, setting)
+        self._pin(stage.artifact_id(cfg, inputs), stage.name, label)
+        with at_step(next(self._numbers), self._count(), label):
             artifact = self._make_step(stage, cfg, inputs)
-        self._done.append(_DoneStep(stage, cfg, inputs, artifact, which))
+        self._done.append(_DoneStep(stage, cfg, inputs, artifact, label))
         return artifact
 
     def _count(self) -> int:
-        """Return how many steps the chain has; 0 before any questions are listed, on which it depends."""
+        """Return the number of the chain's steps; 0 until questions are listed, on which it depends."""
         last = self._done[-1] if self._done else None
         if self._chain is not None and isinstance(last, _DoneStep) and last.stage.plan_needs_rows:
             self._total = _count_steps(self._recipe, self._run.store, self._chain, self.artifacts)
         return self._total
 
     def _make_step(self, stage: Stage, cfg: Config, inputs: Sequence[Any]) -> Artifact:
-        for left in range(TRIES - 1, -1, -1):
+        for n_retries_left in range(TRIES - 1, -1, -1):
             try:
                 return self._make(stage, cfg, self._run, inputs)
             except InputChangedError as error:
-                if not left:
+                if not n_retries_left:
                     raise
-                log.warning("%s; rebuilding what it needs", error)
+                log.warning("%s; rebuilding its inputs", error)
                 for step in (*self._before, *self._steps()):
                     self._make(step.stage, step.config, self._run, step.inputs)
         raise AssertionError("returned or raised")
 
 
 def setting_of(changes: Mapping[str, Any], setting: str = "") -> str:
-    """Return which of the chain's steps of its stage this is, for people.
-
-    What the chain says itself (`uniform, zero-shot`), else what it sets over the recipe: `method='uniform', k=4`.
-    """
+    """Return the name of a step's setting: `setting` if not empty, else the changes, as `method='uniform', k=4`."""
     return setting or ", ".join(f"{key}={value!r}" for key, value in changes.items())
 
 
@@ -133,7 +130,7 @@ NOT_YET = "is only counted"
 
 
 class _NoSources:
-    """Stands for all that lies outside, so that counting reads nothing of it."""
+    """`Sources` without content, for counting steps without reading anything."""
 
     def annotations(self, *named: Any) -> AnnotationFiles:
         return AnnotationFiles(None, NOT_YET)
@@ -147,12 +144,12 @@ class _NoSources:
     def weights(self, name: str, *files: Any) -> Weights:
         return Weights(None, NOT_YET)
 
-    def check(self, *wanted: Any) -> None:
+    def check(self, *names: Any) -> None:
         return None
 
 
 def _count_steps(recipe: Recipe, store: Store, chain: Callable[..., Any], done: Sequence[Artifact]) -> int:
-    """Return how many steps a chain has, of which the first, `done`, are there; 0 if that cannot be said."""
+    """Return the number of a chain's steps, given the artifacts of the first ones (`done`); 0 if unknown."""
     n_steps, replayed = 0, iter(done)
 
     def counted(stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
@@ -160,26 +157,26 @@ def _count_steps(recipe: Recipe, store: Store, chain: Callable[..., Any], done: 
         n_steps += 1
         return next(replayed, None) or stage.output(store, None, NOT_YET)
 
-    with quiet(logging.CRITICAL):  # the chain itself is to say it
+    with quiet(logging.CRITICAL):  # the chain logs the same messages when it runs
         try:
             chain(recipe, counted, cast(Sources, _NoSources()))
-        except Exception:  # a number that people like to see is no reason to end a run
+        except Exception:  # the count is only shown as progress, and must not fail the run
             return 0
     return n_steps
 
 
 class _Reached(Exception):
-    """The wanted stage is built and does not occur again; the rest of the chain is not walked."""
+    """Raised to leave the chain once the target is built and does not occur again."""
 
 
 class RunOnly:
-    """Builds one stage from what the store holds, and nothing else: each of its occurrences whose inputs are there."""
+    """Builds one stage only, at each occurrence in the chain whose inputs are in the store."""
 
     def __init__(
         self, name: str, recipe: Recipe, run: RunContext, again: bool, pin: PinStep, make: Make = build
     ) -> None:
         self.artifacts: list[Artifact] = []
-        self.settings: list[str] = []  # of each of `artifacts`, which of the chain's steps it is
+        self.settings: list[str] = []  # of the steps of `artifacts`
         self.waiting: list[str] = []  # why the other occurrences could not be built
         self._name = name
         self._recipe = recipe
@@ -190,7 +187,7 @@ class RunOnly:
         self._occurs_once = recipe.chain.kind == "forward"
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> list[Artifact]:
-        """Walk a chain, build the wanted stage wherever it can be, and return the artifacts in the chain's order.
+        """Run through a chain, build the stage wherever its inputs exist, and return the artifacts in the chain's order.
 
         Raises:
             SevilaError: no occurrence has its inputs in the store, or the chain does not have the stage.
@@ -209,18 +206,18 @@ class RunOnly:
         return self.artifacts
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return the artifact of this step, or a handle that says what is missing if the store does not hold it."""
+        """Return the artifact of this step, or a handle with a `problem` if it is not in the store."""
         cfg, store = self._recipe.config(stage, **changes), self._run.store
         id = stage.artifact_id(cfg, inputs)
         self._pin(id, stage.name, setting_of(changes, setting))
         if stage.name == self._name:
-            return self._wanted(stage, cfg, inputs, id, setting_of(changes, setting))
+            return self._build(stage, cfg, inputs, id, setting_of(changes, setting))
         return stored(stage, id, inputs, store)
 
-    def _wanted(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
+    def _build(self, stage: Stage, cfg: Config, inputs: Sequence[Any], id: str | None, setting: str) -> Artifact:
         store = self._run.store
         done = next((artifact for artifact in self.artifacts if artifact.id == id), None)
-        if done is not None:  # the same step of two settings
+        if done is not None:  # two settings share the step
             return done
         try:
             if self._again and id is not None:
@@ -239,7 +236,7 @@ class RunOnly:
 
 
 class RunPiece:
-    """Makes one piece of one artifact of a chain, as `pipeline.engine.build.pieces` lists them, and nothing else."""
+    """Builds one piece, as listed by `pipeline.engine.build.pieces`, of one artifact of a chain, and nothing else."""
 
     def __init__(self, artifact: str, piece: Piece, recipe: Recipe, run: RunContext) -> None:
         self._artifact = artifact
@@ -248,10 +245,10 @@ class RunPiece:
         self._run = run
 
     def walk(self, chain: Callable[..., Any], sources: Sources) -> None:
-        """Walk a chain up to the artifact and make the piece.
+        """Run through a chain up to the artifact, and build the piece.
 
         Raises:
-            SevilaError: the chain does not come to this artifact with what the store holds.
+            SevilaError: the chain does not reach this artifact with the content of this store.
         """
         try:
             chain(self._recipe, self, sources)
@@ -263,7 +260,7 @@ class RunPiece:
         )
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return a handle on the artifact of this step; of the wanted one, make the piece and walk no further."""
+        """Return a handle of this step's artifact; for the target, build the piece and leave the chain."""
         cfg = self._recipe.config(stage, **changes)
         id = stage.artifact_id(cfg, inputs)
         if id == self._artifact:
@@ -273,12 +270,12 @@ class RunPiece:
 
 
 def stored(stage: Stage, id: str | None, inputs: Sequence[Any], store: Store) -> Artifact:
-    """Return an artifact of the store, or a handle that says why it is not there."""
+    """Return an artifact of the store, or a handle with a `problem` if it is missing or stale."""
     stale = store.why_stale(id) if id is not None and store.exists(id) else ""
     if id is not None and store.exists(id) and not stale:
         return stage.output(store, id)
     problems = [value.problem for value in inputs if value is not None and value.problem]
     if stale and not problems:
         return stage.output(store, id, f"{id} is stale: {stale}; `sevila run ...` rebuilds it")
-    run_it = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
-    return stage.output(store, id, problems[0] if problems else run_it)
+    not_run = f"{stage.name} has not been run on this: `sevila stage {stage.name} ...` or `sevila run ...` first"
+    return stage.output(store, id, problems[0] if problems else not_run)

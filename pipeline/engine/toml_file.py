@@ -1,4 +1,4 @@
-"""TOML files that people write: recipes, matrices, sevila.toml."""
+"""Reading TOML files written by users: recipes, matrices, sevila.toml."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LIMIT_BYTES = 1 << 20
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return what a TOML file holds, with or without a byte order mark.
+    """Return the content of a TOML file, with or without a byte order mark.
 
     Raises:
         OSError: it cannot be opened, or is a folder or a pipe.
-        ValueError: it is not TOML or not UTF-8, or larger than anybody writes; the message does not name the file.
+        ValueError: it is not TOML, not UTF-8, or larger than `LIMIT_BYTES`; the message does not name the file.
     """
     with open_file(path) as stream:
         content = stream.read(LIMIT_BYTES + 1)
@@ -34,12 +34,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def toml_files(folder: Path) -> dict[str, Path]:
-    """Return the TOML files of a folder by their names without the suffix, in that order."""
+    """Return the TOML files of a folder by name without suffix, sorted."""
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def read_named(what: str, name: str, known: Mapping[str, Path]) -> tuple[Path, dict[str, Any]]:
-    """Return path and content of a recipe, say (`what`): one of those `known` by name, or any by its path.
+    """Return path and content of a file, given the name of one in `known`, or a path; `what` describes it in messages.
 
     Raises:
         RecipeError: there is no such file, or it is not TOML.
@@ -56,7 +56,7 @@ def read_named(what: str, name: str, known: Mapping[str, Path]) -> tuple[Path, d
 
 
 def typed_value(text: str) -> Any:
-    """Return what the text means as a TOML value, else the text: a word needs no quotes on the command line."""
+    """Parse text as a TOML value; return the text itself if it is none, so that words need no quotes on the command line."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):

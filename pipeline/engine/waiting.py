@@ -1,4 +1,4 @@
-"""How long the models of a process wait for what they compute on, which progress says where they run on a GPU."""
+"""Time that the models of a process wait for input, which progress shows for models on a GPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Item = TypeVar("Item")
 
 
 class _Waited:
-    """Seconds of this process until now, and how many inputs were waited for."""
+    """Totals of this process: seconds waited, and number of inputs."""
 
     seconds = 0.0
     n_items = 0
 
 
 def model_input(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield what a model computes on next, counting how long it waits for it."""
+    """Yield the items that a model computes on, and measure the time it waits for each."""
     iterator = iter(items)
     while True:
         start = time.monotonic()
@@ -32,13 +32,13 @@ def model_input(items: Iterable[Item]) -> Iterator[Item]:
 
 
 class Waiting:
-    """The share of the time from now on that is spent waiting for input."""
+    """The share of time spent waiting for input since this was created."""
 
     def __init__(self) -> None:
         self._seconds, self._n_items = _Waited.seconds, _Waited.n_items
 
     def words(self, seconds: Callable[[], float]) -> str:
-        """Return `GPU waits 12 %`, of the seconds since then; empty where no model has run, or none on a GPU."""
+        """Return text such as `GPU waits 12 %`, relative to `seconds()`; empty if no model has run on a GPU."""
         torch = sys.modules.get("torch")
         if _Waited.n_items == self._n_items or torch is None or not torch.cuda.is_initialized():
             return ""

@@ -1,1 +1,1 @@
-"""Shapes: a synthetic world of coloured shapes that come, move and go, in which the whole of SeViLA learns on two cores."""
+"""Shapes: a synthetic world of moving coloured shapes, in which all of SeViLA's models train on two CPU cores."""

@@ -1,10 +1,10 @@
-"""The Shapes backbone: a tiny BLIP-2 Flan-T5, trained from scratch in three phases and written as Hugging Face lays it out.
+"""The Shapes backbone: a tiny BLIP-2 Flan-T5, trained from scratch in three phases and saved in Hugging Face's layout.
 
-1. read: T5 on text alone, on written frames with questions about them.
-2. see: the ViT on single images, by heads for what they show.
-3. tell: the Q-Former on the frozen ViT's features, so that its outputs are the words of the image for the frozen T5.
+1. read: T5 on text alone, with frames described in words and questions about them.
+2. see: the ViT on single images, with a classification head for each attribute.
+3. tell: the Q-Former on features of the frozen ViT, to output the frozen T5's embeddings of the words for the image.
 
-No video and no question of any split is seen.
+Training uses no video and no question of any split.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.model import new_model
 from pipeline.shapes.optimising import ShowStep
 from pipeline.shapes.reading import reading_figures, train_reading
-from pipeline.shapes.seeing import telling_figures, train_seeing, train_telling
+from pipeline.shapes.seeing import describing_figures, train_describing, train_seeing
 from pipeline.shapes.tokenizer import write_tokenizer
 from pipeline.threads import as_suits
 
 PHASES = ("read", "see", "tell")
-HELD_OUT = 1 << 20  # added to the seed, for texts and images that training does not see
+HELD_OUT = 1 << 20  # added to the seed for held-out texts and images
 
 Bar = Callable[[str, int, int], AbstractContextManager[ShowStep]]  # (description, steps, steps done)
 
 
 class ShapesBackbone:
-    """The model in the making; after each phase its `state` can be kept, and given back to go on from there."""
+    """The model during training; `save_state` and `load_state` allow resuming after each phase."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        """Write the tokenizer into `folder` and start from an untrained model."""
+        """Write the tokenizer to `folder`, and initialise an untrained model."""
         write_tokenizer(folder / "tokenizer.json")
         self._folder, self._seed = folder, seed
         self._verbalizer = Verbalizer(folder / "tokenizer.json")
@@ -52,23 +52,23 @@ class ShapesBackbone:
             elif phase == "see":
                 train_seeing(self.model, self._seed, steps, batch, show)
             else:
-                train_telling(self.model, self._verbalizer, self._seed, steps, batch, show)
+                train_describing(self.model, self._verbalizer, self._seed, steps, batch, show)
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Return what the trained model can do on held-out texts and images: {phase: {figure: share}}."""
+        """Return the trained model's accuracies on held-out texts and images: {phase: {figure: share}}."""
         held_out = self._seed + HELD_OUT
         return {
             "read": reading_figures(self._language, held_out),
-            "tell": telling_figures(self.model, self._verbalizer, held_out),
+            "tell": describing_figures(self.model, self._verbalizer, held_out),
         }
 
     def save_state(self, path: Path) -> None:
-        """Write all parameters as they are now."""
+        """Write the current parameters."""
         state = {name: tensor.detach().clone().contiguous() for name, tensor in self.model.state_dict().items()}
-        path.write_bytes(save(state))  # unlike `save_file`, an `OSError` where the disk is full
+        path.write_bytes(save(state))  # unlike `save_file`, raises `OSError` if the disk is full
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from parameters that `save_state` wrote."""
+        """Restore parameters that `save_state` wrote."""
         self.model.load_state_dict(state)
 
     def save(self) -> None:
@@ -76,11 +76,11 @@ class ShapesBackbone:
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         self.model.save_pretrained(self._folder)
-        (self._folder / "generation_config.json").unlink(missing_ok=True)  # nobody reads it
+        (self._folder / "generation_config.json").unlink(missing_ok=True)  # unused
         if bars:
             logging.enable_progress_bar()
 
 
 def read_phase_state(path: Path) -> dict[str, Tensor]:
-    """Return what `save_state` wrote."""
+    """Return the parameters that `save_state` wrote."""
     return load_file(path)

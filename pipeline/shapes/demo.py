@@ -1,6 +1,6 @@
-"""Recipes that bring their own data: where the world of one lies in a store, written when it is first wanted.
+"""Recipes with generated data: their videos and annotations, written to a folder of the store on first use.
 
-The backbone of `demo` is trained by the chain, from the same seed.
+The chain trains the backbone of `demo`, from the same seed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ log = logging.getLogger("sevila")
 
 DEMO = "demo"
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {DEMO: write_shapes, "shapes_long": write_long_shapes}
-"""By recipe: what writes its videos and annotations into a folder, of a seed."""
+"""By recipe, the function that writes its videos and annotations, given folder and seed."""
 
 
 def brings_data(recipe: str) -> bool:
-    """Return whether the recipe of this name needs no annotations and videos of the user's."""
+    """Return whether the recipe of this name generates its annotations and videos."""
     return recipe in WRITERS
 
 
 def has_world(store: Store, recipe: str, seed: int) -> bool:
-    """Whether a recipe's own videos and annotations lie in the store."""
+    """Return whether the store has the recipe's generated videos and annotations."""
     return (_folder(store, recipe, seed) / "complete").exists()
 
 
@@ -35,17 +35,17 @@ def _folder(store: Store, recipe: str, seed: int) -> Path:
 
 
 def places_in(store: Store, recipe: str, seed: int) -> dict[str, list[str]]:
-    """Return where a recipe's own annotations and videos lie, as `Sources` takes them; what is not there is written.
+    """Generate a recipe's annotations and videos if they are missing; return their places, as `Sources` takes them.
 
-    The demo's narrations are a data set of their own, `timed_text`: labels for weakly supervised pre-training of the Localizer.
+    The demo's narrations form another data set, `timed_text`: labels for weakly supervised pre-training of the Localizer.
 
     Raises:
-        StoreError: a link lies in it or on the way to it.
+        StoreError: the folder contains a symbolic link, or its path does.
     """
     folder = _folder(store, recipe, seed)
     log.info("the recipe's own videos and questions: %s", folder)
     refuse_link(folder, store.root)
-    with store.lock(f"{recipe}-{seed}"):  # two runs may find it missing at the same time
+    with store.lock(f"{recipe}-{seed}"):  # against concurrent runs
         refuse_links(folder)
         if not (folder / "complete").exists():
             WRITERS[recipe](folder, seed)

@@ -1,6 +1,6 @@
-"""Pictures of the Shapes world: coloured shapes on a background, drawn in numpy for single images and for video frames alike.
+"""Rendering of coloured shapes on a background in numpy, for single images and video frames.
 
-Shapes: N pictures, S pixels of height and width. Lengths and positions are fractions of the picture's side, y pointing down.
+Shapes: N pictures, S pixels of height and width. Lengths and positions are fractions of the picture's side; y points down.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ COLOURS = {
     "pink": (245, 130, 175),
     "white": (240, 240, 240),
 }
-GREY = len(COLOURS)  # as a colour: not to be named yet
+GREY = len(COLOURS)  # index in PAINTS of a thing before it takes on its colour
 PAINTS = (*COLOURS.values(), (150, 150, 150))
 SHAPES = ("square", "dot", "triangle", "bar", "cross", "ring", "pole", "moon")
-NOTHING = -1  # as a shape: only the background is to be seen
+NOTHING = -1  # shape of an empty picture, which has only the background
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Things:
 
 @dataclass(frozen=True)
 class Look:
-    """How pictures look, whatever they show: the camera, so to speak. Arrays are [N, 3] or [N]."""
+    """The appearance of pictures, independent of their content: background, light and noise."""
 
     background: np.ndarray  # [N, 3] brightness of the background's three channels, 0 to 1
     slope: np.ndarray  # [N, 2] change of brightness across and down the picture

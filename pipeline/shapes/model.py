@@ -1,7 +1,7 @@
-"""The Shapes backbone untrained: a BLIP-2 Flan-T5 of half a million parameters, set up so that it learns from scratch in minutes.
+"""The untrained Shapes backbone: a BLIP-2 Flan-T5 of 0.5 million parameters, initialised to learn from scratch in minutes.
 
-From random weights alone the letters of the options stay at chance for a long time. Two things help: words that mean the same
-begin alike, and attention begins by looking at what is alike ("mimetic" initialisation: keys equal queries).
+With purely random weights the accuracy of option letters stays at chance for a long time. Two initialisations help: pieces that
+share words have similar embeddings, and attention prefers similar tokens ("mimetic" initialisation: keys equal queries).
 """
 
 from __future__ import annotations
@@ -65,25 +65,25 @@ def _config(n_tokens: int) -> Blip2Config:
         "dropout_rate": 0.0,
     }
     config: Any = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=QUERIES)
-    config.text_config.dense_act_fn = "gelu"  # as the chain runs it; transformers makes it gelu_new
+    config.text_config.dense_act_fn = "gelu"  # as in the chain's models; transformers' default is gelu_new
     return config
 
 
 def _initialise_text(model: Any, verbalizer: Verbalizer) -> None:
-    model.lm_head.weight = nn.Parameter(torch.empty_like(model.shared.weight))  # transformers tied it
+    model.lm_head.weight = nn.Parameter(torch.empty_like(model.shared.weight))  # untie it
     meaning: dict[str, Tensor] = {}
     for number, piece in enumerate(verbalizer.pieces()):
         parts = words_of(piece)
-        own = torch.randn(WIDTH)
+        distinct = torch.randn(WIDTH)
         for part in parts:
             meaning.setdefault(part, torch.randn(WIDTH))
-        # "Option A: red" is the sum of "A" and "red".
-        vector = torch.stack([*(meaning[part] for part in parts), 0.3 * own if parts else own]).sum(dim=0)
+        # "Option A: red" is the sum of "A", "red" and a distinct vector.
+        vector = torch.stack([*(meaning[part] for part in parts), 0.3 * distinct if parts else distinct]).sum(dim=0)
         model.shared.weight[number] = vector
         model.lm_head.weight[number] = 0.05 * vector
     for stack in (model.encoder, model.decoder):
         stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.normal_(std=2)
-    # At distance 0: nothing looks at itself, for nothing is as alike.
+    # At distance 0: keep tokens from attending to themselves, the most similar key.
     model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight[0] -= 8
     for block in model.encoder.block:
         attention = block.layer[0].SelfAttention
@@ -92,7 +92,7 @@ def _initialise_text(model: Any, verbalizer: Verbalizer) -> None:
 
 
 def _initialise_vision(vision: Any) -> None:
-    """Patches begin by looking at their neighbours: waves for positions, and keys that equal queries."""
+    """Initialise patches to attend to their neighbours: sinusoidal position embeddings, and keys that equal queries."""
     side = IMAGE_SIZE // PATCH_SIZE
     frequency = math.pi * torch.logspace(-0.3, 0.3, WIDTH // 4)
     place = torch.linspace(-1, 1, side)

@@ -1,7 +1,7 @@
-"""The tokenizer of the Shapes backbone: a Unigram tokenizer as T5's, whose pieces may span several words.
+"""The tokenizer of the Shapes backbone: a Unigram tokenizer like T5's, whose pieces may span several words.
 
-The prompts are fixed and long; here whole instructions, and each lettered option, are one piece: sequences become short, and a
-letter and what it stands for are one token. Everything else is spelled letter by letter.
+A whole instruction is one piece, and so is an option with its letter: sequences are short, and a letter and its meaning are one
+token. All other text is tokenized character by character.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SPACE = "▁"
 LETTERS = "ABCDEFGHIJ"[:N_OPTIONS]
 THINGS = tuple(f"a {colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
 OPTIONS = (*COLOURS, *SHAPES, *MOTIONS, *THINGS, UNSEEN)
-PLACES = ("centre", "west", "east", "north", "south")  # where in a frame a thing is
-EMPTY, UNTOLD = "nothing", "grey"
-SEEN = tuple(f"a {colour} {shape}" for colour, shape in product((*COLOURS, UNTOLD), SHAPES))
+PLACES = ("centre", "west", "east", "north", "south")  # positions of a thing in a frame
+EMPTY, UNCOLOURED = "nothing", "grey"
+SEEN = tuple(f"a {colour} {shape}" for colour, shape in product((*COLOURS, UNCOLOURED), SHAPES))
 
 
 def write_tokenizer(path: Path) -> None:
-    """Write the `tokenizer.json`; always the same bytes."""
-    whole = list(dict.fromkeys(SPACE + text.replace(" ", SPACE) for text in _pieces()))
+    """Write `tokenizer.json`, deterministically."""
+    phrases = list(dict.fromkeys(SPACE + text.replace(" ", SPACE) for text in _pieces()))
     characters = [SPACE, *(chr(code) for code in range(33, 127))]
     vocabulary = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
-    # All pieces are equally likely, so that the segmentation with the fewest wins, and far likelier than letters.
-    vocabulary += [(token, -5.0) for token in whole] + [(character, -20.0) for character in characters]
+    # Equal log-probabilities, far above those of characters, select the segmentation with the fewest pieces.
+    vocabulary += [(token, -5.0) for token in phrases] + [(character, -20.0) for character in characters]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=False)
@@ -42,13 +42,13 @@ def write_tokenizer(path: Path) -> None:
 
 
 def words_of(piece: str) -> list[str]:
-    """Return the words of a piece that mean something in this world, its letter among them: pieces that share words are alike."""
+    """Return the meaningful words of a piece, including its option letter; they determine its initial embedding."""
     letter = re.search(rf"Option▁([{LETTERS}]):", piece)
     words = [word for word in re.findall("[a-z]+", piece) if word in _MEANINGS] if len(piece) < 60 else []
     return ([letter[1]] if letter else [piece[1:]] if piece[1:] in LETTERS else []) + words
 
 
-_MEANINGS = {*COLOURS, *SHAPES, *MOTIONS, *PLACES, EMPTY, UNTOLD, "stays", *UNSEEN.split()}
+_MEANINGS = {*COLOURS, *SHAPES, *MOTIONS, *PLACES, EMPTY, UNCOLOURED, "stays", *UNSEEN.split()}
 
 
 def _pieces() -> Iterator[str]:
@@ -63,4 +63,4 @@ def _pieces() -> Iterator[str]:
     yield from (f"{colour} thing?" for colour in COLOURS)
     yield from (f"A {colour}" for colour in COLOURS)
     yield from STATEMENTS.values()
-    yield from (*SEEN, *PLACES, EMPTY, UNTOLD)
+    yield from (*SEEN, *PLACES, EMPTY, UNCOLOURED)

@@ -1,8 +1,8 @@
-"""The events in the videos of the Shapes world, and the questions about them; everything follows from a seed.
+"""The events in the videos of the Shapes world, and the questions about them, all generated from a seed.
 
-A video is a row of short events. In each, one thing comes up grey in the middle, then takes on its colour and moves off, or
-stays. No colour and no shape occurs twice in a video, so that "the ring" is always one thing. The moment of a question is where
-its answer is to be seen: the coloured part. The window of a query begins a little earlier.
+A video is a sequence of short events. In each, a grey thing appears in the middle, then takes on its colour and moves away or
+stays. No colour and no shape occurs twice in a video, so that "the ring" is unambiguous. The moment of a question is the coloured
+part of its event, which shows the answer. The window of a query starts a little earlier.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ GREY_FRAMES = (4, 5)  # of 64, of which the chain samples every second one
 COLOURED_FRAMES = 7  # so that 3 or 4 sampled frames of an event show all of it
 EARLY_FRAMES = 2  # frames before that, which queries' windows include
 N_OPTIONS = 5  # UNSEEN is one of them
-UNSEEN = "not to be seen"  # an option of every question, never right: where to go for who does not see what is asked
-CAST = (1.0, 0.8, 0.65)  # the light in which all videos are taken; the backbone learns to see in white light
-SETS_OFF, REACH = 0.12, 0.32  # how far from the middle a moving thing is when it takes on colour, and at last
+UNSEEN = "not to be seen"  # an option of every question, never correct: for frames that do not show the event
+CAST = (1.0, 0.8, 0.65)  # tint of all videos; the backbone is trained in white light
+SETS_OFF, REACH = 0.12, 0.32  # distance of a moving thing from the middle when it takes on colour, and at the end
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
 STATEMENTS = {"nowhere": "stays.", **{motion: f"moves {motion}." for motion in ("left", "right", "up", "down")}}
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a video is, and how fast things happen in it: an event takes as many frames in any video."""
+    """Length and frame rate of a video; events take the same number of frames at any pace."""
 
     frames: int
     frames_per_second: int
@@ -40,12 +40,12 @@ class Pace:
 
 
 SHORT = Pace(64, 8)
-LONG = Pace(600, 1)  # ten minutes of mostly nothing
+LONG = Pace(600, 1)  # 10 minutes, mostly empty
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing's appearance: grey in frames `start` to `turn` - 1, in its colour in frames `turn` to `stop` - 1."""
+    """The appearance of one thing: grey in frames `start` to `turn` - 1, coloured in frames `turn` to `stop` - 1."""
 
     colour: str
     shape: str
@@ -67,7 +67,7 @@ class Event:
 
     @property
     def window(self) -> list[float]:
-        """What an annotator of events marks, in seconds: from a little before the thing takes on colour."""
+        """The span that a query's annotation has, in seconds: starts a little before the thing takes on colour."""
         return [(self.turn - EARLY_FRAMES) / self.frames_per_second, (self.stop - 1) / self.frames_per_second]
 
 
@@ -95,8 +95,8 @@ def events_of_video(rng: np.random.Generator, pace: Pace = SHORT) -> list[Event]
         at += int(gaps[number])
         turn = at + int(greys[number])
         stop = turn + COLOURED_FRAMES
-        what = str(colours[number]), str(shapes[number]), str(motions[number])
-        events.append(Event(*what, at, turn, stop, pace.frames_per_second))
+        attributes = str(colours[number]), str(shapes[number]), str(motions[number])
+        events.append(Event(*attributes, at, turn, stop, pace.frames_per_second))
         at = stop
     return events
 
@@ -120,7 +120,7 @@ def queries_about(events: list[Event]) -> list[WorldQuestion]:
 
 
 def statement(thing: str, motion: str) -> str:
-    """Return what happens in an event, as a sentence."""
+    """Return a sentence that describes an event."""
     return f"A {thing} {STATEMENTS[motion]}"
 
 
@@ -147,14 +147,14 @@ def _ask_after(event: Event, after: Event, events: list[Event], rng: np.random.G
 def _asked(
     kind: str, question: str, right: str, others: list[str], shown: list[Event], rng: np.random.Generator
 ) -> WorldQuestion:
-    """Return a question whose wrong options are true of other parts of the video: who looks at those is misled."""
+    """Return a question whose wrong options are true of other parts of the video."""
     wrong = [str(option) for option in rng.permutation(others)[: N_OPTIONS - 2]]
     options = [str(option) for option in rng.permutation([right, *wrong, UNSEEN])]
     return WorldQuestion(kind, question, options, options.index(right), [event.moment for event in shown])
 
 
 def things_of(events: list[Event], rng: np.random.Generator, pace: Pace = SHORT) -> Things:
-    """Return what each frame of a video shows."""
+    """Return the thing in each frame of a video."""
     n = pace.frames
     colour, shape = np.zeros(n, dtype=int), np.full(n, NOTHING)
     x, y, radius = np.full(n, 0.5), np.full(n, 0.5), np.full(n, 0.2)

@@ -1,8 +1,7 @@
-"""Texts from which the Shapes backbone's language model learns to read, drawn for every step: frames in words, and questions.
+"""Random training texts for the Shapes backbone's language model: frames in words, and questions about them.
 
-A frame is written as four words, as many as the Q-Former will give visual tokens: what thing, its colour, its shape, its place.
-Text and words are put together exactly as the chain puts text and visual tokens together. No video and no question of any
-split is used: all is drawn again.
+A frame is described by four words, one per visual token of the Q-Former: its thing, colour, shape and place. Words and text are
+assembled exactly as the chain assembles visual tokens and text. No video and no question of any split is used.
 """
 
 from __future__ import annotations
@@ -14,27 +13,27 @@ from random import Random
 from pipeline.models import prompts
 from pipeline.models.verbalizer import Verbalizer
 from pipeline.shapes.drawing import COLOURS, SHAPES
-from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNTOLD
+from pipeline.shapes.tokenizer import EMPTY, LETTERS, PLACES, UNCOLOURED
 from pipeline.shapes.world import EVENTS, MOTIONS, N_OPTIONS, REACH, SETS_OFF, UNSEEN, statement
 
-Written = tuple[str, str, str, str]  # a frame in words: thing, colour, shape, place
-EMPTY_FRAME: Written = (EMPTY, EMPTY, EMPTY, EMPTY)
-CENTRE = 0.16  # so far from the middle of a frame a thing is still in its centre
-EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so that finding the right one is enough
-UNSEEN_SHARE = 0.1  # of the questions: no frame shows what is asked
-EMPTY_SHARE = 0.2  # of their frames: nothing at all
-TURN = 0.5  # phase of an event, 0 to 1, at which its thing takes on colour
+FrameWords = tuple[str, str, str, str]  # thing, colour, shape, place
+EMPTY_FRAME: FrameWords = (EMPTY, EMPTY, EMPTY, EMPTY)
+CENTRE = 0.16  # largest distance of the place "centre" from the middle of a frame
+EASY_SHARE = 0.5  # of the questions: wrong options need not be in the video, so recognising the right one is enough
+UNSEEN_SHARE = 0.1  # of the questions: no frame shows the event asked about
+EMPTY_SHARE = 0.2  # of the frames of those: empty
+TURN = 0.5  # phase of an event, from 0 to 1, at which its thing takes on colour
 TYPES = ("colour", "shape", "motion", "after")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Frames in words, a prompt and its target as token ids, and which of the target's tokens matters."""
+    """Frames in words, a prompt and its target as token ids, and the position of the answer's token in the target."""
 
-    frames: list[Written]
+    frames: list[FrameWords]
     text: list[int]
     target: list[int]
-    telling: int
+    answer_at: int
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,13 @@ class _WrittenEvent:
         return f"{self.colour} {self.shape}"
 
 
-def described(colour: str, shape: str, x: float, y: float) -> Written:
-    """Return a frame in words; positions are fractions of the frame's side."""
+def described(colour: str, shape: str, x: float, y: float) -> FrameWords:
+    """Return the words for a frame; positions are fractions of the frame's side."""
     return f"a {colour} {shape}", colour, shape, PLACES[place(x, y)]
 
 
 def place(x: float, y: float) -> int:
-    """Return which of PLACES a position is."""
+    """Return the index in PLACES of a position."""
     right, below = x - 0.5, y - 0.5
     if max(abs(right), abs(below)) < CENTRE:
         return 0
@@ -63,7 +62,7 @@ def place(x: float, y: float) -> int:
 
 
 class Writer:
-    """Draws samples; equal seeds draw equal samples."""
+    """Draws random samples, deterministically by seed."""
 
     def __init__(self, verbalizer: Verbalizer, seed: int) -> None:
         self._random = Random(seed)
@@ -71,9 +70,9 @@ class Writer:
         self._known: dict[str, list[int]] = {}
 
     def question(self, n_frames: int, as_text: bool = False) -> Sample:
-        """Return a question about so many frames, to be answered by letter or by the option's text.
+        """Return a question about `n_frames` frames, with a letter or the option's text as target.
 
-        The frames show what is asked, or nothing of it, and then the right answer is to say so.
+        The frames show the event asked about; in a share of the samples they do not, and the correct answer is `UNSEEN`.
         """
         random = self._random
         events = self._events()
@@ -96,7 +95,7 @@ class Writer:
         return Sample(frames, text, [*target, self._verbalizer.end_id], len(target) - 1)
 
     def judgement(self) -> Sample:
-        """Return one frame and a question or statement, to be judged by yes or no: does the frame show what it is about?"""
+        """Return one frame and a question or statement, with yes or no as target: whether the frame shows its event."""
         random = self._random
         events = self._events()
         kind = random.choice((*TYPES, "statement"))
@@ -137,7 +136,7 @@ class Writer:
         ]
 
     def _near_misses(self, event: _WrittenEvent) -> list[_WrittenEvent]:
-        """The event with another colour, and with another shape."""
+        """Return the event with another colour, and with another shape."""
         colour = self._random.choice([name for name in COLOURS if name != event.colour])
         shape = self._random.choice([name for name in SHAPES if name != event.shape])
         return [
@@ -146,7 +145,7 @@ class Writer:
         ]
 
     def _ask(self, kind: str, events: list[_WrittenEvent], asked: int) -> tuple[str, str, list[str]]:
-        """Return a question, its right answer, and wrong ones: what is true of the other events, or anything."""
+        """Return a question, its correct answer, and wrong ones, which are true of other events or drawn at random."""
         event = events[asked]
         others = [other for other in events if other is not event]
         if self._random.random() < EASY_SHARE:
@@ -162,7 +161,7 @@ class Writer:
         return f"What comes after the {event.thing}?", f"a {after.thing}", wrong
 
     def _others(self, event: _WrittenEvent) -> list[_WrittenEvent]:
-        """Things that need not be in the video; of other colours and shapes than the event's."""
+        """Return random things, not necessarily in the video, whose colours and shapes differ from the event's."""
         random = self._random
         colours = random.sample([colour for colour in COLOURS if colour != event.colour], EVENTS - 1)
         shapes = random.sample([shape for shape in SHAPES if shape != event.shape], EVENTS - 1)
@@ -174,8 +173,8 @@ class Writer:
     def _shuffled(self, values: Sequence[str]) -> list[str]:
         return self._random.sample(values, len(values))
 
-    def _frames(self, events: list[_WrittenEvent], shown: list[int], n_frames: int) -> list[Written]:
-        """Return frames in time order; where there are enough, every shown event is among them in colour."""
+    def _frames(self, events: list[_WrittenEvent], shown: list[int], n_frames: int) -> list[FrameWords]:
+        """Return frames in time order; if there are enough, they include every shown event in colour."""
         random = self._random
         times = [(number, random.uniform(TURN, 1)) for number in shown]
         random.shuffle(times)
@@ -194,22 +193,24 @@ class Writer:
             frames.insert(random.randint(0, len(frames)), EMPTY_FRAME)
         return frames
 
-    def _other_frames(self, events: list[_WrittenEvent], shown: list[int], kind: str, n_frames: int) -> list[Written]:
-        """Return frames in time order that show nothing of what is asked: other events, grey things, nothing at all."""
+    def _other_frames(
+        self, events: list[_WrittenEvent], shown: list[int], kind: str, n_frames: int
+    ) -> list[FrameWords]:
+        """Return frames in time order that do not show the event asked about: other events, grey things, empty frames."""
         random = self._random
         times = []
         for _ in range(n_frames):
             number = random.randrange(EVENTS)
-            # A single thing may be what came after whatever it is, but for the one that it came after.
+            # With a single frame, any thing but the one named in the question may be the one that came after.
             hidden = number != shown[0] if kind == "after" and n_frames == 1 else number in shown
             times.append((number, random.uniform(0, TURN) if hidden else random.random()))
         frames = [self._frame(events[number], phase) for number, phase in sorted(times)]
         return [EMPTY_FRAME if random.random() < EMPTY_SHARE else frame for frame in frames]
 
-    def _frame(self, event: _WrittenEvent, phase: float) -> Written:
+    def _frame(self, event: _WrittenEvent, phase: float) -> FrameWords:
         dx, dy = MOTIONS[event.motion]
         along = SETS_OFF + (REACH - SETS_OFF) * (phase - TURN) / (1 - TURN) if phase >= TURN else 0.0
-        colour = event.colour if phase >= TURN else UNTOLD
+        colour = event.colour if phase >= TURN else UNCOLOURED
         return described(colour, event.shape, event.start[0] + dx * along, event.start[1] + dy * along)
 
     def _ids(self, segment: str) -> list[int]:

@@ -1,1 +1,1 @@
-"""Training: one task protocol, one loop, its processes, and the tasks of Localizer and Answerer."""
+"""Training: the task protocol, the training loop, its processes, and the tasks of Localizer and Answerer."""

@@ -40,8 +40,8 @@ class AnswererTraining(TrainingConfig):
     micro_batch_size: int = Field(
         8,
         ge=1,
-        description="questions computed at once: bounds memory; processes share the micro-batches of a batch. Part of the "
-        "identity, because each draws its own dropout",
+        description="questions in one forward pass: bounds memory; processes share the micro-batches of a batch. Part of the "
+        "identity, because each micro-batch draws its own dropout",
     )
     method: Literal["concatenate", "vote"] = Field(
         "concatenate", description="learn to answer from all keyframes together, or from each alone"
@@ -51,7 +51,7 @@ class AnswererTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question with its keyframes and its right option."""
+    """A question with its keyframes and the index of its correct option."""
 
     question_id: str
     video_id: str
@@ -62,7 +62,7 @@ class AnsweredQuestion:
 
 
 class SeenFrames(NamedTuple):
-    """A question, the stored rows of its video that are shown, and why they cannot be, if they cannot."""
+    """A question, the stored rows of its video to show, and the reason if they cannot be shown."""
 
     question: Question
     rows: Sequence[int]
@@ -72,14 +72,14 @@ class SeenFrames(NamedTuple):
 def answered_questions(
     prompt: AnsweringPrompt, n_letters: int, seen: Iterable[SeenFrames], frames: str, out: Output
 ) -> list[AnsweredQuestion]:
-    """Return the questions that can be learned from; the others are counted by reason.
+    """Return the questions usable for training; count the others by reason.
 
     Args:
-        n_letters: most options that a question may have.
-        frames: what is shown, for people; the reason code of questions without any is `no_` and this.
+        n_letters: maximum number of options of a question.
+        frames: name of the frames in messages; `no_{frames}` is the reason code of questions without any.
 
     Raises:
-        SevilaError: nothing is left.
+        SevilaError: no question is usable.
     """
     samples: list[AnsweredQuestion] = []
     skipped: Counter[str] = Counter()
@@ -101,7 +101,7 @@ def answered_questions(
 
 
 class AnswererTask:
-    """The right option from keyframes (a `Task` of the training loop); a row is a question, or one of its frames."""
+    """Predict the correct option from keyframes (a `Task` of the training loop); a row is a question, or one of its frames."""
 
     judged_by = "accuracy"
     n_counts = 3
@@ -117,14 +117,14 @@ class AnswererTask:
         *,
         alone: bool = False,
     ) -> None:
-        """Args: `alone`: a row is one frame of a question's."""
+        """Args: `alone`: make each frame of a question a row of its own."""
         self.answerer = load_answerer(run, backbone, weights, cfg.precision, cfg.gradient_checkpointing)
         self.module = self.answerer.prompt
         self.n_samples = len(split.train)
         self._questions = [*split.train, *split.held_out]
         self._alone = alone
-        words = self.answerer.language.verbalizer
-        self._ids = words.tokenize([question.text for question in self._questions]).token_ids
+        verbalizer = self.answerer.language.verbalizer
+        self._ids = verbalizer.tokenize([question.text for question in self._questions]).token_ids
         self._lengths = [len(ids) for ids in self._ids]
         n_options = max(question.n_options for question in self._questions)
         self._n_targets = [len(ids) for ids in self.answerer.target_ids(range(n_options))]
@@ -132,7 +132,7 @@ class AnswererTask:
         self.load = FrameReader(features, lambda number: self._questions[number].video_id).load
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
-        """Cut a batch into micro-batches of one number of frames, by length of text."""
+        """Cut a batch into micro-batches with equal numbers of frames and similar lengths of text."""
         groups: dict[int, list[int]] = defaultdict(list)
         for number in samples:
             groups[1 if self._alone else len(self._questions[number].rows)].append(number)
@@ -147,20 +147,20 @@ class AnswererTask:
         return self.cut(range(self.n_samples, len(self._questions)), 0)
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of the micro-batch's "Option X", a float32 scalar."""
+        """Return the summed cross-entropy of the target texts "Option X", a float32 scalar."""
         return self.loss_of(data, visual_tokens(self.answerer, data))
 
     def loss_of(self, data: Data, visual: Tensor) -> Tensor:
-        """Return the loss where these frames are seen, visual tokens [R, K, Q, L]."""
+        """Return the loss for visual tokens [R, K, Q, L]."""
         right = [row.target for row in data.rows]
         return self.answerer.loss(visual, self.token_ids(data), right, frame_prefixes(visual.shape[1]))
 
     def judge(self, data: Data) -> Tensor:
-        """Return int64 [3]: rows with finite logits, how many of them were answered right, and other rows."""
+        """Return int64 [3]: number of rows with finite logits, of correct ones among them, and of rows without."""
         return self.judged(data, visual_tokens(self.answerer, data))
 
     def judged(self, data: Data, visual: Tensor) -> Tensor:
-        """Return the counts of `judge` where these frames are seen, visual tokens [R, K, Q, L]."""
+        """Return the counts of `judge` for visual tokens [R, K, Q, L]."""
         import torch
 
         n_options = [self._questions[row.sample].n_options for row in data.rows]
@@ -171,12 +171,12 @@ class AnswererTask:
         return torch.stack([is_finite.sum(), (right & is_finite).sum(), (~is_finite).sum()])
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
-        """Return the share of right answers; when voting, of single frames. Rows without finite logits are counted apart."""
+        """Return the accuracy (of single frames when voting) over rows with finite logits, and the count of other rows."""
         n_rows, n_right, n_not_finite = counts
         return {"accuracy": n_right / n_rows if n_rows else math.nan, **not_finite_figure(n_not_finite)}
 
     def token_ids(self, data: Data) -> list[Sequence[int]]:
-        """Return the text of each row, as ids."""
+        """Return the token ids of each row's text."""
         return [self._ids[row.sample] for row in data.rows]
 
     def names(self, samples: Sequence[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Samples of a training whose loss is not finite with the weights as given: no learning rate would change that."""
+"""Training samples whose loss is not finite with the initial weights, which no learning rate would change."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from pipeline.training.task import Task
 
 log = logging.getLogger("sevila")
 
-MANY = 16  # samples of which none has a finite loss, from the first one on: nobody has to wait for the others
+MAX_BROKEN = 16  # stop if this many samples, and no others yet, have no finite loss
 
 
 class BrokenSamples:
-    """The samples that a training leaves out; looked for only in a batch that went wrong, by every process for itself."""
+    """The samples that a training leaves out. Each process checks a batch itself, and only after a loss that is not finite."""
 
     def __init__(self, name: str, task: Task, autocast: Callable[[], AbstractContextManager[None]]) -> None:
-        """`task` still has the weights as given."""
+        """Copy the initial weights of `task`, which must not have been trained yet."""
         self._name, self._task, self._autocast = name, task, autocast
-        self._given = {name: tensor.detach().cpu().clone() for name, tensor in task.module.state_dict().items()}
+        self._initial = {name: tensor.detach().cpu().clone() for name, tensor in task.module.state_dict().items()}
         self.left_out: set[int] = set()
 
     def without(self, batch: Sequence[int]) -> list[int]:
-        """Return a batch without what is left out."""
+        """Return a batch without the samples left out."""
         return [number for number in batch if number not in self.left_out]
 
     def look(self, batch: Sequence[int], epoch: int, any_trained: bool) -> bool:
-        """Leave out what is broken of a batch; return whether anything is.
+        """Leave out the broken samples of a batch; return whether there are any.
 
         Raises:
-            SevilaError: nothing was trained on yet, and all that was looked at is broken.
+            SevilaError: no step was done yet, and all samples checked so far are broken.
         """
         broken = self._broken(batch, epoch)
         if not broken:
             return False
         self.left_out.update(broken)
         names = ", ".join(self._task.names(broken))
-        if len(broken) == len(batch) and not any_trained and len(self.left_out) >= min(MANY, self._task.n_samples):
+        is_limit = len(self.left_out) >= min(MAX_BROKEN, self._task.n_samples)
+        if len(broken) == len(batch) and not any_trained and is_limit:
             raise SevilaError(
                 f"{self._name}: no finite loss before any step, with the weights as given, for {names}; weights or features are "
                 "broken: give others"
@@ -50,13 +51,13 @@ class BrokenSamples:
 
     def _broken(self, batch: Sequence[int], epoch: int) -> list[int]:
         module = self._task.module
-        now = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-        module.load_state_dict(self._given)
+        current = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        module.load_state_dict(self._initial)
         module.eval()
         try:
             return [number for number in batch if not self._is_finite(number, epoch)]
         finally:
-            module.load_state_dict(now)
+            module.load_state_dict(current)
             module.train()
 
     def _is_finite(self, number: int, epoch: int) -> bool:

@@ -1,7 +1,7 @@
-"""Processes of this machine that work for this one: those of a training, which end together, or one for one call.
+"""Child processes: the ranks of a distributed training, which stop together, or one process for one function call.
 
-torch's own launchers report whichever process fails first, which may be the one that lost its peer and not the one that died, and
-an error as its traceback; a user is to read the cause in a sentence.
+torch's launchers report the process that fails first, which may be a peer of the one that died, and show errors as tracebacks.
+These report the root cause, as a sentence.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from cache.printable import keep_logs_printable
 log = logging.getLogger("sevila")
 
 GRACE_SECONDS = 1.0
-TRACEBACK_LETTERS = 10_000  # a pipe holds more than this, so that nobody has to read before a process ends
-LONGEST_TMPDIR = 60  # bytes; the server that forks has a socket in it, whose path a system bounds at 104 or 108
-# What takes seconds to import. OpenBLAS starts its threads again after a fork, torch its own with the first work.
+MAX_TRACEBACK_LETTERS = 10_000  # fits into a pipe's buffer, so that a process can exit before the parent reads
+MAX_TMPDIR_BYTES = 60  # the fork server creates a socket there, whose path is limited to 104 or 108 bytes
+# Slow imports. Safe to fork: OpenBLAS restarts its threads after a fork, and torch starts its own on first use.
 PRELOADED = ["torch", "transformers.models.blip_2.modeling_blip_2", "scipy.stats"]
-DEATH, REFUSAL, BUG, RESULT = range(4)  # why a process ended, the nearest to the cause first; or that it has a result
+DEATH, REFUSAL, BUG, RESULT = range(4)  # outcomes; of several failures, the least is nearest to the root cause
 ERRORS = {DEATH: MachineError, REFUSAL: SevilaError, BUG: RuntimeError}
 
 
 def start_processes(n_processes: int, work: Callable[..., Any], arguments: tuple[Any, ...], name: str) -> list[Any]:
-    """Call `work(*arguments)` in `n_processes` new processes whose environment gives torch and Accelerate their ranks.
+    """Call `work(*arguments)` in `n_processes` new processes, with the environment that torch.distributed and Accelerate read.
 
     Returns:
-        What each of them returned.
+        The return values, by rank.
 
     Raises:
-        SevilaError: one of them raised it; the others are ended.
-        MachineError: one of them died, or the machine refused it something; likewise.
-        RuntimeError: one of them failed otherwise, with its traceback.
+        SevilaError: a process raised it; the others are killed.
+        MachineError: a process died or had an error of the machine (a full disk); the others are killed.
+        RuntimeError: a process failed otherwise, with its traceback; the others are killed.
     """
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with socket.socket() as free:
@@ -59,30 +59,30 @@ def start_processes(n_processes: int, work: Callable[..., Any], arguments: tuple
         "MASTER_PORT": port,
     }
     loopback = os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    with ExitStack() as at_the_end:
+    with ExitStack() as stack:
         members = []
         for rank in range(n_processes):
-            own = {"RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": loopback}
-            environment = {key: str(value) for key, value in {**shared, **own}.items()}
+            variables = {**shared, "RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": loopback}
+            environment = {key: str(value) for key, value in variables.items()}
             member = _Child(context, environment, None if rank == 0 else logging.ERROR, daemon=True)
-            at_the_end.callback(member.end)
+            stack.callback(member.end)
             members.append(member)
         for member in members:
-            member.give(work, arguments)
+            member.send(work, arguments)
         return _results_of_all(members, name)
 
 
 def run_in_subprocess(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what `work(*arguments)` returns, called in a process of its own: its peak memory is its own, and so is its death.
+    """Call `work(*arguments)` in a new process, which isolates peak memory and crashes; return the result.
 
     Raises:
         SevilaError: `work` raised it.
-        MachineError: its process died, or the machine refused it something.
-        RuntimeError: it failed otherwise, with its traceback.
+        MachineError: the process died or had an error of the machine (a full disk).
+        RuntimeError: `work` failed otherwise, with its traceback.
     """
     child = _Child(_clean_context(), os.environ, None, daemon=False)
     try:
-        child.give(work, arguments)
+        child.send(work, arguments)
         kind, value = child.reply("its process {how}")
     finally:
         child.end()
@@ -92,10 +92,10 @@ def run_in_subprocess(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class _Child:
-    """A process started here: what it logs is logged here, its work goes to it through a pipe, and its reply comes back."""
+    """A child process: it receives a function call through a pipe, and sends back its outcome and its log records."""
 
     def __init__(self, context: Any, environment: Mapping[str, str], level: int | None, daemon: bool) -> None:
-        """Start it; `level` is that of what it logs, None for this process' own."""
+        """Start it; `level` is its log level, None for that of this process."""
         if level is None:
             level = logging.getLogger("sevila").getEffectiveLevel()
         self._connection, theirs = context.Pipe()
@@ -106,19 +106,19 @@ class _Child:
         theirs.close()
         logs.close()
 
-    def give(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        """Send its work: not as arguments of the process, since one that dies before it reads them would block us for ever."""
-        with suppress(ConnectionError):  # it is dead, which its reply says
+    def send(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Send the call. As arguments of the process it could block the parent for ever, if the child died before reading."""
+        with suppress(ConnectionError):  # the child is dead, which `reply` reports
             self._connection.send((work, arguments))
 
     def reply(self, death: str) -> tuple[int, Any]:
-        """Wait for its reply, and return that; `death` with how it died in place of `{how}` where it died without one."""
+        """Wait for (outcome, value); if it died without a reply, the value is the template `death` with `{how}` filled in."""
         wait([self._connection, self.process.sentinel])
         try:
             if self._connection.poll():
                 kind, value = self._connection.recv()
                 return kind, value
-        except (EOFError, OSError):  # the latter where it died in the middle of its reply
+        except (EOFError, OSError):  # OSError: it died in the middle of its reply
             pass
         self.process.join()
         code = self.process.exitcode or 0
@@ -130,7 +130,7 @@ class _Child:
         self.process.kill()
         self.process.join()
         self._connection.close()
-        self._listener.join(GRACE_SECONDS)  # what a process has started may still hold its end
+        self._listener.join(GRACE_SECONDS)  # grandchildren may still hold the pipe open
 
 
 def _results_of_all(members: list[_Child], name: str) -> list[Any]:
@@ -139,13 +139,13 @@ def _results_of_all(members: list[_Child], name: str) -> list[Any]:
         running -= set(wait(list(running)))
         for member in members:
             if member.process.sentinel not in running:
-                member.process.join()  # its pipe closes a moment before its status is known
+                member.process.join()  # the exit status is known a moment after the sentinel is ready
         if any(member.process.exitcode for member in members):
-            # A process that lost its peer fails too, perhaps a moment before the peer is seen to have ended: the cause is wanted.
+            # The failure may be that of a process that lost a dead peer: wait until the peer's exit is known, too.
             wait(list(running), timeout=GRACE_SECONDS)
-            then = "so the others were ended too; the last state is kept: the same command goes on from it"
+            advice = "so the others were ended too; the last state is kept: the same command goes on from it"
             kind, text = min(
-                member.reply(f"{name}: process {rank} of {len(members)} {{how}}, {then}")
+                member.reply(f"{name}: process {rank} of {len(members)} {{how}}, {advice}")
                 for rank, member in enumerate(members, 1)
                 if member.process.exitcode
             )
@@ -154,8 +154,8 @@ def _results_of_all(members: list[_Child], name: str) -> list[Any]:
 
 
 def _clean_context() -> Any:
-    """Return how to start a process as clean as a spawned one: from a server that has imported torch, where one can be had."""
-    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+    """Return a start method without inherited state: a fork server that has preloaded torch, or spawn if there can be none."""
+    if len(os.fsencode(tempfile.gettempdir())) > MAX_TMPDIR_BYTES:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -163,8 +163,8 @@ def _clean_context() -> Any:
 
 
 def _serve(connection: Connection, logs: Connection, environment: dict[str, str], level: int) -> None:
-    """What a child does: its work, its reply, its end."""
-    os.environ.update(environment)  # a server that forks was started with an older one
+    """Run the child process: receive a call, send its outcome, exit."""
+    os.environ.update(environment)  # a fork server has that of its own start
     _send_logs(logs, level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     status = 1
@@ -174,16 +174,16 @@ def _serve(connection: Connection, logs: Connection, environment: dict[str, str]
         _leave_peers()
         connection.send((RESULT, value))
         status = 0
-    except SevilaError as error:  # a sentence for the user, which the parent raises
+    except SevilaError as error:
         connection.send((REFUSAL, str(error)))
-    except OSError as error:  # a full disk, for one; but not a lost peer, whose own reason is wanted
+    except OSError as error:  # such as a full disk; a lost connection is only a consequence of a peer's failure
         bug = isinstance(error, ConnectionError) or error.errno not in OF_THE_MACHINE
         connection.send((BUG, _traceback()) if bug else (DEATH, sentence(error)))
     except BaseException:
         connection.send((BUG, _traceback()))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # threads of the communication library would wait for peers that are gone
+    os._exit(status)  # skips exit handlers: threads of the communication library would wait for dead peers
 
 
 def _leave_peers() -> None:
@@ -195,7 +195,7 @@ def _leave_peers() -> None:
 
 
 def _traceback() -> str:
-    return f"a process failed:\n{traceback.format_exc()[-TRACEBACK_LETTERS:]}"
+    return f"a process failed:\n{traceback.format_exc()[-MAX_TRACEBACK_LETTERS:]}"
 
 
 def _end_with_parent() -> None:
@@ -206,7 +206,7 @@ def _end_with_parent() -> None:
 
 
 def _receive_logs(context: Any) -> tuple[Connection, threading.Thread]:
-    """Return the connection that a new process gives to `_send_logs`, and the thread that handles its records in this context."""
+    """Return a connection for `_send_logs` in a new process, and the thread that handles its records in this context."""
     receiver, sender = context.Pipe(duplex=False)
     listener = threading.Thread(target=copy_context().run, args=(_handle_all, receiver), daemon=True)
     listener.start()
@@ -214,10 +214,10 @@ def _receive_logs(context: Any) -> tuple[Connection, threading.Thread]:
 
 
 def _send_logs(sender: Connection, level: int) -> None:
-    """Send what this process logs from now on: of `sevila` from this level on, of others warnings, and Python's warnings."""
+    """Send log records to the parent: those of `sevila` from `level` on, warnings of other loggers, and Python's warnings."""
     keep_logs_printable()
-    queue: Any = SimpleNamespace(put_nowait=sender.send)  # all that the handler asks of one
-    # Only this one: what our imports have set up would say it a second time.
+    queue: Any = SimpleNamespace(put_nowait=sender.send)  # the only method that QueueHandler calls
+    # Replaces handlers that imports have installed, which would duplicate records.
     logging.getLogger().handlers = [QueueHandler(queue)]
     logging.getLogger("sevila").setLevel(level)
     logging.captureWarnings(True)
@@ -228,9 +228,9 @@ def _handle_all(receiver: Connection) -> None:
         while True:
             try:
                 record = receiver.recv()
-            except (EOFError, OSError):  # it has ended, perhaps in the middle of a record
+            except (EOFError, OSError):  # the process has exited, perhaps in the middle of a record
                 return
-            except Exception as error:  # whatever a library put into a record: what comes after it is wanted
-                log.warning("a line of another process cannot be shown: %s", error)
+            except Exception as error:  # a record that cannot be unpickled: skip it
+                log.warning("a log record of another process cannot be shown: %s", error)
                 continue
             logging.getLogger(record.name).handle(record)

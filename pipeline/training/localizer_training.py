@@ -1,4 +1,4 @@
-"""Training a Localizer to say yes or no about single frames: shared by pre-training and self-refinement."""
+"""Training a Localizer to predict yes or no for single frames; shared by pre-training and self-refinement."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 
 class LocalizerTraining(TrainingConfig):
-    """How a Localizer is trained; each stage has the paper's numbers as defaults."""
+    """How a Localizer is trained; the defaults of each stage are the paper's."""
 
     later: ClassVar[Mapping[str, Any]] = {"frames_at_once": 1}
 
     frames_per_question: int = Field(
         4,
         ge=1,
-        description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip; stretches "
-        "where several frames are read at once",
+        description="frames of a question in each epoch, one drawn at random from each of equal parts of its clip; with "
+        "frames_at_once, stretches instead of frames",
     )
     frames_at_once: FramesAtOnce = 1
     instruction: Instruction = DEFAULT_INSTRUCTION
@@ -58,7 +58,7 @@ class LocalizerTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """A question about the T frames of a clip, and which of them hold the answer."""
+    """A question about the T frames of a clip, and a label for each frame."""
 
     question_id: str
     video_id: str
@@ -76,14 +76,14 @@ def labelled_clips(
     features: PooledArtifact,
     out: Output,
 ) -> list[LabelledClip]:
-    """Return the questions that can be learned from; the others are counted by reason.
+    """Return the questions usable for training; count the others by reason.
 
     Args:
-        labelled: questions, each with a label for each frame of its clip, [T], or None where they are not known.
+        labelled: questions, each with labels [T] for the frames of its clip, or None if unknown.
         no_label: reason code of questions without labels.
 
     Raises:
-        SevilaError: nothing is left.
+        SevilaError: no question is usable.
     """
     failed = {video.video_id: video.reason for video in features.typed_rows("videos", VideoFeatures) if video.reason}
     samples: list[LabelledClip] = []
@@ -111,13 +111,13 @@ def train_localizer(
     localizer: VisualPromptWeights,
     out: Output,
 ) -> None:
-    """Train on questions with one label for each frame of their clip, and write weights and curves."""
+    """Train on questions with a label for each frame, and write weights and curves."""
     split = split_by_video(samples, cfg.held_out_percent, cfg.seed, out.stage.name)
     train_prompt(out, cfg, run, partial(LocalizerTask, cfg, split, features, backbone, localizer))
 
 
 class LocalizerTask:
-    """Yes or no about frames (a `Task` of the training loop); a row is one (question, frame)."""
+    """Predict yes or no for frames (a `Task` of the training loop); a row is one (question, frame)."""
 
     judged_by = "balanced_accuracy"
     n_counts = 5
@@ -136,28 +136,28 @@ class LocalizerTask:
         self.n_samples = len(split.train)
         self._clips = [*split.train, *split.held_out]
         self._cfg = cfg
-        words = self._localizer.language.verbalizer
-        self._ids = words.tokenize([clip.text for clip in self._clips]).token_ids
+        verbalizer = self._localizer.language.verbalizer
+        self._ids = verbalizer.tokenize([clip.text for clip in self._clips]).token_ids
         self._lengths = [len(ids) for ids in self._ids]
         self._n_targets = [len(ids) for ids in self._localizer.target_ids([False, True])]
         self.load = FrameReader(features, lambda number: self._clips[number].video_id).load
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
-        """Cut a batch into micro-batches by length of text, and draw each question's frames of this epoch."""
+        """Cut a batch into micro-batches with similar lengths of text, and draw each question's frames for this epoch."""
         return self._cut(samples, epoch)
 
     def validation(self) -> list[MicroBatch]:
-        """Return one draw of frames of every held-out question, the same in every epoch."""
+        """Return the held-out questions with frames drawn once, the same in every epoch."""
         return self._cut(range(self.n_samples, len(self._clips)))
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of the micro-batch's yes and no, a float32 scalar."""
+        """Return the summed cross-entropy of the targets yes and no, a float32 scalar."""
         visual = self._visual(data)
         labels = [row.target == 1 for row in data.rows]
         return self._localizer.loss(visual, [self._ids[row.sample] for row in data.rows], labels)
 
     def judge(self, data: Data) -> Tensor:
-        """Return int64 [5]: rows with finite logits that are yes, that are no, of each how many were right, and other rows."""
+        """Return int64 [5]: rows with finite logits labelled yes, labelled no, correct yes, correct no; and rows without."""
         import torch
 
         visual = self._visual(data)
@@ -170,7 +170,7 @@ class LocalizerTask:
         return torch.stack([yes.sum(), no.sum(), (right & yes).sum(), (right & no).sum(), (~is_finite).sum()])
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
-        """Return accuracy, and the mean of the accuracies on yes and on no frames, which no constant answer can raise."""
+        """Return the accuracy, and the balanced accuracy: the mean of the accuracies on yes and on no frames."""
         n_yes, n_no, right_yes, right_no, n_not_finite = counts
         shares = [right / n for right, n in ((right_yes, n_yes), (right_no, n_no)) if n]
         n_rows = n_yes + n_no or math.nan
@@ -187,15 +187,15 @@ class LocalizerTask:
 
     def _draw(self, number: int, *epoch: int) -> list[MicroBatchRow]:
         clip = self._clips[number]
-        # Seeded by the question, so that a draw depends on no other question and on no order.
+        # Seeded by the question, so that a draw is independent of other questions and of their order.
         rng = np.random.default_rng([self._cfg.seed, *epoch, *clip.question_id.encode()])
         stretches = stretches_of(len(clip.rows), self._cfg.frames_at_once)
         drawn = stretches[random_indices(len(stretches), self._cfg.frames_per_question, 0, len(stretches), rng)]
-        # One frame that matters is enough for a stretch to.
+        # A stretch is labelled yes if any of its frames is.
         return [MicroBatchRow(number, tuple(clip.rows[at].tolist()), int(clip.labels[at].any())) for at in drawn]
 
     def _visual(self, data: Data) -> Tensor:
-        """Return the visual tokens of each row's frame, or of its frames as one image, [R, Q, L], with gradients."""
+        """Return the visual tokens [R, Q, L] of each row's frame, or of its stretch as one image, with gradients."""
         if self._cfg.frames_at_once == 1:
             return visual_tokens(self._localizer, data)[:, 0]
         device = str(self._localizer.language.device)

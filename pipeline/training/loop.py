@@ -1,4 +1,4 @@
-"""The optimisation loop that every process of a training runs; what it optimises only the task knows (`task.py`)."""
+"""The training loop, which every process of a training runs; the task defines module, samples and loss (`task.py`)."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 
-NAMES_SHOWN = 8  # of a batch that went wrong
+MAX_NAMES = 8  # of samples in an error message
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """The samples of one optimizer step, with the target tokens and frames of all its micro-batches."""
+    """The samples of one optimizer step, with the numbers of target tokens and frames of all its micro-batches."""
 
     samples: list[int]
     n_targets: int
     n_frames: int
 
 
-_LoadedMicroBatch = tuple[_Batch, int, Any]  # the batch, and the number and data of one of its micro-batches
+_LoadedMicroBatch = tuple[_Batch, int, Any]  # (batch, number of the micro-batch within it, data)
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: weight decay for all trained parameters but those of one dimension (paper table 11)."""
+    """Return AdamW's parameter groups: no weight decay for one-dimensional parameters (paper table 11)."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
@@ -61,7 +61,7 @@ def batches_of(n_samples: int, batch_size: int, seed: int, epoch: int) -> list[l
 
 
 class Loop:
-    """The state of one training in one process, and the steps that change it."""
+    """The state of a training in one process, and its training, validation and checkpoint steps."""
 
     def __init__(self, job: TrainingJob, task: Task, accelerator: Accelerator) -> None:
         self.job, self.cfg, self.task, self.accelerator = job, job.cfg, task, accelerator
@@ -81,7 +81,7 @@ class Loop:
         self.saved_at, self.saved_step = time.monotonic(), 0
 
     def run(self) -> None:
-        """Train from the last state to the end."""
+        """Train to the end, resuming from the newest saved state."""
         state = self.job.snapshots.newest(read_state)
         if state is not None:
             self._restore(state)
@@ -97,7 +97,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def _train_epoch(self, report: ReportStep, write_events: WriteEvents) -> None:
-        """Train to the epoch's end, or to a batch of which something is left out: what is read ahead does not know that yet."""
+        """Train to the end of the epoch, or to a batch with broken samples, after which the batches read ahead are stale."""
         batches = batches_of(self.task.n_samples, self.cfg.batch_size, self.cfg.seed, self.epoch)[self.batch :]
         with closing(read_ahead(self._loaded(batches), depth=1)) as loaded:
             not_finite = self._train_batches(model_input(loaded), report, write_events)
@@ -107,33 +107,33 @@ class Loop:
                 raise self._not_finite(samples, loss, norm)
 
     def _loaded(self, batches: list[list[int]]) -> Iterator[_LoadedMicroBatch]:
-        """Yield what this process computes of each batch, in order; a batch without a part for it is yielded without data."""
-        for whole in batches:
-            samples = self.broken.without(whole)
+        """Yield this process' micro-batches of each batch, in order; for a batch without any, one item with data None."""
+        for candidates in batches:
+            samples = self.broken.without(candidates)
             micro_batches = self.task.cut(samples, self.epoch)
             batch = _Batch(
                 samples,
                 sum(micro_batch.n_targets for micro_batch in micro_batches),
                 sum(micro_batch.n_frames for micro_batch in micro_batches),
             )
-            own = range(self.rank, len(micro_batches), self.world)
-            for number in own:
+            numbers = range(self.rank, len(micro_batches), self.world)
+            for number in numbers:
                 yield batch, number, self.task.load(micro_batches[number])
-            if not own:
+            if not numbers:
                 yield batch, 0, None
 
     def _train_batches(
         self, loaded: Iterator[_LoadedMicroBatch], report: ReportStep, write_events: WriteEvents
     ) -> tuple[list[int], float, float] | None:
-        """Make a step of each batch; return the samples, loss and gradient norm of the first one without finite ones."""
+        """Do one step per batch; stop at a loss or gradient that is not finite and return (samples, loss, gradient norm)."""
         last = time.perf_counter()
-        for batch, own in groupby(loaded, key=itemgetter(0)):
+        for batch, micro_batches in groupby(loaded, key=itemgetter(0)):
             if not batch.samples:
                 self.optimizer.zero_grad()
-                self.optimizer.step()  # changes nothing without gradients, and a scheduler wants one before its own
+                self.optimizer.step()  # a no-op without gradients; the scheduler warns if it steps before the optimizer
                 self._next_step()
                 continue
-            loss, norm = self._gradient(batch, own)
+            loss, norm = self._gradient(batch, micro_batches)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 return batch.samples, loss, norm
             self.optimizer.step()
@@ -154,12 +154,12 @@ class Loop:
         self.scheduler.step()
         self.step, self.batch = self.step + 1, self.batch + 1
 
-    def _gradient(self, batch: _Batch, own: Iterable[_LoadedMicroBatch]) -> tuple[float, float]:
-        """Compute the gradient of a batch, this process its own micro-batches; return its loss and the gradient's norm."""
+    def _gradient(self, batch: _Batch, micro_batches: Iterable[_LoadedMicroBatch]) -> tuple[float, float]:
+        """Compute the gradient of a batch from the micro-batches of all processes; return loss and gradient norm."""
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for _, number, data in own:
+        for _, number, data in micro_batches:
             if data is None:
                 continue
             torch.manual_seed(_seed(self.cfg.seed, self.step, number))
@@ -168,35 +168,37 @@ class Loop:
             self.accelerator.backward(loss / batch.n_targets)
             total += loss.detach()
         if self.world > 1:
-            total = self._shared(total)
+            total = self._reduced(total)
         max_norm = self.cfg.clip_gradient_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=None))
         return float(total) / batch.n_targets, norm
 
-    def _shared(self, total: Tensor) -> Tensor:
-        """Add up the gradients of all processes in place, in one message; return the sum of `total`.
+    def _reduced(self, total: Tensor) -> Tensor:
+        """Sum the gradients over all processes in place, in one all-reduce; return the sum of `total`.
 
-        Not by DistributedDataParallel, which adds up after every backward pass and wants as many of them in every process.
+        DistributedDataParallel would reduce in every backward pass, and need equally many of them in every process.
         """
         summed = self.accelerator.reduce(torch.cat([parameter.grad.flatten() for parameter in self.parameters]), "sum")  # type: ignore[union-attr]
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, part in zip(self.parameters, summed.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter)
-        shared: Tensor = self.accelerator.reduce(total, "sum")
-        return shared
+        reduced: Tensor = self.accelerator.reduce(total, "sum")
+        return reduced
 
     def _validate(self, write_events: WriteEvents) -> None:
         held_out = self.task.validation()
         if not held_out:
             return
-        own = held_out[self.rank :: self.world]
+        micro_batches = held_out[self.rank :: self.world]
         self.task.module.eval()
-        # A process without a micro-batch still has to take part in the sum.
         with torch.no_grad(), self.accelerator.autocast():
-            counts = [self.task.judge(data).double() for data in read_ahead(map(self.task.load, own), depth=1)]
+            counts = [
+                self.task.judge(data).double() for data in read_ahead(map(self.task.load, micro_batches), depth=1)
+            ]
         self.task.module.train()
-        nothing = torch.zeros(self.task.n_counts, dtype=torch.float64, device=self.accelerator.device)
-        total = sum(counts, nothing)
+        # A process without a micro-batch takes part in the all-reduce with zeros.
+        zeros = torch.zeros(self.task.n_counts, dtype=torch.float64, device=self.accelerator.device)
+        total = sum(counts, zeros)
         if self.world > 1:
             total = self.accelerator.reduce(total, "sum")
         figures = self.task.figures(total.tolist())
@@ -204,9 +206,9 @@ class Loop:
         write_events(self.step, figures)
         text = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         log.info("%s: epoch %d of %d: %s", self.job.name, self.epoch + 1, self.cfg.epochs, text)
-        judged = figures[self.task.judged_by]
-        if self.cfg.keep == "best" and judged > self.best.get("figure", -math.inf):
-            self.best = {"figure": judged, "weights": self._weights()}
+        figure = figures[self.task.judged_by]
+        if self.cfg.keep == "best" and figure > self.best.get("figure", -math.inf):
+            self.best = {"figure": figure, "weights": self._weights()}
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.task.module.state_dict().items()}
@@ -235,7 +237,7 @@ class Loop:
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.saved_step = self.step
-        self.broken.left_out = set(state.get("left_out", ()))  # a state of before has none
+        self.broken.left_out = set(state.get("left_out", ()))  # states of older versions lack it
         self.curves, self.validation, self.best = state["curves"], state["validation"], state["best"]
 
     def _log_start(self) -> None:
@@ -243,7 +245,7 @@ class Loop:
             return
         name, cfg = self.job.name, self.cfg
         if self.step:
-            log.info("%s: goes on at step %d of %d", name, self.step + 1, self.n_steps)
+            log.info("%s: resumes at step %d of %d", name, self.step + 1, self.n_steps)
             return
         log.info("%s: %d samples, %d steps in %d epochs", name, self.task.n_samples, self.n_steps, cfg.epochs)
         if cfg.keep == "best" and not self.task.validation():
@@ -251,12 +253,12 @@ class Loop:
         n_shared = math.ceil(min(cfg.batch_size, self.task.n_samples) / cfg.micro_batch_size)
         if n_shared < self.world:
             log.warning(
-                "%s: %d of %d processes have nothing to do: a batch has %d micro-batches; set a smaller micro_batch_size",
+                "%s: %d of %d processes are idle: a batch has %d micro-batches; set a smaller micro_batch_size",
                 *(name, self.world - n_shared, self.world, n_shared),
             )
         if cfg.warmup_steps >= self.n_steps:
             log.warning(
-                "%s: warmup_steps = %d, but there are %d steps in all: the learning rate never comes up to %g",
+                "%s: warmup_steps = %d, but there are only %d steps: the learning rate never reaches %g",
                 *(name, cfg.warmup_steps, self.n_steps, cfg.learning_rate),
             )
 
@@ -270,7 +272,7 @@ class Loop:
 
     def _not_finite(self, samples: list[int], loss: float, norm: float) -> SevilaError:
         names = self.task.names(samples)
-        shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" * (len(names) > NAMES_SHOWN))
+        shown = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" * (len(names) > MAX_NAMES))
         precision = "" if self.cfg.precision == "float32" else ", precision = 'float32'"
         kept = (
             f"The state of step {self.saved_step} is kept in {self.job.snapshots.folder}"
@@ -279,8 +281,8 @@ class Loop:
         )
         return SevilaError(
             f"{self.job.name}: epoch {self.epoch + 1}, step {self.step + 1} of {self.n_steps}: loss {loss}, gradient norm "
-            f"{norm}, on the batch of {shown}; wanted finite ones. {kept}. "
-            f"Try a lower learning_rate, clip_gradient_norm{precision}: each makes another artifact, from the start"
+            f"{norm}, on the batch of {shown}; both must be finite. {kept}. "
+            f"Try a lower learning_rate, clip_gradient_norm{precision}: each restarts the training, as another artifact"
         )
 
 

@@ -1,4 +1,4 @@
-"""One process of a training: its device and its peers, and what a user can do when it runs out of memory."""
+"""One process of a training: its device, its peers, and its out-of-memory error."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipeline.training.task import TrainingJob
 
 
 def train_in_process(job: TrainingJob) -> dict[str, Any]:
-    """Train, as one of the processes that the environment names or alone; return on what, as fields of a record."""
+    """Train in this process, alone or as the rank that the environment gives; return its hardware as fields of a record."""
     with _accelerator(job.run, job.cfg.precision) as accelerator:
         device = accelerator.device
-        place = "cpu" if device.type == "cpu" else str(device)  # not cpu:0, as Accelerate calls it among several
-        own = replace(job.run, device=place)
-        task = job.make_task(own)
+        name = "cpu" if device.type == "cpu" else str(device)  # Accelerate has cpu:0 in distributed training
+        run = replace(job.run, device=name)
+        task = job.make_task(run)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 n_parameters = sum(parameter.numel() for parameter in task.module.parameters())
@@ -36,16 +36,16 @@ def train_in_process(job: TrainingJob) -> dict[str, Any]:
                 if not is_out_of_memory(error):
                     raise
                 raise SevilaError(
-                    f"{job.name}: out of memory on {place} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
-                    "smaller micro_batch_size, or gradient_checkpointing = true; each makes another artifact, from the start"
+                    f"{job.name}: out of memory on {name} with {job.cfg.micro_batch_size} questions at once: {error}. Set a "
+                    "smaller micro_batch_size, or gradient_checkpointing = true; each restarts the training, as another artifact"
                 ) from error
-        return hardware_facts(True, own)
+        return hardware_facts(True, run)
 
 
 @contextmanager
 def _accelerator(run: RunContext, precision: str) -> Iterator[Accelerator]:
-    """Yield Accelerate's view of this process: its device, its peers, its autocast."""
-    # It keeps device and precision for all of a process' life, and refuses others; a chain trains several modules in one.
+    """Yield an Accelerator for this process."""
+    # Reset its global state, which fixes device and precision for a process: a chain may train several modules in one.
     AcceleratorState._reset_state(reset_partial_state=True)
     device = torch.device(run.torch_device())
     if device.index is not None:

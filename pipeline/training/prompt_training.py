@@ -1,4 +1,4 @@
-"""The common part of the trainings of Localizer and Answerer: questions in, a VisualPrompt trained on cached features out."""
+"""Code shared by the trainings of Localizer and Answerer: a VisualPrompt is trained on cached features of questions' frames."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sevila")
 
-HELD_BYTES = 1 << 30  # features that are kept in memory once they were read: all of a small data set's
+HELD_BYTES = 1 << 30  # size of the cache of features in memory, enough for a small data set
 
 
 class MicroBatchRow(NamedTuple):
-    """One row of a micro-batch: a sample's number, and the stored rows of its video that are looked at together."""
+    """One row of a micro-batch: a sample's number, and the stored rows of its video that the model reads together."""
 
     sample: int
     stored: tuple[int, ...]
@@ -43,7 +43,7 @@ class MicroBatchRow(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A micro-batch as the model takes it: features [F, P, D] of the distinct frames, and which of them each row has, [R, K]."""
+    """A loaded micro-batch: features [F, P, D] of the distinct frames, and for each row the indices of its frames, [R, K]."""
 
     rows: Sequence[MicroBatchRow]
     features: Any
@@ -78,7 +78,7 @@ def split_by_video(samples: list[Any], percent: float, seed: int, name: str) -> 
 def train_prompt(
     out: Output, cfg: TrainingConfig, run: RunContext, make_task: Callable[[RunContext], Task], file: str = FILE
 ) -> None:
-    """Train, and write weights, under this name, and curves."""
+    """Train, and write the weights to `file`, and the curves."""
     from pipeline.models.checkpoint import save_tensors
 
     name = out.stage.name
@@ -93,25 +93,25 @@ def train_prompt(
     out.write_rows("validation", trained.validation)
 
 
-def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, wanted: str, out: Output) -> None:
-    """Note what was skipped and why; raise `SevilaError` if nothing is left."""
+def refuse_no_samples(samples: list[Any], skipped: Counter[str], name: str, required: str, out: Output) -> None:
+    """Record the counts of skipped questions by reason; raise `SevilaError` if there is no sample."""
     out.dropped.update(skipped)
     if not samples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common()) or "there is no question"
-        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {wanted}")
+        raise SevilaError(f"{name}: no question to train on: {reasons}; wanted {required}")
 
 
 def micro_batches(samples: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Cut a batch into micro-batches of `size` questions of similar length of text, so that little of them is padding."""
+    """Cut a batch into micro-batches of `size` questions with similar lengths of text, to minimise padding."""
     order = sorted(samples, key=lambda number: lengths[number])
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 class FrameReader:
-    """Reads the features of micro-batches, each frame once in each; one thread at a time."""
+    """Reads the features of micro-batches, each frame once per micro-batch; not thread-safe."""
 
     def __init__(self, features: PooledArtifact, video_of: Callable[[int], str]) -> None:
-        queries_of(features, None)  # a training needs what the ViT gave
+        queries_of(features, None)  # raises unless these are ViT features, which training needs
         self._features = features
         self._video_of = video_of
         self._held: dict[str, np.ndarray] = {}
@@ -119,14 +119,14 @@ class FrameReader:
 
     def load(self, micro_batch: MicroBatch) -> Data:
         """Return a micro-batch with the features of its frames."""
-        wanted: dict[str, set[int]] = {}
+        rows_of: dict[str, set[int]] = {}
         for row in micro_batch.rows:
-            wanted.setdefault(self._video_of(row.sample), set()).update(row.stored)
-        groups = [(video_id, sorted(stored)) for video_id, stored in sorted(wanted.items())]
+            rows_of.setdefault(self._video_of(row.sample), set()).update(row.stored)
+        groups = [(video_id, sorted(stored)) for video_id, stored in sorted(rows_of.items())]
         features = np.concatenate([self._frames(video_id, stored) for video_id, stored in groups])
         frames = [(video_id, stored) for video_id, rows in groups for stored in rows]
-        place = {frame: number for number, frame in enumerate(frames)}
-        where = [[place[self._video_of(row.sample), stored] for stored in row.stored] for row in micro_batch.rows]
+        index = {frame: number for number, frame in enumerate(frames)}
+        where = [[index[self._video_of(row.sample), stored] for stored in row.stored] for row in micro_batch.rows]
         return Data(micro_batch.rows, features, np.array(where))
 
     @cached_property
@@ -143,9 +143,9 @@ class FrameReader:
 
 
 def visual_tokens(model: Localizer | Answerer, data: Data) -> Tensor:
-    """Return visual tokens [R, K, Q, L] of a micro-batch, with gradients; a frame that several rows have is queried once."""
+    """Return visual tokens [R, K, Q, L] of a micro-batch, with gradients; the Q-Former runs once per distinct frame."""
     device = str(model.language.device)
     visual = model.prompt(to_device(data.features, device))  # [F, Q, L]
-    # Not visual[where]: the gradient of that is summed up in no fixed order.
+    # Not visual[where], whose gradient is summed in no fixed order.
     chosen = visual.index_select(0, to_device(data.where.ravel(), device))
     return chosen.unflatten(0, data.where.shape)

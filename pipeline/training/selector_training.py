@@ -1,4 +1,4 @@
-"""Training a selector of frames on answers alone: the frozen Answerer answers from the frames it passes on."""
+"""Training a frame selector on answers alone: the frozen Answerer answers from the frames that the selector picks."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ ATP, TOP_K = TRAINED_SELECTORS
 
 
 class SelectorTraining(TrainingConfig):
-    """How a selector is trained; nothing published says how SeViLA's authors trained theirs."""
+    """How a selector is trained; SeViLA's authors published no details of theirs."""
 
     selector: Literal["atp", "differentiable_top_k"] = Field(
         "atp",
-        description="how frames are passed on while it learns: atp, one drawn by its score (straight-through Gumbel softmax); or "
+        description="how frames are selected in training: atp, one frame sampled by score (straight-through Gumbel softmax); or "
         "differentiable_top_k, the expected top k under noise",
     )
-    k: int = Field(4, ge=1, description="frames that differentiable_top_k passes on; atp always passes one")
+    k: int = Field(4, ge=1, description="frames that differentiable_top_k selects; atp always selects one")
     noise_deviation: float = Field(
-        0.05, gt=0, description="of the noise on differentiable_top_k's scores, which lie between 0 and 1"
+        0.05, gt=0, description="standard deviation of the noise on differentiable_top_k's scores, which are in [0, 1]"
     )
-    noise_draws: int = Field(500, ge=1, description="draws of noise that an expected top k is the mean of")
+    noise_draws: int = Field(500, ge=1, description="noise samples over which the expected top k is averaged")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate, after the warm-up")
     warmup_steps: int = Field(500, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
     micro_batch_size: int = Field(
         8,
         ge=1,
-        description="questions computed at once: bounds memory; processes share the micro-batches of a batch. Part of the "
-        "identity, because each draws its own noise",
+        description="questions in one forward pass: bounds memory; processes share the micro-batches of a batch. Part of the "
+        "identity, because each micro-batch draws its own noise",
     )
     prompt: AnsweringPrompt = "multiple_choice"
 
 
 class SelectorTask:
-    """The right option from frames that a selector passes on (a `Task`); a row is a question with all frames of its clip."""
+    """Predict the correct option from selected frames (a `Task`); a row is a question with all frames of its clip."""
 
     judged_by = AnswererTask.judged_by
     n_counts = AnswererTask.n_counts
@@ -68,7 +68,7 @@ class SelectorTask:
         self._answering = answering = AnswererTask(cfg, split, features, backbone, weights, run)
         self._answerer = answering.answerer
         self._answerer.prompt.requires_grad_(False).eval()
-        with torch.random.fork_rng(devices=[]):  # every process begins with the same weights
+        with torch.random.fork_rng(devices=[]):  # the same initial weights in every process
             torch.manual_seed(cfg.seed)
             self.module = FrameSelector(self._answerer.prompt.projection.out_features)
         self.module.to(self._answerer.language.device)
@@ -76,7 +76,7 @@ class SelectorTask:
         self.validation, self.figures, self.names = answering.validation, answering.figures, answering.names
 
     def loss(self, data: Data) -> Tensor:
-        """Return the summed cross-entropy of "Option X" from the frames that are passed on, a float32 scalar."""
+        """Return the summed cross-entropy of "Option X" given the selected frames, a float32 scalar."""
         from pipeline.models.frame_selector import one_frame, top_k_frames
 
         cfg = self._cfg
@@ -88,7 +88,7 @@ class SelectorTask:
         return self._answering.loss_of(data, self._mixed(passed, visual))
 
     def judge(self, data: Data) -> Tensor:
-        """Return the counts of `AnswererTask.judge` from the best frames: one, or k."""
+        """Return the counts of `AnswererTask.judge` given the best frame (atp), or the best k."""
         from pipeline.models.perturbed_top_k import hard_top_k
 
         visual, scores = self._scored(data)
@@ -105,11 +105,11 @@ class SelectorTask:
 
         with torch.no_grad():
             visual = visual_tokens(self._answerer, data)
-            asked = text_vectors(self._answerer.language, self._answering.token_ids(data))
-        return visual, self.module(visual.mean(dim=2), asked)
+            texts = text_vectors(self._answerer.language, self._answering.token_ids(data))
+        return visual, self.module(visual.mean(dim=2), texts)
 
     @staticmethod
     def _mixed(passed: Tensor, visual: Tensor) -> Tensor:
-        """Return what is passed on, [R, K, Q, L], of indicators or shares [R, K, T] and the frames' visual tokens."""
+        """Return the selected visual tokens [R, K, Q, L], given indicators or shares [R, K, T] and all frames' tokens."""
         mixed: Tensor = (passed.float() @ visual.flatten(2)).unflatten(2, visual.shape[2:])
         return mixed

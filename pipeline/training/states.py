@@ -1,4 +1,4 @@
-"""The state of a training as a file, from which it goes on after a kill."""
+"""Reading and writing the state of a training, from which it resumes after a kill."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state; raises `OSError` where the disk refuses it."""
+    """Write a state; raise `OSError` if the disk is full or fails."""
     try:
         with path.open("wb") as file:
             torch.save(state, file)
-    except RuntimeError as error:  # torch's own word for whatever the file said, such as that the disk is full
+    except RuntimeError as error:  # torch raises it for any error of the file, such as a full disk
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise

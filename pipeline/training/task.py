@@ -1,9 +1,8 @@
-"""One way to train every module: AdamW, linear warm-up and cosine, one optimizer step per global batch (`loop.py`).
+"""The training of any module: AdamW, linear warm-up and cosine schedule, one optimizer step per global batch (`loop.py`).
 
-A task says what is trained and what a batch's loss is; the loop knows neither questions nor frames. What decides the result is
-in `TrainingConfig` and in the task. How many processes share a batch's micro-batches and when states are saved is execution:
-the loss of a step is the sum of the token losses over the whole batch divided by its number of target tokens, and random draws
-(dropout) are seeded by (seed, step, micro-batch), so that they are the same in any number of processes and after a kill.
+A task defines the module and the loss of a batch. `TrainingConfig` and the task determine the result; the number of processes
+and the times of checkpoints do not: the loss of a step is the sum of the token losses over the global batch divided by its
+number of target tokens, and random draws (dropout) are seeded by (seed, step, micro-batch).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ log = logging.getLogger("sevila")
 
 
 class TrainingConfig(Config):
-    """How a module is trained; the defaults of learning rate, warm-up, epochs and batch are each stage's own."""
+    """How a module is trained; stages override the defaults of learning rate, warm-up, epochs and batch size."""
 
     learning_rate: float = Field(3e-5, gt=0, le=1, description="peak learning rate, after the warm-up")
     warmup_steps: int = Field(1000, ge=0, description="optimizer steps of linear warm-up; then cosine down to 0")
@@ -40,12 +39,12 @@ class TrainingConfig(Config):
     micro_batch_size: int = Field(
         16,
         ge=1,
-        description="questions computed at once: bounds memory; processes share the micro-batches of a batch. Part of the "
-        "identity, because each draws its own dropout",
+        description="questions in one forward pass: bounds memory; processes share the micro-batches of a batch. Part of the "
+        "identity, because each micro-batch draws its own dropout",
     )
-    weight_decay: float = Field(0.05, ge=0, description="AdamW's, of parameters with two dimensions or more")
+    weight_decay: float = Field(0.05, ge=0, description="weight decay of parameters with two dimensions or more")
     clip_gradient_norm: float | None = Field(
-        None, gt=0, description="longest gradient allowed; the paper does not clip"
+        None, gt=0, description="norm to which gradients are clipped; the paper does not clip"
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -53,34 +52,34 @@ class TrainingConfig(Config):
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="compute the language model's blocks again in the backward pass: less memory, a third more time",
+        description="recompute the language model's blocks in the backward pass: less memory, a third more time",
     )
     held_out_percent: float = Field(
-        5.0, ge=0, le=50, description="of the videos, kept out of training for the validation curve"
+        5.0, ge=0, le=50, description="share of the videos held out for the validation curve"
     )
     keep: Literal["last", "best"] = Field(
-        "last", description="weights after the last epoch, or after the one with the best validation figure"
+        "last", description="keep the weights of the last epoch, or of the one with the best validation figure"
     )
-    seed: int = Field(0, ge=0, description="seed of the order, of random frames and of dropout")
+    seed: int = Field(0, ge=0, description="seed of the order of samples, of random frames and of dropout")
 
     @field_validator("precision", mode="before")
     @classmethod
     def _lets_gradients_through(cls, precision: Any) -> Any:
         if precision in EIGHT_BITS:
             raise ValueError(
-                f"{precision} is for stages that ask the language model: no gradient passes its rounding; train in bfloat16 or "
-                "float32, and ask what was trained in any precision"
+                f"{precision} is for inference only: no gradient passes its rounding; train in bfloat16 or float32, and use the "
+                "trained weights in any precision"
             )
         return precision
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A micro-batch, which is computed at once: its rows, whatever the task means by them.
+    """The rows of one forward and backward pass; their type is the task's.
 
     Attributes:
-        n_targets: target tokens, by whose number over the whole batch the loss is divided.
-        n_frames: frames that are looked at, for the rate.
+        n_targets: number of target tokens; the loss is divided by their sum over the batch.
+        n_frames: number of frames, for the throughput.
     """
 
     rows: Sequence[Any]
@@ -92,33 +91,33 @@ class Task(Protocol):
     """A module and its samples. Samples are numbers from 0 to `n_samples` - 1; validation samples are not among them."""
 
     n_samples: int
-    judged_by: str  # the validation figure that is to be high
+    judged_by: str  # name of the validation figure for `keep = "best"`; higher is better
     n_counts: int  # C of `judge`
 
     @property
     def module(self) -> nn.Module:
-        """What is trained: all parameters of it that require a gradient."""
+        """The module whose parameters are trained, as far as they require a gradient."""
 
     def cut(self, samples: Sequence[int], epoch: int) -> list[MicroBatch]:
-        """Return one batch as micro-batches; the same ones for the same arguments."""
+        """Cut a batch into micro-batches, deterministically."""
 
     def validation(self) -> list[MicroBatch]:
-        """Return the held-out samples as micro-batches; none: there is no validation."""
+        """Return the held-out samples as micro-batches; an empty list disables validation."""
 
     def load(self, micro_batch: MicroBatch) -> Any:
-        """Return what `loss` and `judge` take; called in a thread that reads ahead, one call at a time."""
+        """Return the data for `loss` and `judge`; called in a prefetching thread, one call at a time."""
 
     def loss(self, data: Any) -> Tensor:
         """Return the summed cross-entropy of a micro-batch's target tokens, a float32 scalar with gradient."""
 
     def judge(self, data: Any) -> Tensor:
-        """Return counts that add up over micro-batches, [C]; rows without finite logits are neither right nor wrong."""
+        """Return counts [C] to be summed over micro-batches; rows without finite logits are neither right nor wrong."""
 
     def figures(self, counts: Sequence[float]) -> dict[str, float]:
-        """Return the validation figures of summed counts."""
+        """Return the validation figures for the summed counts."""
 
     def names(self, samples: Sequence[int]) -> list[str]:
-        """Return what people call these samples."""
+        """Return the names of samples in messages."""
 
 
 ReportStep = Callable[[int, dict[str, float]], None]  # (optimizer steps done, figures of the last one)
@@ -127,11 +126,11 @@ OpenReport = Callable[[str, int, int], AbstractContextManager[ReportStep]]  # (s
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training as every process of it gets it; all of it can be pickled, `make_task` and `report` included.
+    """The description of a training that each of its processes receives; all of it can be pickled.
 
     Attributes:
-        name: of the stage; `id`: of the artifact.
-        make_task: makes the task on the device of the run it is given.
+        name: name of the stage; `id`: id of the artifact.
+        make_task: creates the task on the device of the given run.
         report: shows progress.
     """
 
@@ -146,35 +145,36 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a training: tensors by name, the rows of the tables `curves` and `validation`, how many samples it left out.
+    """The result of a training: tensors by name, the rows of the tables `curves` and `validation`.
 
     Attributes:
-        hardware: on what each of its processes ran, as fields of a record.
+        hardware: hardware of each process, as fields of a record.
+        n_left_out: number of samples left out, because their loss is not finite with the initial weights.
     """
 
     weights: dict[str, Tensor]
     curves: list[TrainingStep]
     validation: list[ValidationFigure]
     hardware: list[dict[str, Any]]
-    n_left_out: int = 0  # their loss is not finite with the weights as given
+    n_left_out: int = 0
 
 
 def train(job: TrainingJob) -> Trained:
-    """Train, or go on training after a kill, in as many processes as the run says; return the kept weights and the curves.
+    """Train in the run's number of processes, resuming from a saved state if there is one; return weights and curves.
 
     Raises:
-        SevilaError: a loss or gradient that is not finite, a process that died. The last state is kept.
+        SevilaError: a loss or gradient is not finite, or a process died. The last state is kept.
     """
     from pipeline.training.process import train_in_process
     from pipeline.training.states import read_state
 
     n_processes = processes(job.run)
-    clear_settings()  # Accelerate asks the environment for more than it is given, even for what it is given
+    clear_settings()  # Accelerate reads variables of the environment even for options that are passed to it
     if n_processes > 1:
         from pipeline.training.launch import start_processes
 
         log.info("%s: %d processes", job.name, n_processes)
-        give_back_language()  # each has its own, one of them on this one's device
+        give_back_language()  # each process loads its own, one of them on this process' device
         hardware = start_processes(n_processes, train_in_process, (job,), job.name)
     else:
         hardware = [train_in_process(job)]
@@ -192,10 +192,10 @@ def train(job: TrainingJob) -> Trained:
 
 
 def processes(run: RunContext) -> int:
-    """Return how many processes a training runs in: `run.processes`, or one per GPU of this machine.
+    """Return the number of processes of a training: `run.processes`, or one per GPU of this machine.
 
     Raises:
-        SevilaError: more processes than GPUs, where they would run on GPUs.
+        SevilaError: there are more processes than GPUs, on device cuda.
     """
     import torch
 

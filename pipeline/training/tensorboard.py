@@ -1,4 +1,4 @@
-"""The figures of a training as TensorBoard events, where somebody asked for them."""
+"""Writing the figures of a training as TensorBoard events, if the run has a folder for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WriteEvents = Callable[[int, dict[str, float]], None]  # (optimizer steps done, 
 
 @contextmanager
 def events_writer(job: TrainingJob, step: int, rank: int) -> Iterator[WriteEvents]:
-    """Yield what writes events from `step` on, in the first process; it does nothing where the library is not installed."""
+    """Yield a function that writes events from `step` on; a no-op in ranks other than 0, or without the library."""
     if job.run.tensorboard is None or rank != 0:
         yield lambda step, figures: None
         return
@@ -27,8 +27,8 @@ def events_writer(job: TrainingJob, step: int, rank: int) -> Iterator[WriteEvent
         return
     with SummaryWriter(str(job.run.tensorboard / job.id), purge_step=step + 1) as writer:
 
-        def write(at: int, figures: dict[str, float]) -> None:
+        def write(step: int, figures: dict[str, float]) -> None:
             for name, value in figures.items():
-                writer.add_scalar(name, value, at)
+                writer.add_scalar(name, value, step)
 
         yield write

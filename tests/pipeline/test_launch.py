@@ -78,6 +78,6 @@ def test_what_another_process_logs_is_logged_here(caplog: pytest.LogCaptureFixtu
         start_processes(2, say_something, (), "train")
     steps = [message for message in caplog.messages if message == "step 1"]
     assert len(steps) == 2  # of the one process, and of the first of two
-    for told, n_told in (("UserWarning: deprecated", 3), ("a line of another process cannot be shown", 3)):
+    for told, n_told in (("UserWarning: deprecated", 3), ("a log record of another process cannot be shown", 3)):
         assert sum(told in message for message in caplog.messages) == n_told
     assert len(caplog.messages) == 8

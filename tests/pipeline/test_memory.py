@@ -44,8 +44,8 @@ def test_a_batch_that_is_too_large_is_halved_and_later_ones_are_cut_at_once(
             assert [row for part in parts for row in part] == [2 * row for row in range(n_rows)]
     assert device.asked == [10, 5, 3, 3, 3, 1, 3, 3, 3, 1, 1, 1, 1]
     assert [message.split(": ")[1] for message in caplog.messages] == [
-        "out of memory with 10 rows at once, going on with 5",
-        "out of memory with 5 rows at once, going on with 3",
+        "out of memory with 10 rows at once, continuing with 5",
+        "out of memory with 5 rows at once, continuing with 3",
     ]
 
 

@@ -278,7 +278,7 @@ def test_long_gradients_are_clipped_if_asked_for(tmp_path: Path) -> None:
 
 def test_a_warm_up_longer_than_the_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(job(tmp_path, cfg=TINY.model_copy(update={"warmup_steps": 1000})))
-    assert "warmup_steps = 1000, but there are 15 steps in all" in caplog.text
+    assert "warmup_steps = 1000, but there are only 15 steps" in caplog.text
 
 
 class CountsCuts(ToyTask):

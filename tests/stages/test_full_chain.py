@@ -235,7 +235,7 @@ def test_stage_none_of_whose_inputs_are_there_says_what_to_run(
         ("chain.pretraining_split=all", "[chain] pretraining_split = 'all': 6 questions of it are evaluated too"),
         ("chain.pretraining_dataset=nextq", "did you mean 'nextqa'"),
         ("chain.iterations=0", "[chain] iterations = 0"),
-        ('chain.selectors=["uniform", "uniform"]', "each once, and at least one, was wanted"),
+        ('chain.selectors=["uniform", "uniform"]', "list at least one selector, and each only once"),
         ('chain.selectors=["best"]', "[chain] selectors = ['best']: no selector is called 'best'"),
         ("chain.kinds=full", "[chain] has no key 'kinds' (did you mean 'kind'?)"),
     ],

@@ -38,7 +38,7 @@ def test_another_one_that_keeps_its_runs_in_the_same_folder_is_told(
     (tmp_path / "prefect").mkdir(mode=0o700)
     with FileLock(tmp_path / "prefect" / "sevila-up.lock"):
         assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
-    assert f"another `sevila up` keeps its runs in {tmp_path / 'prefect'}" in capsys.readouterr().err
+    assert f"another `sevila up` uses {tmp_path / 'prefect'}" in capsys.readouterr().err
 
 
 def test_a_taken_port_and_a_store_that_is_none_are_told_before_anything_starts(
@@ -145,10 +145,10 @@ def test_a_server_that_refuses_is_told_with_its_reason(
 def test_a_run_that_somebody_named_keeps_its_name() -> None:
     from prefect.utilities.names import generate_slug
 
-    from workers.pages import _is_drawn, run_title
+    from workers.pages import _is_random_name, run_title
 
-    assert all(_is_drawn(generate_slug(2)) for _ in range(50))
-    assert not any(map(_is_drawn, ("my-run", "first", "nextqa-full", "two words", "")))
+    assert all(_is_random_name(generate_slug(2)) for _ in range(50))
+    assert not any(map(_is_random_name, ("my-run", "first", "nextqa-full", "two words", "")))
     assert run_title("nextqa full", ["chain.kind=full", "select_keyframes.k=8"], 0) == (
         "nextqa full, select_keyframes.k=8, seed 0"
     )
