@@ -112,10 +112,10 @@ class ArrayFile:
                 if len(places):
                     first, last = selected[places[0]], selected[places[-1]]
                     self._data.read_direct(frames, np.s_[first : last + 1], np.s_[places[0] : places[-1] + 1])
-            wanted = self._checksum[:][selected]
+            checksums = self._checksum[:][selected]
         except (KeyError, OSError, ValueError, IndexError) as error:
             raise CorruptArtifactError(f"{self._path}: cannot be read: {error}; {repair_hint(self._path)}") from error
-        for row, frame, checksum in zip(selected, frames, wanted, strict=True):
+        for row, frame, checksum in zip(selected, frames, checksums, strict=True):
             if _checksum(frame) != checksum:
                 problem = "bytes do not match their checksum"
                 raise CorruptArtifactError(f"{self._path}: row {row}: {problem}; {repair_hint(self._path)}")

@@ -192,13 +192,13 @@ def pointing(store: Store, place: str, parts: list[PartId]) -> list[str]:
 
 def _points_to(folder: Path, parts: list[PartId]) -> set[int]:
     """Return the shards of an artifact's folder that point to any of these parts of the pool."""
-    wanted, shards = {part[1:] for part in parts}, set()
+    keys_and_parts, shards = {part[1:] for part in parts}, set()
     for table in sorted((folder / "parts").glob("*.parquet")) if parts else ():
         with suppress(SevilaError, OSError):  # a damaged table is a problem of its own
             note, columns = _note(folder, int(table.stem)), read_columns([table], PARTS, ("key", "part"))
             space = read_note(note).get("pool") if note.exists() else None  # of the same stage, in any case
             rows = zip(columns["key"], columns["part"], strict=True)
-            if any(row in wanted and (not space or (space, *row) in parts) for row in rows):
+            if any(row in keys_and_parts and (not space or (space, *row) in parts) for row in rows):
                 shards.add(int(table.stem))
     return shards
 

@@ -51,8 +51,8 @@ def whole(text: bytes) -> dict[str, Any] | None:
     """
     try:
         content: dict[str, Any] = orjson.loads(text)
-        wanted = content.pop(CHECKSUM)
-        is_whole = wanted == hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        noted = content.pop(CHECKSUM)
+        is_whole = noted == hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return content if is_whole else None
@@ -89,10 +89,10 @@ def parsed(text: bytes, path: Path | str) -> dict[str, Any]:
 def checked(content: dict[str, Any], path: Path | str) -> dict[str, Any]:
     """Return what a note holds, without its checksum; raises `CorruptArtifactError` if that does not match."""
     try:
-        wanted = content.pop(CHECKSUM, None)
+        noted = content.pop(CHECKSUM, None)
         # As `canonical` writes it; that it holds plain values only is known of what comes from JSON.
         text = PLAIN.encode(content)
-        is_whole = wanted == hashlib.sha256(text.encode()).hexdigest()
+        is_whole = noted == hashlib.sha256(text.encode()).hexdigest()
     except (ValueError, RecursionError):  # a NaN, half of a surrogate pair, a thousand brackets: nothing that we write
         is_whole = False
     if not is_whole:

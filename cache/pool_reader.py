@@ -61,23 +61,23 @@ class PoolReader:
             CorruptArtifactError: a frame does not match its checksum, or its part is gone.
         """
         places = self._places[video_id]
-        wanted = np.arange(self.n_rows(video_id))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        row_numbers = np.arange(self.n_rows(video_id))[rows] if isinstance(rows, slice) else np.asarray(rows)
         of_files, order = [], []
         for key, part, held, part_rows, indices in places:
-            positions = np.flatnonzero(np.isin(wanted, held))
+            positions = np.flatnonzero(np.isin(row_numbers, held))
             if len(positions):
-                file, chosen = self._file(key, part), np.searchsorted(held, wanted[positions])
+                file, chosen = self._file(key, part), np.searchsorted(held, row_numbers[positions])
                 file.check(part_rows[chosen], indices[chosen])
                 of_files.append(file.read(part_rows[chosen]))
                 order.append(positions)
-        if sum(map(len, order)) < len(wanted):
+        if sum(map(len, order)) < len(row_numbers):
             raise CorruptArtifactError(
                 f"video {video_id!r}: rows {rows} are not all in the parts of {self._space} that the artifact names; "
                 "`sevila cache verify --all --drop` removes what is damaged, and the next run of its recipe makes it again"
             )
         if len(of_files) == 1:
             return of_files[0]
-        frames = np.empty((len(wanted), *of_files[0].shape[1:]), of_files[0].dtype)
+        frames = np.empty((len(row_numbers), *of_files[0].shape[1:]), of_files[0].dtype)
         for positions, of_file in zip(order, of_files, strict=True):
             frames[positions] = of_file
         return frames
@@ -165,13 +165,13 @@ def is_there(store: Store, part: PartId) -> bool:
 
 def size_bytes(store: Store, ids: Iterable[str], parts: Iterable[PartId] = ()) -> int:
     """Return how many bytes there are to be read of artifacts, of their parts of the pool, and of other parts."""
-    total, wanted = 0, set(parts)
+    total, all_parts = 0, set(parts)
     for id in ids:
         with suppress(SevilaError, OSError):
             record = store.record(id)
             total += sum(file["size_bytes"] for file in record.files.values())
-            wanted |= references(store, record)
-    for part in wanted:
+            all_parts |= references(store, record)
+    for part in all_parts:
         with suppress(SevilaError, OSError):
             total += part_paths(holder(store, part), *part)[0].stat().st_size
     return total

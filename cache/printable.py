@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Control characters (escape sequences begin with one), formats (they reverse the direction of text, or hide it), halves of
@@ -40,6 +40,11 @@ def cut_in_the_middle(text: str, most: int) -> str:
     """Return the text, or where it has more than `most` characters its beginning, "..." and its end."""
     end = (most - 3) // 2
     return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[-end:]}"
+
+
+def first_of(texts: Sequence[object], most: int) -> str:
+    """Return the first of some texts, and "..." where there are more; "-" for none."""
+    return ", ".join([*map(str, texts[:most]), *["..."] * (len(texts) > most)]) or "-"
 
 
 def traceback_text(error: BaseException) -> str:

@@ -73,6 +73,6 @@ def message_of(error: Exception, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ").split("; ")[0]
 
 
-def as_written(wanted: Mapping[str, Any]) -> str:
+def as_written(file: Mapping[str, Any]) -> str:
     """Return in words what a record says of a file."""
-    return f"{wanted['size_bytes']} bytes of SHA-256 {wanted['sha256'][:12]}..."
+    return f"{file['size_bytes']} bytes of SHA-256 {file['sha256'][:12]}..."

@@ -55,9 +55,9 @@ class Pull(Transfer):
         """
         remote.begin_reading()
         super().__init__(store, remote)
-        wanted = self.named(runs or self._names(), self._theirs, bool(runs))
-        self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
-        pinned = list(dict.fromkeys(pin.id for run in wanted for pin in run.artifacts))
+        asked = self.named(runs or self._names(), self._theirs, bool(runs))
+        self.runs = [run for run in asked if self._is_written(run, is_replacing)]
+        pinned = list(dict.fromkeys(pin.id for run in asked for pin in run.artifacts))
         self.missing = [id for id in pinned if manifest_name(id) not in self._there]
         every = [Path(name).stem for name in self._there if name.startswith("artifacts/") and name.endswith(".json")]
         manifests = self._manifests(pinned if runs else every)
@@ -227,9 +227,9 @@ class Pull(Transfer):
         for name, text in progress.items():
             (folder / PROGRESS).mkdir(parents=True, exist_ok=True)
             write_atomically(folder / name, text.encode())
-        wanted = {*manifest.record.files, *progress}
+        own_files = {*manifest.record.files, *progress}
         for path in [path for path in folder.rglob("*") if not path.is_dir()]:
-            if path.relative_to(folder).as_posix() not in wanted:  # of a former pull, perhaps from elsewhere
+            if path.relative_to(folder).as_posix() not in own_files:  # of a former pull, perhaps from elsewhere
                 path.unlink()
         for below in [path for path in folder.rglob("*") if path.is_dir()]:
             sync(below)

@@ -122,9 +122,9 @@ class Push(Transfer):
         """
         remote.begin_writing()
         super().__init__(store, remote)
-        wanted = self.named(runs or every_name(store), lambda name: named_run(store, name), bool(runs))
-        self.runs = [run for run in wanted if self._is_written(run, is_replacing)]
-        pinned = dict.fromkeys(pin.id for run in wanted for pin in run.artifacts)
+        asked = self.named(runs or every_name(store), lambda name: named_run(store, name), bool(runs))
+        self.runs = [run for run in asked if self._is_written(run, is_replacing)]
+        pinned = dict.fromkeys(pin.id for run in asked for pin in run.artifacts)
         every = [] if runs else [name for name in store.folders() if not store.is_remains(name)]
         ids = with_inputs(store, [*pinned, *every], self._is_here)
         self._outgoing = list(filter(None, (self._plan_artifact(id, leave_out) for id in ids)))
@@ -187,18 +187,19 @@ class Push(Transfer):
             return None
         theirs = self._theirs(id) if manifest_name(id) in self._there else None
         whole = own if theirs is None else merged(theirs, own, self._remote.address)
-        folder, wanted = self._store.path(id), whole.blobs()
+        folder, named_blobs = self._store.path(id), whole.blobs()
         files = {blob: path_inside(folder, name) for name, blob in own.files()}
         files |= {blob: part_paths(holder(self._store, part), *part)[0] for part, blob in own.arrays()}
-        copies = {blob: file for blob, file in files.items() if blob in wanted and not self._has(blob)}
+        copies = {
+            blob: file
+            for blob, file in files.items()
+            if blob in named_blobs and self._there.get(blob.name) != blob.size_bytes
+        }
         self._there |= {blob.name: blob.size_bytes for blob in copies}  # once, of artifacts that share it
         self.plan(copies)
         self.new += [] if theirs is not None else [id]
         self.left_out += [id] if own.record.pool and len(own.parts) < len(references(self._store, own.record)) else []
         return Outgoing(whole, copies, theirs is None or whole != theirs)
-
-    def _has(self, blob: Blob) -> bool:
-        return self._there.get(blob.name) == blob.size_bytes
 
     def _theirs(self, id: str) -> Manifest | None:
         """Return the remote's manifest of an artifact; None for one that is damaged, which is written again."""

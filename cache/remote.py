@@ -11,6 +11,7 @@ A blob is never changed, and no name is given before all of it is there.
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import time
 import uuid
@@ -31,7 +32,6 @@ else:
     fsspec = Lazy("fsspec")
 
 ABOUT, FORMAT = "sevila.json", {"format": 1}
-CHUNK_BYTES = 1 << 20
 NO_FILE = -1  # the size of a link, or whatever else is not a file
 OLD_SECONDS = 86400.0  # nobody writes one file for longer
 # Where an upload is seen whole or not at all; elsewhere a file gets its name once it is written.
@@ -213,5 +213,4 @@ def _local_sizes(root: Path, folder: Path) -> Iterator[tuple[str, int]]:
 
 def _copy(source: Path, target: Path) -> None:
     with open_file(source) as reading, target.open("wb") as writing:
-        while chunk := reading.read(CHUNK_BYTES):
-            writing.write(chunk)
+        shutil.copyfileobj(reading, writing)

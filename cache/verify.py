@@ -72,19 +72,19 @@ class Verification:
             self.checked_parts.add(part)
             path, note = part_paths(holder(self.store, part), *part)
             self.n_files += 1
-            wanted = None
+            file_noted = None
             try:
                 content = read_note(note)
-                wanted = content["file"]
+                file_noted = content["file"]
                 named = fingerprint(content["frame_indices"]) == part[2]
                 problem = "" if named else "its note is of other frames than its name says"
-                problem = problem or self._differs(path, wanted) or self._owner(part, path, content)
+                problem = problem or self._differs(path, file_noted) or self._owner(part, path, content)
             except FileNotFoundError:
                 problem = f"its note {note.name} is gone"
             except (CorruptArtifactError, OSError, KeyError, TypeError) as error:
                 problem = f"its note {note.name}: {message_of(error, note)}"
             if problem:
-                written = as_written(wanted) if wanted else "what was written"
+                written = as_written(file_noted) if file_noted else "what was written"
                 self._problem("/".join(part), "part", path.name, path, problem, written)
 
     def _owner(self, part: PartId, path: Path, note: Mapping[str, Any]) -> str:
@@ -196,14 +196,14 @@ class Verification:
     def _files(self, record: Record, folder: Path) -> bool:
         """Check the files that the record names, and return whether they are all whole."""
         n_before = len(self.problems)
-        for name, wanted in record.files.items():
+        for name, file_noted in record.files.items():
             try:
                 path, problem = path_inside(folder, name), ""
-                problem = self._differs(path, wanted) or refusal(path)
+                problem = self._differs(path, file_noted) or refusal(path)
             except CorruptArtifactError as error:
                 path, problem = folder / name, str(error)
             if problem:
-                self._problem(record.id, "file", name, path, problem, as_written(wanted))
+                self._problem(record.id, "file", name, path, problem, as_written(file_noted))
         return len(self.problems) == n_before
 
     def _tables(self, record: Record, folder: Path) -> None:
@@ -262,12 +262,12 @@ class Verification:
             if (path.is_symlink() or not path.is_dir()) and name not in known and not name.startswith(f"{PROGRESS}/"):
                 self.remarks.append(f"{path}: no record names this file")
 
-    def _differs(self, path: Path, wanted: Mapping[str, Any]) -> str:
+    def _differs(self, path: Path, file_noted: Mapping[str, Any]) -> str:
         """Return how a file differs from its size and SHA-256, having read all of it; empty if it does not."""
         self.n_files += 1
         try:
             size_bytes = path.stat().st_size
-            if size_bytes != wanted["size_bytes"]:
+            if size_bytes != file_noted["size_bytes"]:
                 return f"{size_bytes} bytes"
             digest = file_digest(path)
         except FileNotFoundError:
@@ -276,7 +276,7 @@ class Verification:
             return message_of(error, path)
         self.n_bytes += size_bytes
         self.read(size_bytes)
-        return "" if digest == wanted["sha256"] else f"SHA-256 {digest[:12]}..."
+        return "" if digest == file_noted["sha256"] else f"SHA-256 {digest[:12]}..."
 
     def _problem(self, id: str, piece: ProblemKind, name: str, path: Path, actual: str, wanted: str) -> None:
         self.problems.append(Problem(id, piece, name, path, actual, wanted))

@@ -102,10 +102,10 @@ def run_command(arguments: Sequence[str], command_line: str) -> int:
 
 def _call(tree: App, tokens: Sequence[str], **context: Any) -> Any:
     """Call the command that the tokens name, with what it takes of `context`."""
-    command, bound, wanted = tree.parse_args(tokens, exit_on_error=False, print_error=False)
+    command, bound, context_names = tree.parse_args(tokens, exit_on_error=False, print_error=False)
     if getattr(command, "__func__", None) is App.help_print:
         bound.arguments["console"] = help_console()
-    return command(*bound.args, **bound.kwargs, **{name: context[name] for name in wanted})
+    return command(*bound.args, **bound.kwargs, **{name: context[name] for name in context_names})
 
 
 def _usage_message(error: CycloptsError) -> str:

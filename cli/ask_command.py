@@ -112,7 +112,7 @@ def ask(
     context = RunContext.of(where.open(), vars(ExecutionOptions()) | inference.as_options())
 
     def asked(video: Path, question: str, options: Sequence[str]) -> AskedRun:
-        return ask_video(AskRequest(video, question, options, settings=list(settings), **_as_lists(answering)), context)
+        return ask_video(AskRequest(video, question, options, settings=list(settings), **vars(answering)), context)
 
     if page.serve:
         return _serve(asked, page, is_asked=bool(video or options))
@@ -128,10 +128,6 @@ def ask(
     if page.output or page.in_browser:
         _show(run, answer, page, quiet=as_json)
     return 1 if answer.reason else 0
-
-
-def _as_lists(answering: AnsweringWeights) -> dict[str, Any]:
-    return vars(answering) | {"weights": list(answering.weights)}
 
 
 def _serve(ask: Callable[[Path, str, Sequence[str]], AskedRun], page: PageOptions, is_asked: bool) -> int:

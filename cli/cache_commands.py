@@ -6,7 +6,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cli.context import open_recipe
 from cli.options import AsJson, ChainOptions, Count, Days, SeedOption, Text, Texts, Where
 from cli.terminal import print_json, print_text
 
@@ -69,7 +68,7 @@ def why(
     from reports.why import why_lines
     from stages.chain import chain_of
 
-    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), remembered=KINDS)
+    loaded, context, sources = chain.open(recipe, seed, where.open(), remembered=KINDS)
     if stage:
         loaded.config_of(stage)  # an unknown stage is refused before anything is walked
     other = named_run(context.store, than) if than else None

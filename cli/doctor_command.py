@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cache.errors import SevilaError
-from cli.context import open_recipe
 from cli.options import AsJson, ChainOptions, SeedOption, Where
 from cli.terminal import print_json, print_text, terminal_width
 
@@ -31,9 +30,15 @@ def doctor(
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file; without one, the machine alone
     """
     from reports.findings import Finding, findings_text, looked_at
-    from reports.machine_check import decoders, devices, installation, store_disk
+    from reports.machine_check import (
+        dataset_findings,
+        decoders,
+        devices,
+        installation,
+        store_disk,
+        weight_findings,
+    )
     from reports.recipe_check import OF_RECIPE, estimate_text
-    from reports.source_check import dataset_findings, weight_findings
     from workers.prefect_check import prefect_findings
 
     looks = {"installation": installation, "devices": devices, "decoders": decoders}
@@ -63,14 +68,13 @@ def _of_recipe(
     from pipeline.engine.places import KINDS
     from pipeline.engine.recipe import load
     from pipeline.engine.sources import Sources
-    from pipeline.engine.stage import RunContext
     from pipeline.shapes.demo import brings_data, has_world
     from reports.recipe_check import findings_without_world, recipe_findings
     from stages.all import STAGES
 
     places = chain.places.by_kind()
     if brings_data(name) and not has_world(store, name, seed or 0) and not (places["annotations"] or places["videos"]):
-        run = RunContext.of(store, chain.execution.as_options())
         sources = Sources(store.digests, places, remembered=KINDS)
-        return findings_without_world(load(name, STAGES, chain.all_settings(), seed), run, sources), None
-    return recipe_findings(*open_recipe(name, chain, seed, store, remembered=KINDS))
+        recipe = load(name, STAGES, chain.all_settings(), seed)
+        return findings_without_world(recipe, chain.run_in(store), sources), None
+    return recipe_findings(*chain.open(name, seed, store, remembered=KINDS))

@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from cli.options import (
     PLACE_GROUP,
@@ -22,14 +23,10 @@ from cli.options import (
     refuse_other_suffix,
     refuse_overwriting,
 )
-from cli.terminal import print_data, print_text
+from cli.terminal import print_text, write_data
 
-MIN_HEIGHT, MAX_HEIGHT = 16, 8192  # decoders misread smaller clips, encoders refuse larger ones
-
-
-def _height(_: Any, value: int | None) -> None:
-    if value is not None and not MIN_HEIGHT <= value <= MAX_HEIGHT:
-        raise ValueError(f"Wanted a number of pixels from {MIN_HEIGHT} to {MAX_HEIGHT}.")
+# Decoders misread smaller clips, encoders refuse larger ones.
+Height = Annotated[Positive, Parameter(validator=Number(gte=16, lte=8192))]
 
 
 def select(
@@ -61,7 +58,7 @@ def select(
     """
     from cache.errors import RecipeError
     from pipeline.engine.toml_file import typed_value
-    from reports.score_files import select_frames, write_frames
+    from reports.score_files import select_frames
 
     refuse_overwriting(output, scores, frames)
     refuse_other_suffix(output, (".json",), "a list of frame lists")
@@ -72,10 +69,7 @@ def select(
             raise RecipeError(f"--set {setting}: wanted option=value, as in t1=0.9")
         options[name.strip()] = typed_value(value)
     chosen = select_frames(scores, frames, selector, k, options)
-    if output is None:
-        print_data(json.dumps(chosen) + "\n")
-    else:
-        write_frames(output, chosen)
+    write_data(json.dumps(chosen) + "\n" * (output is None), output)
 
 
 def export(
@@ -85,7 +79,7 @@ def export(
     output: OutputPath,
     kind: Annotated[Literal["table", "aks", "images", "clips", "lmms-eval"], Parameter("--as")] = "table",
     videos: Annotated[PlaceOption, Parameter(group=PLACE_GROUP)] = (),
-    height: Annotated[Positive | None, Parameter(validator=_height)] = None,
+    height: Height | None = None,
     processes: Positive = 2,
     where: Where,
 ) -> int:
@@ -108,7 +102,6 @@ def export(
     from pipeline.engine.sources import Sources
     from reports.keyframe_export import KeyframesOfRun, failures_text, write_pictures, write_table
     from reports.lmms_task import write_task
-    from reports.score_files import write_frames
 
     suffixes = {"table": (".parquet", ".json"), "aks": (".json",)}.get(kind)
     if suffixes:
@@ -120,7 +113,7 @@ def export(
     if kind == "table":
         write_table(keyframes, output)
     elif kind == "aks":
-        write_frames(output, [row.frame_indices for row in keyframes.rows])
+        write_data(json.dumps([row.frame_indices for row in keyframes.rows]), output)
     else:
         sources = Sources(store.digests, {"videos": list(videos)})
         failures = write_pictures(keyframes, sources, output, kind, height, processes)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cli.options import OutputFile, Text, Where, refuse_overwriting
-from cli.terminal import print_data, print_text, printable_json
+from cli.terminal import print_data, print_text, printable_json, write_data
 
 
 def evaluate(
@@ -49,11 +49,7 @@ def scores(predictions: Path, id: Text, /, *, output: OutputFile = None, where: 
     from reports.moment_submissions import span_scores
 
     refuse_overwriting(output, predictions)
-    text = "".join(json.dumps(row) + "\n" for row in span_scores(where.open(), id, predictions))
-    if output is None:
-        print_data(text)
-    else:
-        output.write_text(text, encoding="utf-8")
+    write_data("".join(json.dumps(row) + "\n" for row in span_scores(where.open(), id, predictions)), output)
 
 
 def export(id: Text, /, *, output: OutputFile = None, where: Where) -> None:
@@ -66,7 +62,4 @@ def export(id: Text, /, *, output: OutputFile = None, where: Where) -> None:
     from reports.moment_submissions import submission_text
 
     text = submission_text(where.open(), id)
-    if output is None:
-        print_data(printable_json(text))
-    else:
-        output.write_text(text, encoding="utf-8")
+    write_data(text if output is not None else printable_json(text), output)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -13,6 +13,10 @@ from cyclopts.validators import Path as PathKind
 
 if TYPE_CHECKING:
     from cache.store import Store
+    from pipeline.engine.recipe import Recipe
+    from pipeline.engine.sources import Sources
+    from pipeline.engine.stage import RunContext
+    from pipeline.recipes.opening import Request
 
 
 class UsageError(Exception):
@@ -77,17 +81,11 @@ def _positive_or_auto(kind: Any, value: Any) -> None:
         Number(gt=0, lt=MOST)(kind, value)
 
 
-def _folder(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
+def _path(kind: Any, tokens: Sequence[Token]) -> Path | list[Path]:
     if not all(token.value for token in tokens):  # an unset variable, most likely; a Path would make "." of it
-        raise ValueError("wanted a folder, not an empty name")
-    folders = [Path(token.value) for token in tokens]
-    return folders if kind is not Path else folders[0]
-
-
-def _path(_: Any, tokens: Sequence[Token]) -> Path:
-    if not tokens[0].value:
         raise ValueError("wanted a path, not an empty name")
-    return Path(tokens[0].value)
+    paths = [Path(token.value) for token in tokens]
+    return paths if get_origin(kind) is Sequence else paths[0]
 
 
 def _not_empty(_: Any, value: str) -> None:
@@ -149,8 +147,8 @@ OutputFile = Annotated[
 ]
 SubmissionFile = Annotated[Path | None, Parameter(converter=_path, validator=PathKind(dir_okay=False), metavar="FILE")]
 PlaceOption = Annotated[Sequence[str], Parameter(metavar="[NAME=]PATH")]
-Folder = Annotated[Path, Parameter(converter=_folder, metavar="FOLDER")]
-Folders = Annotated[Sequence[Path], Parameter(converter=_folder, metavar="FOLDER")]
+Folder = Annotated[Path, Parameter(converter=_path, metavar="FOLDER")]
+Folders = Annotated[Sequence[Path], Parameter(converter=_path, metavar="FOLDER")]
 AsJson = Annotated[bool, Parameter("--json", help="print JSON")]
 
 # What the commands take from `sevila` itself: where the store is, and the command as it was typed.
@@ -271,3 +269,24 @@ class ChainOptions:
         from stages.all import STAGES
 
         return [*settings_of(STAGES, self.precision, self.limit, self.execution.device), *self.settings]
+
+    def request(self, recipe: str, seed: int | None) -> Request:
+        """Return what is asked for of a recipe."""
+        from pipeline.recipes.opening import Request
+
+        return Request(recipe, self.all_settings(), seed, self.places.by_kind())
+
+    def run_in(self, store: Store) -> RunContext:
+        """Return how and where to run."""
+        from pipeline.engine.stage import RunContext
+
+        return RunContext.of(store, self.execution.as_options())
+
+    def open(
+        self, recipe: str, seed: int | None, store: Store, remembered: Collection[str] = ()
+    ) -> tuple[Recipe, RunContext, Sources]:
+        """Return the recipe, how and where to run it, and its sources; `remembered` is as for `Sources`."""
+        from pipeline.recipes.opening import open_recipe
+        from stages.all import STAGES
+
+        return open_recipe(self.request(recipe, seed), STAGES, self.run_in(store), remembered)

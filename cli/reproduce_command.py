@@ -40,8 +40,6 @@ def reproduce(
         plan: run nothing: say what is missing here
         output: the report, in Markdown; else standard output, unless JSON is printed there
     """
-    from pipeline.engine.stage import RunContext
-    from pipeline.recipes.opening import Request
     from reports.paper import EVERY_TABLE, read_paper, tables_named
     from reports.reproduce import Reproduction
     from reports.reproduce_text import reproduction_content, reproduction_text
@@ -52,8 +50,7 @@ def reproduce(
     subjects = {name: _subjects(table, dataset, seeds) for name, table in tables.items()}
     _check([subject for of_table in subjects.values() for subject in of_table], chain.all_settings())
     store = where.open()
-    run = RunContext.of(store, chain.execution.as_options())
-    rows = Reproduction(Request("", chain.all_settings(), None, chain.places.by_kind()), run, plan)
+    rows = Reproduction(chain.request("", None), chain.run_in(store), plan)
     with store.in_use():
         runs = {name: rows.row_runs(table, subjects[name]) for name, table in tables.items()}
         page = reproduction_text(read_paper(), tables, runs, command_line)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from cache.errors import RecipeError
-from cli.context import open_recipe
 from cli.options import (
     AsJson,
     ChainOptions,
@@ -59,7 +58,7 @@ def run(
     from reports.summary import summary, summary_content
     from stages.chain import chain_of
 
-    loaded, context, sources = open_recipe(recipe, chain, seed, where.open())
+    loaded, context, sources = chain.open(recipe, seed, where.open())
     seeds, started = [] if seed is None else [seed], datetime.now(UTC)
     title = naming.name or title_of(loaded.name, seeds)
     with context.store.in_use(), pinned(context.store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
@@ -127,7 +126,7 @@ def stage(
     from stages.chain import chain_of
 
     # Scoring needs no videos: what was sampled from them is in the store.
-    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), remembered=["videos"])
+    loaded, context, sources = chain.open(recipe, seed, where.open(), remembered=["videos"])
     loaded.config_of(name)  # an unknown stage is refused before anything is walked
     seeds = [] if seed is None else [seed]
     with context.store.in_use(), pinned(context.store, "", loaded, seeds) as pin:
@@ -158,7 +157,7 @@ def plan(
     from pipeline.engine.places import KINDS
     from stages.chain import chain_of
 
-    loaded, context, sources = open_recipe(recipe, chain, seed, where.open(), remembered=KINDS)
+    loaded, context, sources = chain.open(recipe, seed, where.open(), remembered=KINDS)
     steps = DryRun(loaded, context).walk(chain_of(loaded), sources)
     if as_json:
         print_json(steps)
@@ -213,7 +212,7 @@ def results(
     store = where.open()
     with store.in_use(), pinned(store, naming.name or "", loaded, list(seeds), naming.replace) as pin:
         for seed in seeds:
-            loaded, context, sources = open_recipe(recipe, chain, seed, store)
+            loaded, context, sources = chain.open(recipe, seed, store)
             steps = Run(loaded, context, partial(pin, of=f"seed {seed}"), chain=full)
             started = time.perf_counter()
             of_seed = keeping_language(full)(loaded, steps, sources)

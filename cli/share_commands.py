@@ -87,11 +87,7 @@ def pull(
 
 
 def _left(without_features: bool, without_frames: bool) -> list[str]:
-    return [
-        stage
-        for stage, is_left in (("extract_features", without_features), ("sample_frames", without_frames))
-        if is_left
-    ]
+    return ["extract_features"] * without_features + ["sample_frames"] * without_frames
 
 
 def _summary(what: str, transfer: Transfer, where: str) -> str:

@@ -72,8 +72,6 @@ def sweep(
         output: write the tables to this file, in Markdown
     """
     from pipeline.engine.recipe import load
-    from pipeline.engine.stage import RunContext
-    from pipeline.recipes.opening import Request
     from reports.named_runs import pinned
     from reports.sweep import requests_of, run_sweep
     from reports.sweep_grid import ANY, Grid
@@ -81,13 +79,13 @@ def sweep(
     from stages.all import STAGES
 
     refuse_overwriting(output, Path(recipe), *chain.places.paths())
-    loaded = load(recipe, STAGES, settings := chain.all_settings())
+    loaded = load(recipe, STAGES, chain.all_settings())
     asked = Grid(grid.selectors, grid.k, grid.scorers or (loaded.chain.scorer,), grid.answerers or (ANY,))
-    cells = requests_of(Request(recipe, settings, seed, chain.places.by_kind()), asked)
+    cells = requests_of(chain.request(recipe, seed), asked)
     store = where.open()
     seeds = [] if seed is None else [seed]
     with store.in_use(), pinned(store, naming.name or "", loaded, seeds, naming.replace) as pin:
-        runs = list(run_sweep(cells, RunContext.of(store, chain.execution.as_options()), pin))
+        runs = list(run_sweep(cells, chain.run_in(store), pin))
     content = sweep_content(runs) if as_json else None
     if content is None:
         print_text(sweep_text(runs, grid.points, fitted))

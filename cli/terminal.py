@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from cache.files import write_for_user
-from cache.printable import is_unprintable, keep_logs_printable, printable, printable_lines, traceback_text
+from cache.printable import is_unprintable, keep_logs_printable, printable_lines, traceback_text
 from pipeline.engine.progress import LinesBesideBars, end_bars
-from pipeline.text_table import GAP, aligned, narrowed, wrap_words
+from pipeline.text_table import aligned, wrap_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,33 +59,11 @@ def fitted(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table under its head, as wide as the terminal; into a file or pipe, a line a row and no head.
-
-    Cells are broken between words only; where the longest words of all columns do not fit beside each other, each row is some
-    lines, a cell each.
-    """
-    if not is_terminal():
+    """Print rows as a table under its head, as wide as the terminal; into a file or pipe, a line a row and no head."""
+    if is_terminal():
+        print_text(fitted([head, *rows], n_left=len(head)))
+    else:
         print(aligned(rows, n_left=len(head)))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    widths = narrowed([[printable(cell) for cell in row] for row in [head, *rows]], terminal_width() - GAP)
-    if widths is None:
-        print("\n".join(line for row in rows for line in _block(row)))
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for name, width in zip(head, widths, strict=True):
-        table.add_column(name, width=width)
-    for row in rows:
-        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
-    Console().print(table)
-
-
-def _block(row: Sequence[str]) -> list[str]:
-    cells = [cell for cell in row if cell]
-    return [line for n, cell in enumerate(cells) for line in wrap_words(cell, terminal_width(), *["  " * (n > 0)] * 2)]
 
 
 def help_console() -> Console:
@@ -142,8 +120,8 @@ def _columns(stream: TextIO) -> int:
 
 def in_colour(text: str, colour: str) -> str:
     """Return a text in a colour on standard error, if that is a terminal that has some and nobody has asked for none."""
-    wanted = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-    return f"{colour}{text}{PLAIN}" if colour and wanted else text
+    has_colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return f"{colour}{text}{PLAIN}" if colour and has_colours else text
 
 
 def is_terminal() -> bool:
@@ -176,6 +154,14 @@ def print_data(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")
     print(text, end="")
+
+
+def write_data(text: str, output: Path | None) -> None:
+    """Write what programs read to a file, or print it."""
+    if output is None:
+        print_data(text)
+    else:
+        write_for_user(output, text.encode())
 
 
 def set_up_output(is_program: bool) -> None:

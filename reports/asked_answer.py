@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from stages.generate_answers import AnswerText, GeneratedAnswers
 BAR_CELLS = 20
 
 
-class OptionShare(NamedTuple):
+@dataclass(frozen=True)
+class OptionShare:
     """An option and how likely the Answerer holds it, among the options."""
 
     text: str
@@ -27,7 +28,8 @@ class OptionShare(NamedTuple):
     chosen: bool
 
 
-class AskedFrame(NamedTuple):
+@dataclass(frozen=True)
+class AskedFrame:
     """A sampled frame: where it is, what the Localizer said of it (None: it was not asked), and whether it was read."""
 
     seconds: float
@@ -67,12 +69,7 @@ class AskedAnswer:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        content = asdict(self) | {
-            "options": [option._asdict() for option in self.options],
-            "keyframes": [frame._asdict() for frame in self.keyframes],
-            "frames": [frame._asdict() for frame in self.frames],
-        }
-        return content
+        return asdict(self) | {"keyframes": [asdict(frame) for frame in self.keyframes]}
 
 
 def answer_of(run: AskedRun) -> AskedAnswer:

@@ -23,9 +23,8 @@ from cache.errors import SevilaError
 from cache.files import refuse_link, refuse_links, write_atomically
 from cache.store import Store
 from pipeline.benchmarks.matrix import Matrix
-from reports.benchmark_history import FAILED, History, NightRow
+from reports.benchmark_history import FAILED, History, NightRow, plot
 from reports.benchmark_judging import Judged, judge, missed_nights, needed_nights
-from reports.benchmark_plot import plot
 from reports.benchmark_setting import SettingJob, run_setting_in_subprocess
 
 log = logging.getLogger("sevila")

@@ -22,6 +22,7 @@ from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import RunContext, Stage
 from pipeline.engine.steps import stored
 from pipeline.recipes.opening import Request, open_recipe
+from pipeline.recipes.requirements import SCORER_STAGES
 from pipeline.training.launch import run_in_subprocess
 from reports.benchmark_history import FAILED, OK, NightRow
 from reports.named_runs import pinned
@@ -30,7 +31,7 @@ from stages.chain import chain_of
 from stages.evaluate import Metrics
 from stages.evaluate_moments import MomentMetrics
 
-SCORING = ("score_frames", "score_by_similarity", "score_by_matching")
+SCORING = tuple(stages[-1] for scorer, stages in SCORER_STAGES.items() if scorer != "imported")
 MEASURED = (*SCORING, "select_keyframes", "answer_questions", "retrieve_moments")
 EVALUATIONS = ("evaluate", "evaluate_moments")  # run again too; their resampling is no part of the speed
 

@@ -66,6 +66,17 @@ class Comparison:
     changed: list[ChangedQuestion]
 
     @property
+    def left_out(self) -> list[str]:
+        """How many questions were not compared, by reason."""
+        counts = {
+            "only in A": self.n_only_a,
+            "only in B": self.n_only_b,
+            "with other options, video or right option": self.n_differing,
+            "without a known answer": self.n_unlabelled,
+        }
+        return [f"{count:,} {what}" for what, count in counts.items() if count]
+
+    @property
     def headline(self) -> PairedRow:
         """The one row by which the data set is compared."""
         return next(row for row in self.rows if row.is_headline)
@@ -117,14 +128,7 @@ def comparison_text(comparison: Comparison, n_changed: int = CHANGED_SHOWN, tabl
     """Return the comparison for a terminal, with the first `n_changed` of the changed questions."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}", *(f"  {line}" for line in comparison.differences), ""]
     lines.append(f"{counted(comparison.n_compared, 'questions')} compared")
-    left_out = {
-        "only in A": comparison.n_only_a,
-        "only in B": comparison.n_only_b,
-        "with other options, video or right option": comparison.n_differing,
-        "without a known answer": comparison.n_unlabelled,
-    }
-    parts = [f"{n} {what}" for what, n in left_out.items() if n]
-    lines[-1] += f"; left out: {', '.join(parts)}" if parts else ""
+    lines[-1] += f"; left out: {', '.join(comparison.left_out)}" if comparison.left_out else ""
     if comparison.n_unanswered_a or comparison.n_unanswered_b:
         lines.append(
             f"unanswered, counted as wrong: {comparison.n_unanswered_a} by A, {comparison.n_unanswered_b} by B"

@@ -168,11 +168,11 @@ def _files(row: ChosenFrames, place: Path, kind: Pictures) -> list[WantedFile]:
 
 def _refuse_other_content(keyframes: KeyframesOfRun, folder: Path, kind: Pictures, height: int | None) -> None:
     """Raise `SevilaError` if the folder holds other keyframes, whose files would be taken for these."""
-    note, wanted = folder / NOTE, {"keyframes": keyframes.id, "as": kind, "height": height}
-    content = _json([wanted])
+    note, described = folder / NOTE, {"keyframes": keyframes.id, "as": kind, "height": height}
+    content = _json([described])
     if note.exists() and note.read_bytes() != content:
         there = note.read_text(errors="replace").strip("[]\n ")
-        raise SevilaError(f"{folder}: holds the export {there}, and not {json.dumps(wanted)}; give another folder")
+        raise SevilaError(f"{folder}: holds the export {there}, and not {json.dumps(described)}; give another folder")
     if not note.exists() and any(not path.name.endswith(".part") for path in folder.iterdir()):
         raise SevilaError(f"{folder}: is not empty, and no keyframes of ours are in it; give another folder")
     write_atomically(note, content)
@@ -195,12 +195,12 @@ def _requests(
     if files_of_videos.problem:
         raise SevilaError(files_of_videos.problem)
     videos = {video.video_id: video for video in files_of_videos.videos}
-    wanted: dict[str, list[WantedFile]] = defaultdict(list)
+    files_left: dict[str, list[WantedFile]] = defaultdict(list)
     for row in keyframes.rows:
-        wanted[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
+        files_left[row.video_id] += [file for file in files[row.question_id] if not file.path.exists()]
     requests: list[tuple[str, WantedFiles]] = []
     failures: dict[str, str] = {}
-    for video_id, of_video in wanted.items():
+    for video_id, of_video in files_left.items():
         if not of_video:
             continue
         video = videos[video_id]

@@ -1,4 +1,4 @@
-"""What this machine has: libraries, devices, memory, decoders, and the store's disk and file system."""
+"""What this machine has: libraries, devices, decoders, the store's disk and file system, weights and data at their places."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -16,9 +16,12 @@ from packaging.requirements import Requirement
 
 from cache.files import sync
 from cache.store import Store
+from pipeline.engine.places import PlaceLookup, config_file
+from pipeline.models.released import RELEASED
 from pipeline.text_table import human_size
 from pipeline.video.decoding import installed_decoders
 from reports.findings import Finding
+from reports.weights import placed_weights
 from stages.sample_frames import SampleFrames
 
 PACKAGE = "sevila-pipeline"
@@ -32,19 +35,21 @@ def installation() -> Iterator[Finding]:
     yield Finding("installation", "ok", f"sevila {version}, Python {platform.python_version()}, {platform.platform()}")
     wrong = []
     for line in importlib.metadata.requires(PACKAGE) or []:
-        wanted = Requirement(line)
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            installed = importlib.metadata.version(wanted.name)
+            installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append((wanted, "missing"))
+            wrong.append((requirement, "missing"))
             continue
-        if not wanted.specifier.contains(installed, prereleases=True):
-            wrong.append((wanted, installed))
-    for wanted, installed in wrong:
-        fix = f"pip install '{wanted.name}{wanted.specifier}'"
-        yield Finding("installation", "problem", f"{wanted.name} is {installed}, wanted {wanted.specifier}", fix)
+        if not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append((requirement, installed))
+    for requirement, installed in wrong:
+        fix = f"pip install '{requirement.name}{requirement.specifier}'"
+        yield Finding(
+            "installation", "problem", f"{requirement.name} is {installed}, wanted {requirement.specifier}", fix
+        )
     if not wrong:
         yield Finding("installation", "ok", "all libraries are of releases that it was tried with")
 
@@ -76,13 +81,13 @@ def devices() -> Iterator[Finding]:
 def decoders() -> Iterator[Finding]:
     """Whether the decoders are those that frames are identified by."""
     config, installed = SampleFrames(), installed_decoders()  # type: ignore[call-arg]
-    wanted = (config.decoder, config.fallback_decoder)
-    if installed == wanted:
+    pinned = (config.decoder, config.fallback_decoder)
+    if installed == pinned:
         yield Finding("decoders", "ok", ", ".join(installed))
         return
-    pins = " ".join(name.replace("pyav", "av").replace("-", "==") for name in wanted)
+    pins = " ".join(name.replace("pyav", "av").replace("-", "==") for name in pinned)
     fix = f"pip install {pins}; or --set sample_frames.decoder=... , which makes other frames"
-    yield Finding("decoders", "problem", f"{', '.join(installed)}; recipes ask for {', '.join(wanted)}", fix)
+    yield Finding("decoders", "problem", f"{', '.join(installed)}; recipes ask for {', '.join(pinned)}", fix)
 
 
 def store_disk(root: Path) -> Iterator[Finding]:
@@ -134,3 +139,43 @@ def _file_system_works(folder: Path, kind: str) -> Iterator[Finding]:
         yield Finding("store", "ok", "files and folders are synced and renamed")
     else:
         yield Finding("store", "note", "folders cannot be synced: a loss of power may take what was finished last")
+
+
+def weight_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    """The weights that have a place, and of those that recipes name the ones that have none; `given` is as for `PlaceLookup`."""
+    lookup = PlaceLookup(given)
+    for line in placed_weights(lookup.all_of("weights")):
+        fix = f"`sevila weights import {line.name or 'NAME'} PATH` writes another place into {config_file()}"
+        if lookup.given("weights", line.name):
+            fix = f"--weights {line.name or 'NAME'}=PATH with another path"
+        here = Finding("weights", "ok", f"{line.name or 'all names'}: {line.where}, {line.state}")
+        yield here if line.size_bytes is not None else here._replace(state="problem", fix=fix)
+    for name, known in RELEASED.items():
+        if lookup.configured("weights", name) is None:
+            fix = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
+            yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run without", fix)
+
+
+def dataset_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    """The data sets that have a place, and whether it is there; `given` is as for `PlaceLookup`."""
+    lookup = PlaceLookup(given)
+    n_places = 0
+    for kind in ("annotations", "videos"):
+        for name, path in lookup.all_of(kind).items():
+            n_places += 1
+            where = f"--{kind}" if lookup.given(kind, name) else f"[{kind}] in {config_file()}"
+            fix = f"mount or download it, or change {where}"
+            text = f"{kind} {name or 'of all names'}: {path}"
+            is_here = path.exists()
+            yield (
+                Finding("data sets", "ok", text)
+                if is_here
+                else Finding("data sets", "problem", f"{text}: nothing is there", fix)
+            )
+    if not n_places:
+        yield Finding(
+            "data sets",
+            "note",
+            f"none has a place in {config_file()} or the environment",
+            "`sevila datasets` says what is expected where; the demo brings its own",
+        )

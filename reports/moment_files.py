@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import SchemaError
+from cache.printable import first_of
 from pipeline.datasets.qvhighlights import clip_ratings, labelled_moments
 from pipeline.datasets.rows import Row, read_jsonl
 from pipeline.datasets.values import ROUNDING_SECONDS, BadRow, json_text, outside_video, seconds
@@ -248,6 +249,4 @@ def _number(value: Any, name: str) -> float:
 
 
 def _first_qids(qids: Sequence[QueryId]) -> str:
-    return (
-        ", ".join(map(repr, qids[:PROBLEMS_SHOWN])) + (", ..." if len(qids) > PROBLEMS_SHOWN else "") if qids else "-"
-    )
+    return first_of([*map(repr, qids)], PROBLEMS_SHOWN)

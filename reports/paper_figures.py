@@ -22,7 +22,6 @@ from stages.evaluate import Metrics, outcomes, reporting
 from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
 from stages.list_questions import Questions
 
-GIGABYTE = 1e9
 SideBySide = TypeVar("SideBySide", bound=tuple[RowRun, ...])
 # What a first run pays for each sample, and of that what later runs pay again.
 PER_SAMPLE = ("sample_frames", "extract_features", "score_frames", "select_keyframes", "answer_questions")
@@ -51,8 +50,8 @@ def figure(name: str, of: RowRun) -> Estimate | None:
         return None if recall is None else Estimate(recall)
     assert isinstance(of.metrics, Metrics)
     rows = _any_frame(of) if name == "any frame" else of.metrics.accuracies()
-    wanted = [row for row in rows if (row.is_headline if name in ("accuracy", "any frame") else row.name == name)]
-    return _estimate(wanted[0]) if wanted else None
+    of_name = [row for row in rows if (row.is_headline if name in ("accuracy", "any frame") else row.name == name)]
+    return _estimate(of_name[0]) if of_name else None
 
 
 def distinct(measured: Iterable[SideBySide]) -> list[SideBySide]:
@@ -120,16 +119,13 @@ def _on_samples(of: RowRun) -> list[DeferredStep]:
     return [steps[name] for name in PER_SAMPLE if name in steps]
 
 
-def _seconds(of: RowRun) -> float:
-    return sum(record.seconds for record in cost_records(of)) / max(1, n_samples(of))
-
-
-def _gigabytes(of: RowRun) -> float:
-    return max(record.peak_gpu_memory_bytes or record.peak_memory_bytes for record in cost_records(of)) / GIGABYTE
+def peak_gigabytes(record: Record) -> float:
+    """Return the most memory that a step took: the GPU's where it ran on one."""
+    return (record.peak_gpu_memory_bytes or record.peak_memory_bytes) / 1e9
 
 
 COSTS: dict[str, Callable[[RowRun], float]] = {
-    "seconds": _seconds,
-    "memory": _gigabytes,
+    "seconds": lambda of: sum(record.seconds for record in cost_records(of)) / max(1, n_samples(of)),
+    "memory": lambda of: max(map(peak_gigabytes, cost_records(of))),
     "parameters": lambda of: n_parameters(of) / 1e9,
 }

@@ -13,7 +13,7 @@ from pipeline.text_table import escaped, markdown, or_dash
 from reports.estimates import Estimate, difference, over_seeds, paired_difference, span, tally
 from reports.needs import needs_text
 from reports.paper import Paper, PaperColumn, PaperRow, PaperTable
-from reports.paper_figures import AGAIN, cost_records, distinct, figure, n_samples
+from reports.paper_figures import AGAIN, cost_records, distinct, figure, n_samples, peak_gigabytes
 from reports.reproduce import NOT_RUN, RowRun
 from stages.evaluate import Metrics
 
@@ -116,7 +116,7 @@ def _number_of(
 
 
 def _cells(number: PaperNumber) -> list[str]:
-    shown = _number(number.published) + (f" ({number.of_paper})" if number.of_paper else "")
+    shown = or_dash(number.published, "{:g}") + (f" ({number.of_paper})" if number.of_paper else "")
     measured = number.state if number.measured is None else _with_interval(number.measured)
     gap = "-" if number.difference is None else _signed(number.difference)
     return [number.row, number.of, shown, "-" if measured == "no number" else measured, gap]
@@ -163,9 +163,9 @@ def _costs(table: PaperTable, runs: Runs) -> str:
         for run in [run for run in of_row if run.is_measured][:1]:
             records, n = cost_records(run), max(1, n_samples(run))
             for record in records:
-                peak = (record.peak_gpu_memory_bytes or record.peak_memory_bytes) / 1e9
                 again = "again" if record.stage in AGAIN else "reads it"
-                lines.append([record.stage, row.name, f"{record.seconds / n:.4f}", f"{peak:.2f}", record.device, again])
+                figures = f"{record.seconds / n:.4f}", f"{peak_gigabytes(record):.2f}"
+                lines.append([record.stage, row.name, *figures, record.device, again])
             first, later = (sum(each.seconds for each in records if each.stage in AGAIN or all_) / n for all_ in (1, 0))
             lines.append(["in all", row.name, f"{first:.4f}", "", "", f"{later:.4f} s a sample"])
     return "Of the first run, by the records:\n\n" + markdown(lines, n_left=2) if len(lines) > 1 else ""
@@ -189,10 +189,6 @@ HOW_TO_READ = (
     "An order holds where the row that the paper has higher is higher here; it is sure where the paired 95 % interval, by "
     "resampling videos, lies above 0"
 )
-
-
-def _number(value: float | None) -> str:
-    return or_dash(value, "{:g}")
 
 
 def _with_interval(of: Estimate) -> str:

@@ -1,4 +1,4 @@
-"""Frames chosen from scores made elsewhere: AKS's two JSON lists, matched by position, and its list of frame lists.
+"""Frames chosen from scores made elsewhere: AKS's two JSON lists, matched by position.
 
 scores: [[0.1, 0.7, ...], ...]   one list a question, one score a candidate frame
 frames: [[0, 25, ...], ...]      the same frames' numbers in the video
@@ -6,13 +6,11 @@ frames: [[0, 25, ...], ...]      the same frames' numbers in the video
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cache.errors import SevilaError
-from cache.files import write_for_user
 from pipeline.datasets.score_files import read_score_lists
 from pipeline.selection.registry import selector_named
 from pipeline.selection.selector import Candidates
@@ -41,8 +39,3 @@ def select_frames(
         candidates = Candidates.of(scores=scored.values, question_id=str(number))
         chosen.append(scored.places[choose(candidates, k, checked)].tolist())
     return chosen
-
-
-def write_frames(path: Path, chosen: list[list[int]]) -> None:
-    """Write a list of frame lists as AKS does (`selected_frames.json`); the folder is made if it is missing."""
-    write_for_user(path, json.dumps(chosen).encode())

@@ -14,23 +14,18 @@ from itertools import product
 
 from cache.errors import RecipeError, did_you_mean
 from pipeline.engine.recipe import parse_setting
+from pipeline.recipes.requirements import LOCALIZER, SCORER_STAGES
 from pipeline.selection.registry import selector_named, selector_names
 from stages.all import STAGES
 from stages.extensions import scorer_stage
 from stages.score_frames import FrameScores
 from stages.select_keyframes import TOP_K
 
-UNIFORM, LOCALIZER = "uniform", "localizer"
+UNIFORM = "uniform"
 ANY = ""  # scorer of a selector that looks at no score; answerer that the recipe names
 A_KEY = re.compile(r",(?=\s*\w+\.\w+\s*=)")  # so that a value may hold commas
 
-# The sections that are of a scorer or answerer alone; the first has the key for the name of what it is made of.
-SCORERS = {
-    LOCALIZER: ("init_localizer", "score_frames"),
-    "imported": ("import_scores",),
-    "clip": ("import_embedder", "embed_frames", "score_by_similarity"),
-    "itm": ("import_matcher", "score_by_matching"),
-}
+# The sections that are of an answerer alone, as of a scorer in `SCORER_STAGES`; the first has the key for what it is made of.
 ANSWERERS = {
     "sevila": ("init_answerer", "answer_questions"),
     "vlm": ("answer_with_vlm",),
@@ -104,8 +99,8 @@ class Cell:
 
 
 def _scorer_settings(text: str) -> list[str]:
-    kind, settings = _parsed(text, SCORERS)
-    if kind not in SCORERS:
+    kind, settings = _parsed(text, SCORER_STAGES)
+    if kind not in SCORER_STAGES:
         scorer_stage(STAGES, FrameScores, kind)  # which says what there is
     return [f"chain.scorer={kind}", *settings]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from cache.errors import CorruptArtifactError, SchemaError
 from cache.lineage import differences
 from cache.names import NamedRun
+from cache.printable import first_of
 from cache.record import Record
 from cache.store import Store
 from cache.tables import Schema, read_lists
@@ -87,9 +88,5 @@ def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
         "missing now": [id for id in after if before.get(id) and not after[id]],
         "found now": [id for id in after if id in before and not before[id] and after[id]],
     }
-    parts = [f"{len(ids)} {what} ({_first_ids(ids)})" for what, ids in changes.items() if ids]
+    parts = [f"{len(ids)} {what} ({first_of(ids, VIDEOS_SHOWN)})" for what, ids in changes.items() if ids]
     return ", ".join(parts) or "the same files, asked of for other clips"
-
-
-def _first_ids(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:VIDEOS_SHOWN]) + (", ..." if len(ids) > VIDEOS_SHOWN else "")

@@ -187,8 +187,8 @@ class RunTables:
             known = sorted({each.stage for each in self.artifacts})
             raise SevilaError(f"this run has no {stage!r}{did_you_mean(str(stage), known)}; stages: {', '.join(known)}")
         settings = [each.setting for each in of_stage if each.setting]
-        wanted = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
-        raise SevilaError(f"this run has {wanted}; settings: {'; '.join(settings) or 'none'}")
+        what = f"several {stage!r}" if chosen else f"no {stage!r} with setting {setting!r}"
+        raise SevilaError(f"this run has {what}; settings: {'; '.join(settings) or 'none'}")
 
 
 def _places(place: Place | None) -> list[str]:
@@ -235,9 +235,7 @@ def _setting(key: str, value: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(key)} = {_toml(each)}' for key, each in value.items())}}}"
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list | tuple) else json.dumps(value, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """Return a number of numpy as Python's; a path, which a recipe refuses with what to do, as text."""
-    return value.item() if hasattr(value, "item") else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    # A number of numpy as Python's; a path, which a recipe refuses with what to do, as text.
+    return json.dumps(value, default=lambda other: other.item() if hasattr(other, "item") else str(other))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from cyclopts import App
 
 from cli import main
 from cli.app import app
+from cli.options import ExecutionOptions
+from pipeline.engine.stage import RunContext
+from sevila.experiment import HowToRun
+from workers.forms import Execution
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ROOT / "tests" / "golden" / "command_line.txt"
@@ -184,7 +189,7 @@ def test_an_output_that_is_full_is_one_line_and_status_one(command: str, unbuffe
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--store", "", "cache", "ls"], "wanted a folder, not an empty name"),
+        (["--store", "", "cache", "ls"], "wanted a path, not an empty name"),
         (["report", "x", "-o", ""], "wanted a path, not an empty name"),
         (["ask", "", "Why?"], "wanted a video, not an empty name"),
         (["ask", "walk.mp4", ""], "for QUESTION. It must not be empty"),
@@ -205,3 +210,11 @@ def test_a_value_that_nothing_can_be_done_with_is_a_usage_error(
 def test_an_empty_place_is_refused_and_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "plain", "--annotations", "plain="]) == 1
     assert "'plain=' names no place" in capsys.readouterr().err
+
+
+def test_speed_and_place_are_called_alike_by_command_form_and_python() -> None:
+    command, run = ({each.name for each in fields(of)} for of in (ExecutionOptions, RunContext))
+    assert Execution.model_fields.keys() - command == {"dispatch", "ray_address"}
+    assert command - Execution.model_fields.keys() == {"tensorboard"}  # a folder of one machine
+    assert command - run == {"shard_megabytes"} and "shard_bytes" in run
+    assert HowToRun.__annotations__.keys() - run == {"precision", "limit"}

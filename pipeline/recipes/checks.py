@@ -16,6 +16,8 @@ from pipeline.engine.stage import Artifact
 from pipeline.inference.backbone import Backbone
 from pipeline.models.prompts import has_subtitles
 from pipeline.recipes.requirements import (
+    LOCALIZER,
+    SCORER_STAGES,
     asks_for_moments,
     backbone_weights,
     compares_vectors,
@@ -58,9 +60,10 @@ def check_chain(recipe: Recipe) -> None:
 
 
 def _check_subtitles(recipe: Recipe) -> None:
-    scorer = "localizer" if uses_localizer(recipe) else scorer_of(recipe)
-    stage = {"localizer": "score_frames", "clip": "score_by_similarity", "itm": "score_by_matching"}.get(scorer)
-    if stage and has_subtitles(recipe.config_of(stage).template) and not recipe.config_of("list_questions").subtitles:
+    scorer = LOCALIZER if uses_localizer(recipe) else scorer_of(recipe)
+    stage = SCORER_STAGES.get(scorer, ("",))[-1]
+    template = getattr(recipe.configs.get(stage), "template", "")
+    if has_subtitles(template) and not recipe.config_of("list_questions").subtitles:
         raise RecipeError(
             f"[{stage}] template has {{subtitles}}, and [list_questions] subtitles is false; "
             "--set list_questions.subtitles=true"
@@ -132,11 +135,11 @@ def _warn_of_second_pretraining(recipe: Recipe) -> None:
 
 
 def _warn_of_odd_prompt(recipe: Recipe, dataset: str, *stages: str) -> None:
-    wanted = adapter_named(dataset).about.prompt
+    own_prompt = adapter_named(dataset).about.prompt
     for name in stages:
         prompt = recipe.config_of(name).prompt
-        if wanted and prompt not in (wanted, "custom"):
-            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, wanted)
+        if own_prompt and prompt not in (own_prompt, "custom"):
+            log.warning("[%s] prompt = %r, but the questions of %s are of kind %r", name, prompt, dataset, own_prompt)
 
 
 def _check_vlm(recipe: Recipe) -> None:
@@ -156,16 +159,13 @@ def _check_vlm(recipe: Recipe) -> None:
 
 def _check_full(recipe: Recipe) -> None:
     """Refuse a full chain that cannot come to anything."""
-    if recipe.chain.scorer != "localizer" or compares_vectors(recipe):
-        what = "[chain] scorer" if recipe.chain.scorer != "localizer" else "[select_keyframes] selector"
-        name = (
-            recipe.chain.scorer if recipe.chain.scorer != "localizer" else recipe.config_of("select_keyframes").selector
-        )
-        raise RecipeError(
-            f"{what} = {name!r} is for the forward chain; the full one trains Localizers and compares these: "
-            "--set chain.kind=forward"
-        )
     chain, listing = recipe.chain, recipe.config_of("list_questions")
+    if chain.scorer != LOCALIZER or compares_vectors(recipe):
+        what = f"[select_keyframes] selector = {recipe.config_of('select_keyframes').selector!r}"
+        what = what if chain.scorer == LOCALIZER else f"[chain] scorer = {chain.scorer!r}"
+        raise RecipeError(
+            f"{what} is for the forward chain; the full one trains Localizers and compares these: --set chain.kind=forward"
+        )
     splits = {"training_split": (listing.dataset, chain.training_split)}
     splits["pretraining_split"] = (chain.pretraining_dataset, chain.pretraining_split)
     for key, split in splits.items():
@@ -263,11 +263,11 @@ def _check_sources(recipe: Recipe, sources: Sources, asked: Sequence[Artifact | 
 def check_frame_size(recipe: Recipe, backbone: Backbone) -> None:
     """Find frames that the ViT cannot read before they are decoded; a plan may not have a backbone yet."""
     if exists(backbone):
-        wanted, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
-        if size != wanted:
-            change = f"--set sample_frames.size={wanted}"
+        image_size, size = backbone.description()["image_size"], recipe.config_of("sample_frames").size
+        if size != image_size:
+            change = f"--set sample_frames.size={image_size}"
             raise RecipeError(
-                f"[sample_frames] size = {size}, but the ViT of these weights reads {wanted} pixels: {change}"
+                f"[sample_frames] size = {size}, but the ViT of these weights reads {image_size} pixels: {change}"
             )
 
 

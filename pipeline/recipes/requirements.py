@@ -11,8 +11,14 @@ from pipeline.engine.sources import AnnotationFiles, Sources
 from pipeline.engine.stage import Artifact, Stage
 from pipeline.engine.weights import Weights
 
-# The stages that take in the weights of scorers other than the Localizer.
-SCORER_WEIGHTS = {"clip": ("import_embedder",), "itm": ("import_matcher",)}
+LOCALIZER = "localizer"
+# The stages of each scorer that `[chain] scorer` may name: the first takes in what it is made of, the last scores.
+SCORER_STAGES = {
+    LOCALIZER: ("init_localizer", "score_frames"),
+    "imported": ("import_scores",),
+    "clip": ("import_embedder", "embed_frames", "score_by_similarity"),
+    "itm": ("import_matcher", "score_by_matching"),
+}
 
 
 class Split(NamedTuple):
@@ -104,7 +110,7 @@ def uses_localizer(recipe: Recipe) -> bool:
     """Whether the recipe's chain has a Localizer."""
     if evaluates_settings(recipe):
         return bool(set(recipe.chain.selectors) & set(LOCALIZERS))
-    return scorer_of(recipe) == "localizer"
+    return scorer_of(recipe) == LOCALIZER
 
 
 def scorer_of(recipe: Recipe) -> str:
@@ -116,8 +122,8 @@ def scorer_of(recipe: Recipe) -> str:
 def scorer_weights(recipe: Recipe) -> set[str]:
     """Return the names of the weights that a scorer other than the Localizer is made from."""
     scorer = scorer_of(recipe)
-    stages = SCORER_WEIGHTS.get(scorer, (scorer,) if scorer in recipe.configs else ())
-    return {getattr(recipe.config_of(name), "weights", "") for name in stages} - {""}
+    first = "" if scorer == LOCALIZER else SCORER_STAGES.get(scorer, (scorer,))[0]  # another package's is one stage
+    return {getattr(recipe.configs.get(first), "weights", "")} - {""}
 
 
 def needed_weights(recipe: Recipe) -> list[str]:

@@ -70,5 +70,5 @@ def _best(values: Floats, parts: Positions, share: int) -> Positions:
     rows = np.where(places < parts[:, 1:], values[np.minimum(places, len(values) - 1)], -np.inf)
     lowest = np.partition(rows, -share, axis=1)[:, [-share]]  # of the chosen ones
     higher, equal = rows > lowest, rows == lowest
-    wanted = share - higher.sum(axis=1, keepdims=True)
-    return places[higher | (equal & (equal.cumsum(axis=1) <= wanted))]
+    n_equal = share - higher.sum(axis=1, keepdims=True)
+    return places[higher | (equal & (equal.cumsum(axis=1) <= n_equal))]

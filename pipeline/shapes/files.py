@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.files import write_atomically
 from pipeline.shapes.drawing import draw
 from pipeline.shapes.world import (
     LONG,
@@ -52,12 +53,12 @@ def write_shapes(folder: Path, seed: int = 0, videos: Mapping[str, int] = VIDEOS
             frames = draw(things_of(events, rng), video_look(SHORT.frames, rng), SIZE, rng)
             _render(folder / "videos" / f"{name}.mp4", frames)
             asked = queries_about(events) if split == QUERIES else questions_about(events, rng)
-            lines += [json.dumps(_row(name, order, one)) for order, one in enumerate(asked)]
+            lines += [json.dumps(_row(name, order, one)) + "\n" for order, one in enumerate(asked)]
             if split == QUERIES:
                 (folder / "timed_text" / f"{name}.vtt").write_text(_narration(events, rng), encoding="utf-8")
         if split == "train" and n_videos > 2:
             _damage(folder / "videos" / f"{split}_{n_videos - 2:03d}.mp4", folder / "videos" / f"{name}.mp4")
-        _write_lines(folder / f"shapes_{split}.jsonl", lines)
+        write_atomically(folder / f"shapes_{split}.jsonl", "".join(lines).encode())
 
 
 def write_long_shapes(folder: Path, seed: int = 0, n_videos: int = LONG_VIDEOS) -> None:
@@ -70,14 +71,9 @@ def write_long_shapes(folder: Path, seed: int = 0, n_videos: int = LONG_VIDEOS) 
         events = events_of_video(rng, LONG)
         frames = draw(things_of(events, rng, LONG), video_look(LONG.frames, rng), SIZE, rng)
         _render(folder / "videos" / f"{name}.mp4", np.repeat(frames, REPEATS, axis=0), LONG.frames_per_second * REPEATS)
-        lines += [json.dumps(_row(name, order, one)) for order, one in enumerate(questions_about(events, rng))]
-    _write_lines(folder / "shapes_long.jsonl", lines)
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    part.replace(path)
+        asked = questions_about(events, rng)
+        lines += [json.dumps(_row(name, order, one)) + "\n" for order, one in enumerate(asked)]
+    write_atomically(folder / "shapes_long.jsonl", "".join(lines).encode())
 
 
 def _row(video: str, number: int, asked: WorldQuestion) -> dict[str, Any]:

@@ -78,9 +78,9 @@ def train_seeing(model: Blip2ForConditionalGeneration, seed: int, steps: int, ba
         seen = images(batch, varied_look(batch, rng), rng)
         tokens = encode(model, seen.pixels)
         pooled = functional.layer_norm(tokens, tokens.shape[-1:]).mean(dim=1)
-        wanted = torch.from_numpy(seen.words)
+        targets = torch.from_numpy(seen.words)
         loss = torch.stack(
-            [functional.cross_entropy(head(pooled), wanted[:, number]) for number, head in enumerate(heads, 1)]
+            [functional.cross_entropy(head(pooled), targets[:, number]) for number, head in enumerate(heads, 1)]
         ).sum()
         loss.backward()
         return loss.item()
@@ -100,7 +100,7 @@ def train_telling(
     seen = images(TELLING_IMAGES, lit_look(TELLING_IMAGES, rng), rng)
     with torch.no_grad():
         features = torch.cat([encode(model, seen.pixels[at : at + 500]) for at in range(0, TELLING_IMAGES, 500)])
-        wanted = torch.stack(
+        targets = torch.stack(
             [table[seen.words[:, number]] for number, table in enumerate(_tables(model, verbalizer))], 1
         )
     parameters = [
@@ -112,7 +112,7 @@ def train_telling(
 
     def backward(step: int) -> float:
         rows = rng.integers(TELLING_IMAGES, size=batch)
-        loss = functional.mse_loss(describe(model, features[rows]), wanted[rows])
+        loss = functional.mse_loss(describe(model, features[rows]), targets[rows])
         loss.backward()
         return loss.item()
 

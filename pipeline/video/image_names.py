@@ -89,44 +89,41 @@ def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
     counts. Whether 1.9 and 1.10 are decimals or counters is clear where only one of both can be, or both give the same order.
     """
     stems = [name.casefold() for name in names]
+    every = list(range(len(stems)))
     if len(stems) < 2:
-        return list(range(len(stems))), []
+        return every, []
     if numbers := _counters(stems):
-        return sorted(range(len(stems)), key=numbers.__getitem__), []
+        return sorted(every, key=numbers.__getitem__), []
     if doubted := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
         return [], doubted
-    if are_unsure_dates(stems):
-        return [], list(range(len(stems)))
     if _are_lettered(stems):
-        return sorted(range(len(stems)), key=stems.__getitem__), []
-    counted = _columns(stems, WHOLE)
-    decimals = _decimals(stems)
+        return sorted(every, key=stems.__getitem__), []
+    counted, decimals = _columns(stems, WHOLE), _decimals(stems)
+    if _is_doubtful(stems, counted, decimals):
+        return [], every
+    by_count, by_value = _order(counted), _order(decimals)
+    is_dated = all(map(WHOLE_DATE.search, stems))  # the year comes first, and a time after its day
+    if by_count and (is_dated or by_value in ([], by_count) or _gap(counted) == 0):
+        return by_count, []
+    if by_value and not _has_trailing_zeros(decimals) and (not by_count or _is_no_counter(decimals)):
+        return by_value, []
+    disputed = {place for places in zip(by_count, by_value, strict=False) if len({*places}) > 1 for place in places}
+    return [], sorted(disputed) or _strangers(stems)
+
+
+def _is_doubtful(stems: list[str], counted: Columns, decimals: Columns) -> bool:
+    """Whether the numbers may stand for something that counts in another order than they do."""
+    if are_unsure_dates(stems) or have_half_days(stems):
+        return True
     with_points = [LETTER_POINT.sub(".", stem) for stem in stems]  # 1.5 as programs write it that shun points in names
     if with_points != stems and order_of_names(with_points)[0] != _order(counted):
-        return [], list(range(len(stems)))
-    if have_half_days(stems):
-        return [], list(range(len(stems)))
-    if all(map(WHOLE_DATE.search, stems)) and _order(counted):  # the year comes first, and a time after its day
-        return _order(counted), []
+        return True
+    if all(map(WHOLE_DATE.search, stems)) and _order(counted):
+        return False
     if have_begun_anew(counted) or _have_later_counter(decimals):
-        return [], list(range(len(stems)))
-    if (
-        DATE_SEPARATOR.fullmatch(_between_columns(stems))
-        and are_unsure_pairs(counted)
-        and not (_fractions(decimals) and _is_even(decimals))
-    ):
-        return [], list(range(len(stems)))
-    orders = list(filter(None, (_order(counted), _order(decimals))))
-    if not orders:
-        return [], _strangers(stems)
-    if orders[0] == orders[-1] and (_order(counted) or not _has_trailing_zeros(decimals)):
-        return orders[0], []
-    if _order(counted) and _gap(counted) == 0:
-        return _order(counted), []
-    if not _has_trailing_zeros(decimals) and (not _order(counted) or _is_no_counter(decimals)):
-        return _order(decimals), []
-    disputed = {place for places in zip(orders[0], orders[-1], strict=True) if len(set(places)) > 1 for place in places}
-    return [], sorted(disputed) or _strangers(stems)
+        return True
+    are_times = bool(_fractions(decimals)) and _is_even(decimals)
+    return DATE_SEPARATOR.fullmatch(_between_columns(stems)) is not None and are_unsure_pairs(counted) and not are_times
 
 
 def missing_numbers(names: Sequence[str]) -> int:

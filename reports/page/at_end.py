@@ -81,10 +81,10 @@ def keyframe_strips(run: ReportedRun, thumbnails: Thumbnails) -> str:
         return ""
     questions, keyframes = Questions(run.store, setting.questions), Keyframes(run.store, setting.keyframes)
     chosen = {row.question_id: row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)}
-    wanted = _examples(answers_in_words(run.store, setting.answers))
-    pictures = _pictures_of({answer.video_id for answer in wanted}, thumbnails)
+    shown = _examples(answers_in_words(run.store, setting.answers))
+    pictures = _pictures_of({answer.video_id for answer in shown}, thumbnails)
     parts, left = list[str](), EMBEDDED_LETTERS
-    for answer in wanted:
+    for answer in shown:
         strip = _strip(chosen[answer.question_id], pictures.get(answer.video_id))
         left -= len(strip)
         parts += [_question_and_answer(answer), strip] if strip and left >= 0 else []

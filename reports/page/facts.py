@@ -12,7 +12,7 @@ from cache.record import Record
 from pipeline.datasets.question import Rejected
 from pipeline.inference.visual_prompt_weights import TrainingStep, ValidationFigure
 from pipeline.metrics.accuracy import Answered
-from pipeline.text_table import human_size
+from pipeline.text_table import duration, human_size
 from reports.artifacts import unusual
 from reports.page.runs import ReportedRun, stored_as
 from stages.answer_questions import Answers
@@ -163,7 +163,7 @@ def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
         n_before = sum(record.finished < run.started for record in run.records())
         sentences.append(
             f"{n_before} of {len(run.records())} artifacts were there before this run and were reused: "
-            f"{measured_duration(reused)} of work."
+            f"{duration(reused)} of work."
         )
     uses = Counter(id for record in run.records() for id in set(record.inputs.values()) if id)
     shared = [record for record in run.records() if record.stage in SHARED and uses[record.id] > 1]
@@ -171,9 +171,9 @@ def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
         saved = sum((uses[record.id] - 1) * record.seconds for record in shared)
         once = sum(record.seconds for record in shared)
         sentences.append(
-            f"Frames and features were made once, in {measured_duration(once)}, and read by "
+            f"Frames and features were made once, in {duration(once)}, and read by "
             f"{sum(uses[record.id] for record in shared)} steps: "
-            f"making them for each would have taken {measured_duration(saved)} more."
+            f"making them for each would have taken {duration(saved)} more."
         )
     return sentences
 
@@ -196,14 +196,6 @@ def trainings_of(run: ReportedRun) -> list[TrainingCourse]:
             name = done[stage] + (f", {setting}" if setting else "")
             courses += [TrainingCourse(name, steps, figures)] if steps else []
     return courses
-
-
-def measured_duration(seconds: float) -> str:
-    """Return `3.2 s`, `5 min`, `2 h 05 min` and the like."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _groups(what: str, failed: Sequence[tuple[str, str]]) -> list[FailureGroup]:

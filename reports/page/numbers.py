@@ -139,16 +139,16 @@ class RunNumbers:
             return self._of_sweep(cells)
         rows = list(dict.fromkeys(each.row for each in self.settings))
         learned = [row for row in rows if row not in ("random", *LAST)]
-        wanted = [(f"{a} → {b}", (a, "zero-shot"), (b, "zero-shot")) for a, b in pairwise(learned)]
+        steps = [(f"{a} → {b}", (a, "zero-shot"), (b, "zero-shot")) for a, b in pairwise(learned)]
         last, column = self.run.headline.row, self.run.headline.column
-        wanted += [
+        steps += [
             ("voting → frames read together", (last, "zero-shot, voting"), (last, "zero-shot")),
             ("zero-shot → fine-tuned Answerer", (last, "zero-shot"), (last, "fine-tuned")),
             (f"uniform → {last}, fine-tuned", ("uniform", "fine-tuned"), (last, "fine-tuned")),
             (f"{last} → oracle, an upper bound", (last, column), ("oracle", column)),
         ]
         gains = []
-        for step, a, b in wanted:
+        for step, a, b in steps:
             if a != b and a in cells and b in cells and (paired := self.paired(cells[a], cells[b])) is not None:
                 gains.append(Gain(step, paired))
         return gains

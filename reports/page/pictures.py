@@ -52,7 +52,7 @@ def _videos_at_hand(store: Store, frames: Frames, questions_id: str, sources: So
 
 
 def write_pictures_of(
-    thumbnails: Thumbnails, number: int, videos: Mapping[str, int], wanted: Mapping[str, set[int]], folder: Path
+    thumbnails: Thumbnails, number: int, videos: Mapping[str, int], shown: Mapping[str, set[int]], folder: Path
 ) -> int:
     """Write a file for each video, with the pictures of the stored frames that are wanted of it.
 
@@ -66,7 +66,7 @@ def write_pictures_of(
     folder.mkdir(parents=True, exist_ok=True)
     n_coded = 0
     for video in thumbnails.by_video():
-        rows = sorted(row for row in wanted.get(video.video_id, ()) if row < len(video.images))
+        rows = sorted(row for row in shown.get(video.video_id, ()) if row < len(video.images))
         if rows and video.video_id in videos:
             name = f"{number}-{videos[video.video_id]}"
             images = orjson.dumps({str(row): video.images[row] for row in rows})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cache.errors import ComparisonError
+from cache.lineage import differences
 from cache.printable import counted, printable_value
 from pipeline.metrics.accuracy import AccuracyRow
 from pipeline.metrics.calibration import expected_calibration_error
-from pipeline.metrics.comparison import ALPHA
+from pipeline.metrics.comparison import ALPHA, PairedRow
+from pipeline.text_table import duration
+from reports.compare import Comparison, compare
 from reports.page import figures
-from reports.page.compared import compared
 from reports.page.curves import calibration_of, keyframes_over_clips, scores_over_clips
-from reports.page.facts import cache_savings, costs_of, failures_of, measured_duration, steps_of, trainings_of, what_ran
+from reports.page.facts import cache_savings, costs_of, failures_of, steps_of, trainings_of, what_ran
 from reports.page.numbers import POINTS, RunNumbers, result_sentence
 from reports.page.runs import EvaluatedSetting, ReportedRun
 from stages.evaluate_moments import MomentMetrics, MomentMetricsRow
@@ -41,7 +45,7 @@ def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) ->
         lstrip_blocks=True,
         finalize=printable_value,
     )
-    environment.filters |= {"duration": measured_duration, "enumerate": enumerate}
+    environment.filters |= {"duration": duration, "enumerate": enumerate}
     css, theme_js, browser_js = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ASSETS[1:])
     shapes = "that players show" + (f", of {shape_notes:,} videos as they are coded" if shape_notes else "")
     now = datetime.now(UTC)
@@ -58,6 +62,40 @@ def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) ->
         alpha=ALPHA,
         footer=f"Written on {now:%Y-%m-%d at %H:%M} UTC by sevila. Needs no network; nothing leaves this folder.",
     )
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """How run B differs from run A; `rows` are paired tests by setting."""
+
+    differences: list[str]
+    rows: list[tuple[str, PairedRow]]
+    notes: list[str]
+
+
+def compared(a: ReportedRun, b: ReportedRun) -> ComparedRuns:
+    """Return the comparison of two runs: setting by setting, or of their headlines where no setting is in both."""
+    of_b = {setting.name: setting for setting in b.settings}
+    pairs = [(each, of_b[each.name]) for each in a.settings if each.name in of_b] or [(a.headline, b.headline)]
+    rows, notes = [], list[str]()
+    for of_a, other in pairs:
+        try:
+            comparison = _compared(a, of_a, other)
+        except ComparisonError as error:
+            notes.append(str(error))
+            continue
+        name = of_a.name if of_a.name == other.name else f"{of_a.name} → {other.name}"
+        rows.append((name, replace(comparison.headline, name=name)))
+        if comparison.left_out:
+            notes.append(f"Left out: {', '.join(comparison.left_out)}. The examples below are A’s questions.")
+    changes = differences(a.store, a.headline.metrics, b.headline.metrics)
+    return ComparedRuns(changes, rows, list(dict.fromkeys(notes)))
+
+
+def _compared(run: ReportedRun, a: EvaluatedSetting, b: EvaluatedSetting) -> Comparison:
+    if a.answers is None or b.answers is None:
+        raise ComparisonError("Queries for moments have no options, so that no paired test applies to them.")
+    return compare(run.store, a.answers, b.answers)
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -129,8 +129,8 @@ def _write(folder: Path, runs: Sequence[ReportedRun], thumbnails: dict[str, Thum
     meta = examples.write(folder / "data")
     numbers, n_coded = {video_id: number for number, video_id in enumerate(examples.videos)}, 0
     for number, frames in enumerate(examples.frames):
-        wanted = {video: rows for (of, video), rows in examples.wanted_rows.items() if of == frames}
-        n_coded += write_pictures_of(thumbnails[frames], number, numbers, wanted, folder / "thumbs")
+        shown = {video: rows for (of, video), rows in examples.wanted_rows.items() if of == frames}
+        n_coded += write_pictures_of(thumbnails[frames], number, numbers, shown, folder / "thumbs")
     (folder / INDEX).write_text(page(runs, meta, n_coded), encoding="utf-8")
     write_note(folder / NOTE, {"key": key})
 

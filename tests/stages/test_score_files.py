@@ -8,7 +8,8 @@ import pytest
 
 from cache.errors import MissingSourceError, RecipeError, SchemaError, SevilaError
 from cli import main
-from reports.score_files import select_frames, write_frames
+from cli.terminal import write_data
+from reports.score_files import select_frames
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "selection" / "aks.json"
 
@@ -27,9 +28,7 @@ def test_a_published_score_file_gives_the_published_frame_file(tmp_path: Path) -
     published = json.loads(GOLDEN.read_text())
     paths = files(tmp_path, published["scores"], published["frames"])
     for k, selected in published["selected"].items():
-        output = tmp_path / "made" / f"selected_frames_{k}.json"
-        write_frames(output, select_frames(*paths, "aks", int(k), {"official": True}))
-        assert output.read_text() == json.dumps(selected)
+        assert select_frames(*paths, "aks", int(k), {"official": True}) == selected
 
 
 def test_the_command_gives_the_published_frame_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +157,7 @@ def test_an_unknown_selector_option_or_k_is_refused_before_the_files_are_read(tm
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
-    write_frames(output, [[1, 2]])
-    write_frames(output, [[3]])
-    assert json.loads(output.read_text()) == [[3]]
+    write_data("[[1, 2]]", output)
+    write_data("[[3]]", output)
+    assert output.read_text() == "[[3]]"
     assert list(tmp_path.iterdir()) == [output]
