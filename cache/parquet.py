@@ -136,8 +136,13 @@ def as_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def _values(chunk: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(chunk.type):
-        texts = np.array([*chunk.dictionary.to_pylist(), None], dtype=object)  # the last one for what is null
-        values: list[Any] = texts[chunk.indices.fill_null(-1).to_numpy()].tolist()
+        dictionary, indices = chunk.dictionary, chunk.indices.fill_null(-1).to_numpy()
+        if len(indices) < len(dictionary):  # some rows of many
+            used, indices = np.unique(indices, return_inverse=True)
+            indices = indices - int(np.any(used < 0))
+            dictionary = dictionary.take(pa.array(used[used >= 0]))
+        texts = np.array([*dictionary.to_pylist(), None], dtype=object)  # the last one for what is null
+        values: list[Any] = texts[indices].tolist()
     elif pa.types.is_list(chunk.type):
         every = iter(_values(chunk.flatten()))
         values = [None if n is None else list(islice(every, n)) for n in chunk.value_lengths().to_pylist()]

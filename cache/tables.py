@@ -73,6 +73,26 @@ def write_rows(path: Path, schema: Schema, rows: Iterable[Mapping[str, Any]]) ->
 
 def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> int:
     """Write whole columns to one Parquet file and return the number of rows; raises `SchemaError` like `write_rows`."""
+    return write_blocks(path, schema, [columns])
+
+
+def write_blocks(path: Path, schema: Schema, blocks: Iterable[Mapping[str, Sequence[Any] | np.ndarray]]) -> int:
+    """Write columns that come some rows at a time to one Parquet file, with the bytes that they have written at once.
+
+    Raises:
+        SchemaError: like `write_rows`.
+    """
+    tables = [_table(path, schema, columns) for columns in blocks] or [schema.arrow().empty_table()]
+    table = pa.concat_tables(tables).combine_chunks() if len(tables) != 1 else tables[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with published(path) as part:
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+        if table.nbytes > ALWAYS_BYTES // 128 and not _is_within_bounds(part):  # a bit, of a bool, may count as 8 bytes
+            pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
+    return int(table.num_rows)
+
+
+def _table(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
     if columns.keys() != schema.columns.keys():
         raise SchemaError(f"{path.name}: has columns {sorted(columns)}, wanted {sorted(schema.columns)}")
     arrays = []
@@ -81,13 +101,7 @@ def write_columns(path: Path, schema: Schema, columns: Mapping[str, Sequence[Any
             arrays.append(_array(columns[name], _type(kind)))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise SchemaError(f"{path.name}, column {name!r}: not {kind}: {error}") from error
-    table = pa.Table.from_arrays(arrays, schema=schema.arrow())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with published(path) as part:
-        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-        if table.nbytes > ALWAYS_BYTES // 128 and not _is_within_bounds(part):  # a bit, of a bool, may count as 8 bytes
-            pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
-    return int(table.num_rows)
+    return pa.Table.from_arrays(arrays, schema=schema.arrow())
 
 
 def _is_within_bounds(path: Path) -> bool:
@@ -139,12 +153,27 @@ def read_columns(
     return {name: _numpy(table[name]) for name in names}
 
 
-def read_lists(
+class StoredColumns:
+    """Columns of a table's files, whose rows become Python values, None where null, when they are asked for."""
+
+    def __init__(self, columns: Sequence[pa.ChunkedArray], n_rows: int) -> None:
+        self._columns, self._n_rows = columns, n_rows
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def values(self, start: int = 0, stop: int | None = None) -> list[list[Any]]:
+        """Return the values of each column in rows `start` to `stop`, or to the end."""
+        n_rows = None if stop is None else stop - start
+        return [as_values(column.slice(start, n_rows)) for column in self._columns]
+
+
+def read_stored(
     paths: Sequence[Path], schema: Schema, names: Sequence[str], n_rows: int | None = None
-) -> list[list[Any]]:
-    """Return the named columns of a table's files as Python values, None where null; raises like `read_columns`."""
+) -> StoredColumns:
+    """Return the named columns of a table's files; raises like `read_columns`."""
     table = _read(paths, schema, names, n_rows)
-    return [as_values(table[name]) for name in names]
+    return StoredColumns([table[name] for name in names], table.num_rows)
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

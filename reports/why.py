@@ -10,7 +10,7 @@ from cache.names import NamedRun
 from cache.printable import first_of
 from cache.record import Record
 from cache.store import Store
-from cache.tables import Schema, read_lists
+from cache.tables import Schema, read_stored
 from pipeline.engine.dry_run import DryRun, PlannedStep
 from pipeline.engine.sources import VideoFiles
 
@@ -76,7 +76,7 @@ def _video_differences(frames: Record, store: Store, now: VideoFiles) -> str:
     paths = [store.path(frames.id) / name for name in files]
     try:
         columns = Schema(schema["version"], **schema["columns"])
-        ids, digests = read_lists(paths, columns, ["video_id", "content_digest"])
+        ids, digests = read_stored(paths, columns, ["video_id", "content_digest"]).values()
     except (CorruptArtifactError, SchemaError, KeyError):
         return ""
     before = dict(zip(ids, digests, strict=True))

@@ -13,6 +13,7 @@ from cache.tables import Schema
 from pipeline.datasets.question import Question
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.typed_rows import Mapped
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import plan_questions
 from pipeline.inference.keyframe_reader import FramesAnswer, KeyframeReader, QuestionFrames
@@ -99,10 +100,7 @@ def answer_questions(
     out: ShardedOutput,
 ) -> None:
     """Answer every question from its keyframes."""
-    pairs = [
-        (question, row._replace(reason=row.reason or why_not_asked(question)))
-        for question, row in keyframes.asked(questions, features)
-    ]
+    pairs = Mapped(_if_asked, keyframes.asked(questions, features))
     windows = Windows(features, run.torch_device(), answerer)
     loaded = OnDemand(partial(load_answerer, run, backbone, answerer, cfg.precision))
 
@@ -126,6 +124,11 @@ def answer_questions(
 
     out.each_shard(work)
     out.refuse_all(ANSWERS, len(pairs), f"the Answerer gave no question finite values; {BROKEN}")
+
+
+def _if_asked(pair: tuple[Question, ChosenFrames]) -> tuple[Question, ChosenFrames]:
+    question, row = pair
+    return question, row._replace(reason=row.reason or why_not_asked(question))
 
 
 def _units(question: Question, keyframes: ChosenFrames, method: str) -> list[QuestionFrames]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -38,7 +38,7 @@ class Metrics(Artifact):
         """Return the row of the one number by which the data set is compared."""
         return next(row for row in self.accuracies() if row.is_headline)
 
-    def accuracies(self) -> list[AccuracyRow]:
+    def accuracies(self) -> Sequence[AccuracyRow]:
         """Return the rows of the accuracy table, in its order."""
         return self.typed_rows("metrics", AccuracyRow)
 

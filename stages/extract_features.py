@@ -46,7 +46,7 @@ class Features(PooledArtifact):
         ),
     }
 
-    def videos(self) -> list[VideoFeatures]:
+    def videos(self) -> Sequence[VideoFeatures]:
         """Return the videos, in the order of Frames."""
         return self.typed_rows("videos", VideoFeatures)
 
@@ -54,7 +54,7 @@ class Features(PooledArtifact):
         """Return why a video has no features, by its id."""
         return {video.video_id: video.reason for video in self.videos() if video.reason}
 
-    def questions_by_video(self, questions: Questions) -> dict[str, list[Question]]:
+    def questions_by_video(self, questions: Questions) -> Mapping[str, Sequence[Question]]:
         """Return the questions of each video in their order; raises `CorruptArtifactError` unless both have the same videos."""
         by_video = questions.by_video()
         refuse_cut(self, [video.video_id for video in self.videos()], questions, by_video, "videos")

@@ -22,6 +22,7 @@ from pipeline.datasets.text_file import digests_of_what_is_read
 from pipeline.engine.output import Output
 from pipeline.engine.sources import AnnotationFiles
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.typed_rows import ByKey, Grouped
 from pipeline.models.prompts import has_subtitles
 
 log = logging.getLogger("sevila")
@@ -56,20 +57,17 @@ class Questions(Artifact):
         "subtitles": Schema(1, video_id="string", start_seconds="float64", end_seconds="float64", text="string"),
     }
 
-    def questions(self) -> list[Question]:
+    def questions(self) -> Sequence[Question]:
         """Return the questions in the order of their file, without their moments and ratings."""
         return self.typed_rows("questions", Question)
 
-    def by_id(self) -> dict[str, Question]:
+    def by_id(self) -> Mapping[str, Question]:
         """Return the questions by their ids, in the same order."""
-        return {question.question_id: question for question in self.questions()}
+        return ByKey(self.columns("questions", "question_id")["question_id"], self.questions())
 
-    def by_video(self) -> dict[str, list[Question]]:
+    def by_video(self) -> Mapping[str, Sequence[Question]]:
         """Return the questions of each video, in the same order."""
-        by_video: dict[str, list[Question]] = defaultdict(list)
-        for question in self.questions():
-            by_video[question.video_id].append(question)
-        return by_video
+        return Grouped(self.columns("questions", "video_id")["video_id"], self.questions())
 
     def true_moments(self) -> dict[str, np.ndarray]:
         """Return the true moments, [G, 2] in seconds, of the questions for which they are known."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from cache.tables import Schema, read_lists
+from cache.tables import Schema, read_stored
 from pipeline.batching import cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.progress import track
@@ -48,7 +48,7 @@ class Thumbnails(Artifact):
         """Yield the thumbnails of each video, in the order of their ids; a shard at a time is in memory."""
         schema = self.tables["thumbnails"]
         for name in self._names("thumbnails", ".parquet"):
-            columns = read_lists([self.checked_file(name)], schema, list(schema.columns))
+            columns = read_stored([self.checked_file(name)], schema, list(schema.columns)).values()
             yield from map(VideoThumbnails._make, zip(*columns, strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ class Moments(Artifact):
         "queries": schema_of(2, Query),
     }
 
-    def queries_of(self, questions: Questions) -> tuple[list[Query], dict[str, list[list[float]]]]:
+    def queries_of(self, questions: Questions) -> tuple[Sequence[Query], dict[str, list[list[float]]]]:
         """Return the rows of `queries`, and by question its moments, best first, as [start, end, score].
 
         Raises `CorruptArtifactError` unless each question has its row and each row its moments.

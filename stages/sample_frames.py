@@ -57,7 +57,7 @@ class Frames(PooledArtifact):
         "frames": schema_of(1, SampledFrame, frame_index="int64"),
     }
 
-    def videos(self) -> list[SampledVideo]:
+    def videos(self) -> Sequence[SampledVideo]:
         """Return what became of each video, in the order of their ids."""
         return self.typed_rows("videos", SampledVideo)
 
@@ -65,11 +65,12 @@ class Frames(PooledArtifact):
         """Return, per (video_id, clip_id), its frames in time order: `frame_index`, `seconds` and stored `row`, each [T]."""
         table = self.columns("frames", "video_id", "clip_id", "frame_index", "seconds", "row")
         runs = runs_of(table.pop("video_id"), table.pop("clip_id"))
-        stored: dict[str, set[int]] = defaultdict(set)
+        stored: dict[str, list[np.ndarray]] = defaultdict(list)
         for (video_id, _), where in runs.items():
-            stored[video_id].update(table["row"][where].tolist())
+            stored[video_id].append(table["row"][where])
+        n_stored = [(id, len(np.unique(np.concatenate(rows)))) for id, rows in stored.items()]
         wanted = [(video.video_id, video.n_frames) for video in self.videos() if video.status == "ok"]
-        refuse_cut(self, [(id, len(rows)) for id, rows in stored.items()], self, wanted, "videos with their frames")
+        refuse_cut(self, n_stored, self, wanted, "videos with their frames")
         return {clip: {name: values[where] for name, values in table.items()} for clip, where in runs.items()}
 
     def clips_of(self, questions: Questions) -> Clips:
@@ -78,7 +79,7 @@ class Frames(PooledArtifact):
         videos = self.videos()
         refuse_cut(self, [video.video_id for video in videos], questions, columns["video_id"], "videos")
         failed = {video.video_id for video in videos if video.status != "ok"}
-        wanted = [clip for clip in zip(columns["video_id"], columns["clip_id"], strict=True) if clip[0] not in failed]
+        wanted = {clip for clip in zip(columns["video_id"], columns["clip_id"], strict=True) if clip[0] not in failed}
         refuse_cut(self, clips, questions, wanted, "clips")
         return clips
 

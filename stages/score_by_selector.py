@@ -71,7 +71,7 @@ def score_by_selector(
         with shard.phase("score"):
             read = _frame_vectors(windows, model, ok, shard.settings["batch_frames"])
             for video, vectors in zip(track(ok, shard, "video"), read, strict=True):
-                of_video: list[Question] = by_video[video.video_id]
+                of_video: Sequence[Question] = by_video[video.video_id]
                 texts, truncated = _question_vectors(
                     model, halving, [answering_text(prompt, each) for each in of_video]
                 )

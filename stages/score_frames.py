@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from cache.tables import Schema
+from cache.errors import CorruptArtifactError, repair_hint
+from cache.tables import Schema, read_columns
 from pipeline.batching import runs_of
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import refuse_cut
 from pipeline.engine.output import Shard, ShardedOutput
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.typed_rows import ByKey, Mapped
 from pipeline.inference.backbone import Backbone
 from pipeline.inference.frame_by_frame import FrameByFrame, n_single_frame_prefix_tokens, plan_videos
 from pipeline.inference.frame_scoring import score_shards
@@ -71,12 +74,27 @@ class FrameScores(Artifact):
 
     def by_question(self) -> ScoresByQuestion:
         """Return the scores of all frames, and where those of each question stand."""
-        table = self.columns("frame_scores", "question_id", "frame_index", *SCORE_COLUMNS)
-        failed, runs = without_finite_scores(table), runs_of(table["question_id"])
-        self.refuse_cut({id: where.stop - where.start for id, where in runs.items()})
+        n_rows, n_read = self.record.rows["frame_scores"], 0
+        scores = {name: np.empty(n_rows, np.float32) for name in SCORE_COLUMNS}
+        failed: dict[str, Reason] = {}
+        ids, ends = list[str](), [0]
+        for path in self.table_files("frame_scores"):  # one after the other: all rows' ids take as much as all scores
+            table = read_columns([path], self.tables["frame_scores"], ("question_id", "frame_index", *SCORE_COLUMNS))
+            runs, first, n_read = runs_of(table["question_id"]), n_read, n_read + len(table["question_id"])
+            if n_read > n_rows:
+                break
+            for name, values in scores.items():
+                values[first:n_read] = table[name]
+            failed |= without_finite_scores(table)
+            ids += runs
+            ends += [first + run.stop for run in runs.values()]
+        if n_read != n_rows:
+            raise CorruptArtifactError(f"{self.path}: {n_read} scores, wanted {n_rows}; {repair_hint(self.path)}")
+        self.refuse_cut({id: end - start for id, (start, end) in zip(ids, pairwise(ends), strict=True)})
         failed |= self.without_scores()
-        where = {id: run for id, run in runs.items() if id not in failed}
-        return ScoresByQuestion(**{name: table[name] for name in SCORE_COLUMNS}, where=where, failed=failed)
+        finite = [number for number, id in enumerate(ids) if id not in failed]
+        where = Mapped(lambda number: slice(ends[number], ends[number + 1]), finite)
+        return ScoresByQuestion(**scores, where=ByKey((ids[number] for number in finite), where), failed=failed)
 
     def without_scores(self) -> Mapping[str, Reason]:
         """Return why questions have no rows, by their ids; none where only a failed video's have none."""
@@ -88,14 +106,18 @@ class FrameScores(Artifact):
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             features = Features(self.store, ids[2])
-            clips, by_video = frames.clips_of(questions), features.questions_by_video(questions)
-            ok = [video.video_id for video in features.videos() if video.status == "ok"]
-            wanted = [
-                (question.question_id, len(clips[video_id, question.clip_id]["row"]))
-                for video_id in ok
-                for question in by_video[video_id]
-            ]
-            refuse_cut(self, n_frames.items(), features, wanted, "questions with their frames")
+            clips, ok = (
+                frames.clips_of(questions),
+                {video.video_id for video in features.videos() if video.status == "ok"},
+            )
+            columns = questions.columns("questions", "question_id", "video_id", "clip_id")
+            wanted = {
+                id: len(clips[clip[0], clip[1]]["row"])
+                for id, *clip in zip(*columns.values(), strict=True)
+                if clip[0] in ok
+            }
+            if n_frames != wanted:
+                refuse_cut(self, n_frames.items(), features, wanted.items(), "questions with their frames")
 
 
 class ScoreFrames(Config):

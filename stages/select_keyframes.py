@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.output import Output
 from pipeline.engine.stage import Artifact, Config, RunContext, stage
+from pipeline.engine.typed_rows import Mapped
 from pipeline.inference.not_finite import WITHOUT_FEATURES
 from pipeline.inference.visual_windows import WINDOW_FRAMES
 from pipeline.reasons import Reason
@@ -47,12 +48,14 @@ class Keyframes(Artifact):
         )
     }
 
-    def asked(self, questions: Questions, features: Features) -> list[tuple[Question, ChosenFrames]]:
+    def asked(self, questions: Questions, features: Features) -> Sequence[tuple[Question, ChosenFrames]]:
         """Return every question with its keyframes, in their order; failed, too, where its video has no features."""
         known, failed = questions.by_id(), features.failures()
-        rows = typed_rows_of_all(self, "keyframes", questions, ChosenFrames)
-        reasons = [row.reason or failed.get(row.video_id, Reason()) for row in rows]
-        return [(known[row.question_id], row._replace(reason=why)) for row, why in zip(rows, reasons, strict=True)]
+
+        def asked(row: ChosenFrames) -> tuple[Question, ChosenFrames]:
+            return known[row.question_id], row._replace(reason=row.reason or failed.get(row.video_id, Reason()))
+
+        return Mapped(asked, typed_rows_of_all(self, "keyframes", questions, ChosenFrames))
 
     def frames_digest(self) -> str:
         """Return a digest of which frames each question has, or why none, whatever they were chosen by."""
@@ -62,6 +65,7 @@ class Keyframes(Artifact):
 
 NO_MOMENTS = Reason("no_moments: the oracle needs the true moments, and the annotations do not give this question's")
 LOCALIZER, TOP_K = "localizer", "top_k"
+WRITTEN_AT_ONCE = 65_536  # questions; their rows are kept as columns until all are written
 
 
 class SelectKeyframes(Config):
@@ -165,25 +169,28 @@ def select_keyframes(
     clips, videos = frames.clips_of(questions), {video.video_id: video for video in frames.videos()}
     order = {video_id: number for number, video_id in enumerate(videos)}
     choose = _ChooseFrames(cfg, questions, scores, vectors)
-    columns: dict[str, list[Any]] = {name: [] for name in Keyframes.tables["keyframes"].columns}
-    for question in sorted(questions.questions(), key=lambda question: order[question.video_id]):
+    rows = questions.questions()
+    numbers = np.array([order[id] for id in questions.columns("questions", "video_id")["video_id"]], np.int64)
+    in_order = np.argsort(numbers, kind="stable")
+
+    def row(question: Question) -> tuple[Any, ...]:
         video, chosen = videos[question.video_id], NOTHING_CHOSEN
         if video.status == "ok":
             chosen = choose(question, clips[question.video_id, question.clip_id])
         reason = chosen.reason or video.reason
         if reason:
             out.dropped[reason.code] += 1
-        row = (
-            question.question_id,
-            question.video_id,
-            question.clip_id,
-            "failed" if reason else "ok",
-            reason,
-            *chosen[1:],
-        )
-        for column, value in zip(columns.values(), row, strict=True):
-            column.append(value)
-    out.write_columns("keyframes", columns)
+        ids = question.question_id, question.video_id, question.clip_id
+        return *ids, "failed" if reason else "ok", reason, *chosen[1:]
+
+    def blocks() -> Iterator[dict[str, Sequence[Any]]]:
+        for start in range(0, len(rows), WRITTEN_AT_ONCE):
+            block = zip(
+                *(row(rows[number]) for number in in_order[start : start + WRITTEN_AT_ONCE].tolist()), strict=True
+            )
+            yield dict(zip(Keyframes.tables["keyframes"].columns, block, strict=True))
+
+    out.write_blocks("keyframes", blocks())
 
 
 class _Chosen(NamedTuple):
@@ -210,7 +217,7 @@ class _ChooseFrames:
         self._k, self._select = cfg.k, cfg.chosen_by
         self._options = _options(self._select.name, cfg.seed, cfg.options)
         by_question = scores.by_question() if scores is not None else None
-        self._values = by_question.ranking(cfg.rank_by) if by_question else {}
+        self._values: Mapping[str, np.ndarray] = by_question.ranking(cfg.rank_by) if by_question else {}
         self._failed = by_question.failed if by_question else {}
         self._without_scores = WITHOUT_FEATURES
         if (

@@ -113,6 +113,7 @@ NAMES_A_DATA_SET = {
     "pipeline/shapes/demo.py": {"timed_text"},
     "benchmarks/floors.py": {"plain"},
     "benchmarks/gpu.py": {"plain"},
+    "benchmarks/many_questions.py": {"plain"},
     "benchmarks/official.py": {"plain"},
     "benchmarks/world.py": {"plain"},
     # The format of submissions is that of the annotations, and has one parser.

@@ -15,7 +15,7 @@ class Moment:
     end_seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One question about one video, or about the part of it between `start_seconds` and `end_seconds`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cache.errors import CorruptArtifactError
@@ -44,8 +44,10 @@ QuestionRow = TypeVar("QuestionRow", bound=OfQuestion)
 
 def typed_rows_of_all(
     artifact: Artifact, table: str, questions: Artifact, kind: type[QuestionRow]
-) -> list[QuestionRow]:
+) -> Sequence[QuestionRow]:
     """Return a table's rows, one for each of the questions, as `kind`; raises `CorruptArtifactError` unless it has those."""
-    rows, wanted = artifact.typed_rows(table, kind), questions.columns("questions", "question_id")["question_id"]
-    refuse_cut(artifact, (row.question_id for row in rows), questions, wanted, "questions")
-    return rows
+    ids, wanted = (
+        each.columns(of, "question_id")["question_id"] for each, of in ((artifact, table), (questions, "questions"))
+    )
+    refuse_cut(artifact, ids, questions, wanted, "questions")
+    return artifact.typed_rows(table, kind)

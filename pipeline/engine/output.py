@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from cache.notes import read_note, write_note
 from cache.pool import Pool
 from cache.record import PROGRESS, artifact_id, describe_files
 from cache.store import SNAPSHOTS, Store
-from cache.tables import Schema, write_columns, write_rows
+from cache.tables import Schema, write_blocks, write_rows
 from pipeline.engine.hardware import merged_facts
 from pipeline.engine.progress import step_name
 from pipeline.engine.read_inputs import ReadInputs
@@ -55,8 +55,12 @@ class Output:
 
     def write_columns(self, table: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
         """Write one of the output's declared tables column by column; in a shard, this shard's part of it."""
+        self.write_blocks(table, [columns])
+
+    def write_blocks(self, table: str, blocks: Iterable[Mapping[str, Sequence[Any] | np.ndarray]]) -> None:
+        """Write one of the output's declared tables, whose columns come some rows at a time."""
         name = f"{table}{self.suffix}.parquet"
-        self.rows[table] += write_columns(self.folder / name, self._schema(table), columns)
+        self.rows[table] += write_blocks(self.folder / name, self._schema(table), blocks)
         self.add_file(name)
 
     def _schema(self, table: str) -> Schema:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
@@ -21,11 +21,11 @@ from cache.pool_listing import PARTS
 from cache.pool_reader import PoolReader
 from cache.record import RECORD, Record, artifact_id
 from cache.store import Store
-from cache.tables import Schema, read_columns, read_lists, read_rows
+from cache.tables import Schema, read_columns, read_rows, read_stored
 from cache.untrusted import path_inside
 from pipeline.devices import refuse_unknown_device, torch_device
 from pipeline.engine.sources import Sources
-from pipeline.reasons import Reason
+from pipeline.engine.typed_rows import fields_of, rows_as
 from pipeline.threads import usable_cores
 
 TypedRow = TypeVar("TypedRow")
@@ -168,15 +168,11 @@ class Artifact:
         """Return all rows of a table as dicts; raises `CorruptArtifactError` if a byte of it has changed."""
         return read_rows(self.table_files(table), self.tables[table], self.record.rows.get(table, 0))
 
-    def typed_rows(self, table: str, kind: type[TypedRow]) -> list[TypedRow]:
+    def typed_rows(self, table: str, kind: type[TypedRow]) -> Sequence[TypedRow]:
         """Return all rows of a table as `kind`, a NamedTuple or dataclass; its fields are columns, others have defaults."""
-        schema = self.tables[table]
-        hints = {name: hint for name, hint in get_type_hints(kind).items() if name in schema.columns}
-        columns = read_lists(self.table_files(table), schema, list(hints), self.record.rows.get(table, 0))
-        for number, hint in enumerate(hints.values()):
-            if hint is Reason or get_origin(hint) is tuple:
-                columns[number] = list(map(Reason if hint is Reason else tuple, columns[number]))
-        return [kind(**dict(zip(hints, row, strict=True))) for row in zip(*columns, strict=True)]
+        fields = fields_of(kind, self.tables[table].columns)
+        columns = read_stored(self.table_files(table), self.tables[table], list(fields), self.record.rows.get(table, 0))
+        return rows_as(kind, fields, columns)
 
     def columns(self, table: str, *names: str) -> dict[str, Any]:
         """Return named columns of a table as numpy arrays; raises like `rows`."""

@@ -39,7 +39,7 @@ Encoder = Callable[["Tensor"], "Tensor"]
 class StoredFrames(Protocol):
     """Sampled frames as an artifact."""
 
-    def videos(self) -> list[SampledVideo]:
+    def videos(self) -> Sequence[SampledVideo]:
         """Return the rows of all videos, failed ones too."""
 
     def frame_indices(self) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ class AnswerRow(NamedTuple):
     truncated: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One question and what was predicted; `answer_index` None: not known, `prediction` None: not answered."""
 

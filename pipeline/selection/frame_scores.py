@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,15 +29,32 @@ class ScoresByQuestion:
     where: Mapping[str, slice]
     failed: Mapping[str, Reason]
 
-    def ranking(self, rank_by: RankBy) -> dict[str, np.ndarray]:
+    def ranking(self, rank_by: RankBy) -> Ranking:
         """Return by which values the frames of each question are ranked, [T] float64, by the question's id."""
-        values = ranking_scores(self.logit_yes, self.logit_no, self.probability_yes, rank_by)
-        return {id: values[where] for id, where in self.where.items()}
+        return Ranking(self, rank_by)
 
     def margin(self, id: str) -> np.ndarray:
         """Return by how much the logit of yes exceeds that of no in each frame of a question, [T] float64."""
         where = self.where[id]
         return self.logit_yes[where].astype(np.float64) - self.logit_no[where].astype(np.float64)
+
+
+class Ranking(Mapping[str, np.ndarray]):
+    """By which values the frames of each question are ranked, [T] float64, by its id; computed when they are asked for."""
+
+    def __init__(self, scores: ScoresByQuestion, rank_by: RankBy) -> None:
+        self._scores, self._rank_by = scores, rank_by
+
+    def __getitem__(self, id: str) -> np.ndarray:
+        where = self._scores.where[id]
+        of = self._scores
+        return ranking_scores(of.logit_yes[where], of.logit_no[where], of.probability_yes[where], self._rank_by)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores.where)
+
+    def __len__(self) -> int:
+        return len(self._scores.where)
 
 
 def columns_of_one_score(values: np.ndarray) -> dict[str, np.ndarray]:

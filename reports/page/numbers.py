@@ -71,7 +71,7 @@ class RunNumbers:
         self._outcomes: dict[str, list[Outcome]] = {}
 
     @cached_property
-    def asked(self) -> list[Question]:
+    def asked(self) -> Sequence[Question]:
         """The questions, in the order of their file."""
         return self.questions.questions()
 
@@ -83,7 +83,7 @@ class RunNumbers:
             return same
         return sorted(same, key=lambda setting: (_place(setting.row), ANSWERED_COLUMNS.index(_column(setting))))
 
-    def metrics(self, setting: EvaluatedSetting) -> list[AccuracyRow]:
+    def metrics(self, setting: EvaluatedSetting) -> Sequence[AccuracyRow]:
         """Return the rows of a setting's accuracy table."""
         return Metrics(self.run.store, setting.metrics).accuracies()
 
@@ -91,7 +91,7 @@ class RunNumbers:
         """Return the one row by which the data set is compared."""
         return next(row for row in self.metrics(setting) if row.is_headline)
 
-    def coverage(self) -> list[CoverageRow]:
+    def coverage(self) -> Sequence[CoverageRow]:
         """Return how many of the headline's questions could be asked."""
         return Metrics(self.run.store, self.run.headline.metrics).typed_rows("coverage", CoverageRow)
 

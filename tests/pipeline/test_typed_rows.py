@@ -1,0 +1,88 @@
+"""Rows of large tables: the same as a list's, whichever way they are asked for, though few of them are objects at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cache.tables import Schema, read_stored, write_blocks, write_columns
+from pipeline.engine import typed_rows
+from pipeline.engine.typed_rows import ByKey, Grouped, LazyRows, Mapped, fields_of, rows_as
+from pipeline.reasons import Reason
+
+SCHEMA = Schema(1, id="string", text="string", options="list<string>", answer="int8", reason="string")
+N_ROWS = 57
+
+
+class Asked(NamedTuple):
+    """A row with every kind of column."""
+
+    id: str
+    text: str
+    options: tuple[str, ...]
+    answer: int | None
+    reason: Reason
+
+
+ROWS = [
+    Asked(
+        f"q{n}",
+        f"text {n % 5}",
+        tuple(f"o{n} {k}" for k in range(n % 4)),
+        None if n % 3 else n,
+        Reason("a: b" * (n % 2)),
+    )
+    for n in range(N_ROWS)
+]
+
+
+def columns(rows: list[Asked]) -> dict[str, list[Any]]:
+    return {name: [getattr(row, name) for row in rows] for name in Asked._fields}
+
+
+@pytest.fixture(params=[1, 4, 1000])
+def lazy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typed_rows.LazyRows[Asked]:
+    monkeypatch.setattr(typed_rows, "OBJECTS_AT_ONCE", 10)
+    monkeypatch.setattr(typed_rows, "BLOCK_ROWS", request.param)
+    for number, part in enumerate((ROWS[:20], ROWS[20:])):
+        write_columns(tmp_path / f"{number}.parquet", SCHEMA, columns(part))
+    paths = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    rows = rows_as(Asked, fields_of(Asked, SCHEMA.columns), read_stored(paths, SCHEMA, list(Asked._fields)))
+    assert isinstance(rows, LazyRows)
+    return rows
+
+
+def test_rows_are_equal_in_whatever_order_they_are_asked_for(lazy: LazyRows[Asked]) -> None:
+    assert len(lazy) == N_ROWS and list(lazy) == ROWS
+    order = [0, 1, 2, 40, 41, 3, 56, 0, 19, 20, -1]
+    assert [lazy[number] for number in order] == [ROWS[number] for number in order]
+    assert list(lazy[18:23]) == ROWS[18:23] and [type(row.reason) for row in lazy[:2]] == [Reason, Reason]
+    with pytest.raises(IndexError):
+        lazy[N_ROWS]
+
+
+def test_rows_of_a_small_table_are_a_list(tmp_path: Path) -> None:
+    write_columns(tmp_path / "0.parquet", SCHEMA, columns(ROWS))
+    stored = read_stored([tmp_path / "0.parquet"], SCHEMA, list(Asked._fields))
+    assert rows_as(Asked, fields_of(Asked, SCHEMA.columns), stored) == ROWS
+
+
+def test_rows_by_key_and_groups_are_those_of_a_dict_in_its_order(lazy: LazyRows[Asked]) -> None:
+    assert dict(ByKey((row.id for row in ROWS), lazy)) == {row.id: row for row in ROWS}
+    grouped = Grouped([row.text for row in ROWS], lazy)
+    assert dict(grouped) == {text: [row for row in ROWS if row.text == text] for text in ("text 0", *grouped)}
+    assert "text 9" not in grouped and list(grouped) == [f"text {n}" for n in range(5)]
+    mapped = Mapped(lambda row: row.id, lazy)
+    assert [mapped[3], *mapped[5:7]] == ["q3", "q5", "q6"] and list(mapped) == [row.id for row in ROWS]
+
+
+def test_columns_that_come_in_blocks_are_written_as_the_bytes_of_the_whole(tmp_path: Path) -> None:
+    write_columns(tmp_path / "whole.parquet", SCHEMA, columns(ROWS))
+    blocks = (columns(ROWS[start : start + 10]) for start in range(0, N_ROWS, 10))
+    assert write_blocks(tmp_path / "blocks.parquet", SCHEMA, blocks) == N_ROWS
+    assert (tmp_path / "blocks.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    write_columns(tmp_path / "empty.parquet", SCHEMA, columns([]))
+    write_blocks(tmp_path / "none.parquet", SCHEMA, [])
+    assert (tmp_path / "none.parquet").read_bytes() == (tmp_path / "empty.parquet").read_bytes()
