@@ -149,7 +149,7 @@ def list_questions(cfg: ListQuestions, run: RunContext, annotations: AnnotationF
     wanted = {question.video_id for question in questions}
     grouped = [replace(question, question_group=group_of(source, question.question_type)) for question in questions]
     columns = Questions.tables["questions"].columns
-    out.write_rows("questions", [{name: getattr(question, name) for name in columns} for question in grouped])
+    out.write_columns("questions", {name: [getattr(question, name) for question in grouped] for name in columns})
     moments = [(question.question_id, moment) for question in questions for moment in question.moments]
     out.write_rows("moments", [{"question_id": question_id, **vars(moment)} for question_id, moment in moments])
     ratings = [(question.question_id, *rating) for question in questions for rating in enumerate(question.ratings)]

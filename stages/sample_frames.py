@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -26,7 +26,7 @@ from pipeline.engine.stage import Config, Plan, PooledArtifact, RunContext, stag
 from pipeline.inference.streams import behind
 from pipeline.reasons import Reason
 from pipeline.video.attempts import Attempts
-from pipeline.video.decoding import DecodeRequest, DecodeResult, DecoderPool, check_decoders
+from pipeline.video.decoding import DecodeRequest, DecodeResult, check_decoders
 from pipeline.video.frames import (
     Clip,
     Clips,
@@ -38,6 +38,7 @@ from pipeline.video.frames import (
     Sampling,
     UniformSampling,
 )
+from pipeline.video.lanes import KeyedRequest, decode_side_by_side
 from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, held_frames, store_video, stored_video
 from stages.list_questions import Questions
 
@@ -159,27 +160,26 @@ def _decode_missing(
 
     def decode(keys: Iterator[str]) -> Iterator[str]:
         check_decoders((cfg.decoder, cfg.fallback_decoder))
-        requested: deque[str] = deque()
 
-        def requests() -> Iterator[DecodeRequest]:
+        def requests() -> Iterator[KeyedRequest]:
             while not attempts.is_hopeless and (key := next(keys, None)) is not None:
-                requested.append(key)
                 request = _request(readable[key], cfg)
                 again, failure = attempts.is_repeated(key), attempts.decord_failure(key)
                 held = held_frames(pool, key)
-                yield dataclasses.replace(request, is_repeated=again, decord_failure=failure, held=held)
+                request = dataclasses.replace(request, is_repeated=again, decord_failure=failure, held=held)
+                yield KeyedRequest(key, request)
 
-        with (
-            DecoderPool(run.decode_workers, cfg.decoder_timeout_seconds, cfg.size) as decoders,
-            ThreadPoolExecutor(PUBLISHERS) as publishers,
-        ):
-            results = ((requested.popleft(), result) for result in decoders.decode(requests()))
-            written = (_write(readable[key], key, result, pool, shard, publishers) for key, result in results)
-            for key, error, published in behind(written, PUBLISHERS):
-                for each in published:
+        with ThreadPoolExecutor(max(PUBLISHERS, run.decode_workers)) as publishers:
+
+            def write(key: str, result: DecodeResult) -> _WrittenVideo:
+                return _write(readable[key], key, result, pool, shard, publishers)
+
+            how = run.decode_workers, cfg.decoder_timeout_seconds, cfg.size
+            for written in behind(decode_side_by_side(*how, requests(), write), PUBLISHERS):
+                for each in written.published:
                     each.result()
-                attempts.note(key, error)
-                yield key
+                attempts.note(written.key, written.error)
+                yield written.key
 
     with shard.phase("decode"):
         pool.make(track(readable, shard, "video"), is_stored, decode)
@@ -233,10 +233,18 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp)
 
 
+class _WrittenVideo(NamedTuple):
+    """A video whose frames are written: its key, the error if that is impossible, and what publishes its pieces."""
+
+    key: str
+    error: DecodeError | ReadingError | None
+    published: list[Future[None]]
+
+
 def _write(
     video: VideoFile, key: str, result: DecodeResult, pool: Pool, shard: Shard, publishers: ThreadPoolExecutor
-) -> tuple[str, DecodeError | ReadingError | None, list[Future[None]]]:
-    """Write a decoded video's frames; return its key, the error if that is impossible, and what publishes its pieces."""
+) -> _WrittenVideo:
+    """Write a decoded video's frames."""
     published: list[Future[None]] = []
     try:
         if result.error is not None:
@@ -246,10 +254,10 @@ def _write(
         with count_bar(name, n_frames, "frame") if n_frames > STORED_FRAMES else nullcontext(int) as on_written:
             store_video(pool, key, result, lambda finish: published.append(publishers.submit(finish)), on_written)
     except DecodeError as error:
-        return key, error, published
+        return _WrittenVideo(key, error, published)
     except ReadingError as error:
-        return key, ReadingError(f"video {video.video_id!r} ({video.path}): {error}"), published
-    return key, None, published
+        return _WrittenVideo(key, ReadingError(f"video {video.video_id!r} ({video.path}): {error}"), published)
+    return _WrittenVideo(key, None, published)
 
 
 def _row(video: VideoFile, stored: StoredVideo) -> SampledVideo:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.errors import CheckpointError
-from pipeline.models.checkpoint import load_language, load_verbalizer
+from pipeline.models import checkpoint
 from pipeline.models.config import ModelConfig
 from pipeline.models.language import Language
 from pipeline.precision import EIGHT_BITS, activations, why_not_on
@@ -110,7 +110,7 @@ def load_language_in(precision: str, config: ModelConfig, folder: Path, device: 
         CheckpointError: as `load_verbalizer`, `load_language` and `to_eight_bits`.
     """
     dtype = getattr(torch, activations(precision))
-    language = load_language(config, folder, load_verbalizer(config, folder), dtype, device)
+    language = checkpoint.load_language(config, folder, checkpoint.load_verbalizer(config, folder), dtype, device)
     if precision in EIGHT_BITS:
         to_eight_bits(language, precision)
     return language
