@@ -60,12 +60,12 @@ def sweep(
     as_json: AsJson = False,
     where: Where,
     command_line: CommandLine,
-) -> None:
+) -> int:
     """Compare selectors, scorers and numbers of keyframes on a recipe's questions, each with uniform frames by a paired test.
 
     sevila sweep videomme --selectors top_k aks bolt --k 8 16 32 --scorers localizer clip=google/siglip-base-patch16-224
 
-    What the cells have in common is made once; cells that the store holds are read.
+    What the cells have in common is made once; cells that the store holds are read. Exit status 1 if a cell has no numbers.
 
     Args:
         recipe: name of a recipe (`sevila recipes`) or path of a .toml file
@@ -91,3 +91,4 @@ def sweep(
         print_text(sweep_text(runs, grid.points, fitted))
     if output is not None or content is not None:
         write_output(sweep_report(runs, command_line, grid.points), output, content)
+    return int(any(run.problem for run in runs))

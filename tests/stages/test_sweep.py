@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from cache.store import Store
 from pipeline.engine.recipe import load
 from pipeline.metrics.comparison import PairedRow, power
 from pipeline.recipes.opening import Request
+from reports import sweep
 from reports.page.runs import reported_run
 from reports.sweep import requests_of
 from reports.sweep_grid import Cell, Grid
@@ -211,3 +214,18 @@ def test_equal_keyframes_are_answered_once_whichever_selectors_chose_them(
         assert f'<th scope="row">{name}</th>' in page
     by_row = {setting.row: setting for setting in reported_run(Store(store), Path(SMALL).stem).settings}
     assert by_row["top_k by localizer, k = 8"].scores and not by_row["uniform, k = 8"].scores
+
+
+def test_a_cell_without_numbers_is_printed_with_its_reason_and_is_exit_status_1(
+    demo: Path, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cells = sweep.run_sweep
+
+    def of_which_one_fails(*of: Any) -> Iterator[sweep.CellRun]:
+        for run in run_cells(*of):
+            yield sweep.CellRun(run.cell, problem="its weights are broken") if run.cell.selector == "top_k" else run
+
+    monkeypatch.setattr(sweep, "run_sweep", of_which_one_fails)
+    assert main(arguments("sweep", demo, store, "--selectors", "top_k", "--k", "1")) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no numbers for top_k" in printed and "its weights are broken" in printed
