@@ -14,6 +14,7 @@ from cache.printable import printable
 from cache.store import Store
 from pipeline.datasets.question import Question
 from pipeline.engine.joined import typed_rows_of_all
+from pipeline.engine.typed_rows import ByKey, Mapped
 from pipeline.metrics.accuracy import Answered
 from pipeline.selection.keyframes import ChosenFrames
 from stages.answer_questions import Answers
@@ -38,16 +39,19 @@ class AnswerInWords(NamedTuple):
     reason: str
 
 
-def answers_in_words(store: Store, answers_id: str) -> list[AnswerInWords]:
-    """Return a row per question of an answers artifact."""
+def answers_in_words(store: Store, answers_id: str) -> Sequence[AnswerInWords]:
+    """Return a row per question of an answers artifact, made when it is asked for."""
     answers = Answers(store, answers_id)
     questions = Questions(store, answers.record.inputs["questions"])
     keyframes = Keyframes(store, answers.record.inputs["keyframes"])
     by_id = questions.by_id()
-    chosen = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
-    seconds = {row.question_id: row.seconds for row in chosen}
-    rows = typed_rows_of_all(answers, "answers", questions, Answered)
-    return [_in_words(row, by_id[row.question_id], seconds[row.question_id]) for row in rows]
+    rows = typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)
+    chosen = ByKey(keyframes.columns("keyframes", "question_id")["question_id"], rows)
+
+    def in_words(answer: Answered) -> AnswerInWords:
+        return _in_words(answer, by_id[answer.question_id], chosen[answer.question_id].seconds)
+
+    return Mapped(in_words, typed_rows_of_all(answers, "answers", questions, Answered))
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

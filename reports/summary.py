@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from cache.printable import counted, cut_in_the_middle, printable
@@ -170,8 +171,8 @@ def _code(lines: Sequence[str], language: str = "") -> str:
 
 
 def _first_answers(answers: Answers) -> list[str]:
-    rows = [row for row in answers_in_words(answers.store, answers.record.id) if not row.reason]
-    return [_line(f"{row.question_id}: {row.question} -> {row.answer}") for row in rows[:ANSWERS_SHOWN]]
+    answered = (row for row in answers_in_words(answers.store, answers.record.id) if not row.reason)
+    return [_line(f"{row.question_id}: {row.question} -> {row.answer}") for row in islice(answered, ANSWERS_SHOWN)]
 
 
 def _failures(artifact: Artifact) -> tuple[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -91,7 +91,7 @@ def keyframe_strips(run: ReportedRun, thumbnails: Thumbnails) -> str:
     return "\n\n".join([f"## Some questions: {escaped(setting.name)}", *parts]) if parts else ""
 
 
-def _examples(answers: list[AnswerInWords]) -> list[AnswerInWords]:
+def _examples(answers: Iterable[AnswerInWords]) -> list[AnswerInWords]:
     """Return some that were answered, of the first videos: their pictures are found without reading those of all."""
     answered = sorted((answer for answer in answers if not answer.reason), key=lambda answer: answer.video_id)
     kinds = (True, False, None)
