@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,12 +39,13 @@ from pipeline.video.frames import (
     UniformSampling,
 )
 from pipeline.video.lanes import KeyedRequest, decode_side_by_side
-from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, held_frames, store_video, stored_video
+from pipeline.video.stored_video import STORED_FRAMES, StoredVideo, WrittenVideo, held_frames, store_video, stored_video
 from stages.list_questions import Questions
 
 # What since version 3 may give another picture as frame n of the same file: features of the old one are not taken for its own.
 REVISED = {"pyav": "pyav 3", "images": "images 3"}
-PUBLISHERS = 2  # threads that sync and digest what is written, while others decode and one writes
+PUBLISHERS = 2  # threads at least that sync and digest what is written, one for each decoder, while these go on
+MOST_UNPUBLISHED = 2  # pieces of a video, and videos, that are written and wait for that
 ASSUMED_SECONDS = 600.0  # shards of fixed-rate frames are cut before anybody knows how long the videos are
 
 
@@ -171,11 +172,11 @@ def _decode_missing(
 
         with ThreadPoolExecutor(max(PUBLISHERS, run.decode_workers)) as publishers:
 
-            def write(key: str, result: DecodeResult) -> _WrittenVideo:
+            def write(key: str, result: DecodeResult) -> WrittenVideo:
                 return _write(readable[key], key, result, pool, shard, publishers)
 
             how = run.decode_workers, cfg.decoder_timeout_seconds, cfg.size
-            for written in behind(decode_side_by_side(*how, requests(), write), PUBLISHERS):
+            for written in behind(decode_side_by_side(*how, requests(), write), MOST_UNPUBLISHED):
                 for each in written.published:
                     each.result()
                 attempts.note(written.key, written.error)
@@ -233,31 +234,30 @@ def _request(video: VideoFile, cfg: SampleFrames) -> DecodeRequest:
     return DecodeRequest(video.path, sampling, clips, fps, video.digest, video.stamp)
 
 
-class _WrittenVideo(NamedTuple):
-    """A video whose frames are written: its key, the error if that is impossible, and what publishes its pieces."""
-
-    key: str
-    error: DecodeError | ReadingError | None
-    published: list[Future[None]]
-
-
 def _write(
     video: VideoFile, key: str, result: DecodeResult, pool: Pool, shard: Shard, publishers: ThreadPoolExecutor
-) -> _WrittenVideo:
+) -> WrittenVideo:
     """Write a decoded video's frames."""
     published: list[Future[None]] = []
+    failure: DecodeError | ReadingError | None = None
+
+    def publish(finish: Callable[[], None]) -> None:
+        if len(published) >= MOST_UNPUBLISHED:
+            published[-MOST_UNPUBLISHED].result()
+        published.append(publishers.submit(finish))
+
     try:
         if result.error is not None:
             raise result.error
         n_frames = len(result.frame_indices)
         name = f"{shard.stage.name}, {video.video_id}"
         with count_bar(name, n_frames, "frame") if n_frames > STORED_FRAMES else nullcontext(int) as on_written:
-            store_video(pool, key, result, lambda finish: published.append(publishers.submit(finish)), on_written)
+            store_video(pool, key, result, publish, on_written)
     except DecodeError as error:
-        return _WrittenVideo(key, error, published)
+        failure = error
     except ReadingError as error:
-        return _WrittenVideo(key, ReadingError(f"video {video.video_id!r} ({video.path}): {error}"), published)
-    return _WrittenVideo(key, None, published)
+        failure = ReadingError(f"video {video.video_id!r} ({video.path}): {error}")
+    return WrittenVideo(key, failure, published)
 
 
 def _row(video: VideoFile, stored: StoredVideo) -> SampledVideo:

@@ -74,22 +74,20 @@ class FrameScores(Artifact):
 
     def by_question(self) -> ScoresByQuestion:
         """Return the scores of all frames, and where those of each question stand."""
-        n_rows, n_read = self.record.rows["frame_scores"], 0
-        scores = {name: np.empty(n_rows, np.float32) for name in SCORE_COLUMNS}
+        parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in SCORE_COLUMNS}
         failed: dict[str, Reason] = {}
         ids, ends = list[str](), [0]
         for path in self.table_files("frame_scores"):  # one after the other: all rows' ids take as much as all scores
             table = read_columns([path], self.tables["frame_scores"], ("question_id", "frame_index", *SCORE_COLUMNS))
-            runs, first, n_read = runs_of(table["question_id"]), n_read, n_read + len(table["question_id"])
-            if n_read > n_rows:
-                break
-            for name, values in scores.items():
-                values[first:n_read] = table[name]
+            runs, first = runs_of(table["question_id"]), ends[-1]
+            for name, values in parts.items():
+                values.append(table[name])
             failed |= without_finite_scores(table)
             ids += runs
             ends += [first + run.stop for run in runs.values()]
-        if n_read != n_rows:
-            raise CorruptArtifactError(f"{self.path}: {n_read} scores, wanted {n_rows}; {repair_hint(self.path)}")
+        if ends[-1] != (n_rows := self.record.rows.get("frame_scores", 0)):
+            raise CorruptArtifactError(f"{self.path}: {ends[-1]} scores, wanted {n_rows}; {repair_hint(self.path)}")
+        scores = {name: np.concatenate(parts.pop(name)) for name in SCORE_COLUMNS}
         self.refuse_cut({id: end - start for id, (start, end) in zip(ids, pairwise(ends), strict=True)})
         failed |= self.without_scores()
         finite = [number for number, id in enumerate(ids) if id not in failed]
@@ -106,10 +104,8 @@ class FrameScores(Artifact):
         if all(map(self.store.exists, ids)):
             questions, frames = Questions(self.store, ids[0]), Frames(self.store, ids[1])
             features = Features(self.store, ids[2])
-            clips, ok = (
-                frames.clips_of(questions),
-                {video.video_id for video in features.videos() if video.status == "ok"},
-            )
+            clips = frames.clips_of(questions)
+            ok = {video.video_id for video in features.videos() if video.status == "ok"}
             columns = questions.columns("questions", "question_id", "video_id", "clip_id")
             wanted = {
                 id: len(clips[clip[0], clip[1]]["row"])

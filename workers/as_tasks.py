@@ -51,13 +51,16 @@ class AsTasks:
     a machine error (a lost mount, a full disk), but not after bad input.
     """
 
-    def __init__(self, recipe: Recipe, run_steps: Run, branches: Branches) -> None:
+    def __init__(self, recipe: Recipe, run_steps: Run, branches: Branches, is_branch: bool = False) -> None:
         self._recipe = recipe
+        self._is_branch = is_branch
         self._run_steps = run_steps
         self._branches = branches
 
     def __call__(self, stage: Stage, /, *inputs: Any, setting: str = "", **changes: Any) -> Any:
-        """Return the artifact of a step, as `Step` does."""
+        """Return the artifact of a step, as `Step` does; beside a branch that has failed, the chain ends with its error."""
+        if not self._is_branch:
+            self._branches.raise_failed()
         label = setting_of(changes, setting)
         id = stage.artifact_id(self._recipe.config(stage, **changes), inputs)
         name = " ".join(filter(None, (f"{label}:" if label else "", stage.name, f"({id})" if id else "")))
@@ -65,7 +68,7 @@ class AsTasks:
 
     def as_one(self, name: str, reads: Sequence[Any], work: Callable[[Step], Result]) -> Future[Result]:
         """Run the steps of `work` in a subflow run of this name, which can be expanded in the parent run's graph."""
-        step = AsTasks(self._recipe, self._run_steps.branch(), self._branches)
+        step = AsTasks(self._recipe, self._run_steps.branch(), self._branches, is_branch=True)
 
         def as_flow_run(has_begun: Callable[[], object]) -> Result:
             def do() -> Result:

@@ -72,8 +72,9 @@ class Dispatch:
         """Return how many branches of a chain can run in parallel: one for each GPU worker, or GPU of the Ray cluster."""
         if self._target == "workers":
             with get_client(sync_client=True) as client:
-                return _n_slots(client) or MAX_BRANCHES
-        return self._ray.n_slots if self._target == "ray" else 1
+                n_slots = _n_slots(client)
+                return MAX_BRANCHES if n_slots is None else max(1, n_slots)
+        return self._ray.n_slots() if self._target == "ray" else 1
 
 
 def _dispatch_pieces(

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -30,7 +30,7 @@ class RayCluster:
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self.n_slots = 1  # pieces in parallel; set on the first connection
+        self._n_slots = 0  # pieces in parallel; set on the first connection
         self._request = request
         self._lock, self._n_users = Lock(), 0
         self._runner: Any = None
@@ -55,6 +55,13 @@ class RayCluster:
                 if not self._n_users:
                     self._runner.__exit__(None, None, None)  # stops tasks that still run
 
+    def n_slots(self) -> int:
+        """Return how many pieces the cluster builds in parallel; 1 if there is none, which the first piece reports."""
+        if not self._n_slots:
+            with suppress(SevilaError), self.connected():
+                pass
+        return self._n_slots or 1
+
     def _connect(self) -> None:
         try:
             import ray
@@ -69,7 +76,7 @@ class RayCluster:
         )
         resources = ray.cluster_resources()
         self._n_gpus = 1 if self._request["execution"]["device"] != "cpu" and resources.get("GPU") else 0
-        self.n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
+        self._n_slots = int(resources.get("GPU" if self._n_gpus else "CPU", 1))
 
     def _make_all(self, id: str, missing: list[Piece], tries: Counter[Piece], show_left: ShowLeft) -> None:
         from prefect_ray.context import remote_options

@@ -71,9 +71,9 @@ class Branches:
             finally:
                 has_begun.set()
 
-        self._started.append(future)
         # A daemon thread: an interrupted process does not wait for it; the store stays consistent.
         Thread(target=copy_context().run, args=(do,), daemon=True).start()
+        self._started.append(future)
         has_begun.wait()
         return future
 

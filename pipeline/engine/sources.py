@@ -253,9 +253,8 @@ class Sources:
             return VideoFile(video_id, None, None, reason, clips)
         try:
             digest, of_file = self._digests.identify(path)
-            if path.is_dir() and (
-                problem := order_problem(path)
-            ):  # its code is part of the id, as the rules may change
+            # The code of the problem is part of the id, as the rules may change.
+            if path.is_dir() and (problem := order_problem(path)):
                 return VideoFile(video_id, None, None, problem, clips)
             return VideoFile(video_id, path, digest, reason, clips, of_file)
         except MissingSourceError as error:

@@ -94,7 +94,7 @@ class Backbone(ImportedModel):
         return resident(self, "vision", precision, run, load)
 
     def language(self, run: RunContext, precision: str) -> Language:
-        """Return the frozen language model and its tokenizer on the run's device.; raises as `load_language_in`."""
+        """Return the frozen language model and its tokenizer on the run's device; raises as `load_language_in`."""
         from pipeline.models.config import read_blip2_config
         from pipeline.models.eight_bits import load_language_in
 

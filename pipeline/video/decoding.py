@@ -7,6 +7,7 @@ main module, and with it all of torch, into every worker.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from types import TracebackType
+from threading import Lock
 
 import numpy as np
 
@@ -101,12 +102,22 @@ class _Worker:
         self.watchdog: Watchdog | None = None
         self.has_started = False
         self.problem: OSError | None = None  # why not even a process could be started
+        self._is_closed, self._starting = False, Lock()
+
+    def close(self) -> None:
+        """End the process for good, also where another thread is about to start it."""
+        with self._starting:
+            self._is_closed = True
+        self.kill()
 
     def assign(self, request: DecodeRequest) -> None:
         for _ in range(2):  # an idle worker may have died unnoticed; a fresh one that dies too is reported by `receive`
             try:
                 if self.connection is None:
-                    self._start()
+                    with self._starting:
+                        if self._is_closed:
+                            raise OSError(errno.ECANCELED, "the decoders are closed")
+                        self._start()
                 assert self.connection is not None and self.watchdog is not None
                 self.watchdog.reset(self.timeout_seconds if self.has_started else START_SECONDS)
                 self.watchdog.has_read_bytes = False
@@ -210,15 +221,13 @@ class DecoderPool:
     def __enter__(self) -> DecoderPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers for good."""
         for worker in self._workers:
-            worker.kill()
+            worker.close()
 
     def decode(self, requests: Iterable[DecodeRequest]) -> Iterator[DecodeResult]:
         """One result for each request, in their order.
@@ -245,7 +254,9 @@ class DecoderPool:
                 worker, request = busy[0]
                 result = _first_answer(worker, request, finished)
                 yield result
-                _drain(result.frames)
+                with suppress(DecodeError, ReadingError):  # of what the caller left unread
+                    for _ in result.frames:
+                        pass
                 if busy and busy[0][1] is request:  # it failed
                     finished()
         finally:
@@ -285,9 +296,3 @@ def _read(memory: ChunkMemory, connection: Connection, chunks: Sequence[Chunk]) 
         yield memory.read(chunk)
         with suppress(OSError):  # the process has ended
             connection.send(ChunkRead())
-
-
-def _drain(frames: Iterator[np.ndarray]) -> None:
-    with suppress(DecodeError, ReadingError):  # the caller left the frames unread and has no use for the failure
-        for _ in frames:
-            pass

@@ -26,7 +26,13 @@ MOST_YEARS = 20  # of one folder; seconds and frames differ by more
 FEWEST = 4  # names, to believe that regular steps are no chance
 DAY_SECONDS, YEAR_DAYS, LEAP_YEAR = 86400, 366, 2000
 FULL_COUNTERS = {255, 65535}
-SMALL_TURNS = {12, 52, 53, 23, 59}  # where counters of two digits end: months, weeks, hours, minutes
+SMALL_TURNS = {
+    (1, 12),
+    (1, 52),
+    (1, 53),
+    (0, 23),
+    (0, 59),
+}  # begins and ends of counters: months, weeks, hours, minutes
 
 Row = tuple[int, ...]
 
@@ -58,7 +64,7 @@ def _have_short_years(stems: Sequence[str]) -> bool:
 def _have_date_last(stems: Sequence[str]) -> bool:
     """Whether other numbers that differ stand before a date, which then would count for less than they."""
     dates = [match for stem in stems if (match := WHOLE_DATE.search(stem))]
-    if len(dates) < len(stems):
+    if len(dates) < max(len(stems), 3):
         return False
     rows = [(tuple(map(int, re.findall(r"\d+", each.string[: each.start()]))), each[0]) for each in dates]
     return sorted(rows) != sorted(rows, key=lambda row: row[::-1])
@@ -162,10 +168,11 @@ def _counter_begins_anew(texts: Sequence[str]) -> bool:
     """Whether a counter that is full goes on at its begin: 9998, 9999, 0001; or 11, 12, 01."""
     numbers = sorted(map(int, texts))
     is_padded = len(set(map(len, texts))) == 1 and len(texts[0]) > 1
-    full = FULL_COUNTERS | ({10 ** len(texts[0]) - 1, *SMALL_TURNS} if is_padded else set())
+    full = FULL_COUNTERS | ({10 ** len(texts[0]) - 1} if is_padded else set())
     gaps = [step for step in _steps(numbers) if step != 1]
     is_half_lost = 2 * len(numbers) <= numbers[-1] - numbers[0]  # of others, less
-    return numbers[0] <= 1 and numbers[-1] in full and len(gaps) == 1 and is_half_lost
+    is_small = is_padded and (numbers[0], numbers[-1]) in SMALL_TURNS
+    return len(gaps) == 1 and is_half_lost and (is_small or (numbers[0] <= 1 and numbers[-1] in full))
 
 
 def _clocks(rows: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], int]]:

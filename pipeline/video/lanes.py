@@ -81,7 +81,7 @@ class _Lane(Generic[Outcome]):
         self._thread.start()
 
     def stop(self) -> None:
-        """End the process and the thread, whatever they are at."""
+        """End the process, and wait for the thread, which then has no more than a failed video to write."""
         self.answers.put(None)
         self._decoders.close()
         if self._thread.ident is not None:

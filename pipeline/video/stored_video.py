@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any, NamedTuple
 
+from cache.errors import DecodeError, ReadingError
 from cache.pool import Part, Pool
 from pipeline.video.chunk_memory import CHUNK_FRAMES
 from pipeline.video.decoding import DecodeResult
@@ -39,6 +41,14 @@ def stored_video(pool: Pool, key: str) -> StoredVideo | None:
     if not wanted.issubset(index for part in parts for index in part.frame_indices):
         return None
     return StoredVideo(facts["probe"], facts["clips"], sorted(wanted), parts)
+
+
+class WrittenVideo(NamedTuple):
+    """A video whose frames are written: its key, the error if that is impossible, and what publishes its pieces."""
+
+    key: str
+    error: DecodeError | ReadingError | None
+    published: list[Future[None]]
 
 
 def held_frames(pool: Pool, key: str) -> dict[str, list[int]]:

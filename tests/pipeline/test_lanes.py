@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,27 @@ def test_an_error_of_the_writer_or_the_requests_ends_all_processes(folder: Path)
     with pytest.raises(ReadingError, match="the list is gone"):
         list(decode_side_by_side(2, 60.0, 32, broken(), write))
     assert workers_of(os.getpid()) == before
+
+
+def test_a_request_that_comes_when_all_is_over_is_not_decoded(folder: Path) -> None:
+    failed, written = threading.Event(), []
+
+    def write(key: str, result: DecodeResult) -> str:
+        if key == "20.mp4":
+            failed.set()
+            raise OSError(28, "No space left on device")
+        written.append((key, result.error, len(list(result.frames))))
+        return key
+
+    def slow() -> Iterator[KeyedRequest]:
+        yield from requests(folder, "20.mp4")
+        failed.wait(60)
+        time.sleep(0.3)  # the error lies in the queue now, behind what is asked for
+        yield from requests(folder, "150.mp4")
+
+    with pytest.raises(OSError, match="No space left"):
+        list(decode_side_by_side(2, 60.0, 32, slow(), write))
+    assert all(n_chunks == 0 for _, _, n_chunks in written), written
 
 
 def test_a_caller_that_goes_away_leaves_no_process(folder: Path) -> None:
