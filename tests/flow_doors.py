@@ -72,7 +72,7 @@ def test_the_password_is_in_a_file_for_its_user_only_and_on_no_command_line_or_l
     password = prefect.environment["PREFECT_API_AUTH_STRING"]
     assert stat.S_IMODE(prefect.for_shells.stat().st_mode) == 0o600
     printed = prefect.log.read_text()
-    assert f"source {prefect.for_shells}" in printed and f"goes to {prefect.for_shells.parent / LOG}" in printed
+    assert f"source {prefect.for_shells}" in printed and f"their log is {prefect.for_shells.parent / LOG}" in printed
     assert len([line for line in printed.splitlines() if "uvicorn" in line.lower() or "PREFECT" in line]) <= 1
     secret = password.split(":")[1]
     assert len(secret) > 30 and secret not in prefect.all_logs()

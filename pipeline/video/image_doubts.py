@@ -14,11 +14,11 @@ from statistics import median
 
 # Day, month and year, in either order of the first two, with points and without; or month and year.
 YEAR_LAST = (
-    re.compile(r"(?<!\d)(\d\d?)([-._])(\d\d?)\2((?:19|20)\d\d)(?!\d)"),
+    re.compile(r"(?<!\d)(\d\d?)([-._ ])(\d\d?)\2((?:19|20)\d\d)(?!\d)"),
     re.compile(r"(?<!\d)(0[1-9]|[12]\d|3[01])(0[1-9]|[12]\d|3[01])((?:19|20)\d\d)(?!\d)"),
     re.compile(r"(?<!\d)(?<!\d[-._])(0?[1-9]|1[0-2])[-._]((?:19|20)\d\d)(?!\d)"),
 )
-SHORT_YEAR = re.compile(r"(?<!\d)(\d\d?)([-._])(\d\d?)\2(\d\d)(?!\2?\d)|(?<!\d)(\d\d)(\d\d)(\d\d)(?!\d)")
+SHORT_YEAR = re.compile(r"(?<!\d)(\d\d?)([-._ ])(\d\d?)\2(\d\d)(?!\2?\d)|(?<!\d)(\d\d)(\d\d)(\d\d)(?!\d)")
 WHOLE_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-._]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 AM_OR_PM = re.compile(r"(?<!\d)(\d\d?)(?:[-._:h]?\d\d){0,2} ?[-_.]?[ap]\.?m(?![a-z])")
 FIRST_OF_1900S = 70  # two digits from here on are of the last century, as in Python and POSIX

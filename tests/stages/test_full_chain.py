@@ -103,7 +103,8 @@ def test_the_page_of_a_run_has_the_table_every_artifact_what_failed_and_what_to_
     sources = Sources(store.digests, where | {"weights": [f"tiny-blip2={world / 'tiny-blip2'}"]})
     recipe, run = load(str(world / "full.toml"), STAGES), RunContext(store, device="cpu", sources=sources)
     steps = Run(recipe, run, lambda id, stage, setting: None)
-    page = summary_markdown(steps.artifacts, steps.settings, full(recipe, steps, sources))
+    results = full(recipe, steps, sources)
+    page = summary_markdown(steps.artifacts, steps.settings, results)
     assert "| keyframes | zero-shot | zero-shot, voting | fine-tuned | moment recall | hit |" in page
     assert all(f"| `{id}` |" in page for id in records(whole))
     assert page.count("1 of 3 videos failed (1 empty):\n\n```\ntest2.mp4: empty") == 1
