@@ -50,7 +50,10 @@ def forward(recipe: Recipe, step: Step, sources: Sources) -> Artifact:
 
 
 def full(recipe: Recipe, step: Step, sources: Sources) -> Results:
-    """Figure 3: train the Localizer on moments, refine it with the Answerer's labels, fine-tune the Answerer on keyframes."""
+    """Figure 3: train the Localizer on moments, then refine it with the Answerer's labels, round by round.
+
+    Each choice of keyframes is a row of results: the Answerer is fine-tuned on them and evaluated. Rows may run in parallel.
+    """
     checks.check_chain(recipe)
     splits = splits_of(recipe)
     test_questions, train_questions = _questions(step, sources, splits.test), _questions(step, sources, splits.train)

@@ -1,4 +1,4 @@
-"""Branches of a chain: groups of steps that do not depend on each other, run one after the other or in parallel."""
+"""Branches of a chain: each a sequence of steps, independent of the other branches, that may run in parallel with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class BranchingStep(Protocol):
 
 
 def as_one(step: Step, name: str, reads: Sequence[Any], work: Callable[[Step], Result]) -> Future[Result]:
-    """Return a future of `work(step)`, which runs the steps of a branch: in parallel if `step` can, else immediately."""
+    """Return a future of `work(step)`, which runs the steps of a branch: in parallel if `step` can, else immediately.
+
+    Run immediately, an error of the branch is raised here and not by the future.
+    """
     if isinstance(step, BranchingStep):
         return step.as_one(name, reads, work)
     return done(work(step))
