@@ -2,7 +2,7 @@
 
 Each stage in a process of its own, over a store with true numbers of rows: 8 questions a video, 32 frames. Videos share a few
 contents, so that the pool holds these only. Of a stage that runs a model, at the tiny model's size, one shard of a real one's
-number of rows is made, and the seconds until it begins are told from those of the shard; what comes after reads drawn scores
+number of rows is made, and the seconds until it begins stand beside those of the whole; what comes after reads drawn scores
 and answers.
 """
 
