@@ -55,7 +55,8 @@ from workers.forms import (
     TokenCount,
 )
 from workers.pages import key_of, name_run, row_shower, run_title, show_summary, whose_page
-from workers.piece import final_state, make_piece, open_request, split
+from workers.piece import final_state, open_request, split
+from workers.staying import make_pieces
 
 
 @flow(name="sevila", on_cancellation=[cancel_pieces])
@@ -154,6 +155,8 @@ def sevila_piece(
 ) -> State[None]:
     """Build one piece of an artifact; submitted by the other flows, which determine the missing pieces.
 
+    On pool gpu it then stays idle for up to 30 s, for the next step of its parent run.
+
     Args:
         artifact: id of the artifact
         piece: number of the shard; none for all missing shards
@@ -163,7 +166,7 @@ def sevila_piece(
         places: locations of data, weights and artifacts on the workers
         execution: how and where to run
     """
-    return make_piece(artifact, piece, _request(recipe, settings, seed, places, execution))
+    return make_pieces(artifact, piece, _request(recipe, settings, seed, places, execution))
 
 
 def _request(

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelled, Cancelling, State
 
@@ -30,6 +31,7 @@ from pipeline.engine.stage import Artifact, Config, RunContext, Stage
 from workers.pages import key_of
 from workers.piece import BACK_OFF_SECONDS, SETTING, MakeAll, ShowLeft, count_failure, piece_name
 from workers.ray_cluster import RayCluster
+from workers.staying import hand_over, is_idle
 
 log = logging.getLogger("sevila")
 
@@ -54,6 +56,7 @@ class Dispatch:
         self._target: str = request["execution"]["dispatch"]
         # The tag names the root run, which users cancel, and not the subflow run of a setting.
         self._submit: Submit = partial(_submit, request, _pieces_tag(this_run.id))
+        self._staying: list[UUID] = []  # runs of pool gpu that may be idle
         self._ray = RayCluster(request)
 
     def make(self, stage: Stage, cfg: Config, run: RunContext, inputs: Sequence[Any]) -> Artifact:
@@ -61,7 +64,11 @@ class Dispatch:
         is_shared = self._target != "here" and (stage.gpu or stage.plan)
         missing = pieces(stage, cfg, run, inputs) if is_shared else []
         if missing and stage.gpu:
-            with self._ray.connected() if self._target == "ray" else _gpu_workers(self._submit) as make_all:
+            with (
+                self._ray.connected()
+                if self._target == "ray"
+                else _gpu_workers(self._submit, self._staying) as make_all
+            ):
                 _dispatch_pieces(stage, cfg, run, inputs, missing, make_all)
         elif len(missing) > 1:
             with _helped(stage, str(stage.artifact_id(cfg, inputs)), len(missing) - 1, self._submit):
@@ -108,11 +115,12 @@ def _dispatch_pieces(
 
 
 @contextmanager
-def _gpu_workers(submit: Submit) -> Iterator[MakeAll]:
+def _gpu_workers(submit: Submit, staying: list[UUID]) -> Iterator[MakeAll]:
     """Yield a function that builds pieces on workers of pool gpu, in as many flow runs as the pool can run in parallel.
 
-    Each flow run builds one piece after the other with the model it has loaded, until none is missing. A run is submitted
-    again after a back-off if its worker was killed or its machine failed; the other runs continue.
+    Each flow run builds one piece after the other with the model it has loaded, until none is missing, and then stays for the
+    next step (workers/staying.py): steps take runs from `staying` and return them there. A run is submitted again after a
+    back-off if its worker was killed or its machine failed; the other runs continue.
     """
     with get_client(sync_client=True) as client:
 
@@ -124,23 +132,27 @@ def _gpu_workers(submit: Submit) -> Iterator[MakeAll]:
             try:
                 while due or waiting:
                     for number in [number for number, submit_at in due.items() if submit_at <= time.monotonic()]:
-                        waiting[number] = submit("gpu", id, piece_name(id, number))
+                        waiting[number] = _taken(client, staying, id) or submit("gpu", id, piece_name(id, number))
                         del due[number]
                     time.sleep(POLL_SECONDS)
                     if time.monotonic() - shown_at > SHOW_EVERY_SECONDS:
                         shown_at = time.monotonic()
                         show_left()
-                    for number, state in _final_states(client, waiting):
-                        if waiting.pop(number, None) is None:
+                    for number, state in _states_when_done(client, waiting, id):
+                        run_id = waiting.pop(number, None)
+                        if run_id is None:
                             continue  # removed by an earlier iteration
                         if state is None:
                             log.warning("run %s was deleted and is submitted again", number)
                             due[number] = 0.0
-                        elif state.is_completed():
+                        elif state.is_completed() or is_idle(state, id):
+                            if is_idle(state, id):
+                                staying.append(run_id)
                             due.clear()  # no piece is left to lock: runs that have not started would do nothing
-                            idle = _cancel_scheduled(client, list(waiting.values()))
-                            waiting = {number: id for number, id in waiting.items() if id not in idle}
+                            cancelled = _cancel_scheduled(client, list(waiting.values()))
+                            waiting = {number: run for number, run in waiting.items() if run not in cancelled}
                             if not show_left():  # all pieces exist, even if a run is still waiting or lost its worker
+                                staying.extend(waiting.values())
                                 waiting.clear()
                         else:
                             count_failure(f"run {number}", number, state, tries, state.is_crashed())
@@ -202,11 +214,22 @@ def _submit(request: dict[str, Any], tag: str, pool: str, artifact: str, name: s
     return UUID(str(flow_run.id))
 
 
-def _final_states(client: SyncPrefectClient, waiting: dict[Piece, UUID]) -> list[tuple[Piece, State[Any] | None]]:
-    """Return the pieces whose runs are final, with their states; None for a run that was deleted."""
+def _taken(client: SyncPrefectClient, staying: list[UUID], id: str) -> UUID | None:
+    """Hand an artifact to one of the runs that stay, and return the run; None if none is idle."""
+    while staying:
+        with suppress(IndexError, ObjectNotFound):  # another branch took the last one; a user deleted the run
+            if hand_over(client, run_id := staying.pop(), id):
+                return run_id
+    return None
+
+
+def _states_when_done(
+    client: SyncPrefectClient, waiting: dict[Piece, UUID], id: str
+) -> list[tuple[Piece, State[Any] | None]]:
+    """Return the pieces whose runs are final or idle, with their states; None for a run that was deleted."""
     states = _states(client, list(waiting.values()))
     by_piece = [(piece, states.get(run_id)) for piece, run_id in waiting.items()]
-    return [(piece, state) for piece, state in by_piece if state is None or state.is_final()]
+    return [(piece, state) for piece, state in by_piece if state is None or state.is_final() or is_idle(state, id)]
 
 
 def _states(client: SyncPrefectClient, run_ids: Sequence[UUID]) -> dict[UUID, State[Any]]:
