@@ -19,9 +19,8 @@ from prefect.runtime import deployment as this_deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Running, State
 
-from pipeline.engine.build import Piece
 from pipeline.inference.resident import Models, keeping_models
-from workers.piece import make_piece
+from workers.piece import make_pieces
 
 log = logging.getLogger("sevila")
 
@@ -31,15 +30,12 @@ POLL_SECONDS = 0.5
 NEXT_ARTIFACT = "next-artifact"  # key of the run's input
 
 
-def make_pieces(artifact: str, piece: Piece, request: dict[str, Any]) -> State[None]:
-    """Build a piece as `make_piece` does; on a worker of pool gpu, then stay for the artifacts that the parent run hands over."""
+def make_pieces_and_stay(artifact: str, request: dict[str, Any]) -> State[None]:
+    """Build pieces as `make_pieces` does; on a worker of pool gpu, then stay for what the parent run hands over."""
     with keeping_models(Models(in_turn=True)):
-        state = make_piece(artifact, piece, request)
-        while state.is_completed() and piece is None and this_deployment.name == "gpu":
-            artifact = _next_artifact(artifact)
-            if not artifact:
-                break
-            state = make_piece(artifact, None, request)
+        state = make_pieces(artifact, request)
+        while state.is_completed() and this_deployment.name == "gpu" and (artifact := _next_artifact(artifact)):
+            state = make_pieces(artifact, request)
     return state
 
 
@@ -49,7 +45,10 @@ def is_idle(state: State[Any], artifact: str) -> bool:
 
 
 def hand_over(client: SyncPrefectClient, run_id: UUID, artifact: str) -> bool:
-    """Hand an artifact to a run; return False unless the run is idle. It may end all the same, without building anything."""
+    """Hand an artifact to a run; return False unless the run is idle. It may end all the same, without building anything.
+
+    An empty text instead of an artifact's id lets the run end.
+    """
     state = client.read_flow_run(run_id).state
     if state is None or state.name != IDLE:
         return False
