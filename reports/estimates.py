@@ -24,7 +24,7 @@ class Tally(NamedTuple):
     """Counts of paired differences, one per seed: those above 0, and those whose 95 % interval lies above 0."""
 
     n_above: int
-    n_surely_above: int
+    n_significant: int
 
 
 def tally(differences: Sequence[Estimate]) -> Tally:
