@@ -313,5 +313,5 @@ def test_one_store_below_needs_no_list_and_a_store_that_is_not_there_is_called_s
     own = tmp_path / "own"
     above = sevila.artifact("answer_questions", store=own, below=store)
     assert above.id == sevila.artifact("answer_questions", store=store).id
-    with pytest.raises(sevila.SevilaError, match=r"in .*own, where there is no store"):
+    with pytest.raises(sevila.SevilaError, match=r"in .*own, which does not exist"):
         sevila.artifact("answer_questions", store=own)
