@@ -378,7 +378,7 @@ def test_a_place_that_is_missing_or_other_things_is_said_in_a_sentence(tmp_path:
         (push, tmp_path / "holiday", "is not a remote: it holds photo.jpg"),
         (pull, tmp_path / "holiday", "is not a remote; `sevila cache push` creates one"),
         (push, here.root, "is a store; read it"),
-        (push, "nosuch://place", "wanted a folder, or an address such as s3://"),
+        (push, "nosuch://place", "expected a folder, or an address such as s3://"),
     ]:
         with pytest.raises(StoreError, match=message):
             move(here, place)
