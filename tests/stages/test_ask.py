@@ -96,7 +96,7 @@ def test_where_no_browser_can_be_opened_it_says_where_the_page_is(
     page = tmp_path / "answer.html"
     options = ("--option", "red", "--option", "blue", "--option", "green")
     assert ask(demo, asked, "What colour is it?", *options, "--open", "--json", "-o", str(page)) == 0
-    assert f"no browser could be opened here; the page is at {page.as_uri()}" in capsys.readouterr().err
+    assert f"cannot open a browser; the page is at {page.as_uri()}" in capsys.readouterr().err
 
 
 def test_an_option_given_twice_is_refused(demo: Path, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,9 +104,7 @@ def test_ancestry_names_each_ancestor_once(named: Path, capsys: pytest.CaptureFi
 def test_gc_and_du_of_the_command(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Path(shutil.copytree(named, tmp_path / "store"))
     where = ("--store", str(store))
-    assert printed(capsys, "runs", "rm", "uniform", *where).startswith(
-        "forgotten; `sevila cache gc` would now free 0 B"
-    )
+    assert printed(capsys, "runs", "rm", "uniform", *where).startswith("removed; `sevila cache gc` would now free 0 B")
     for note in (store / "recent").glob("*.json"):
         note.unlink()
     found = json.loads(printed(capsys, "cache", "gc", "--older-than", "0", "--json", *where))

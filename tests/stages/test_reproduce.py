@@ -217,7 +217,7 @@ def test_a_plan_runs_nothing_and_shows_the_numbers_that_the_store_has(
         ("table3 --dataset nextq", "did you mean 'nextqa'?"),
         (
             "table3 --dataset qvhighlights",
-            "none of these tables has a column of these data sets; wanted one of nextqa, star",
+            "none of these tables has a column for these data sets; expected one of nextqa, star",
         ),
         ("table3 --set select_keyframes.kk=2", "has no key 'kk'"),
     ],
@@ -238,7 +238,7 @@ def test_two_recipes_of_one_name_are_refused_as_their_numbers_would_be_taken_for
         recipe.write_text('[list_questions]\ndataset = "plain"\n')
     own = [word for recipe in recipes for word in ("--dataset", str(recipe))]
     assert main(["reproduce", "table2", *own, "--store", str(tmp_path / "store")]) == 1
-    assert "as 'own'; rename one" in capsys.readouterr().err
+    assert "has the same name, 'own'; rename one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
