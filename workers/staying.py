@@ -65,10 +65,10 @@ def _next_artifact(done: str) -> str:
             give_up = time.monotonic() + IDLE_SECONDS
             while time.monotonic() < give_up:
                 if inputs := client.filter_flow_run_input(run_id, NEXT_ARTIFACT, limit=1, exclude_keys=set()):
-                    artifact = str(inputs[0].value)
-                    client.update_flow_run(run_id, name=artifact)
-                    client.set_flow_run_state(run_id, Running())
                     client.delete_flow_run_input(run_id, NEXT_ARTIFACT)
+                    if artifact := str(inputs[0].value):
+                        client.update_flow_run(run_id, name=artifact)
+                        client.set_flow_run_state(run_id, Running())
                     return artifact
                 if _is_worker_wanted(client):
                     break

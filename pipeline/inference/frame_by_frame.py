@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from pipeline.batching import cut, token_batches
+from pipeline.batching import cut, runs_of, token_batches
 from pipeline.datasets.question import Question
 from pipeline.engine.hardware import tokens_at_once
 from pipeline.engine.output import Shard
@@ -172,19 +171,23 @@ class FrameByFrame:
         texts = texts or [np.full(len(clip["row"]), number) for number, clip in enumerate(clips)]
         distinct = [np.unique(clip["row"], return_inverse=True) for clip in clips]
         first = np.cumsum([0, *(len(rows) for rows, _ in distinct)])  # of each question's pairs
-        pairs_of_frames: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
-        for number, (question, (rows, where)) in enumerate(zip(questions, distinct, strict=True)):
-            row_texts = np.empty(len(rows), np.int64)
-            row_texts[where] = texts[number]
-            for pair, (row, text) in enumerate(zip(rows.tolist(), row_texts.tolist(), strict=True), int(first[number])):
-                pairs_of_frames[question.video_id, row].append((text, pair))
+        text_of_pair = np.empty(first[-1], np.int64)
+        for start, (_, where), text_numbers in zip(first.tolist(), distinct, texts, strict=False):
+            text_of_pair[start + where] = text_numbers
+        number_of_video = {video.video_id: number for number, video in enumerate(videos)}
+        video_of_pair = np.repeat([number_of_video[question.video_id] for question in questions], np.diff(first))
+        row_of_pair = np.concatenate([rows for rows, _ in distinct])
+        by_frame = np.lexsort((row_of_pair, video_of_pair))  # stable: questions keep their order
+        runs = runs_of(video_of_pair[by_frame], row_of_pair[by_frame])
         values = np.full((int(first[-1]), asker.n_values), np.nan)
         groups = list(_groups(videos))
         windows = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
 
         def ask(place: dict[tuple[str, int], int], visual: Tensor) -> list[_BatchValues]:
-            pairs = [(text, pair, place[frame]) for frame in place for text, pair in pairs_of_frames.get(frame, ())]
-            return self._ask(asker, np.array(pairs), visual, shard.settings["batch_tokens"]) if pairs else []
+            pairs = [by_frame[runs.get((number_of_video[video], row), slice(0))] for video, row in place]
+            places = np.repeat(list(place.values()), [len(of_frame) for of_frame in pairs])
+            rows = np.concatenate(pairs)
+            return self._ask(asker, text_of_pair[rows], rows, places, visual, shard.settings["batch_tokens"])
 
         for batches in behind(ask(*window) for window in track(windows, shard, "window", len(groups))):
             for batch in batches:
@@ -193,13 +196,16 @@ class FrameByFrame:
         rows_of_values = [start + where for start, (_, where) in zip(first.tolist(), distinct, strict=False)]
         return FrameValues.of_clips(questions, clips, values[np.concatenate(rows_of_values)], texts)
 
-    def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int) -> list[_BatchValues]:
-        """Ask about the frames of one window without waiting for the device.
+    def _ask(
+        self, asker: Asker, numbers: np.ndarray, rows: np.ndarray, places: np.ndarray, visual: Tensor, batch_tokens: int
+    ) -> list[_BatchValues]:
+        """Ask about R (text, frame) pairs of one window without waiting for the device.
 
         Args:
-            pairs: [R, 3] int64: the number of a text, the row of its values, the index of a frame in `visual`.
+            numbers: [R] int64, of their texts.
+            rows: [R] int64, of their values.
+            places: [R] int64, of their frames in `visual`.
         """
-        numbers, rows, places = pairs.T
         device = str(visual.device)
 
         def ask(items: np.ndarray) -> _BatchValues:

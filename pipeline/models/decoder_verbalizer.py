@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from pipeline.models.prompts import ANSWER_CUE, LOCALIZE_TARGETS
+from pipeline.models.tokenizer_file import ids_of_texts
 from pipeline.models.verbalizer import MAX_TEXT_TOKENS, TokenizedTexts, Verbalizer
 
 SPACES = ("\u0120", "\u2581")  # a space before a word in byte-level and SentencePiece vocabularies
@@ -51,8 +52,8 @@ class DecoderVerbalizer(Verbalizer):
         "Answer:" is appended to a text that does not end in a colon or is truncated: from the right, to `max_tokens` in total.
         """
         token_ids, truncated = [], []
-        for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-            ids = [self._begin_id, *encoding.ids]
+        for own_ids in ids_of_texts(self._tokenizer, texts, add_special_tokens=False):
+            ids = [self._begin_id, *own_ids]
             prompt = ids if ids[-1] == self.start_id else [*ids, *self._cue]
             is_cut = len(prompt) > max_tokens
             token_ids.append(([*ids[: max_tokens - len(self._cue)], *self._cue] if is_cut else prompt)[:-1])
@@ -61,8 +62,8 @@ class DecoderVerbalizer(Verbalizer):
 
     def tokenize_targets(self, texts: Sequence[str], max_tokens: int = MAX_TEXT_TOKENS) -> list[list[int]]:
         """Return the ids of target texts with the end token."""
-        encodings = self._tokenizer.encode_batch_fast([self._space + text for text in texts], add_special_tokens=False)
-        return [[*encoding.ids[: max_tokens - 1], self.end_id] for encoding in encodings]
+        whole = ids_of_texts(self._tokenizer, [self._space + text for text in texts], add_special_tokens=False)
+        return [[*ids[: max_tokens - 1], self.end_id] for ids in whole]
 
     def answer_ids(self, option_index: int) -> list[int]:
         """Return the ids of an option's letter with the end token."""

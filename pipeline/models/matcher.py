@@ -23,7 +23,7 @@ from pipeline.models.config import ModelConfig, QFormerSizes, VisionSizes
 from pipeline.models.config_parts import ConfigPart, in_words, to_transformers
 from pipeline.models.keys import KeyTable
 from pipeline.models.tensors import open_checkpoint
-from pipeline.models.tokenizer_file import read_tokenizer_of_other_model
+from pipeline.models.tokenizer_file import ids_of_texts, read_tokenizer_of_other_model
 
 KEYS = KeyTable(
     belongs=r"vision_model\.post_layernorm\.|query_tokens$|qformer\.|embeddings\.|itm_head\.",
@@ -77,10 +77,9 @@ class Matcher:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Return the ids of texts with the end token, and which texts were truncated to the model's length."""
-        ids_of_texts = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        most = self._max_tokens
-        cut = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in ids_of_texts]
-        return cut, [len(ids) > most for ids in ids_of_texts]
+        whole, most = ids_of_texts(self._tokenizer, texts), self._max_tokens
+        cut = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in whole]
+        return cut, [len(ids) > most for ids in whole]
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:

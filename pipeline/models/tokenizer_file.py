@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 NORMALIZERS = UNICODE_FORMS | {"Precompiled", "Strip", "Replace", "Nmt", "Lowercase", "StripAccents", "Prepend"}
 PRE_TOKENIZERS = {"Metaspace", "WhitespaceSplit", "Whitespace", "ByteLevel"}
 RUN_OF_SPACE = re.compile(r"\^?( |▁|\\s|\\n|\\t|\\r)(\+|\{\d,\d?\})?\$?")  # patterns that match any text in linear time
+TEXTS_AT_ONCE = 1024
 
 
 def read_tokenizer_of_other_model(path: Path) -> Tokenizer:
@@ -119,3 +120,10 @@ def _post_processor_problem(step: Any) -> str:
     except (KeyError, TypeError, AttributeError):
         is_short = False
     return "" if is_short else f"its post_processor is no TemplateProcessing of at most {MAX_STEPS} pieces and tokens"
+
+
+def ids_of_texts(tokenizer: Tokenizer, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+    """Return the ids of each text; few texts are encoded at once, as an encoding takes some 40 kB until its ids are read."""
+    parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+    encodings = (tokenizer.encode_batch_fast(list(part), add_special_tokens=add_special_tokens) for part in parts)
+    return [encoding.ids for of_part in encodings for encoding in of_part]

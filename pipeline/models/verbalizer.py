@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models.prompts import LOCALIZE_TARGETS, SINGLE_FRAME_PREFIX, answer_target
-from pipeline.models.tokenizer_file import tokenizer_of, tokenizer_problem
+from pipeline.models.tokenizer_file import ids_of_texts, tokenizer_of, tokenizer_problem
 
 MAX_TEXT_TOKENS = 77  # official `max_txt_len` (BLIP-2: 32); longer questions lose the end of their instruction
 SPACE = "▁"  # SentencePiece's mark of a word's start, a separate token at the end of "Frame: "
@@ -86,9 +86,9 @@ class Verbalizer:
 
     def tokenize(self, texts: Sequence[str], max_tokens: int = MAX_TEXT_TOKENS) -> TokenizedTexts:
         """Return the ids of `texts`, truncated from the right to `max_tokens` including the final `</s>`."""
-        ids_of_texts = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        cut = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], self.end_id] for ids in ids_of_texts]
-        return TokenizedTexts(cut, [len(ids) > max_tokens for ids in ids_of_texts])
+        whole = ids_of_texts(self._tokenizer, texts)
+        cut = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], self.end_id] for ids in whole]
+        return TokenizedTexts(cut, [len(ids) > max_tokens for ids in whole])
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of target texts with the end token."""
@@ -102,8 +102,7 @@ class Verbalizer:
         """Return the ids of prefixes without `</s>`."""
         key = tuple(prefixes)
         if key not in self._prefixes:  # all batches use the same few
-            encodings = self._tokenizer.encode_batch_fast(list(key), add_special_tokens=False)
-            self._prefixes[key] = [encoding.ids for encoding in encodings]
+            self._prefixes[key] = ids_of_texts(self._tokenizer, key, add_special_tokens=False)
         return self._prefixes[key]
 
     def text(self, ids: Sequence[int]) -> str:
