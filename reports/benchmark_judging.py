@@ -146,8 +146,8 @@ def _series(row: NightRow) -> tuple[str, ...]:
 
 def best_night(rows: Sequence[NightRow]) -> NightRow | None:
     """Return the best of these rows, the last one of equals; None if none has a number."""
-    known = [row for row in rows if row.metric_percent is not None]
-    return max(known, key=lambda row: (row.metric_percent, row.night), default=None)
+    measured = [row for row in rows if row.metric_percent is not None]
+    return max(measured, key=lambda row: (row.metric_percent, row.night), default=None)
 
 
 def needed_nights(rows: Sequence[NightRow], matrix: Matrix) -> set[str]:
@@ -200,10 +200,10 @@ def corrected(tests: Sequence[NightTest | None]) -> list[NightTest | None]:
 
 def night_figures(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) -> list[NightFigure]:
     """Return speed and memory against the last nights on this host and device; values missing on either side are left out."""
-    same = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
+    same_machine = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
     figures = []
     for name, now in figures_of(row).items():
-        earlier = [value for other in same if (value := figures_of(other)[name])]
+        earlier = [value for other in same_machine if (value := figures_of(other)[name])]
         is_speed = name == "questions/s"
         percent = tolerance.throughput_percent if is_speed else tolerance.peak_memory_percent
         if now and earlier:
@@ -219,14 +219,14 @@ def figures_of(row: NightRow) -> dict[str, float | None]:
 
 def _notes(before: Sequence[NightRow], row: NightRow, comparable: Sequence[NightRow]) -> list[str]:
     """Return notes on what limits the comparison of a row with earlier nights."""
-    same = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
+    same_setting = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
     if not comparable:
-        known = [other for other in same if other.way == row.way and other.status == OK]
-        if known and known[-1].recipe_fingerprint != row.recipe_fingerprint:
-            return [f"the recipe has changed since {night_label(known[-1].night)}: comparisons start anew"]
-        return [f"nothing to compare with since {night_label(known[-1].night)}" if known else "first night"]
+        measured = [other for other in same_setting if other.way == row.way and other.status == OK]
+        if measured and measured[-1].recipe_fingerprint != row.recipe_fingerprint:
+            return [f"the recipe has changed since {night_label(measured[-1].night)}: comparisons start anew"]
+        return [f"nothing to compare with since {night_label(measured[-1].night)}" if measured else "first night"]
     last, notes = comparable[-1], []
-    failed = [other for other in same if other.status == FAILED and other.night > last.night]
+    failed = [other for other in same_setting if other.status == FAILED and other.night > last.night]
     if failed:
         notes.append(f"failed on {night_label(failed[-1].night)}, so the previous night is {night_label(last.night)}")
     if all((other.host, other.device) != (row.host, row.device) for other in comparable):

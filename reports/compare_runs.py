@@ -60,7 +60,7 @@ def compare_runs(
     comparison = RunComparison(
         a,
         b,
-        resampling.by,
+        bootstrap=resampling.by,
         differences=recipe_differences(run_a, run_b) if run_a and run_b else pairs[0].differences,
         only_a=[setting for setting in answers_a if setting not in answers_b],
         only_b=[setting for setting in answers_b if setting not in answers_a],
