@@ -33,7 +33,7 @@ class NightTest:
     problem: str = ""
 
     def is_worse(self, alpha: float) -> bool:
-        """Whether tonight is worse by more than chance explains."""
+        """Whether tonight is significantly worse."""
         return self.row is not None and self.row.difference_points < 0 and self.p_corrected < alpha
 
 
@@ -96,11 +96,8 @@ def missed_nights(before: Sequence[NightRow], night: str) -> list[str]:
     """Return a note if the last run was more than a day before `night`; it still counts as the previous night."""
     last = max((row.night for row in before), default=night)
     days = (date.fromisoformat(night[:10]) - date.fromisoformat(last[:10])).days
-    return (
-        [f"the last run was {days} days ago, on {night_label(last)}: the nights between were missed"]
-        if days > 1
-        else []
-    )
+    note = f"the last run was {days} days ago, on {night_label(last)}: the nights between were missed"
+    return [note] if days > 1 else []
 
 
 def judge(
@@ -113,10 +110,7 @@ def judge(
         folder: The benchmark's folder, where `nights/` holds the answers of each night.
     """
     earlier = [_comparable(before, row, matrix.since) for row in tonight]
-    others = {
-        "previous": [rows[-1] if rows else None for rows in earlier],
-        "best": [best_night(rows) for rows in earlier],
-    }
+    others = {"previous": [rows[-1] if rows else None for rows in earlier], "best": list(map(best_night, earlier))}
     tests = {
         name: corrected([_test(main, folder, row, other) for row, other in zip(tonight, others[name], strict=True)])
         for name in AGAINST

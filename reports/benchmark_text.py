@@ -118,8 +118,7 @@ def _all_notes(night: Night) -> list[str]:
 def _legend(matrix: Matrix) -> str:
     tolerance = matrix.tolerance
     return (
-        f"p: McNemar's exact test with Holm's correction over the rows; a loss with p below {matrix.alpha:g} is a regression. "
-        f"In brackets: change from the median of up to {USUAL_NIGHTS} nights on this host and device; after {ENOUGH_NIGHTS} "
-        f"nights, {tolerance.throughput_percent:g} % fewer questions/s or {tolerance.peak_memory_percent:g} % more memory "
-        "is a regression."
+        f"p: McNemar's exact test with Holm's correction over the rows; a regression below {matrix.alpha:g}. In brackets: change "
+        f"from the median of up to {USUAL_NIGHTS} nights on this host and device; after {ENOUGH_NIGHTS} nights, a regression "
+        f"beyond {tolerance.throughput_percent:g} % fewer questions/s or {tolerance.peak_memory_percent:g} % more memory."
     )

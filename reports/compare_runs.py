@@ -88,8 +88,8 @@ def run_comparison_text(
     lines += ["", *format_comparison_table(comparison.rows, comparison.bootstrap, table).split("\n"), ""]
     for name, only in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)):
         lines += [f"only in {name}: {', '.join(only)}"] if only else []
-    hint = "to list changed questions, run `sevila compare` with the ids of two of their answers (`sevila runs show`)"
-    return printable_lines([*lines, hint])
+    lines.append("to list changed questions, run `sevila compare` with ids of answers (`sevila runs show` lists them)")
+    return printable_lines(lines)
 
 
 def _named(store: Store, name: str) -> NamedRun | None:

@@ -212,11 +212,8 @@ def _requests(
         if not missing:
             continue
         video = videos[video_id]
-        if video.path is None:
-            failures[video_id] = video.reason
-            continue
-        if video.digest != sampled[video_id]:
-            failures[video_id] = f"{video.path}: content has changed since its frames were sampled"
+        if video.path is None or video.digest != sampled[video_id]:
+            failures[video_id] = video.reason or f"{video.path}: content has changed since its frames were sampled"
             continue
         batch_size = OPEN_CLIPS if missing[0].path.suffix == ".mp4" else len(missing)
         for start in range(0, len(missing), batch_size):

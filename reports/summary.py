@@ -155,9 +155,11 @@ def _next(artifacts: Sequence[Artifact], results: Artifact | Results | None) -> 
     lines = [f"export SEVILA_STORE={artifacts[0].store.root.absolute()}"]
     if isinstance(results, Results) and len(results.settings) > 1:
         a, b = results.settings[0].metrics.id, results.settings[-1].metrics.id
-        lines.append(f"sevila compare {a} {b}   # is the difference real? Any two of the settings")
+        lines.append(f"sevila compare {a} {b}   # tests the difference of any two settings")
     answers = [artifact.id for artifact in artifacts if isinstance(artifact, Answers)]
-    lines += [f"sevila answers {answers[-1]} > answers.csv   # every question, in words"] if answers else []
+    lines += (
+        [f"sevila answers {answers[-1]} > answers.csv   # all questions with the texts of answers"] if answers else []
+    )
     lines.append(f"sevila cache show {artifacts[-1].id}   # config, inputs, files and first rows of any artifact")
     return _code(lines, "bash")
 

@@ -79,9 +79,7 @@ def types_figure(settings: Mapping[str, Sequence[AccuracyRow]]) -> Markup | None
         axes.set_xlim(0, 100)
         _legend(axes, len(settings))
 
-    return _svg(
-        "types", (WIDTH_INCHES, _height(names, 0.42)), draw, "Accuracy by type of question, with 95 % intervals"
-    )
+    return _svg("types", (WIDTH_INCHES, _height(names, 0.42)), draw, "Accuracy by question type, with 95 % intervals")
 
 
 def gains_figure(gains: Sequence[Gain]) -> Markup | None:
@@ -153,9 +151,7 @@ def calibration_figure(settings: Mapping[str, Sequence[CalibrationBin]]) -> Mark
         below.set_xlim(0, 100)
         _legend(above, 2)
 
-    return _svg(
-        "calibration", (WIDTH_INCHES, 3.6), draw, "Share of right answers by the probability of the chosen option"
-    )
+    return _svg("calibration", (WIDTH_INCHES, 3.6), draw, "Share of right answers by probability of the chosen option")
 
 
 def position_figure(scores: Curves, keyframes: Curves, score_label: str) -> Markup | None:

@@ -112,10 +112,9 @@ class RunNumbers:
         return next((row for row in self._paired_rows(a, b) if row.is_headline), None)
 
     def _paired_rows(self, a: EvaluatedSetting, b: EvaluatedSetting) -> list[PairedRow]:
-        outcomes_a, outcomes_b = (
-            [outcome for outcome in self.outcomes(setting) if outcome.answer_index is not None] for setting in (a, b)
-        )
-        return comparison_table(outcomes_a, outcomes_b, reporting(self.questions)) if outcomes_a else []
+        known_a = [outcome for outcome in self.outcomes(a) if outcome.answer_index is not None]
+        known_b = [outcome for outcome in self.outcomes(b) if outcome.answer_index is not None]
+        return comparison_table(known_a, known_b, reporting(self.questions)) if known_a else []
 
     def table(self) -> tuple[list[str], dict[str, dict[str, MeasuredCell]]]:
         """Return the columns that have a number, and the cells by row and column."""
@@ -159,9 +158,7 @@ class RunNumbers:
         gains = []
         for cell in cells.values():
             uniform = cells.get((cell.uniform_row, cell.column))
-            if not cell.is_swept or uniform in (None, cell):
-                continue
-            if rows := self._paired_rows(uniform, cell):
+            if cell.is_swept and uniform not in (None, cell) and (rows := self._paired_rows(uniform, cell)):
                 headline = next(row for row in rows if row.is_headline)
                 gains.append(Gain(f"{uniform.row} → {cell.row}, {cell.column}", headline, groups=group_rows(rows)))
         values = holm([1.0 if gain.paired.p_value is None else gain.paired.p_value for gain in gains])
@@ -176,10 +173,8 @@ class RunNumbers:
         if {"frames": n_frames, "k": k} != PAPER_SAMPLING or config.get("limit") is not None:
             return {}
         dataset = config["dataset"]
-        is_paper_split = (
-            dataset in available() and load(dataset, STAGES).config_of("list_questions").split == config["split"]
-        )
-        return published_accuracies(dataset) if is_paper_split else {}
+        split = load(dataset, STAGES).config_of("list_questions").split if dataset in available() else None
+        return published_accuracies(dataset) if split == config["split"] else {}
 
 
 def published_accuracies(dataset: str) -> dict[str, dict[str, float]]:
