@@ -53,8 +53,7 @@ def compare_runs(
     shared = [setting for setting in answers_a if setting in answers_b]
     if not shared:
         raise ComparisonError(
-            f"{a!r} and {b!r} have no answers of the same setting: "
-            f"{a} has {_settings_text(answers_a)}; {b} has {_settings_text(answers_b)}"
+            f"{a!r} and {b!r} have no common setting: A has {_settings_text(answers_a)}; B has {_settings_text(answers_b)}"
         )
     pairs = [compare(store, answers_a[setting], answers_b[setting], resampling) for setting in shared]
     comparison = RunComparison(
