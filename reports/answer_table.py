@@ -98,12 +98,12 @@ def _in_words(answer: Answered, question: Question, seconds: Sequence[float]) ->
     def text(index: int | None) -> str:
         return "" if index is None else question.options[index]
 
-    known = question.answer_index is not None and answer.prediction is not None
+    is_known = question.answer_index is not None and answer.prediction is not None
     return AnswerInWords(
         *(question.question_id, question.video_id, question.question),
         text(answer.prediction),
         text(question.answer_index),
-        answer.prediction == question.answer_index if known else None,
+        answer.prediction == question.answer_index if is_known else None,
         " ".join(f"{second:.2f}" for second in seconds),
         answer.reason,
     )

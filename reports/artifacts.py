@@ -58,7 +58,7 @@ def artifact_lines(store: Store, stage: str = "") -> list[ArtifactLine]:
     """Return the artifacts (of one stage) in the order they finished; unreadable ones come first."""
     lines = []
     settings, runs = known_uses(store)
-    known: dict[str, str] = {}
+    stale_reasons: dict[str, str] = {}  # cache of why_stale
     with store.one_look():
         for id in store:
             artifact_stage, layer = stage_of(id), _layer(store, id)
@@ -73,7 +73,7 @@ def artifact_lines(store: Store, stage: str = "") -> list[ArtifactLine]:
             failed = sum(record.dropped.values())
             uses = (sorted(settings.get(id, ())), sorted(runs.get(id, ())))
             facts = (id, record.stage, record.finished, size_bytes, record.rows, failed, unusual(record), *uses, layer)
-            lines.append(ArtifactLine(*facts, stale=store.why_stale(id, known)))
+            lines.append(ArtifactLine(*facts, stale=store.why_stale(id, stale_reasons)))
     return sorted(lines, key=lambda line: line.finished)
 
 
@@ -92,9 +92,9 @@ def listing(store: Store, lines: Sequence[ArtifactLine]) -> str:
             f"({'; '.join(line.settings)})" if line.settings else "",
             f"[{config}]" if config else "",
         ]
-        more = f" and {len(line.runs) - RUNS_SHOWN} more" if len(line.runs) > RUNS_SHOWN else ""
+        n_more = f" and {len(line.runs) - RUNS_SHOWN} more" if len(line.runs) > RUNS_SHOWN else ""
         parts += [
-            f"run {', '.join(line.runs[:RUNS_SHOWN])}{more}" if line.runs else "",
+            f"run {', '.join(line.runs[:RUNS_SHOWN])}{n_more}" if line.runs else "",
             f"in {line.below}" if line.below else "",
             f"stale: {line.stale}" if line.stale else "",
         ]

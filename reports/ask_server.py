@@ -111,8 +111,8 @@ def _page(answer: Answer, folder: Path) -> Any:
         options = gradio.Textbox(
             label="Options, one per line; leave empty for a free-text answer", lines=4, max_length=LONGEST_OPTIONS
         )
-        button, shown = gradio.Button("Ask", variant="primary"), gradio.HTML()
-        button.click(ask, [upload, question, options], shown, concurrency_limit=1, api_name="ask")
+        button, output = gradio.Button("Ask", variant="primary"), gradio.HTML()
+        button.click(ask, [upload, question, options], output, concurrency_limit=1, api_name="ask")
     return page
 
 

@@ -156,10 +156,10 @@ def _refuse_without_weights(recipe: Recipe, sources: Sources) -> None:
 
 
 def _hints(name: str) -> list[str]:
-    known = RELEASED.get(name)
+    released = RELEASED.get(name)
     lines = []
-    if known is not None:
-        lines = [f"needed: {known.title}", f"files:  {known.files} ({known.size})", f"from:   {known.page}"]
+    if released is not None:
+        lines = [f"needed: {released.title}", f"files:  {released.files} ({released.size})", f"from:   {released.page}"]
     if "/" in name:
         lines.append("fetch:  the same command with --download fetches it from the Hugging Face Hub")
     return [

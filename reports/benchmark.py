@@ -138,9 +138,9 @@ def _exclusive(main: Store, matrix: Matrix) -> Iterator[None]:
             finally:
                 holder.unlink(missing_ok=True)
     except Timeout as error:
-        who = "another run"
+        holder_text = "another run"
         with suppress(OSError):
-            who = holder.read_text()
+            holder_text = holder.read_text()
         raise SevilaError(
-            f"the benchmark {matrix.name!r} is being run by {who}; try again when that run has finished"
+            f"the benchmark {matrix.name!r} is being run by {holder_text}; try again when that run has finished"
         ) from error

@@ -33,7 +33,7 @@ class NightTest:
     problem: str = ""
 
     def is_worse(self, alpha: float) -> bool:
-        """Whether tonight is worse by more than chance explains."""
+        """Whether tonight is significantly worse."""
         return self.row is not None and self.row.difference_points < 0 and self.p_corrected < alpha
 
 
@@ -96,11 +96,8 @@ def missed_nights(before: Sequence[NightRow], night: str) -> list[str]:
     """Return a note if the last run was more than a day before `night`; it still counts as the previous night."""
     last = max((row.night for row in before), default=night)
     days = (date.fromisoformat(night[:10]) - date.fromisoformat(last[:10])).days
-    return (
-        [f"the last run was {days} days ago, on {night_label(last)}: the nights between were missed"]
-        if days > 1
-        else []
-    )
+    note = f"the last run was {days} days ago, on {night_label(last)}: the nights between were missed"
+    return [note] if days > 1 else []
 
 
 def judge(
@@ -113,10 +110,7 @@ def judge(
         folder: The benchmark's folder, where `nights/` holds the answers of each night.
     """
     earlier = [_comparable(before, row, matrix.since) for row in tonight]
-    others = {
-        "previous": [rows[-1] if rows else None for rows in earlier],
-        "best": [best_night(rows) for rows in earlier],
-    }
+    others = {"previous": [rows[-1] if rows else None for rows in earlier], "best": list(map(best_night, earlier))}
     tests = {
         name: corrected([_test(main, folder, row, other) for row, other in zip(tonight, others[name], strict=True)])
         for name in AGAINST
@@ -146,8 +140,8 @@ def _series(row: NightRow) -> tuple[str, ...]:
 
 def best_night(rows: Sequence[NightRow]) -> NightRow | None:
     """Return the best of these rows, the last one of equals; None if none has a number."""
-    known = [row for row in rows if row.metric_percent is not None]
-    return max(known, key=lambda row: (row.metric_percent, row.night), default=None)
+    measured = [row for row in rows if row.metric_percent is not None]
+    return max(measured, key=lambda row: (row.metric_percent, row.night), default=None)
 
 
 def needed_nights(rows: Sequence[NightRow], matrix: Matrix) -> set[str]:
@@ -200,10 +194,10 @@ def corrected(tests: Sequence[NightTest | None]) -> list[NightTest | None]:
 
 def night_figures(before: Sequence[NightRow], row: NightRow, tolerance: Tolerance) -> list[NightFigure]:
     """Return speed and memory against the last nights on this host and device; values missing on either side are left out."""
-    same = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
+    same_machine = [other for other in before if (other.host, other.device) == (row.host, row.device)][-USUAL_NIGHTS:]
     figures = []
     for name, now in figures_of(row).items():
-        earlier = [value for other in same if (value := figures_of(other)[name])]
+        earlier = [value for other in same_machine if (value := figures_of(other)[name])]
         is_speed = name == "questions/s"
         percent = tolerance.throughput_percent if is_speed else tolerance.peak_memory_percent
         if now and earlier:
@@ -219,14 +213,14 @@ def figures_of(row: NightRow) -> dict[str, float | None]:
 
 def _notes(before: Sequence[NightRow], row: NightRow, comparable: Sequence[NightRow]) -> list[str]:
     """Return notes on what limits the comparison of a row with earlier nights."""
-    same = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
+    same_setting = [other for other in before if (other.recipe, other.setting) == (row.recipe, row.setting)]
     if not comparable:
-        known = [other for other in same if other.way == row.way and other.status == OK]
-        if known and known[-1].recipe_fingerprint != row.recipe_fingerprint:
-            return [f"the recipe has changed since {night_label(known[-1].night)}: comparisons start anew"]
-        return [f"nothing to compare with since {night_label(known[-1].night)}" if known else "first night"]
+        measured = [other for other in same_setting if other.way == row.way and other.status == OK]
+        if measured and measured[-1].recipe_fingerprint != row.recipe_fingerprint:
+            return [f"the recipe has changed since {night_label(measured[-1].night)}: comparisons start anew"]
+        return [f"nothing to compare with since {night_label(measured[-1].night)}" if measured else "first night"]
     last, notes = comparable[-1], []
-    failed = [other for other in same if other.status == FAILED and other.night > last.night]
+    failed = [other for other in same_setting if other.status == FAILED and other.night > last.night]
     if failed:
         notes.append(f"failed on {night_label(failed[-1].night)}, so the previous night is {night_label(last.night)}")
     if all((other.host, other.device) != (row.host, row.device) for other in comparable):

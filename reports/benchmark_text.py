@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from cache.printable import printable
+from cache.printable import counted, printable
 from pipeline.benchmarks.matrix import Matrix
 from pipeline.text_table import aligned, code, escaped, markdown, or_dash
 from reports.benchmark import Night
@@ -69,7 +69,7 @@ def _figure(name: str, value: float | None) -> str:
 
 def _heading(night: Night) -> str:
     n_regressions = len(night.regressions)
-    verdict = f"{n_regressions} regression{'s' if n_regressions > 1 else ''}" if n_regressions else "no regression"
+    verdict = counted(n_regressions, "regressions") if n_regressions else "no regression"
     if all(judged.row.status == FAILED for judged in night.rows):
         verdict = "nothing was measured"
     failed = f", {len(night.failures)} failed" if night.failures else ""
@@ -118,8 +118,7 @@ def _all_notes(night: Night) -> list[str]:
 def _legend(matrix: Matrix) -> str:
     tolerance = matrix.tolerance
     return (
-        f"p: McNemar's exact test with Holm's correction over the rows; a loss with p below {matrix.alpha:g} is a regression. "
-        f"In brackets: change from the median of up to {USUAL_NIGHTS} nights on this host and device; after {ENOUGH_NIGHTS} "
-        f"nights, {tolerance.throughput_percent:g} % fewer questions/s or {tolerance.peak_memory_percent:g} % more memory "
-        "is a regression."
+        f"p: McNemar's exact test with Holm's correction over the rows; a regression below {matrix.alpha:g}. In brackets: change "
+        f"from the median of up to {USUAL_NIGHTS} nights on this host and device; after {ENOUGH_NIGHTS} nights, a regression "
+        f"beyond {tolerance.throughput_percent:g} % fewer questions/s or {tolerance.peak_memory_percent:g} % more memory."
     )

@@ -53,14 +53,13 @@ def compare_runs(
     shared = [setting for setting in answers_a if setting in answers_b]
     if not shared:
         raise ComparisonError(
-            f"{a!r} and {b!r} have no answers of the same setting: "
-            f"{a} has {_settings_text(answers_a)}; {b} has {_settings_text(answers_b)}"
+            f"{a!r} and {b!r} have no common setting: A has {_settings_text(answers_a)}; B has {_settings_text(answers_b)}"
         )
     pairs = [compare(store, answers_a[setting], answers_b[setting], resampling) for setting in shared]
     comparison = RunComparison(
         a,
         b,
-        resampling.by,
+        bootstrap=resampling.by,
         differences=recipe_differences(run_a, run_b) if run_a and run_b else pairs[0].differences,
         only_a=[setting for setting in answers_a if setting not in answers_b],
         only_b=[setting for setting in answers_b if setting not in answers_a],
@@ -88,8 +87,8 @@ def run_comparison_text(
     lines += ["", *format_comparison_table(comparison.rows, comparison.bootstrap, table).split("\n"), ""]
     for name, only in ((comparison.a, comparison.only_a), (comparison.b, comparison.only_b)):
         lines += [f"only in {name}: {', '.join(only)}"] if only else []
-    hint = "to list changed questions, run `sevila compare` with the ids of two of their answers (`sevila runs show`)"
-    return printable_lines([*lines, hint])
+    lines.append("to list changed questions, run `sevila compare` with ids of answers (`sevila runs show` lists them)")
+    return printable_lines(lines)
 
 
 def _named(store: Store, name: str) -> NamedRun | None:

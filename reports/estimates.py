@@ -29,8 +29,7 @@ class Tally(NamedTuple):
 
 def tally(differences: Sequence[Estimate]) -> Tally:
     """Count the differences above 0."""
-    n_above = sum(difference.value > 0 for difference in differences)
-    return Tally(n_above, sum((difference.low or 0) > 0 for difference in differences))
+    return Tally(sum(item.value > 0 for item in differences), sum((item.low or 0) > 0 for item in differences))
 
 
 def span(differences: Sequence[Estimate]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from cache.errors import SevilaError
+from cache.printable import counted
 from pipeline.text_table import wrap_words
 
 FindingState = Literal["ok", "note", "problem"]
@@ -43,5 +44,4 @@ def findings_text(findings: list[Finding], columns: int) -> str:
         lines += wrap_words(finding.text, columns, start, indent)
         lines += wrap_words(finding.fix, columns, f"{indent}-> ", f"{indent}   ") if finding.fix else []
     n_problems = sum(finding.state == "problem" for finding in findings)
-    total = f"{n_problems} problem{'s' if n_problems > 1 else ''}" if n_problems else "no problems"
-    return "\n".join([*lines, "", total])
+    return "\n".join([*lines, "", counted(n_problems, "problems") if n_problems else "no problems"])

@@ -16,12 +16,13 @@ import psutil
 from cache.errors import SevilaError
 from cache.files import write_atomically, write_for_user
 from cache.fingerprint import fingerprint
+from cache.printable import counted
 from cache.store import Store
 from cache.tables import Schema, write_rows
 from cache.untrusted import is_name
 from pipeline.engine.joined import typed_rows_of_all
 from pipeline.engine.progress import count_bar
-from pipeline.engine.sources import Sources, VideoFile
+from pipeline.engine.sources import Sources
 from pipeline.selection.keyframes import ChosenFrames
 from pipeline.video.keyframe_files import WantedFile, WantedFiles, in_processes, write_files
 from reports.named_runs import newest_of_run
@@ -147,10 +148,10 @@ def write_pictures(
 
 def failures_text(failures: dict[str, str]) -> str:
     """Return the failed videos with their reasons as text."""
-    shown = [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:FAILURES_SHOWN]]
-    more = [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
-    n_videos = f"{len(failures)} video{'s' * (len(failures) > 1)}"
-    return "\n".join([f"{n_videos} failed; run the command again when they can be read", *shown, *more])
+    lines = [f"{counted(len(failures), 'videos')} failed; run the command again when they can be read"]
+    lines += [f"{video_id}: {reason}" for video_id, reason in list(failures.items())[:FAILURES_SHOWN]]
+    lines += [f"and {len(failures) - FAILURES_SHOWN} more"] if len(failures) > FAILURES_SHOWN else []
+    return "\n".join(lines)
 
 
 def _file_names(question_ids: Sequence[str]) -> dict[str, str]:
@@ -211,21 +212,14 @@ def _requests(
         if not missing:
             continue
         video = videos[video_id]
-        if problem := _problem(video, sampled[video_id]):
-            failures[video_id] = problem
+        if video.path is None or video.digest != sampled[video_id]:
+            failures[video_id] = video.reason or f"{video.path}: content has changed since its frames were sampled"
             continue
-        assert video.path is not None
         batch_size = OPEN_CLIPS if missing[0].path.suffix == ".mp4" else len(missing)
         for start in range(0, len(missing), batch_size):
             batch = tuple(missing[start : start + batch_size])
             requests.append((video_id, WantedFiles(video.path, video.digest, video.stamp, batch, height)))
     return requests, failures
-
-
-def _problem(video: VideoFile, digest: str | None) -> str:
-    if video.path is None:
-        return video.reason
-    return "" if video.digest == digest else f"{video.path}: content has changed since its frames were sampled"
 
 
 def _write(requests: list[tuple[str, WantedFiles]], processes: int) -> dict[str, str]:

@@ -33,24 +33,19 @@ def installation() -> Iterator[Finding]:
     """Check the package, Python, and that every library has a supported version."""
     version = importlib.metadata.version(PACKAGE)
     yield Finding("installation", "ok", f"sevila {version}, Python {platform.python_version()}, {platform.platform()}")
-    unsupported = []
-    for line in importlib.metadata.requires(PACKAGE) or []:
-        requirement = Requirement(line)
+    is_supported = True
+    for requirement in map(Requirement, importlib.metadata.requires(PACKAGE) or []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
             installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            unsupported.append((requirement, "missing"))
-            continue
-        if not requirement.specifier.contains(installed, prereleases=True):
-            unsupported.append((requirement, installed))
-    for requirement, installed in unsupported:
-        fix = f"pip install '{requirement.name}{requirement.specifier}'"
-        yield Finding(
-            "installation", "problem", f"{requirement.name} is {installed}; expected {requirement.specifier}", fix
-        )
-    if not unsupported:
+            installed = ""
+        if not installed or not requirement.specifier.contains(installed, prereleases=True):
+            is_supported = False
+            text = f"{requirement.name} is {installed or 'missing'}; expected {requirement.specifier}"
+            yield Finding("installation", "problem", text, f"pip install '{requirement.name}{requirement.specifier}'")
+    if is_supported:
         yield Finding("installation", "ok", "all libraries have supported versions")
 
 
@@ -93,10 +88,10 @@ def decoders() -> Iterator[Finding]:
 def store_disk(root: Path) -> Iterator[Finding]:
     """Check the store's disk: free space, type, locks and syncs (for parallel processes), and that the store has no links."""
     Store(root)  # raises if it contains a link
-    here = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
-    state = "" if here == root.absolute() else " (does not exist yet)"
-    kind = file_system(here)
-    free = shutil.disk_usage(here).free
+    folder = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
+    state = "" if folder == root.absolute() else " (does not exist yet)"
+    kind = file_system(folder)
+    free = shutil.disk_usage(folder).free
     space = Finding("store", "ok", f"{root}{state}: {human_size(free)} free on {kind}")
     if free < LITTLE_DISK_BYTES:
         space = space._replace(
@@ -104,12 +99,12 @@ def store_disk(root: Path) -> Iterator[Finding]:
             fix="frames and features of NExT-QA take about 150 GB; choose another disk by --store FOLDER or SEVILA_STORE",
         )
     yield space
-    if not os.access(here, os.W_OK):
+    if not os.access(folder, os.W_OK):
         fix = "give a writable folder by --store; this one can still be read by --below"
-        yield Finding("store", "problem", f"{here} cannot be written", fix)
+        yield Finding("store", "problem", f"{folder} cannot be written", fix)
         return
-    with tempfile.TemporaryDirectory(prefix=".sevila-doctor-", dir=here) as folder:
-        yield from _file_system_works(Path(folder), kind)
+    with tempfile.TemporaryDirectory(prefix=".sevila-doctor-", dir=folder) as trial_folder:
+        yield from _file_system_works(Path(trial_folder), kind)
 
 
 def file_system(folder: Path) -> str:
@@ -141,30 +136,30 @@ def _file_system_works(folder: Path, kind: str) -> Iterator[Finding]:
         yield Finding("store", "note", "folders cannot be synced: a power failure may lose the last finished artifacts")
 
 
-def weight_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
-    """Check the weights that have a place, and list released weights without one; `given` as for `PlaceLookup`."""
-    lookup = PlaceLookup(given)
+def weight_findings(places: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    """Check the weights that have a place, and list released weights without one; `places` as for `PlaceLookup`."""
+    lookup = PlaceLookup(places)
     for line in placed_weights(lookup.all_of("weights")):
         fix = f"`sevila weights import {line.name or 'NAME'} PATH` writes another path into {config_file()}"
         if lookup.given("weights", line.name):
             fix = f"--weights {line.name or 'NAME'}=PATH with another path"
         finding = Finding("weights", "ok", f"{line.name or 'all names'}: {line.where}, {line.state}")
         yield finding if line.size_bytes is not None else finding._replace(state="problem", fix=fix)
-    for name, known in RELEASED.items():
+    for name, released in RELEASED.items():
         if lookup.configured("weights", name) is None:
-            fix = f"{known.files} ({known.size}) from {known.page}; then `sevila weights import {name} PATH`"
+            fix = f"{released.files} ({released.size}) from {released.page}; then `sevila weights import {name} PATH`"
             yield Finding("weights", "note", f"{name} has no place; recipes that name it cannot run", fix)
 
 
-def dataset_findings(given: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
-    """Check that the places of data sets exist; `given` as for `PlaceLookup`."""
-    lookup = PlaceLookup(given)
+def dataset_findings(places: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
+    """Check that the places of data sets exist; `places` as for `PlaceLookup`."""
+    lookup = PlaceLookup(places)
     n_places = 0
     for kind in ("annotations", "videos"):
         for name, path in lookup.all_of(kind).items():
             n_places += 1
-            where = f"--{kind}" if lookup.given(kind, name) else f"[{kind}] in {config_file()}"
-            fix = f"mount or download it, or change {where}"
+            setting = f"--{kind}" if lookup.given(kind, name) else f"[{kind}] in {config_file()}"
+            fix = f"mount or download it, or change {setting}"
             finding = Finding("data sets", "ok", f"{kind} {name or 'of all names'}: {path}")
             if not path.exists():
                 finding = finding._replace(state="problem", text=f"{finding.text}: does not exist", fix=fix)

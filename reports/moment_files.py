@@ -165,10 +165,11 @@ def _qid_label(row: Row) -> str:
     return f" (qid {row.cells['qid']!r})" if isinstance(row.cells.get("qid"), (int, str)) else ""
 
 
-def _raise_if_any(where: str, problems: Sequence[str]) -> None:
+def _raise_if_any(subject: str, problems: Sequence[str]) -> None:
     if problems:
-        more = f"; and {len(problems) - PROBLEMS_SHOWN} more" if len(problems) > PROBLEMS_SHOWN else ""
-        raise SchemaError(f"{where}: {'; '.join(problems[:PROBLEMS_SHOWN])}{more}")
+        n_more = len(problems) - PROBLEMS_SHOWN
+        listed = [*problems[:PROBLEMS_SHOWN], *([f"and {n_more} more"] if n_more > 0 else [])]
+        raise SchemaError(f"{subject}: {'; '.join(listed)}")
 
 
 def _annotation(cells: dict[str, Any]) -> Annotation:

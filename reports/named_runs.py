@@ -102,13 +102,13 @@ def run_listing(store: Store) -> str:
 
 def run_description(store: Store, name: str) -> str:
     """Return the description of a named run: its times, its settings and its artifacts."""
-    run, known = named_run(store, name), dict[str, str]()
+    run, stale_reasons = named_run(store, name), dict[str, str]()  # cache of why_stale
     finished = f", ended {run.finished[:19]}" if run.finished else ""
     seeds = f", seeds {' '.join(map(str, run.seeds))}" if run.seeds else ""
     lines = [f"{run.name}: recipe {run.recipe}{seeds}, begun {run.started[:19]}{finished}, {run.status}"]
     lines += [f"  {section}.{key} = {value!r}" for section, keys in run.settings.items() for key, value in keys.items()]
     for pin in run.artifacts:
-        stale = store.why_stale(pin.id, known) if store.exists(pin.id) else ""
+        stale = store.why_stale(pin.id, stale_reasons) if store.exists(pin.id) else ""
         state = f"stale: {stale}" if stale else "" if store.exists(pin.id) else "not in the store"
         notes = "; ".join(filter(None, (pin.setting, state)))
         lines.append(f"{pin.id:42} {notes}".rstrip())

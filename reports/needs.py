@@ -35,7 +35,7 @@ def needs_text(paper: Paper, runs_by_table: Mapping[str, Sequence[RowRun]]) -> s
     missing = sorted({value.source for run in runs for value in run.missing if value.source})
     work = {name: _unique(item for run in runs for item in _work(paper, run)) for name, runs in runs_by_table.items()}
     all_work = _unique(item for items in work.values() for item in items)
-    sources = [["missing", "size", "published at"], *_sources(paper, missing, all_work)]
+    sources = [["missing", "size", "source, or file names"], *_sources(paper, missing, all_work)]
     hours = [["table", "hours on one H100"]]
     hours += [[name, _hours(items)] for name, items in work.items() if items]
     hours.append(["all together, with shared steps once", _hours(all_work)])

@@ -108,10 +108,10 @@ def read_paper() -> Paper:
 
 def tables_named(names: tuple[str, ...]) -> dict[str, PaperTable]:
     """Return the named tables, `all` for every one, in the paper's order; raises `RecipeError` for an unknown name."""
-    known = read_paper().tables
+    tables = read_paper().tables
     for name in names:
-        if name not in (*known, EVERY_TABLE):
+        if name not in (*tables, EVERY_TABLE):
             raise RecipeError(
-                f"no table {name!r} to reproduce{did_you_mean(name, known)}; expected one of {', '.join(known)}, {EVERY_TABLE}"
+                f"no table {name!r} to reproduce{did_you_mean(name, tables)}; expected one of {', '.join(tables)}, {EVERY_TABLE}"
             )
-    return {name: table for name, table in known.items() if name in names or EVERY_TABLE in names}
+    return {name: table for name, table in tables.items() if name in names or EVERY_TABLE in names}

@@ -71,8 +71,8 @@ def _moment_figure(name: str, metrics: MomentMetrics) -> Estimate | None:
     else:
         threshold = float(name.removeprefix("R1@"))
         values = [row.recall_at_one_percent for row in rows if abs(row.iou_threshold - threshold) < 1e-6]
-    known = [value for value in values if value is not None]
-    return Estimate(mean(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return Estimate(mean(numbers)) if numbers else None
 
 
 def _any_frame(run: RowRun) -> list[AccuracyRow]:

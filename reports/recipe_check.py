@@ -146,11 +146,10 @@ def recipe_findings(recipe: Recipe, run: RunContext, sources: Sources) -> tuple[
     findings = [*_missing(recipe, sources)]
     dry_run = Estimating(recipe, run)
     steps = dry_run.walk(chain_of(recipe), sources)
-    known = {finding.text for finding in findings}
-    reasons = dict.fromkeys(
-        step.why for step in steps if step.status == "blocked" and not step.why.startswith("waits for ")
-    )
-    findings += [Finding(OF_RECIPE, "problem", reason) for reason in reasons if reason not in known]
+    missing = {finding.text for finding in findings}
+    blocked = dict.fromkeys(step.why for step in steps if step.status == "blocked")
+    reasons = [why for why in blocked if not why.startswith("waits for ") and why not in missing]
+    findings += [Finding(OF_RECIPE, "problem", reason) for reason in reasons]
     counts = {status: sum(step.status == status for step in steps) for status in ("exists", "build", "blocked")}
     state = f"{counts['exists']} of {counted(len(steps), 'steps')} are in the store, {counts['build']} can be built"
     findings.append(Finding(OF_RECIPE, "ok", f"{recipe.name}: {state}, {counts['blocked']} are blocked"))

@@ -104,8 +104,8 @@ def _row_numbers(table: PaperTable, row: PaperRow, runs: Sequence[RowRun]) -> It
 def _number_of(
     row: PaperRow, place: int, column: PaperColumn, runs: Sequence[RowRun], of_paper: str = ""
 ) -> PaperNumber:
-    known = [figure(column.figure, run) for (run,) in distinct((run,) for run in runs if run.is_measured)]
-    measured = over_seeds([number for number in known if number is not None])
+    numbers = [figure(column.figure, run) for (run,) in distinct((run,) for run in runs if run.is_measured)]
+    measured = over_seeds([number for number in numbers if number is not None])
     published = row.published_in(place)
     state = "measured"
     if measured is None:

@@ -28,10 +28,9 @@ def select_frames(
         SchemaError, MissingSourceError: As `read_score_lists`.
     """
     choose = selector_named(selector)
-    unavailable = set(choose.needs) - {"n_frames", "scores", "rng"}
-    if unavailable:
-        needs = " and ".join(sorted(unavailable))
-        raise SevilaError(f"{selector} needs {needs} of the frames, which score files do not contain")
+    missing = sorted(set(choose.needs) - {"n_frames", "scores", "rng"})
+    if missing:
+        raise SevilaError(f"{selector} needs {' and '.join(missing)} of the frames, which score files do not contain")
     checked = choose.options_from(options or {})
     if k < 1:
         raise SevilaError(f"k is {k}; expected at least 1 frame")

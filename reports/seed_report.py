@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
-from cache.printable import printable
+from cache.printable import counted, printable
 from pipeline.engine.recipe import Recipe
 from pipeline.engine.stage import Artifact
 from pipeline.recipes.results import Column, Results
@@ -100,7 +100,7 @@ def _claim(runs: Sequence[SeedRun], what: str, order: str, worse: Cell, better: 
         differences = [Estimate(seed_values[better] - seed_values[worse]) for seed_values in values]
     n_held, n_significant = tally(differences)
     verdict = "holds" if n_held == len(runs) else "does not hold" if n_held == 0 else "holds in some seeds only"
-    seeds = f"{n_held} of {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+    seeds = f"{n_held} of {counted(len(runs), 'seeds')}"
     significant = f", significantly in {n_significant}" if are_accuracies else ""
     return f"{what}: {order}: **{verdict}**, in {seeds}{significant}; {span(differences)}"
 

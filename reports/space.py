@@ -74,22 +74,18 @@ def usage(store: Store) -> Usage:
 
 def usage_text(usage: Usage) -> str:
     """Return the sizes for a terminal."""
-    lines = [_line(share.size_bytes, stage, _artifacts(share)) for stage, share in sorted(usage.stages.items())]
+    shares = sorted(usage.stages.items())
+    lines = [_line(share.size_bytes, stage, counted(share.count, "artifacts")) for stage, share in shares]
     for space, share in sorted(usage.pool.items()):
         text = f"{share.count} parts, {share.n_referenced} used by artifacts ({human_size(share.referenced_bytes)})"
         lines.append(_line(share.size_bytes, f"pool {space}", text))
-    for name, share in (("unfinished", usage.unfinished), ("set aside", usage.set_aside)):
-        if share.count:
-            lines.append(_line(share.size_bytes, name, _artifacts(share)))
+    shares = [("unfinished", usage.unfinished), ("set aside", usage.set_aside)]
+    lines += [_line(share.size_bytes, name, counted(share.count, "artifacts")) for name, share in shares if share.count]
     lines += [_line(usage.other_bytes, "other", "notes, locks, demo worlds"), _line(usage.total_bytes, "total", "")]
     freed = (
         usage.problem if usage.freed_bytes is None else f"`sevila cache gc` would free {human_size(usage.freed_bytes)}"
     )
     return printable_lines([*lines, freed])
-
-
-def _artifacts(share: Share) -> str:
-    return f"{share.count} artifact{'s' if share.count != 1 else ''}"
 
 
 def _line(size_bytes: int, what: str, text: str) -> str:

@@ -36,12 +36,12 @@ def summary(
     ids = [f"  {artifact.record.stage:21} {artifact.id}" for artifact in artifacts]
     parts = ["artifacts:", *ids] if with_ids else []
     for artifact in artifacts:
-        what, lines = _failures(artifact)
-        parts += ["", f"{what}:", *(f"  {line}" for line in lines)] if lines else []
+        heading, lines = _failures(artifact)
+        parts += ["", f"{heading}:", *(f"  {line}" for line in lines)] if lines else []
         if isinstance(results, Results):
             continue  # one table covers dozens of answers and metrics
-        if isinstance(artifact, Answers) and (shown := _first_answers(artifact)):
-            parts += ["", f"first answers (all: `sevila answers {artifact.id}`):", *(f"  {line}" for line in shown)]
+        if isinstance(artifact, Answers) and (lines := _first_answers(artifact)):
+            parts += ["", f"first answers (all: `sevila answers {artifact.id}`):", *(f"  {line}" for line in lines)]
         if isinstance(artifact, LocalizationMetrics):
             parts += ["", artifact.text(table)]
         if isinstance(artifact, (Metrics, MomentMetrics)):
@@ -56,8 +56,8 @@ def summary_content(
 ) -> dict[str, Any]:
     """Return every step with its artifact, and the chain's results, as JSON values; `settings` as in `summary_markdown`."""
     steps = [
-        {"stage": artifact.record.stage, "which": which, "id": artifact.id, "failed": dict(artifact.record.dropped)}
-        for artifact, which in zip(artifacts, settings, strict=True)
+        {"stage": artifact.record.stage, "which": setting, "id": artifact.id, "failed": dict(artifact.record.dropped)}
+        for artifact, setting in zip(artifacts, settings, strict=True)
     ]
     return {"steps": steps, "results": _results_content(results)}
 
@@ -88,16 +88,16 @@ def summary_markdown(
         examples: Markdown to insert below the figures.
     """
     artifacts = {artifact.record.id: artifact for artifact in steps}.values()
-    which = _which(steps, settings)
+    settings_of = _settings_by_artifact(steps, settings)
     if isinstance(results, Results):
         parts = _results(results)
     else:  # a forward chain, or one stage in all its occurrences
         metrics_first = sorted(artifacts, key=lambda artifact: not isinstance(artifact, (Metrics, MomentMetrics)))
-        parts = [text for artifact in metrics_first for text in _figures(artifact, which[artifact.record.id])]
+        parts = [text for artifact in metrics_first for text in _figures(artifact, settings_of[artifact.record.id])]
     parts += [examples] if examples else []
-    failures = [f"{escaped(what)}:\n\n{_code(lines)}" for what, lines in map(_failures, artifacts) if lines]
+    failures = [f"{escaped(heading)}:\n\n{_code(lines)}" for heading, lines in map(_failures, artifacts) if lines]
     parts += ["## Failures", *failures] if failures else []
-    parts += ["## All steps", _steps(list(artifacts), which), "## Next commands", _next(list(artifacts), results)]
+    parts += ["## All steps", _steps(list(artifacts), settings_of), "## Next commands", _next(list(artifacts), results)]
     return "\n\n".join(parts)
 
 
@@ -112,7 +112,7 @@ def _results(results: Results) -> list[str]:
     ]
 
 
-def _figures(artifact: Artifact, which: str) -> list[str]:
+def _figures(artifact: Artifact, setting: str) -> list[str]:
     """Return the figures of one artifact as paragraphs; none for most stages."""
     parts: list[str] = []
     if isinstance(artifact, (Metrics, MomentMetrics, LocalizationMetrics)):
@@ -124,31 +124,29 @@ def _figures(artifact: Artifact, which: str) -> list[str]:
         parts = ["Pseudo-labels", "\n".join(f"- {escaped(line)}" for line in artifact.text().splitlines())]
     elif "curves" in artifact.tables and (line := training_line(TrainedWeights("Training", artifact))):
         parts = ["Training", escaped(line)]
-    return (
-        [f"## {parts[0]}{f': {escaped(which)}' if which else ''}", *parts[1:], code(str(artifact.id))] if parts else []
-    )
+    heading = [f"## {title}{f': {escaped(setting)}' if setting else ''}" for title in parts[:1]]
+    return [*heading, *parts[1:], code(str(artifact.id))] if parts else []
 
 
-def _which(steps: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
+def _settings_by_artifact(steps: Sequence[Artifact], settings: Sequence[str]) -> dict[str, str]:
     """Return the settings of each artifact as text; an artifact may have several."""
-    settings_of: dict[str, list[str]] = {}
+    settings_of: dict[str, dict[str, None]] = {}  # a dict as an ordered set
     for artifact, setting in zip(steps, settings, strict=True):
-        known = settings_of.setdefault(artifact.record.id, [])
-        if setting and setting not in known:
-            known.append(setting)
-    more = {
-        id: [f"{len(known) - SETTINGS_SHOWN} more"] for id, known in settings_of.items() if len(known) > SETTINGS_SHOWN
-    }
-    return {id: "; ".join([*known[:SETTINGS_SHOWN], *more.get(id, [])]) for id, known in settings_of.items()}
+        settings_of.setdefault(artifact.record.id, {}).update({setting: None} if setting else {})
+    texts = {}
+    for id, names in settings_of.items():
+        more = [f"{len(names) - SETTINGS_SHOWN} more"] if len(names) > SETTINGS_SHOWN else []
+        texts[id] = "; ".join([*list(names)[:SETTINGS_SHOWN], *more])
+    return texts
 
 
-def _steps(artifacts: Sequence[Artifact], which: Mapping[str, str]) -> str:
+def _steps(artifacts: Sequence[Artifact], settings_of: Mapping[str, str]) -> str:
     lines = []
     for record in [artifact.record for artifact in artifacts]:
         counts = [escaped(f"{count} {name.replace('_', ' ')}") for name, count in list(record.rows.items())[:1]]
         counts += [f"**{count} {escaped(reason)}**" for reason, count in record.dropped.items()]
         finished = record.finished[:16].replace("T", " ")
-        lines.append([code(record.id), which[record.id], Markup(", ".join(counts)), finished])
+        lines.append([code(record.id), settings_of[record.id], Markup(", ".join(counts)), finished])
     return markdown([["artifact", "setting", "content", "finished (UTC)"], *lines], n_left=4)
 
 
@@ -157,9 +155,11 @@ def _next(artifacts: Sequence[Artifact], results: Artifact | Results | None) -> 
     lines = [f"export SEVILA_STORE={artifacts[0].store.root.absolute()}"]
     if isinstance(results, Results) and len(results.settings) > 1:
         a, b = results.settings[0].metrics.id, results.settings[-1].metrics.id
-        lines.append(f"sevila compare {a} {b}   # is the difference real? Any two of the settings")
+        lines.append(f"sevila compare {a} {b}   # tests the difference of any two settings")
     answers = [artifact.id for artifact in artifacts if isinstance(artifact, Answers)]
-    lines += [f"sevila answers {answers[-1]} > answers.csv   # every question, in words"] if answers else []
+    lines += (
+        [f"sevila answers {answers[-1]} > answers.csv   # all questions with the texts of answers"] if answers else []
+    )
     lines.append(f"sevila cache show {artifacts[-1].id}   # config, inputs, files and first rows of any artifact")
     return _code(lines, "bash")
 
@@ -177,19 +177,19 @@ def _first_answers(answers: Answers) -> list[str]:
 
 def _failures(artifact: Artifact) -> tuple[str, list[str]]:
     """Return a heading with the number of failed rows, and lines with the first of them and their reasons; no lines without."""
-    what, lines = "", []
+    heading, lines = "", []
     if isinstance(artifact, Questions):
         lines = [f"{row.file} line {row.line}: {row.reason}" for row in artifact.typed_rows("rejected", Rejected)]
-        what = f"{counted(len(lines), 'annotation rows')} rejected"
+        heading = f"{counted(len(lines), 'annotation rows')} rejected"
     if isinstance(artifact, Frames):
         videos = artifact.videos()
         failed = [video for video in videos if video.status != "ok"]
         lines = [f"{cut_in_the_middle(video.video_id, MAX_NAME_CHARACTERS)}: {video.reason}" for video in failed]
         reasons = Counter(video.reason.code for video in failed)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        what = f"{len(lines):,} of {counted(len(videos), 'videos')} failed ({counts})"
+        heading = f"{len(lines):,} of {counted(len(videos), 'videos')} failed ({counts})"
     more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
-    return printable(what), [*map(_line, lines[:FAILURES_SHOWN]), *more]
+    return printable(heading), [*map(_line, lines[:FAILURES_SHOWN]), *more]
 
 
 def _line(text: str) -> str:

@@ -51,10 +51,9 @@ class Grid:
         """
         cells = []
         for selector in dict.fromkeys((UNIFORM, *self.selectors)):
-            if selector not in selector_names():
-                known = selector_names()
+            if selector not in (names := selector_names()):
                 raise RecipeError(
-                    f"no selector {selector!r}{did_you_mean(selector, known)}; there are: {', '.join(known)}"
+                    f"no selector {selector!r}{did_you_mean(selector, names)}; expected one of {', '.join(names)}"
                 )
             scorers = self.scorers if "scores" in selector_named(selector).needs else (ANY,)
             pairs = product(scorers, self.answerers)
@@ -94,9 +93,9 @@ class Cell:
     @property
     def name(self) -> str:
         """The display name of the cell: `aks by localizer, k = 8`."""
-        by = f" by {self.scorer}" if self.scorer else ""
-        answered = f", answered by {self.answerer}" if self.answerer else ""
-        return f"{self.selector}{by}, k = {self.k}{answered}"
+        scorer = f" by {self.scorer}" if self.scorer else ""
+        answerer = f", answered by {self.answerer}" if self.answerer else ""
+        return f"{self.selector}{scorer}, k = {self.k}{answerer}"
 
 
 def _scorer_settings(text: str) -> list[str]:
@@ -110,12 +109,12 @@ def _answerer_settings(text: str) -> list[str]:
     kind, settings = _parsed(text, ANSWERERS)
     if kind not in ANSWERERS or text == "served":
         known = "sevila, vlm, vlm=WEIGHTS, served=MODEL"
-        raise RecipeError(f"no answerer {text!r}{did_you_mean(kind, ANSWERERS)}; there are: {known}")
+        raise RecipeError(f"no answerer {text!r}{did_you_mean(kind, ANSWERERS)}; expected one of {known}")
     if kind == "sevila":
         return ["chain.answerer=sevila", *settings]
     # A recipe may name either weights or a served model; a cell that names one resets the other.
-    other = {"vlm": ['answer_with_vlm.served=""'], "served": ['answer_with_vlm.weights=""']}[kind]
-    return ["chain.answerer=vlm", *(other if "=" in text.partition(",")[0] else []), *settings]
+    reset = {"vlm": ['answer_with_vlm.served=""'], "served": ['answer_with_vlm.weights=""']}[kind]
+    return ["chain.answerer=vlm", *(reset if "=" in text.partition(",")[0] else []), *settings]
 
 
 def _parsed(text: str, kinds: Mapping[str, Sequence[str]]) -> tuple[str, list[str]]:

@@ -55,11 +55,11 @@ def sweep_content(runs: Sequence[CellRun]) -> list[dict[str, Any]]:
 def how_to_read(points: float) -> str:
     """Return the explanation of the columns."""
     return (
-        "Accuracies are in percent, differences in points. Each row is compared with uniform frames of the same number and "
-        "answerer on the same questions: the paired interval resamples videos; p is McNemar's exact test (which treats "
-        "questions as independent), with Holm's correction over all rows. Only uniform / only this: questions that only one of "
-        f"the two answers correctly. Power: the probability of p below {ALPHA:g} before correction for a true difference of "
-        f"{points:g} points, with the same number of questions and of differing answers."
+        "Accuracies in percent, differences in points. Each row is compared with uniform frames of the same number and answerer "
+        "on the same questions: the paired interval resamples videos; p is McNemar's exact test (which treats questions as "
+        "independent), with Holm's correction over all rows. Only uniform / only this: questions that only one of the two "
+        f"answers correctly. Power: the probability of p below {ALPHA:g} before correction, for a true difference of {points:g} "
+        "points with the same number of questions and of differing answers."
     )
 
 

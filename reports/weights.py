@@ -43,9 +43,9 @@ def weights_lines(store: Store) -> list[WeightsLine]:
     """Return configured weights, released weights without a place, those that the store remembers, and stored artifacts."""
     places = PlaceLookup({}).named("weights")
     lines = placed_weights()
-    for name, known in RELEASED.items():
+    for name, released in RELEASED.items():
         if name not in places:
-            lines.append(WeightsLine(name, known.title, f"not here ({known.size})", known.page))
+            lines.append(WeightsLine(name, released.title, f"not here ({released.size})", released.page))
     for source, id in sorted(store.digests.remembered_sources().items()):
         name = source.removeprefix(REMEMBERED)
         if source.startswith(REMEMBERED) and name not in places:
@@ -68,8 +68,7 @@ def weights_records(store: Store) -> list[Record]:
 
 
 def _placed(name: str, path: Path) -> WeightsLine:
-    known = RELEASED.get(name)
-    what = known.title if known else "given by name"
+    what = RELEASED[name].title if name in RELEASED else "given by name"
     try:
         size = sum(file.stat().st_size for file in checkpoint_files(path))
     except (CheckpointError, OSError) as error:
@@ -104,11 +103,12 @@ def weights_named(store: Store, name: str, sources: Sources) -> NamedWeights:
     if Path(name).exists():
         return NamedWeights(Path(name))
     if name in RELEASED:
-        known = RELEASED[name]
+        released = RELEASED[name]
         try:
             return NamedWeights(sources.weights_place(name))
         except MissingSourceError as error:
-            raise MissingSourceError(f"{error}; {known.files} ({known.size}) are published at {known.page}") from error
+            published = f"{released.files} ({released.size}) are published at {released.page}"
+            raise MissingSourceError(f"{error}; {published}") from error
     try:
         record = newest(store, name)[0]
     except StoreError as error:

@@ -24,17 +24,17 @@ def why_lines(plan: DryRun, store: Store, stage: str = "", than: NamedRun | None
     of equals, with the newest.
     """
     lines: list[str] = []
-    shown: list[str] = []
+    last_changes: list[str] = []
     for step in plan.steps:
         if step.stage != stage if stage else step.status == "exists":
             continue
         setting = f" ({step.setting})" if step.setting else ""
         lines.append(f"{step.status:8} {step.stage:21} {step.id or '-'}{setting}".rstrip())
         reason, changes = _reason(step, plan, store, than)
-        is_repeated = bool(changes) and changes == shown
+        is_repeated = bool(changes) and changes == last_changes
         lines += [f"    {reason}{' the same changes as above' if is_repeated else ''}"] if reason else []
         lines += [] if is_repeated else [f"        {line}" for line in changes]
-        shown = changes or shown
+        last_changes = changes or last_changes
     return lines
 
 

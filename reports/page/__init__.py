@@ -1,1 +1,1 @@
-"""The HTML report of a run, or of two side by side: numbers, plots and every question with its frames."""
+"""The HTML report of a run, or of a comparison of two: numbers, plots, and every question with its frames."""

@@ -1,4 +1,4 @@
-"""What each setting has to say about each question: its keyframes, answer and probabilities, or why there is none."""
+"""The results of a setting for each question: keyframes, answer and probabilities, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Contents = dict[str, dict[str, Any]]
 
 
 def same_questions(store: Store, setting: EvaluatedSetting, questions: Sequence[Question]) -> set[str]:
-    """Return the ids of those of the questions that a setting of another run was asked as they are here."""
-    here = {question.question_id: SAME(question) for question in questions}
-    others = Questions(store, setting.questions).questions()
-    return {other.question_id for other in others if here.get(other.question_id) == SAME(other)}
+    """Return the ids of the questions that are the same in a setting of another run."""
+    keys = {question.question_id: SAME(question) for question in questions}
+    other_questions = Questions(store, setting.questions).questions()
+    return {other.question_id for other in other_questions if keys.get(other.question_id) == SAME(other)}
 
 
 def contents_of(
     store: Store, setting: EvaluatedSetting, ids: set[str]
 ) -> tuple[Contents, list[tuple[str, Sequence[int]]]]:
-    """Return what a setting has for each of these questions, by short names, and (video, stored rows) of the keyframes.
+    """Return the results of a setting for these questions, by short keys, and (video id, stored rows) of the keyframes.
 
-    `k`: positions of keyframes, `p`: thousandths of each option, `v`: votes, `f`: the option that each keyframe gives alone,
-    `m`: retrieved moments, `r`: why there is none; `prediction` where a question was answered.
+    `k`: positions of keyframes, `p`: probability of each option in thousandths, `v`: votes, `f`: the option that each keyframe
+    alone gives, `m`: retrieved moments, `r`: reason of a failure; `prediction`: index of the chosen option.
     """
     contents: Contents = {id: {} for id in ids}
     rows: list[tuple[str, Sequence[int]]] = []
@@ -52,25 +52,25 @@ def contents_of(
                 rows.append((row.video_id, row.rows))
     if setting.answers is not None:
         answers = stored_as(store, setting.answers, Answers)
-        alone = _frame_answers(answers)
+        frame_answers = _frame_answers(answers)
         for answer in answers.typed_rows("answers", AnswerRow):
             if answer.question_id in contents:
-                contents[answer.question_id] |= _answer(answer, alone.get(answer.question_id))
+                contents[answer.question_id] |= _answer(answer, frame_answers.get(answer.question_id))
     if setting.moments is not None:
         _add_moments(Moments(store, setting.moments), contents)
     return contents, rows
 
 
 def single_frame_answers(store: Store, questions_id: str, frames_id: str) -> dict[str, bytes]:
-    """Return, as JSON by question, the option that each single frame gives, where the store has labels of these frames."""
+    """Return, as JSON by question, the option that each single frame gives; empty if the store has no labels of these frames."""
     for record in store.of_stage("label_frames"):
         if (record.inputs["questions"], record.inputs["frames"]) == (questions_id, frames_id):
             try:
                 table = PseudoLabels(store, record.id).columns("pseudo_labels", "question_id", "prediction")
             except CorruptArtifactError:
                 continue
-            runs = runs_of(table["question_id"])
-            return {id: orjson.dumps(table["prediction"][where].tolist()) for id, where in runs.items()}
+            slices = runs_of(table["question_id"])
+            return {id: orjson.dumps(table["prediction"][rows].tolist()) for id, rows in slices.items()}
     return {}
 
 
@@ -84,17 +84,17 @@ def _add_moments(moments: Moments, contents: Contents) -> None:
             contents[query.question_id] |= {"m": best} | ({"r": query.reason} if query.reason else {})
 
 
-def _answer(answer: AnswerRow, alone: list[int] | None) -> dict[str, Any]:
+def _answer(answer: AnswerRow, frame_answers: list[int] | None) -> dict[str, Any]:
     if answer.prediction is None:
         return {"r": answer.reason}
-    chances = [round(1000 * chance) for chance in option_probabilities(answer.option_logits).tolist()]
-    given = {"p": chances, "v": answer.votes, "f": alone}
-    return {"prediction": answer.prediction} | {name: values for name, values in given.items() if values}
+    thousandths = [round(1000 * share) for share in option_probabilities(answer.option_logits).tolist()]
+    content = {"p": thousandths, "v": answer.votes, "f": frame_answers}
+    return {"prediction": answer.prediction} | {key: values for key, values in content.items() if values}
 
 
 def _frame_answers(answers: Answers) -> dict[str, list[int]]:
-    """Return the option that each keyframe gives by itself, in the order of the keyframes; none where they are read together."""
+    """Return the option that each keyframe alone gives, in the keyframes' order; empty unless the Answerer votes."""
     if not answers.record.rows.get("frame_answers"):
         return {}
     table = answers.columns("frame_answers", "question_id", "prediction")
-    return {id: table["prediction"][where].tolist() for id, where in runs_of(table["question_id"]).items()}
+    return {id: table["prediction"][rows].tolist() for id, rows in runs_of(table["question_id"]).items()}

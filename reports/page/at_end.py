@@ -1,4 +1,4 @@
-"""The report that a run writes at its end, and some of its questions with pictures; whatever goes wrong, its results stand."""
+"""The report at the end of a run, and some of its questions with pictures; errors here never fail the run."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from stages.make_thumbnails import Thumbnails, VideoThumbnails
 from stages.select_keyframes import Keyframes
 
 log = logging.getLogger("sevila")
-Shown = TypeVar("Shown")
+Result = TypeVar("Result")
 
-SHOWN_OF_EACH = 2  # of those answered rightly, wrongly, and without a known answer
+EXAMPLES_PER_KIND = 2  # right answers, wrong answers, and answers to questions without a known one
 KEYFRAMES_SHOWN = 8
-EMBEDDED_LETTERS = 300_000  # of all pictures of a page, which a server keeps in its database
+MAX_EMBEDDED_CHARACTERS = 300_000  # of all pictures of a page, which the Prefect server keeps in its database
 
 
 def is_report_wanted() -> bool:
-    """Whether SEVILA_REPORT leaves it to us to write reports, where no command line says it."""
+    """Whether to write a report if the command line does not say; SEVILA_REPORT can turn it off."""
     return os.environ.get("SEVILA_REPORT", "").lower() not in ("0", "n", "no", "f", "false")
 
 
 def report_at_end(
     title: str, recipe: Recipe, steps: Run, sources: Sources, started: datetime, pin: Callable[..., None]
 ) -> Path | None:
-    """Return the page of a run that has just been walked; None, with a warning, where it cannot be written."""
+    """Write the report of a run that has just finished and return its path; None, with a warning, if that fails."""
 
     def write() -> Path:
         since = started.isoformat(timespec="milliseconds")
@@ -51,7 +51,7 @@ def report_at_end(
 
 
 def strips_at_end(recipe: Recipe, steps: Run, sources: Sources) -> str:
-    """Return some questions of a run whose report is written, with pictures; "" where there are none, or that fails."""
+    """Return some questions of a finished run with pictures, as Markdown; "" if there are none or that fails."""
 
     def show() -> str:
         run = run_of_steps("", recipe.name, "", steps.artifacts[0].store, steps.artifacts, steps.settings)
@@ -62,40 +62,40 @@ def strips_at_end(recipe: Recipe, steps: Run, sources: Sources) -> str:
     return _unless_it_fails(show) or ""
 
 
-def _unless_it_fails(work: Callable[[], Shown]) -> Shown | None:
+def _unless_it_fails(work: Callable[[], Result]) -> Result | None:
     try:
         return work()
     except SevilaError as error:
         log.warning("no report: %s", error)
     except OSError as error:
         log.warning("no report: %s", sentence(error))
-    except Exception:  # a fault of ours must not cost the days that the run took
-        log.warning("no report, though the run is complete; please report this error:", exc_info=True)
+    except Exception:  # a bug in reports must not fail a run that may have taken days
+        log.warning("no report was written, but the run is complete; please report this error:", exc_info=True)
     return None
 
 
 def keyframe_strips(run: ReportedRun, thumbnails: Thumbnails) -> str:
-    """Return some questions as the run's last setting answered them, each over its keyframes, as far as a page can hold them."""
+    """Return some questions, answered in the run's last setting, with their keyframes, as Markdown of limited size."""
     setting = run.headline
     if setting.answers is None or setting.keyframes is None:
         return ""
     questions, keyframes = Questions(run.store, setting.questions), Keyframes(run.store, setting.keyframes)
     chosen = {row.question_id: row for row in typed_rows_of_all(keyframes, "keyframes", questions, ChosenFrames)}
-    shown = _examples(answers_in_words(run.store, setting.answers))
-    pictures = _pictures_of({answer.video_id for answer in shown}, thumbnails)
-    parts, left = list[str](), EMBEDDED_LETTERS
-    for answer in shown:
+    examples = _examples(answers_in_words(run.store, setting.answers))
+    pictures = _pictures_of({answer.video_id for answer in examples}, thumbnails)
+    parts, n_remaining = list[str](), MAX_EMBEDDED_CHARACTERS
+    for answer in examples:
         strip = _strip(chosen[answer.question_id], pictures.get(answer.video_id))
-        left -= len(strip)
-        parts += [_question_and_answer(answer), strip] if strip and left >= 0 else []
+        n_remaining -= len(strip)
+        parts += [_question_and_answer(answer), strip] if strip and n_remaining >= 0 else []
     return "\n\n".join([f"## Some questions: {escaped(setting.name)}", *parts]) if parts else ""
 
 
 def _examples(answers: Iterable[AnswerInWords]) -> list[AnswerInWords]:
-    """Return some that were answered, of the first videos: their pictures are found without reading those of all."""
+    """Return some answers about the first videos, whose pictures are read without those of all videos."""
     answered = sorted((answer for answer in answers if not answer.reason), key=lambda answer: answer.video_id)
-    kinds = (True, False, None)
-    return [each for kind in kinds for each in [a for a in answered if a.correct is kind][:SHOWN_OF_EACH]]
+    kinds = [[answer for answer in answered if answer.correct is correct] for correct in (True, False, None)]
+    return [answer for kind in kinds for answer in kind[:EXAMPLES_PER_KIND]]
 
 
 def _pictures_of(video_ids: set[str], thumbnails: Thumbnails) -> dict[str, VideoThumbnails]:
@@ -109,7 +109,7 @@ def _pictures_of(video_ids: set[str], thumbnails: Thumbnails) -> dict[str, Video
 
 
 def _strip(keyframes: ChosenFrames, video: VideoThumbnails | None) -> str:
-    """Return a table of the first keyframes, over each its time and, where frames were ranked, its score."""
+    """Return a table of the first keyframes, each below its time and, if frames were ranked, its score."""
     if video is None or not keyframes.rows:
         return ""
     scores = [f", score {score:.2f}" for score in keyframes.scores] or [""] * len(keyframes.rows)
@@ -119,12 +119,11 @@ def _strip(keyframes: ChosenFrames, video: VideoThumbnails | None) -> str:
         for seconds, row in zip(keyframes.seconds, keyframes.rows, strict=True)
     ]
     n_more = len(cells) - KEYFRAMES_SHOWN
-    more = [f"and {n_more} more"] if n_more > 0 else []
-    return markdown([[*times[:KEYFRAMES_SHOWN], *more], [*cells[:KEYFRAMES_SHOWN], *([""] * len(more))]])
+    more_header = [f"and {n_more} more"] if n_more > 0 else []
+    return markdown([[*times[:KEYFRAMES_SHOWN], *more_header], [*cells[:KEYFRAMES_SHOWN], *([""] * len(more_header))]])
 
 
 def _question_and_answer(answer: AnswerInWords) -> str:
     """Return the question, the answer, and whether it is right."""
-    right = {True: "right", False: f"wrong: {answer.right_answer}", None: "the right answer is not known"}
-    words = f"{answer.question} → {answer.answer} ({right[answer.correct]}); video {answer.video_id}"
-    return str(escaped(words))
+    verdicts = {True: "right", False: f"wrong: {answer.right_answer}", None: "the right answer is not known"}
+    return str(escaped(f"{answer.question} → {answer.answer} ({verdicts[answer.correct]}); video {answer.video_id}"))

@@ -1,4 +1,4 @@
-"""The facts of a run for its report: what ran with which data and weights, what failed, what it cost and what the cache saved."""
+"""The facts of a run for its report: data, weights and steps, failures, costs, and savings by the cache."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ STAGES_OF_WEIGHTS = (
     "import_matcher",
     *TRAININGS,
 )
-# What several steps read: each would make it again if nothing was kept.
+# Stages whose artifacts several steps share.
 SHARED = ("sample_frames", "extract_features")
 
 
 @dataclass(frozen=True)
 class ReportedStep:
-    """A step of the chain: its stage, which of them it is, its artifact, and the config keys worth showing."""
+    """A step of the chain: its stage, setting, artifact and content, and the config keys that differ from defaults."""
 
     stage: str
     setting: str
@@ -53,7 +53,7 @@ class ReportedStep:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Inputs that failed for one reason: `what` they are, the reason's code, how many, and the first of them with details."""
+    """Inputs of one kind (`what`) that failed for one reason: its code, their number, and the first of them with details."""
 
     what: str
     code: str
@@ -63,7 +63,7 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage cost, by the records of its artifacts; `reused_seconds` of these were spent before the run."""
+    """The cost of a stage, from the records of its artifacts; `reused_seconds` of `seconds` were spent before the run."""
 
     stage: str
     n_artifacts: int
@@ -75,7 +75,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class TrainingCourse:
-    """The course of a training: its steps, and by figure the (step, value) over held-out videos."""
+    """The course of a training: its steps, and the (step, value) pairs of each figure on held-out videos."""
 
     name: str
     steps: Sequence[TrainingStep]
@@ -83,7 +83,7 @@ class TrainingCourse:
 
 
 def what_ran(run: ReportedRun) -> list[tuple[str, str]]:
-    """Return what was run, on what and with what, as names and values."""
+    """Return the recipe, data, weights, machine and code of a run, as (name, value) pairs."""
     records = run.records()
     questions = run.store.record(run.headline.questions)
     frames = run.store.record(run.headline.frames)
@@ -108,7 +108,7 @@ def what_ran(run: ReportedRun) -> list[tuple[str, str]]:
 
 
 def steps_of(run: ReportedRun) -> list[ReportedStep]:
-    """Return every step of the chain, in its order."""
+    """Return the steps of the chain, in its order."""
     steps = []
     for pin in run.pins:
         if run.store.exists(pin.id):
@@ -120,7 +120,7 @@ def steps_of(run: ReportedRun) -> list[ReportedStep]:
 
 
 def failures_of(run: ReportedRun) -> list[FailureGroup]:
-    """Return what could not be used, by reason: annotation rows, videos, and questions of the headline's setting."""
+    """Return failed inputs by reason: annotation rows, videos, and questions of the headline's setting."""
     rejected = [
         (row.reason, f"{row.file} line {row.line}: {row.reason}")
         for _, questions in run.artifacts("list_questions")
@@ -143,7 +143,7 @@ def failures_of(run: ReportedRun) -> list[FailureGroup]:
 
 
 def costs_of(run: ReportedRun) -> list[StageCost]:
-    """Return what each stage cost, in the order of the chain."""
+    """Return the cost of each stage, in the order of the chain."""
     by_stage: dict[str, list[Record]] = {}
     for record in run.records():
         by_stage.setdefault(record.stage, []).append(record)
@@ -161,75 +161,72 @@ def costs_of(run: ReportedRun) -> list[StageCost]:
 
 
 def cache_savings(run: ReportedRun, costs: Sequence[StageCost]) -> list[str]:
-    """Return what was not made again, in sentences: between runs, and between the steps of this one."""
+    """Return sentences on the work that the cache saved: between runs, and between the steps of this run."""
     sentences = []
-    reused = sum(cost.reused_seconds for cost in costs)
-    if reused:
+    reused_seconds = sum(cost.reused_seconds for cost in costs)
+    if reused_seconds:
         n_before = sum(record.finished < run.started for record in run.records())
         sentences.append(
-            f"{n_before} of {len(run.records())} artifacts were there before this run and were reused: "
-            f"{duration(reused)} of work."
+            f"{n_before} of {len(run.records())} artifacts existed before this run and were reused, which saved "
+            f"{duration(reused_seconds)}."
         )
     uses = Counter(id for record in run.records() for id in set(record.inputs.values()) if id)
     shared = [record for record in run.records() if record.stage in SHARED and uses[record.id] > 1]
     if shared:
-        saved = sum((uses[record.id] - 1) * record.seconds for record in shared)
-        once = sum(record.seconds for record in shared)
+        saved_seconds = sum((uses[record.id] - 1) * record.seconds for record in shared)
+        seconds = sum(record.seconds for record in shared)
         sentences.append(
-            f"Frames and features were made once, in {duration(once)}, and read by "
-            f"{sum(uses[record.id] for record in shared)} steps: "
-            f"making them for each would have taken {duration(saved)} more."
+            f"Frames and features were built once, in {duration(seconds)}, and used by "
+            f"{sum(uses[record.id] for record in shared)} steps, which saved {duration(saved_seconds)}."
         )
     return sentences
 
 
 def trainings_of(run: ReportedRun) -> list[TrainingCourse]:
-    """Return the course of each training that has one."""
+    """Return the course of each training that has a curve."""
     courses = []
-    for stage, done in TRAININGS.items():
+    for stage, title in TRAININGS.items():
         for setting, weights in run.artifacts(stage):
             steps = sorted(weights.typed_rows("curves", TrainingStep))
             figures: dict[str, list[tuple[int, float]]] = {}
             for row in sorted(weights.typed_rows("validation", ValidationFigure)):
                 figures.setdefault(row.figure, []).append((row.step, row.value))
-            name = done + (f", {setting}" if setting else "")
+            name = title + (f", {setting}" if setting else "")
             courses += [TrainingCourse(name, steps, figures)] if steps else []
     return courses
 
 
-def _groups(what: str, failed: Sequence[tuple[str, str]]) -> list[FailureGroup]:
+def _groups(inputs: str, failed: Sequence[tuple[str, str]]) -> list[FailureGroup]:
     by_code: dict[str, list[str]] = {}
     for code, example in failed:
         by_code.setdefault(code, []).append(example)
     ordered = sorted(by_code.items(), key=lambda item: -len(item[1]))
-    return [FailureGroup(what, code, len(examples), examples[:EXAMPLES_SHOWN]) for code, examples in ordered]
+    return [FailureGroup(inputs, code, len(examples), examples[:EXAMPLES_SHOWN]) for code, examples in ordered]
 
 
 def _sampling(frames: Record) -> str:
     config = frames.config
-    size, how = f"{config['size']} × {config['size']} pixels for the model", config["sampling"]
-    if how == "fixed_rate":
-        return f"{config['frames_per_second']:g} a second, {size}"
-    return (
-        f"{config['frames']} a clip, {how}, {size}"
-        if how in ("uniform", "random")
-        else f"{how.replace('_', ' ')}, {size}"
-    )
+    size, sampling = f"{config['size']} × {config['size']} pixels", config["sampling"]
+    if sampling == "fixed_rate":
+        return f"{config['frames_per_second']:g} per second, {size}"
+    if sampling in ("uniform", "random"):
+        return f"{config['frames']} per clip, {sampling}, {size}"
+    return f"{sampling.replace('_', ' ')}, {size}"
 
 
 def _keyframes(run: ReportedRun) -> str:
     if run.headline.keyframes is None:
         return ""
     keyframes = stored_as(run.store, run.headline.keyframes, Keyframes)
-    config, counts = (
-        keyframes.record.config,
-        [len(each) for each in keyframes.columns("keyframes", "positions")["positions"]],
-    )
-    by = f", ranked by {config['rank_by'].replace('_', ' ')}" if run.headline.scores else ""
-    chosen = [count for count in counts if count]  # not of failed videos, which have none
-    if min(chosen, default=config["k"]) == config["k"]:
-        return f"{config['k']} a question{by}"
-    return f"{config['k']} a question or all there are, {fmean(chosen):.1f} in the mean{by}"
+    config = keyframes.record.config
+    ranking = f", ranked by {config['rank_by'].replace('_', ' ')}" if run.headline.scores else ""
+    # Without those of failed videos, which have no keyframes.
+    counts = [
+        len(positions) for positions in keyframes.columns("keyframes", "positions")["positions"] if len(positions)
+    ]
+    if min(counts, default=config["k"]) == config["k"]:
+        return f"{config['k']} per question{ranking}"
+    return f"at most {config['k']} per question, {fmean(counts):.1f} on average{ranking}"
 
 
 def _weights(run: ReportedRun) -> list[str]:

@@ -1,4 +1,4 @@
-"""The pictures of a report: thumbnails are made once, stored as an artifact, and handed out a file a video."""
+"""The pictures of a report: thumbnails, which are stored as an artifact, are written to one file per video."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ log = logging.getLogger("sevila")
 def thumbnails_of(
     store: Store, frames_id: str, questions_id: str, sources: Sources, pin: Callable[[str | None, str, str], None]
 ) -> Thumbnails:
-    """Return the thumbnails of sampled frames: from the store, or made now, with the videos' shapes where these are at hand.
+    """Return the thumbnails of sampled frames, from the store or built now, in the videos' aspect ratio if they are available.
 
-    Raises like `build`.
+    Raises the errors of `build`.
     """
     frames, run, cfg = Frames(store, frames_id), RunContext(store, sources=sources), MakeThumbnails.model_validate({})
-    videos = VideoFiles(frames.record.inputs["videos"])  # by name; whether they are at hand does not matter yet
-    for known in (videos, None):
-        if store.exists(id := str(make_thumbnails.artifact_id(cfg, [frames, known]))) and store.is_current(id):
+    by_digest = VideoFiles(frames.record.inputs["videos"])  # enough for the artifact's id
+    for videos in (by_digest, None):
+        if store.exists(id := str(make_thumbnails.artifact_id(cfg, [frames, videos]))) and store.is_current(id):
             pin(id, make_thumbnails.name, "")
             return Thumbnails(store, id)
-    inputs: list[Artifact | VideoFiles | None] = [frames, _videos_at_hand(store, frames, questions_id, sources)]
+    inputs: list[Artifact | VideoFiles | None] = [frames, _available_videos(store, frames, questions_id, sources)]
     pin(make_thumbnails.artifact_id(cfg, inputs), make_thumbnails.name, "")
     artifact = build(make_thumbnails, cfg, run, inputs)
     assert isinstance(artifact, Thumbnails)
     return artifact
 
 
-def _videos_at_hand(store: Store, frames: Frames, questions_id: str, sources: Sources) -> VideoFiles | None:
-    """Return the very videos that the frames are of; None where they cannot be had here."""
+def _available_videos(store: Store, frames: Frames, questions_id: str, sources: Sources) -> VideoFiles | None:
+    """Return the videos that the frames were sampled from; None if they are not available with the same content."""
     questions = Questions(store, questions_id)
     try:
         videos = sources.videos(questions.record.config["dataset"], questions)
     except (SevilaError, OSError) as error:
-        log.info("the report shows frames in the shape they are coded in: %s", error)
+        log.info("the report shows frames in their coded aspect ratio: %s", error)
         return None
     return videos if not videos.problem and videos.id == frames.record.inputs["videos"] else None
 
@@ -54,14 +54,14 @@ def _videos_at_hand(store: Store, frames: Frames, questions_id: str, sources: So
 def write_pictures_of(
     thumbnails: Thumbnails, number: int, videos: Mapping[str, int], shown: Mapping[str, set[int]], folder: Path
 ) -> int:
-    """Write a file for each video, with the pictures of the stored frames that are wanted of it.
+    """Write a file for each video with the pictures of its shown frames.
 
-    Returns of how many of them only the shape they are coded in is known.
+    Returns the number of videos of which only the coded aspect ratio is known.
 
     Args:
-        number: of the sampling, in the report.
-        videos: the numbers of the videos in the report.
-        wanted: by video, the rows of its stored frames.
+        number: Number of the sampling in the report.
+        videos: Numbers of the videos in the report, by id.
+        shown: Rows of the stored frames to show, by video id.
     """
     folder.mkdir(parents=True, exist_ok=True)
     n_coded = 0

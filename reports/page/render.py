@@ -1,4 +1,4 @@
-"""From a run to the words, tables and plots of its page, and the page itself."""
+"""Render the page of a report: the content of its template from runs, and the HTML."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ASSETS = ("page.html.j2", "style.css", "theme.js", "browser.js")
 TYPE_SCOPES = ("group", "type", "pooled")
 
 
-def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) -> str:
-    """Return the HTML; `shape_notes` is of how many videos the shape that players show is not known."""
+def page(runs: Sequence[ReportedRun], meta: dict[str, Any], n_coded: int) -> str:
+    """Return the HTML; `n_coded` is the number of videos that are shown in their coded aspect ratio."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -47,26 +47,26 @@ def page(runs: Sequence[ReportedRun], meta: dict[str, Any], shape_notes: int) ->
     )
     environment.filters |= {"duration": duration, "enumerate": enumerate}
     css, theme_js, browser_js = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ASSETS[1:])
-    shapes = "that players show" + (f", of {shape_notes:,} videos as they are coded" if shape_notes else "")
+    coded = f" (of {n_coded:,} videos only the coded one is known)" if n_coded else ""
     now = datetime.now(UTC)
     return environment.get_template(ASSETS[0]).render(
         title=" against ".join(run.title for run in runs[::-1]) if runs[1:] else runs[0].title,
-        runs=[_of_run(run) for run in runs],
+        runs=[_run_content(run) for run in runs],
         comparison=compared(*runs) if runs[1:] else None,
         meta=meta,
         css=css,
         theme_js=theme_js,
         browser_js=browser_js,
         policy=_policy([theme_js, browser_js]),
-        shape_words=shapes,
+        coded=coded,
         alpha=ALPHA,
-        footer=f"Written on {now:%Y-%m-%d at %H:%M} UTC by sevila. Needs no network; nothing leaves this folder.",
+        footer=f"Written on {now:%Y-%m-%d at %H:%M} UTC by sevila. The page needs no network and sends nothing.",
     )
 
 
 @dataclass(frozen=True)
 class ComparedRuns:
-    """How run B differs from run A; `rows` are paired tests by setting."""
+    """The comparison of run B with run A; `rows` are paired tests by setting."""
 
     differences: list[str]
     rows: list[tuple[str, PairedRow]]
@@ -74,17 +74,17 @@ class ComparedRuns:
 
 
 def compared(a: ReportedRun, b: ReportedRun) -> ComparedRuns:
-    """Return the comparison of two runs: setting by setting, or of their headlines where no setting is in both."""
-    of_b = {setting.name: setting for setting in b.settings}
-    pairs = [(each, of_b[each.name]) for each in a.settings if each.name in of_b] or [(a.headline, b.headline)]
+    """Return the comparison of two runs by setting, or of their headlines if they have no common setting."""
+    by_name = {setting.name: setting for setting in b.settings}
+    common = [(setting, by_name[setting.name]) for setting in a.settings if setting.name in by_name]
     rows, notes = [], list[str]()
-    for of_a, other in pairs:
+    for setting_a, setting_b in common or [(a.headline, b.headline)]:
         try:
-            comparison = _compared(a, of_a, other)
+            comparison = _compared(a, setting_a, setting_b)
         except ComparisonError as error:
             notes.append(str(error))
             continue
-        name = of_a.name if of_a.name == other.name else f"{of_a.name} → {other.name}"
+        name = setting_a.name if common else f"{setting_a.name} → {setting_b.name}"
         rows.append((name, replace(comparison.headline, name=name)))
         if comparison.left_out:
             notes.append(f"Left out: {', '.join(comparison.left_out)}. The examples below are A’s questions.")
@@ -94,21 +94,21 @@ def compared(a: ReportedRun, b: ReportedRun) -> ComparedRuns:
 
 def _compared(run: ReportedRun, a: EvaluatedSetting, b: EvaluatedSetting) -> Comparison:
     if a.answers is None or b.answers is None:
-        raise ComparisonError("Queries for moments have no options, so that no paired test applies to them.")
+        raise ComparisonError("There is no paired test for moment queries, which have no options.")
     return compare(run.store, a.answers, b.answers)
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Return what the page may load: its own two scripts, and data files beside it; nothing from anywhere else."""
+    """Return the content security policy, which allows only the page's two scripts and the data files beside it."""
     hashes = " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts)
-    own = {"script-src": f"'self' file: {hashes}", "style-src": "'unsafe-inline'", "img-src": "data:"}
-    none = dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
-    return "; ".join(f"{what} {where}" for what, where in (none | own).items())
+    allowed = {"script-src": f"'self' file: {hashes}", "style-src": "'unsafe-inline'", "img-src": "data:"}
+    denied = dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
+    return "; ".join(f"{directive} {source}" for directive, source in (denied | allowed).items())
 
 
-def _of_run(run: ReportedRun) -> dict[str, Any]:
+def _run_content(run: ReportedRun) -> dict[str, Any]:
     scores = scores_over_clips(run)
-    what_scores = "yes, %" if all("Localizer" in name for name in scores) else "score × 100"
+    score_label = "yes, %" if all("Localizer" in name for name in scores) else "score × 100"
     content: dict[str, Any] = {
         "title": run.title,
         "facts": what_ran(run),
@@ -117,7 +117,7 @@ def _of_run(run: ReportedRun) -> dict[str, Any]:
         "costs": (costs := costs_of(run)),
         "savings": cache_savings(run, costs),
         "training_figures": list(map(figures.training_figure, trainings_of(run))),
-        "position_figure": figures.position_figure(scores, keyframes_over_clips(run), what_scores),
+        "position_figure": figures.position_figure(scores, keyframes_over_clips(run), score_label),
         "moment_rows": [],
         "columns": [],
         "rows": {},
@@ -127,15 +127,15 @@ def _of_run(run: ReportedRun) -> dict[str, Any]:
         "is_swept": any(setting.is_swept for setting in run.settings),
         "calibration_figure": None,
     }
-    return content | (_of_answers(run) if run.headline.answers else _of_moments(run))
+    return content | (_answers_content(run) if run.headline.answers else _moments_content(run))
 
 
-def _of_answers(run: ReportedRun) -> dict[str, Any]:
+def _answers_content(run: ReportedRun) -> dict[str, Any]:
     numbers = RunNumbers(run)
     columns, rows = numbers.table()
     shown = [run.headline, *([run.baseline] if run.baseline else [])]
     types = {setting.name: _types(numbers, setting) for setting in shown}
-    types = {name: of_types for name, of_types in types.items() if len(of_types) > 1}
+    types = {name: rows_by_type for name, rows_by_type in types.items() if len(rows_by_type) > 1}
     bins = {setting.name: calibration_of(numbers, setting) for setting in shown}
     gains = numbers.gains()
     is_known = numbers.headline(run.headline).accuracy_percent is not None
@@ -145,8 +145,8 @@ def _of_answers(run: ReportedRun) -> dict[str, Any]:
         "rows": rows,
         "notes": _notes(numbers, rows) if is_known else [],
         "types": types if is_known else {},
-        "type_names": list(dict.fromkeys(name for of_types in types.values() for name in of_types)),
-        "types_figure": figures.types_figure({name: list(each.values()) for name, each in types.items()}),
+        "type_names": list(dict.fromkeys(type for rows_by_type in types.values() for type in rows_by_type)),
+        "types_figure": figures.types_figure({name: list(row.values()) for name, row in types.items()}),
         "gains": gains,
         "gains_figure": figures.gains_figure(gains),
         "group_names": list(dict.fromkeys(row.name for gain in gains for row in gain.groups)),
@@ -156,14 +156,14 @@ def _of_answers(run: ReportedRun) -> dict[str, Any]:
     }
 
 
-def _of_moments(run: ReportedRun) -> dict[str, Any]:
+def _moments_content(run: ReportedRun) -> dict[str, Any]:
     metrics = MomentMetrics(run.store, run.headline.metrics)
     config, headline = Questions(run.store, run.headline.questions).record.config, metrics.headline()
-    where = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
-    parts = [(f"On {where}, the true moments of the {headline.n_queries:,} queries are not known.", False)]
+    dataset = config["dataset"] + (f" ({config['split']})" if config["split"] else "")
+    parts = [(f"On {dataset}, the true moments of the {headline.n_queries:,} queries are not known.", False)]
     if headline.recall_at_one_percent is not None:
         value = (f"{headline.recall_at_one_percent:.1f} %", True)
-        parts = [(f"On {where}, the first moment retrieved is right (IoU 0.5) for ", False), value]
+        parts = [(f"On {dataset}, the first moment retrieved is right (IoU 0.5) for ", False), value]
         parts.append((f" of {headline.n_queries:,} queries.", False))
     rows = [row for row in metrics.typed_rows("moment_metrics", MomentMetricsRow) if row.iou_threshold in (0.5, 0.7)]
     return {"sentence": parts, "moment_rows": rows, "notes": []}
@@ -184,11 +184,10 @@ def _notes(numbers: RunNumbers, rows: dict[str, dict[str, Any]]) -> list[str]:
     notes[0] += f"; the others count as wrong ({lost})." if others else "."
     if any("moment recall" in cells for cells in rows.values()):
         notes.append(
-            "Moment recall: of the true moments, those with a keyframe inside. Hit: questions with such a keyframe."
+            "Moment recall: share of true moments that contain a keyframe. Hit: share of questions with such a keyframe."
         )
-    is_published = any(cell.paper is not None for cells in rows.values() for cell in cells.values())
-    if is_published:
-        notes.append("Paper: SeViLA, arXiv 2305.06988, the same split, 4 of 32 frames.")
+    if any(cell.paper is not None for cells in rows.values() for cell in cells.values()):
+        notes.append("Paper: SeViLA, arXiv 2305.06988, on the same split with 4 of 32 frames.")
     else:
-        notes.append("The paper has no number for this data, split, or number of frames.")
+        notes.append("The paper has no number for this data set, split or number of frames.")
     return notes

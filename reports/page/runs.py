@@ -1,4 +1,4 @@
-"""What a report is about: the evaluated settings of a run, however it was named, and all that they were made from."""
+"""The subject of a report: a run by name, recipe or artifact, with its evaluated settings and all their artifacts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from stages.all import STAGES
 from stages.make_thumbnails import make_thumbnails
 
 Kind = TypeVar("Kind", bound=Artifact)
-ANSWERED_COLUMNS: Sequence[Column] = get_args(Column)[:3]  # of accuracies, in the order of the terminal's table
-SWEPT = re.compile(r"(.+, k = (\d+))(?:, answered by (.+))?")  # what `sevila sweep` calls its cells
+ANSWERED_COLUMNS: Sequence[Column] = get_args(Column)[:3]  # columns of accuracies, in the order of the terminal's table
+SWEPT = re.compile(r"(.+, k = (\d+))(?:, answered by (.+))?")  # names of the cells of `sevila sweep`
 EVALUATIONS = ("evaluate", "evaluate_moments")
 SCORERS = {
     "refine_localizer": LOCALIZERS["refined"],
@@ -39,14 +39,14 @@ OTHER_SCORES = {
 
 @dataclass(frozen=True)
 class EvaluatedSetting:
-    """One way to choose keyframes and to answer, evaluated.
+    """An evaluated combination of keyframes and answers; all artifacts are given by id.
 
     Attributes:
-        row: who chose the keyframes; `column`: how the questions were answered; both as in the table of results.
-        metrics: id of its evaluation.
-        answers: id; None where queries ask for moments.
-        moments: id; None where questions have options.
-        localization: id of how well the keyframes hit true moments; None where these are not known.
+        row: The selector of the keyframes, as in the table of results.
+        column: How the questions were answered, as in the table of results.
+        answers: None for moment queries.
+        moments: None for questions with options.
+        localization: Localization metrics of the keyframes; None if the true moments are not known.
     """
 
     row: str
@@ -62,7 +62,7 @@ class EvaluatedSetting:
 
     @property
     def name(self) -> str:
-        """What tells it from others, for people."""
+        """The display name."""
         return f"{self.row}, {self.column}"
 
     @property
@@ -72,15 +72,15 @@ class EvaluatedSetting:
 
     @property
     def uniform_row(self) -> str:
-        """The row of the evenly spread frames that it is compared with: in a sweep, as many."""
-        seed, colon, _ = self.row.rpartition(": ")  # of a run of several seeds
+        """The row of the uniform frames that it is compared with, in a sweep of the same number."""
+        seed, colon, _ = self.row.rpartition(": ")  # a run of several seeds has the seed in its rows
         swept = SWEPT.fullmatch(self.row)
         return f"uniform, k = {swept[2]}" if swept else f"{seed}{colon}uniform"
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run as a report shows it; `pins` are its steps, each once, in their order; `started` is "" where that is not known."""
+    """A run to report on; `pins` are its distinct steps in their order; `started` is "" if it is not known."""
 
     title: str
     recipe: str
@@ -91,18 +91,18 @@ class ReportedRun:
 
     @property
     def headline(self) -> EvaluatedSetting:
-        """The setting that the run comes to at last."""
+        """The last setting of the run."""
         return self.settings[-1]
 
     @property
     def baseline(self) -> EvaluatedSetting | None:
-        """The uniform frames, answered as the headline's are; None where that is the headline, or was not evaluated."""
-        last = self.headline
-        same = [each for each in self.settings if (each.row, each.column) == (last.uniform_row, last.column)]
-        return same[0] if same and same[0] != last else None
+        """Uniform frames with the headline's answerer; None if they are the headline, or were not evaluated."""
+        key = self.headline.uniform_row, self.headline.column
+        uniform = next((setting for setting in self.settings if (setting.row, setting.column) == key), None)
+        return uniform if uniform != self.headline else None
 
     def artifacts(self, stage: str) -> list[tuple[str, Artifact]]:
-        """Return the run's artifacts of one stage that the store holds, each once, and which of its steps they are."""
+        """Return the run's distinct artifacts of one stage that the store holds, as (setting, artifact) pairs."""
         kind, ids = STAGES[stage].output, dict[str, str]()
         for pin in self.pins:
             if pin.stage == stage and self.store.exists(pin.id):
@@ -110,78 +110,74 @@ class ReportedRun:
         return [(setting, kind(self.store, id)) for id, setting in ids.items()]
 
     def records(self) -> list[Record]:
-        """Return the records of all its artifacts, each once."""
+        """Return the distinct records of its artifacts."""
         return [self.store.record(id) for id in dict.fromkeys(pin.id for pin in self.pins) if self.store.exists(id)]
 
 
 def title_of(recipe: str, seeds: Sequence[int]) -> str:
-    """Return what a run without a name is called."""
+    """Return the title of a run without a name."""
     return f"{recipe}, seed{'s' if len(seeds) > 1 else ''} {' '.join(map(str, seeds))}" if seeds else recipe
 
 
 def run_of_steps(
     title: str, recipe: str, started: str, store: Store, steps: Sequence[Artifact], settings: Sequence[str]
 ) -> ReportedRun:
-    """Return a run that has just ended; `settings` say which of the chain's steps each of `steps` is."""
+    """Return a run that has just ended; `settings` are those of `steps`."""
     pins = [Pin(str(step.id), step.record.stage, setting) for step, setting in zip(steps, settings, strict=True)]
     return _run(title, recipe, started, store, pins)
 
 
-def reported_run(store: Store, given: str) -> ReportedRun:
-    """Return the run that somebody names: by its name, by its recipe (the last run of it), or by an artifact's id.
+def reported_run(store: Store, name: str) -> ReportedRun:
+    """Return the run with this name, the last run of the recipe with this name, or the run of the artifact with this id.
 
     Raises:
-        StoreError: nothing is called so, or nothing of it was evaluated.
+        StoreError: There is none, or it has no evaluation.
     """
-    run = _run_named(store, given)
+    run = _run_named(store, name)
     warn_if_stale(store, run.headline.metrics)
     return run
 
 
-def _run_named(store: Store, given: str) -> ReportedRun:
-    if given in every_name(store):
-        return _of_named(given, named_run(store, given), store)
-    if last := _last_of_recipe(store, given.removesuffix(".toml").rpartition("/")[2]):
-        return _of_named(title_of(last.recipe, last.seeds), last, store)
+def _run_named(store: Store, name: str) -> ReportedRun:
+    if name in every_name(store):
+        return _run_of_name(name, named_run(store, name), store)
+    if last := _last_run_of_recipe(store, name.removesuffix(".toml").rpartition("/")[2]):
+        return _run_of_name(title_of(last.recipe, last.seeds), last, store)
     try:
-        id = find(store, given)
+        id = find(store, name)
     except StoreError as error:
         raise StoreError(
-            f"{given!r} is no run's name (`sevila runs`), no recipe that this store has run, and no artifact's id: {error}"
+            f"{name!r} is no run's name (`sevila runs`), no recipe that this store has run, and no artifact's id: {error}"
         ) from error
-    return _of_artifact(store, store.record(id))
+    return _run_of_artifact(store, store.record(id))
 
 
-def _last_of_recipe(store: Store, recipe: str) -> NamedRun | None:
+def _last_run_of_recipe(store: Store, recipe: str) -> NamedRun | None:
     runs = [run for run, _ in every_run(store) if run.recipe == recipe and run.status != "running"]
     evaluated = [run for run in runs if _evaluations(store, run.artifacts)]
     return max(evaluated, key=lambda run: run.started, default=None)
 
 
-def _of_named(title: str, run: NamedRun, store: Store) -> ReportedRun:
-    # What an earlier run under the name had comes last.
+def _run_of_name(title: str, run: NamedRun, store: Store) -> ReportedRun:
+    # Artifacts of earlier runs under the same name come last; for each step, keep the first that is stored.
     steps = {(pin.stage, pin.setting): pin for pin in reversed(run.artifacts) if store.exists(pin.id)}
     kept = set(steps.values())
     pins = [pin for pin in run.artifacts if pin in kept]
     return _run(title, run.recipe, run.started, store, pins)
 
 
-def _of_artifact(store: Store, record: Record) -> ReportedRun:
-    """Return the chain that led to one evaluation, or to the newest evaluation of one artifact."""
+def _run_of_artifact(store: Store, record: Record) -> ReportedRun:
+    """Return the chain of one evaluation, or of the newest evaluation that depends on an artifact."""
     if record.stage not in EVALUATIONS:
-        uses = [
-            each for stage in EVALUATIONS for each in store.of_stage(stage) if record.id in ancestry(store, each.id)
-        ]
+        evaluations = [evaluation for stage in EVALUATIONS for evaluation in store.of_stage(stage)]
+        uses = [evaluation for evaluation in evaluations if record.id in ancestry(store, evaluation.id)]
         if not uses:
-            raise StoreError(f"{record.id}: no evaluation was made from it; `sevila run` with its recipe makes one")
-        return _of_artifact(store, max(uses, key=lambda use: use.finished))
+            raise StoreError(f"{record.id}: no evaluation depends on it; `sevila run` with its recipe builds one")
+        return _run_of_artifact(store, max(uses, key=lambda use: use.finished))
     chain = [origin.record for origin in ancestry(store, record.id).values() if origin.record is not None]
-    of_keyframes = [
-        each
-        for each in store.of_stage("evaluate_localization")
-        if each.inputs["keyframes"] in {link.id for link in chain}
-    ]
-    pins = [Pin(each.id, each.stage, "") for each in [*reversed(chain), *of_keyframes[:1]]]
+    ids = {link.id for link in chain}
+    localizations = [link for link in store.of_stage("evaluate_localization") if link.inputs["keyframes"] in ids]
+    pins = [Pin(link.id, link.stage, "") for link in [*reversed(chain), *localizations[:1]]]
     return _run(record.id, "", "", store, pins)
 
 
@@ -196,7 +192,7 @@ def _run(title: str, recipe: str, started: str, store: Store, pins: Sequence[Pin
     chosen = {pin.setting: pin.id for pin in pins if pin.stage == "select_keyframes"}
     settings = [_setting(store, pin, by_keyframes, chosen) for pin in _evaluations(store, pins)]
     if not settings:
-        raise StoreError(f"{title}: nothing of it was evaluated, so that there is nothing to report")
+        raise StoreError(f"{title}: has no evaluation to report on")
     return ReportedRun(title, recipe, started, store, pins, settings)
 
 
@@ -210,22 +206,22 @@ def _setting(store: Store, pin: Pin, localizations: dict[str | None, str], chose
         return EvaluatedSetting(row, "moments", pin.id, questions, frames, None, scores, moments=moments.id)
     answers = store.record(str(record.inputs["answers"]))
     swept = SWEPT.fullmatch(pin.setting)
-    # A cell of a sweep may share the answers of one that chose the same frames.
+    # A cell of a sweep may share the answers of a cell with the same frames.
     keyframes = store.record(chosen[pin.setting] if swept else str(answers.inputs["keyframes"]))
     frames, scores = str(keyframes.inputs["frames"]), keyframes.inputs["scores"]
     chosen_by = swept[1] if swept else _chosen_by(store, keyframes.config, scores)
-    named = swept[3] if swept and "=" in (swept[3] or "") else None  # one of several models, or with keys of its own
-    row, column = _named_cell(pin.setting) or (chosen_by, named or _answered(answers))
+    answerer = swept[3] if swept and "=" in (swept[3] or "") else None  # with a model's name or config keys
+    row, column = _full_chain_cell(pin.setting) or (chosen_by, answerer or _answered(answers))
     localization = localizations.get(keyframes.id)
     return EvaluatedSetting(
         row, column, pin.id, questions, frames, keyframes.id, scores, answers.id, localization=localization
     )
 
 
-def _named_cell(setting: str) -> tuple[str, str] | None:
-    """Return row and column of a full chain's setting, which says both; None of another's."""
-    known = [column for column in ANSWERED_COLUMNS if setting.endswith(f", {column}")]
-    return (setting.removesuffix(f", {known[0]}"), known[0]) if known else None
+def _full_chain_cell(setting: str) -> tuple[str, str] | None:
+    """Return the row and column in the name of a full chain's setting; None for another setting."""
+    columns = [column for column in ANSWERED_COLUMNS if setting.endswith(f", {column}")]
+    return (setting.removesuffix(f", {columns[0]}"), columns[0]) if columns else None
 
 
 def _chosen_by(store: Store, config: dict[str, object], scores: str | None) -> str:
@@ -248,7 +244,7 @@ def _localizer(store: Store, weights: str | None) -> str:
 
 
 def _answered(answers: Record) -> str:
-    if answers.stage != "answer_questions":  # by another model
+    if answers.stage != "answer_questions":  # answered by another model
         return str(answers.config.get("served") or answers.config.get("weights") or answers.stage.replace("_", " "))
     if str(answers.inputs["answerer"]).startswith("finetune_answerer"):
         return "fine-tuned"
@@ -256,7 +252,7 @@ def _answered(answers: Record) -> str:
 
 
 def stored_as(store: Store, id: str, kind: type[Kind]) -> Kind:
-    """Return an artifact by its id, as its own stage reads it: several stages make scores, or answers."""
+    """Return an artifact as the output class of its stage, because several stages produce scores, or answers."""
     artifact = STAGES[store.record(id).stage].output(store, id)
     assert isinstance(artifact, kind)
     return artifact

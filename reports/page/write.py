@@ -1,6 +1,6 @@
-"""Writing a report: a folder of index.html and data files, written again only where something has changed.
+"""Write a report as a folder of index.html and data files; an existing one is rewritten only if its inputs have changed.
 
-<store>/reports/<run>/    index.html, report.json (what it was written from), data/, thumbs/
+<store>/reports/<run>/    index.html, report.json (fingerprint of the inputs), data/, thumbs/
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 
 
 def no_pin(id: str | None, stage: str, setting: str) -> None:
-    """Pins nothing: what a report alone makes is kept as long as anything without a name."""
+    """Pin nothing, so that artifacts of reports are kept as long as other unnamed ones."""
 
 
 def write_report(
@@ -39,16 +39,16 @@ def write_report(
     folder: Path | None = None,
     pin: Callable[[str | None, str, str], None] = no_pin,
 ) -> Path:
-    """Write the report of a run, or of two, and return the path of its page; what is there already is kept if it is the same.
+    """Write the report of one run or two and return the path of its page; an existing report is kept if it is up to date.
 
     Args:
-        sources: where the videos lie, for the shape they are shown in; they need not be at hand.
-        folder: where to; None: into the store, under the run's name.
-        pin: see `cache.names.Pins.add`.
+        sources: Places of the videos, whose aspect ratio is used for pictures; the videos may be missing.
+        folder: Target folder; None for the store, under the run's name.
+        pin: See `cache.names.Pins.add`.
 
     Raises:
-        SevilaError: the folder holds other things, or an artifact is damaged.
-        OSError: it cannot be written there.
+        SevilaError: The folder holds other files, or an artifact is damaged.
+        OSError: The folder cannot be written.
     """
     store = runs[0].store
     target = folder.resolve() if folder is not None else store.root / "reports" / _name_of(runs)
@@ -59,15 +59,15 @@ def write_report(
         key = _key(runs, thumbnails)
         if _key_of(target) != key or not (target / INDEX).is_file():
             _refuse_others(target)
-            if folder is None:  # of a process that was killed: the lock is ours, and so is what lies in a store
-                for left_over in target.parent.glob(f".{target.name}.{'?' * 8}.part"):
-                    shutil.rmtree(left_over)
+            if folder is None:  # we hold the lock, so that partial folders in the store belong to killed processes
+                for partial in target.parent.glob(f".{target.name}.{'?' * 8}.part"):
+                    shutil.rmtree(partial)
             _replace(target, runs, thumbnails, key)
     return target / INDEX
 
 
 def _thumbnails(runs: Sequence[ReportedRun], sources: Sources, pin: Callable[..., None]) -> dict[str, Thumbnails]:
-    """Return the thumbnails of each sampling that a run's settings look at, by the id of its frames."""
+    """Return the thumbnails of each sampling that the settings use, by the id of its frames."""
     samplings = {setting.frames: setting.questions for run in runs for setting in run.settings}
     return {
         frames: thumbnails_of(runs[0].store, frames, questions, sources, pin) for frames, questions in samplings.items()
@@ -75,17 +75,13 @@ def _thumbnails(runs: Sequence[ReportedRun], sources: Sources, pin: Callable[...
 
 
 def _key(runs: Sequence[ReportedRun], thumbnails: dict[str, Thumbnails]) -> str:
-    """Return what a report is written from: artifacts by content, and the code and texts of the page."""
+    """Return the fingerprint of a report's inputs: content of artifacts, and the code and texts of the page."""
     code = {path.name: file_digest(path) for path in [*sorted(HERE.iterdir()), PAPER] if path.is_file()}
-    steps = [
-        [
-            run.title,
-            run.recipe,
-            [[*pin, run.store.record(pin.id).content] for pin in run.pins if run.store.exists(pin.id)],
-        ]
-        for run in runs
-    ]
-    return fingerprint([code, steps, sorted(str(each.id) for each in thumbnails.values())])
+    steps = []
+    for run in runs:
+        pins = [[*pin, run.store.record(pin.id).content] for pin in run.pins if run.store.exists(pin.id)]
+        steps.append([run.title, run.recipe, pins])
+    return fingerprint([code, steps, sorted(str(artifact.id) for artifact in thumbnails.values())])
 
 
 def _key_of(folder: Path) -> str:
@@ -96,29 +92,27 @@ def _key_of(folder: Path) -> str:
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raise `SevilaError` unless all that is there was written by us: it is going to be removed."""
+    """Raise `SevilaError` if the folder, which will be replaced, holds anything but a report."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir() or not _key_of(folder):
-        raise SevilaError(f"{folder}: is there, and is no report; give a folder that is empty or new")
+        raise SevilaError(f"{folder}: exists and is no report; give a new or empty folder")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if not OURS.fullmatch(name):
-            raise SevilaError(
-                f"{folder}: holds {name!r}, which is no part of a report; give a folder that is empty or new"
-            )
+            raise SevilaError(f"{folder}: holds {name!r}, which is no part of a report; give a new or empty folder")
 
 
 def _replace(target: Path, runs: Sequence[ReportedRun], thumbnails: dict[str, Thumbnails], key: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as work:
-        part = Path(work) / "new"  # a folder in it, as the temporary one may be read by nobody else
-        part.mkdir()
-        _write(part, runs, thumbnails, key)
-        _refuse_others(target)  # what came meanwhile
+        new = Path(work) / "new"  # a subfolder, because the temporary folder itself is readable by its owner only
+        new.mkdir()
+        _write(new, runs, thumbnails, key)
+        _refuse_others(target)  # files may have been added meanwhile
         if target.exists():
             target.rename(Path(work) / "old")
-        part.rename(target)
+        new.rename(target)
 
 
 def _write(folder: Path, runs: Sequence[ReportedRun], thumbnails: dict[str, Thumbnails], key: str) -> None:
@@ -129,7 +123,7 @@ def _write(folder: Path, runs: Sequence[ReportedRun], thumbnails: dict[str, Thum
     meta = examples.write(folder / "data")
     numbers, n_coded = {video_id: number for number, video_id in enumerate(examples.videos)}, 0
     for number, frames in enumerate(examples.frames):
-        shown = {video: rows for (of, video), rows in examples.wanted_rows.items() if of == frames}
+        shown = {video: rows for (sampling, video), rows in examples.shown_rows.items() if sampling == frames}
         n_coded += write_pictures_of(thumbnails[frames], number, numbers, shown, folder / "thumbs")
     (folder / INDEX).write_text(page(runs, meta, n_coded), encoding="utf-8")
     write_note(folder / NOTE, {"key": key})

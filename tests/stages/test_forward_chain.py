@@ -510,7 +510,7 @@ def test_a_submission_says_the_number_of_each_option_chosen_and_never_one_that_w
     file = tmp_path / f"submission{suffix}"
     status = main(["answers", "answer_questions", "--submission", str(file), "--store", str(finished)])
     if suffix == ".txt":
-        assert status == 1 and "ends in .txt; .json" in capsys.readouterr().err and not file.exists()
+        assert status == 1 and "ends in .txt; expected .json" in capsys.readouterr().err and not file.exists()
         return
     assert status == 0 and capsys.readouterr().out == f"{file}\n"
     wanted = {row["question_id"]: row["prediction"] for row in artifact(finished, "answers").rows("answers")}

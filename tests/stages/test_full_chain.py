@@ -354,7 +354,7 @@ def test_report_over_two_seeds_has_the_numbers_of_the_metrics(
     before = set(records(store))
     assert sevila("results", world, store, "--seeds", "0", "1", "--name", "sweep") == 0
     assert not made_since(before, store)
-    assert text.split("## Every setting")[1] == capsys.readouterr().out.split("## Every setting")[1].rstrip("\n") + "\n"
+    assert text.split("## All settings")[1] == capsys.readouterr().out.split("## All settings")[1].rstrip("\n") + "\n"
     assert main(["compare", "sweep", "sweep", "--json", "--store", str(store)]) == 0
     compared = {row["name"]: row["a_percent"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert len(compared) == 18  # a row of three for each of the three choices of keyframes, in each seed

@@ -109,7 +109,7 @@ def test_a_page_says_how_many_frames_were_chosen_where_videos_have_fewer_than_k(
     rows = artifact(store, "keyframes").rows("keyframes")
     n_chosen = [len(row["positions"]) for row in rows if row["positions"]]
     mean = sum(n_chosen) / len(n_chosen)
-    assert f"100 a question or all there are, {mean:.1f} in the mean" in (folder / "index.html").read_text()
+    assert f"at most 100 per question, {mean:.1f} on average" in (folder / "index.html").read_text()
 
 
 def count(watched: WatchedPage) -> int:
@@ -169,7 +169,7 @@ def test_filters_leave_the_questions_that_pass_them(folder: Path, browser: Any, 
     page.wait_for_selector('#examples[aria-busy="false"]')
     assert count(watched) == 1 and page.input_value("#by-video") == questions[5].video_id
     page.fill("#by-text", "no such words")
-    assert count(watched) == 0 and "No question passes" in watched.texts("#detail")[0]
+    assert count(watched) == 0 and "No question matches" in watched.texts("#detail")[0]
     assert watched.complaints == []
 
 
@@ -236,7 +236,7 @@ def test_runs_that_sampled_differently_each_have_their_own_marks(
             [str(cell.get_attribute("title")) for cell in strip.locator(".cell").all()]
             for strip in watched.page.locator("#detail .strip").all()
         ]
-        assert [sum("alone it answers" in words for words in strip) for strip in strips] == [8, 0]
+        assert [sum("answer from this frame alone" in words for words in strip) for strip in strips] == [8, 0]
         assert [sum("evenly spread" in words for words in strip) for strip in strips] == [4, 2]
         scored.append([sum("score of" in words for words in strip) for strip in strips])
     assert scored == [[8, 0], [8, 4]] and watched.complaints == []
@@ -245,7 +245,7 @@ def test_runs_that_sampled_differently_each_have_their_own_marks(
 def test_of_a_long_clip_some_frames_are_shown_and_every_keyframe(
     two_runs: Path, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examples, "MOST_CELLS", 5)
+    monkeypatch.setattr(examples, "MAX_CELLS", 5)
     monkeypatch.setattr(examples, "EVEN_CELLS", 2)
     assert main(["report", "localizer", "--store", str(two_runs), "-o", str(tmp_path / "out")]) == 0
     ids = {pin.stage: pin.id for pin in named_run(Store(two_runs), "localizer").artifacts}

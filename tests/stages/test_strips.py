@@ -49,9 +49,9 @@ def test_each_question_shown_stands_over_its_keyframes_as_pictures_with_their_ti
 
 def test_pictures_beyond_the_limit_of_a_page_are_left_out(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_letters = max(len(table) for table in strips_of(reported).split("\n\n"))
-    monkeypatch.setattr(at_end, "EMBEDDED_LETTERS", n_letters)
+    monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", n_letters)
     assert 0 < len(strips_of(reported)) < 2 * n_letters
-    monkeypatch.setattr(at_end, "EMBEDDED_LETTERS", 10)
+    monkeypatch.setattr(at_end, "MAX_EMBEDDED_CHARACTERS", 10)
     assert strips_of(reported) == ""
 
 
