@@ -46,10 +46,11 @@ def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
     return rates
 
 
-def transfer_rates(device: str, report: Report, size_bytes: int = 1 << 28) -> None:
+def transfer_rates(device: str, report: Report) -> None:
     """Report the copy rates to and from the device, for pageable and pinned memory."""
     if device == "cpu":
         return
+    size_bytes = 1 << 28
     on_device = torch.empty(size_bytes, dtype=torch.uint8, device=device)
     for name, host in (
         ("pageable", torch.zeros(size_bytes, dtype=torch.uint8)),

@@ -89,10 +89,9 @@ class Store:
         """Return the root that holds an artifact, and inode, mtime and size of its record; the latter empty if none does."""
         if self._locations is None:
             return self._locate_on_disk(artifact)
-        location = self._locations.get(artifact)
-        if location is None:
-            location = self._locations[artifact] = self._locate_on_disk(artifact)
-        return location
+        if artifact not in self._locations:
+            self._locations[artifact] = self._locate_on_disk(artifact)
+        return self._locations[artifact]
 
     def _locate_on_disk(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         for root in self.roots if is_name(artifact) else ():
