@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from pipeline.engine.build import build
 from pipeline.engine.recipe import load
 from pipeline.engine.sources import Sources
 from pipeline.engine.stage import RunContext
+from pipeline.inference.frame_encoding import PUBLISHERS
+from pipeline.inference.streams import behind
 from pipeline.text_table import aligned
 from pipeline.video.frames import uniform_indices
 from stages.all import STAGES
@@ -47,13 +50,20 @@ class StoredFeatures:
         self.folder, self.keys = folder, [f"video{number}" for number in range(n_videos)]
         self.frames = np.random.default_rng(0).standard_normal((N_FRAMES, *FEATURE), np.float32).astype(np.float16)
         self.round = 0
+        self.write()
+        self._reader = self._reader_of_parts()
 
     def write(self) -> None:
-        """Write them to the pool of a new store, as `extract_features` does, synced and with digests."""
+        """Write them into the pool of a new store, as `extract_features` does: other threads sync and digest them."""
         self.round += 1
-        pool = Pool(self._store(), "features")
-        for key in self.keys:
-            pool.write(key, range(N_FRAMES), FEATURE, "float16", self._chunks(), {})()
+        pool = Pool(Store(self.folder / f"store{self.round}"), "features")
+        with ThreadPoolExecutor(PUBLISHERS) as publishers:
+            written = (
+                publishers.submit(pool.write(key, range(N_FRAMES), FEATURE, "float16", self._chunks(), {}))
+                for key in self.keys
+            )
+            for published in behind(written, PUBLISHERS):
+                published.result()
 
     def write_raw(self) -> None:
         """Write the same arrays with plain h5py, each synced once."""
@@ -66,12 +76,8 @@ class StoredFeatures:
                 os.fsync(written.fileno())
 
     def read(self) -> None:
-        """Read all frames of every video, as stages do, verifying checksums."""
-        pool = Pool(self._store(), "features")
-        rows = [row for key in self.keys for row in part_rows(key, list(range(N_FRAMES)), pool.parts(key)[:1])]
-        columns: dict[str, Any] = {name: [np.asarray(row[name]) for row in rows] for name in PARTS.columns}
-        columns |= {name: [str(value) for value in columns[name]] for name in ("video_id", "key", "part")}
-        reader = PoolReader(self._store(), "features", columns)
+        """Read all frames of every video, as stages do, each compared with its checksum; files are opened anew."""
+        reader = self._reader.another()
         for key in self.keys:
             reader.read(key, slice(None))
 
@@ -86,8 +92,14 @@ class StoredFeatures:
         for _ in self.keys:
             self.frames.copy()
 
-    def _store(self) -> Store:
-        return Store(self.folder / f"store{self.round}")
+    def _reader_of_parts(self) -> PoolReader:
+        """Return a reader of the first store; a stage has its table of parts from a Parquet file, once."""
+        store = Store(self.folder / "store1")
+        pool = Pool(store, "features")
+        rows = [row for key in self.keys for row in part_rows(key, list(range(N_FRAMES)), pool.parts(key)[:1])]
+        columns: dict[str, Any] = {name: [np.asarray(row[name]) for row in rows] for name in PARTS.columns}
+        columns |= {name: [str(value) for value in columns[name]] for name in ("video_id", "key", "part")}
+        return PoolReader(store, "features", columns)
 
     def _chunks(self) -> Iterator[np.ndarray]:
         yield from np.split(self.frames, N_FRAMES // 8)

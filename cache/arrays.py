@@ -54,7 +54,8 @@ def write_array(
     n_frames = len(owner.frame_indices)
     checksums = np.zeros(n_frames, "uint64")
     n_written = 0
-    with h5py.File(path, "w") as file:
+    # A frame is a chunk and written once: HDF5's cache of chunks would only copy it.
+    with h5py.File(path, "w", rdcc_nbytes=0) as file:
         data = file.create_dataset("data", (n_frames, *frame_shape), dtype, chunks=(1, *frame_shape))
         for chunk in chunks:
             frames = np.ascontiguousarray(chunk, dtype=dtype)

@@ -1,1 +1,1 @@
-"""Models at work: loaded from artifacts, fed with cached features, asked in batches."""
+"""Inference: models loaded from artifacts, fed with cached features and run in batches."""

@@ -1,4 +1,4 @@
-"""Questions about keyframes as pictures: each video is decoded once, beside the answering, and none of its pictures stays."""
+"""Questions about keyframes as pictures: each video is decoded once, in parallel to the answering, into temporary files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class AskedVideo(NamedTuple):
-    """The questions of one video, in Keyframes' order, and its file."""
+    """A video's file and questions, in the order of Keyframes."""
 
     video: VideoFile
     sampled: SampledVideo
@@ -30,17 +30,21 @@ class AskedVideo(NamedTuple):
 
     @property
     def askable(self) -> list[tuple[Question, ChosenFrames]]:
-        """Those that can be asked if the video can be read."""
-        return [each for each in self.questions if not each[1].reason and not why_not_asked(each[0])]
+        """The questions that can be asked if the video can be read."""
+        return [
+            (question, chosen)
+            for question, chosen in self.questions
+            if not chosen.reason and not why_not_asked(question)
+        ]
 
     @property
     def frame_indices(self) -> list[int]:
-        """The distinct frames that its questions are answered from."""
+        """The distinct keyframes of the questions that can be asked."""
         return sorted({index for _, chosen in self.askable for index in chosen.frame_indices})
 
     @property
     def problem(self) -> Reason:
-        """Why none of its frames is read; empty if they are."""
+        """Why the video is not read; empty if it is."""
         if self.video.path is None:
             return Reason(self.video.reason)
         if self.video.digest != self.sampled.content_digest:
@@ -48,49 +52,49 @@ class AskedVideo(NamedTuple):
         return Reason() if self.askable else Reason("not_asked")
 
     def pixels_of_one(self, height: int | None) -> int:
-        """Return how many pixels one of its pictures has, of a height or of the video's own; 0 where that is not known."""
-        width, own = self.sampled.width or 0, self.sampled.height or 0
-        return int(width * own * ((height / own) ** 2 if height and own else 1.0))
+        """Return the number of pixels of a picture with this height, or the video's own; 0 if the size is unknown."""
+        width, video_height = self.sampled.width or 0, self.sampled.height or 0
+        return int(width * video_height * ((height / video_height) ** 2 if height and video_height else 1.0))
 
 
 def ask_videos(
-    wanted: Sequence[AskedVideo], reader: PictureReader, height: int | None, processes: int
+    videos: Sequence[AskedVideo], reader: PictureReader, height: int | None, processes: int
 ) -> Iterator[list[Callable[[], WrittenAnswer]]]:
-    """Yield, video by video, what waits for the answer of each of its questions.
+    """Yield for each video the functions that wait for the answers to its questions.
 
     Args:
         height: of the pictures, in pixels; None for the videos' own.
-        processes: that decode.
+        processes: number of processes that decode.
 
     Raises:
-        ReadingError: a video cannot be read now, which is no fault of its bytes.
+        ReadingError: a video cannot be read because of the machine.
         MachineError: a process died.
     """
-    from pipeline.video.keyframe_files import in_processes, write_decodable  # here: most commands decode nothing
+    from pipeline.video.keyframe_files import in_processes, write_decodable  # here, as most commands do not decode
 
-    with TemporaryDirectory(prefix="sevila-keyframes-") as folder:
-        places = [Path(folder, str(number)) for number in range(len(wanted))]
-        readable = [each for each in zip(wanted, places, strict=True) if not each[0].problem]
-        requests = (_request(*each, reader.suffix, height) for each in readable)
+    with TemporaryDirectory(prefix="sevila-keyframes-") as root:
+        folders = [Path(root, str(number)) for number in range(len(videos))]
+        readable = [(video, folder) for video, folder in zip(videos, folders, strict=True) if not video.problem]
+        requests = (_request(video, folder, reader.suffix, height) for video, folder in readable)
         with closing(in_processes(write_decodable, requests, processes)) as written:
-            for of_video, place in zip(wanted, places, strict=True):
-                problem = of_video.problem or _decoding_problem(of_video.video.video_id, written)
-                yield [_ask(*each, problem, place, reader) for each in of_video.questions]
-                rmtree(place, ignore_errors=True)
+            for video, folder in zip(videos, folders, strict=True):
+                problem = video.problem or _decoding_problem(video.video.video_id, written)
+                yield [_ask(question, chosen, problem, folder, reader) for question, chosen in video.questions]
+                rmtree(folder, ignore_errors=True)
 
 
-def _request(of_video: AskedVideo, place: Path, suffix: str, height: int | None) -> WantedFiles:
+def _request(asked: AskedVideo, folder: Path, suffix: str, height: int | None) -> WantedFiles:
     from pipeline.video.keyframe_files import WantedFile, WantedFiles
 
-    place.mkdir()
-    files = [WantedFile(_picture(place, index, suffix), (index,)) for index in of_video.frame_indices]
-    video = of_video.video
+    folder.mkdir()
+    files = [WantedFile(_picture(folder, index, suffix), (index,)) for index in asked.frame_indices]
+    video = asked.video
     assert video.path is not None
     return WantedFiles(video.path, video.digest, video.stamp, tuple(files), height)
 
 
-def _picture(place: Path, index: int, suffix: str) -> Path:
-    return place / f"{index:08d}{suffix}"
+def _picture(folder: Path, index: int, suffix: str) -> Path:
+    return folder / f"{index:08d}{suffix}"
 
 
 def _decoding_problem(video_id: str, written: Iterator[str]) -> Reason:
@@ -98,14 +102,16 @@ def _decoding_problem(video_id: str, written: Iterator[str]) -> Reason:
     try:
         problem = next(written)
     except ReadingError as error:
-        raise ReadingError(f"video {video_id!r}: {error}; the same command goes on when the cause is gone") from error
+        raise ReadingError(
+            f"video {video_id!r}: {error}; run the same command again when the cause is fixed"
+        ) from error
     return Reason(f"{UNREADABLE}: {problem}") if problem else Reason()
 
 
 def _ask(
-    question: Question, chosen: ChosenFrames, problem: Reason, place: Path, reader: PictureReader
+    question: Question, chosen: ChosenFrames, problem: Reason, folder: Path, reader: PictureReader
 ) -> Callable[[], WrittenAnswer]:
     reason = chosen.reason or why_not_asked(question) or problem
     if reason:
         return lambda: WrittenAnswer(reason)
-    return reader.ask(question, [_picture(place, index, reader.suffix) for index in chosen.frame_indices])
+    return reader.ask(question, [_picture(folder, index, reader.suffix) for index in chosen.frame_indices])

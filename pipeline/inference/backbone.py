@@ -1,4 +1,4 @@
-"""Frozen models as artifacts, from which they are loaded: BLIP-2, and what else lies in a folder of weights."""
+"""Artifacts of frozen models: BLIP-2, and the base of other models in folders of weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class ImportedModel(Artifact):
-    """A model's weights outside the store: what is known of them, and the digests of the files that hold them."""
+    """Weights outside the store: facts about the model and the digests of its files."""
 
-    note: ClassVar[str]  # the file that says so
+    note: ClassVar[str]  # name of the artifact's file with this content
 
     def description(self) -> dict[str, Any]:
-        """Return what is noted: the weights' name, their files' SHA-256, and the model's identity and sizes."""
+        """Return the weights' name, their files' SHA-256, and the model's identity and sizes."""
         content: dict[str, Any] = json.loads(self.checked_file(self.note).read_text())
         return content
 
     @classmethod
     def note_weights(cls, weights: Weights, facts: Mapping[str, Any], out: Output) -> None:
-        """Note the weights' name, their files' SHA-256 and facts about the model, unless they were replaced meanwhile."""
+        """Write the weights' name, their files' SHA-256 and facts about the model; refuse weights that were replaced since."""
         weights.refuse_changed()
         content = {"name": weights.name, "files": dict(weights.files), **facts}
         (out.folder / cls.note).write_text(json.dumps(content, indent=1, sort_keys=True))
@@ -41,22 +41,22 @@ class ImportedModel(Artifact):
 
     @contextmanager
     def folder(self, run: RunContext) -> Iterator[Path]:
-        """Yield the folder of the weights on this machine, to load them from.
+        """Yield the folder of the weights on this machine.
 
         Raises:
-            MissingSourceError: they are not here, other bytes lie where they should, or they were replaced within the block.
+            MissingSourceError: they are missing, have other content, or were replaced within the block.
         """
         description = self.description()
         assert run.sources is not None
         weights = run.sources.weights(description["name"])
         if weights.problem:
             raise MissingSourceError(weights.problem)
-        here = set(weights.files.values())
-        changed = {name for name, digest in description["files"].items() if digest not in here}
+        digests = set(weights.files.values())
+        changed = {name for name, digest in description["files"].items() if digest not in digests}
         if changed:
             raise MissingSourceError(
-                f"{weights.path}: {', '.join(sorted(changed))} differ from the files that {self.id} was made from; "
-                "put those back, or run the recipe again to import these as another backbone"
+                f"{weights.path}: {', '.join(sorted(changed))} differ from the files that {self.id} was built from; "
+                "restore those, or run the recipe again to import these as another backbone"
             )
         assert weights.path is not None
         yield weights.path
@@ -64,7 +64,7 @@ class ImportedModel(Artifact):
 
 
 class Backbone(ImportedModel):
-    """The frozen ViT and language model of one BLIP-2: sizes, and the digests of the files that hold the weights."""
+    """The frozen ViT and language model of one BLIP-2."""
 
     kind = "backbone"
     note = "backbone.json"
@@ -75,7 +75,7 @@ class Backbone(ImportedModel):
         return tokens, width
 
     def encoder_fingerprint(self) -> str:
-        """Return what identifies the ViT: backbones with the same one share features, whatever language model they have."""
+        """Return the fingerprint of the ViT: backbones with the same ViT share features, even if the language models differ."""
         return str(self.description()["encoder"])
 
     def vision_encoder(self, run: RunContext, precision: str) -> VisionEncoder:
@@ -94,7 +94,7 @@ class Backbone(ImportedModel):
         return resident(self, "vision", precision, run, load)
 
     def language(self, run: RunContext, precision: str) -> Language:
-        """Return the frozen language model and its tokenizer on the run's device; raises as `load_language_in`."""
+        """Return the frozen language model and its tokenizer on the run's device. Raises as `load_language_in`."""
         from pipeline.models.config import read_blip2_config
         from pipeline.models.eight_bits import load_language_in
 
@@ -121,11 +121,11 @@ class Backbone(ImportedModel):
 
 
 class StoredBackbone(Backbone):
-    """A backbone that holds its own weights."""
+    """A backbone whose artifact contains the weights."""
 
     @contextmanager
     def folder(self, run: RunContext) -> Iterator[Path]:
-        """Yield the artifact's own folder; raises `CorruptArtifactError` if a file of the weights has changed."""
+        """Yield the artifact's own folder. Raises `CorruptArtifactError` if a file of the weights has changed."""
         for name in FILES:
             self.checked_file(name)
         yield self.path
@@ -135,10 +135,10 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def backbone_facts(folder: Path) -> dict[str, Any]:
-    """Return what identifies a BLIP-2 in a folder as Hugging Face lays it out, and its sizes.
+    """Return the fingerprint of the ViT and the sizes of a BLIP-2 in a folder in the Hugging Face layout.
 
     Raises:
-        CheckpointError: a file or a tensor is missing, there is one too many, or they do not fit each other.
+        CheckpointError: a file or tensor is missing or superfluous, or they do not belong together.
     """
     from pipeline.models.checkpoint import check_blip2, load_verbalizer, vision_fingerprint
     from pipeline.models.config import read_blip2_config
@@ -154,8 +154,8 @@ def backbone_facts(folder: Path) -> dict[str, Any]:
 
 
 def describe_backbone(out: Output) -> None:
-    """Add the weights that a stage has written into its artifact's folder, and what identifies them; raises likewise."""
-    content = {"name": "", "files": {}, **backbone_facts(out.folder)}  # nothing that could be found elsewhere
+    """Add the weights that a stage has written into its artifact's folder, and their facts. Raises as `backbone_facts`."""
+    content = {"name": "", "files": {}, **backbone_facts(out.folder)}  # no files outside the artifact
     (out.folder / Backbone.note).write_text(json.dumps(content, indent=1, sort_keys=True))
     for name in (*FILES, Backbone.note):
         out.add_file(name)

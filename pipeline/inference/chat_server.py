@@ -1,4 +1,4 @@
-"""A server of OpenAI's chat completions (vLLM, `transformers serve`), asked about pictures: patiently, and in parallel."""
+"""Answers of an OpenAI-compatible chat server (vLLM, `transformers serve`) about pictures, in parallel and with retries."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from pipeline.reasons import Reason
 
 log = logging.getLogger("sevila")
 
-OF_THE_QUESTION = {400, 413, 415, 422}  # what a server says of one request: too long, too large, against a policy
-OF_THE_PLACE = {
+REQUEST_ERRORS = {400, 413, 415, 422}  # a single request is rejected: too long, too large, against a policy
+CONFIGURATION_ERRORS = {  # status -> setting to check
     401: "the key",
-    402: "what the key's account may spend",
+    402: "the spending limit of the key's account",
     403: "the key",
     404: "the address and the model's name",
     405: "the address",
 }
-FOR_A_WHILE = {408, 409, 425}  # what passes, as 5xx does
-GARBAGE_TRIES = 3  # what is said in an answer's place may be a passing trouble of something between, too
-MOST_BYTES = 1 << 24  # of a response that are read: beyond, it is garbage
+PASSING_ERRORS = {408, 409, 425}  # retried, as 5xx are
+GARBAGE_TRIES = 3  # attempts until a response that is no chat completion counts; a proxy may fail temporarily
+MAX_RESPONSE_BYTES = 1 << 24  # a longer response is truncated, and thus no chat completion
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for.
+    """Limits for waiting and retries.
 
     Attributes:
-        tries: of a request that a server fails at or does not answer; what it puts off by 429 does not count.
-        first_seconds: wait after the first failure; doubled after each, to at most a minute.
-        put_off_seconds: for how long in all a server may put off one request.
-        answer_seconds: silence after which a request counts as not answered; so does one whose answer takes longer to arrive.
+        tries: attempts at a request that fails or is not answered; responses with status 429 do not count.
+        first_seconds: wait after the first failure; doubled after each, up to a minute.
+        put_off_seconds: total wait of a request because of status 429.
+        answer_seconds: timeout for silence, and for the time in which an answer arrives.
     """
 
     tries: int = 6
@@ -53,7 +53,7 @@ class Patience:
     answer_seconds: float = 600.0
 
     def after(self, failures: int) -> float:
-        """Return how long to wait after so many failures."""
+        """Return the seconds to wait after this number of failures."""
         return min(60.0, self.first_seconds * 2.0 ** (failures - 1))
 
 
@@ -61,7 +61,7 @@ PATIENCE = Patience()
 
 
 class ServedVlm:
-    """Asks a server; its answers do not depend on how many questions are asked at once."""
+    """Asks a server; answers do not depend on how many questions are asked at once."""
 
     suffix = ".jpg"
 
@@ -74,39 +74,39 @@ class ServedVlm:
         at_once: int,
         per_minute: float | None = None,
     ) -> None:
-        """Args: `at_once`, how many questions are asked at the same time; `per_minute`, requests at most, tries included."""
+        """Args: `at_once`: maximum number of concurrent questions; `per_minute`: maximum number of requests, with retries."""
         self._server, self._model = server, model
         self._instruction, self._max_new_tokens = instruction, max_new_tokens
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         timeout = httpx.Timeout(PATIENCE.answer_seconds, connect=min(30.0, PATIENCE.answer_seconds))
         self._client = httpx.Client(headers=headers, timeout=timeout)
         self._threads = ThreadPoolExecutor(at_once)
-        self._waiting = threading.Semaphore(2 * at_once)  # so many questions are held with their pictures
-        self._not_before = 0.0  # what one request is put off by, all are
+        self._pending = threading.Semaphore(2 * at_once)  # limits the pictures in memory
+        self._not_before = 0.0  # a delay by status 429 applies to all requests
         self._turns, self._next_turn = threading.Lock(), 0.0
         self._seconds_apart = 60 / per_minute if per_minute else 0.0
         self._stopped = threading.Event()
-        self._cause: BaseException | None = None  # why others are no longer asked
+        self._cause: BaseException | None = None  # the error that stopped all requests
 
     def ask(self, question: Question, pictures: Sequence[Path]) -> Callable[[], WrittenAnswer]:
-        """Send a question and return what waits for its answer; raises `MachineError` there if the server gives none to any."""
+        """Send a question, and return a function that waits for the answer or raises `MachineError` if the server fails."""
         body = self._body(question, pictures)
-        self._waiting.acquire()
+        self._pending.acquire()
 
         def answer() -> WrittenAnswer:
             try:
                 return self._answer(question, body)
             except BaseException as error:
                 self._cause = self._cause or error
-                self._stopped.set()  # others need not wait for their turn to find out the same
+                self._stopped.set()  # the other requests would fail too
                 raise
             finally:
-                self._waiting.release()
+                self._pending.release()
 
         return self._threads.submit(answer).result
 
     def close(self) -> None:
-        """Give up what is not answered yet."""
+        """Abandon unanswered questions."""
         self._stopped.set()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
@@ -119,19 +119,24 @@ class ServedVlm:
         return {"model": self._model, "messages": messages, "max_tokens": self._max_new_tokens, "temperature": 0}
 
     def _answer(self, question: Question, body: dict[str, Any]) -> WrittenAnswer:
-        for n_times in range(1, GARBAGE_TRIES + 1):
+        for attempt in range(1, GARBAGE_TRIES + 1):
             response = self._response(body)
-            if response.status_code in OF_THE_QUESTION:
+            if response.status_code in REQUEST_ERRORS:
                 return WrittenAnswer(Reason(f"{REFUSED}: {response.status_code}: {_shown(response)}"))
             reply = _reply(response)
             if reply.reason.code != GARBAGE:
                 break
-            if n_times < GARBAGE_TRIES:
-                self._sleep(PATIENCE.after(n_times))
+            if attempt < GARBAGE_TRIES:
+                self._sleep(PATIENCE.after(attempt))
         return reply if reply.reason else named_option(question, reply)
 
     def _response(self, body: dict[str, Any]) -> httpx.Response:
-        """Return what the server says of a request in the end; raises `MachineError` where that is nothing to go on with."""
+        """Return the successful or rejecting response to a request, after retries.
+
+        Raises:
+            MachineError: the server fails.
+            MissingSourceError: the address, the model's name or the key is wrong.
+        """
         failures, put_off, patience = 0, 0.0, PATIENCE
         while True:
             self._wait_for_turn()
@@ -147,39 +152,39 @@ class ServedVlm:
                     raise self._error(f"puts requests off again and again ({problem})", "ask it for less at once")
                 self._not_before = max(self._not_before, time.monotonic() + wait)
                 log.info("the server asks to wait for %.0f s", wait)
-            elif response is None or response.status_code >= 500 or response.status_code in FOR_A_WHILE:
+            elif response is None or response.status_code >= 500 or response.status_code in PASSING_ERRORS:
                 failures += 1
                 if failures == patience.tries:
                     raise self._error(f"failed {failures} times ({problem})", "see its log")
-                asked_for = 0.0 if response is None else _retry_after(response)
-                self._sleep(min(60.0, max(asked_for, patience.after(failures))))
-            elif response.status_code in OF_THE_PLACE:
-                what = OF_THE_PLACE[response.status_code]
-                raise MissingSourceError(f"{self._server.url}: the server says {problem}; check {what}")
-            elif response.is_success or response.status_code in OF_THE_QUESTION:
+                retry_after = 0.0 if response is None else _retry_after(response)
+                self._sleep(min(60.0, max(retry_after, patience.after(failures))))
+            elif response.status_code in CONFIGURATION_ERRORS:
+                setting = CONFIGURATION_ERRORS[response.status_code]
+                raise MissingSourceError(f"{self._server.url}: the server says {problem}; check {setting}")
+            elif response.is_success or response.status_code in REQUEST_ERRORS:
                 return response
             else:
-                raise self._error(f"says {problem}", "wanted the address of an OpenAI-compatible server")
+                raise self._error(f"says {problem}", "expected the address of an OpenAI-compatible server")
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
-        """Return a response, cut at `MOST_BYTES`, without what its headers say of encodings; raises `httpx.RequestError`."""
+        """Return a response without its encoding headers, truncated to `MAX_RESPONSE_BYTES`. Raises `httpx.RequestError`."""
         with self._client.stream("POST", f"{self._server.url}/chat/completions", json=body) as response:
-            content, began = bytearray(), time.monotonic()
+            content, start = bytearray(), time.monotonic()
             for chunk in response.iter_bytes():
                 content += chunk
-                if len(content) > MOST_BYTES:
+                if len(content) > MAX_RESPONSE_BYTES:
                     break
-                if time.monotonic() - began > PATIENCE.answer_seconds:
+                if time.monotonic() - start > PATIENCE.answer_seconds:
                     raise httpx.ReadTimeout(f"still answering after {PATIENCE.answer_seconds:.0f} s")
             headers = {"Retry-After": response.headers.get("Retry-After", "")}
-            return httpx.Response(response.status_code, headers=headers, content=bytes(content[:MOST_BYTES]))
+            return httpx.Response(response.status_code, headers=headers, content=bytes(content[:MAX_RESPONSE_BYTES]))
 
     def _wait_for_turn(self) -> None:
         with self._turns:
             turn = max(time.monotonic(), self._not_before, self._next_turn)
             self._next_turn = turn + self._seconds_apart
         self._sleep(turn - time.monotonic())
-        self._sleep(self._not_before - time.monotonic())  # if the server said so meanwhile
+        self._sleep(self._not_before - time.monotonic())  # may have increased meanwhile
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(max(0.0, seconds)):
@@ -192,7 +197,7 @@ class ServedVlm:
 
 
 def _reply(response: httpx.Response) -> WrittenAnswer:
-    """Return the text of a chat completion and how many tokens it took, or why there is none in the response."""
+    """Return the text and token counts of a chat completion, or the reason if the response is none."""
     try:
         content = response.json()
         choice = content["choices"][0]
@@ -213,7 +218,7 @@ def _count(value: Any) -> int | None:
 
 
 def _storable(text: str) -> str:
-    """Return the text with "?" for each half of a surrogate pair: JSON can say one, and UTF-8 cannot."""
+    """Return the text with "?" for lone surrogates, which JSON can contain but UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -223,7 +228,7 @@ def _shown(response: httpx.Response) -> str:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Return the seconds that a server asks to wait, as a number or as a date; 0 if it says nothing of use."""
+    """Return the seconds of a Retry-After header, a number or a date; 0 if it is missing or invalid."""
     value = response.headers.get("Retry-After", "").strip()
     try:
         return max(0.0, float(value))

@@ -1,4 +1,4 @@
-"""Questions about every frame of their clips, each (question, stored frame) pair asked once, in batches."""
+"""Values of a model for every frame of questions' clips; each (question, stored frame) pair is computed once, in batches."""
 
 from __future__ import annotations
 
@@ -31,41 +31,42 @@ if TYPE_CHECKING:
 
 
 class Asker(Protocol):
-    """A question to a model about a (question, frame) pair."""
+    """A way to ask a model about (text, frame) pairs; texts have numbers, usually those of the questions."""
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each text, by its number: as a rule a question's."""
+        """Tokens of each text, by number."""
 
     @property
     def n_prefix_tokens(self) -> int:
-        """Tokens of a pair beside those of its text and its frame."""
+        """Tokens of a pair besides its text and its frame."""
 
     @property
     def model(self) -> SeesFrames:
-        """Who is asked."""
+        """The model."""
 
     @property
     def n_values(self) -> int:
-        """How many values a pair has at most."""
+        """The maximum number of values per pair."""
 
     def ask(self, visual: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Return what the model says about R pairs, [R, at most n_values] on its device.
+        """Return the model's values for R pairs, [R, at most n_values] on its device.
 
         Args:
             visual: the pairs' frames, [R, Q, L].
-            numbers: those of the pairs' texts.
+            numbers: the numbers of the pairs' texts.
         """
 
 
 @dataclass(frozen=True)
 class FrameValues:
-    """A model's values of every frame of the clips of some questions: P rows, in the order of questions, then time.
+    """A model's values for every frame of some questions' clips: P rows, ordered by question and time.
 
     Attributes:
-        number: [P] int64, of the row's question; `text`, of the text that it was asked with.
-        position: [P] int64, of the frame in the question's clip, as are `frame_index`, in the video, and `seconds`.
+        number: [P] int64, the row's index in `questions`.
+        position: [P] int64, of the frame in the clip; `frame_index` and `seconds` in the video.
         values: [P, n_values] float64, NaN beyond those of the row's question.
+        text: [P] int64, the number of the row's text.
     """
 
     questions: Sequence[Question]
@@ -84,7 +85,7 @@ class FrameValues:
         values: np.ndarray,
         texts: Sequence[np.ndarray],
     ) -> Self:
-        """Return the values [P, n_values] with the places of their frames; each question has one of `clips` and of `texts`."""
+        """Return the values [P, n_values] with their frames; `clips` and `texts` have an entry for each question."""
         lengths = [len(clip["row"]) for clip in clips]
         return cls(
             questions,
@@ -97,7 +98,7 @@ class FrameValues:
         )
 
     def places(self) -> dict[str, np.ndarray]:
-        """Return the columns that say which frame of which question a row is of."""
+        """Return the columns that identify the question and the frame of each row."""
         ids = np.array([question.question_id for question in self.questions], dtype=object)
         videos = np.array([question.video_id for question in self.questions], dtype=object)
         return {
@@ -110,13 +111,13 @@ class FrameValues:
 
 
 def n_single_frame_prefix_tokens(model: Localizer | Answerer) -> int:
-    """Return the tokens of what stands before a frame that is looked at alone."""
+    """Return the number of tokens of a single frame's prefix."""
     (prefix,) = model.language.verbalizer.tokenize_prefixes(single_frame_prefixes())
     return len(prefix)
 
 
 def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone) -> Plan:
-    """Cut items that read so many frames' features each into shards, and note the batch sizes that decide bytes."""
+    """Cut items, which read this many frames' features each, into shards; the batch sizes in the settings affect the bytes."""
     n_tokens, width = backbone.feature_shape()
     batch_frames = max(1, tokens_at_once(run) // n_tokens)
     sizes = [int(n) * n_tokens * width * 2 for n in n_frames]
@@ -124,7 +125,7 @@ def plan_by_frames(n_frames: Sequence[int], run: RunContext, backbone: Backbone)
 
 
 def plan_videos(run: RunContext, features: Artifact, backbone: Backbone) -> Plan:
-    """Cut the videos, rows of Features, into shards: of a stage that asks about every frame."""
+    """Cut the videos, rows of Features, into shards, for a stage that asks about every frame."""
     return plan_by_frames(features.columns("videos", "n_frames")["n_frames"].tolist(), run, backbone)
 
 
@@ -134,11 +135,11 @@ def plan_questions(run: RunContext, keyframes: Artifact, backbone: Backbone) -> 
 
 
 class _BatchValues(NamedTuple):
-    """Values [B, at most n_values] of B rows, on their way from the device."""
+    """Values [B, at most n_values] of B rows, in transfer to the host."""
 
     rows: np.ndarray
     values: Tensor
-    copied: Callable[[], None]  # waits until they are here
+    copied: Callable[[], None]  # waits for the transfer
 
 
 class FrameByFrame:
@@ -147,7 +148,7 @@ class FrameByFrame:
     def __init__(
         self, clips: Clips, features: PooledArtifact, run: RunContext, name: str, weights: Artifact | None
     ) -> None:
-        """Args: `name` of the stage, for its log; `weights` of whom is asked."""
+        """Args: `name` of the stage, for its log; `weights` of the model that is asked."""
         self._clips = clips
         self._windows = Windows(features, run.torch_device(), weights)
         self._halving = Halving(name)
@@ -162,39 +163,41 @@ class FrameByFrame:
     ) -> FrameValues:
         """Ask at least one question about every frame of its clip, in these videos.
 
-        A frame that a short clip repeats is asked about once and repeats its values. `texts` are the numbers of those that are
-        put to each frame of a question's clip, [T] a question; else its own number.
+        The values of a frame that a short clip repeats are computed once.
+
+        Args:
+            texts: [T] per question, the number of the text for each frame of its clip; the question's number by default.
         """
         clips = [self._clips[question.video_id, question.clip_id] for question in questions]
         texts = texts or [np.full(len(clip["row"]), number) for number, clip in enumerate(clips)]
         distinct = [np.unique(clip["row"], return_inverse=True) for clip in clips]
         first = np.cumsum([0, *(len(rows) for rows, _ in distinct)])  # of each question's pairs
-        asks: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+        pairs_of_frames: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
         for number, (question, (rows, where)) in enumerate(zip(questions, distinct, strict=True)):
-            of_rows = np.empty(len(rows), np.int64)
-            of_rows[where] = texts[number]
-            for pair, (row, text) in enumerate(zip(rows.tolist(), of_rows.tolist(), strict=True), int(first[number])):
-                asks[question.video_id, row].append((text, pair))
+            row_texts = np.empty(len(rows), np.int64)
+            row_texts[where] = texts[number]
+            for pair, (row, text) in enumerate(zip(rows.tolist(), row_texts.tolist(), strict=True), int(first[number])):
+                pairs_of_frames[question.video_id, row].append((text, pair))
         values = np.full((int(first[-1]), asker.n_values), np.nan)
         groups = list(_groups(videos))
-        read = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
+        windows = self._windows.tokens(groups, asker.model, shard.settings["batch_frames"])
 
         def ask(place: dict[tuple[str, int], int], visual: Tensor) -> list[_BatchValues]:
-            pairs = [(number, pair, place[frame]) for frame in place for number, pair in asks.get(frame, ())]
+            pairs = [(text, pair, place[frame]) for frame in place for text, pair in pairs_of_frames.get(frame, ())]
             return self._ask(asker, np.array(pairs), visual, shard.settings["batch_tokens"]) if pairs else []
 
-        for of_window in behind(ask(*window) for window in track(read, shard, "window", len(groups))):
-            for batch in of_window:
+        for batches in behind(ask(*window) for window in track(windows, shard, "window", len(groups))):
+            for batch in batches:
                 batch.copied()
                 values[batch.rows, : batch.values.shape[1]] = batch.values.numpy()
         rows_of_values = [start + where for start, (_, where) in zip(first.tolist(), distinct, strict=False)]
         return FrameValues.of_clips(questions, clips, values[np.concatenate(rows_of_values)], texts)
 
     def _ask(self, asker: Asker, pairs: np.ndarray, visual: Tensor, batch_tokens: int) -> list[_BatchValues]:
-        """Ask about the frames of one window, without waiting for the device.
+        """Ask about the frames of one window without waiting for the device.
 
         Args:
-            pairs: [R, 3] int64: the number of a text, the row of the values it goes to, the place of a frame in `visual`.
+            pairs: [R, 3] int64: the number of a text, the row of its values, the index of a frame in `visual`.
         """
         numbers, rows, places = pairs.T
         device = str(visual.device)
@@ -206,11 +209,11 @@ class FrameByFrame:
 
         lengths = [asker.lengths[number] for number in numbers.tolist()]
         batches = token_batches(lengths, visual.shape[1] + asker.n_prefix_tokens, batch_tokens)
-        return [part for batch in batches for part in self._halving(ask, batch)]
+        return [values for batch in batches for values in self._halving(ask, batch)]
 
 
 def _groups(videos: Sequence[VideoFeatures]) -> Iterator[Group]:
-    """Cut the frames of all videos into groups that a window holds; a long video is spread over several."""
+    """Cut the frames of all videos into groups that fit in a window; a long video can span several."""
     group: Group = []
     count = 0
     for video in videos:

@@ -1,4 +1,4 @@
-"""The course of every stage that scores frames, whoever scores them."""
+"""The common part of all stages that score frames."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def score_shards(
 
     Args:
         asked: the questions of each video.
-        scorer: who scores, for people.
-        score: returns the table's columns for the videos of a shard that can be read and are asked about, at least one.
+        scorer: the scorer's name in messages.
+        score: returns the table's columns for the readable videos of a shard that have questions, at least one.
 
     Raises:
-        SevilaError: no question about a video that could be read has finite scores.
+        SevilaError: no question about a readable video has finite scores.
     """
 
     def work(shard: Shard) -> None:
         ok = [videos[item] for item in shard.items if videos[item].status == "ok" and asked[videos[item].video_id]]
-        if not ok:  # nothing to load a model for
+        if not ok:  # without loading a model
             return shard.write_rows("frame_scores", [])
         columns = score(shard, ok)
         shard.dropped.update(SCORES for _ in without_finite_scores(columns))

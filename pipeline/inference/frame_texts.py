@@ -1,4 +1,4 @@
-"""The texts that scorers put to frames: one a question, or one for each thing that is said while it is asked."""
+"""The texts with which scorers compare frames: one per question, or one per distinct subtitle in its clip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.video.frames import Clips
 
 
 class FrameTexts(NamedTuple):
-    """The texts of some questions, and which of them each frame of a question's clip is asked, [T] int64 a question."""
+    """The texts of some questions; `of_frames` has the index of each frame's text, [T] int64 per question."""
 
     texts: list[str]
     of_frames: list[np.ndarray]
@@ -28,8 +28,8 @@ def texts_of_frames(
     """Return the texts of these questions.
 
     Args:
-        text: (question, what is said) -> text.
-        subtitles: by the video's id; None where they are no part of the texts.
+        text: (question, subtitle) -> text.
+        subtitles: by video id; None if the texts do not use them.
     """
     texts: list[str] = []
     of_frames: list[np.ndarray] = []
@@ -41,7 +41,7 @@ def texts_of_frames(
             of_frames.append(np.full(len(seconds), first, np.int64))
             continue
         shown = list(map(subtitles.get(question.video_id, NO_CUES).shown_at, seconds.tolist()))
-        numbers = {each: first + number for number, each in enumerate(dict.fromkeys(shown))}
-        texts += [text(question, each) for each in numbers]
-        of_frames.append(np.array([numbers[each] for each in shown], np.int64))
+        numbers = {subtitle: first + number for number, subtitle in enumerate(dict.fromkeys(shown))}
+        texts += [text(question, subtitle) for subtitle in numbers]
+        of_frames.append(np.array([numbers[subtitle] for subtitle in shown], np.int64))
     return FrameTexts(texts, of_frames)

@@ -1,4 +1,4 @@
-"""The Answerer reads the keyframes of questions: a question and its frames in, values of its options out."""
+"""Answers of the Answerer to questions from sets of frames, in batches."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
 
     from pipeline.models.answerer import Answerer
 
-# Numbers of what was asked, its table of values on its way from the device, and what waits until that is here.
+# Numbers of units, their table of values in transfer to the host, and a function that waits for it.
 _Batch = tuple[list[int], "Tensor", Callable[[], None]]
 
 
 class QuestionFrames(NamedTuple):
-    """A question and the stored rows that it is answered from at once."""
+    """A question and the stored rows of the frames that it is answered from together."""
 
     question: Question
     rows: list[int]
 
 
 class FramesAnswer(NamedTuple):
-    """The answer from one set of frames: values of the options, [n_options] float32, or why there are none to choose by."""
+    """The answer from one set of frames."""
 
-    reason: Reason
-    values: np.ndarray = np.empty(0, np.float32)
+    reason: Reason  # why there is no answer
+    values: np.ndarray = np.empty(0, np.float32)  # of the options, [n_options]
     first_token_id: int | None = None
-    truncated: bool = False
+    truncated: bool = False  # the question's text
 
     @property
     def prediction(self) -> int:
-        """Index of the option with the highest value."""
+        """The index of the option with the highest value."""
         return int(self.values.argmax())
 
 
 class Reader(Protocol):
-    """What is read from the Answerer: a value an option (`OptionReader`), or a text (`TextReader`)."""
+    """A way to ask the Answerer: for a value per option (`OptionReader`) or a text (`TextReader`)."""
 
     @property
     def answerer(self) -> Answerer:
-        """The model that is asked."""
+        """The model."""
 
     def refusal(self, question: Question) -> Reason:
-        """Return why a question cannot be asked; an empty reason where it can."""
+        """Return why a question cannot be asked; empty if it can."""
 
     def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]:
         """Return the questions with their token ids."""
@@ -67,33 +67,33 @@ class Reader(Protocol):
         """Return a row of numbers for each question, [R, N] on the device, for its frames' visual tokens [R, K, Q, L]."""
 
     def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
-        """Return the rows of `ask`, on the host, as values."""
+        """Return the values in a table of `ask`, on the host."""
 
 
 class KeyframeReader:
-    """Asks questions in batches of one number of frames and similar text length, for one shard."""
+    """Asks questions of one shard in batches with equal numbers of frames and similar text lengths."""
 
     def __init__(self, reader: Reader, windows: Windows, shard: Shard) -> None:
         self._reader, self._windows, self._shard = reader, windows, shard
         self._halving = Halving("answer_questions")
 
     def answers(self, units: Sequence[QuestionFrames]) -> dict[str, list[FramesAnswer]]:
-        """Return the answers by question, one for each set of its frames."""
+        """Return the answers by question id, one for each set of its frames."""
         groups = list(_groups(units))
-        read = self._windows.tokens(
+        windows = self._windows.tokens(
             map(_stored_rows, groups), self._reader.answerer, self._shard.settings["batch_frames"]
         )
-        windows = zip(groups, track(read, self._shard, "window", len(groups)), strict=True)
+        tracked = zip(groups, track(windows, self._shard, "window", len(groups)), strict=True)
         answers: dict[str, list[FramesAnswer]] = defaultdict(list)
-        for group, arrived in behind((group, self._ask(group, *window)) for group, window in windows):
-            for unit, answer in zip(group, arrived(), strict=True):
+        for group, collect in behind((group, self._ask(group, *window)) for group, window in tracked):
+            for unit, answer in zip(group, collect(), strict=True):
                 answers[unit.question.question_id].append(answer)
         return answers
 
     def _ask(
         self, units: Sequence[QuestionFrames], place: dict[tuple[str, int], int], visual: Tensor
     ) -> Callable[[], list[FramesAnswer]]:
-        """Ask, and return what waits for the device and returns an answer for each, or the reason why there is none."""
+        """Start asking, and return a function that waits for the device and returns an answer for each unit."""
         answers = [FramesAnswer(self._reader.refusal(unit.question)) for unit in units]
         asked = self._reader.prepare([unit.question for unit in units])
         by_frames: dict[int, list[int]] = defaultdict(list)
@@ -118,7 +118,7 @@ class KeyframeReader:
             for batch in token_batches(lengths, extra_tokens, self._shard.settings["batch_tokens"]):
                 batches += self._halving(ask, [numbers[item] for item in batch])
 
-        def arrived() -> list[FramesAnswer]:
+        def collect() -> list[FramesAnswer]:
             for chosen, table, copied in batches:
                 copied()
                 values = self._reader.values(table.numpy(), [asked[number] for number in chosen])
@@ -127,26 +127,26 @@ class KeyframeReader:
                     answers[number] = FramesAnswer(options.problem, options.values, options.first_token_id, truncated)
             return answers
 
-        return arrived
+        return collect
 
 
 def _groups(units: Iterable[QuestionFrames]) -> Iterator[list[QuestionFrames]]:
-    """Cut them into groups whose frames fit in a window; questions about one video share its frames."""
+    """Group units whose frames fit in a window together; questions about one video share its frames."""
     group: list[QuestionFrames] = []
-    held: set[tuple[str, int]] = set()
+    group_frames: set[tuple[str, int]] = set()
     for unit in units:
-        needed = {(unit.question.video_id, row) for row in unit.rows}
-        if group and len(held | needed) > WINDOW_FRAMES:
+        frames = {(unit.question.video_id, row) for row in unit.rows}
+        if group and len(group_frames | frames) > WINDOW_FRAMES:
             yield group
-            group, held = [], set()
+            group, group_frames = [], set()
         group.append(unit)
-        held |= needed
+        group_frames |= frames
     if group:
         yield group
 
 
 def _stored_rows(units: Iterable[QuestionFrames]) -> Group:
-    wanted: dict[str, set[int]] = {}
+    rows_of_videos: dict[str, set[int]] = {}
     for unit in units:
-        wanted.setdefault(unit.question.video_id, set()).update(unit.rows)
-    return [(video_id, sorted(rows)) for video_id, rows in wanted.items()]
+        rows_of_videos.setdefault(unit.question.video_id, set()).update(unit.rows)
+    return [(video_id, sorted(rows)) for video_id, rows in rows_of_videos.items()]

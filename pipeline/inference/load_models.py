@@ -1,4 +1,4 @@
-"""Loading the models that stages ask or train, where they are first wanted."""
+"""Loading of the Localizer and the Answerer, on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Model = TypeVar("Model")
 
 
 class OnDemand(Generic[Model]):
-    """A model that is loaded when it is first wanted, and once: shards of videos that all failed need none."""
+    """A model that is loaded on first use, once: shards in which all videos failed need none."""
 
     def __init__(self, load: Callable[[], Model]) -> None:
         self._load = load
@@ -36,7 +36,7 @@ def load_localizer(
     """Return the Localizer on the run's device, its language model frozen and in evaluation mode.
 
     Args:
-        saving_memory: a training's backward pass computes the language model's blocks again.
+        saving_memory: recompute the language model's blocks in a training's backward pass.
     """
     from pipeline.models.localizer import Localizer
 
@@ -46,7 +46,7 @@ def load_localizer(
 def load_answerer(
     run: RunContext, backbone: Backbone, weights: VisualPromptWeights, precision: str, saving_memory: bool = False
 ) -> Answerer:
-    """Return the Answerer, as `load_localizer` the Localizer."""
+    """Return the Answerer; arguments as for `load_localizer`."""
     from pipeline.models.answerer import Answerer
 
     return Answerer(weights.load(run, backbone, precision), _language(run, backbone, precision, saving_memory))

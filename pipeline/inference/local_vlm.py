@@ -1,4 +1,4 @@
-"""An image-text-to-text model of a folder on this machine, asked for letters' likelihood or for a reply."""
+"""Answers of an image-text-to-text model in a local folder, by letters' likelihoods or by replies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LetterReadout = Literal["likelihood", "generation"]
 
 
 class LocalVlm:
-    """Asks one question at a time, so that an answer depends on nothing else; the model is loaded at the first."""
+    """Asks one question at a time, so that answers do not depend on a batch; loads the model at the first question."""
 
     suffix = ".png"
 
@@ -39,17 +39,17 @@ class LocalVlm:
         return self._load()
 
     def ask(self, question: Question, pictures: Sequence[Path]) -> Callable[[], WrittenAnswer]:
-        """Return what returns the answer."""
+        """Answer a question, and return a function that returns the answer."""
         answer = self._answer(question, pictures)
         return lambda: answer
 
     def close(self) -> None:
-        """There is nothing to wait for."""
+        """Do nothing: no question is pending."""
 
     def _answer(self, question: Question, pictures: Sequence[Path]) -> WrittenAnswer:
         try:
             inputs = self._model.inputs(written_prompt(question, self._instruction), pictures)
-        except ValueError as error:  # a question that holds the model's own word for a picture, say
+        except ValueError as error:  # for example the question contains the model's placeholder for a picture
             return WrittenAnswer(Reason(f"{REFUSED_PROMPT}: the model's processor says: {str(error).splitlines()[0]}"))
         n_tokens = int(inputs["input_ids"].shape[1])
         asked = WrittenAnswer(prompt_tokens=n_tokens)

@@ -1,4 +1,4 @@
-"""Values that are not finite: what they belong to is a failed row with one of these codes; where all are, it is an error."""
+"""Handling of values that are not finite: their rows fail with one of these codes; if all rows do, it is an error."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pipeline.reasons import Reason
 from pipeline.selection.frame_scores import SCORE_COLUMNS
 
 FEATURES, SCORES, ANSWERS = "not_finite_features", "not_finite_scores", "not_finite_answers"
-LOSS = "not_finite_loss"  # of a question to train on
-# Of a question that was not asked about a video that could be read: the artifact with the features says what happened.
+LOSS = "not_finite_loss"  # of a training question
+# Of a question about a readable video; the artifact of the features has the details.
 WITHOUT_FEATURES = Reason(f"{FEATURES}: some frame of the video has no finite features")
-BROKEN = "weights or features are broken, or a precision other than float32 is too small"  # where all are
+BROKEN = "weights or features are broken, or a precision other than float32 is too small"  # if all rows fail
 
 
 def not_finite_figure(n_rows: float) -> dict[str, float]:
-    """Return how many held-out rows a validation leaves out, for their logits are not finite; nothing if none are."""
+    """Return the number of held-out rows that a validation excludes because of their logits; empty if there are none."""
     return {"not_finite": n_rows} if n_rows else {}
 
 
 def without_finite_scores(table: Mapping[str, np.ndarray]) -> dict[str, Reason]:
-    """Return why each question of these columns failed that has a frame without finite scores, by its id."""
+    """Return the reason for each question, by id, that has a frame without finite scores in these columns."""
     values = np.stack([table[name] for name in SCORE_COLUMNS], axis=1)
     reasons: dict[str, Reason] = {}
     for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):

@@ -1,4 +1,4 @@
-"""Frozen models that stay loaded: from one step of a chain to the next, or from one question to the next."""
+"""Frozen models that stay loaded between the steps of a chain, or between questions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger("sevila")
 
 Model = TypeVar("Model")
 Result = TypeVar("Result")
-Given = ParamSpec("Given")
+Parameters = ParamSpec("Parameters")
 
 
 @dataclass
 class Models:
-    """What stays loaded, by part, precision, device and the digests of its files.
+    """Loaded models by part, precision, device and the digests of their files.
 
     Attributes:
-        in_turn: only a language model is kept, and goes before another is loaded: the ViT's memory is wanted by what comes after.
+        in_turn: keep a single language model only, and drop it before another model is loaded, as memory is limited.
     """
 
     in_turn: bool = False
@@ -37,19 +37,19 @@ _models: ContextVar[Models | None] = ContextVar("models", default=None)
 
 @contextmanager
 def keeping_models(models: Models) -> Iterator[None]:
-    """Have what is loaded in the block kept in `models`, and taken from there; nothing may train it."""
-    before = _models.set(models)
+    """Keep the models loaded within the block in `models`, and reuse those in it; they must not be trained."""
+    token = _models.set(models)
     try:
         yield
     finally:
-        _models.reset(before)
+        _models.reset(token)
 
 
-def keeping_language(chain: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Have the steps of a chain share one language model: the largest part, which nothing trains."""
+def keeping_language(chain: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate a chain so that its steps share one language model, the largest part, which is never trained."""
 
     @wraps(chain)
-    def walk(*args: Given.args, **options: Given.kwargs) -> Result:
+    def walk(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
         if _models.get() is not None:
             return chain(*args, **options)
         with keeping_models(Models(in_turn=True)):
@@ -59,7 +59,7 @@ def keeping_language(chain: Callable[Given, Result]) -> Callable[Given, Result]:
 
 
 def give_back_language() -> None:
-    """Let go of a chain's language model, where its memory is wanted by other models or processes."""
+    """Release a chain's language model to free memory for other models or processes."""
     models = _models.get()
     if models is not None and models.in_turn and models.loaded:
         models.loaded.clear()
@@ -67,7 +67,7 @@ def give_back_language() -> None:
 
 
 def resident(weights: Artifact, part: str, precision: str, run: RunContext, load: Callable[[], Model]) -> Model:
-    """Return what `load` returns, or did for the same part of the same weights on this device, if such models are kept."""
+    """Return a kept model of the same part, weights, precision and device, else the result of `load`, kept if models are kept."""
     if precision != "float32" and run.torch_device() == "cpu":
         warn_of_slow(precision)
     models = _models.get()
@@ -82,11 +82,11 @@ def resident(weights: Artifact, part: str, precision: str, run: RunContext, load
     return model
 
 
-@cache  # once in a process, not for each model
+@cache  # once per process
 def warn_of_slow(precision: str) -> None:
-    """Warn of a precision that a CPU is not made for."""
+    """Warn of a precision that is slow on a CPU."""
     log.warning(
-        "models compute in %s on a CPU: on most far slower than in float32, with other last digits than a GPU's; "
-        "--precision float32 is for CPUs",
+        "models compute in %s on a CPU, which is usually much slower than float32 and differs from a GPU in the last digits; "
+        "for CPUs use --precision float32",
         precision,
     )

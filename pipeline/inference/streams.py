@@ -1,4 +1,4 @@
-"""Work that goes on beside a model's: reading ahead, and waiting for the device a little later."""
+"""Iteration that overlaps with the model's computation: reading ahead, and delayed waiting for the device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-# A thread that reads gives up the interpreter's lock at every frame, and by default waits 5 ms for it beside a busy one.
+# A reading thread releases the interpreter's lock at every frame, and beside a busy thread waits 5 ms for it by default.
 sys.setswitchinterval(0.0005)
 
 
 def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """Yield the items of an iterable that is run by another thread, up to `depth` items ahead; its errors arrive here."""
+    """Yield the items of an iterable, which runs in a thread up to `depth` items ahead; its errors are raised here."""
     ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -38,13 +38,13 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
         except BaseException as error:
             put((False, error))
 
-    # In our context: progress is shown, and lines are logged, as if they were ours.
+    # In the caller's context, for progress and logging.
     thread = threading.Thread(target=copy_context().run, args=(read,), daemon=True)
     thread.start()
     try:
         while True:
-            more, value = ready.get()
-            if not more:
+            is_item, value = ready.get()
+            if not is_item:
                 if isinstance(value, BaseException):
                     raise value
                 return
@@ -55,10 +55,10 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
 
 
 def behind(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
-    """Yield each item when `depth` more have begun: what an item waits for goes on while they do."""
-    begun: deque[Item] = deque()
+    """Yield the items `depth` items later, so that the computation that an item started overlaps with the next ones."""
+    started: deque[Item] = deque()
     for item in items:
-        begun.append(item)
-        if len(begun) > depth:
-            yield begun.popleft()
-    yield from begun
+        started.append(item)
+        if len(started) > depth:
+            yield started.popleft()
+    yield from started

@@ -1,4 +1,4 @@
-"""Reading an answer in words from the Answerer, for questions without options."""
+"""Generation of free-text answers by the Answerer, for questions without options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class GeneratedText(NamedTuple):
-    """A text that was generated: its tokens, `</s>` included where it came, and the log-probability of each."""
+    """A generated text: its tokens, with `</s>` if it was generated, and the log-probability of each."""
 
     text: str
     token_ids: list[int]
@@ -27,40 +27,40 @@ class GeneratedText(NamedTuple):
 
 
 class TextReader:
-    """Puts questions to the Answerer as `OptionReader` does; its values are the tokens' ids, then their log-probabilities."""
+    """Asks the Answerer as `OptionReader` does; a question's values are the tokens' ids, then their log-probabilities."""
 
     def __init__(self, answerer: Answerer, prompt: str, max_tokens: int) -> None:
         self.answerer = answerer
-        self._words = answerer.language.verbalizer
+        self._verbalizer = answerer.language.verbalizer
         self._prompt = prompt
         self._max_tokens = max_tokens
 
     def refusal(self, question: Question) -> Reason:
-        """Return nothing: any question can be asked."""
+        """Return an empty reason: any question can be asked."""
         return Reason()
 
     def prepare(self, questions: Sequence[Question]) -> list[PreparedQuestion]:
-        """Return the questions as ids."""
-        ids, cut = self._words.tokenize([answering_text(self._prompt, question) for question in questions])
-        return [PreparedQuestion(*asked, []) for asked in zip(questions, ids, cut, strict=True)]
+        """Return the questions with their token ids."""
+        ids, cut = self._verbalizer.tokenize([answering_text(self._prompt, question) for question in questions])
+        return [PreparedQuestion(*fields, []) for fields in zip(questions, ids, cut, strict=True)]
 
     def ask(self, visual: Tensor, asked: Sequence[PreparedQuestion], frame_prefixes: Sequence[str]) -> Tensor:
-        """Return what `values` reads, on the device: float64 [R, 2 * max_tokens]; `visual` is [R, K, Q, L]."""
+        """Return the table for `values`, float64 [R, 2 * max_tokens] on the device; `visual` is [R, K, Q, L]."""
         import torch
 
         from pipeline.models.generation import generate
 
-        inputs = self.answerer.language.assemble(frame_prefixes, visual, [each.token_ids for each in asked])
+        inputs = self.answerer.language.assemble(frame_prefixes, visual, [question.token_ids for question in asked])
         generated = generate(self.answerer.language, inputs, self._max_tokens)
         return torch.cat([generated.token_ids.double(), generated.log_probabilities.double()], dim=1)
 
     def values(self, table: np.ndarray, asked: Sequence[PreparedQuestion]) -> list[OptionValues]:
-        """Return the rows of what `ask` returned."""
+        """Return the rows of a table of `ask`, on the host."""
         return [OptionValues(row, None) for row in table]
 
     def text_of(self, values: np.ndarray) -> GeneratedText:
         """Return the text of one question's values."""
         ids = values[: self._max_tokens].astype(np.int64).tolist()
-        n_tokens = next((place + 1 for place, id in enumerate(ids) if id == self._words.end_id), len(ids))
+        n_tokens = next((place + 1 for place, id in enumerate(ids) if id == self._verbalizer.end_id), len(ids))
         log_probabilities = values[self._max_tokens :][:n_tokens].tolist()
-        return GeneratedText(self._words.text(ids[:n_tokens]), ids[:n_tokens], log_probabilities)
+        return GeneratedText(self._verbalizer.text(ids[:n_tokens]), ids[:n_tokens], log_probabilities)

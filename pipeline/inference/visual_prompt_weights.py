@@ -1,4 +1,4 @@
-"""The base of Localizer and Answerer weights as artifacts."""
+"""The base of the artifacts of Localizer and Answerer weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainingStep(NamedTuple):
 
 
 class ValidationFigure(NamedTuple):
-    """One figure over the held-out videos at the end of an epoch; a row of the table `validation`; none if none is held out."""
+    """One figure over the held-out videos at the end of an epoch; a row of the table `validation`, empty without such videos."""
 
     step: int  # steps done, from 1
     epoch: int  # from 0
@@ -41,17 +41,17 @@ class ValidationFigure(NamedTuple):
 
 
 class VisualPromptWeights(Artifact):
-    """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors; where they were trained, the curves."""
+    """LayerNorm, query tokens, Q-Former and projection, float32, in safetensors; after a training, with its curves."""
 
     tables = {"curves": schema_of(1, TrainingStep), "validation": schema_of(1, ValidationFigure)}
     measured = ("curves",)
 
     def identity(self) -> str:
-        """Return what identifies the weights, wherever they come from."""
+        """Return the digest of the weights, which does not depend on their origin."""
         return str(self.record.files[FILE]["sha256"])
 
     def load(self, run: RunContext, backbone: Backbone, precision: str) -> VisualPrompt:
-        """Return the module on the run's device, its matrix products in `precision`, or bfloat16 where that has 8 bits."""
+        """Return the module on the run's device, with matrix products in `precision`, or bfloat16 if that has 8 bits."""
         import torch
 
         from pipeline.models.checkpoint import load_saved_visual_prompt
@@ -73,7 +73,7 @@ class InitWeights(Config):
 def copy_weights(
     part: Literal["localizer", "answerer"], run: RunContext, backbone: Backbone, checkpoint: Weights | None, out: Output
 ) -> None:
-    """Write one part's weights from an official checkpoint, or from the backbone's BLIP-2 where there is none."""
+    """Write one part's weights from an official checkpoint, or from the backbone's BLIP-2 without one."""
     from pipeline.models.checkpoint import load_visual_prompt, save_visual_prompt
 
     if checkpoint is None:

@@ -1,4 +1,4 @@
-"""What a model that writes gives for a question and its pictures: an option, or why there is none."""
+"""Answers of models that write replies: the option that a reply names, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from pipeline.datasets.question import Question
 from pipeline.option_letters import option_lines, parse_option
 from pipeline.reasons import Reason
 
-SHOWN_CHARACTERS = 100  # of a reply in a reason
+SHOWN_CHARACTERS = 100  # limit for replies in reasons
 
 UNPARSED, EMPTY = "unparsed_reply", "empty_reply"
 TOO_LONG, REFUSED_PROMPT = "too_long", "refused_prompt"
-UNREADABLE = "keyframes_unreadable"  # of the video: what could be sampled cannot be read now
+UNREADABLE = "keyframes_unreadable"  # the video was sampled, but cannot be decoded now
 REFUSED, GARBAGE = "refused_by_server", "garbage_from_server"
 OF_REPLIES = (UNPARSED, EMPTY, TOO_LONG, REFUSED_PROMPT, REFUSED, GARBAGE)
 
 
 class WrittenAnswer(NamedTuple):
-    """An answer, or the reason why there is none; `text` is the reply as it came, `finish` why it ended, where that is known."""
+    """An answer, or the reason why there is none."""
 
     reason: Reason = Reason()
     prediction: int | None = None
     log_probabilities: Sequence[float] = ()  # of the options' letters
-    text: str = ""
-    finish: str = ""
+    text: str = ""  # the unchanged reply
+    finish: str = ""  # why the reply ended; empty if unknown
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
 
 
 class PictureReader(Protocol):
-    """Who is asked."""
+    """A model that answers questions about pictures."""
 
-    suffix: str  # of the pictures that it reads
+    suffix: str  # of the picture files
 
     def ask(self, question: Question, pictures: Sequence[Path]) -> Callable[[], WrittenAnswer]:
-        """Ask about pictures, in time order, and return what waits for the answer; the pictures may be gone by then."""
+        """Ask about pictures, in time order, and return a function that waits for the answer; it does not need the pictures."""
 
     def close(self) -> None:
-        """Ask no more: what is not answered yet is given up."""
+        """Abandon unanswered questions."""
 
 
 def written_prompt(question: Question, instruction: str) -> str:
-    """Return what is asked after the pictures."""
+    """Return the text after the pictures."""
     return "\n".join(filter(None, [question.question, option_lines(question.options), instruction]))
 
 
@@ -54,7 +54,7 @@ def why_not_asked(question: Question) -> Reason:
 
 
 def named_option(question: Question, reply: WrittenAnswer) -> WrittenAnswer:
-    """Return a reply with the option that it names; one that names none, or several, has a reason: nothing is guessed."""
+    """Return a reply with the option that it names, or with a reason if it names none or several."""
     if not reply.text.strip():
         return reply._replace(reason=Reason(f"{EMPTY}: the model wrote nothing"))
     number = parse_option(reply.text, question.options)

@@ -1,1 +1,1 @@
-"""Torch modules, prompts, tokens and checkpoints: tensors in, tensors out."""
+"""Torch modules, prompts, tokenization and checkpoints."""

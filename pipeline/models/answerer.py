@@ -1,7 +1,7 @@
-"""The Answerer (paper section 3.2): which option do these frames support?
+"""The Answerer (paper section 3.2): chooses an option from several frames.
 
 Shapes: F frames, R rows (one question each), K frames a row, P patches + 1 class token, D vision width, Q query tokens,
-L language width, O most options of a row.
+L language width, O maximum number of options of a row.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pipeline.models.visual_prompt import VisualPrompt
 
 
 class AnswererOutput(NamedTuple):
-    """Readings of each row at the letter: T5's second decoded token, after "Option"; a decoder-only model's first.
+    """Outputs of each row at the letter: T5's second decoded token, after "Option"; a decoder-only model's first.
 
     Attributes:
-        option_logits: [R, O] float32, raw logits of the letters, of T5 after the row's own greedy first token; -inf where a
+        option_logits: [R, O] float32, raw logits of the letters, with T5 after the row's greedy first token; -inf where a
             row has fewer options.
         prediction: [R] int64, their argmax: the index of the chosen option.
-        first_token_id: [R] int64, the greedy first token, of T5 normally the word "Option".
-        option_logits_forced: [R, O] float32, of T5 the letters' logits after the word "Option" whether or not it came first:
-            what pseudo-labels are read from (paper section 3.3; the official code teacher-forces the target text).
+        first_token_id: [R] int64, the greedy first token, with T5 normally the word "Option".
+        option_logits_forced: [R, O] float32, with T5 the letters' logits after the word "Option" in every case, for
+            pseudo-labels (paper section 3.3; the official code teacher-forces the target text).
     """
 
     option_logits: Tensor
@@ -39,7 +39,7 @@ class AnswererOutput(NamedTuple):
 
 
 class Answerer:
-    """A VisualPrompt that asks the frozen language model for an option's letter. `prompt` is all there is to train."""
+    """A VisualPrompt before the frozen language model, which answers with an option's letter; only `prompt` is trained."""
 
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
@@ -61,18 +61,17 @@ class Answerer:
         n_options: Sequence[int],
         frame_prefixes: Sequence[str],
     ) -> AnswererOutput:
-        """Return the answers to R questions about K frames each; a batch holds rows of one K.
+        """Return the answers to R questions about K frames each.
 
-        T5's two decoder steps in one pass: the decoder is causal, so that its first step is the same whatever token is put
-        second. "Option" is; only the rows that would have begun otherwise are decoded again, after their own token.
+        T5's two decoder steps run in one pass with "Option" as the forced first token: the decoder is causal, so the first
+        step's output is unaffected. Only rows with another greedy first token are decoded again, after that token.
 
         Args:
             visual: [R, K, Q, L], frames in time order.
             token_ids: R answering prompts as ids.
-            n_options: R numbers of options; letters beyond them cannot win.
-            frame_prefixes: K texts: `numbered_frame_prefixes(K)` for frames that are read together, or
-                `single_frame_prefixes()` for one frame, as the official code writes it in its one-keyframe and its
-                frame-by-frame modes.
+            n_options: R numbers of options; letters beyond them are excluded.
+            frame_prefixes: K texts: `numbered_frame_prefixes(K)` for several frames, or `single_frame_prefixes()` for one,
+                as in the official code's one-keyframe and frame-by-frame modes.
 
         Raises:
             CheckpointError: a row has more options than the tokenizer has single-token letters.
@@ -85,17 +84,17 @@ class Answerer:
         first = logits[:, 0].argmax(dim=-1)
         forced = logits[:, -1][:, letters]
         chosen = forced.clone()
-        for wanted in before_letter:
-            others = (first != wanted).nonzero().squeeze(1)
+        for forced_id in before_letter:
+            others = (first != forced_id).nonzero().squeeze(1)
             if len(others):
-                begun = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)
-                chosen[others] = language.decode(hidden[others], inputs.mask[others], begun)[:, 1][:, letters]
+                greedy = torch.stack([torch.full_like(first[others], language.start_id), first[others]], dim=1)
+                chosen[others] = language.decode(hidden[others], inputs.mask[others], greedy)[:, 1][:, letters]
         absent = torch.arange(len(letters), device=chosen.device) >= language.on_device(n_options)[:, None]
         chosen, forced = chosen.masked_fill(absent, -torch.inf), forced.masked_fill(absent, -torch.inf)
         return AnswererOutput(chosen, chosen.argmax(dim=-1), first, forced)
 
     def target_ids(self, right: Sequence[int]) -> list[list[int]]:
-        """Return what is to be said about each row, as ids: "Option X" or "X", the letter of its right option."""
+        """Return each row's target text as ids: "Option X" or "X" with the letter of the right option."""
         return [self._targets[option] for option in right]
 
     def loss(
@@ -105,10 +104,10 @@ class Answerer:
         right: Sequence[int],
         frame_prefixes: Sequence[str],
     ) -> Tensor:
-        """Return the summed cross-entropy of what R rows are to say, the end included (paper section 3.3); differentiable.
+        """Return the summed cross-entropy of R rows' target texts with the end token (paper section 3.3); differentiable.
 
         Args:
-            visual: [R, K, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            visual: [R, K, Q, L], from `prompt`, as `visual` has no gradient.
             token_ids, frame_prefixes: as in `answer`.
             right: R indices of the right options.
         """
@@ -125,15 +124,14 @@ class Answerer:
         frame_prefixes: Sequence[str],
         budget_tokens: int,
     ) -> Tensor:
-        """Return how likely each option's text is as the answer, [R, O] float32; -inf where a row has fewer options.
+        """Return the log-probability of each option's text as the answer, [R, O] float32; -inf where a row has fewer options.
 
-        The sum of the log-probabilities of the option's tokens, `</s>` included. Each row is encoded once; its options are
-        decoded in batches over rows and options.
+        It is summed over the option's tokens with `</s>`. Each row is encoded once; options are decoded in batches across rows.
 
         Args:
             visual, token_ids, frame_prefixes: as in `answer`.
-            option_token_ids: R lists of options, each as ids including `</s>`; of any number, letters are not needed.
-            budget_tokens: encoder and decoder tokens that a batch of the decoder may hold, padding included.
+            option_token_ids: R lists of options as ids with `</s>`, without a limit on their number.
+            budget_tokens: maximum number of encoder and decoder tokens in a batch of the decoder, with padding.
         """
         inputs = self.language.assemble(frame_prefixes, visual, token_ids)
         hidden = self.language.encode(inputs)
@@ -151,10 +149,10 @@ class Answerer:
         return scores
 
     def _letters(self, n_options: int) -> list[int]:
-        known = self.language.verbalizer.letter_ids
-        if n_options > len(known):
+        letter_ids = self.language.verbalizer.letter_ids
+        if n_options > len(letter_ids):
             raise CheckpointError(
-                f"a question has {n_options} options, but the tokenizer has single tokens for {len(known)} letters "
+                f"a question has {n_options} options, but the tokenizer has single tokens for {len(letter_ids)} letters "
                 "only; drop the question or give it fewer options"
             )
-        return list(known[:n_options])
+        return list(letter_ids[:n_options])

@@ -1,4 +1,4 @@
-"""Sizes of a BLIP-2, read from the `config.json` of a Hugging Face directory; of its language model by that one's kind."""
+"""Sizes of a BLIP-2, read from the `config.json` of a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cache.printable import shortened
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models.config_parts import (
     Activation,
-    Attending,
+    AttentionSizes,
     ConfigPart,
     Epsilon,
     Fraction,
@@ -25,8 +25,8 @@ from pipeline.models.config_parts import (
     LayerSize,
     Pixels,
     Spread,
-    built,
     in_words,
+    to_transformers,
 )
 from pipeline.models.language_kind import LANGUAGES, LanguageKind
 
@@ -35,8 +35,8 @@ log = logging.getLogger("sevila")
 OFFICIAL_VISION_EPSILON = 1e-6  # of the ViT's blocks in the official code, with which released weights were trained
 
 
-# Files on the hub leave out what equals the default of the day: BLIP-2's own sizes, which are still the defaults.
-class VisionSizes(Attending):
+# Files on the hub omit values equal to transformers' defaults, which are BLIP-2's sizes.
+class VisionSizes(AttentionSizes):
     """Sizes of the ViT."""
 
     hidden_size: LayerSize = 1408
@@ -58,7 +58,7 @@ class VisionSizes(Attending):
         return self
 
 
-class QFormerSizes(Attending):
+class QFormerSizes(AttentionSizes):
     """Sizes of the Q-Former."""
 
     hidden_size: LayerSize = 768
@@ -81,11 +81,11 @@ class _Model(ConfigPart):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The three modules' sizes; build one with `model_config` or `read_blip2_config`."""
+    """Configurations of the three modules, from `model_config` or `read_blip2_config`."""
 
     vision: Blip2VisionConfig
     qformer: Blip2QFormerConfig
-    text: Any  # of transformers' class for the kind of language model
+    text: Any  # transformers' class for the kind of language model
     num_query_tokens: int
 
     @property
@@ -101,7 +101,7 @@ class ModelConfig:
 
     @property
     def feature_shape(self) -> tuple[int, int]:
-        """Shape (P, D) of one frame's features: patches + 1 class token, vision width."""
+        """Shape (P, D) of one frame's features: patches + class token, vision width."""
         patch: Any = self.vision.patch_size
         return (self.image_size // int(patch)) ** 2 + 1, self.vision.hidden_size
 
@@ -109,24 +109,25 @@ class ModelConfig:
 def model_config(
     vision: dict[str, Any], qformer: dict[str, Any], text: dict[str, Any], num_query_tokens: int
 ) -> ModelConfig:
-    """Return the configuration with what every SeViLA model has in common put right.
+    """Return the configuration with the settings that all SeViLA models share.
 
     Args:
-        text: `model_type` names the kind of language model, a Flan-T5 where it is absent.
+        text: `model_type` names the kind of language model; Flan-T5 if absent.
 
     Raises:
         ValueError: a value of a wrong type or out of bounds.
     """
     kind = LANGUAGES.named(text.get("model_type") or "t5")
-    whole: Any = create_model("_Blip2", __base__=_Model, text_config=(kind.sizes, kind.sizes()))
+    schema: Any = create_model("_Blip2", __base__=_Model, text_config=(kind.sizes, kind.sizes()))
     raw = {"vision_config": vision, "qformer_config": qformer, "text_config": text}
-    read = whole.model_validate(raw | {"num_query_tokens": num_query_tokens})
-    text_config = built(getattr(transformers, kind.config), read.text_config)
+    sizes = schema.model_validate(raw | {"num_query_tokens": num_query_tokens})
+    text_config = to_transformers(getattr(transformers, kind.config), sizes.text_config)
     for key, value in kind.settings.items():
         setattr(text_config, key, value)
-    qformer_config = built(Blip2QFormerConfig, read.qformer_config)
-    qformer_config.encoder_hidden_size = read.vision_config.hidden_size
-    return ModelConfig(built(Blip2VisionConfig, read.vision_config), qformer_config, text_config, read.num_query_tokens)
+    vision_config = to_transformers(Blip2VisionConfig, sizes.vision_config)
+    qformer_config = to_transformers(Blip2QFormerConfig, sizes.qformer_config)
+    qformer_config.encoder_hidden_size = vision_config.hidden_size
+    return ModelConfig(vision_config, qformer_config, text_config, sizes.num_query_tokens)
 
 
 def read_blip2_config(folder: Path) -> ModelConfig:
@@ -137,34 +138,34 @@ def read_blip2_config(folder: Path) -> ModelConfig:
     """
     path = folder / "config.json"
     if not path.exists():
-        what = f"{folder}: is a file" if folder.is_file() else f"{path}: not found"
+        problem = f"{folder}: is a file" if folder.is_file() else f"{path}: not found"
         raise CheckpointError(
-            f"{what}; wanted the directory of a BLIP-2 as Hugging Face lays it out, for example a "
-            "download of Salesforce/blip2-flan-t5-xl"
+            f"{problem}; expected the directory of a BLIP-2 in the Hugging Face layout, for example a download of "
+            "Salesforce/blip2-flan-t5-xl"
         )
     raw = read_model_json(path)
     parts: dict[str, Any] = {name: raw.get(name) or {} for name in ("vision_config", "qformer_config", "text_config")}
     wrong = [name for name, part in parts.items() if not isinstance(part, dict)]
     if wrong:
-        raise CheckpointError(f"{path}: {wrong[0]} is a {type(parts[wrong[0]]).__name__}, wanted an object")
+        raise CheckpointError(f"{path}: {wrong[0]} is a {type(parts[wrong[0]]).__name__}; expected an object")
     _check_architecture(path, raw.get("model_type"), parts["text_config"], parts["qformer_config"])
     n_tokens = raw.get("num_query_tokens")
     try:
         vision, qformer, text = parts["vision_config"], parts["qformer_config"], parts["text_config"]
         config = model_config(vision, qformer, text, 32 if n_tokens is None else n_tokens)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: not a configuration that can be built: {in_words(error)}") from error
+        raise CheckpointError(f"{path}: not a valid configuration: {in_words(error)}") from error
     _warn_of_epsilon(path, config.vision.layer_norm_eps)
     return config
 
 
-@cache  # a run reads the file for every model that it loads
+@cache  # once per file, which is read for every model that a run loads
 def _warn_of_epsilon(path: Path, epsilon: float) -> None:
-    """Warn of LayerNorms that differ from the official code's, as in configurations on the hub written by older releases."""
+    """Warn of an epsilon other than the official code's, as configurations by older releases on the hub have."""
     if epsilon != OFFICIAL_VISION_EPSILON:
         log.warning(
-            "%s: vision_config.layer_norm_eps is %g; the official code has %g, with which released SeViLA weights were trained. "
-            "Set it in the file for numbers like the paper's: the features are then extracted again",
+            "%s: vision_config.layer_norm_eps is %g; released SeViLA weights were trained with the official code's %g. "
+            "Set it in the file to reproduce the paper's numbers; the features are then extracted again",
             *(path, epsilon, OFFICIAL_VISION_EPSILON),
         )
 
@@ -172,16 +173,16 @@ def _warn_of_epsilon(path: Path, epsilon: float) -> None:
 def _check_architecture(path: Path, model_type: Any, text: dict[str, Any], qformer: dict[str, Any]) -> None:
     names, name = LANGUAGES.names(), text.get("model_type")
     required = LANGUAGES.named(name).required if name in names else {}
-    actual_and_wanted = {
+    actual_and_allowed = {
         "model_type": (model_type, ("blip-2",)),
         "text_config.model_type": (name, names),
         **{f"text_config.{key}": (text.get(key), (value,)) for key, value in required.items()},
         "qformer_config.use_qformer_text_input": (qformer.get("use_qformer_text_input", False), (False,)),
     }
     wrong = [
-        f"{key} is {shortened(repr(value), 63)}, wanted {' or '.join(map(repr, wanted))}"
-        for key, (value, wanted) in actual_and_wanted.items()
-        if value not in wanted
+        f"{key} is {shortened(repr(value), 63)}, expected {' or '.join(map(repr, allowed))}"
+        for key, (value, allowed) in actual_and_allowed.items()
+        if value not in allowed
     ]
     if wrong:
         raise CheckpointError(

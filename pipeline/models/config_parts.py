@@ -1,7 +1,7 @@
-"""Keys of foreign configurations and their bounds, of which those of a model's parts are made.
+"""Types with bounds for the keys of foreign configurations.
 
-Only what is declared is taken from a foreign file, each value within bounds: transformers acts on keys that no one expects in
-one, `attn_implementation` for instance, which may name code to fetch and run.
+Only declared keys are read from a foreign file, each within bounds: transformers acts on other keys too, for example
+`attn_implementation`, which may name code to download and run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cache.printable import shortened
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-ATTENTION = "sdpa"  # for all modules, whatever a file or a library's next release would choose
+ATTENTION = "sdpa"  # for all modules, independent of files and of transformers' default
 
 LayerSize = Annotated[int, Field(ge=1, le=1 << 16)]  # widths of layers; BLIP-2 xxl has up to 10,240
 Layers = Annotated[int, Field(ge=1, le=256)]
@@ -27,7 +27,7 @@ Activation = Literal["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quic
 
 
 def _side(size: Any) -> Any:
-    """Return the one side of a square that transformers lets one write as a number or as a pair."""
+    """Return the side of a square, which transformers accepts as a number or a pair."""
     if isinstance(size, list | tuple) and size:
         if any(side != size[0] for side in size):
             raise ValueError("image and patch sizes must be squares")
@@ -39,7 +39,7 @@ Pixels = Annotated[int, Field(ge=1, le=4096), BeforeValidator(_side)]
 
 
 class ConfigPart(BaseModel):
-    """Keys of one part, all optional; null is as good as absent."""
+    """Keys of one part of a configuration; null counts as absent."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -49,8 +49,8 @@ class ConfigPart(BaseModel):
         return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else raw
 
 
-class Attending(ConfigPart):
-    """Sizes of a stack of layers of attention."""
+class AttentionSizes(ConfigPart):
+    """Sizes of a stack of attention layers."""
 
     hidden_size: LayerSize
     num_attention_heads: LayerSize
@@ -67,30 +67,30 @@ class Attending(ConfigPart):
 
 
 def check_ids(vocab_size: int, *token_ids: int | None) -> None:
-    """Raise `ValueError` unless a vocabulary has these tokens."""
+    """Raise `ValueError` if a token id is outside the vocabulary."""
     beyond = [token_id for token_id in token_ids if token_id is not None and token_id >= vocab_size]
     if beyond:
         raise ValueError(f"token {beyond[0]} is beyond vocab_size {vocab_size}")
 
 
 def share_width(hidden_size: int, num_attention_heads: int) -> None:
-    """Raise `ValueError` unless heads share a width evenly."""
+    """Raise `ValueError` unless the width is a multiple of the number of heads."""
     if hidden_size % num_attention_heads:
         raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}")
 
 
-Built = TypeVar("Built", bound="PretrainedConfig")
+Configuration = TypeVar("Configuration", bound="PretrainedConfig")
 
 
-def built(kind: type[Built], part: ConfigPart) -> Built:
-    """Return transformers' own configuration of these sizes."""
+def to_transformers(kind: type[Configuration], part: ConfigPart) -> Configuration:
+    """Return transformers' configuration object with these sizes."""
     config = kind(**part.model_dump())
     config._attn_implementation = ATTENTION
     return config
 
 
 def in_words(error: ValidationError) -> str:
-    """Return what is wrong with a configuration, for people."""
+    """Return a readable message for the first three problems of a configuration."""
     problems = error.errors(include_url=False, include_context=False)
     messages = [
         f"{'.'.join(map(str, problem['loc']))} is {shortened(repr(problem['input']), 63)}: {problem['msg']}"

@@ -1,7 +1,7 @@
-"""Frozen linear layers whose products are of 8-bit numbers, int8 or fp8 (e4m3), by torch's own kernels.
+"""Frozen linear layers with 8-bit matrix products, int8 or fp8 (e4m3), by torch's kernels.
 
-Each row of the input (a token) and each row of the weights (an output) has a scale of its own, which its largest number sets; the
-input's are computed with every product. Sums are exact in int32 (int8), or float32 (fp8).
+Each row of the input (a token) and of the weights (an output) has its own scale, from its largest absolute value; the input's
+scales are computed in every forward. Sums are exact in int32 (int8), or float32 (fp8).
 
 Shapes: N rows, D inputs, E outputs.
 """
@@ -22,16 +22,16 @@ from pipeline.precision import EIGHT_BITS, activations, why_not_on
 
 EIGHT_BIT_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-MULTIPLE = 16  # of D and E, which the kernels want
-LEAST_ROWS = 32  # that cuBLAS multiplies in int8: more than 16
+MULTIPLE = 16  # the kernels require D and E to be multiples of it
+MIN_ROWS = 32  # cuBLAS's int8 product requires more than 16
 
-# The last product of a feed-forward, of T5, OPT and LLaMA, stays as it is: a few of its inputs are so large that one scale for
-# a row leaves the others no digits. transformers keeps T5's in float32 where all else is float16 or int8.
-KEPT = ("wo", "fc2", "down_proj")
+# The last layer of a feed-forward block of T5, OPT and LLaMA is not converted: outliers in its input leave the other values of
+# a row no precision. transformers keeps T5's in float32 where the rest is float16 or int8.
+EXCLUDED = ("wo", "fc2", "down_proj")
 
 
 class EightBitLinear(nn.Module):
-    """What a frozen `nn.Linear` computes, rounded to 8 bits before the product; [..., D] -> [..., E] in the input's dtype."""
+    """A frozen `nn.Linear` that rounds its operands to 8 bits; [..., D] -> [..., E] in the input's dtype."""
 
     weight: Tensor
     scales: Tensor
@@ -39,21 +39,21 @@ class EightBitLinear(nn.Module):
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.bias = layer.bias
-        weight, scales = _rounded(layer.weight, dtype)
+        weight, scales = _quantized(layer.weight, dtype)
         self.register_buffer("weight", weight)  # [E, D]
         self.register_buffer("scales", scales.T)  # [1, E] float32
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [..., E]."""
-        rows, scales = _rounded(inputs.flatten(0, -2), self.weight.dtype)
+        rows, scales = _quantized(inputs.flatten(0, -2), self.weight.dtype)
         outputs = product(rows, scales, self.weight, self.scales).to(inputs.dtype)
         if self.bias is not None:
             outputs = outputs + self.bias
         return outputs.view(*inputs.shape[:-1], -1)
 
 
-def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return rows [N, D] in 8 bits, and by what each is to be multiplied [N, 1] float32."""
+def _quantized(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows [N, D] in 8 bits and their scales [N, 1] float32."""
     largest = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
     scales = largest.clamp_(min=torch.finfo(torch.float32).tiny * LARGEST[dtype]) / LARGEST[dtype]
     scaled = rows / scales
@@ -61,41 +61,41 @@ def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def product(rows: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor) -> Tensor:
-    """Return the products [N, E], float32 of int8 and bfloat16 of fp8, of rows [N, D] and weights [E, D] of one 8-bit dtype.
+    """Return the products [N, E] (int8: float32, fp8: bfloat16) of rows [N, D] and weights [E, D] of the same 8-bit dtype.
 
     Args:
-        scales, weight_scales: [N, 1] and [1, E] float32, by which they are multiplied.
+        scales, weight_scales: [N, 1] and [1, E] float32.
     """
     if weight.dtype != torch.int8:
         return torch._scaled_mm(rows, weight.T, scale_a=scales, scale_b=weight_scales, out_dtype=torch.bfloat16)
     n_rows = len(rows)
-    if n_rows < LEAST_ROWS:
-        rows = functional.pad(rows, (0, 0, 0, LEAST_ROWS - n_rows))
+    if n_rows < MIN_ROWS:
+        rows = functional.pad(rows, (0, 0, 0, MIN_ROWS - n_rows))
     return torch._int_mm(rows, weight.T)[:n_rows] * scales * weight_scales
 
 
 def to_eight_bits(language: Language, precision: str) -> None:
-    """Put 8-bit products into the blocks that read, in place; what reads no text stays as it is.
+    """Replace the linear layers of `language.reading_blocks` by 8-bit ones, in place.
 
-    Embeddings are looked up, not multiplied; norms are no products; `lm_head` stays float32, as frames are ranked by its logits.
-    T5's decoder stays, too: its few tokens a row are a small part of the arithmetic, and its cross-attention is folded.
+    `lm_head` stays float32, as frames are ranked by its logits. T5's decoder is not converted: its few tokens per row are a small
+    part of the arithmetic, and its cross-attention is folded.
 
     Args:
         language: loaded in bfloat16.
         precision: int8 or fp8.
 
     Raises:
-        CheckpointError: the device has no such arithmetic, or the model's layers no such widths.
+        CheckpointError: the device does not support the precision, or a layer's width is no multiple of `MULTIPLE`.
     """
     if problem := why_not_on(precision, str(language.device)):
         raise CheckpointError(problem)
     for name, layer in list(language.reading_blocks.named_modules()):
-        if not isinstance(layer, nn.Linear) or name.rpartition(".")[2] in KEPT:
+        if not isinstance(layer, nn.Linear) or name.rpartition(".")[2] in EXCLUDED:
             continue
         if layer.in_features % MULTIPLE or layer.out_features % MULTIPLE:
             raise CheckpointError(
-                f"the language model's {name} is {layer.in_features} x {layer.out_features} numbers, and {precision} takes "
-                f"multiples of {MULTIPLE}; choose bfloat16 as precision"
+                f"the language model's {name} has size {layer.in_features} x {layer.out_features}; {precision} requires "
+                f"multiples of {MULTIPLE}; set the precision to bfloat16"
             )
         language.reading_blocks.set_submodule(name, EightBitLinear(layer, EIGHT_BIT_DTYPES[precision]))
 

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: a frame and a text as vectors of one space, compared by their cosine.
+"""CLIP and SigLIP: embeddings of frames and texts in a common space, compared by cosine similarity.
 
 Shapes: B frames, H their height = width, R texts, D width of the space.
 """
@@ -42,9 +42,9 @@ CLASSES = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel
 KEYS = KeyTable(
     belongs="",
     renames=((r"(.+)", r"\1"),),
-    ignored={r"(text|vision)_model\.embeddings\.position_ids": "counted, not learned"},
+    ignored={r"(text|vision)_model\.embeddings\.position_ids": "0, 1, ..., not learned"},
 )
-SIGLIP_2_TOKENS = 200_000  # a vocabulary so large is SigLIP 2's, whose texts keep their punctuation
+SIGLIP_2_TOKENS = 200_000  # a vocabulary of this size or larger is SigLIP 2's, which keeps punctuation
 
 
 class _Tower(ConfigPart):
@@ -79,7 +79,7 @@ class Embedder:
     """A frozen CLIP or SigLIP on one device."""
 
     def __init__(self, model: CLIPModel | SiglipModel, tokenizer: Tokenizer) -> None:
-        """Args: `model` is transformers' own."""
+        """Args: `model` of transformers."""
         self._model: Any = model
         self._tokenizer = tokenizer
         self._is_siglip = isinstance(model, SiglipModel)
@@ -87,42 +87,42 @@ class Embedder:
         self._image_size = config.vision_config.image_size
         self._max_tokens = config.text_config.max_position_embeddings
         self._is_siglip_2 = self._is_siglip and tokenizer.get_vocab_size() >= SIGLIP_2_TOKENS
-        # SigLIP pads with its end token, although its vocabulary has a <pad>; SigLIP 2 with that.
+        # SigLIP pads with its end token, although its vocabulary has <pad>; SigLIP 2 with <pad>.
         pad = "<pad>" if self._is_siglip_2 else "</s>" if self._is_siglip else "<|endoftext|>"
         self._pad_id = tokenizer.token_to_id(pad) or 0
 
     @torch.no_grad()
     def of_frames(self, frames: Tensor) -> Tensor:
         """Return the vectors of uint8 RGB frames [B, H, H, 3] on the model's device: [B, D] float32, of length 1."""
-        read = _from_minus_one(frames) if self._is_siglip else pixels(frames)
-        if read.shape[-1] != self._image_size:
+        images = _siglip_pixels(frames) if self._is_siglip else pixels(frames)
+        if images.shape[-1] != self._image_size:
             size = (self._image_size, self._image_size)
-            read = interpolate(read, size, mode="bicubic", antialias=True, align_corners=False)
-        read = read.to(self._model.logit_scale.dtype)
-        return normalize(self._model.get_image_features(pixel_values=read).pooler_output.float(), dim=-1)
+            images = interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+        images = images.to(self._model.logit_scale.dtype)
+        return normalize(self._model.get_image_features(pixel_values=images).pooler_output.float(), dim=-1)
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> tuple[Tensor, list[bool]]:
-        """Return the vectors of R texts, [R, D] float32 of length 1, and which of them were cut to what the model reads."""
-        ids, cut = zip(*map(self.token_ids, texts), strict=True)
-        # SigLIP reads its last token, padding or not; CLIP looks back from its end token, and sees no padding.
+        """Return the vectors of R texts, [R, D] float32 of length 1, and which of them were truncated."""
+        ids, truncated = zip(*map(self.token_ids, texts), strict=True)
+        # SigLIP pools its last position, also if it is padding; CLIP pools its end token and is causal.
         length = self._max_tokens if self._is_siglip else max(map(len, ids))
-        rows = [[*each, *[self._pad_id] * (length - len(each))] for each in ids]
-        given = {"input_ids": torch.tensor(rows, device=self._model.device)}
+        rows = [[*text_ids, *[self._pad_id] * (length - len(text_ids))] for text_ids in ids]
+        inputs = {"input_ids": torch.tensor(rows, device=self._model.device)}
         if not self._is_siglip:
-            mask = [[1] * len(each) + [0] * (length - len(each)) for each in ids]
-            given["attention_mask"] = torch.tensor(mask, device=self._model.device)
-        return normalize(self._model.get_text_features(**given).pooler_output.float(), dim=-1), list(cut)
+            mask = [[1] * len(text_ids) + [0] * (length - len(text_ids)) for text_ids in ids]
+            inputs["attention_mask"] = torch.tensor(mask, device=self._model.device)
+        return normalize(self._model.get_text_features(**inputs).pooler_output.float(), dim=-1), list(truncated)
 
     def token_ids(self, text: str) -> tuple[list[int], bool]:
-        """Return the ids of a text, and whether it was cut to what the model reads; the end token stays."""
+        """Return the ids of a text, and whether it was truncated to the model's length; the end token stays."""
         ids = self._tokenizer.encode(self._prepared(text)).ids
         if len(ids) <= self._max_tokens:
             return ids, False
         return [*ids[: self._max_tokens - 1], ids[-1]], True
 
     def _prepared(self, text: str) -> str:
-        """Return a text as it was prepared in training, where that is no part of every `tokenizer.json`."""
+        """Return a text with SigLIP's preprocessing, which not every `tokenizer.json` includes."""
         if not self._is_siglip:
             return text
         text = text.lower()
@@ -131,17 +131,17 @@ class Embedder:
         return re.sub(r"\s+", " ", text).strip()
 
 
-def _from_minus_one(frames: Tensor) -> Tensor:
-    """Return what SigLIP reads of uint8 frames [B, H, H, 3]: float32 [B, 3, H, H] from -1 to 1."""
+def _siglip_pixels(frames: Tensor) -> Tensor:
+    """Return uint8 frames [B, H, H, 3] as SigLIP's input: float32 [B, 3, H, H] from -1 to 1."""
     scaled = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return scaled.div_(torch.full_like(scaled[:1, :, :1, :1], 127.5)).sub_(1)
 
 
 def describe_embedder(folder: Path) -> dict[str, Any]:
-    """Return the kind of the CLIP or SigLIP in a folder, tokens of an image and width of the space; reads tensors' names only.
+    """Return the kind of the CLIP or SigLIP in a folder, its tokens per image and width of the space; read tensors' names only.
 
     Raises:
-        CheckpointError: it is none, its tensors are not those of its config.json, or there is no tokenizer.json.
+        CheckpointError: the folder has no such model, other tensors than config.json describes, or no tokenizer.json.
     """
     model: Any = _empty(folder)
     tensor_sources(folder, "CLIP or SigLIP", KEYS, open_checkpoint(folder), list(model.state_dict()), {})
@@ -154,30 +154,30 @@ def describe_embedder(folder: Path) -> dict[str, Any]:
 
 
 def load_embedder(folder: Path, dtype: torch.dtype, device: str) -> Embedder:
-    """Return the CLIP or SigLIP of a Hugging Face folder, frozen, on the device; raises `CheckpointError`."""
+    """Return the CLIP or SigLIP of a Hugging Face folder, frozen, on the device; raise `CheckpointError` if it is invalid."""
     model: Any = _empty(folder)
     fill(model, folder, "CLIP or SigLIP", KEYS, dtype, device)
     return Embedder(model.eval().requires_grad_(False), read_tokenizer_of_other_model(folder / "tokenizer.json"))
 
 
 def _empty(folder: Path) -> CLIPModel | SiglipModel:
-    """Return the model without memory."""
+    """Return the model on the meta device."""
     path = folder / "config.json"
     raw = read_model_json(path) if path.exists() else {}
     if raw.get("model_type") not in CLASSES:
         raise CheckpointError(
-            f"{path}: model_type is {raw.get('model_type')!r}; a CLIP or SigLIP as Hugging Face lays it out was wanted, for "
+            f"{path}: model_type is {raw.get('model_type')!r}; expected a CLIP or SigLIP in the Hugging Face layout, for "
             "example openai/clip-vit-large-patch14 or google/siglip-so400m-patch14-384"
         )
     try:
-        given = _Embedders.model_validate(raw).model_dump(exclude_none=True)
-        kind, of_kind = CLASSES[given.pop("model_type")]
-        config: Any = kind(**given)
+        values = _Embedders.model_validate(raw).model_dump(exclude_none=True)
+        config_class, model_class = CLASSES[values.pop("model_type")]
+        config: Any = config_class(**values)
         for part in (config, config.vision_config, config.text_config):
             part._attn_implementation = ATTENTION
         with torch.device("meta"):
-            model: CLIPModel | SiglipModel = of_kind(config)
+            model: CLIPModel | SiglipModel = model_class(config)
     except (StrictDataclassError, ValidationError, ValueError) as error:
-        why = in_words(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a configuration that can be built: {why}") from error
+        problem = in_words(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+        raise CheckpointError(f"{path}: not a valid configuration: {problem}") from error
     return model

@@ -1,4 +1,4 @@
-"""Our weights in files that others load: official names, or a whole BLIP-2 as Hugging Face lays it out."""
+"""Export of weights to files for other programs: official names, or a complete BLIP-2 in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Part = Literal["localizer", "answerer"]
 SUFFIXES: dict[Part, str] = {"localizer": "_loc", "answerer": ""}
 FILE_SUFFIXES = (".safetensors", ".pth")
 SHARD_BYTES = 4 << 30
-# What else a Hugging Face folder holds that its reader needs.
-BESIDE = (
+# Other files of a Hugging Face folder.
+COPIED_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -40,12 +40,12 @@ BESIDE = (
 
 
 def write_official(parts: Mapping[Part, Mapping[str, Tensor]], path: Path) -> None:
-    """Write Localizer, Answerer or both, each by our names, under the official ones: .safetensors, or .pth as published."""
+    """Write Localizer, Answerer or both, given by our names, under official names: .safetensors, or .pth as published."""
     tensors: dict[str, Tensor] = {}
     for part, state in parts.items():
         named = {keys.official_name(own, SUFFIXES[part]): tensor.contiguous() for own, tensor in state.items()}
         sources, unknown = OFFICIAL_PROMPTS[part].resolve(named)
-        assert not unknown and sources.keys() == state.keys(), "a name that would not come back as ours"
+        assert not unknown and sources.keys() == state.keys(), "an official name does not map back to ours"
         tensors |= named
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".pth":
@@ -56,41 +56,41 @@ def write_official(parts: Mapping[Part, Mapping[str, Tensor]], path: Path) -> No
 
 
 def write_blip2(source: Path, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the BLIP-2 in the folder `source` again, with this Q-Former, LayerNorm and projection in the place of its own.
+    """Write a copy of the BLIP-2 in the folder `source` with this Q-Former, LayerNorm and projection.
 
-    All other tensors keep their bits; `config.json`, without which nobody takes the folder for a model, is written last.
+    All other tensors keep their bits. `config.json` is written last, as the folder is no valid model without it.
 
     Raises:
-        CheckpointError: the folder is not empty, or `source` is no such BLIP-2.
+        CheckpointError: the folder is not empty, or `source` is no BLIP-2 of this size.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: is there already; wanted a new or an empty folder")
+        raise CheckpointError(f"{folder}: exists already; expected a new or an empty folder")
     readers = open_checkpoint(source)
     ours = {keys.hugging_face_name(own): tensor.contiguous() for own, tensor in state.items()}
     replaced = [name for name in readers if name in ours]
     if len(replaced) != len(ours):
         missing = sorted(ours.keys() - set(replaced))
         raise CheckpointError(
-            f"{source}: has no {missing[0]} and {len(missing) - 1} others; wanted a BLIP-2 of this size"
+            f"{source}: lacks {missing[0]} and {len(missing) - 1} other tensors; expected a BLIP-2 of this size"
         )
     folder.mkdir(parents=True, exist_ok=True)
     names = [_write_shard(folder, number, shard) for number, shard in enumerate(_shards(readers, ours), start=1)]
     _write_index(folder, names)
-    for name in BESIDE:
+    for name in COPIED_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config: dict[str, Any] = read_model_json(source / "config.json")
-    # As the chain runs the language model, which is what these weights were trained with.
+    # The settings with which these weights were trained.
     config["text_config"] = {**config.get("text_config", {}), **read_blip2_config(source).kind.exported}
     write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def _shards(readers: TensorReaders, ours: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield all tensors in pieces of at most `SHARD_BYTES`; of a pickle, some share memory, which safetensors refuses."""
+    """Yield all tensors in shards of at most `SHARD_BYTES`, cloned, as safetensors refuses tensors that share memory."""
     shard: dict[str, Tensor] = {}
     for name in sorted(readers):
         tensor = ours[name] if name in ours else readers[name]().clone().contiguous()
-        if shard and sum(each.nbytes for each in shard.values()) + tensor.nbytes > SHARD_BYTES:
+        if shard and sum(other.nbytes for other in shard.values()) + tensor.nbytes > SHARD_BYTES:
             yield shard
             shard = {}
         shard[name] = tensor
@@ -103,16 +103,16 @@ def _write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> list[
 
 
 def _write_index(folder: Path, names: list[list[str]]) -> None:
-    """Give the shards the names that transformers looks for."""
+    """Rename the shards as transformers expects, and write their index."""
     if len(names) == 1:
         (folder / "shard-1.safetensors").rename(folder / "model.safetensors")
         return
     files: dict[str, str] = {}
     size_bytes = 0
-    for number, of_shard in enumerate(names, start=1):
+    for number, shard_names in enumerate(names, start=1):
         file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
         (folder / f"shard-{number}.safetensors").rename(folder / file)
         size_bytes += (folder / file).stat().st_size
-        files |= dict.fromkeys(of_shard, file)
+        files |= dict.fromkeys(shard_names, file)
     index = {"metadata": {"total_size": size_bytes}, "weight_map": files}
     write_atomically(folder / "model.safetensors.index.json", json.dumps(index, indent=1).encode())

@@ -1,7 +1,7 @@
-"""Selectors that learn from answers which frames to keep: a small transformer scores all frames of a clip at once.
+"""Frame selectors trained with the answers' loss: a small transformer scores all frames of a clip together.
 
-ATP (Buch et al., "Revisiting the Video in Video-Language Understanding", CVPR 2022), whose sizes these are, passes one frame on;
-differentiable top-k (Cordonnier et al., CVPR 2021: `perturbed_top_k.py`) passes k on. SeViLA has both behind the Q-Former.
+ATP (Buch et al., "Revisiting the Video in Video-Language Understanding", CVPR 2022), whose sizes are used, selects one frame;
+differentiable top-k (Cordonnier et al., CVPR 2021: `perturbed_top_k.py`) selects k. SeViLA applies both after the Q-Former.
 Shapes: R rows (a question each), T frames, F stored frames of a video, L width of the language model.
 """
 
@@ -22,13 +22,13 @@ from pipeline.models.perturbed_top_k import perturbed_top_k
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.transfer import to_device
 
-WIDTH, LAYERS, HEADS, DROPOUT = 128, 2, 2, 0.1  # of ATP's code
+WIDTH, LAYERS, HEADS, DROPOUT = 128, 2, 2, 0.1  # as in ATP's code
 
 
 class FrameSelector(nn.Module):
-    """Scores of frames from one vector a frame and one a question; like ATP's encoder it does not see the frames' order.
+    """Scores frames from one vector per frame and question; as in ATP's encoder, without positions of frames.
 
-    A LayerNorm takes the place of ATP's input scale: its inputs were CLIP's vectors of length 1.
+    A LayerNorm normalises the inputs; ATP's inputs are CLIP vectors of length 1.
     """
 
     def __init__(self, language_width: int) -> None:
@@ -44,7 +44,7 @@ class FrameSelector(nn.Module):
     def forward(self, frames: Tensor, question: Tensor) -> Tensor:
         """Return scores [R, T] float32 of frames [R, T, L] and questions [R, L]."""
         inputs = torch.cat([question.unsqueeze(1), frames], dim=1).float()
-        # No index [0, 1, 1, ...]: the gradient of that is summed up in no fixed order.
+        # Not indexed by [0, 1, 1, ...], as that gradient is summed in an undefined order.
         modality = torch.cat([self.modality[:1], self.modality[1:].expand(frames.shape[1], -1)])
         encoded = self.encoder(self.dropout(self.embedding(self.norm(inputs)) + modality))
         scores: Tensor = self.score(encoded[:, 1:]).squeeze(2).float()
@@ -52,18 +52,18 @@ class FrameSelector(nn.Module):
 
     @torch.no_grad()
     def scores(self, vectors: Tensor, rows: np.ndarray, question: Tensor) -> np.ndarray:
-        """Return the scores [T] float32 of these rows of a video's vectors [F, L], for one question [L]."""
+        """Return the scores [T] float32 of rows of a video's vectors [F, L] for one question [L]."""
         frames = vectors.index_select(0, to_device(np.array(rows), str(vectors.device)))
         return np.asarray(self(frames[None], question[None])[0].cpu().numpy())
 
 
 def one_frame(scores: Tensor) -> Tensor:
-    """Return one frame drawn in each row by its scores, as indicators [R, 1, T] with the gradient of the draw's softmax (ATP)."""
+    """Return one frame per row, sampled by score, as one-hot vectors [R, 1, T] with the softmax's gradient (ATP)."""
     return functional.gumbel_softmax(scores, hard=True).unsqueeze(1)
 
 
 def top_k_frames(scores: Tensor, k: int, n_draws: int, deviation: float) -> Tensor:
-    """Return the perturbed top k of scores brought to [0, 1] in each row, as Cordonnier et al. do, [R, k, T]."""
+    """Return the perturbed top k, [R, k, T], of scores scaled to [0, 1] in each row, as in Cordonnier et al."""
     low, high = scores.aminmax(dim=1, keepdim=True)
     scaled = (scores - low) / (high - low + 1e-5)
     return perturbed_top_k(scaled, k, torch.randn(n_draws, *scores.shape, device=scores.device), deviation)
@@ -71,14 +71,14 @@ def top_k_frames(scores: Tensor, k: int, n_draws: int, deviation: float) -> Tens
 
 @torch.no_grad()
 def text_vectors(language: Language, token_ids: Sequence[Sequence[int]]) -> Tensor:
-    """Return a vector of each text, [R, L] float32: the mean of the language model's states of it, without any frame."""
+    """Return a vector of each text, [R, L] float32: the mean of the language model's hidden states, without frames."""
     inputs = language.text_only(token_ids)
-    seen = inputs.mask.unsqueeze(2).float()
-    return (language.states(inputs).float() * seen).sum(dim=1) / seen.sum(dim=1)
+    mask = inputs.mask.unsqueeze(2).float()
+    return (language.states(inputs).float() * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def load_frame_selector(path: Path, device: str) -> FrameSelector:
-    """Return a selector from its own file, in evaluation mode.
+    """Return the selector in a file, in evaluation mode.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors.

@@ -1,4 +1,4 @@
-"""Any image-text-to-text model of a Hugging Face folder: pictures and a text in; a text, or log-probabilities of letters, out."""
+"""Image-text-to-text models in Hugging Face folders: from pictures and a text to a reply or log-probabilities of letters."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from cache.errors import CheckpointError
 
-# How a letter at the beginning of a reply or after a space is written in vocabularies of bytes, and of SentencePiece.
+# Tokens of a letter at the start of a reply or after a space, in byte-level and SentencePiece vocabularies.
 PIECES = ("{}", "\u0120{}", "\u2581{}")
 
 
 class Written(NamedTuple):
-    """What a model wrote, special tokens left out, and how many tokens it did."""
+    """A model's reply without special tokens, and its number of tokens."""
 
     text: str
     n_tokens: int
 
 
 class ImageTextModel:
-    """A model and its processor on a device, in evaluation mode; asked about one text and its pictures at a time."""
+    """A model and its processor on a device, in evaluation mode; it takes one text with its pictures at a time."""
 
     def __init__(self, folder: Path, device: str, precision: str) -> None:
-        """Load both; no code of the folder is run.
+        """Load both without running code of the folder.
 
         Raises:
-            CheckpointError: it holds no image-text-to-text model of the installed transformers, or no chat template.
+            CheckpointError: the folder has no image-text-to-text model of the installed transformers, or no chat template.
         """
         self.device = device
         try:
@@ -48,12 +48,12 @@ class ImageTextModel:
                 f"{folder}: is no image-text-to-text model that transformers loads: {problem}"
             ) from error
         if not self._processor.chat_template and not self._processor.tokenizer.chat_template:
-            raise CheckpointError(f"{folder}: has no chat template, which says how pictures and questions are put")
+            raise CheckpointError(f"{folder}: has no chat template, which is needed to format pictures and questions")
         self._model = model.eval().to(device)
         self.most_tokens: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def inputs(self, text: str, pictures: Sequence[Path]) -> dict[str, Any]:
-        """Return what the model reads of pictures, in their order, followed by a text: `input_ids` [1, L], pixels and so on."""
+        """Return the model's inputs for pictures, in order, followed by a text: `input_ids` [1, L], pixels and others."""
         content = [*({"type": "image", "image": _picture(path)} for path in pictures), {"type": "text", "text": text}]
         inputs = self._processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -67,14 +67,14 @@ class ImageTextModel:
 
     @torch.inference_mode()
     def letters(self, inputs: dict[str, Any], letters: Sequence[str]) -> np.ndarray:
-        """Return the log-probability that the reply's first token is each of the letters, with or without a space: [letters]."""
+        """Return the log-probability of each letter, with or without a space, as the reply's first token: [letters]."""
         log_probabilities = self._model(**inputs).logits[0, -1].float().log_softmax(dim=-1)
         values = [log_probabilities[self._ids(letter)].logsumexp(dim=0) for letter in letters]
         return torch.stack(values).cpu().numpy()
 
     @torch.inference_mode()
     def write(self, inputs: dict[str, Any], max_new_tokens: int) -> Written:
-        """Return the model's reply, greedily."""
+        """Return the model's greedy reply."""
         written = self._model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
         new = written[0, inputs["input_ids"].shape[1] :]
         return Written(self._processor.tokenizer.decode(new, skip_special_tokens=True), len(new))
@@ -83,7 +83,7 @@ class ImageTextModel:
         vocabulary = self._processor.tokenizer.get_vocab()
         ids = [vocabulary[piece.format(letter)] for piece in PIECES if piece.format(letter) in vocabulary]
         if not ids:
-            raise CheckpointError(f"its tokenizer has no token {letter!r}: read answers by readout = 'generation'")
+            raise CheckpointError(f"the model's tokenizer has no token {letter!r}; set readout = 'generation'")
         return ids
 
 
@@ -93,22 +93,21 @@ def _picture(path: Path) -> Image.Image:
 
 
 def _processor(folder: Path, config: Any) -> Any:
-    """Return a model's processor for pictures and texts, which resizes with Pillow.
+    """Return a model's processor for pictures and texts, without its video processor, which resizes with Pillow.
 
-    Videos, whose processors need torchvision, are never given; and with torchvision, where it is installed, pictures would
-    differ from machine to machine.
+    Video processors need torchvision, which may be missing; where it is installed, its resized pictures would differ from
+    Pillow's.
     """
     kind: Any = PROCESSOR_MAPPING[type(config)]
-    attributes = kind.get_attributes()
 
     def check(self: Any, name: str, value: Any) -> Any:
         return type(None) if value is None else kind.check_argument_for_proper_class(self, name, value)
 
-    own: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
-    given = {
+    partial_kind: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+    loaders = {
         "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, backend="pil"),
         "tokenizer": lambda: kind._load_tokenizer_from_pretrained("tokenizer", folder, subfolder=""),
     }
-    arguments = [given[name]() if name in given else None for name in attributes]
+    arguments = [loaders[name]() if name in loaders else None for name in kind.get_attributes()]
     description, unused = kind.get_processor_dict(folder)
-    return own.from_args_and_dict(arguments, description, **unused)
+    return partial_kind.from_args_and_dict(arguments, description, **unused)

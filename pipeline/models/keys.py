@@ -1,4 +1,4 @@
-"""The tensors of foreign checkpoints by our names: one explicit table per part and layout.
+"""Tables that map foreign checkpoints' tensor names to ours, one per part and layout.
 
 Part: the ViT, the language model, or a VisualPrompt. Layout: Hugging Face (a BLIP-2 directory, from the hub or saved by
 transformers) or official (the LAVIS fork's names, in a `.pth` or `.safetensors` file).
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class KeyTable:
-    """The way to find one part in a checkpoint.
+    """The tensor names of one part in a checkpoint.
 
     Attributes:
-        belongs: pattern at the beginning of every foreign name of this part; other names are other parts' business.
-        renames: (pattern of a whole foreign name, our name). Where two foreign names meet in one of ours, `checkpoint`
-            joins the tensors.
-        ignored: pattern of foreign names that carry nothing -> why.
+        belongs: pattern at the start of the foreign names of this part; other names belong to other parts.
+        renames: (pattern of a full foreign name, our name). Where two foreign names map to one of ours, `checkpoint` joins the
+            tensors.
+        ignored: pattern of foreign names that are not needed -> why.
     """
 
     belongs: str
@@ -27,7 +27,7 @@ class KeyTable:
     ignored: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, foreign_names: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-        """Return ({our name: foreign names, sorted}, foreign names of this part that the table does not know)."""
+        """Return ({our name: foreign names, sorted}, foreign names of this part that are not in the table)."""
         sources: dict[str, list[str]] = {}
         unknown: list[str] = []
         for name in sorted(foreign_names):
@@ -46,7 +46,7 @@ class KeyTable:
 def _official_prompt(suffix: str) -> KeyTable:
     qformer = rf"Qformer{suffix}\.bert\."
     layer = rf"{qformer}encoder\.layer\.(\d+)\."
-    projection = rf"(?:t5|opt|llm|llama)_proj{suffix}\."  # LAVIS calls it after the language model
+    projection = rf"(?:t5|opt|llm|llama)_proj{suffix}\."  # LAVIS names it after the language model
     return KeyTable(
         belongs=rf"ln_vision{suffix}\.|query_tokens{suffix}$|Qformer{suffix}\.|{projection}",
         renames=(
@@ -58,9 +58,7 @@ def _official_prompt(suffix: str) -> KeyTable:
             (rf"{layer}(attention|crossattention)\.output\.(.+)", r"qformer.encoder.layer.\1.\2.output.\3"),
             (rf"{layer}(intermediate_query|output_query)\.(.+)", r"qformer.encoder.layer.\1.\2.\3"),
         ),
-        ignored={
-            rf"{qformer}embeddings\.position_ids": "a counter for positions of text, which this Q-Former never sees"
-        },
+        ignored={rf"{qformer}embeddings\.position_ids": "positions of text, which this Q-Former does not read"},
     )
 
 
@@ -83,7 +81,7 @@ OFFICIAL_VISION = KeyTable(
 )
 OFFICIAL_LANGUAGE = KeyTable(belongs=r"t5_model\.", renames=((r"t5_model\.(.+)", r"\1"),))
 
-# BLIP-2's one LayerNorm on ViT features is called the ViT's post_layernorm here; it belongs to the VisualPrompt.
+# BLIP-2's LayerNorm on ViT features, here the ViT's post_layernorm, belongs to the VisualPrompt.
 HUGGING_FACE_PROMPT = KeyTable(
     belongs=r"vision_model\.post_layernorm\.|query_tokens$|qformer\.|language_projection\.",
     renames=(
@@ -101,7 +99,7 @@ HUGGING_FACE_LANGUAGE = KeyTable(belongs=r"language_model\.", renames=((r"langua
 
 OWN = KeyTable(belongs="", renames=((r"(.+)", r"\1"),))  # a VisualPrompt saved by us
 
-# The other way round, to write a VisualPrompt: the beginning of our name -> of the foreign one, the first that fits.
+# The reverse, to write a VisualPrompt: prefix of our name -> prefix of the foreign name; the first match counts.
 _TO_OFFICIAL = (
     ("layer_norm.", "ln_vision{suffix}."),
     ("query_tokens", "query_tokens{suffix}"),
@@ -118,12 +116,12 @@ _TO_HUGGING_FACE = (
 
 
 def official_name(own: str, suffix: str) -> str:
-    """Return the official name of one of a VisualPrompt's tensors; the suffix is "_loc" of a Localizer's, else empty."""
+    """Return the official name of a VisualPrompt's tensor; `suffix` is "_loc" for a Localizer, else empty."""
     return _renamed(own, _TO_OFFICIAL).format(suffix=suffix).replace("attention.attention.", "attention.self.")
 
 
 def hugging_face_name(own: str) -> str:
-    """Return the name in a Hugging Face BLIP-2 of one of a VisualPrompt's tensors."""
+    """Return the name of a VisualPrompt's tensor in a Hugging Face BLIP-2."""
     return _renamed(own, _TO_HUGGING_FACE)
 
 

@@ -1,4 +1,4 @@
-"""The frozen language model: frames' visual tokens and a prompt in, logits of what is said next out; one way for all kinds.
+"""The interface of frozen language models: from frames' visual tokens and a prompt to logits of the next tokens.
 
 Shapes: R rows (one question each), K frames a row, Q query tokens, D language width, W tokens of a frame prefix,
 N tokens of the longest text, S = K * (W + Q) + N, M steps = tokens of the longest target, V vocabulary.
@@ -23,27 +23,27 @@ from pipeline.models.verbalizer import Verbalizer
 
 
 class LanguageInput(NamedTuple):
-    """What is read before anything is said: embeddings [R, S, D] in the model's dtype and mask [R, S] int64 (0: padding)."""
+    """The model's input: embeddings [R, S, D] in the model's dtype and mask [R, S] int64 (0: padding)."""
 
     embeddings: Tensor
     mask: Tensor
 
 
 class Language(ABC):
-    """A frozen language model with its verbalizer; shared by Localizer and Answerer, which train nothing of it.
+    """A frozen language model with its verbalizer, shared by Localizer and Answerer.
 
-    Gradients flow through to the visual tokens; callers that only infer use `torch.no_grad`.
+    Gradients flow through to the visual tokens; for inference, call it under `torch.no_grad`.
 
     Attributes:
-        start_id: what the decoder begins with in every row; the first logits are those of what follows it.
-        reading_blocks: go over all that is read, which is nearly all of the arithmetic.
+        start_id: the decoder's first token in every row.
+        reading_blocks: the blocks that process the input, which is nearly all of the arithmetic.
     """
 
     start_id: int
     reading_blocks: nn.ModuleList
 
     def __init__(self, model: Any, verbalizer: Verbalizer) -> None:
-        """Take over `model`: freeze it, switch dropout off, and put `lm_head` in float32.
+        """Freeze `model`, disable dropout, and convert `lm_head` to float32.
 
         Logits in bfloat16 have 8 significant bits: frames with different scores would tie.
 
@@ -57,7 +57,7 @@ class Language(ABC):
         self._check_tokenizer()
         self.model.lm_head.float()
         if self.device.type != "cpu":
-            # cuDNN builds a plan for every new shape, half a second for each direction, and most batches have one of their own.
+            # cuDNN builds a plan for every new shape, in half a second per direction, and most batches have a new shape.
             torch.backends.cuda.enable_cudnn_sdp(False)
 
     @property
@@ -68,20 +68,20 @@ class Language(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies and its inputs are put."""
+        """The device of the model and its inputs."""
         device: torch.device = self._embed.weight.device
         return device
 
     def assemble(self, prefixes: Sequence[str], visual: Tensor, token_ids: Sequence[Sequence[int]]) -> LanguageInput:
         """Return `[prefix 1][frame 1] ... [prefix K][frame K][text]` as embeddings and mask.
 
-        Prefixes are padded to the longest where they stand ("Frame 10: " is longer than "Frame 1: "), and texts at the
-        end; both pads are masked, but T5's relative positions count the first (official `sevila.py`, forward).
+        Prefixes are padded in place to the longest ("Frame 10: " is longer than "Frame 1: "), and texts at the end. Padding is
+        masked, but T5's relative positions count that of prefixes (official `sevila.py`, forward).
 
         Args:
             prefixes: K texts, the same for all rows.
             visual: [R, K, Q, D], any float dtype.
-            token_ids: R texts as `verbalizer.tokenize` gives them.
+            token_ids: R texts from `verbalizer.tokenize`.
         """
         rows, frames = visual.shape[:2]
         assert len(prefixes) == frames and len(token_ids) == rows, (len(prefixes), visual.shape, len(token_ids))
@@ -89,51 +89,52 @@ class Language(ABC):
         before_text = frames * (prefix_ids.shape[1] + visual.shape[2])
         text_ids, text_mask = self._padded(token_ids, before_text)  # [R, N]
         prefix = self._embed(prefix_ids).expand(rows, -1, -1, -1)  # [R, K, W, D]
-        seen = torch.cat([prefix, visual.to(self.device, self.dtype)], dim=2).flatten(1, 2)  # [R, K * (W + Q), D]
+        framed = torch.cat([prefix, visual.to(self.device, self.dtype)], dim=2).flatten(1, 2)  # [R, K * (W + Q), D]
         visual_mask = prefix_mask.new_ones(frames, visual.shape[2])
-        seen_mask = torch.cat([prefix_mask, visual_mask], dim=1).flatten().expand(rows, -1)
-        return LanguageInput(torch.cat([seen, self._embed(text_ids)], dim=1), torch.cat([seen_mask, text_mask], dim=1))
+        frames_mask = torch.cat([prefix_mask, visual_mask], dim=1).flatten().expand(rows, -1)
+        embeddings = torch.cat([framed, self._embed(text_ids)], dim=1)
+        return LanguageInput(embeddings, torch.cat([frames_mask, text_mask], dim=1))
 
     def text_only(self, token_ids: Sequence[Sequence[int]]) -> LanguageInput:
-        """Return R texts, as `verbalizer.tokenize` gives them, as embeddings and mask: no frame stands before them."""
+        """Return R texts from `verbalizer.tokenize` as embeddings and mask, without frames."""
         text_ids, mask = self._padded(token_ids, 0)
         return LanguageInput(self._embed(text_ids), mask)
 
     @abstractmethod
     def encode(self, inputs: LanguageInput) -> Tensor:
-        """Return what is computed once of what is read, whatever is said after it, [R, S, D]."""
+        """Return the part of the computation that does not depend on the decoder's tokens, [R, S, D]."""
 
     @abstractmethod
     def decode(self, hidden: Tensor, mask: Tensor, decoder_ids: Tensor) -> Tensor:
-        """Return logits [R, M, V] float32 of what follows each of `decoder_ids` [R, M], which begin with `start_id`.
+        """Return the next tokens' logits [R, M, V] float32 after each of `decoder_ids` [R, M], which start with `start_id`.
 
         Args:
-            hidden: [R, S, D], what `encode` returned.
-            mask: [R, S], of what was read.
+            hidden: [R, S, D], from `encode`.
+            mask: [R, S], of the input.
         """
 
     @abstractmethod
     def states(self, inputs: LanguageInput) -> Tensor:
-        """Return the last hidden states of what is read, [R, S, D]."""
+        """Return the last hidden states of the input, [R, S, D]."""
 
     @abstractmethod
     def saving_memory(self) -> Language:
-        """Return the same model, which keeps only what stands between its blocks for the backward pass and recomputes the rest.
+        """Return a view of the model that recomputes each block's activations in the backward pass.
 
-        transformers' own switch acts on models in training mode only, in which dropout would be on. Block by block: around
-        a stack as a whole nothing would be saved, because its backward pass would hold all blocks at once.
+        transformers' own switch works in training mode only, which enables dropout. Each block is wrapped by itself: around the
+        whole stack no memory would be saved, because its backward pass would hold the activations of all blocks.
         """
 
     def log_likelihood(self, hidden: Tensor, mask: Tensor, target_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return how likely each row's target text is, [R] float32: the sum of its tokens' log-probabilities; differentiable.
+        """Return the log-probability of each row's target text, [R] float32, summed over its tokens; differentiable.
 
-        Losses are its negative, summed: parts of a batch add up to the whole, however it was cut. The official loss is the
-        sum over a batch divided by the number of its target tokens.
+        Losses are its negative sum, so that parts of a batch add up to the whole. The official loss is the sum over a batch
+        divided by the number of its target tokens.
 
         Args:
             hidden, mask: as for `decode`.
-            target_ids: R texts as `verbalizer.tokenize_targets` gives them: the end's probability counts, else "a cat" would
-                always be at least as likely as "a cat on a mat".
+            target_ids: R texts from `verbalizer.tokenize_targets`, with the end token: without it "a cat" would always be at
+                least as likely as "a cat on a mat".
         """
         targets, target_mask = self._padded(target_ids)  # [R, M]
         start = torch.full_like(targets[:, :1], self.start_id)
@@ -142,19 +143,22 @@ class Language(ABC):
         return of_targets.masked_fill(target_mask == 0, 0.0).sum(dim=1)
 
     def decoder_ids(self, rows: int, *after_start: int) -> Tensor:
-        """Return [rows, 1 + len(after_start)] int64: the start token, then the given ones, in every row."""
+        """Return [rows, 1 + len(after_start)] int64: the start token and the tokens after it, the same in every row."""
         return self.on_device([[self.start_id, *after_start]]).expand(rows, -1)
 
     def on_device(self, numbers: Any) -> Tensor:
-        """Return (nested) lists of numbers as a tensor where the model is, without waiting for what it is at."""
+        """Return (nested) lists of numbers as a tensor on the model's device, without a synchronisation."""
         return to_device(np.array(numbers), str(self.device))
 
     def _as_loaded(self) -> torch.autocast:
-        """Compute in the dtypes of the weights, float32 logits included, whatever a training casts around it."""
+        """Disable an autocast of the caller: compute in the dtypes of the weights, with float32 logits."""
         return torch.autocast(self.device.type, enabled=False)
 
     def _padded(self, token_ids: Sequence[Sequence[int]], n_before: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return ids and mask [R, N] int64; where they end rows that have `n_before` tokens before, N pads these for a GPU."""
+        """Return ids and mask [R, N] int64.
+
+        With `n_before`, the number of tokens before them in a row, the row's length is padded to a multiple for the GPU.
+        """
         width = max(len(ids) for ids in token_ids)
         if n_before is not None:
             width += -(width + n_before) % self._multiple
@@ -166,16 +170,16 @@ class Language(ABC):
         return to_device(padded, device), to_device(mask.astype(np.int64), device)
 
     def _check_tokenizer(self) -> None:
-        n_rows, words = self._embed.num_embeddings, self.verbalizer
-        if words.vocabulary_size > n_rows:
+        n_embeddings, verbalizer = self._embed.num_embeddings, self.verbalizer
+        if verbalizer.vocabulary_size > n_embeddings:
             raise CheckpointError(
-                f"{words.path}: {words.vocabulary_size} tokens, but the language model has {n_rows} embeddings; "
-                "use the tokenizer.json that belongs to the weights"
+                f"{verbalizer.path}: {verbalizer.vocabulary_size} tokens, but the language model has {n_embeddings} "
+                "embeddings; use the tokenizer.json that belongs to the weights"
             )
 
 
 class _RecomputedBlock(nn.Module):
-    """A block whose activations are computed again in the backward pass."""
+    """A block whose activations are recomputed in the backward pass."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -190,7 +194,7 @@ Stack = TypeVar("Stack", bound=nn.Module)
 
 
 def recomputing(stack: Stack, blocks: str) -> Stack:
-    """Return a view of a stack with each block of its list `blocks` wrapped; the stack and its weights stay as they are."""
+    """Return a view of a stack with each block of its list `blocks` wrapped; the stack itself does not change."""
     view = copy.copy(stack)
     view._modules = {**stack._modules, blocks: nn.ModuleList(map(_RecomputedBlock, getattr(stack, blocks)))}
     return view

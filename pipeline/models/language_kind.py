@@ -1,6 +1,6 @@
-"""What a kind of language model says of itself, and which kinds there are: by `text_config.model_type` of a BLIP-2's config.json.
+"""The declaration of a kind of language model and the registry of kinds, by `text_config.model_type` of a BLIP-2's config.json.
 
-One file of languages/ declares one, and other people's are found by the entry points `sevila.languages`.
+Each file of languages/ declares one; other packages add theirs by the entry point group `sevila.languages`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from pipeline.models.verbalizer import Verbalizer
 
 
-def _decoders_tokenizer(path: Path, config: Any) -> Verbalizer:
+def _decoder_verbalizer(path: Path, config: Any) -> Verbalizer:
     from pipeline.models.decoder_verbalizer import DecoderVerbalizer
 
     return DecoderVerbalizer(path, config)
 
 
-def _decoder_only(model: Any, verbalizer: Verbalizer) -> Language:
+def _decoder_only_language(model: Any, verbalizer: Verbalizer) -> Language:
     from pipeline.models.decoder_only import DecoderOnlyLanguage
 
     return DecoderOnlyLanguage(model, verbalizer)
@@ -35,20 +35,20 @@ def _decoder_only(model: Any, verbalizer: Verbalizer) -> Language:
 
 @dataclass(frozen=True)
 class LanguageKind:
-    """A kind of language model; decoder-only unless it says otherwise.
+    """A kind of language model, decoder-only by default.
 
     Attributes:
         name: `model_type` of its configurations.
-        title: what people call it.
+        title: its name in messages.
         config, model: names of transformers' classes of its configuration and of the model, whose output layer is `lm_head`.
-        sizes: the keys of `text_config` that are taken from a foreign file, with their bounds.
-        copies: parameters that equal another one, which files may hold under either name or both; `lm_head.weight` where the
+        sizes: the keys that are read from `text_config` in foreign files, with their bounds.
+        copies: parameters that equal another one, which files may have under either name or both; `lm_head.weight` only if the
             configuration ties it.
         required: values that keys of `text_config` must have.
-        settings: of the configuration, whatever a file says.
-        exported: of `text_config` in folders that are written for others.
-        tokenizer: (tokenizer.json, configuration) -> what makes ids of texts.
-        language: (model, what makes ids of texts) -> what Localizer and Answerer ask.
+        settings: values set in the configuration regardless of the file.
+        exported: values set in `text_config` of exported folders.
+        tokenizer: (path of tokenizer.json, configuration) -> verbalizer.
+        language: (model, verbalizer) -> the model of Localizer and Answerer.
     """
 
     name: str
@@ -60,11 +60,11 @@ class LanguageKind:
     required: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     exported: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: Callable[[Path, Any], Verbalizer] = _decoders_tokenizer
-    language: Callable[[Any, Verbalizer], Language] = _decoder_only
+    tokenizer: Callable[[Path, Any], Verbalizer] = _decoder_verbalizer
+    language: Callable[[Any, Verbalizer], Language] = _decoder_only_language
 
     def copies_in(self, config: Any) -> dict[str, str]:
-        """Return the parameters that equal another one in a model of this configuration."""
+        """Return the `copies` in a model of this configuration."""
         is_tied = getattr(config, "tie_word_embeddings", False)
         return {copy: original for copy, original in self.copies.items() if copy != "lm_head.weight" or is_tied}
 
@@ -77,7 +77,7 @@ def _problem(value: Any, name: str) -> str:
     if isinstance(value, LanguageKind) and value.name == name:
         return ""
     what = f"LanguageKind {value.name!r}" if isinstance(value, LanguageKind) else type(value).__name__
-    return f"a {what}; a LanguageKind of that name was wanted"
+    return f"a {what}; expected a LanguageKind of that name"
 
 
 LANGUAGES = Registry(

@@ -1,4 +1,4 @@
-"""The Localizer (paper section 3.2): is the answer to be seen in this one frame?
+"""The Localizer (paper section 3.2): scores whether a frame shows the answer to a question.
 
 Shapes: F frames, R rows = (question, frame) pairs, P patches + 1 class token, D vision width, Q query tokens,
 L language width.
@@ -18,11 +18,11 @@ from pipeline.models.visual_prompt import VisualPrompt
 
 
 class LocalizerScores(NamedTuple):
-    """Readings of each row at the first decoded token; all [R] float32.
+    """Scores of each row at the first decoded token; all [R] float32.
 
     Attributes:
         logit_yes, logit_no: raw `lm_head` logits. The official code ranks frames by `logit_yes`.
-        probability_yes: softmax over the whole vocabulary, as the paper writes the score. Yes against no alone is
+        probability_yes: softmax over the whole vocabulary, the paper's score. The probability of yes against no is
             `sigmoid(logit_yes - logit_no)`. The three rank frames differently.
     """
 
@@ -32,7 +32,7 @@ class LocalizerScores(NamedTuple):
 
 
 class Localizer:
-    """A VisualPrompt that asks the frozen language model for yes or no. `prompt` is all there is to train."""
+    """A VisualPrompt before the frozen language model, which answers yes or no; only `prompt` is trained."""
 
     def __init__(self, prompt: VisualPrompt, language: Language) -> None:
         self.prompt = prompt
@@ -41,7 +41,7 @@ class Localizer:
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
-        """Return visual tokens [F, Q, L] of `features` [F, P, D]: once per frame, whatever is asked about it."""
+        """Return visual tokens [F, Q, L] of `features` [F, P, D], which do not depend on the question."""
         return self.prompt(features)
 
     @torch.no_grad()
@@ -52,24 +52,23 @@ class Localizer:
             visual: [R, Q, L], the frame of each row.
             token_ids: R localizing prompts as ids.
         """
-        language, words = self.language, self.language.verbalizer
+        language, yes, no = self.language, self.language.verbalizer.yes_id, self.language.verbalizer.no_id
         inputs = language.assemble(single_frame_prefixes(), visual.unsqueeze(1), token_ids)
-        logits = language.decode(language.encode(inputs), inputs.mask, language.decoder_ids(len(visual)))[
-            :, 0
-        ]  # [R, V]
-        return LocalizerScores(logits[:, words.yes_id], logits[:, words.no_id], logits.softmax(dim=-1)[:, words.yes_id])
+        decoded = language.decode(language.encode(inputs), inputs.mask, language.decoder_ids(len(visual)))
+        logits = decoded[:, 0]  # [R, V]
+        return LocalizerScores(logits[:, yes], logits[:, no], logits.softmax(dim=-1)[:, yes])
 
     def target_ids(self, labels: Sequence[bool]) -> list[list[int]]:
-        """Return what is to be said about each row, as ids: "yes" where the frame holds the answer, else "no"."""
+        """Return each row's target text as ids: "yes" if the frame shows the answer, else "no"."""
         return [self._yes if label else self._no for label in labels]
 
     def loss(self, visual: Tensor, token_ids: Sequence[Sequence[int]], labels: Sequence[bool]) -> Tensor:
-        """Return the summed cross-entropy of R rows' yes or no, `</s>` included (paper section 3.3); differentiable.
+        """Return the summed cross-entropy of R rows' yes or no with `</s>` (paper section 3.3); differentiable.
 
         Args:
-            visual: [R, Q, L], from `prompt` rather than `visual`, which gives no gradient.
+            visual: [R, Q, L], from `prompt`, as `visual` has no gradient.
             token_ids: R localizing prompts as ids.
-            labels: R, whether the frame is one to keep.
+            labels: R, whether the frame is a keyframe.
         """
         inputs = self.language.assemble(single_frame_prefixes(), visual.unsqueeze(1), token_ids)
         hidden = self.language.encode(inputs)

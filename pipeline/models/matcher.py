@@ -1,4 +1,4 @@
-"""BLIP-2's image-text matching: a Q-Former that reads a frame and a text at once, and says whether they belong together.
+"""BLIP-2's image-text matching: a Q-Former that reads a frame and a text together and classifies whether they match.
 
 Shapes: F frames, R rows = (text, frame) pairs, P patches + 1 class token, D vision width, Q query tokens, E Q-Former width.
 """
@@ -20,7 +20,7 @@ from cache.errors import CheckpointError
 from pipeline.checkpoint_files import read_model_json
 from pipeline.models.checkpoint import fill, tensor_sources, vision_fingerprint
 from pipeline.models.config import ModelConfig, QFormerSizes, VisionSizes
-from pipeline.models.config_parts import ConfigPart, built, in_words
+from pipeline.models.config_parts import ConfigPart, in_words, to_transformers
 from pipeline.models.keys import KeyTable
 from pipeline.models.tensors import open_checkpoint
 from pipeline.models.tokenizer_file import read_tokenizer_of_other_model
@@ -31,9 +31,9 @@ KEYS = KeyTable(
         (r"vision_model\.post_layernorm\.(weight|bias)", r"layer_norm.\1"),
         (r"(query_tokens|(?:qformer|embeddings|itm_head)\..+)", r"\1"),
     ),
-    ignored={r"embeddings\.position_ids": "counted, not learned"},
+    ignored={r"embeddings\.position_ids": "0, 1, ..., not learned"},
 )
-WHAT = "matching part"
+PART = "matching part"
 
 
 class _TextQFormer(QFormerSizes):
@@ -50,7 +50,7 @@ class _Matchers(ConfigPart):
 
 
 class _Parts(nn.Module):
-    """All but the ViT, whose features are stored before this LayerNorm."""
+    """The model without the ViT, whose features are stored before this LayerNorm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,21 +76,20 @@ class Matcher:
         return self._parts.query_tokens.shape[1]
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """Return the ids of texts, the end token last, and which of them were cut to what the model reads."""
-        whole = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        """Return the ids of texts with the end token, and which texts were truncated to the model's length."""
+        ids_of_texts = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         most = self._max_tokens
-        return [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in whole], [
-            len(ids) > most for ids in whole
-        ]
+        cut = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in ids_of_texts]
+        return cut, [len(ids) > most for ids in ids_of_texts]
 
     @torch.no_grad()
     def visual(self, features: Tensor) -> Tensor:
-        """Return what the Q-Former sees, [F, P, D] float32, of `features` [F, P, D] before any LayerNorm."""
+        """Return the Q-Former's input [F, P, D] float32 for `features` [F, P, D] before any LayerNorm."""
         return self._parts.layer_norm(features.float())
 
     @torch.no_grad()
     def score(self, visual: Tensor, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return logits of R pairs, [R, 2] float32: that frame and text do not match, that they do.
+        """Return logits of R pairs, [R, 2] float32: no match, match.
 
         Args:
             visual: [R, P, D], the frame of each row.
@@ -111,44 +110,45 @@ class Matcher:
 
 
 def read_matcher_config(folder: Path) -> ModelConfig:
-    """Return the sizes of the BLIP-2 for matching in `folder`, whose language model is none; raises `CheckpointError`."""
+    """Return the sizes of the matching BLIP-2 in `folder`, with a dummy language model; raise `CheckpointError` if invalid."""
     path = folder / "config.json"
     raw = read_model_json(path) if path.exists() else {}
     qformer = raw.get("qformer_config")
     if not isinstance(qformer, dict) or qformer.get("use_qformer_text_input") is not True:
         raise CheckpointError(
-            f"{path}: no BLIP-2 whose Q-Former reads text; one for image-text matching was wanted, for example "
+            f"{path}: no BLIP-2 whose Q-Former reads text; expected one for image-text matching, for example "
             "Salesforce/blip2-itm-vit-g"
         )
     try:
         sizes = _Matchers.model_validate(raw)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: not a configuration that can be built: {in_words(error)}") from error
-    of_qformer = built(Blip2QFormerConfig, sizes.qformer_config)
-    of_qformer.encoder_hidden_size = sizes.vision_config.hidden_size
-    return ModelConfig(built(Blip2VisionConfig, sizes.vision_config), of_qformer, T5Config(), sizes.num_query_tokens)
+        raise CheckpointError(f"{path}: not a valid configuration: {in_words(error)}") from error
+    vision = to_transformers(Blip2VisionConfig, sizes.vision_config)
+    qformer_config = to_transformers(Blip2QFormerConfig, sizes.qformer_config)
+    qformer_config.encoder_hidden_size = vision.hidden_size
+    return ModelConfig(vision, qformer_config, T5Config(), sizes.num_query_tokens)
 
 
 def describe_matcher(folder: Path) -> dict[str, Any]:
-    """Return the identity of the ViT and the sizes of its frames and features, after a look at all tensors' names.
+    """Return the identity of the ViT and the sizes of its frames and features, after a check of all tensors' names.
 
     Raises:
-        CheckpointError: the folder holds no BLIP-2 for matching, or not exactly its tensors, or no tokenizer.json.
+        CheckpointError: the folder has no BLIP-2 for matching, other tensors than config.json describes, or no tokenizer.json.
     """
     config = read_matcher_config(folder)
     with torch.device("meta"):
-        wanted = list(_Parts(config).state_dict())
-    tensor_sources(folder, WHAT, KEYS, open_checkpoint(folder), wanted, {})
+        names = list(_Parts(config).state_dict())
+    tensor_sources(folder, PART, KEYS, open_checkpoint(folder), names, {})
     read_tokenizer_of_other_model(folder / "tokenizer.json")
     encoder, shape = vision_fingerprint(config, folder), list(config.feature_shape)
     return {"encoder": encoder, "feature_shape": shape, "image_size": config.image_size}
 
 
 def load_matcher(folder: Path, device: str) -> Matcher:
-    """Return the matching part of a Hugging Face folder, frozen, float32, on the device; raises `CheckpointError`."""
+    """Return the matching part of a Hugging Face folder, frozen, float32, on the device; raise `CheckpointError` if invalid."""
     config = read_matcher_config(folder)
     with torch.device("meta"):
         parts = _Parts(config)
-    fill(parts, folder, WHAT, KEYS, torch.float32, device)
+    fill(parts, folder, PART, KEYS, torch.float32, device)
     tokenizer = read_tokenizer_of_other_model(folder / "tokenizer.json")
     return Matcher(parts.eval().requires_grad_(False), tokenizer)

@@ -1,6 +1,6 @@
-"""The top k as an expectation over noise, which has a gradient.
+"""Differentiable top k, as an expectation over noise.
 
-Berthet et al., "Learning with Differentiable Perturbed Optimizers" (NeurIPS 2020); of the top k, Cordonnier et al.,
+Berthet et al., "Learning with Differentiable Perturbed Optimizers" (NeurIPS 2020); for the top k, Cordonnier et al.,
 "Differentiable Patch Selection for Image Recognition" (CVPR 2021), section 3. Shapes: R rows, T frames, N draws of noise.
 """
 
@@ -14,20 +14,20 @@ from torch.nn import functional
 
 
 def hard_top_k(scores: Tensor, k: int) -> Tensor:
-    """Return which frames are the k best of each row, in time order, as indicators [..., k, T] of scores [..., T]."""
+    """Return the k best frames of each row of scores [..., T] in time order, as one-hot vectors [..., k, T]."""
     chosen = scores.topk(k, dim=-1).indices.sort(dim=-1).values
     return functional.one_hot(chosen, scores.shape[-1]).to(scores.dtype)
 
 
 def perturbed_top_k(scores: Tensor, k: int, noise: Tensor, deviation: float) -> Tensor:
-    """Return the mean of `hard_top_k` of the scores plus noise, [R, k, T]; its gradient is the estimate of the same draws.
+    """Return the mean of `hard_top_k` of the scores plus noise, [R, k, T], with a gradient estimated from the same draws.
 
-    The mean's j-th row says how likely each frame is to be the j-th in time of the k best.
+    Entry [r, j, t] is the probability that frame t is the j-th in time of the k best.
 
     Args:
         scores: [R, T].
         noise: [N, R, T], standard normal.
-        deviation: standard deviation of what is added to the scores.
+        deviation: standard deviation of the noise added to the scores.
     """
     return cast(Tensor, _PerturbedTopK.apply(scores, k, noise, deviation))
 

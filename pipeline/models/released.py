@@ -1,4 +1,4 @@
-"""What is published of weights by their owners, as far as they say it: where, and how large."""
+"""Published weights: their pages, files and sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class ReleasedWeights(NamedTuple):
-    """Weights that recipes name; `size` in words, as stated."""
+    """Weights that recipes name; `size` as published."""
 
     name: str
     title: str
@@ -23,7 +23,7 @@ RELEASED = {
             "BLIP-2 with Flan-T5 XL, the frozen ViT and language model and the Q-Former to begin with",
             "https://huggingface.co/Salesforce/blip2-flan-t5-xl",
             "config.json, tokenizer.json and the *.safetensors",
-            # Parameters as the paper's model has them (ViT-g 1.0, Flan-T5 XL 2.85, Q-Former 0.1 billion), times bytes.
+            # Parameters of the paper's model (ViT-g 1.0, Flan-T5 XL 2.85, Q-Former 0.1 billion) times bytes.
             "about 4 billion parameters: 16 GB in float32, 8 GB in 16 bits",
         ),
         ReleasedWeights(

@@ -1,4 +1,4 @@
-"""Copies between this machine and a device that do not make either wait; on a CPU there is nothing to copy."""
+"""Asynchronous copies between host and device; on a CPU nothing is copied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def to_device(array: np.ndarray, device: str) -> Tensor:
-    """Return an array on the device; on a GPU by way of pinned memory, so that the copy is queued like any computation."""
+    """Return an array on the device; for a GPU through pinned memory, so that the copy is queued like a kernel."""
     import torch
 
     tensor = torch.from_numpy(array)
@@ -20,7 +20,7 @@ def to_device(array: np.ndarray, device: str) -> Tensor:
 
 
 def to_host(*tensors: Tensor) -> tuple[list[Tensor], Callable[[], None]]:
-    """Return the tensors on this machine, and what waits until they have arrived there."""
+    """Return the tensors on the host, and a function that waits until they have arrived."""
     import torch
 
     if all(tensor.device.type == "cpu" for tensor in tensors):

@@ -1,22 +1,25 @@
-"""The frozen ViT: frames in, features before any LayerNorm out.
+"""The frozen ViT, from frames to features before any LayerNorm.
 
 Shapes: B frames, H image height = width, P patches + 1 class token, D vision width.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from pipeline.video.frames import PIXEL_MEAN, PIXEL_STD
+# CLIP's normalisation, with which BLIP-2's ViT-g was trained; RGB order.
+PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def pixels(frames: Tensor) -> Tensor:
-    """Return what the ViT reads of uint8 RGB frames [B, H, W, 3]: float32 [B, 3, H, W], normalised by CLIP's mean and std.
+    """Return uint8 RGB frames [B, H, W, 3] as the ViT's input: float32 [B, 3, H, W], normalised by CLIP's mean and std.
 
-    On the frames' own device, in the order of operations of the official loader: dividing by a tensor is exact everywhere, by
-    a number only on a CPU.
+    Computed on the frames' device in the official loader's order of operations. Division by a tensor is exact on every device,
+    by a number on a CPU only.
     """
     assert frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[3] == 3, (frames.dtype, frames.shape)
     mean, std = (torch.from_numpy(values)[:, None, None].to(frames.device) for values in (PIXEL_MEAN, PIXEL_STD))
@@ -27,8 +30,8 @@ def pixels(frames: Tensor) -> Tensor:
 class VisionEncoder(nn.Module):
     """EVA ViT-g of BLIP-2 (39 blocks, D = 1408, P = 257 at 224 pixels) without a final norm.
 
-    The official model has no norm of its own after the last block; Localizer and Answerer each bring a trainable one
-    (`VisualPrompt.layer_norm`), so that one set of cached features serves both.
+    The official model has no norm after the last block; Localizer and Answerer each have a trainable one
+    (`VisualPrompt.layer_norm`), so that both use the same cached features.
     """
 
     def __init__(self, config: Blip2VisionConfig) -> None:
@@ -36,11 +39,11 @@ class VisionEncoder(nn.Module):
         model = Blip2VisionModel(config)
         self.embeddings = model.embeddings
         self.image_size = config.image_size
-        self.encoder = model.encoder  # `model.post_layernorm` is left behind: it belongs to one VisualPrompt
+        self.encoder = model.encoder  # without `model.post_layernorm`, which belongs to a VisualPrompt
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return features [B, P, D] in the encoder's dtype of normalised `pixels` [B, 3, H, H] (any float dtype)."""
-        # transformers would cut the position embeddings short for smaller frames, without a word.
+        """Return features [B, P, D] in the encoder's dtype for normalised `pixels` [B, 3, H, H] (any float dtype)."""
+        # transformers silently truncates the position embeddings for smaller frames.
         assert pixels[0].shape == (3, self.image_size, self.image_size), (pixels.shape, self.image_size)
         return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
 

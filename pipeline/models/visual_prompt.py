@@ -1,4 +1,4 @@
-"""The part that Localizer and Answerer each own and train: features of a frame -> visual tokens for the language model.
+"""The trainable part of Localizer and Answerer: features of a frame -> visual tokens for the language model.
 
 Shapes: B frames, P patches + 1 class token, D vision width, Q query tokens, E Q-Former width, L language width.
 """
@@ -26,7 +26,7 @@ class VisualPrompt(nn.Module):
     def __init__(self, qformer: Blip2QFormerConfig, num_query_tokens: int, language_width: int) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(qformer.encoder_hidden_size, eps=FEATURE_NORM_EPS)
-        # Normal, as in the official code: with transformers' zeros all queries would stay identical for ever.
+        # Normal, as in the official code: from transformers' zeros all queries would stay identical.
         self.query_tokens = nn.Parameter(
             torch.empty(1, num_query_tokens, qformer.hidden_size).normal_(std=qformer.initializer_range)
         )

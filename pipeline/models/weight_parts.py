@@ -1,4 +1,4 @@
-"""What a file or folder of weights holds, in whatever layout: the ViT, the language model, a Localizer, an Answerer."""
+"""Contents of a file or folder of weights in any layout: the ViT, the language model, a Localizer, an Answerer."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ FILE_TABLES = {
     "Localizer": keys.OFFICIAL_LOCALIZER,
     "Answerer": keys.OFFICIAL_ANSWERER,
 }
-# Each of these is LayerNorm, query tokens, Q-Former and projection, so that any two can be compared.
+# Each has LayerNorm, query tokens, Q-Former and projection, so that any two can be compared.
 Q_FORMERS = ("Q-Former", "Localizer", "Answerer")
-OWN_BEGINNINGS = ("layer_norm.", "projection.", "qformer.")
+OWN_PREFIXES = ("layer_norm.", "projection.", "qformer.")
 
 
 @dataclass(frozen=True)
 class WeightParts:
-    """Weights that are opened: per part, the foreign names of each of its tensors by our name."""
+    """Opened weights; `parts` has the foreign names of each tensor, by part and our name."""
 
     path: Path
     readers: TensorReaders
     parts: Mapping[str, Mapping[str, list[str]]]
 
     def tensor(self, part: str, own: str) -> Tensor:
-        """Return one tensor of a part by our name, in the shape and dtype of the file; raises `CheckpointError`."""
+        """Return a tensor of a part by our name, in the shape and dtype of the file. Raises `CheckpointError`."""
         return read_tensor(self.path, self.readers, self.parts[part][own])
 
     def size(self, part: str) -> tuple[int, int]:
-        """Return how many tensors a part has, and how many numbers they hold; reads them."""
+        """Return the numbers of tensors and of elements of a part; reads the tensors."""
         return len(self.parts[part]), sum(self.tensor(part, own).numel() for own in self.parts[part])
 
 
 def open_weights(path: Path, own_part: str = "Q-Former") -> WeightParts:
-    """Return what a file or folder holds; `own_part` is what a file of ours, by our own names, is one of.
+    """Return the parts in a file or folder; `own_part` is the part of a file with our own names.
 
     Raises:
-        CheckpointError: nothing of it is weights of these models.
+        CheckpointError: it has no weights of these models.
     """
     readers = open_checkpoint(path)
     tables = FOLDER_TABLES if path.is_dir() else FILE_TABLES
-    if "query_tokens" in readers and all(name.startswith((*OWN_BEGINNINGS, "query_tokens")) for name in readers):
+    if "query_tokens" in readers and all(name.startswith((*OWN_PREFIXES, "query_tokens")) for name in readers):
         tables = {own_part: keys.OWN}
     parts = {}
     for part, table in tables.items():
@@ -68,14 +68,14 @@ def open_weights(path: Path, own_part: str = "Q-Former") -> WeightParts:
     if not parts:
         first = ", ".join(sorted(readers)[:3])
         raise CheckpointError(
-            f"{path}: holds no weights of a BLIP-2 or of SeViLA (first tensors: {first}); wanted a BLIP-2 as Hugging Face lays "
-            "it out, or a file with official names"
+            f"{path}: has no weights of a BLIP-2 or of SeViLA (first tensors: {first}); expected a BLIP-2 in the Hugging Face "
+            "layout, or a file with official names"
         )
     return WeightParts(path, readers, parts)
 
 
 class TensorDifference(NamedTuple):
-    """A tensor that differs: by how much at most, or why that cannot be said."""
+    """A tensor that differs: the largest difference, or why it cannot be computed."""
 
     part: str
     tensor: str
@@ -93,29 +93,29 @@ class PartComparison(NamedTuple):
 
     @property
     def max_difference(self) -> float:
-        """The largest difference of any number."""
-        return max((each.max_difference or 0.0 for each in self.differences), default=0.0)
+        """The largest difference of all tensors."""
+        return max((tensor.max_difference or 0.0 for tensor in self.differences), default=0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        differences = [each._asdict() for each in self.differences]
+        differences = [tensor._asdict() for tensor in self.differences]
         return self._asdict() | {"max_difference": self.max_difference, "differences": differences}
 
     def lines(self, shown: int) -> list[str]:
-        """Return the same for people, with the tensors that differ most."""
+        """Return readable lines with the `shown` tensors that differ most."""
         parts = self.part_a if self.part_a == self.part_b else f"{self.part_a} against {self.part_b}"
         if not self.differences:
             return [f"{parts}: all {self.n_tensors} tensors are equal to the bit"]
         head = (
             f"{parts}: {len(self.differences)} of {self.n_tensors} tensors differ, by {self.max_difference:.3g} at most"
         )
-        worst = sorted(self.differences, key=lambda each: -(each.max_difference or float("inf")))
-        lines = [f"  {each.tensor}: {each.problem or f'{each.max_difference:.3g}'}" for each in worst[:shown]]
+        worst = sorted(self.differences, key=lambda item: -(item.max_difference or float("inf")))
+        lines = [f"  {item.tensor}: {item.problem or f'{item.max_difference:.3g}'}" for item in worst[:shown]]
         return [head, *lines, *([f"  and {len(worst) - shown} more"] if len(worst) > shown else [])]
 
 
 def compare_weights(a: WeightParts, b: WeightParts) -> list[PartComparison]:
-    """Return the comparison of each part that both have; where no two are called the same, of the Q-Formers of both.
+    """Return a comparison of each common part; if no Q-Former is common by name, of all pairs of the two's Q-Formers.
 
     Raises:
         CheckpointError: they have no part in common.
@@ -125,7 +125,7 @@ def compare_weights(a: WeightParts, b: WeightParts) -> list[PartComparison]:
         pairs += [(x, y) for x in a.parts for y in b.parts if x in Q_FORMERS and y in Q_FORMERS]
     if not pairs:
         raise CheckpointError(
-            f"{a.path} holds {', '.join(a.parts)}, and {b.path} {', '.join(b.parts)}: there is nothing to compare"
+            f"{a.path} has {', '.join(a.parts)}, and {b.path} {', '.join(b.parts)}: they have no part in common"
         )
     return [_compare_part(a, b, *pair) for pair in pairs]
 

@@ -1,1 +1,1 @@
-"""Videos: which frames are looked at, what a file holds and whether it is whole, and the processes that decode it."""
+"""Videos: frame sampling, probing of files for content and damage, and decoding in separate processes."""

@@ -1,4 +1,4 @@
-"""Opens a video file as a container of its own pictures, whatever its name says: nothing in it can lead to another file."""
+"""Opening of video files as self-contained containers, whatever their suffix: a file cannot make FFmpeg open another one."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import av
 
 from cache.errors import DecodeError
 
-# FFmpeg's names of formats that hold all of their pictures. Not here: concat, hls, dash, sdp, image2 and others that open files.
+# FFmpeg's names of self-contained formats. Excluded: concat, hls, dash, sdp, image2 and others that open further files.
 SELF_CONTAINED = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "asf", "flv", "ogg", "gif", "apng", "mxf", "gxf", "nut"),
     *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "ivf", "vc1", "dirac", "dv", "rm", "wtv", "dhav", "yuv4mpegpipe"),
     *("mjpeg", "jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe"),
-    *("mp3", "aac", "wav", "flac"),  # so that the reason is that they hold no video
+    *("mp3", "aac", "wav", "flac"),  # opened so that the reason can be that they hold no video
 )  # fmt: skip
 PLAYLISTS = {b"ffconcat": "ffconcat", b"#EXTM3U": "m3u8", b"<MPD": "DASH", b"[playlist]": "pls", b"<asx": "ASX"}
 
 
 @contextmanager
 def open_container(path: Path, **options: str) -> Iterator[Any]:
-    """The file at `path` as PyAV's container. Raises DecodeError for a kind of file that is not read, av.FFmpegError, OSError."""
+    """Yield the file at `path` as a PyAV container. Raises DecodeError for unsupported formats, av.FFmpegError, OSError."""
     with path.open("rb", buffering=0) as file:
         _refuse_playlist(file.read(4096))
         file.seek(0)
-        # Without its name: FFmpeg would take some suffixes for a kind of file, and a % in a .jpg's name for a pattern.
+        # Without its name: FFmpeg guesses formats from some suffixes, and takes a % in the name of a .jpg for a pattern.
         reader = _ReadUntilError(file)
         nameless = SimpleNamespace(read=reader.read, seek=file.seek, tell=file.tell, seekable=file.seekable)
         options |= {"format_whitelist": ",".join(SELF_CONTAINED), "protocol_whitelist": "none"}
@@ -46,7 +46,7 @@ def open_container(path: Path, **options: str) -> Iterator[Any]:
 
 
 class _ReadUntilError:
-    """Reads a file until that fails, and is at its end from then on: PyAV prints a second error instead of raising it."""
+    """A file that is at its end after the first read error, as PyAV prints a second error instead of raising it."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -63,7 +63,7 @@ class _ReadUntilError:
 
 
 def best_video_stream(container: Any) -> Any:
-    """The stream that decord would read too (FFmpeg's choice); cover art is not a video. Raises DecodeError."""
+    """Return FFmpeg's choice of video stream, which decord reads too; cover art does not count. Raises DecodeError."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = sorted({other.type for other in container.streams}) or ["nothing"]

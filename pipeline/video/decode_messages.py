@@ -1,4 +1,4 @@
-"""What a decoder process is asked, and its answers: Alive at any time; Started, chunks, Finished; or else Failed or Trouble."""
+"""Messages to and from a decoder process: for each request Started, chunks, Finished, or Failed or Trouble; Alive at any time."""
 
 from __future__ import annotations
 
@@ -14,56 +14,54 @@ from pipeline.video.frames import Clip, SampledClip, Sampling, VideoProbe
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One video and the frames wanted of it; which these are is decided when its length and rate are known."""
+    """A video and how to sample it; the frame indices follow when its length and frame rate are known."""
 
     path: Path
     sampling: Sampling
     clips: tuple[Clip, ...] = (Clip(),)
-    image_folder_fps: float | None = None  # needed for folders of images only
-    digest: str | None = None  # SHA-256 of the bytes that are meant, if they were identified
+    image_folder_fps: float | None = None  # required for folders of images
+    digest: str | None = None  # expected SHA-256 of the bytes; None if they were not identified
     stamp: tuple[int, ...] = ()  # of the file with that digest
-    is_repeated: bool = False  # it has failed before: the digest is to be checked first
-    decord_failure: str = ""  # why decord is not to be tried: its message of before
-    held: Mapping[str, Sequence[int]] = field(
-        default_factory=dict
-    )  # frames that are not wanted again, by their decoder
+    is_repeated: bool = False  # the video has failed before: check the digest first
+    decord_failure: str = ""  # decord's earlier error, if decord is not to be used
+    held: Mapping[str, Sequence[int]] = field(default_factory=dict)  # frames already stored, by their decoder
 
 
 @dataclass(frozen=True)
 class Alive:
-    """Nothing to show yet, but not hanging."""
+    """The process is working and has no other message yet."""
 
 
 @dataclass(frozen=True)
 class BytesRead:
-    """All of the file was read, at the second try at a video: what hangs from now on is not the disk."""
+    """The whole file was read, on a retry of a video: a later hang is not caused by the disk."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """The video can be read; what is known of it, and the frames of each clip."""
+    """The video can be read: its facts, and the frames of each clip."""
 
     probe: VideoProbe
     clips: tuple[SampledClip, ...]
-    frame_indices: np.ndarray  # of the frames that will come: int64 [N], ascending
+    frame_indices: np.ndarray  # of the frames that follow: int64 [N], ascending
 
 
 @dataclass(frozen=True)
 class Finished:
-    """All frames have come."""
+    """All frames were sent."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """For the sake of the video's bytes."""
+    """The video's bytes cannot be decoded."""
 
     reason: str
-    is_halfway: bool = False  # decord, after it had given frames
+    is_halfway: bool = False  # decord failed after it had returned frames
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """The machine's: the bytes could not be read, or were not those that were identified."""
+    """The machine failed: the bytes could not be read, or do not match the digest."""
 
     reason: str
 

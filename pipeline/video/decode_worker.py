@@ -1,9 +1,9 @@
-"""The decoder process: reads requests from a pipe, sends frames. Started by `pipeline.video.decoding.DecoderPool`, never by hand.
+"""The decoder process, which `pipeline.video.decoding.DecoderPool` starts: receives requests through a pipe and sends frames.
 
-Both decoders scale with swscale's bilinear filter straight to a square, as the official loader does. On files that decord reads
-right, PyAV with FFmpeg's scale filter gives the same pixels; with `VideoFrame.reformat` it differed by 0.05 to 0.65 of 255.
+Both decoders scale to a square with swscale's bilinear filter, as the official loader does. On files that decord reads correctly,
+PyAV with FFmpeg's scale filter gives the same pixels; with `VideoFrame.reformat` they differed by 0.05 to 0.65 of 255.
 
-PyAV is imported before decord: in the other order decord's bundled libraries take the place of some of PyAV's.
+PyAV must be imported before decord, whose bundled libraries otherwise replace some of PyAV's.
 """
 
 from __future__ import annotations
@@ -40,46 +40,46 @@ from pipeline.video.scaler import Scaler
 from pipeline.video.video_bytes import VideoBytes
 
 Progress = Callable[[], None]
-SEEK_PIXELS = 1 << 28  # decoded between two signs of life: 128 pictures of 1920 x 1080
+SEEK_PIXELS = 1 << 28  # most pixels decoded between two progress calls: 128 pictures of 1920 x 1080
 
-# The last argument is the last frame up to which all were decoded before, -1 for none.
+# The last argument is the frame up to which all frames were decoded in an earlier request, -1 for none.
 ReadFrames = Callable[[Path, VideoProbe, np.ndarray, int, Progress, int], Iterator[np.ndarray]]
 
 
 def read_with_decord(
-    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, last_decoded: int = -1
 ) -> Iterator[np.ndarray]:
-    """Yields the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or decord's."""
+    """Yield the frames `indices` (ascending, unique), each uint8 [size, size, 3]. Raises DecodeError or an error of decord."""
     reader = _open_with_decord(path, size)
     if len(reader) != video.n_frames:
         raise DecodeError(f"counts {len(reader)} frames, the file holds {video.n_frames}")
     visited = np.union1d(indices, _ends_of_groups(reader))
-    visited = visited[visited > seen]
-    wanted, n_read = set(indices.tolist()), 0
-    with _decord_log() as reported, suppress(Exception):  # by which frame something fails is seen below
-        for batch in _near_each_other(reader, visited, video):
+    visited = visited[visited > last_decoded]
+    requested, n_read = set(indices.tolist()), 0
+    with _decord_log() as read_log, suppress(Exception):  # the loop below finds the frame at fault
+        for batch in _nearby_batches(reader, visited, video):
             frames = reader.get_batch(batch).asnumpy()
-            refuse_damage(logged_lines(reported()))
+            refuse_damage(logged_lines(read_log()))
             on_progress()
             n_read += len(batch)
-            yield from (frame for index, frame in zip(batch, frames, strict=True) if index in wanted)
+            yield from (frame for index, frame in zip(batch, frames, strict=True) if index in requested)
     if n_read == len(visited):
         return
     reader, visited = _open_with_decord(path, size), visited[n_read:]
-    with _decord_log() as reported:
+    with _decord_log() as read_log:
         for index, frame in zip(visited.tolist(), _read_frames(reader, visited, video, on_progress), strict=True):
-            refuse_damage(logged_lines(reported()))
-            if index in wanted:
+            refuse_damage(logged_lines(read_log()))
+            if index in requested:
                 yield frame
 
 
 def _open_with_decord(path: Path, size: int) -> Any:
-    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by its neighbour.
+    # One thread: VP9 fails with more. fault_tol: by default a frame that cannot be decoded is silently replaced by another.
     return decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1, fault_tol=1e-9)
 
 
-def _near_each_other(reader: Any, indices: np.ndarray, video: VideoProbe) -> Iterator[np.ndarray]:
-    """Yield the frames in batches that are decoded between two signs of life; up to the first one that is too far for that."""
+def _nearby_batches(reader: Any, indices: np.ndarray, video: VideoProbe) -> Iterator[np.ndarray]:
+    """Yield the frames in batches within `_step` of a keyframe, up to the first frame that is farther from its keyframe."""
     first, starts = 0, _starts(reader, indices)
     ends = np.searchsorted(indices, starts + _step(video))  # of the batch that begins with each frame
     while first < len(indices) and ends[first] > first:
@@ -89,18 +89,18 @@ def _near_each_other(reader: Any, indices: np.ndarray, video: VideoProbe) -> Ite
 
 
 def _step(video: VideoProbe) -> int:
-    """How many frames are decoded between two signs of life."""
+    """Return how many frames may be decoded between two progress calls."""
     return max(1, SEEK_PIXELS // (video.width * video.height or 1))
 
 
 def _starts(reader: Any, indices: np.ndarray) -> np.ndarray:
-    """Where decoding begins for each frame: the keyframe before it."""
+    """Return the keyframe before each frame, at which decoding starts."""
     keyframes = np.union1d([0], reader.get_key_indices())
     return keyframes[np.searchsorted(keyframes, indices, side="right") - 1]
 
 
 def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progress: Progress) -> Iterator[np.ndarray]:
-    """As `reader.get_batch`, with signs of life on the long way from a keyframe to a frame."""
+    """Yield frames as `reader.get_batch` does, with progress calls between a keyframe and a frame far after it."""
     step, position = _step(video), 0
     for index, start in zip(indices.tolist(), _starts(reader, indices).tolist(), strict=True):
         for between in range(max(position, start) + step, index, step):
@@ -112,32 +112,32 @@ def _read_frames(reader: Any, indices: np.ndarray, video: VideoProbe, on_progres
 
 
 def _ends_of_groups(reader: Any) -> np.ndarray:
-    """Frames that cannot be decoded without the whole of their group of pictures: int64 [groups].
+    """Return the last frame of each group of pictures: int64 [groups].
 
-    With them all of a video is decoded, so that damage is seen however few frames are asked.
+    Reading these decodes the whole video, so that damage is detected however few frames are requested.
     """
     return np.array([*reader.get_key_indices()[1:], len(reader)], np.int64) - 1
 
 
 def read_with_pyav(
-    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, last_decoded: int = -1
 ) -> Iterator[np.ndarray]:
-    """As `read_with_decord`, from the first frame to the last one wanted, without ever seeking: slow, and right."""
-    scale, wanted, count = Scaler(lambda _: (size, size)), deque(indices.tolist()), 0
-    for count, frame in enumerate(pictures(path, on_progress) if wanted else (), start=1):
-        if count - 1 == wanted[0]:
+    """Yield frames as `read_with_decord` does, decoding from the first frame without seeking: slow but exact."""
+    scale, remaining, count = Scaler(lambda _: (size, size)), deque(indices.tolist()), 0
+    for count, frame in enumerate(pictures(path, on_progress) if remaining else (), start=1):
+        if count - 1 == remaining[0]:
             yield scale(frame).to_ndarray()
-            wanted.popleft()
-        if not wanted:
+            remaining.popleft()
+        if not remaining:
             return
-    if wanted:
-        raise DecodeError(f"gives {count} frames, frame {wanted[0]} of {video.n_frames} was wanted")
+    if remaining:
+        raise DecodeError(f"gives {count} frames, frame {remaining[0]} of {video.n_frames} was wanted")
 
 
 @contextmanager
 def _decord_log() -> Iterator[Callable[[], str]]:
-    """Gives a function that returns what decord's FFmpeg has reported: on standard error, it knows no other way."""
-    own_error_stream = os.dup(2)
+    """Yield a function that returns the log of decord's FFmpeg, which it can only write to standard error."""
+    error_stream = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         decord.logging.set_level(decord.logging.ERROR)
@@ -145,14 +145,14 @@ def _decord_log() -> Iterator[Callable[[], str]]:
             yield lambda: os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
         finally:
             decord.logging.set_level(decord.logging.QUIET)
-            os.dup2(own_error_stream, 2)
-            os.close(own_error_stream)
+            os.dup2(error_stream, 2)
+            os.close(error_stream)
 
 
 def read_images(
-    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, seen: int = -1
+    path: Path, video: VideoProbe, indices: np.ndarray, size: int, on_progress: Progress, last_decoded: int = -1
 ) -> Iterator[np.ndarray]:
-    """As `read_with_decord`, from a folder of images."""
+    """Yield frames as `read_with_decord` does, from a folder of images."""
     images, scale = list_images(path), Scaler(lambda _: (size, size))
     for index in indices:
         yield scale(decode_image(images[index])).to_ndarray()
@@ -160,13 +160,13 @@ def read_images(
 
 
 def in_chunks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames as uint8 [<= 64, size, size, 3]."""
+    """Yield frames [size, size, 3] stacked as uint8 [<= 64, size, size, 3]."""
     while chunk := list(islice(frames, CHUNK_FRAMES)):
         yield np.stack(chunk)
 
 
 READERS: dict[str, tuple[tuple[str, ReadFrames], ...]] = {
-    # decord twice: what fails only in passing must not leave the video to another decoder.
+    # decord twice, so that a passing failure does not switch to another decoder.
     "decord": (("decord", read_with_decord), ("decord", read_with_decord), ("pyav", read_with_pyav)),
     "pyav": (("pyav", read_with_pyav),),
     "images": (("images", read_images),),
@@ -174,7 +174,7 @@ READERS: dict[str, tuple[tuple[str, ReadFrames], ...]] = {
 
 
 def serve(request: DecodeRequest, size: int, send: Callable[[object], None], on_progress: Progress) -> None:
-    """Answers one request. `Failed` is sent only of bytes that can be read and are those that were identified."""
+    """Answer one request. `Failed` is sent only if the bytes can be read and match the digest."""
     source = VideoBytes(request.path, request.digest, request.stamp, on_progress)
     try:
         with source.checked_path(check_first=request.is_repeated) as path:
@@ -194,26 +194,26 @@ def _decode(
     send: Callable[[object], None],
     on_progress: Progress,
 ) -> Finished | Failed:
-    """Sends the frames. Where decord fails, PyAV tries: at once, or in a new request if frames of decord's were sent."""
+    """Send the frames. Where decord fails, PyAV takes over: at once, or in a new request if decord's frames were sent."""
     try:
         video = probe(path, request.image_folder_fps, on_progress)
-    except Exception as error:  # whatever they raise at odd bytes
+    except Exception as error:  # of any kind, for malformed bytes
         source.blame(error)
-        is_ours = isinstance(error, DecodeError)
-        return Failed(str(error) if is_ours else f"unreadable: {_first_line(error, path, request.path.name)}")
+        is_decode_error = isinstance(error, DecodeError)
+        return Failed(str(error) if is_decode_error else f"unreadable: {_first_line(error, path, request.path.name)}")
     failures = {"decord": request.decord_failure} if request.decord_failure else {}
     for decoder, read in [reader for reader in READERS[video.decoder] if reader[0] not in failures]:
         failures.pop(decoder, None)
         has_started = False
         try:
-            if failures:  # where decord fails, a packet may not be a frame
+            if failures:  # where decord fails, packets may not correspond to frames
                 video = count_frames(path, video, on_progress)
             clips = tuple(sample_clip(clip, request.sampling, video.n_frames, video.fps) for clip in request.clips)
             note = "; ".join(filter(None, [video.note, *failures.values()]))
             held = request.held.get(decoder, ())
-            wanted = np.setdiff1d(union_of_frames(clips), held)
-            frames = read(path, video, wanted, size, on_progress, _last_seen(held, wanted))
-            for message in _messages(Started(replace(video, decoder=decoder, note=note), clips, wanted), frames):
+            missing = np.setdiff1d(union_of_frames(clips), held)
+            frames = read(path, video, missing, size, on_progress, _last_decoded(held, missing))
+            for message in _messages(Started(replace(video, decoder=decoder, note=note), clips, missing), frames):
                 send(message)
                 has_started = True
             return Finished()
@@ -229,13 +229,13 @@ def _decode(
     return Failed("corrupt: " + "; ".join(failures.values()))
 
 
-def _last_seen(held: Sequence[int], wanted: np.ndarray) -> int:
-    """The last frame that is held before the first one wanted, or -1: damage before it was looked for when it was decoded."""
-    return max((index for index in held if not len(wanted) or index < wanted[0]), default=-1)
+def _last_decoded(held: Sequence[int], missing: np.ndarray) -> int:
+    """Return the last held frame before the first missing one, or -1; the video was checked for damage up to it."""
+    return max((index for index in held if not len(missing) or index < missing[0]), default=-1)
 
 
 def _messages(started: Started, frames: Iterator[np.ndarray]) -> Iterator[object]:
-    """Yield `started`, once the first frames are there or if there are none, and the frames in chunks."""
+    """Yield `started`, after the first chunk was decoded, and the frames in chunks."""
     chunks = in_chunks(frames)
     chunk = next(chunks, None)
     yield started
@@ -245,13 +245,13 @@ def _messages(started: Started, frames: Iterator[np.ndarray]) -> Iterator[object
 
 
 def _first_line(error: Exception, path: Path, name: str) -> str:
-    """An error's message without what differs from run to run and machine to machine: times of day, source lines, folders."""
+    """Return an error's first line without what varies by run and machine: times, source lines, folders."""
     text = str(getattr(error, "strerror", None) or error).strip().split("\n")[0]
     return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text).replace(str(path), name)
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # returns when the parent's end of the pipe is gone, however it died
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent's end of the pipe closes, however the parent ends
     os._exit(0)
 
 
@@ -262,7 +262,7 @@ def main() -> None:
 
 
 def _serve_parent() -> None:
-    # Not at the end of a request but at once: a decoder that hangs would outlive its parent.
+    # In a thread, so that a decoder that hangs ends with its parent.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
@@ -279,7 +279,7 @@ def _serve_parent() -> None:
             sent_at = time.monotonic()
 
         def release() -> None:
-            assert isinstance(connection.recv(), ChunkRead)  # no request comes before this one's end was sent
+            assert isinstance(connection.recv(), ChunkRead)  # the next request comes only after `Finished`
             memory.release()
 
         def on_progress() -> None:

@@ -1,8 +1,8 @@
-"""Decodes videos in separate processes, ahead of the reader and in its order; a video that fails is a reason, never a substitute.
+"""Decoding of videos in separate processes, in order and ahead of the reader; a failed video has a reason, never a substitute.
 
 Decoders hang and crash on real data sets and cannot be stopped from within, so each runs in a process that can be killed. The
-workers are fresh interpreters rather than `multiprocessing` ones: a fork would hang decord, and a spawn would import the caller's
-main module, and with it all of torch, into every worker.
+processes are fresh interpreters instead of `multiprocessing` ones: decord hangs after a fork, and a spawn imports the caller's
+main module, and with it torch, into every process.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from pipeline.video.watchdog import Watchdog
 
 log = logging.getLogger("sevila")
 
-START_SECONDS = 60.0  # of computing, until a process has loaded its libraries
-KILL_SECONDS = 5.0  # that a killed process may take to end: one that waits for a dead server ends when it answers
-# How a process ends at its own fault. Others come from outside: memory or a disk that fails, a batch system, a person.
+START_SECONDS = 60.0  # timeout, in CPU seconds, until a process has loaded its libraries
+KILL_SECONDS = 5.0  # wait for a killed process; one that waits for a dead server ends only when that answers
+# Exit statuses that a decoder's bug causes. Other signals come from outside: a lack of memory, a batch system, a user.
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
 
 
 def installed_decoders() -> tuple[str, str]:
-    """Names of the decoders on this machine as identities use them: ("decord-0.6.0", "pyav-18.1.0")."""
+    """Return the installed decoders as identities name them: ("decord-0.6.0", "pyav-18.1.0")."""
     return f"decord-{_version('decord')}", f"pyav-{_version('av')}"
 
 
@@ -51,47 +51,47 @@ def _version(package: str) -> str:
         return "none"
 
 
-def check_decoders(wanted: Sequence[str]) -> None:
-    """Raises DecodeError unless exactly the decoders that an identity names are installed: others would give other pixels."""
+def check_decoders(configured: Sequence[str]) -> None:
+    """Raise DecodeError unless exactly the configured decoders are installed: other versions may give other pixels."""
     installed = installed_decoders()
-    if tuple(wanted) != installed:
+    if tuple(configured) != installed:
         raise DecodeError(
-            f"Decoders: installed are {', '.join(installed)}, the configuration asks for {', '.join(wanted) or 'none'}. "
+            f"Decoders: installed are {', '.join(installed)}, the configuration asks for {', '.join(configured) or 'none'}. "
             "Install those versions, or name the installed ones in the configuration (frames are then sampled again)."
         )
 
 
 @dataclass
 class DecodeResult:
-    """One video's frames, or the error that says why there are none: DecodeError for a bad file, ReadingError for a bad day.
+    """One video's frames, or the error why there are none: DecodeError for the file's fault, ReadingError for the machine's.
 
-    `frames` yields uint8 RGB [<= 64, size, size, 3] chunks of the frames `frame_indices`, in that order, once, and nothing more
-    when the next result has been asked for; each lies in memory that is written to again once the next one has been asked for.
-    Iterating raises such an error if decoding fails midway; all frames of the video are then to be dropped.
+    `frames` yields the frames `frame_indices` in this order, once, as uint8 RGB chunks [<= 64, size, size, 3]. A chunk is valid
+    until the next one is requested, the iterator until the next result is. Iterating raises one of these errors if decoding
+    fails midway; the caller must then drop all frames of the video.
     """
 
     request: DecodeRequest
-    size: int  # of its frames, in pixels
+    size: int  # height and width of frames, in pixels
     error: DecodeError | ReadingError | None = None
     probe: VideoProbe | None = None
-    clips: tuple[SampledClip, ...] = ()  # one for each of the request's, with its own frame indices
-    # Of all clips, each once, ascending, without those that the request says are held: int64 [N].
+    clips: tuple[SampledClip, ...] = ()  # one for each of the request's clips
+    # Union over all clips without the request's `held` frames: int64 [N], ascending.
     frame_indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     frames: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
 
     @property
     def reason(self) -> str:
-        """Why the video has no frames, as tables hold it; empty where it has."""
+        """Why the video has no frames, as stored in tables; empty if it has frames."""
         return str(self.error or "")
 
 
 def union_of_frames(clips: Sequence[SampledClip]) -> np.ndarray:
-    """The frames of these clips, each once, ascending: int64 [N]."""
+    """Return the distinct frames of these clips: int64 [N], ascending."""
     return np.unique(np.concatenate([np.empty(0, np.int64), *(clip.frame_indices for clip in clips)]))
 
 
 class _Worker:
-    """One decoder process, started when first needed and again after it was killed; at most one request at a time."""
+    """One decoder process, started on demand, also after it was killed; at most one request at a time."""
 
     def __init__(self, timeout_seconds: float, size: int) -> None:
         self.timeout_seconds = timeout_seconds
@@ -101,20 +101,20 @@ class _Worker:
         self.memory: ChunkMemory | None = None
         self.watchdog: Watchdog | None = None
         self.has_started = False
-        self.problem: OSError | None = None  # why not even a process could be started
-        self._is_closed, self._starting = False, Lock()
+        self.problem: OSError | None = None  # why no process could be started
+        self._is_closed, self._start_lock = False, Lock()
 
     def close(self) -> None:
-        """End the process for good, also where another thread is about to start it."""
-        with self._starting:
+        """End the process permanently, also if another thread is about to start it."""
+        with self._start_lock:
             self._is_closed = True
         self.kill()
 
     def assign(self, request: DecodeRequest) -> None:
-        for _ in range(2):  # an idle worker may have died unnoticed; a fresh one that dies too is reported by `receive`
+        for _ in range(2):  # an idle process may have died unnoticed; if a fresh one dies too, `receive` reports it
             try:
                 if self.connection is None:
-                    with self._starting:
+                    with self._start_lock:
                         if self._is_closed:
                             raise OSError(errno.ECANCELED, "the decoders are closed")
                         self._start()
@@ -132,7 +132,7 @@ class _Worker:
         self.connection, theirs = Pipe()
         memory = chunk_file(self.size)
         heartbeat_seconds = min(1.0, self.timeout_seconds / 4)
-        # By import, as part of what this module is part of: messages are pickled with the names of their classes' modules.
+        # By import, not as a script: messages are pickled with the names of their classes' modules.
         command = [sys.executable, "-P", "-c", f"from {__package__}.decode_worker import main; main()"]
         command += [str(theirs.fileno()), str(memory.fileno()), str(self.size), str(heartbeat_seconds)]
         import_path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)
@@ -140,15 +140,15 @@ class _Worker:
             self.memory = ChunkMemory(memory.fileno(), self.size)
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # never written to: it ends when we are gone, which the worker sees
+                stdin=subprocess.PIPE,  # never written to: the worker exits when it closes
                 pass_fds=[theirs.fileno(), memory.fileno()],
                 env={**os.environ, "PYTHONPATH": import_path},
-                process_group=0,  # Ctrl-C is for us; we end the workers
+                process_group=0,  # this process alone receives Ctrl-C and ends the workers
             )
         self.watchdog = Watchdog(self.process, START_SECONDS)
 
     def receive(self) -> Message:
-        """The next message of the frames. Raises DecodeError or ReadingError if there is none, the process killed if it died."""
+        """Return the next message about frames. Raises DecodeError or ReadingError if the video fails or the process dies."""
         while True:
             try:
                 if self.connection is None or self.watchdog is None:
@@ -169,7 +169,7 @@ class _Worker:
                 return message
 
     def _death(self) -> DecodeError | ReadingError:
-        status = self.kill(grace_seconds=1)  # to learn its own status
+        status = self.kill(grace_seconds=1)  # time to exit by itself, for its own status
         if status is None or not self.has_started:
             why = f": {self.problem.strerror}" if self.problem else ""
             return ReadingError(f"its decoder process does not start{why}")
@@ -185,7 +185,7 @@ class _Worker:
         return DecoderDeathError(f"crashed: the decoder process ended with status {status}")
 
     def kill(self, grace_seconds: float = 0.0) -> int | None:
-        """Ends the process if it does not end by itself in time; returns its exit status (negative: a signal's number)."""
+        """Kill the process unless it exits in time; return its exit status (negative: a signal), None if there was none."""
         if self.connection is not None:
             self.connection.close()
         if self.watchdog is not None:
@@ -199,7 +199,7 @@ class _Worker:
         try:
             return process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("decoder process %d does not end yet: it waits for a disk or a server", process.pid)
+            log.warning("decoder process %d has not ended yet; it waits for a disk or a server", process.pid)
             return -signal.SIGKILL
         finally:
             assert process.stdin is not None
@@ -207,11 +207,10 @@ class _Worker:
 
 
 class DecoderPool:
-    """`workers` decoder processes that give frames of `size` x `size` pixels (aspect ratio not kept, as the model was trained).
+    """`workers` decoder processes whose frames have `size` x `size` pixels (aspect ratio not kept, as the model was trained).
 
-    A process that computes for `timeout_seconds` without a sign of life, or neither computes nor answers for 5 times that, is
-    killed and replaced, as is one that dies; its video fails. Nothing is tried twice here (see attempts.py). Use as a context
-    manager: leaving it ends every process. They also end when this process is killed.
+    A process that computes for `timeout_seconds` without a message, is idle for 5 times that, or dies is replaced, and its video
+    fails without a retry (see attempts.py). Leaving the context manager ends every process, as does the end of this process.
     """
 
     def __init__(self, workers: int, timeout_seconds: float, size: int = 224) -> None:
@@ -225,15 +224,15 @@ class DecoderPool:
         self.close()
 
     def close(self) -> None:
-        """End the workers for good."""
+        """End the workers permanently."""
         for worker in self._workers:
             worker.close()
 
     def decode(self, requests: Iterable[DecodeRequest]) -> Iterator[DecodeResult]:
-        """One result for each request, in their order.
+        """Yield one result for each request, in order.
 
-        While one is read, the workers decode the next ones, each up to two chunks ahead; so memory grows neither with the
-        length of a video nor with that of the list, which is consumed lazily.
+        While one is read, the workers decode the next ones, each up to two chunks ahead. Requests are consumed lazily, so that
+        memory depends neither on their number nor on the lengths of videos.
         """
         pending = iter(requests)
         idle = deque(self._workers)
@@ -252,19 +251,19 @@ class DecoderPool:
             assign()
             while busy:
                 worker, request = busy[0]
-                result = _first_answer(worker, request, finished)
+                result = _first_result(worker, request, finished)
                 yield result
-                with suppress(DecodeError, ReadingError):  # of what the caller left unread
+                with suppress(DecodeError, ReadingError):  # skip what the caller has not read
                     for _ in result.frames:
                         pass
                 if busy and busy[0][1] is request:  # it failed
                     finished()
         finally:
-            for worker, _ in busy:  # abandoned midway: what these still send belongs to nobody
+            for worker, _ in busy:  # the caller has stopped early: discard what these still send
                 worker.kill()
 
 
-def _first_answer(worker: _Worker, request: DecodeRequest, finished: Callable[[], None]) -> DecodeResult:
+def _first_result(worker: _Worker, request: DecodeRequest, finished: Callable[[], None]) -> DecodeResult:
     try:
         message = worker.receive()
     except (DecodeError, ReadingError) as error:
@@ -275,7 +274,7 @@ def _first_answer(worker: _Worker, request: DecodeRequest, finished: Callable[[]
 
 
 def _chunks(worker: _Worker, finished: Callable[[], None]) -> Iterator[np.ndarray]:
-    """Yield the chunks, each when the next one is here; `finished` is called before the last one, as the process is idle then."""
+    """Yield the chunks, each when the next one has arrived; call `finished` before the last one, as the process is idle then."""
     assert worker.memory is not None and worker.connection is not None
     read = partial(_read, worker.memory, worker.connection)
     last: list[Chunk] = []

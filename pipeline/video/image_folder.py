@@ -1,4 +1,4 @@
-"""A folder of images as a video: in which order its pictures come, and whether they are whole."""
+"""Folders of images as videos: probing and decoding of the images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from pipeline.video.containers import best_video_stream, open_container
 from pipeline.video.frames import IMAGE_SUFFIXES, VideoProbe
 from pipeline.video.image_names import list_images, missing_numbers
 
-# The last bytes of a JPEG and of a PNG.
 END_MARKS = {".png": b"\0\0\0\0IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
 
 def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None]) -> VideoProbe:
-    """Examines a folder of images shown at `fps` frames a second. Raises DecodeError."""
+    """Probe a folder of images shown at `fps` frames a second. Raises DecodeError."""
     images = list_images(folder)
     if not images:
         raise DecodeError(f"no_video_stream: the folder holds no {', '.join(IMAGE_SUFFIXES)} files")
     if not fps:
         raise DecodeError("no_frame_rate: a folder of images has none of its own; give image_folder_fps")
-    for image in images:  # all of them: whether the video is whole does not depend on which frames are wanted
+    for image in images:  # all images, so that the outcome does not depend on which frames are sampled
         on_progress()
         if not _has_end_mark(image):
             try:
@@ -36,19 +35,19 @@ def probe_images(folder: Path, fps: float | None, on_progress: Callable[[], None
         width, height, codec = context.width, context.height, context.codec.canonical_name
     n_missing = missing_numbers([image.stem for image in images])
     notes = [f"{n_missing} numbers of the image sequence are missing"] if n_missing else []
-    notes += [f"{name} is no regular file and was left out" for name in _no_files(folder)]
+    notes += [f"{name} is no regular file and was left out" for name in _irregular_images(folder)]
     return VideoProbe(len(images), fps, len(images) / fps, width, height, codec, "images", "images", "; ".join(notes))
 
 
-def _no_files(folder: Path) -> list[str]:
+def _irregular_images(folder: Path) -> list[str]:
     entries = [entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(entry.name for entry in entries if not entry.is_file() and entry.name[0] != ".")
 
 
 def decode_image(path: Path) -> Any:
-    """The picture of an image file, PyAV's frame. Raises DecodeError, with the file's name, if the image is not whole."""
+    """Return the picture of an image file as PyAV's frame. Raises DecodeError, with the file's name, if it is incomplete."""
     try:
-        if path.suffix.lower() != ".png" and _is_half_written(path):
+        if path.suffix.lower() != ".png" and _is_truncated_jpeg(path):
             raise DecodeError("only half written, it has no end mark")
         with open_container(path) as container:
             stream = best_video_stream(container)
@@ -70,6 +69,6 @@ def _has_end_mark(path: Path) -> bool:
         return False
 
 
-def _is_half_written(jpeg: Path) -> bool:
-    content = jpeg.read_bytes()
+def _is_truncated_jpeg(path: Path) -> bool:
+    content = path.read_bytes()
     return content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[max(0, content.rfind(b"\xff\xda")) :]

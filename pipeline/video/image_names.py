@@ -1,4 +1,4 @@
-"""In which order a folder's images come by their names, where these leave no doubt about it."""
+"""The order of a folder's images by their names, where these are unambiguous."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ from pipeline.video.image_doubts import (
     WHOLE_DATE,
     are_unsure_dates,
     are_unsure_pairs,
-    have_begun_anew,
     have_half_days,
+    have_wrapped_around,
 )
 
 WHOLE = r"(\d+)"
-# A number with a point or comma and perhaps Python's exponent, not a part of 1.2.3; whole numbers beside it.
+# A decimal number with a point or comma and an optional exponent, not part of 1.2.3; or a whole number.
 POINT, COMMA = (
     rf"((?<!\d)(?<!\d{mark})\d+{mark}\d+(?:e[+-]\d\d\d?)?(?!{mark}?\d)|\d+e-\d\d\d?|\d+)" for mark in (r"\.", ",")
 )
 DATE_SEPARATOR = re.compile(r"[-_. ]?")
 LETTER_POINT = re.compile(r"(?<=\d)p(?=\d)")
 MINUS = re.compile(r"(?:^|[\s_=(])-\d|\u2212\d")
-FULL = {*FULL_COUNTERS, 99999, 9999999}  # after which a counter may begin anew
-COUNTED = 4  # a counter's numbers are at most so many times as high as their number
+FULL = {*FULL_COUNTERS, 99999, 9999999}  # values after which a counter may wrap around
+MAX_COUNTER_RATIO = 4  # a counter's largest value is at most this multiple of the number of its values
 
 AS_DIGITS = str.maketrans(ascii_lowercase, ("0123456789" + ascii_lowercase)[:26])  # of base 26
 
-Columns = list[tuple[str, ...]]  # the numbers that differ between the names, each with its text in every name
+Columns = list[tuple[str, ...]]  # one per number that differs between the names: its text in every name
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The folder's images in the order that their names say (2.jpg before 10.jpg). What is no regular file is left out.
+    """Return the folder's images in the order of their names (2.jpg before 10.jpg), without irregular and hidden files.
 
-    Raises DecodeError, with the names at fault, where the names can be read as several orders, or as none.
+    Raises DecodeError, with the names at fault, if the names allow several orders, or none.
     """
     with os.scandir(folder) as entries:  # as in the folder's digest
         images = (entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES))
-        every = sorted(Path(entry) for entry in images if _is_file(entry))
-    if either := next((file.name for file in every if re.match(r"\.\d", file.name)), ""):
+        files = sorted(Path(entry) for entry in images if _is_file(entry))
+    if doubtful := next((file.name for file in files if re.match(r"\.\d", file.name)), ""):
         raise DecodeError(
-            f"unreadable: is {either} a hidden file, or a frame? Remove it, or write a number before its point (0{either})"
+            f"unreadable: is {doubtful} a hidden file, or a frame? Remove it, or write a number before its point (0{doubtful})"
         )
-    shown = [file for file in every if file.name[0] != "."]
-    places, at_fault = order_of_names([image.stem for image in shown])
+    visible = [file for file in files if file.name[0] != "."]
+    order, at_fault = order_of_names([image.stem for image in visible])
     if at_fault:
-        names = ", ".join(shown[place].name for place in at_fault[:4])
+        names = ", ".join(visible[place].name for place in at_fault[:4])
         more = f" and {len(at_fault) - 4} more" if len(at_fault) > 4 else ""
         raise DecodeError(
             f"unreadable: no clear order in the images' names, see {names}{more}; number them 1, 2, 3, ..."
         )
-    return [shown[place] for place in places]
+    return [visible[place] for place in order]
 
 
 def order_problem(folder: Path) -> str:
-    """Return why the order of a folder's images is open; empty where it is clear.
+    """Return why the order of a folder's images is ambiguous; empty if it is clear.
 
-    Raises MissingSourceError where the folder cannot be read.
+    Raises MissingSourceError if the folder cannot be read.
     """
     try:
         list_images(folder)
@@ -78,65 +78,65 @@ def order_problem(folder: Path) -> str:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # of links that lead nowhere `Path` makes no error
+    except OSError:  # `Path` returns False for broken links
         return Path(entry).is_file()
 
 
 def order_of_names(names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Returns the places of the names in their order, and the places of those that leave the order open: one of both is empty.
+    """Return the indices of the names in order, and the indices of ambiguous names: one of the two lists is empty.
 
-    Numbers count from left to right, or letters that go on as in a, b, c or ay, az, ba. Only what differs between the names
-    counts. Whether 1.9 and 1.10 are decimals or counters is clear where only one of both can be, or both give the same order.
+    Numbers are compared from left to right, or letters that count as in a, b, c or ay, az, ba, where the names differ. Whether
+    1.9 and 1.10 are decimals or counters is clear if only one is possible, or both give the same order.
     """
     stems = [name.casefold() for name in names]
-    every = list(range(len(stems)))
+    places = list(range(len(stems)))
     if len(stems) < 2:
-        return every, []
+        return places, []
     if numbers := _counters(stems):
-        return sorted(every, key=numbers.__getitem__), []
-    if doubted := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
-        return [], doubted
+        return sorted(places, key=numbers.__getitem__), []
+    if negative := [place for place, stem in enumerate(stems) if MINUS.search(stem)]:
+        return [], negative
     if _are_lettered(stems):
-        return sorted(every, key=stems.__getitem__), []
+        return sorted(places, key=stems.__getitem__), []
     counted, decimals = _columns(stems, WHOLE), _decimals(stems)
     if _is_doubtful(stems, counted, decimals):
-        return [], every
+        return [], places
     by_count, by_value = _order(counted), _order(decimals)
-    is_dated = all(map(WHOLE_DATE.search, stems))  # the year comes first, and a time after its day
+    is_dated = all(map(WHOLE_DATE.search, stems))  # year first, and a time after its day
     if by_count and (is_dated or by_value in ([], by_count) or _gap(counted) == 0):
         return by_count, []
     if by_value and not _has_trailing_zeros(decimals) and (not by_count or _is_no_counter(decimals)):
         return by_value, []
-    disputed = {place for places in zip(by_count, by_value, strict=False) if len({*places}) > 1 for place in places}
-    return [], sorted(disputed) or _strangers(stems)
+    disputed = {place for pair in zip(by_count, by_value, strict=False) if len({*pair}) > 1 for place in pair}
+    return [], sorted(disputed) or _odd_names(stems)
 
 
 def _is_doubtful(stems: list[str], counted: Columns, decimals: Columns) -> bool:
-    """Whether the numbers may stand for something that counts in another order than they do."""
+    """Return whether the numbers may be dates, times or counters that run in another order than the numbers."""
     if are_unsure_dates(stems) or have_half_days(stems):
         return True
-    with_points = [LETTER_POINT.sub(".", stem) for stem in stems]  # 1.5 as programs write it that shun points in names
+    with_points = [LETTER_POINT.sub(".", stem) for stem in stems]  # 1p5 is 1.5 of programs that avoid points in names
     if with_points != stems and order_of_names(with_points)[0] != _order(counted):
         return True
     if all(map(WHOLE_DATE.search, stems)) and _order(counted):
         return False
-    if have_begun_anew(counted) or _have_later_counter(decimals):
+    if have_wrapped_around(counted) or _have_later_counter(decimals):
         return True
     are_times = bool(_fractions(decimals)) and _is_even(decimals)
     return DATE_SEPARATOR.fullmatch(_between_columns(stems)) is not None and are_unsure_pairs(counted) and not are_times
 
 
 def missing_numbers(names: Sequence[str]) -> int:
-    """Returns how many whole numbers are missing between names that differ in one whole number only; else 0."""
+    """Return how many whole numbers are missing between names that differ in a single whole number; else 0."""
     columns = _decimals([name.casefold() for name in names])
     return 0 if any(_value(text).denominator > 1 for column in columns for text in column) else max(0, _gap(columns))
 
 
 def _counters(stems: list[str]) -> list[int]:
-    """The whole number at each name's end, if the names differ in it alone and it can be nothing but a counter; else none.
+    """Return the whole number at each name's end if the names differ only in it and it must be a counter; else none.
 
-    So it is where none is left out, or where it has five or seven digits, as no date or time has. Millions of such names are
-    through in seconds.
+    It must be a counter if no value is missing, or if it has five or seven digits, unlike dates and times. This fast path takes
+    seconds for millions of names.
     """
     prefixes = {stem.rstrip("0123456789") for stem in stems}
     prefix = prefixes.pop()
@@ -145,13 +145,13 @@ def _counters(stems: list[str]) -> list[int]:
         return []
     numbers = [int(stem[len(prefix) :]) for stem in stems]
     last = max(numbers)
-    are_all = len(numbers) == last - min(numbers) + 1
-    are_clear = are_all or (widths in ({5}, {7}) and last not in FULL)
-    return numbers if are_clear and len(set(numbers)) == len(numbers) else []
+    is_complete = len(numbers) == last - min(numbers) + 1
+    is_counter = is_complete or (widths in ({5}, {7}) and last not in FULL)
+    return numbers if is_counter and len(set(numbers)) == len(numbers) else []
 
 
 def _are_lettered(stems: list[str]) -> bool:
-    """Whether the names count by letters, none left out: words (one, two; jan, feb; VI, VII) are in no order that is sure."""
+    """Return whether the names count by letters without gaps: the order of words (one, two; jan, feb; VI, VII) is unknown."""
     varying = [place for place, letters in enumerate(zip(*stems, strict=False)) if len(set(letters)) > 1]
     if len(set(map(len, stems))) > 1 or not varying:
         return False
@@ -163,12 +163,12 @@ def _are_lettered(stems: list[str]) -> bool:
 
 
 def _have_later_counter(columns: Columns) -> bool:
-    """Whether a number counts all the images, none left out, in another order than the numbers before it."""
+    """Return whether a number counts all images without gaps in another order than the numbers before it."""
     order = _order(columns)
     for column in columns[1:]:
         if not all(_value(text).denominator == 1 for text in column) or len(set(column)) < len(column):
             continue
-        # Of three seconds, say, it may be chance.
+        # A few values without gaps, such as three seconds, may be chance.
         begins = column is columns[-1] and min(map(_value, column)) <= 1
         if len(column) > (2 if begins else 3) and _gap([column]) == 0 and _order([column]) != order:
             return True
@@ -176,7 +176,7 @@ def _have_later_counter(columns: Columns) -> bool:
 
 
 def _columns(stems: list[str], pattern: str) -> Columns:
-    """Empty if the names differ in more than numbers."""
+    """Return the numbers that differ between the names; empty if the names differ in more than numbers."""
     parts = [re.split(pattern, stem) for stem in stems]
     if len({tuple(part[::2]) for part in parts}) > 1:
         return []
@@ -185,7 +185,7 @@ def _columns(stems: list[str], pattern: str) -> Columns:
 
 
 def _between_columns(stems: list[str]) -> str:
-    """What stands between the numbers in which the names differ, as in the first name: words there say what the numbers are."""
+    """Return the text between the first and the last differing number, in the first name: words there explain the numbers."""
     parts = [re.split(WHOLE, stem) for stem in stems]
     varying = [place for place, texts in enumerate(zip(*parts, strict=False)) if place % 2 and len(set(texts)) > 1]
     return "".join(parts[0][varying[0] + 1 : varying[-1]]) if varying else ""
@@ -200,13 +200,13 @@ def _value(text: str) -> Fraction | int:
 
 
 def _order(columns: Columns) -> list[int]:
-    """The places of the names in order of their numbers; empty if two of them have the same."""
+    """Return the indices of the names in the order of their numbers; empty if two names have the same numbers."""
     numbers = list(zip(*(map(_value, column) for column in columns), strict=True))
     return sorted(range(len(numbers)), key=numbers.__getitem__) if len(set(numbers)) == len(numbers) else []
 
 
 def _gap(columns: Columns) -> int:
-    """How many numbers are missing in the only column; -1 if there is another one."""
+    """Return how many numbers are missing in a single column; -1 if there are several columns or none."""
     if len(columns) != 1:
         return -1
     numbers = {int(_value(text)) for text in columns[0]}
@@ -214,24 +214,22 @@ def _gap(columns: Columns) -> int:
 
 
 def _fractions(decimals: Columns) -> list[tuple[str, str]]:
-    """Whole part and digits behind the point of every number that has a point, as written."""
+    """Return the whole part and the digits after the point of every number that has a point, as written."""
     matches = (re.match(r"(\d+)[.,](\d+)", text) for column in decimals for text in column)
     return [(match[1], match[2]) for match in matches if match]
 
 
 def _has_trailing_zeros(decimals: Columns) -> bool:
-    """Whether decimals of unequal length end in zeros, as no program writes them: then they are rather counters."""
-    for column in decimals:
-        digits = [
-            behind[1] if (behind := re.search(r"[.,](\d+)", text)) else "" for text in column
-        ]  # 999 beside 1.000 too
-        if len(set(map(len, digits))) > 1 and any(len(each) > 1 and each[-1] == "0" for each in digits):
+    """Return whether decimals of unequal length end in zeros, as no program writes them: they are probably counters."""
+    for column in decimals:  # including whole numbers: 999 beside 1.000
+        digits = [match[1] if (match := re.search(r"[.,](\d+)", text)) else "" for text in column]
+        if len(set(map(len, digits))) > 1 and any(len(fraction) > 1 and fraction[-1] == "0" for fraction in digits):
             return True
     return False
 
 
 def _is_no_counter(decimals: Columns) -> bool:
-    """Whether they are in even steps as times are, or what stands behind the points looks like nothing that was counted."""
+    """Return whether the numbers have even steps, as times do, or the digits after the points cannot be counters."""
     fractions = _fractions(decimals)
     if any(len(digits) > 1 and digits[0] == "0" for _, digits in fractions) or _is_even(decimals):
         return True
@@ -240,23 +238,23 @@ def _is_no_counter(decimals: Columns) -> bool:
         counts[whole].append(int(digits))
     steps = [after - before for group in counts.values() for before, after in pairwise(sorted(group))]
     has_stride = len(steps) > 1 and len(set(steps)) == 1
-    return not has_stride and max(map(max, counts.values())) > COUNTED * max(map(len, counts.values()))
+    return not has_stride and max(map(max, counts.values())) > MAX_COUNTER_RATIO * max(map(len, counts.values()))
 
 
 def _is_even(columns: Columns) -> bool:
-    """Whether the names differ in one number, in equal steps."""
+    """Return whether the names differ in one number, in equal steps."""
     steps = [after - before for before, after in pairwise(sorted(map(_value, columns[0])))]
     return len(columns) == 1 and len(steps) > 1 and max(steps) - min(steps) < min(steps) / 100
 
 
-def _strangers(stems: list[str]) -> list[int]:
-    """The places of names of another form than most have, or with the same number as another one, or of all."""
+def _odd_names(stems: list[str]) -> list[int]:
+    """Return the indices of names whose form is not the most common one; else of names with equal numbers; else of all."""
     forms = [tuple(re.split(POINT, stem)[::2]) for stem in stems]
     ((common, n_common),) = Counter(forms).most_common(1)
     if n_common == 1:
         return list(range(len(stems)))
-    if strangers := [place for place, form in enumerate(forms) if form != common]:
-        return strangers
+    if odd := [place for place, form in enumerate(forms) if form != common]:
+        return odd
     keys = list(zip(*(map(_value, column) for column in _columns(stems, POINT)), strict=True)) or stems
     counts = Counter(keys)
     return [place for place, key in enumerate(keys) if counts[key] > 1] or list(range(len(stems)))

@@ -1,4 +1,4 @@
-"""Frames out of a video's file in its own shape: as images, or as short videos that hold just these."""
+"""Extraction of frames from a video in its own shape: as images, or as a short video of these frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -25,25 +25,25 @@ from pipeline.video.pictures import accept_unknown_side_data, nothing, orientati
 from pipeline.video.scaler import Scaler
 from pipeline.video.video_bytes import VideoBytes
 
-# Close to the original: 8 bits, half the resolution of colour. In videos each picture stands for itself: no seek misses one.
-JPEG = {
-    "format": "image2",
-    "codec": "mjpeg",
-    "pixels": "yuvj420p",
-    "range": "JPEG",
-    "options": {"qmin": "2", "qmax": "2"},
-}
-PNG = {"format": "image2", "codec": "png", "pixels": "rgb24", "range": "JPEG", "options": {"compression_level": "1"}}
-STILLS = {".jpg": JPEG, ".png": PNG}
-H264 = {
-    "format": "mp4",
-    "codec": "libx264",
-    "pixels": "yuv420p",
-    "range": "MPEG",
-    "options": {"crf": "12", "g": "1", "bf": "0", "preset": "fast"},
-}
 
-Put = Callable[[Any], None]  # takes a picture
+class OutputFormat(NamedTuple):
+    """FFmpeg's settings of a kind of output file."""
+
+    format: str
+    codec: str
+    pixel_format: str
+    color_range: str
+    options: dict[str, str]
+
+
+# Close to the original: 8 bits, half the resolution of colour. All pictures of videos are keyframes, for exact seeks.
+STILLS = {
+    ".jpg": OutputFormat("image2", "mjpeg", "yuvj420p", "JPEG", {"qmin": "2", "qmax": "2"}),
+    ".png": OutputFormat("image2", "png", "rgb24", "JPEG", {"compression_level": "1"}),
+}
+H264 = OutputFormat("mp4", "libx264", "yuv420p", "MPEG", {"crf": "12", "g": "1", "bf": "0", "preset": "fast"})
+
+Put = Callable[[Any], None]  # writes a picture
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class WantedFile:
 
 @dataclass(frozen=True)
 class WantedFiles:
-    """The files to write of one video, which is read once.
+    """The files to write from one video, which is read once.
 
-    `digest` and `stamp` are those of its identification; `height` of what is written, in pixels, None for the video's own.
+    `digest` and `stamp` come from its identification; `height` is that of the output in pixels, None for the video's own.
     """
 
     path: Path
@@ -69,12 +69,12 @@ class WantedFiles:
 
 
 def write_files(wanted: WantedFiles) -> str:
-    """Write the files of one video and return why there are none; empty if all is well. For a process of its own.
+    """Write the files from one video and return an error message, or "". To be run in a process of its own.
 
-    Pictures are upright, in the shape that players show, their sides rounded to even numbers of pixels.
+    Pictures are upright, in the display aspect ratio, with sides rounded to even numbers of pixels.
 
     Raises:
-        OSError: the disk is full, say.
+        OSError: a file cannot be written, for example because the disk is full.
     """
     try:
         return write_decodable(wanted)
@@ -83,21 +83,21 @@ def write_files(wanted: WantedFiles) -> str:
 
 
 def write_decodable(wanted: WantedFiles) -> str:
-    """Do as `write_files`, but raise `ReadingError` for what is no fault of the video's bytes: the same may succeed later."""
+    """Do as `write_files`, but raise `ReadingError` for a failure of the machine, which may not recur."""
     accept_unknown_side_data()
     source = VideoBytes(wanted.path, wanted.digest, wanted.stamp, nothing)
     try:
         with ExitStack() as files:
-            takers: dict[int, list[Put]] = defaultdict(list)
+            writers: dict[int, list[Put]] = defaultdict(list)  # by frame index
             for file in wanted.files:
                 put = files.enter_context(_still(file.path) if file.path.suffix in STILLS else _clip(file.path))
                 for index in file.frames:
-                    takers[index].append(put)
+                    writers[index].append(put)
             with source.checked_path(check_first=False) as path:
                 scale = Scaler(partial(upright_sides, pixel_shape(path), wanted.height))
-                for index, picture in _pictures(path, sorted(takers)):
+                for index, picture in _pictures(path, sorted(writers)):
                     scaled = scale(picture)
-                    for put in takers[index]:
+                    for put in writers[index]:
                         put(scaled)
     except _WritingError as error:
         raise error.cause from error
@@ -109,7 +109,7 @@ def write_decodable(wanted: WantedFiles) -> str:
 def in_processes(
     write: Callable[[WantedFiles], str], wanted: Iterable[WantedFiles], processes: int
 ) -> Generator[str, None, None]:
-    """Yield what `write` returns of each video, in their order, from processes that are but a few videos ahead.
+    """Yield the results of `write` for each video, in order, from processes that run a few videos ahead.
 
     Raises:
         MachineError: a process died.
@@ -117,20 +117,20 @@ def in_processes(
     ahead: deque[Future[str]] = deque()
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         try:
-            for each in wanted:
-                ahead.append(pool.submit(write, each))
+            for video in wanted:
+                ahead.append(pool.submit(write, video))
                 if len(ahead) > processes:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         except BrokenProcessPool as error:
-            raise MachineError("a process that reads videos was killed; run again: what is written stays") from error
+            raise MachineError("a process that reads videos was killed; run again: written files stay") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 class _WritingError(Exception):
-    """A file cannot be written, which is no fault of the video's."""
+    """An output file cannot be written."""
 
     def __init__(self, error: OSError | av.FFmpegError, path: Path) -> None:
         super().__init__(str(error))
@@ -142,20 +142,17 @@ def _pictures(path: Path, indices: list[int]) -> Iterator[tuple[int, Any]]:
         images = list_images(path)
         yield from ((index, decode_image(images[index])) for index in indices)
         return
-    wanted = iter(indices)
-    index = next(wanted)
+    remaining = deque(indices)
     for number, picture in enumerate(pictures(path)):
-        if number == index:
-            yield index, picture
-            following = next(wanted, None)
-            if following is None:
+        if number == remaining[0]:
+            yield remaining.popleft(), picture
+            if not remaining:
                 return
-            index = following
-    raise DecodeError(f"frame {index} was wanted, and the video ends before it")
+    raise DecodeError(f"frame {remaining[0]} was wanted, and the video ends before it")
 
 
 def pixel_shape(path: Path) -> Fraction:
-    """Return the width of a video's pixels by their height."""
+    """Return the pixel aspect ratio (width / height) of a video."""
     if path.is_dir():
         return Fraction(1)
     with open_container(path) as container:
@@ -163,18 +160,18 @@ def pixel_shape(path: Path) -> Fraction:
 
 
 def upright_sides(pixel_shape: Fraction, height: int | None, picture: Any) -> tuple[int, int]:
-    """Return width and height of what a picture becomes, upright and with square pixels."""
+    """Return the even width and height of a picture when it is upright and its pixels are square."""
     sides = [pixel_shape * picture.width, Fraction(picture.height)]
     if orientation(picture)[1]:  # turned by a quarter
         sides.reverse()
     factor = Fraction(height) / sides[1] if height else 1
-    wide, high = (max(2, 2 * round(side * factor / 2)) for side in sides)
-    return wide, high
+    upright_width, upright_height = (max(2, 2 * round(side * factor / 2)) for side in sides)
+    return upright_width, upright_height
 
 
 @contextmanager
 def _still(path: Path) -> Iterator[Put]:
-    """Yield what takes the picture of a file, which is closed at once and appears at the block's end."""
+    """Yield a function that writes the picture of an image file; the file appears when the block ends."""
     with published(path) as part:
 
         def put(picture: Any) -> None:
@@ -186,20 +183,20 @@ def _still(path: Path) -> Iterator[Put]:
 
 @contextmanager
 def _clip(path: Path) -> Iterator[Put]:
-    """Yield what takes the pictures of a video, which appears when all are in it."""
+    """Yield a function that appends pictures to a video; the file appears when the block ends."""
     with published(path) as part, _encoded(part, path, H264) as put:
         yield put
 
 
 @contextmanager
-def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
-    """Yield what encodes pictures into `part`, which is to be `path`."""
+def _encoded(part: Path, path: Path, output: OutputFormat) -> Iterator[Put]:
+    """Yield a function that encodes pictures into `part`, the temporary file of `path`."""
     with _writing(path):
-        container = av.open(str(part), "w", format=kind["format"])
+        container = av.open(str(part), "w", format=output.format)
     try:
-        stream: Any = container.add_stream(kind["codec"], rate=1, options=kind["options"])
-        stream.pix_fmt = kind["pixels"]
-        stream.codec_context.thread_count = 1  # as many videos at once as there are cores
+        stream: Any = container.add_stream(output.codec, rate=1, options=output.options)
+        stream.pix_fmt = output.pixel_format
+        stream.codec_context.thread_count = 1  # videos are written in parallel
         count = 0
 
         def put(picture: Any) -> None:
@@ -207,7 +204,9 @@ def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
             if not count:
                 stream.width, stream.height = picture.width, picture.height
             picture = picture.reformat(
-                stream.width, stream.height, kind["pixels"], src_color_range="JPEG", dst_color_range=kind["range"]
+                *(stream.width, stream.height, output.pixel_format),
+                src_color_range="JPEG",
+                dst_color_range=output.color_range,
             )
             picture.pts, picture.time_base = count, Fraction(1)
             with _writing(path):
@@ -219,7 +218,7 @@ def _encoded(part: Path, path: Path, kind: dict[str, Any]) -> Iterator[Put]:
             container.mux(stream.encode(None))
             container.close()
     finally:
-        # It cannot be closed after an error of writing, which is the one to report.
+        # Closing fails after a write error, which is the one to report.
         with suppress(OSError, av.FFmpegError):
             container.close()
 

@@ -1,4 +1,4 @@
-"""Decoding several videos side by side: each decoder process has a thread that writes its frames; no video holds another."""
+"""Parallel decoding of videos: each decoder process has a thread that writes its frames, so that no video blocks another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Outcome = TypeVar("Outcome")
 
 
 class KeyedRequest(NamedTuple):
-    """A request, and what the caller calls it."""
+    """A request with the caller's key."""
 
     key: str
     request: DecodeRequest
@@ -28,30 +28,31 @@ def decode_side_by_side(
     requests: Iterator[KeyedRequest],
     write: Callable[[str, DecodeResult], Outcome],
 ) -> Iterator[Outcome]:
-    """Yield what `write` returns for each request, in the order in which they are finished.
+    """Yield the outcome of `write` for each request, in the order in which they finish.
 
     Args:
-        processes: how many decode; `timeout_seconds` and `size` as for `DecoderPool`.
-        requests: advanced by the caller's thread alone, when a decoder wants the next one.
-        write: is called with a request's key and its result, in the thread of its decoder, and reads the frames.
+        processes: number of decoder processes.
+        timeout_seconds, size: as for `DecoderPool`.
+        requests: advanced in the caller's thread only, when a decoder is free.
+        write: called with a request's key and its result in the decoder's thread; reads the frames.
 
     Raises:
-        Exception: what `write` or `requests` raise; nothing else is decoded then.
+        Exception: any error of `write` or `requests`; decoding stops.
     """
     events: SimpleQueue[_Lane[Outcome] | _LaneOutcome[Outcome]] = SimpleQueue()
     lanes = [_Lane(DecoderPool(1, timeout_seconds, size), write, events) for _ in range(processes)]
-    n_at_work = len(lanes)
+    n_running = len(lanes)
     try:
         for lane in lanes:
             lane.start()
-        while n_at_work:
+        while n_running:
             event = events.get()
             if isinstance(event, _Lane):
-                event.answers.put(next(requests, None))
+                event.requests.put(next(requests, None))
                 continue
             if event.error is not None:
                 raise event.error
-            n_at_work -= event.is_last
+            n_running -= event.is_last
             yield from event.outcomes
     finally:
         for lane in lanes:
@@ -59,7 +60,7 @@ def decode_side_by_side(
 
 
 class _LaneOutcome(NamedTuple, Generic[Outcome]):
-    """What one video came to; or the end of a lane."""
+    """The outcome of one video, or the end of a lane."""
 
     outcomes: tuple[Outcome, ...] = ()
     error: BaseException | None = None
@@ -67,12 +68,12 @@ class _LaneOutcome(NamedTuple, Generic[Outcome]):
 
 
 class _Lane(Generic[Outcome]):
-    """A decoder process, and the thread that reads and writes what it decodes."""
+    """A decoder process and the thread that writes its frames."""
 
     def __init__(
         self, decoders: DecoderPool, write: Callable[[str, DecodeResult], Outcome], events: SimpleQueue[Any]
     ) -> None:
-        self.answers: SimpleQueue[KeyedRequest | None] = SimpleQueue()
+        self.requests: SimpleQueue[KeyedRequest | None] = SimpleQueue()
         self._decoders, self._write, self._events = decoders, write, events
         self._keys: deque[str] = deque()
         self._thread = Thread(target=copy_context().run, args=(self._work,), daemon=True)
@@ -81,8 +82,8 @@ class _Lane(Generic[Outcome]):
         self._thread.start()
 
     def stop(self) -> None:
-        """End the process, and wait for the thread, which then has no more than a failed video to write."""
-        self.answers.put(None)
+        """End the process and wait for the thread."""
+        self.requests.put(None)
         self._decoders.close()
         if self._thread.ident is not None:
             self._thread.join()
@@ -90,11 +91,11 @@ class _Lane(Generic[Outcome]):
     def _requests(self) -> Iterator[DecodeRequest]:
         while True:
             self._events.put(self)
-            answer = self.answers.get()
-            if answer is None:
+            keyed = self.requests.get()
+            if keyed is None:
                 return
-            self._keys.append(answer.key)
-            yield answer.request
+            self._keys.append(keyed.key)
+            yield keyed.request
 
     def _work(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Promises in the boxes of an mp4 (ISO/IEC 14496-12), of which FFmpeg says nothing: all of its fragments, so many frames."""
+"""Numbers of frames and fragments that the boxes of an mp4 (ISO/IEC 14496-12) promise, which FFmpeg does not check."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,11 +26,11 @@ class _Fragment:
 
 @dataclass
 class _Track:
-    """One track's fragments and what the file promises of them, in ticks of the track unless said otherwise."""
+    """One track's fragments and the promised ones."""
 
     id: int
     ticks_a_second: int = 0
-    default_ticks: int = 0
+    default_ticks: int = 0  # duration of a frame
     fragments: list[_Fragment] = field(default_factory=list)
     promised_seconds: list[tuple[float, float]] = field(default_factory=list)  # start and end of each segment index
     n_promised: int = 0  # fragments in the table of random access points
@@ -37,23 +38,23 @@ class _Track:
 
 
 def lost_fragments(path: Path, track_id: int) -> str:
-    """Why the fragments of a track are not all there, or "" if they are, or if the file is no fragmented mp4."""
+    """Return why fragments of a track are missing; "" if none is, or if the file is no fragmented mp4."""
     track = _Track(track_id)
     try:
         with path.open("rb") as file:
             for kind, content in _top_level(file, track):
                 _read(track, kind, content)
     except (struct.error, IndexError, ValueError):
-        return ""  # not as the standard has it; FFmpeg may still read it
+        return ""  # not standard, but FFmpeg may still read it
     if not track.fragments or not track.ticks_a_second:
         return ""
     if track.is_cut:
         return "the file ends inside a fragment"
-    return _hole(track) or _promise_broken(track)
+    return _gap(track) or _shortfall(track)
 
 
 def promised_frames(path: Path) -> int:
-    """The most frames that the table of a video track promises; 0 if there is no such table, or the file is no mp4."""
+    """Return the largest frame count in the sample tables of video tracks; 0 if there is none, or the file is no mp4."""
     most = 0
     with suppress(struct.error, IndexError), path.open("rb") as file:
         for kind, moov in _top_level(file, _Track(0)):
@@ -64,20 +65,20 @@ def promised_frames(path: Path) -> int:
     return most
 
 
-def _hole(track: _Track) -> str:
-    for one, next_one in zip(track.fragments, track.fragments[1:], strict=False):
-        if next_one.number <= one.number + 1:
+def _gap(track: _Track) -> str:
+    for before, after in pairwise(track.fragments):
+        if after.number <= before.number + 1:
             continue
         if (
-            one.start is None
-            or next_one.start is None
-            or next_one.start > one.start + one.ticks + _frame_ticks(track) / 2
+            before.start is None
+            or after.start is None
+            or after.start > before.start + before.ticks + _frame_ticks(track) / 2
         ):
-            return f"fragment {next_one.number} follows on {one.number}"
+            return f"fragment {after.number} follows on {before.number}"
     return ""
 
 
-def _promise_broken(track: _Track) -> str:
+def _shortfall(track: _Track) -> str:
     if len(track.fragments) < track.n_promised:
         return f"the index names {track.n_promised} fragments, the file holds {len(track.fragments)}"
     if not track.promised_seconds:
@@ -90,40 +91,40 @@ def _promise_broken(track: _Track) -> str:
 
 
 def _frame_ticks(track: _Track) -> float:
-    return sum(each.ticks for each in track.fragments) / max(1, sum(each.n_frames for each in track.fragments))
+    return sum(part.ticks for part in track.fragments) / max(1, sum(part.n_frames for part in track.fragments))
 
 
 def _top_level(file: BinaryIO, track: _Track) -> Iterator[Box]:
-    """The boxes that say something of fragments; the pictures themselves are skipped."""
-    size, place = os.fstat(file.fileno()).st_size, 0
-    while place + 8 <= size:
-        file.seek(place)
+    """Yield the header and index boxes; skip the media data."""
+    size, offset = os.fstat(file.fileno()).st_size, 0
+    while offset + 8 <= size:
+        file.seek(offset)
         length, kind = struct.unpack(">I4s", file.read(8))
         header = 8
         if length == 1:
             (length,), header = struct.unpack(">Q", file.read(8)), 16
-        length = length or size - place
+        length = length or size - offset
         if length < header:
             return
-        if place + length > size and kind in (b"moof", b"mdat"):
+        if offset + length > size and kind in (b"moof", b"mdat"):
             track.is_cut = True
         if kind in (b"moov", b"moof", b"sidx", b"mfra"):
-            yield kind, file.read(min(length, size - place) - header)
-        place += length
+            yield kind, file.read(min(length, size - offset) - header)
+        offset += length
 
 
 def _boxes(content: bytes) -> Iterator[Box]:
-    place = 0
-    while place + 8 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, place)
+    offset = 0
+    while offset + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, offset)
         if length < 8:
             return
-        yield kind, content[place + 8 : place + length]
-        place += length
+        yield kind, content[offset + 8 : offset + length]
+        offset += length
 
 
 def _inside(content: bytes, *kinds: bytes) -> bytes:
-    """The content of the first box at a path of types. Raises IndexError."""
+    """Return the content of the first box at a path of types. Raises IndexError."""
     for kind in kinds:
         content = [inner for name, inner in _boxes(content) if name == kind][0]  # noqa: RUF015
     return content
@@ -159,10 +160,10 @@ def _read_header(track: _Track, moov: bytes) -> None:
 
 def _read_index(track: _Track, sidx: bytes) -> None:
     reference, ticks_a_second = struct.unpack_from(">II", sidx, 4)
-    (start, _), place = struct.unpack_from(">QQ" if sidx[0] else ">II", sidx, 12), 28 if sidx[0] else 20
-    (count,) = struct.unpack_from(">H", sidx, place + 2)
+    (start, _), offset = struct.unpack_from(">QQ" if sidx[0] else ">II", sidx, 12), 28 if sidx[0] else 20
+    (count,) = struct.unpack_from(">H", sidx, offset + 2)
     if reference == track.id and ticks_a_second:
-        ticks = sum(struct.unpack_from(">I", sidx, place + 8 + 12 * n)[0] for n in range(count))
+        ticks = sum(struct.unpack_from(">I", sidx, offset + 8 + 12 * n)[0] for n in range(count))
         track.promised_seconds.append((start / ticks_a_second, (start + ticks) / ticks_a_second))
 
 
@@ -176,9 +177,9 @@ def _n_access_fragments(tfra: bytes) -> int:
 def _fragment(track: _Track, number: int, traf: bytes) -> _Fragment:
     tfhd = _inside(traf, b"tfhd")
     flags = int.from_bytes(tfhd[1:4], "big")
-    each = track.default_ticks
+    frame_ticks = track.default_ticks
     if flags & 0x8:
-        (each,) = struct.unpack_from(">I", tfhd, 8 + 8 * bool(flags & 0x1) + 4 * bool(flags & 0x2))
+        (frame_ticks,) = struct.unpack_from(">I", tfhd, 8 + 8 * bool(flags & 0x1) + 4 * bool(flags & 0x2))
     fragment = _Fragment(number, None, 0, 0)
     for kind, content in _boxes(traf):
         if kind == b"tfdt":
@@ -186,12 +187,12 @@ def _fragment(track: _Track, number: int, traf: bytes) -> _Fragment:
         if kind == b"trun":
             flags, count = int.from_bytes(content[1:4], "big"), struct.unpack_from(">I", content, 4)[0]
             fragment.n_frames += count
-            fragment.ticks += _run_ticks(content, flags, count) if flags & 0x100 else count * each
+            fragment.ticks += _run_ticks(content, flags, count) if flags & 0x100 else count * frame_ticks
     return fragment
 
 
 def _run_ticks(trun: bytes, flags: int, count: int) -> int:
-    """The sum of the durations written for each frame of a run."""
+    """Return the sum of the frames' durations of a run."""
     start = 8 + 4 * bool(flags & 0x1) + 4 * bool(flags & 0x4)
     columns = sum(bool(flags & flag) for flag in (0x100, 0x200, 0x400, 0x800))
     table = np.frombuffer(trun, ">u4", count * columns, start)  # the duration is the first column

@@ -1,4 +1,4 @@
-"""The pictures that a video file really gives, decoded from its beginning with PyAV."""
+"""Decoding of a file's pictures from its beginning with PyAV, and detection of damage."""
 
 from __future__ import annotations
 
@@ -15,53 +15,55 @@ from av.sidedata.sidedata import Type
 from cache.errors import DecodeError
 from pipeline.video.containers import best_video_stream, open_container
 
-# Decoders patch a damaged picture with its neighbours, containers skip damaged bytes, and say so only in their logs, as errors.
-# These errors come with whole files too: of pictures cut off, of data that are no picture, of a few bits of padding.
+# Decoders conceal damaged pictures and demuxers skip damaged bytes; only their logs report it, as errors.
+# These errors also occur with undamaged files: about pictures cut off, data other than pictures, a few bits of padding.
 HARMLESS = re.compile(
     r"mmco: unref short failure|number of reference frames|co located POCs unavailable|first frame is no keyframe"
     r"|SEI type|missing picture in access unit|unable to decode APP fields|Unknown Metadata OBU"
     r"|discarding \d\d? junk bits"
 )
-LOST_PICTURE = re.compile(r"Skipping NALU|Skipping invalid undecodable NALU")  # HEVC's decoder only warns of it
-# Looks for checksums, which few files have; and, where nothing marks the end of a picture, for bits that are left over.
+LOST_PICTURE = re.compile(r"Skipping NALU|Skipping invalid undecodable NALU")  # only a warning of HEVC's decoder
+# Check the checksums, which few files have; for codecs without an end mark of pictures, also for surplus bits.
 CHECKS = {"err_detect": "crccheck"}
 CHECKS_OF = {
     codec: {"err_detect": "crccheck+buffer"} for codec in ("wmv1", "wmv2", *(f"msmpeg4v{n}" for n in (1, 2, 3)))
 }
 LOG_LINE = re.compile(r"^\[[^\]]+ @ 0x[0-9a-f]+\] (.*)$", re.MULTILINE)
-# These decoders draw on grey what comes before the first keyframe; the others hold it back.
+# These decoders draw pictures before the first keyframe on grey; the others do not return them.
 STARTS_ON_GREY = ("mpeg4", "h263", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "flv1")
 UPRIGHT = (1, 0, 0, 1)
 
 
 def nothing() -> None:
-    """Does nothing: for those who do not ask how far a file is read."""
+    """Ignore progress."""
 
 
 def accept_unknown_side_data() -> None:
-    """Changes PyAV in this process: a kind of side data that it does not know (EXIF) would hide all that a frame has."""
+    """Patch PyAV in this process, in which a frame's side data of an unknown type (EXIF) would hide all side data."""
     Type._missing_ = classmethod(lambda cls, value: cls.PANSCAN)  # type: ignore[method-assign,assignment]
 
 
 def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[Any]:
-    """Yields the frames of a file in the order of display, as many as FFmpeg gives, without ever seeking.
+    """Yield the frames of a file in display order, as many as FFmpeg decodes, without seeking.
 
-    What cannot be decoded before the first keyframe is left out, as players do. Raises DecodeError or av.FFmpegError for damage
-    after it, when the damaged place is reached.
+    Frames before the first keyframe that cannot be decoded are left out, as players do. Raises DecodeError or av.FFmpegError for
+    damage after it, when it is reached.
     """
     with pyav_log() as log, open_container(path) as container:
         stream = best_video_stream(container)
         decoder = stream.codec_context
-        decoder.thread_count = 1  # the pool's workers are the parallelism
+        decoder.thread_count = 1  # the processes of the pool run in parallel
         decoder.options = CHECKS_OF.get(decoder.codec.canonical_name, CHECKS)
         has_begun, has_picture = False, decoder.codec.canonical_name not in STARTS_ON_GREY
         sources, begin = (decoder.codec.name, container.format.name), None
-        log.clear()  # the headers are read: what is missed in them shows in the pictures
+        log.clear()  # errors in the headers that matter show in the pictures
         for packet in container.demux(stream):
             if packet.is_keyframe and begin is None:
                 begin = packet.pts
             has_begun = has_begun or packet.is_keyframe
-            has_picture = has_picture or (packet.is_keyframe and packet.is_discard)  # drawn, and hidden by an edit list
+            has_picture = has_picture or (
+                packet.is_keyframe and packet.is_discard
+            )  # decoded, but hidden by an edit list
             on_progress()
             try:
                 frames = packet.decode()
@@ -81,8 +83,8 @@ def pictures(path: Path, on_progress: Callable[[], None] = nothing) -> Iterator[
                     yield frame
 
 
-def refuse_damaged_vp9(path: Path, on_progress: Callable[[], None] = nothing) -> None:
-    """Raises DecodeError if libvpx finds damage after the first keyframe: FFmpeg's own decoder of VP9 sees hardly any."""
+def refuse_damaged_vp9(path: Path, on_progress: Callable[[], None]) -> None:
+    """Raise DecodeError if libvpx detects damage after the first keyframe; FFmpeg's own VP9 decoder detects hardly any."""
     decoder: Any = av.CodecContext.create("libvpx-vp9", "r")
     decoder.thread_count = 1
     with open_container(path) as container:
@@ -98,18 +100,18 @@ def refuse_damaged_vp9(path: Path, on_progress: Callable[[], None] = nothing) ->
 
 
 def first_orientation(path: Path) -> tuple[int, int, int, int]:
-    """The orientation of the first picture; upright if there is none."""
+    """Return the orientation of the first picture; upright if there is none."""
     try:
         frame = next(pictures(path), None)
     except (av.FFmpegError, DecodeError):
-        return UPRIGHT  # its reader will say what is wrong with it
+        return UPRIGHT  # decoding the video reports the error
     return UPRIGHT if frame is None else orientation(frame)
 
 
 def orientation(frame: Any) -> tuple[int, int, int, int]:
-    """Signs (a, b, c, d) of the display matrix: a picture's point (x, y) is shown at (a x + c y, b x + d y).
+    """Return the signs (a, b, c, d) of the display matrix: a picture's point (x, y) is shown at (a x + c y, b x + d y).
 
-    One of the two diagonals is zero: a picture is turned by quarters and mirrored, not slanted.
+    One of the two diagonals is zero: pictures are turned by quarters and mirrored only.
     """
     if "DISPLAYMATRIX" not in frame.side_data:
         return UPRIGHT
@@ -126,10 +128,10 @@ def _sign(number: int) -> int:
 
 @contextmanager
 def pyav_log() -> Iterator[list[tuple[int, str, str]]]:
-    """What PyAV's FFmpeg reports as warnings or errors: (level, source, message)."""
+    """Yield a list that receives the warnings and errors of PyAV's FFmpeg: (level, source, message)."""
     level, skips_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.WARNING)
-    av.logging.set_skip_repeated(False)  # else how often a message came is said while the next file is read
+    av.logging.set_skip_repeated(False)  # otherwise "last message repeated" is logged while the next file is read
     try:
         with av.logging.Capture(local=False) as log:
             yield log
@@ -139,23 +141,23 @@ def pyav_log() -> Iterator[list[tuple[int, str, str]]]:
 
 
 def errors_of(log: list[tuple[int, str, str]], *sources: str) -> list[str]:
-    """The messages of these decoders and containers that are errors, or warn of a picture that is left out."""
-    wanted = [(level, message) for level, source, message in log if source in sources]
-    return [message for level, message in wanted if level <= av.logging.ERROR or LOST_PICTURE.search(message)]
+    """Return the errors of these decoders and containers, and their warnings of lost pictures."""
+    from_sources = [(level, message) for level, source, message in log if source in sources]
+    return [message for level, message in from_sources if level <= av.logging.ERROR or LOST_PICTURE.search(message)]
 
 
 def logged_lines(log: str) -> list[str]:
-    """The messages in a log that FFmpeg has written as text."""
+    """Return the messages of a textual FFmpeg log."""
     return LOG_LINE.findall(log)
 
 
 def refuse_damage(messages: Iterable[str]) -> None:
-    """Raises DecodeError with the first error that is a sign of damage."""
+    """Raise DecodeError with the first message that indicates damage."""
     for message in messages:
         if not HARMLESS.search(message.strip()):
             raise DecodeError(f"damaged: {message.strip()}")
 
 
 def _is_before(packet: Any, begin: int | None) -> bool:
-    """Whether a packet belongs before the first keyframe on the screen: what it is drawn from may have been cut off."""
+    """Return whether a packet is displayed before the first keyframe: its reference pictures may have been cut off."""
     return packet.pts is not None and begin is not None and packet.pts < begin

@@ -1,8 +1,8 @@
-"""Looks at a video: how many frames it really holds, whether it is whole, and which decoder may read it.
+"""Probing of videos: the real number of frames, whether the file is complete, and which decoder can read it.
 
-decord is the official code's decoder, but it takes a file that was cut short for a shorter video, and in several kinds of file it
-silently returns other frames than asked for. One pass over the packets (milliseconds) finds both; only a file that decord does
-not read is decoded here, once and to its end, so that how many frames are asked of it decides nothing.
+decord is the official code's decoder, but it takes a truncated file for a shorter video, and silently returns wrong frames of
+several kinds of file. One pass over the packets (milliseconds) detects both. Only files for other decoders are decoded here, once
+and completely, so that the outcome does not depend on how many frames are sampled.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from pipeline.video.pictures import (
     refuse_damaged_vp9,
 )
 
-# Only what was checked frame by frame: decord miscounted frames after a seek in MPEG-TS, MPEG-PS and AVI.
+# Verified frame by frame. decord miscounts frames after a seek in MPEG-TS, MPEG-PS and AVI.
 DECORD_CONTAINERS = ("mov", "matroska")
-DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # AV1 it cannot read at all
+DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")  # decord cannot read AV1
 MAX_FRAMES = 4_000_000  # 37 hours at 30 frames a second; a file of a few bytes can promise billions
 MAX_FRAMES_PER_SECOND = 1000
-# They hold no times: FFmpeg shows them at 25 frames a second, whatever they were made at, unless the codec's headers say more.
+# Formats without timestamps: FFmpeg assumes 25 frames a second unless the codec's headers have a rate.
 WITHOUT_TIMES = (
     *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "dirac", "mpegvideo", "m4v", "mjpeg"),
     *("jpeg_pipe", "png_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe"),
 )
 TS_PACKET_BYTES = 188
-# MPEG-TS: the mark itself is lost, or stands a picture too early, where FFmpeg cuts packets into pictures.
+# MPEG-TS: the packets' own marks are lost or one picture early, as FFmpeg splits packets into pictures.
 MARKED = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+|NOPTS)\)")
 
 
 def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callable[[], None] = nothing) -> VideoProbe:
-    """Examines a video file, or a folder of numbered images shown at `image_folder_fps` frames a second.
+    """Probe a video file, or a folder of numbered images shown at `image_folder_fps` frames a second.
 
-    `on_progress` is called now and then during long work. Raises DecodeError; its message is a short stable code (missing, empty,
+    `on_progress` is called regularly during long work. Raises DecodeError, whose message is a stable code (missing, empty,
     unreadable, no_video_stream, no_frame_rate, truncated, corrupt), a colon and details.
     """
     try:
@@ -71,7 +71,7 @@ def probe(path: Path, image_folder_fps: float | None = None, on_progress: Callab
 
 
 def count_frames(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> VideoProbe:
-    """`video` with as many frames as PyAV gives. Raises DecodeError or av.FFmpegError if any part of the file is damaged."""
+    """Return `video` with the frame count of PyAV. Raises DecodeError or av.FFmpegError if any part of the file is damaged."""
     n_frames = sum(1 for _ in pictures(path, on_progress))
     if n_frames < 1:
         raise DecodeError("none of its packets gives a picture")
@@ -79,7 +79,7 @@ def count_frames(path: Path, video: VideoProbe, on_progress: Callable[[], None])
 
 
 def _checked(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> VideoProbe:
-    """`video` after whatever has to be decoded before it is read. Raises DecodeError."""
+    """Return `video` after the checks that decode the file. Raises DecodeError."""
     try:
         if video.codec == "vp9":
             refuse_damaged_vp9(path, on_progress)
@@ -90,15 +90,15 @@ def _checked(path: Path, video: VideoProbe, on_progress: Callable[[], None]) -> 
 
 @dataclass
 class _Packets:
-    """One pass over a file's packets. Times of those with a picture are in ticks of their stream, in decode order."""
+    """Facts of one pass over a file's packets; the lists have the packets with a picture, in decode order."""
 
-    times: list[int | None] = field(default_factory=list)
-    decode_times: list[int | None] = field(default_factory=list)
+    times: list[int | None] = field(default_factory=list)  # in ticks of the stream
+    decode_times: list[int | None] = field(default_factory=list)  # likewise
     is_keyframe: list[bool] = field(default_factory=list)
     n_discarded: int = 0
     n_damaged: int = 0
-    n_hidden: int = 0  # without a picture to show; not in the lists
-    end_seconds: float = 0.0  # where the last packet of any stream ends
+    n_hidden: int = 0  # packets without a displayed picture, which are not in the lists
+    end_seconds: float = 0.0  # end of the last packet of any stream
 
     @property
     def count(self) -> int:
@@ -137,23 +137,23 @@ def _refuse_too_many(n_frames: int) -> None:
 
 
 def _is_hidden(codec: str, packet: memoryview) -> bool:
-    """Whether a packet only prepares later pictures (VP8's and VP9's alternative references, by their frame headers)."""
+    """Return whether a packet is only a reference for later pictures (VP8, VP9: by the frame header)."""
     if len(packet) == 0:
         return True
     if codec == "vp8":
         return not packet[0] & 0x10
-    if codec == "vp9" and packet[-1] & 0xE0 != 0xC0:  # else several frames in one packet
+    if codec == "vp9" and packet[-1] & 0xE0 != 0xC0:  # not a superframe
         repeats, _, shows = (0x04, 0x02, 0x01) if packet[0] & 0x30 == 0x30 else (0x08, 0x04, 0x02)  # profile 3
         return not packet[0] & (repeats | shows)
     return False
 
 
 def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
-    _refuse_too_many(promised_frames(path))  # before FFmpeg makes room for them
+    _refuse_too_many(promised_frames(path))  # before FFmpeg allocates memory for them
     with pyav_log() as log, open_container(path) as container:
         stream = best_video_stream(container)
         header_log = list(log)
-        log.clear()  # headers may hold what FFmpeg does not know
+        log.clear()  # headers may have fields unknown to FFmpeg
         n_indexed = len(stream.index_entries)
         packets = _read_packets(container, stream, on_progress)
         errors = errors_of(log, container.format.name)
@@ -182,8 +182,8 @@ def _probe_packets(path: Path, on_progress: Callable[[], None]) -> VideoProbe:
 
 
 def _frame_rate(container_name: str, stream: Any, packets: _Packets) -> float:
-    """Frames a second, as the header or else the timestamps say. Raises DecodeError."""
-    # AVI has no others; a picture's number there counts those that are repeated before it, its header may count anything.
+    """Return the frames a second of the header, or else of the timestamps. Raises DecodeError."""
+    # AVI has decode times only: numbers of pictures that include repeated ones; its header's rate is unreliable.
     shown_at = packets.decode_times if container_name == "avi" else packets.times
     times = [time for time in shown_at if time is not None]
     span = (max(times) - min(times)) * stream.time_base if times else 0
@@ -202,10 +202,10 @@ def _frame_rate(container_name: str, stream: Any, packets: _Packets) -> float:
 
 
 def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packets) -> None:
-    """Raises DecodeError if the header promises more than the file holds."""
+    """Raise DecodeError if the file has less than its header or index promises."""
     container_name = container.format.name.split(",")[0]
     if container_name == "mov" and stream.frames and packets.count != stream.frames:
-        # An edit list may hide or repeat frames, so the header is compared with the file as it is without one.
+        # Compared without the edit list, which may hide or repeat frames.
         with open_container(path, ignore_editlist="1") as raw:
             unedited = _read_packets(raw, raw.streams[stream.index], nothing)
         held = unedited.count - unedited.n_damaged
@@ -217,7 +217,7 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
         raise DecodeError(f"truncated: {reason}")
     if container_name == "matroska" and container.duration and stream.average_rate:
         promised = container.duration / av.time_base
-        tolerance = 0.25 + 2 / float(stream.average_rate)  # the last frame's own duration is often not written
+        tolerance = 0.25 + 2 / float(stream.average_rate)  # the last frame's duration is often missing
         if packets.end_seconds + tolerance < promised:
             raise DecodeError(f"truncated: header promises {promised:.2f} s, file holds {packets.end_seconds:.2f} s")
     if packets.n_damaged:
@@ -225,10 +225,10 @@ def _refuse_incomplete(path: Path, container: Any, stream: Any, packets: _Packet
 
 
 def _n_marked(path: Path, log: list[tuple[int, str, str]], stream: Any, packets: _Packets) -> int:
-    """How many packets of MPEG-TS have lost a part, by what FFmpeg said while it read them.
+    """Return how many packets of MPEG-TS are incomplete, by FFmpeg's log.
 
-    Where one file was appended to another, the packets' numbers begin again, and FFmpeg marks the last one before. Nothing is
-    missing there if no packet was cut, a keyframe follows without a gap in time, and decoding finds no damage.
+    Where files were concatenated, the packet counters restart, and FFmpeg marks the packet before as corrupt. It is complete if
+    no packet was cut, a keyframe follows without a gap in time, and decoding finds no damage.
     """
     marks = {match[2] for _, _, text in log if (match := MARKED.search(text)) and int(match[1]) == stream.index}
     steps = [
@@ -238,14 +238,14 @@ def _n_marked(path: Path, log: list[tuple[int, str, str]], stream: Any, packets:
     ]
     usual = median([ticks for _, ticks, _ in steps] or [0])
     joins = {str(before) for before, ticks, is_keyframe in steps if is_keyframe and ticks <= 1.5 * usual}
-    is_whole = path.stat().st_size % TS_PACKET_BYTES == 0
-    # HEVC's decoder reports no cut picture.
-    sees_damage = stream.codec_context.codec.canonical_name in ("h264", "mpeg2video")
-    return len(marks - joins if is_whole and sees_damage else marks)
+    is_uncut = path.stat().st_size % TS_PACKET_BYTES == 0
+    # HEVC's decoder does not report truncated pictures.
+    reports_damage = stream.codec_context.codec.canonical_name in ("h264", "mpeg2video")
+    return len(marks - joins if is_uncut and reports_damage else marks)
 
 
 def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:
-    """The reason why decord would fail or return wrong frames, or an empty string."""
+    """Return why decord would fail or return wrong frames; "" if it would not."""
     if container_name not in DECORD_CONTAINERS:
         return f"not decord: {container_name} container"
     if codec not in DECORD_CODECS:
@@ -259,8 +259,8 @@ def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:
     times = [time for time in packets.times if time is not None]
     if len(set(times)) < len(packets.times):
         return "not decord: timestamps missing or repeated"
-    # decord seems to take a keyframe's place in the file for its place on the screen. In open groups of pictures (x265's default)
-    # frames stored after the keyframe are shown before it, and what decord gives after a seek is some frames off.
+    # decord seems to take a keyframe's position in the file for its position in display order. In open groups of pictures
+    # (x265's default) frames stored after the keyframe are displayed before it, and decord is some frames off after a seek.
     by_time = sorted(range(len(times)), key=lambda i: times[i])
     if any(packets.is_keyframe[i] and place != i for place, i in enumerate(by_time)):
         return "not decord: open groups of pictures"
@@ -268,7 +268,7 @@ def _why_not_decord(container_name: str, codec: str, packets: _Packets) -> str:
 
 
 def _why_not_upright(path: Path, container_name: str) -> str:
-    """Why decord, which knows rotation in mov and mp4 only, would not turn the pictures upright, or an empty string."""
+    """Return why decord, which applies rotation in mov and mp4 only, would not return upright pictures; "" if it would."""
     turned = first_orientation(path)
     a, b, c, d = turned
     if a * d - b * c < 0:

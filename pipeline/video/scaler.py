@@ -1,4 +1,4 @@
-"""Decoded pictures turned upright and scaled, as RGB."""
+"""Conversion of decoded pictures to upright, scaled RGB."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.video.pictures import orientation
 class Scaler:
     """Turns decoded frames upright, scales them with swscale's bilinear filter and converts them to RGB, in this order.
 
-    So does decord, and with `VideoFrame.reformat` in place of the filters pixels differed by 0.05 to 0.65 of 255.
+    As decord does; with `VideoFrame.reformat` instead of the filters pixels differed by 0.05 to 0.65 of 255.
     """
 
-    def __init__(self, sides: Callable[[Any], tuple[int, int]]) -> None:
-        """Args: `sides`, the width and height of what a frame becomes; called again where a stream changes its resolution."""
-        self._sides = sides
+    def __init__(self, output_size: Callable[[Any], tuple[int, int]]) -> None:
+        """Args: `output_size` returns width and height for a frame; called again when a stream changes its resolution."""
+        self._output_size = output_size
         self._graph: Any = None
         self._input_format: tuple[object, ...] = ()
 
@@ -31,16 +31,16 @@ class Scaler:
 
     def _build(self, frame: Any) -> Any:
         a, b, c, d = orientation(frame)
-        upright = [("transpose", "cclock_flip")] if b else []  # over the falling diagonal
+        upright = [("transpose", "cclock_flip")] if b else []  # transposition
         upright += [("hflip", "")] if a + c < 0 else []
         upright += [("vflip", "")] if b + d < 0 else []
         graph = av.filter.Graph()
         graph.threads = 1
-        nodes = [
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-        ]
-        width, height = self._sides(frame)
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+        )
+        width, height = self._output_size(frame)
         scale = ("scale", f"{width}:{height}:flags=bilinear")
-        nodes += [graph.add(name, args) for name, args in [*upright, scale, ("format", "rgb24")]]
-        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        filters = [graph.add(name, args) for name, args in [*upright, scale, ("format", "rgb24")]]
+        graph.link_nodes(source, *filters, graph.add("buffersink")).configure()
         return graph

@@ -1,7 +1,7 @@
-"""A video's sampled frames in the pool, piece by piece: one whose decoding is interrupted goes on after its last piece.
+"""Storage of a video's sampled frames in the pool in pieces, so that an interrupted decoding resumes after the last piece.
 
-Every piece notes the facts of the file and its decoder; the last one that is written, the frames of each clip too. A piece by
-another decoder than that one's is none of the video's: two decoders never share a video's frames.
+Every piece has the probe of the file, with its decoder; the last one also has the frames of each clip. Pieces by another decoder
+than the last one's are ignored: the frames of a video never come from two decoders.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from cache.pool import Part, Pool
 from pipeline.video.chunk_memory import CHUNK_FRAMES
 from pipeline.video.decoding import DecodeResult
 
-STORED_FRAMES = 16 * CHUNK_FRAMES  # stored together, of a video that has more
+STORED_FRAMES = 16 * CHUNK_FRAMES  # most frames of a piece
 
 
 class StoredVideo(NamedTuple):
-    """All sampled frames of a video: facts of its file, the frames of each clip, all of them (ascending), where they lie."""
+    """All sampled frames of a video."""
 
-    probe: dict[str, Any]
-    clips: list[dict[str, Any]]
-    frame_indices: list[int]
-    parts: list[Part]
+    probe: dict[str, Any]  # of the file, a `VideoProbe`
+    clips: list[dict[str, Any]]  # `frame_indices` and `note` of each
+    frame_indices: list[int]  # of all clips, ascending
+    parts: list[Part]  # of the pool, that hold them
 
 
 def stored_video(pool: Pool, key: str) -> StoredVideo | None:
-    """Return what the pool holds under a key; None unless that is all frames."""
+    """Return the video that the pool holds under a key; None unless all its frames are there."""
     parts = pool.parts(key)
     facts = next((part.facts for part in parts if "clips" in part.facts), None)
     if facts is None:
         return None
     parts = [part for part in parts if _decoder(part) == facts["probe"]["decoder"]]
-    wanted = {index for clip in facts["clips"] for index in clip["frame_indices"]}
-    if not wanted.issubset(index for part in parts for index in part.frame_indices):
+    sampled = {index for clip in facts["clips"] for index in clip["frame_indices"]}
+    if not sampled.issubset(index for part in parts for index in part.frame_indices):
         return None
-    return StoredVideo(facts["probe"], facts["clips"], sorted(wanted), parts)
+    return StoredVideo(facts["probe"], facts["clips"], sorted(sampled), parts)
 
 
 class WrittenVideo(NamedTuple):
-    """A video whose frames are written: its key, the error if that is impossible, and what publishes its pieces."""
+    """The outcome of writing a video's frames: its key, the error if it failed, and the pending publications of its pieces."""
 
     key: str
     error: DecodeError | ReadingError | None
@@ -52,7 +52,7 @@ class WrittenVideo(NamedTuple):
 
 
 def held_frames(pool: Pool, key: str) -> dict[str, list[int]]:
-    """Return, by decoder, the frames of a key that the pool holds."""
+    """Return the frames that the pool holds of a key, by decoder."""
     held: dict[str, list[int]] = defaultdict(list)
     for part in pool.parts(key):
         held[_decoder(part)] += part.frame_indices
@@ -66,17 +66,17 @@ def store_video(
     publish: Callable[[Callable[[], None]], object],
     on_written: Callable[[int], object],
 ) -> None:
-    """Write the frames of a result; pieces before an error stay.
+    """Write the frames of a result; the pieces before an error stay.
 
     Args:
-        publish: is called with what publishes each piece that is written, and may have it done by any thread.
-        on_written: is called with the length of each piece.
+        publish: called with a function that publishes a written piece, to be run in any thread.
+        on_written: called with the number of frames of each piece.
     """
     assert result.probe is not None
     probe = dataclasses.asdict(result.probe)
     clips = [{"frame_indices": clip.frame_indices.tolist(), "note": clip.note} for clip in result.clips]
     for part in pool.parts(key):
-        if _decoder(part) != result.probe.decoder:  # its name may be that of a piece to come
+        if _decoder(part) != result.probe.decoder:  # a new piece may get the same name
             pool.withdraw(part)
     frame_indices: Sequence[int] = result.frame_indices.tolist()
     for start in range(0, max(1, len(frame_indices)), STORED_FRAMES):

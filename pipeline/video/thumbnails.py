@@ -1,4 +1,4 @@
-"""Pictures of stored frames, for people: upright and in the shape that players show, though frames are stored squashed."""
+"""Thumbnails of stored frames in the display aspect ratio, although frames are stored as squares."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.video.keyframe_files import pixel_shape, upright_sides
 from pipeline.video.pictures import accept_unknown_side_data, nothing, pictures
 from pipeline.video.video_bytes import VideoBytes
 
-MOST_TIMES_AS_WIDE = 4  # as high: a panorama becomes lower instead of wider
+MAX_ASPECT_RATIO = 4  # a wider panorama gets a smaller height instead
 
 
 def shown_shape(path: Path, digest: str | None, stamp: tuple[int, ...]) -> tuple[int, int]:
-    """Return width and height of a video's first picture as players show it: turned upright, with square pixels.
+    """Return width and height of a video's first picture as players display it: upright, with square pixels.
 
     Raises:
         DecodeError: there is no picture.
-        ReadingError: the bytes are not those of `digest` and `stamp`, or cannot be read.
+        ReadingError: the bytes do not match `digest` and `stamp`, or cannot be read.
     """
     accept_unknown_side_data()
     with VideoBytes(path, digest, stamp, nothing).checked_path(check_first=False) as checked:
@@ -35,30 +35,30 @@ def shown_shape(path: Path, digest: str | None, stamp: tuple[int, ...]) -> tuple
                 raise DecodeError("it has no picture")
             return upright_sides(pixel_shape(checked), None, picture)
         except av.FFmpegError as error:
-            raise DecodeError(str(error.strerror or error)) from error
+            raise DecodeError(error.strerror or str(error)) from error
 
 
 def shape_or_coded(
-    path: Path | None, digest: str | None, stamp: tuple[int, ...], coded: tuple[int, int]
+    path: Path | None, digest: str | None, stamp: tuple[int, ...], coded_size: tuple[int, int]
 ) -> tuple[tuple[int, int], str]:
-    """Return the shape that players show and "", or the coded one and why that is all that is known."""
+    """Return the display size and "", or the coded size and why the display size is unknown."""
     if path is None:
-        return coded, "the video was not at hand"
+        return coded_size, "the video was not at hand"
     try:
         return shown_shape(path, digest, stamp), ""
     except (DecodeError, ReadingError) as error:
-        return coded, str(error)
+        return coded_size, str(error)
 
 
-def thumbnail_size(shape: tuple[int, int], height: int) -> tuple[int, int]:
-    """Return width and height in pixels of thumbnails of a video of this shape."""
-    wide, high = shape
-    factor = min(height / high, MOST_TIMES_AS_WIDE * height / wide)
-    return max(2, round(wide * factor)), max(2, round(high * factor))
+def thumbnail_size(size: tuple[int, int], height: int) -> tuple[int, int]:
+    """Return width and height in pixels of thumbnails of a video with this display size."""
+    video_width, video_height = size
+    factor = min(height / video_height, MAX_ASPECT_RATIO * height / video_width)
+    return max(2, round(video_width * factor)), max(2, round(video_height * factor))
 
 
 def thumbnail(frame: np.ndarray, size: tuple[int, int], quality: int) -> str:
-    """Return a frame, uint8 [H, W, 3], as WebP of this width and height, in base64."""
+    """Return a frame, uint8 [H, W, 3], as WebP of this width and height in base64."""
     stream = BytesIO()
     Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC).save(stream, "WEBP", quality=quality, method=2)
     return b64encode(stream.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Whether a video's bytes can be read, and are those it was identified by: is the file bad, or the machine in trouble?"""
+"""Checks that a video's bytes can be read and match its digest, to separate damaged files from failures of the machine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cache.digests import folder_digest, stamp
 from cache.errors import ReadingError
 
 CHUNK_BYTES = 1 << 22
-SPARE_BYTES = 1 << 28  # if so much memory can be had, a file that asks for more than there is asks for too much
-# A file leads to a place that cannot be: before its begin, beyond all ends, in another file.
-OF_THE_BYTES = (errno.EINVAL, errno.EOVERFLOW, None)
+SPARE_BYTES = 1 << 28  # if this can be allocated, a decoder's failed allocation is the file's fault
+# Errors of seeking to an offset that the file's content gives: negative, or too large.
+ERRNOS_OF_BYTES = (errno.EINVAL, errno.EOVERFLOW, None)
 
 
 class VideoBytes:
     """The bytes of one video while it is decoded: a file, or the images of a folder.
 
-    `digest` and `stamp` are those of its identification; without them, any bytes are right that stay the same.
+    `digest` and `stamp` come from its identification; without them, any bytes are accepted that do not change meanwhile.
     """
 
     def __init__(self, path: Path, digest: str | None, stamp: tuple[int, ...], on_progress: Callable[[], None]) -> None:
@@ -35,14 +35,14 @@ class VideoBytes:
 
     @contextmanager
     def checked_path(self, check_first: bool) -> Iterator[Path]:
-        """Yield a path of what was opened, whatever the name stands for meanwhile.
+        """Yield a path to the open file, which stays valid if the name is replaced meanwhile.
 
-        Bytes of another time or place are read to see whether they are others: `chmod` changes none.
+        If the stamp has changed, the content is compared with the digest: `chmod` changes the stamp only.
 
         Raises:
-            ReadingError: they cannot be opened, are not the identified ones, or were written to before the block's end.
+            ReadingError: the bytes cannot be read, are not the identified ones, or were written to before the block's end.
         """
-        with _as_trouble(), _pinned(self._path) as self._path:
+        with _reading_errors(), _pinned(self._path) as self._path:
             before = stamp(self._path)
             if check_first or before != self._stamp:
                 self._check()
@@ -51,26 +51,26 @@ class VideoBytes:
                 raise ReadingError("it was written to while it was read")
 
     def blame(self, error: Exception) -> None:
-        """Return if the bytes are to blame for an error; raises ReadingError if the machine is.
+        """Return if the bytes caused an error; raise ReadingError if the machine did.
 
-        What the system has said to Python counts. FFmpeg's own numbers do not say: it gives "Input/output error" for a file that
-        is cut short, and "Invalid data" where a disk failed. So all bytes are read again.
+        Python's system errors are conclusive. FFmpeg's codes are not: it gives "Input/output error" for a truncated file, and
+        "Invalid data" where a disk failed. So all bytes are read again.
         """
         cause: BaseException | None = error
         while cause is not None:
             is_of_python = isinstance(cause, OSError | MemoryError) and not isinstance(cause, av.FFmpegError)
-            if is_of_python and getattr(cause, "errno", errno.ENOMEM) not in OF_THE_BYTES:
+            if is_of_python and getattr(cause, "errno", errno.ENOMEM) not in ERRNOS_OF_BYTES:
                 raise ReadingError(_reason(cause)) from None
             cause = cause.__context__
-        with _as_trouble():
+        with _reading_errors():
             self._check()
             _check_resources()
 
     def _check(self) -> None:
-        """Read all; raises OSError where that fails, ReadingError for other bytes than the identified ones."""
+        """Read all bytes; raise OSError if that fails, ReadingError if they do not match the digest."""
         digest = folder_digest(self._path, self._file_digest) if self._path.is_dir() else self._file_digest(self._path)
         if self._digest is not None and digest != self._digest:
-            raise ReadingError("its bytes are not those that were identified: run again to identify it again")
+            raise ReadingError("its content has changed since it was identified; run again to identify it again")
 
     def _file_digest(self, path: Path) -> str:
         content = hashlib.sha256()
@@ -82,7 +82,7 @@ class VideoBytes:
 
 
 def _check_resources() -> None:
-    """Raise MemoryError or ReadingError if this process can have neither memory nor a thread: decoders say so in many words."""
+    """Raise MemoryError or ReadingError if this process cannot allocate memory or start a thread."""
     bytearray(SPARE_BYTES)
     try:
         threading.Thread(target=lambda: None).start()
@@ -92,8 +92,8 @@ def _check_resources() -> None:
 
 @contextmanager
 def _pinned(path: Path) -> Iterator[Path]:
-    """Yield a path that stands for the open file or folder itself, where the system has such paths."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # the latter for pipes, which would wait for a writer
+    """Yield a path of the open descriptor, or `path` itself on systems without /proc."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # non-blocking: a pipe would wait for a writer
     try:
         pinned = Path(f"/proc/self/fd/{descriptor}")
         yield pinned if pinned.exists() else path
@@ -102,7 +102,7 @@ def _pinned(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _as_trouble() -> Iterator[None]:
+def _reading_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError) as error:

@@ -1,7 +1,7 @@
-"""Ends a process that shows no sign of life, by the work it does rather than by the clock.
+"""A watchdog that kills a hanging process, measured in CPU time rather than by the clock.
 
-Everything may be stopped for minutes (a batch scheduler, a paused virtual machine) or be starved by others. A process hangs if it
-computes for long without a sign of life; one that neither computes nor answers waits for something outside: a disk, a server.
+The whole machine may be paused for minutes (batch scheduler, virtual machine) or overloaded. A process hangs if it uses much CPU
+time without a message; a process that neither computes nor sends messages waits for a disk or a server.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 else:
     psutil = Lazy("psutil")
 
-IDLE_FACTOR = 5  # so many timeouts a process may neither compute nor answer
+IDLE_FACTOR = 5  # idle limit as a multiple of the timeout
 
 
 class Watchdog:
-    """Kills a process that has computed for `timeout_seconds`, or done nothing for 5 times that, since the last `reset`.
+    """Kills a process that has computed for `timeout_seconds`, or been idle for 5 times that, since the last `reset`.
 
-    It looks only while somebody waits for the process; `verdict` then says why it was killed. `memory_is_limited` says whether
-    the process could be refused memory, at which decoders crash; `has_read_bytes` is set by who knows that it has read its file.
+    It checks only within `watching`.
+
+    Attributes:
+        verdict: why the process was killed; None if it was not.
+        memory_is_limited: whether a limit can make the process's allocations fail, at which decoders crash.
+        has_read_bytes: set by the caller once the process has read the whole file.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> None:
@@ -43,56 +47,55 @@ class Watchdog:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def reset(self, timeout_seconds: float) -> None:
-        """Count from now on: the process has just been given work, or has shown a sign of life."""
+        """Restart the count, when the process has received a request or sent a message."""
         self._timeout_seconds = timeout_seconds
-        self._look_every_seconds = min(0.5, max(0.01, timeout_seconds / 4))
+        self._interval_seconds = min(0.5, max(0.01, timeout_seconds / 4))
         self._reset_at = self._used()
         self._idle_seconds = 0.0
-        with suppress(psutil.Error, AttributeError):  # it has just ended; a system that does not say
+        with suppress(psutil.Error, AttributeError):  # the process has just ended; the system has no rlimits
             limits = [self._usage.rlimit(kind)[0] for kind in (psutil.RLIMIT_AS, psutil.RLIMIT_DATA)]
             self.memory_is_limited = set(limits) != {psutil.RLIM_INFINITY}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch while the block waits for the process, even in the middle of a message."""
+        """Watch while the block waits for a message, including while one is partly received."""
         self._is_watched.set()
         try:
             yield
         finally:
-            with self._lock:  # not in the middle of a look
+            with self._lock:  # not during a check
                 self._is_watched.clear()
 
     def close(self) -> None:
-        """End the watch for good."""
+        """Stop watching permanently."""
         self._is_over.set()
         self._is_watched.set()
 
     def _watch(self) -> None:
-        while self._is_watched.wait() and not self._is_over.wait(self._look_every_seconds):
+        while self._is_watched.wait() and not self._is_over.wait(self._interval_seconds):
             with self._lock:
                 if self._is_watched.is_set() and self.verdict is None:
-                    self._look()
+                    self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         before = self._cpu_seconds
         if self._used() - self._reset_at >= self._timeout_seconds:
-            self._end(
-                DecoderDeathError(f"timeout: no sign of life from the decoder in {self._seconds(1)} of computing")
-            )
+            verdict = DecoderDeathError(f"timeout: no sign of life from the decoder in {self._seconds(1)} of computing")
+            self._end(verdict)
             return
-        # One look counts as one interval, however late it comes: while everything is stopped, nobody looks.
-        self._idle_seconds = 0.0 if self._cpu_seconds > before else self._idle_seconds + self._look_every_seconds
+        # A check counts as one interval, however late it comes: while the machine is paused, there are no checks.
+        self._idle_seconds = 0.0 if self._cpu_seconds > before else self._idle_seconds + self._interval_seconds
         if self._idle_seconds >= self._timeout_seconds * IDLE_FACTOR:
             why = f"decoder neither computed nor answered for {self._seconds(IDLE_FACTOR)}"
-            # Not its disk, if this very process has just read all of the file.
+            # The disk is not the cause if this process has just read the whole file.
             self._end(DecoderDeathError(f"timeout: the {why}") if self.has_read_bytes else ReadingError(f"its {why}"))
 
     def _seconds(self, factor: float) -> str:
         return f"{self._timeout_seconds * factor:g} s"
 
     def _used(self) -> float:
-        """Seconds of CPU that the process has used, of all its threads."""
-        with suppress(psutil.Error):  # it has just ended
+        """Return the CPU seconds of all threads of the process."""
+        with suppress(psutil.Error):  # the process has just ended
             times = self._usage.cpu_times()
             self._cpu_seconds = times.user + times.system
         return self._cpu_seconds

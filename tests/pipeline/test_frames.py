@@ -8,10 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models.vision import pixels
+from pipeline.models.vision import PIXEL_MEAN, PIXEL_STD, pixels
 from pipeline.video.frames import (
-    PIXEL_MEAN,
-    PIXEL_STD,
     Clip,
     EverySecondSampling,
     FixedRateSampling,

@@ -175,7 +175,7 @@ def test_trained_weights_of_the_store_answer_and_those_of_another_backbone_do_no
     assert ask(demo, asked, "What?", *choice, "--answerer", id, "--json") == 0
     assert "answerer: init_answerer" in answer(capsys)["answered_by"]
     assert ask(demo, asked, "What?", *choice, "--localizer", id) == 1
-    assert "holds answerer_weights, wanted localizer_weights" in capsys.readouterr().err
+    assert "holds answerer_weights; expected localizer_weights" in capsys.readouterr().err
 
 
 def test_models_that_are_kept_are_loaded_once_and_answer_as_those_that_are_not(

@@ -122,7 +122,7 @@ def test_an_unknown_prompt_is_refused_with_the_nearest_one_of_ours_and_of_other_
     )
     with pytest.raises(sevila.SevilaError, match=r"did you mean 'brief'.*there are: brief, moment, multiple_choice"):
         sevila.load(SMALL, settings={"score_frames.prompt": "brif"})
-    with pytest.raises(sevila.SevilaError, match="not a prompt by which an Answerer is asked for an option"):
+    with pytest.raises(sevila.SevilaError, match="is not a prompt for choosing one of several options"):
         sevila.load(SMALL, settings={"answer_questions.prompt": "moment"})
 
 

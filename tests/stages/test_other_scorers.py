@@ -336,9 +336,9 @@ def test_a_template_with_subtitles_of_questions_without_is_refused_before_anythi
         (["score_frames.template={question}"], "prompt is 'multiple_choice'; 'custom' with a template"),
         (
             ["score_frames.prompt=custom", "score_frames.template={query}"],
-            r"\{query\} is no part of a question; \{question\}",
+            r"\{query\} is no field; the fields are \{question\}",
         ),
-        (["score_frames.prompt=custom", "score_frames.template={question"], "a brace that is meant is written twice"),
+        (["score_frames.prompt=custom", "score_frames.template={question"], "write a literal brace twice"),
         (["score_by_similarity.template=a cat"], "all questions would be the same"),
     ],
 )

@@ -148,7 +148,7 @@ def test_other_bytes_than_the_identified_ones_are_never_read(world: World, pause
     world.identify()
     link.unlink()
     link.symlink_to("wrong.mp4")
-    with pytest.raises(MachineError, match=r"'link\.mp4' .*: its bytes are not those that were identified"):
+    with pytest.raises(MachineError, match=r"'link\.mp4' .*: its content has changed since it was identified"):
         world.sampled()
 
     def put_back() -> None:

@@ -81,7 +81,7 @@ def test_a_long_video_goes_on_where_it_was_interrupted(
 ) -> None:
     """A piece is three frames here, and the work ends in the second video's second piece."""
     store, whole = (Path(shutil.copytree(finished, tmp_path / name)) for name in ("store", "whole"))
-    compute, encoded = frame_encoding._Encode._compute, []
+    compute, encoded = frame_encoding._FrameEncoder._compute, []
     deaths = iter([False] * 4 + [True])
 
     def dying(self: Any, encoder: Any, batch: np.ndarray) -> Any:
@@ -92,7 +92,7 @@ def test_a_long_video_goes_on_where_it_was_interrupted(
 
     with monkeypatch.context() as patched:
         patched.setattr(frame_encoding, "PIECE_FRAMES", 3)
-        patched.setattr(frame_encoding._Encode, "_compute", dying)
+        patched.setattr(frame_encoding._FrameEncoder, "_compute", dying)
         assert sevila("stage", demo, store, "extract_features", *IN_FULL) == 1
         assert encoded == [3, 3, 2, 3]  # eight frames of the first video, three of the second
         encoded.clear()

@@ -58,7 +58,7 @@ def test_the_command_takes_a_selectors_options(tmp_path: Path, capsys: pytest.Ca
         (["--selector", "ask"], "no selector is called 'ask' (did you mean 'aks'?)"),
         (["--selector", "bolt", "--official"], "bolt has no option 'official'"),
         (["--set", "t1"], "--set t1: expected option=value"),
-        (["--selector", "mdp3"], "mdp3 needs vectors of the frames, and score files have none"),
+        (["--selector", "mdp3"], "mdp3 needs vectors of the frames, which score files do not contain"),
     ],
 )
 def test_a_slip_in_the_command_is_one_error(
@@ -139,7 +139,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_selector_that_needs_more_than_scores_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SevilaError, match="mdp3 needs vectors of the frames, and score files have none"):
+    with pytest.raises(SevilaError, match="mdp3 needs vectors of the frames, which score files do not contain"):
         select_frames(*files(tmp_path), "mdp3", 2)
     with pytest.raises(SevilaError, match="oracle needs moments and seconds"):
         select_frames(*files(tmp_path), "oracle", 2)

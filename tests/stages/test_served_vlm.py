@@ -144,11 +144,11 @@ def test_half_a_surrogate_pair_in_a_reply_can_be_stored(serve: Callable[[Say], S
         (Said(hangs_up=True), "the server failed 3 times (RemoteProtocolError"),
         (Said(500, b"oops", {"Content-Type": "text/plain; charset=rot13"}), "the server failed 3 times (500: oops)"),
         (Said(body=b" ", repeats=0.1), "the server failed 3 times (ReadTimeout: still answering after 0 s)"),
-        (Said(402, b"no credit"), "the server says 402: no credit; check what the key's account may spend"),
+        (Said(402, b"no credit"), "the server says 402: no credit; check the spending limit of the key's account"),
         (Said(429, b"tomorrow", {"Retry-After": "86400"}), "the server puts requests off again and again"),
         (Said(401, b"bad key"), "the server says 401: bad key; check the key"),
         (Said(404, b"no such model"), "the server says 404: no such model; check the address and the model's name"),
-        (Said(302, b"moved"), "says 302: moved; wanted the address of an OpenAI-compatible server"),
+        (Said(302, b"moved"), "says 302: moved; expected the address of an OpenAI-compatible server"),
     ],
 )
 def test_a_server_that_answers_nobody_is_one_clear_error_however_many_are_asked_at_once(

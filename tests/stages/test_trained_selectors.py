@@ -129,7 +129,7 @@ def test_a_selector_reads_the_answerers_queries_where_they_are_kept_and_a_locali
     assert np.abs(logits[0] - logits[1]).max() < 0.02  # the ViT's features are float16
     stage = STAGES["score_frames"]
     asked = [kept.inputs[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
-    with pytest.raises(SevilaError, match="the ViT's features are wanted"):
+    with pytest.raises(SevilaError, match="expected the ViT's features"):
         build(stage, stage.config(frames_at_once=4), world.run(tmp_path), asked)
 
 

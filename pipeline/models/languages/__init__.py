@@ -1,1 +1,1 @@
-"""The kinds of language model that may stand behind the Q-Former, one a file: which keys of a foreign configuration are taken."""
+"""The supported kinds of language model, one per file, each with the keys that are read from foreign configurations."""

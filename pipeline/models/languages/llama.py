@@ -1,4 +1,4 @@
-"""LLaMA and what has its layout, such as Vicuna: a decoder that goes on with what it read of frames and question."""
+"""LLaMA and models with its layout, such as Vicuna: a decoder-only language model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LlamaSizes(ConfigPart):
     intermediate_size: LayerSize = 11008
     num_hidden_layers: Layers = 32
     num_attention_heads: LayerSize = 32
-    num_key_value_heads: LayerSize | None = None  # as many as there are heads
+    num_key_value_heads: LayerSize | None = None  # None: num_attention_heads
     head_dim: LayerSize | None = None
     hidden_act: Activation = "silu"
     max_position_embeddings: Annotated[int, Field(ge=4, le=1 << 20)] = 2048
@@ -50,11 +50,11 @@ class LlamaSizes(ConfigPart):
     @model_validator(mode="before")
     @classmethod
     def _as_written_by_older_releases(cls, raw: Any) -> Any:
-        """Put `rope_theta` where transformers 5 has it; stretched positions (`rope_scaling`) are refused, not left out."""
+        """Move `rope_theta` to its key in transformers 5; refuse scaled positions (`rope_scaling`)."""
         if not isinstance(raw, dict):
             return raw
         if raw.get("rope_scaling") is not None:
-            raise ValueError("rope_scaling is set, and positions that are stretched are not read here")
+            raise ValueError("rope_scaling is set; scaled rotary positions are not supported")
         theta = raw.get("rope_theta")
         is_older = raw.get("rope_parameters") is None and theta is not None
         return raw | {"rope_parameters": {"rope_theta": theta}} if is_older else raw
@@ -69,7 +69,7 @@ class LlamaSizes(ConfigPart):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads {shared}"
             )
         if (self.head_dim or self.hidden_size // self.num_attention_heads) % 2:
-            raise ValueError("a head's width is odd, and rotary positions turn pairs")
+            raise ValueError("the width of a head is odd; rotary positions require an even width")
         return self
 
 

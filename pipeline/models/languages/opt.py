@@ -1,4 +1,4 @@
-"""OPT, as in BLIP-2 OPT (Li et al., "BLIP-2", ICML 2023): a decoder that goes on with what it read of frames and question."""
+"""OPT, as in BLIP-2 OPT (Li et al., "BLIP-2", ICML 2023): a decoder-only language model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OptSizes(ConfigPart):
     ffn_dim: LayerSize = 3072
     num_attention_heads: LayerSize = 12
     max_position_embeddings: Annotated[int, Field(ge=4, le=1 << 20)] = 2048
-    word_embed_proj_dim: LayerSize | None = None  # the width
+    word_embed_proj_dim: LayerSize | None = None  # None: hidden_size
     activation_function: Activation = "relu"
     do_layer_norm_before: bool = True
     enable_bias: bool = True
@@ -46,8 +46,8 @@ class OptSizes(ConfigPart):
         share_width(self.hidden_size, self.num_attention_heads)
         if self.word_embed_proj_dim not in (None, self.hidden_size):
             raise ValueError(
-                f"word_embed_proj_dim {self.word_embed_proj_dim} is not hidden_size {self.hidden_size}: visual tokens are "
-                "read among embeddings of words"
+                f"word_embed_proj_dim {self.word_embed_proj_dim} differs from hidden_size {self.hidden_size}: visual tokens "
+                "must have the width of word embeddings"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Flan-T5: reads frames and question with its encoder, and says "Option A" or "yes" with its decoder."""
+"""Flan-T5, an encoder-decoder language model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class T5Sizes(ConfigPart):
     feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
     pad_token_id: TokenId = 0
     eos_token_id: TokenId = 1
-    decoder_start_token_id: TokenId | None = None  # the padding token
+    decoder_start_token_id: TokenId | None = None  # None: the padding token
 
 
 def _tokenizer(path: Path, config: Any) -> Verbalizer:
@@ -47,8 +47,8 @@ def _language(model: Any, verbalizer: Verbalizer) -> Language:
     return T5Language(model, verbalizer)
 
 
-# The activation is the exact gelu: the official code overrides Flan-T5's own `gelu_new` with it, and transformers sets
-# `gelu_new` for every `gated-gelu` configuration, whatever `dense_act_fn` says. Nothing scales the decoder's output.
+# The activation is the exact gelu, with which the official code replaces Flan-T5's `gelu_new`; transformers sets `gelu_new` for
+# every `gated-gelu` configuration, regardless of `dense_act_fn`. The decoder's output is not scaled.
 _AS_TRAINED = {"dense_act_fn": "gelu", "scale_decoder_outputs": False}
 
 T5 = LanguageKind(
@@ -59,7 +59,7 @@ T5 = LanguageKind(
     sizes=T5Sizes,
     required={"feed_forward_proj": "gated-gelu"},
     settings=_AS_TRAINED,
-    # transformers ties `lm_head` to the embeddings unless it is told.
+    # By default transformers ties `lm_head` to the embeddings.
     exported={**_AS_TRAINED, "tie_word_embeddings": False},
     copies={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
     tokenizer=_tokenizer,

@@ -202,7 +202,7 @@ def test_official_tensor_that_no_table_knows_is_refused(reference: Reference, tm
 
 def test_misshapen_tensor_is_named_with_both_shapes(tiny: Path, tmp_path: Path) -> None:
     folder = changed(tiny, tmp_path, lambda tensors: tensors.update(query_tokens=torch.zeros(1, 7, 32)))
-    with pytest.raises(CheckpointError, match=r"query_tokens is \[1, 7, 32\], wanted \[1, 4, 32\]"):
+    with pytest.raises(CheckpointError, match=r"query_tokens is \[1, 7, 32\], expected \[1, 4, 32\]"):
         load_visual_prompt(read_blip2_config(folder), folder, "blip2")
 
 
@@ -216,12 +216,20 @@ class Anything:
 
 
 BROKEN_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "cut short": ("a.safetensors", lambda path: path.write_bytes(b"\x10\0\0\0\0\0\0\0{}"), "not a whole safetensors"),
-    "a pointer": ("a.safetensors", lambda path: path.write_text("version https://git-lfs"), "not a whole safetensors"),
-    "empty": ("a.pth", lambda path: path.touch(), r"not readable as tensors alone \(0 bytes\)"),
-    "garbage": ("a.pth", lambda path: path.write_bytes(b"garbage"), "not readable as tensors alone"),
-    "code": ("a.pth", lambda path: torch.save({"model": Anything()}, path), "not readable as tensors alone"),
-    "no tensors": ("a.pth", lambda path: torch.save({"step": 3}, path), "wanted {name: tensor}"),
+    "cut short": (
+        "a.safetensors",
+        lambda path: path.write_bytes(b"\x10\0\0\0\0\0\0\0{}"),
+        "not a complete safetensors",
+    ),
+    "a pointer": (
+        "a.safetensors",
+        lambda path: path.write_text("version https://git-lfs"),
+        "not a complete safetensors",
+    ),
+    "empty": ("a.pth", lambda path: path.touch(), r"cannot be read as tensors only \(0 bytes\)"),
+    "garbage": ("a.pth", lambda path: path.write_bytes(b"garbage"), "cannot be read as tensors only"),
+    "code": ("a.pth", lambda path: torch.save({"model": Anything()}, path), "cannot be read as tensors only"),
+    "no tensors": ("a.pth", lambda path: torch.save({"step": 3}, path), "expected {name: tensor}"),
     "absent": ("a.pth", lambda path: None, "not found"),
 }
 

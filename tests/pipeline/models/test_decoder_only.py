@@ -241,7 +241,7 @@ def test_every_prompt_begins_as_its_model_begins_texts_and_ends_before_the_answe
 def test_more_tokens_than_the_model_has_positions_for_are_refused_with_what_to_change(tiny: Tiny) -> None:
     frames = MOST_TOKENS // 8
     visual = torch.zeros(1, frames, 4, 32)
-    with pytest.raises(CheckpointError, match=rf"reads {MOST_TOKENS} at most; choose fewer keyframes"):
+    with pytest.raises(CheckpointError, match=rf"maximum is {MOST_TOKENS}; choose fewer keyframes"):
         tiny.answerer.answer(visual, tiny.words.tokenize(PROMPTS[:1]).token_ids, [4], frame_prefixes(frames))
 
 
@@ -300,11 +300,11 @@ def test_absurd_sizes_are_one_error_that_names_the_key(tiny: Tiny, key: str, val
     [
         ({"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_heads 5"),
         ({"eos_token_id": 50118}, "token 50118 is beyond vocab_size"),
-        ({"word_embed_proj_dim": 16}, "word_embed_proj_dim 16 is not hidden_size 32"),
+        ({"word_embed_proj_dim": 16}, "word_embed_proj_dim 16 differs from hidden_size 32"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is set"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}, "rope_type is 'yarn'"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
-        ({"model_type": "bloom"}, "model_type is 'bloom', wanted 'llama' or 'opt' or 't5'"),
+        ({"model_type": "bloom"}, "model_type is 'bloom', expected 'llama' or 'opt' or 't5'"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_what_does_not(
@@ -336,7 +336,7 @@ def test_a_tokenizer_that_splits_a_word_scores_are_read_from_is_refused(tiny: Ti
     model = content["model"]
     model["merges"] = [pair for pair in model["merges"] if pair[0][1:] + pair[1] != word]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=rf'"{word}" after a space is tokenised as .*wanted one token'):
+    with pytest.raises(CheckpointError, match=rf'"{word}" after a space is tokenised as .*expected one token'):
         DecoderVerbalizer(tmp_path / "tokenizer.json", tiny.config.text)
 
 

@@ -104,7 +104,7 @@ def test_layers_of_other_widths_than_the_kernels_take_are_refused_by_name(folder
         (name, layer) for name, layer in language.reading_blocks.named_modules() if isinstance(layer, nn.Linear)
     )
     language.reading_blocks.set_submodule(name, nn.Linear(layer.in_features, 24, dtype=torch.bfloat16))
-    with pytest.raises(CheckpointError, match=f"{name} is 32 x 24 numbers, and int8 takes multiples of 16"):
+    with pytest.raises(CheckpointError, match=f"{name} has size 32 x 24; int8 requires multiples of 16"):
         to_eight_bits(language, "int8")
 
 

@@ -96,5 +96,5 @@ def test_an_exported_folder_keeps_every_other_tensor_to_the_bit_and_is_read_as_o
     assert len(parts["Q-Former"].differences) == len(state) and 0.1 < parts["Q-Former"].max_difference < 1
     back = load_visual_prompt(read_blip2_config(tmp_path / "out"), tmp_path / "out", "blip2").state_dict()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
-    with pytest.raises(CheckpointError, match="wanted a new or an empty folder"):
+    with pytest.raises(CheckpointError, match="expected a new or an empty folder"):
         write_blip2(tiny, state, tmp_path / "out")

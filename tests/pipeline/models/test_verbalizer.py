@@ -82,7 +82,7 @@ def test_padding_and_truncation_saved_in_the_file_are_not_applied(tmp_path: Path
 @pytest.mark.parametrize("token", ["▁yes", "▁no", "▁Option", "▁C", "▁E"])
 def test_word_that_is_not_one_token_is_refused_with_what_was_found(tmp_path: Path, tiny: Path, token: str) -> None:
     path = edited(tiny / "tokenizer.json", tmp_path, without(token))
-    with pytest.raises(CheckpointError, match=f"is tokenised as .*wanted .*{token}"):
+    with pytest.raises(CheckpointError, match=f"is tokenised as .*expected .*{token}"):
         Verbalizer(path)
 
 
