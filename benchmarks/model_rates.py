@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
     from pipeline.models.localizer import Localizer
 
-    _Choices = tuple[
-        np.ndarray, np.ndarray, np.ndarray
-    ]  # scores of all frames, keyframes, answers: one row per question
+    # Scores of all frames, keyframes and answers, one row per question.
+    _Choices = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 N_TEXT_TOKENS = 56  # of a question of NExT-QA with its options
 PRECISIONS = ("float16", "bfloat16", "float32")

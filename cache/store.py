@@ -35,7 +35,7 @@ log = logging.getLogger("sevila")
 
 PULLED = "pulled.json"  # see cache/pulled.py
 MAX_RECORDS = 1 << 14  # cached in memory, as chains read the same records repeatedly
-SNAPSHOTS = "snapshots"  # folder in `progress` with a training's checkpoints, removed on publication
+SNAPSHOTS = "snapshots"  # folder in `progress` with checkpoints of a stage that resumes, removed on publication
 BESIDE_RECORD = (PLAN, DROPPED)
 
 
