@@ -26,6 +26,13 @@ SHAPE: dict[str, Any] = {
 }
 
 
+def random_language(dtype: str) -> T5Language:
+    """Return a T5 of `SHAPE` in a dtype of torch, with the same random weights in each call."""
+    torch.manual_seed(0)
+    verbalizer: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=SHAPE["vocab_size"], path="")
+    return T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)).to(getattr(torch, dtype)), verbalizer)
+
+
 def decoded(language: T5Language, steps: int, *inputs: torch.Tensor) -> torch.Tensor:
     """Return the logits of a decoder that folds up to `steps` steps."""
     with mock.patch.object(t5_language, "FOLDED_STEPS", steps):
@@ -35,9 +42,7 @@ def decoded(language: T5Language, steps: int, *inputs: torch.Tensor) -> torch.Te
 @torch.no_grad()
 def main() -> None:
     """Print a table, from runs with and without folding in turns."""
-    torch.manual_seed(0)
-    words: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=2000, path="")
-    language = T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)), words)
+    language = random_language("float32")
     hidden, mask = torch.randn(ROWS, TOKENS, SHAPE["d_model"]), torch.ones(ROWS, TOKENS, dtype=torch.int64)
     lines = [["decoder tokens", "encoder s", "decoder s", "folded s", "largest relative difference"]]
     encode = {"encoder": lambda: language.encode(LanguageInput(hidden, mask))}

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -186,17 +187,6 @@ def _tokens(bench: Bench, questions: Any, backbone: Any) -> list[list[int]]:
     return ids
 
 
-class _Warnings(logging.Handler):
-    """Collects the texts of warnings."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 def run_out_of_memory(bench: Bench) -> None:
     """Score with batches that exceed the GPU's free memory: they must be halved, and the stage must succeed."""
     if bench.device == "cpu":
@@ -209,15 +199,17 @@ def run_out_of_memory(bench: Bench) -> None:
     del language
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(1.0, needed / torch.cuda.get_device_properties(0).total_memory))
-    warnings = _Warnings()
+    warnings = BufferingHandler(capacity=1 << 20)
+    warnings.setLevel(logging.WARNING)
     logging.getLogger("sevila").addHandler(warnings)
     try:
         bench.run = replace(run, batch_tokens=1 << 19)
         read = [artifacts[name] for name in ("questions", "frames", "features", "backbone", "localizer")]
         scores = bench.step(score_frames, *read, instruction="information_needed")
         finite = bool(np.isfinite(scores.columns("frame_scores", "logit_yes")["logit_yes"]).all())
-        last = warnings.texts[-1] if warnings.texts else "no warning"
-        halved = sum("out of memory" in text for text in warnings.texts)
+        texts = [record.getMessage() for record in warnings.buffer]
+        last = texts[-1] if texts else "no warning"
+        halved = sum("out of memory" in text for text in texts)
         bench.report.add("memory", "score_frames, 524,288 tokens per batch", halved=halved, finite=finite, last=last)
     finally:
         bench.run = run

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
     from pipeline.models.localizer import Localizer
 
-    _Choices = tuple[
-        np.ndarray, np.ndarray, np.ndarray
-    ]  # scores of all frames, keyframes, answers: one row per question
+    # Scores of all frames, keyframes and answers, one row per question.
+    _Choices = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 N_TEXT_TOKENS = 56  # of a question of NExT-QA with its options
 PRECISIONS = ("float16", "bfloat16", "float32")
@@ -46,10 +45,11 @@ def matmul_rates(device: str, side: int, report: Report) -> dict[str, float]:
     return rates
 
 
-def transfer_rates(device: str, report: Report, size_bytes: int = 1 << 28) -> None:
+def transfer_rates(device: str, report: Report) -> None:
     """Report the copy rates to and from the device, for pageable and pinned memory."""
     if device == "cpu":
         return
+    size_bytes = 1 << 28
     on_device = torch.empty(size_bytes, dtype=torch.uint8, device=device)
     for name, host in (
         ("pageable", torch.zeros(size_bytes, dtype=torch.uint8)),

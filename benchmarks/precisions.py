@@ -10,23 +10,20 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from types import SimpleNamespace
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from transformers import T5Config, T5ForConditionalGeneration
 
 import sevila
-from benchmarks.folding import ROWS, SHAPE, TOKENS
+from benchmarks.folding import ROWS, SHAPE, TOKENS, random_language
 from benchmarks.timing import medians_by_turns
 from cache.store import Store
 from pipeline.engine.build import build
 from pipeline.engine.stage import Artifact, RunContext
 from pipeline.models.eight_bits import to_eight_bits
 from pipeline.models.language import LanguageInput
-from pipeline.models.t5_language import T5Language
 from pipeline.precision import EIGHT_BITS, LanguagePrecision, activations
 from pipeline.text_table import aligned
 from stages.all import STAGES
@@ -111,16 +108,15 @@ def effect(root: str) -> str:
 @torch.no_grad()
 def speed() -> str:
     """Return the table of an encoder's processor seconds and of its blocks' sizes, by precision."""
-    words: Any = SimpleNamespace(pad_id=0, end_id=1, vocabulary_size=2000, path="")
     calls, size_bytes = {}, {}
     for precision in PRECISIONS:
-        torch.manual_seed(0)
-        dtype = getattr(torch, activations(precision))
-        language = T5Language(T5ForConditionalGeneration(T5Config(**SHAPE)).to(dtype), words)
+        language = random_language(activations(precision))
         if precision in EIGHT_BITS:
             to_eight_bits(language, precision)
         size_bytes[precision] = sum(tensor.nbytes for tensor in language.reading_blocks.state_dict().values())
-        inputs = LanguageInput(torch.randn(ROWS, TOKENS, SHAPE["d_model"]).to(dtype), torch.ones(ROWS, TOKENS).long())
+        inputs = LanguageInput(
+            torch.randn(ROWS, TOKENS, SHAPE["d_model"]).to(language.dtype), torch.ones(ROWS, TOKENS).long()
+        )
         calls[precision] = partial(language.encode, inputs)
     medians = medians_by_turns(calls, 3, time.process_time)
     lines = [["precision", "encoder s", "of float32", "blocks MB"]]

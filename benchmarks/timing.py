@@ -67,9 +67,9 @@ class Busy:
         """Share of the span in which no kernel ran."""
         return 100.0 * (1.0 - self.busy_seconds / self.span_seconds) if self.span_seconds else 0.0
 
-    def longest_kernels(self, n: int = 8) -> dict[str, float]:
-        """Return the seconds of the longest kernels, by the first 90 letters of their names."""
-        return {name[:90]: round(seconds, 4) for name, seconds in self.kernels.most_common(n)}
+    def longest_kernels(self) -> dict[str, float]:
+        """Return the seconds of the 8 longest kernels, by the first 90 letters of their names."""
+        return {name[:90]: round(seconds, 4) for name, seconds in self.kernels.most_common(8)}
 
 
 @contextmanager

@@ -42,9 +42,8 @@ def differences(
             known[id] = store.record(id)
         return known.get(id or "")
 
-    waiting: list[_Pair | list[str]] = [
-        _Pair("artifact", a, b, None)
-    ]  # a list: the lines of a pair, due after those of all its inputs
+    # A list of str holds the lines of a pair, which follow those of all its inputs.
+    waiting: list[_Pair | list[str]] = [_Pair("artifact", a, b, None)]
     while waiting:
         pair = waiting.pop()
         if isinstance(pair, list):

@@ -41,10 +41,10 @@ def read_note(path: Path) -> dict[str, Any]:
 
 def note_of(content: bytes, where: Path | str) -> dict[str, Any]:
     """Return the mapping in the bytes of a note, without its checksum; raises `CorruptArtifactError` if it is damaged."""
-    return whole(content) or checked(parsed(content, where), where)
+    return intact_note(content) or checked(parsed(content, where), where)
 
 
-def whole(text: bytes) -> dict[str, Any] | None:
+def intact_note(text: bytes) -> dict[str, Any] | None:
     """Return the mapping in a note, without its checksum, if a fast check with orjson succeeds; None is no verdict.
 
     orjson rounds integers above 64 bits, and writes some small numbers differently from `canonical`.

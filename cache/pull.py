@@ -23,7 +23,7 @@ from cache.pool import part_paths
 from cache.pool_listing import PartId, references
 from cache.pool_reader import is_there
 from cache.pulled import note_pulled
-from cache.push import Moved, Transfer, move_all
+from cache.push import Moved, Transfer, conflict, move_all
 from cache.record import PROGRESS, RECORD
 from cache.remote import NO_FILE, Remote
 from cache.store import Store
@@ -131,7 +131,7 @@ class Pull(Transfer):
         refuse_link(store.own(record.id))
         is_new = not store.exists(record.id)
         if not is_new and store.record(record.id).content != record.content:
-            raise StoreError(self._conflict(record.id))
+            raise self._conflict(record.id)
         parts = {part: blob for part, blob in manifest.arrays() if not self._has(part, manifest.parts[part], blob)}
         blobs = {*parts.values(), *(blob for _, blob in manifest.files() if is_new)}
         for blob in blobs:
@@ -140,11 +140,9 @@ class Pull(Transfer):
         self.new += [record.id] if is_new else []
         return Incoming(manifest, parts, is_new)
 
-    def _conflict(self, what: str) -> str:
-        return (
-            f"{self._store.root}: has {what} with another content than {self._remote.address}, and nothing is overwritten: it "
-            "was made twice, with different numbers (another GPU or number of threads); use another store, `--store FOLDER`"
-        )
+    def _conflict(self, what: str) -> StoreError:
+        way_out = "use another store, `--store FOLDER`"
+        return conflict(str(self._store.root), what, self._remote.address, way_out)
 
     def _has(self, part: PartId, text: str, blob: Blob) -> bool:
         """Return whether the pool has a part, with the same array; one whose note or size is damaged counts as missing."""
@@ -158,7 +156,7 @@ class Pull(Transfer):
             except (CorruptArtifactError, FileNotFoundError, UnicodeDecodeError):
                 continue
             if not is_same:
-                raise StoreError(self._conflict(f"the array {'/'.join(part)}"))
+                raise self._conflict(f"the array {'/'.join(part)}")
             if is_complete:
                 return True
         return False
@@ -238,6 +236,6 @@ class Pull(Transfer):
                 write_atomically(folder / RECORD, manifest.record_text.encode())
                 self._store.move_in(id, folder)
             elif self._store.record(id).content != manifest.record.content:
-                raise StoreError(self._conflict(id))
+                raise self._conflict(id)
             else:
                 shutil.rmtree(folder)

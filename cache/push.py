@@ -147,9 +147,8 @@ class Push(Transfer):
         move_all(self._remote, lambda copy: self._put(*copy, moved), outgoing.copies.items())
         if outgoing.is_written:
             manifest = outgoing.manifest
-            now = self._manifest_there(
-                manifest.record.id
-            )  # another process may have pushed it, with more of its arrays
+            # Another process may have pushed it meanwhile, with more of its arrays.
+            now = self._manifest_there(manifest.record.id)
             written = manifest if now is None else merged(now, manifest, self._remote.address)
             self._remote.write(manifest_name(manifest.record.id), written.as_bytes())
 
@@ -268,11 +267,16 @@ def merged(first: Manifest, second: Manifest, where: str) -> Manifest:
     differing = next((part for part in shared if not same_arrays(second.parts[part], first.parts[part])), None)
     if first.record.content != second.record.content or differing:
         what = f"the array {'/'.join(differing)} of {id}" if differing else id
-        raise StoreError(
-            f"{where}: has {what} with another content than this store, and nothing is overwritten: it was made twice, with "
-            "different numbers (another GPU or number of threads); use another remote"
-        )
+        raise conflict(where, what, "this store", "use another remote")
     return replace(first, parts={**second.parts, **first.parts}, sources={**second.sources, **first.sources})
+
+
+def conflict(where: str, what: str, other: str, way_out: str) -> StoreError:
+    """Return the error for an artifact or array whose contents at two places differ."""
+    return StoreError(
+        f"{where}: has {what} with another content than {other}, and nothing is overwritten: it was made twice, with different "
+        f"numbers (another GPU or number of threads); {way_out}"
+    )
 
 
 def move_all(remote: Remote, move: Callable[[Item], object], items: Iterable[Item]) -> None:

@@ -17,7 +17,7 @@ import orjson
 
 from cache.errors import CorruptArtifactError, repair_hint
 from cache.fingerprint import FINGERPRINT_LENGTH, file_digest, fingerprint
-from cache.notes import checked, parsed, read_note, read_note_bytes, whole
+from cache.notes import checked, intact_note, parsed, read_note, read_note_bytes
 from cache.untrusted import record_problem
 
 RECORD_VERSION = 3
@@ -145,7 +145,7 @@ class Record:
 
 def _fields(text: bytes, path: Path | str) -> dict[str, Any]:
     """Return the fields in a record's bytes; raises `CorruptArtifactError` if these have changed, or have another version."""
-    verified = whole(text)
+    verified = intact_note(text)
     content = verified or parsed(text, path)
     version = content.get("record_version")
     if version != RECORD_VERSION:

@@ -35,7 +35,7 @@ log = logging.getLogger("sevila")
 
 PULLED = "pulled.json"  # see cache/pulled.py
 MAX_RECORDS = 1 << 14  # cached in memory, as chains read the same records repeatedly
-SNAPSHOTS = "snapshots"  # folder in `progress` with a training's checkpoints, removed on publication
+SNAPSHOTS = "snapshots"  # folder in `progress` with checkpoints of a stage that resumes, removed on publication
 BESIDE_RECORD = (PLAN, DROPPED)
 
 
@@ -89,10 +89,9 @@ class Store:
         """Return the root that holds an artifact, and inode, mtime and size of its record; the latter empty if none does."""
         if self._locations is None:
             return self._locate_on_disk(artifact)
-        location = self._locations.get(artifact)
-        if location is None:
-            location = self._locations[artifact] = self._locate_on_disk(artifact)
-        return location
+        if artifact not in self._locations:
+            self._locations[artifact] = self._locate_on_disk(artifact)
+        return self._locations[artifact]
 
     def _locate_on_disk(self, artifact: str) -> tuple[Path, tuple[int, ...]]:
         for root in self.roots if is_name(artifact) else ():

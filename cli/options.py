@@ -213,7 +213,7 @@ class ExecutionOptions(Inference):
 
     Attributes:
         decode_workers: decoder processes; default: one per core
-        shard_megabytes: maximum size of a shard
+        shard_megabytes: size at which a new shard begins
         processes: training processes; 0: one per GPU, or one without a GPU or with --device
         server_requests: concurrent requests to a server ([answer_with_vlm] served)
         server_requests_per_minute: limit of requests to the server, retries included; default: no limit

@@ -41,7 +41,7 @@ class HowToRun(TypedDict, total=False):
         device: cpu, cuda, cuda:1, ...; auto: the first GPU, else the CPU.
         batch_tokens: tokens in a forward pass, or "auto".
         decode_workers: decoder processes; default: one per core.
-        shard_bytes: maximum size of a shard.
+        shard_bytes: size at which a new shard begins.
         processes: training processes; 0: one per GPU.
         download: download weights without a configured place from the Hugging Face Hub.
     """

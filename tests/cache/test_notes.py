@@ -7,7 +7,7 @@ from cache.digests import DigestCache
 from cache.errors import CorruptArtifactError
 from cache.fingerprint import fingerprint
 from cache.hdf5 import open_arrays
-from cache.notes import read_note, whole, write_note
+from cache.notes import intact_note, read_note, write_note
 from cache.parquet import bounded_parquet
 from cache.record import Record
 
@@ -51,7 +51,7 @@ def test_a_note_is_read_as_it_was_written_whichever_library_writes_its_values_in
     "text", [b"", b"[]", b"null", b"{}", b'{"checksum": 1}', b'{"a": NaN, "checksum": "0"}', b"\xff"]
 )
 def test_the_quick_library_gives_no_verdict_on_what_is_no_note(text: bytes) -> None:
-    assert whole(text) is None
+    assert intact_note(text) is None
 
 
 @pytest.mark.parametrize("count", [2**63, 2**64, 10**30])

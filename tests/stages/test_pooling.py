@@ -108,7 +108,7 @@ def test_a_colleagues_store_below_ones_own_is_used_and_not_touched(demo: Path, f
 
 def test_a_store_below_that_is_none_is_an_error(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sevila("run", demo, tmp_path / "own", "--below", f"{tmp_path / 'typo'}") == 1
-    assert "is no store to read from" in capsys.readouterr().err
+    assert "is not a store: it has no folder `artifacts`" in capsys.readouterr().err
 
 
 def test_two_backbones_with_the_same_vit_share_features(demo: Path, store: Path, tmp_path: Path) -> None:

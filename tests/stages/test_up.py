@@ -47,9 +47,9 @@ def test_a_taken_port_and_a_store_that_is_none_are_told_before_anything_starts(
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     (tmp_path / "store").write_text("")
     assert main(["up", "--port", free_port, "--store", str(tmp_path / "store")]) == 1
-    assert "is a file; a store is a folder" in capsys.readouterr().err
+    assert "is a file; expected a folder" in capsys.readouterr().err
     assert main(["up", "--port", free_port, "--store", str(tmp_path / "new"), "--below", str(tmp_path / "none")]) == 1
-    assert "none is no store to read from" in capsys.readouterr().err
+    assert "none is not a store" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(free_port)))
         taken.listen()
